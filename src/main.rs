@@ -1,0 +1,2 @@
+//! The `shmworker` command.
+fn main() {}
