@@ -1,4 +1,39 @@
 //! `shmworker`: a shared-memory, lock-free job executor for Linux.
+//!
+//! A coordinator makes one shared-memory segment and forks worker processes, which claim tasks from it by atomic
+//! exchanges: no socket, no lock, and no system call while both sides are busy. A process may be killed at any
+//! instruction; what it owned is named in the words of the segment and is given to another.
+//!
+//! ```text
+//!    temporal   workflows and activities in worker processes, Core in the bridge        (feature "temporal")
+//!    cli        the command line                                                       (feature "cli")
+//!       │
+//!    process    coordinator: forks, watches, recovers, respawns, drains
+//!       │
+//!    exec       endpoints: submit, claim, complete, take
+//!       │
+//!    lockfree   task words, lanes, blocks, parking, recovery
+//!    mem        the segment: what lies where
+//! ```
 
+#[cfg(target_os = "linux")]
+const _: () = assert!(size_of::<usize>() == 8, "shmworker needs a 64-bit target");
+#[cfg(not(target_os = "linux"))]
+compile_error!("shmworker is made of futexes, memfds and pidfds: it needs Linux");
+
+mod error;
+#[cfg(not(all(test, loom)))]
+mod exec;
+mod lockfree;
+#[cfg(not(all(test, loom)))]
+mod mem;
+mod sync;
+
+pub use error::Corrupted;
+#[cfg(not(all(test, loom)))]
+pub use exec::endpoint::SubmitError;
+pub use lockfree::{audit::Audit, participant::Name, table::TaskId, word::Outcome};
+#[cfg(not(all(test, loom)))]
+pub use mem::segment::SegmentCreateError;
 #[cfg(feature = "temporal")]
 pub mod temporal;

@@ -1,0 +1,353 @@
+//! An endpoint: what one participant does with the segment, with guards in place of bare words.
+//!
+//! The usual flow. A submitter: [`Endpoint::draft`] → fill → [`Draft::submit`], later [`Endpoint::take`] → [`Finished`]. A
+//! worker: [`Endpoint::claim`] → [`Claimed`] → [`Claimed::complete`], and [`Endpoint::park`] when there is nothing.
+//!
+//! Payloads are written and read in place. A guard that is dropped on the way gives its descriptor back, so an early
+//! return leaks nothing; a death is the coordinator's to settle.
+
+use crate::{
+    error::Corrupted,
+    lockfree::{
+        descriptor::{Descriptor, INLINE, Payload},
+        participant::Name,
+        table::{Cancel, Cursors, LaneId, Owned, Table, TaskId},
+        word::Outcome,
+    },
+    mem::{layout::MAX_PAYLOAD, segment::Segment},
+    sync::Relaxed,
+};
+use std::{slice, sync::Arc, time::Duration};
+
+/// What a worker says of a task that it completed, beside the output. 0 is success; the rest belongs to the kind of task.
+pub(crate) const STATUS_OK: u32 = 0;
+/// The worker gave the task up without a result: its code dropped it, or a panic did.
+pub(crate) const STATUS_ABANDONED: u32 = u32::MAX;
+
+/// Why a payload was not accepted. Nothing was submitted, nothing is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// Every descriptor is in use: take results, then try again.
+    #[error("all {0} task descriptors are in use")]
+    Full(usize),
+    /// No block of a fitting size is free: take results, then try again.
+    #[error("no block is free for a payload of {0} bytes")]
+    NoSpace(usize),
+    /// No segment takes such a payload.
+    #[error("a payload of {len} bytes is larger than the limit of {limit}")]
+    TooLarge {
+        /// Bytes wanted.
+        len: usize,
+        /// Bytes possible.
+        limit: usize,
+    },
+    /// The segment is damaged.
+    #[error(transparent)]
+    Corrupted(#[from] Corrupted),
+}
+
+impl SubmitError {
+    /// Is it worth trying again once results have been taken?
+    pub fn is_transient(&self) -> bool {
+        matches!(self, SubmitError::Full(_) | SubmitError::NoSpace(_))
+    }
+}
+
+/// Where a task goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum To {
+    /// Whoever takes from this queue.
+    Queue(usize),
+    /// This participant and nobody else.
+    Participant(Name),
+}
+
+/// One participant's end of the segment. Threads of its process may share it.
+pub(crate) struct Endpoint {
+    segment: Arc<Segment>,
+    name: Name,
+    cursors: Cursors,
+}
+
+impl Endpoint {
+    /// The end of the participant to which the coordinator has given `name`.
+    pub(crate) fn new(segment: Arc<Segment>, name: Name) -> Endpoint {
+        let cursors = Cursors::new(segment.table());
+        Endpoint { segment, name, cursors }
+    }
+
+    pub(crate) fn name(&self) -> Name {
+        self.name
+    }
+
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    fn table(&self) -> &Table<'_> {
+        self.segment.table()
+    }
+
+    fn descriptor(&self, task: Owned) -> &Descriptor {
+        &self.table().descriptors[task.index as usize]
+    }
+
+    /// The lane of a queue, for `claim` and `park`.
+    pub(crate) fn queue(&self, queue: usize) -> LaneId {
+        self.table().queue(queue)
+    }
+
+    /// The lane of what is addressed to this participant.
+    pub(crate) fn private(&self) -> LaneId {
+        self.table().private(self.name.id())
+    }
+
+    // ---- submitter --------------------------------------------------------------------------------------------------
+
+    /// Takes a descriptor, and a block if `len` needs one.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub(crate) fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
+        check_len(len)?;
+        let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
+        let draft = Draft(Guard { endpoint: self, task });
+        let payload = self.place(task, len, |d| &d.input)?;
+        debug_assert_eq!(payload.len(), len);
+        Ok(draft)
+    }
+
+    /// Finds room for `len` bytes and makes `field` refer to it.
+    fn place(
+        &self,
+        task: Owned,
+        len: usize,
+        field: impl Fn(&Descriptor) -> &crate::sync::AtomicU64,
+    ) -> Result<Payload, SubmitError> {
+        let field = field(self.descriptor(task));
+        if len <= INLINE {
+            let payload = Payload::new(None, len as u32);
+            field.store(payload.0, Relaxed);
+            return Ok(payload);
+        }
+        let blocks = &self.table().blocks;
+        let block = blocks.alloc(len, self.name.id()).ok_or(SubmitError::NoSpace(len))?;
+        let payload = Payload::new(Some(block), len as u32);
+        // The field first: an attached block is always referred to (`blocks`, invariant 2).
+        field.store(payload.0, Relaxed);
+        blocks.attach(block, self.name.id(), task.index, task.word)?;
+        Ok(payload)
+    }
+
+    /// Cancels a task of this participant's that has not started.
+    pub(crate) fn cancel(&self, task: TaskId) -> Result<Cancel, Corrupted> {
+        self.table().cancel(&self.cursors, task)
+    }
+
+    /// The next finished task that this participant submitted.
+    pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
+        let taken = self.table().take(&self.cursors, self.name)?;
+        Ok(taken.map(|(task, outcome)| Finished { guard: Guard { endpoint: self, task }, outcome }))
+    }
+
+    // ---- worker -----------------------------------------------------------------------------------------------------
+
+    /// The next task of the first of `lanes` that has one.
+    pub(crate) fn claim(&self, lanes: &[LaneId]) -> Result<Option<Claimed<'_>>, Corrupted> {
+        for &lane in lanes {
+            if let Some(task) = self.table().claim(&self.cursors, self.name, lane)? {
+                return Ok(Some(Claimed { endpoint: self, task, open: true }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sleeps until there may be something in one of `queues` or in this participant's own lanes, `timeout` is over, or
+    /// somebody wakes it. `last_look` true: don't sleep.
+    pub(crate) fn park(&self, queues: &[LaneId], timeout: Option<Duration>, last_look: impl FnOnce() -> bool) {
+        self.table().park(&self.cursors, self.name, queues, timeout, last_look);
+    }
+
+    /// After a park: wakes another if we leave something behind.
+    pub(crate) fn wake_next(&self, queues: &[LaneId]) {
+        self.table().wake_next(&self.cursors, queues);
+    }
+
+    /// Ends a park of this same participant, from another of its threads.
+    pub(crate) fn wake_self(&self) {
+        self.table().participants[self.name.id() as usize].wake();
+    }
+}
+
+fn check_len(len: usize) -> Result<(), SubmitError> {
+    if len <= MAX_PAYLOAD { Ok(()) } else { Err(SubmitError::TooLarge { len, limit: MAX_PAYLOAD }) }
+}
+
+/// A descriptor that this participant has RESERVED; released when dropped.
+struct Guard<'e> {
+    endpoint: &'e Endpoint,
+    task: Owned,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        // Damage is reported by the next operation that meets it; here is nobody to tell.
+        let _ = self.endpoint.table().release(self.task);
+    }
+}
+
+/// A submission being filled.
+pub(crate) struct Draft<'e>(Guard<'e>);
+
+/// What a submission says beside its payload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Submission {
+    pub(crate) to: To,
+    /// What the payload means.
+    pub(crate) kind: u32,
+    /// The submitter's note, given back with the result.
+    pub(crate) tag: u64,
+    /// Attempts after which a worker's death ends the task; at least 1.
+    pub(crate) max_attempts: u8,
+}
+
+impl Draft<'_> {
+    /// The payload's bytes, in place. Their former content is whatever lay there.
+    pub(crate) fn payload(&mut self) -> Result<&mut [u8], Corrupted> {
+        let (endpoint, task) = (self.0.endpoint, self.0.task);
+        let d = endpoint.descriptor(task);
+        let (start, len) = endpoint.segment.locate(task.index, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
+        // SAFETY: the bytes lie in the segment (`locate`), and are ours alone while the word is RESERVED(me) (invariant 2
+        // of `descriptor`), which it is as long as this guard lives; the borrow of `self` excludes a second slice.
+        Ok(unsafe { slice::from_raw_parts_mut(start, len) })
+    }
+
+    /// RESERVED → READY: from here on others see it.
+    pub(crate) fn submit(self, s: Submission) -> Result<TaskId, Corrupted> {
+        let guard = std::mem::ManuallyDrop::new(self.0);
+        let (endpoint, task) = (guard.endpoint, guard.task);
+        let d = endpoint.descriptor(task);
+        d.kind.store(s.kind, Relaxed);
+        d.tag.store(s.tag, Relaxed);
+        d.max_attempts.store(s.max_attempts.max(1).into(), Relaxed);
+        d.status.store(STATUS_OK, Relaxed);
+        let table = endpoint.table();
+        let (lane, addressee) = match s.to {
+            To::Queue(q) => (table.queue(q), None),
+            To::Participant(name) => (table.private(table.check_participant(name)?), Some(name)),
+        };
+        table.publish(&endpoint.cursors, endpoint.name, task, lane, addressee)
+    }
+}
+
+/// A task that this participant runs.
+pub(crate) struct Claimed<'e> {
+    endpoint: &'e Endpoint,
+    task: Owned,
+    open: bool,
+}
+
+impl<'e> Claimed<'e> {
+    /// The payload, read in place.
+    pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
+        let d = self.endpoint.descriptor(self.task);
+        let (start, len) = self.endpoint.segment.locate(self.task.index, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
+        // SAFETY: the bytes lie in the segment (`locate`), and nobody writes the input while the word is CLAIMED(me)
+        // (invariant 2 of `descriptor`), which it is as long as this guard lives.
+        Ok(unsafe { slice::from_raw_parts(start, len) })
+    }
+
+    pub(crate) fn kind(&self) -> u32 {
+        self.endpoint.descriptor(self.task).kind.load(Relaxed)
+    }
+
+    pub(crate) fn submitter(&self) -> Name {
+        Name::of(self.endpoint.descriptor(self.task).submitter.load(Relaxed))
+    }
+
+    /// CLAIMED → DONE, with `len` bytes of output that `fill` writes in place.
+    ///
+    /// # Errors
+    /// [`SubmitError`] with the task, which is still ours, if there is no room for the output.
+    pub(crate) fn complete(
+        mut self,
+        status: u32,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
+        if let Err(e) = self.write_output(status, len, fill) {
+            return Err((e, Some(self)));
+        }
+        self.open = false;
+        let endpoint = self.endpoint;
+        endpoint.table().complete(&endpoint.cursors, endpoint.name, self.task).map_err(|e| (e.into(), None))?;
+        let finished = &endpoint.table().participants[endpoint.name.id() as usize].finished;
+        finished.fetch_add(1, Relaxed); // by threads of this process only
+        Ok(())
+    }
+
+    fn write_output(&mut self, status: u32, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), SubmitError> {
+        check_len(len)?;
+        let d = self.endpoint.descriptor(self.task);
+        let payload = self.endpoint.place(self.task, len, |d| &d.output)?;
+        let (start, len) = self.endpoint.segment.locate(self.task.index, payload, &d.output_bytes)?;
+        // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me).
+        fill(unsafe { slice::from_raw_parts_mut(start, len) });
+        d.status.store(status, Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.open = false;
+            let endpoint = self.endpoint;
+            endpoint.descriptor(self.task).status.store(STATUS_ABANDONED, Relaxed);
+            // Damage is reported by the next operation that meets it; here is nobody to tell.
+            let _ = endpoint.table().complete(&endpoint.cursors, endpoint.name, self.task);
+        }
+    }
+}
+
+/// A finished task, taken by its submitter; its descriptor and blocks are freed when this is dropped.
+pub(crate) struct Finished<'e> {
+    guard: Guard<'e>,
+    outcome: Outcome,
+}
+
+impl Finished<'_> {
+    pub(crate) fn tag(&self) -> u64 {
+        self.guard.endpoint.descriptor(self.guard.task).tag.load(Relaxed)
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    pub(crate) fn status(&self) -> u32 {
+        self.guard.endpoint.descriptor(self.guard.task).status.load(Relaxed)
+    }
+
+    /// Who claimed it last; `None` if nobody ever did.
+    pub(crate) fn claimant(&self) -> Option<Name> {
+        let bits = self.guard.endpoint.descriptor(self.guard.task).claimant.load(Relaxed);
+        (bits != 0).then(|| Name::of(bits))
+    }
+
+    /// How its worker ended, packed, if it died.
+    pub(crate) fn exit(&self) -> u64 {
+        self.guard.endpoint.descriptor(self.guard.task).exit.load(Relaxed)
+    }
+
+    /// The output, read in place; empty unless the outcome is `Completed`.
+    pub(crate) fn output(&self) -> Result<&[u8], Corrupted> {
+        let (endpoint, task) = (self.guard.endpoint, self.guard.task);
+        let d = endpoint.descriptor(task);
+        let (start, len) = endpoint.segment.locate(task.index, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
+        // SAFETY: the bytes lie in the segment (`locate`), and nobody writes them while the word is RESERVED(me)
+        // (invariant 2 of `descriptor`), which it is as long as this guard lives.
+        Ok(unsafe { slice::from_raw_parts(start, len) })
+    }
+}

@@ -1,0 +1,280 @@
+//! A lane: a bounded ring of hints, with many pushers and many takers, any of whom may die at any step.
+//!
+//! Built on the idea of Vyukov's bounded MPMC queue (<https://www.1024cores.net/home/lock-free-algorithms/queues/bounded-mpmc-queue>),
+//! from which it differs where a death would wedge that one: there a pusher takes a position and publishes its slot in a
+//! second store; here filling the slot is the one step, and positions follow from the slots.
+//!
+//! # States
+//!
+//! Position `p` lives in slot `p % C` on lap `p / C`. A slot is `Empty(lap)`, awaiting the position of that lap, or
+//! `Full(lap, hint)`, holding it. Push: `Empty(lap) → Full(lap, hint)`. Removal: `Full(lap, _) → Empty(lap + 1)`.
+//!
+//! # Words
+//!
+//! | word     | written by                         | read by                    | a death leaves           |
+//! |----------|------------------------------------|----------------------------|--------------------------|
+//! | `slots`  | whoever wins the exchange          | all                        | one of the states above  |
+//! | `tail`   | who filled a slot, or saw it full  | pushers                    | a cursor that lags       |
+//! | `head`   | who emptied a slot, or saw it so   | takers                     | a cursor that lags       |
+//! | `rescan` | a pusher that found the lane full; | takers that find it empty, | a needless look at the   |
+//! |          | reset by who answers for it        | and every 1,024 claims     | descriptors, or the sweep|
+//!
+//! # Invariants
+//!
+//! 1. Positions are filled in order and emptied in order: a pusher (taker) goes on to `p + 1` only after an acquiring
+//!    load, or its own exchange, has shown it that `p` was filled (emptied).
+//! 2. `head` and `tail` are lower bounds, never more; each participant goes on from the later of the shared cursor and
+//!    its own. They are published every [`PUBLISH`] steps: that alone doubled the throughput of the prototype.
+//! 3. A hint is no right. It is checked against the task word, which alone says who owns what.
+//!
+//! # Ordering
+//!
+//! - \[fill] AcqRel on the slot's exchange: the taker that acquires `Full` sees the task word that the pusher had made.
+//! - \[drain] AcqRel on emptying: the next pusher in this slot sees what the taker saw.
+//! - \[cursor] Release when publishing, Acquire when starting from it: who starts at `p` sees the slots before `p` as the
+//!   publisher did, so it never meets a slot older than its lap.
+//! - \[overflow] The flag is raised by a read-modify-write even when it is up: a plain store would cut the release
+//!   sequence of an earlier raiser, and who swaps it to 0 would miss that one's task. (loom finds it; x86 can't show it.)
+//!
+//! # Crash
+//!
+//! Every operation is one exchange on one word followed by cursor updates that may be lost. A pusher that slept for
+//! exactly one wrap of the lap may leave a hint beyond the tail, where nobody meets it: that is why [`Lane::holds`] walks
+//! from the head to the first empty slot, and the sweep stores the hint again.
+//!
+//! # Progress
+//!
+//! Lock-free: a failed exchange means that another participant's succeeded. Checked by `lockfree/tests/loom_lane.rs`.
+
+use super::word::{Hint, Slot};
+use crate::{
+    error::Corrupted,
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
+};
+
+/// Steps that a participant makes before it publishes its cursor.
+pub(crate) const PUBLISH: u64 = if cfg!(all(test, loom)) { 2 } else { 16 };
+
+/// Claims after which a taker looks at `rescan` though the lane is not empty: a busy lane must not starve a task
+/// without a hint.
+const RESCAN_EVERY: u32 = 1024;
+
+/// A word on cache lines of its own (two, since adjacent lines are fetched in pairs).
+#[repr(C, align(128))]
+pub(crate) struct Line<T>(pub(crate) T);
+
+/// A lane's words except its slots.
+#[repr(C)]
+pub(crate) struct LaneControl {
+    head: Line<AtomicU64>,
+    tail: Line<AtomicU64>,
+    rescan: Line<AtomicU64>,
+}
+
+impl LaneControl {
+    /// A lane that starts at `position`, a multiple of its capacity.
+    #[cfg(any(test, not(loom)))]
+    pub(crate) fn new(position: u64) -> LaneControl {
+        LaneControl {
+            head: Line(AtomicU64::new(position)),
+            tail: Line(AtomicU64::new(position)),
+            rescan: Line(AtomicU64::new(0)),
+        }
+    }
+}
+
+/// A participant's own cursors on one lane, in private memory. Threads of one process may share it.
+///
+/// Acquire and Release, so that a thread that goes on from another's cursor has seen what that one saw.
+#[derive(Default)]
+pub(crate) struct Cursor {
+    head: std::sync::atomic::AtomicU64,
+    tail: std::sync::atomic::AtomicU64,
+    claims: std::sync::atomic::AtomicU32,
+}
+
+/// What became of a push.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+#[must_use]
+pub(crate) enum Push {
+    Stored,
+    /// No slot was empty; `rescan` is up, so that the task will be found without a hint.
+    Overflowed,
+}
+
+/// A hint seen at the head of a lane. Not ours: others see it too.
+pub(crate) struct Entry {
+    pub(crate) hint: Hint,
+    position: u64,
+    slot: Slot,
+    seen_head: u64,
+}
+
+/// A lane: control words and slots, wherever they lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Lane<'s> {
+    control: &'s LaneControl,
+    slots: &'s [AtomicU64],
+}
+
+impl<'s> Lane<'s> {
+    /// `slots.len()` is a power of two.
+    pub(crate) fn new(control: &'s LaneControl, slots: &'s [AtomicU64]) -> Self {
+        debug_assert!(slots.len().is_power_of_two());
+        Lane { control, slots }
+    }
+
+    fn slot(&self, position: u64) -> &'s AtomicU64 {
+        &self.slots[position as usize & (self.slots.len() - 1)]
+    }
+
+    fn lap(&self, position: u64) -> u64 {
+        position >> self.slots.len().trailing_zeros()
+    }
+
+    /// Stores a hint, or raises `rescan`. Either way the task that it names will be looked at.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a slot holds what no history of this lane can have left there.
+    pub(crate) fn push(&self, cursor: &Cursor, hint: Hint) -> Result<Push, Corrupted> {
+        let mut seen = self.control.tail.0.load(Acquire); // [cursor]
+        let mut tail = seen.max(cursor.tail.load(Acquire));
+        loop {
+            let slot = Slot(self.slot(tail).load(Acquire));
+            match (slot.laps_ahead_of(self.lap(tail)), slot.is_full()) {
+                (0, false) => {
+                    let full = Slot::full(self.lap(tail), hint);
+                    // [fill]; a loser reads the same slot again.
+                    if self.slot(tail).compare_exchange(slot.0, full.0, AcqRel, Relaxed).is_ok() {
+                        cursor.tail.store(tail + 1, Release);
+                        publish(&self.control.tail.0, seen, tail + 1);
+                        return Ok(Push::Stored);
+                    }
+                }
+                (0, true) | (1.., _) => tail += 1,
+                (-1, true) => {
+                    // Still full of the lap before: no slot is empty. Unless we slept for laps.
+                    let again = self.control.tail.0.load(Acquire);
+                    if again > tail {
+                        (seen, tail) = (again, again);
+                        continue;
+                    }
+                    cursor.tail.store(tail, Release);
+                    self.control.rescan.0.swap(1, AcqRel); // [overflow]
+                    return Ok(Push::Overflowed);
+                }
+                _ => {
+                    let again = self.control.tail.0.load(Acquire);
+                    if again <= tail {
+                        return Err(Corrupted::new("lane slot behind the tail", tail as usize % self.slots.len(), slot.0));
+                    }
+                    (seen, tail) = (again, again);
+                }
+            }
+        }
+    }
+
+    /// The hint at the head, if there is one. The head moves over positions that others have emptied.
+    ///
+    /// # Errors
+    /// [`Corrupted`] as for [`push`](Self::push).
+    pub(crate) fn first(&self, cursor: &Cursor) -> Result<Option<Entry>, Corrupted> {
+        let mut seen = self.control.head.0.load(Acquire); // [cursor]
+        let mut head = seen.max(cursor.head.load(Acquire));
+        loop {
+            let slot = Slot(self.slot(head).load(Acquire));
+            match (slot.laps_ahead_of(self.lap(head)), slot.is_full()) {
+                (0, true) => {
+                    cursor.head.store(head, Release);
+                    return Ok(Some(Entry { hint: slot.hint(), position: head, slot, seen_head: seen }));
+                }
+                (0, false) => {
+                    // Published on the empty path too, or a lane in which all is cancelled never advances.
+                    cursor.head.store(head, Release);
+                    publish(&self.control.head.0, seen, head);
+                    return Ok(None);
+                }
+                (1.., _) => head += 1,
+                _ => {
+                    let again = self.control.head.0.load(Acquire);
+                    if again <= head {
+                        return Err(Corrupted::new("lane slot behind the head", head as usize % self.slots.len(), slot.0));
+                    }
+                    (seen, head) = (again, again);
+                }
+            }
+        }
+    }
+
+    /// Empties the slot of `entry`. False: somebody else did.
+    ///
+    /// Who removes a hint without having claimed its task answers for it: `fence(SeqCst)`, then another look (\[remove],
+    /// see [`super::table`]).
+    pub(crate) fn remove(&self, cursor: &Cursor, entry: &Entry) -> bool {
+        let empty = Slot::empty(self.lap(entry.position) + 1);
+        let removed = self.slot(entry.position).compare_exchange(entry.slot.0, empty.0, AcqRel, Relaxed).is_ok(); // [drain]
+        cursor.head.store(entry.position + 1, Release);
+        publish(&self.control.head.0, entry.seen_head, entry.position + 1);
+        removed
+    }
+
+    /// Must the descriptors be looked at? Lowers the flag: the caller answers for it.
+    ///
+    /// `empty`: the lane was found empty; otherwise only every 1,024th call looks.
+    pub(crate) fn take_rescan(&self, cursor: &Cursor, empty: bool) -> bool {
+        if !empty {
+            let n = cursor.claims.load(Relaxed).wrapping_add(1);
+            cursor.claims.store(n, Relaxed);
+            if n % RESCAN_EVERY != 0 {
+                return false;
+            }
+        }
+        // Acquire in the swap: what the raisers had made READY is seen by the scan that follows.
+        self.control.rescan.0.load(Relaxed) != 0 && self.control.rescan.0.swap(0, AcqRel) != 0
+    }
+
+    /// Is there anything to look at? A stale hint counts. For the last look before sleeping.
+    pub(crate) fn has_work(&self, cursor: &Cursor) -> bool {
+        // A damaged slot counts as work: the claim that follows reports it.
+        self.control.rescan.0.load(Acquire) != 0 || !matches!(self.first(cursor), Ok(None))
+    }
+
+    /// Is this hint where a taker will meet it, between the head and the first empty slot? No snapshot: see \[remove].
+    pub(crate) fn holds(&self, cursor: &Cursor, hint: Hint) -> bool {
+        let mut head = self.control.head.0.load(Acquire).max(cursor.head.load(Acquire));
+        // Bounded by two turns, so that no damage can make it walk for ever.
+        for _ in 0..2 * self.slots.len() {
+            let slot = Slot(self.slot(head).load(Acquire));
+            match (slot.laps_ahead_of(self.lap(head)), slot.is_full()) {
+                (0, true) if slot.hint() == hint => return true,
+                (0, true) | (1.., _) => head += 1,
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    /// Hints that wait in the lane, stale ones included: an estimate while others move.
+    #[cfg(not(all(test, loom)))]
+    pub(crate) fn depth(&self) -> usize {
+        let head = self.control.head.0.load(Acquire);
+        (0..self.slots.len() as u64)
+            .filter(|i| {
+                let slot = Slot(self.slot(head + i).load(Relaxed));
+                slot.is_full() && slot.laps_ahead_of(self.lap(head + i)) == 0
+            })
+            .count()
+    }
+
+    /// Is a look at the descriptors due?
+    pub(crate) fn rescan_is_due(&self) -> bool {
+        self.control.rescan.0.load(Acquire) != 0
+    }
+}
+
+/// One try: failing means that somebody else published.
+fn publish(shared: &AtomicU64, seen: u64, position: u64) {
+    if position >= seen.saturating_add(PUBLISH) {
+        let _ = shared.compare_exchange(seen, position, Release, Relaxed); // [cursor]
+    }
+}

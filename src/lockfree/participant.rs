@@ -1,0 +1,153 @@
+//! Participants: the processes that a segment knows, and the word on which each of them sleeps.
+//!
+//! # States
+//!
+//! `Vacant(n) → Live(n + 1) → Dead(n + 1) → Vacant(n + 1)`. The incarnation counts the uses of an id, so a name
+//! (id and incarnation) is never given twice, while the 12-bit id alone is, once no word of the segment names it.
+//!
+//! # Words
+//!
+//! | word                 | written by                                   | a death leaves                                  |
+//! |----------------------|----------------------------------------------|-------------------------------------------------|
+//! | `member`             | the coordinator                              | the truth as it was: its successor goes on      |
+//! | `pid`, `role`        | the coordinator, before the fork             | information for people                          |
+//! | `futex`              | the participant (parked bit), wakers         | a sleeper that the sweep after a death wakes    |
+//! | `finished`, `status` | the participant                              | the last value, which the coordinator reports   |
+//!
+//! # Ordering
+//!
+//! - \[orphan] The coordinator stores `Dead`, fences (SeqCst), then scans; who has made a task DONE for a submitter, or
+//!   READY for an addressee, fences (SeqCst), then loads `member`. One of the two sees the other's, so no such task stays.
+//! - Parking: `lockfree/PARK.md`.
+
+use super::word::{MAX_PARTICIPANTS, Member};
+use crate::{
+    error::Corrupted,
+    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Futex, Relaxed},
+};
+use std::{fmt, time::Duration};
+
+/// Set in a futex word while its owner sleeps or is about to. The other 31 bits count the wakes.
+const PARKED: u32 = 1;
+
+/// One process, or the room for one.
+#[repr(C, align(128))]
+pub(crate) struct Participant {
+    /// [`Member`].
+    pub(crate) member: AtomicU64,
+    pub(crate) futex: Futex,
+    /// The process id, for people: signals go through pidfds only.
+    pub(crate) pid: AtomicU32,
+    /// What it is: the number that the coordinator's caller gave it.
+    pub(crate) role: AtomicU32,
+    /// How far it has come, in the terms of its role.
+    pub(crate) status: AtomicU32,
+    /// Tasks that it has completed in this incarnation.
+    pub(crate) finished: AtomicU64,
+    _spare: [AtomicU64; 11],
+}
+
+#[cfg(not(all(test, loom)))]
+const _: () = assert!(size_of::<Participant>() == 128);
+
+/// Id and incarnation of a participant: names one process for ever.
+///
+/// Packed as `incarnation 40 · spare 8 · id 16`. The packed form is never 0, since an incarnation starts at 1.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Name(u64);
+
+impl Name {
+    pub(crate) const fn new(id: u16, incarnation: u64) -> Name {
+        Name(incarnation << 24 | id as u64)
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) const fn of(bits: u64) -> Name {
+        Name(bits)
+    }
+
+    pub(crate) const fn id(self) -> u16 {
+        self.0 as u16
+    }
+
+    pub(crate) const fn incarnation(self) -> u64 {
+        self.0 >> 24
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}.{}", self.id(), self.incarnation())
+    }
+}
+
+impl Participant {
+    #[cfg(all(test, loom))]
+    pub(crate) fn new() -> Participant {
+        Participant {
+            member: AtomicU64::new(0),
+            futex: Futex::new(),
+            pid: AtomicU32::new(0),
+            role: AtomicU32::new(0),
+            status: AtomicU32::new(0),
+            finished: AtomicU64::new(0),
+            _spare: std::array::from_fn(|_| AtomicU64::new(0)),
+        }
+    }
+
+    /// # Errors
+    /// [`Corrupted`] if the word is none of a member's.
+    pub(crate) fn member(&self, id: usize) -> Result<Member, Corrupted> {
+        let bits = self.member.load(Acquire);
+        Member::of(bits).ok_or(Corrupted::new("participant", id, bits))
+    }
+
+    /// Announces that the owner is about to sleep. What it then finds in a last look, after a SeqCst fence, or else a
+    /// waker, ends the sleep ([`PARK.md`](index.html)).
+    pub(crate) fn prepare_to_park(&self) -> u32 {
+        // AcqRel: a waker that sees the bit sees all before it.
+        self.futex.word().fetch_or(PARKED, AcqRel) | PARKED
+    }
+
+    /// Sleeps unless somebody has woken this participant since `prepared`.
+    pub(crate) fn sleep(&self, prepared: u32, timeout: Option<Duration>) {
+        self.futex.wait(prepared, timeout);
+    }
+
+    pub(crate) fn end_park(&self) {
+        self.futex.word().fetch_and(!PARKED, AcqRel);
+    }
+
+    /// Wakes the participant if it is parked. The caller has published its news and fenced.
+    pub(crate) fn wake_if_parked(&self) {
+        if self.futex.word().load(Relaxed) & PARKED != 0 {
+            self.wake();
+        }
+    }
+
+    /// Wakes the participant whether it sleeps, is about to, or neither.
+    ///
+    /// A death between the two steps leaves a sleeper whose word has changed: the sweep wakes it.
+    pub(crate) fn wake(&self) {
+        let word = self.futex.word();
+        let mut seen = word.load(Relaxed);
+        // One count on, parked bit off, in one step: a second waker need not call the kernel.
+        // AcqRel: the sleeper that finds its word changed sees the news.
+        while let Err(now) = word.compare_exchange(seen, (seen | PARKED).wrapping_add(1), AcqRel, Relaxed) {
+            seen = now;
+        }
+        self.futex.wake_all();
+    }
+}
+
+/// Is this an id that a 12-bit field can hold and the table has?
+pub(crate) fn check_id(id: u16, len: usize) -> Result<usize, Corrupted> {
+    if (id as usize) < len.min(MAX_PARTICIPANTS) {
+        Ok(id as usize)
+    } else {
+        Err(Corrupted::new("participant id", id as usize, u64::from(id)))
+    }
+}

@@ -1,0 +1,194 @@
+//! Recovery: what a dead participant owned is settled, and every hint that its death may have cost is restored.
+//!
+//! Run by the coordinator alone, once the kernel has reported the death. Each step is one exchange, and what it acts on is
+//! first *adopted* (the word names the coordinator instead of the dead one), so a recovery that is itself killed leaves
+//! words that name a dead coordinator: its successor recovers that one in the same way and goes on.
+//!
+//! | the dead one's                 | becomes                                                                       |
+//! |--------------------------------|-------------------------------------------------------------------------------|
+//! | RESERVED                       | adopted, then FREE                                                            |
+//! | DONE, READY (as submitter)     | READY → DONE(cancelled); DONE adopted, then FREE                              |
+//! | CLAIMED                        | adopted, output discarded; then READY with the next attempt, or DONE(worker   |
+//! |                                | died) if none is left, or FREE if its submitter is dead too                   |
+//! | READY, addressed to it         | DONE(addressee died)                                                          |
+//! | HELD blocks, idle bits         | FREE, cleared                                                                 |
+//!
+//! The sweep then gives every READY and DONE task a hint that no lane holds, sets the free bits of what is free, and wakes
+//! everybody: a wake that the dead one owed is among them.
+
+use super::{
+    descriptor::Payload,
+    participant::Name,
+    table::{Cursors, Owned, Table, damaged, moved},
+    word::{Block, Member, Outcome, Phase, Task},
+};
+use crate::{
+    error::Corrupted,
+    sync::{AcqRel, Acquire, Relaxed, Release, SeqCst, fence},
+};
+
+/// What a death left, for the report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// Tasks that will be attempted again.
+    pub(crate) requeued: usize,
+    /// Tasks whose submitter hears that their worker, or their addressee, died.
+    pub(crate) failed: usize,
+    /// Tasks that nobody waits for any more.
+    pub(crate) dropped: usize,
+}
+
+impl Table<'_> {
+    /// Gives the lowest unused id to a new participant. Coordinator only. `None`: every id is in use or still named.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word is damaged.
+    pub(crate) fn admit(&self, pid: u32, role: u32) -> Result<Option<Name>, Corrupted> {
+        for (id, p) in self.participants.iter().enumerate() {
+            let last = match p.member(id)? {
+                Member::Vacant(n) => n,
+                Member::Dead(n) if !self.is_named(id as u16) => n,
+                _ => continue,
+            };
+            for word in [&p.pid, &p.role, &p.status] {
+                word.store(0, Relaxed);
+            }
+            p.finished.store(0, Relaxed);
+            p.pid.store(pid, Relaxed);
+            p.role.store(role, Relaxed);
+            let name = Name::new(id as u16, last + 1);
+            // Release: who acquires the new incarnation finds its pid and role.
+            p.member.store(Member::Live(name.incarnation()).bits(), Release);
+            return Ok(Some(name));
+        }
+        Ok(None)
+    }
+
+    /// Does a word of the segment name this id? (Then it must not be given to another.)
+    fn is_named(&self, id: u16) -> bool {
+        let task = (0..).zip(self.descriptors).any(|(index, d)| {
+            let word = self.load(index);
+            !word.is(Phase::Free)
+                && (word.who() == id
+                    || Name::of(d.submitter.load(Relaxed)).id() == id
+                    || d.addressee.load(Relaxed) != 0 && Name::of(d.addressee.load(Relaxed)).id() == id)
+        });
+        task || self.blocks.words.iter().any(|w| w.load(Acquire) == Block::Held(id).bits())
+    }
+
+    /// Settles what `dead` owned, then sweeps. Only after the kernel's word that its process is gone; safe to repeat.
+    ///
+    /// `exit`: how it ended, packed, for those who waited for it.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word is damaged.
+    pub(crate) fn recover(&self, cursors: &Cursors, me: Name, dead: Name, exit: u64) -> Result<Settled, Corrupted> {
+        let participant = self.participant(dead.id())?;
+        if !matches!(participant.member(dead.id().into())?, Member::Live(n) | Member::Dead(n) if n == dead.incarnation()) {
+            return Ok(Settled::default()); // settled long ago: the id is another's by now
+        }
+        participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
+        fence(SeqCst); // [orphan]
+        let mut settled = Settled::default();
+        for index in 0..self.descriptors.len() {
+            self.settle(me, dead, exit, index as u16, &mut settled)?;
+        }
+        self.blocks.recover(dead.id())?;
+        let words = self.participants.len().div_ceil(64);
+        for queue in 0..self.queues {
+            self.idle[queue * words + dead.id() as usize / 64].fetch_and(!(1 << (dead.id() % 64)), AcqRel);
+        }
+        self.sweep(cursors)?;
+        Ok(settled)
+    }
+
+    fn settle(&self, me: Name, dead: Name, exit: u64, index: u16, settled: &mut Settled) -> Result<(), Corrupted> {
+        let d = &self.descriptors[index as usize];
+        let owner = |w: Task| w.who() == dead.id();
+        loop {
+            let word = self.load(index);
+            let phase = word.phase().ok_or_else(|| damaged(index, word))?;
+            // A failed exchange here means that a living participant was faster: look again.
+            match phase {
+                Phase::Reserved | Phase::Done(_) if owner(word) => {
+                    if let Ok(word) = self.exchange(index, word, word.to(Phase::Reserved, me.id()), AcqRel) {
+                        settled.dropped += usize::from(phase != Phase::Reserved);
+                        return self.release(Owned { index, word });
+                    }
+                }
+                Phase::Ready | Phase::Delayed if owner(word) => {
+                    let _ = self.exchange(index, word, word.to(Phase::Done(Outcome::Cancelled), word.who()), AcqRel);
+                }
+                Phase::Ready if d.addressee.load(Relaxed) == dead.bits() => {
+                    let done = word.to(Phase::Done(Outcome::AddresseeDied), word.who());
+                    if self.exchange(index, word, done, AcqRel).is_ok() {
+                        settled.failed += 1;
+                        return Ok(());
+                    }
+                }
+                Phase::Claimed if owner(word) && dead.id() != me.id() => {
+                    if let Ok(word) = self.exchange(index, word, word.to(Phase::Claimed, me.id()), AcqRel) {
+                        return self.settle_claimed(me, dead, exit, Owned { index, word }, settled);
+                    }
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// The rest for a claimed task, which the coordinator owns by now.
+    fn settle_claimed(
+        &self,
+        me: Name,
+        dead: Name,
+        exit: u64,
+        task: Owned,
+        settled: &mut Settled,
+    ) -> Result<(), Corrupted> {
+        let Owned { index, word } = task;
+        let d = &self.descriptors[index as usize];
+        self.blocks.detach(Payload(d.output.load(Relaxed)), index, word)?;
+        d.output.store(0, Relaxed);
+        d.exit.store(exit, Relaxed);
+        let submitter = Name::of(d.submitter.load(Relaxed));
+        if !self.is_live(submitter)? {
+            settled.dropped += 1;
+            let done = word.to(Phase::Done(Outcome::WorkerDied), submitter.id());
+            self.exchange(index, word, done, AcqRel).map_err(|w| moved(index, w))?;
+            let word = self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel).map_err(|w| moved(index, w))?;
+            return self.release(Owned { index, word });
+        }
+        let next = if d.addressee.load(Relaxed) == dead.bits() {
+            settled.failed += 1;
+            word.to(Phase::Done(Outcome::AddresseeDied), submitter.id())
+        } else if u32::from(word.attempt()) + 1 < d.max_attempts.load(Relaxed) && word.attempt() < u8::MAX {
+            settled.requeued += 1;
+            Task::new(Phase::Ready, submitter.id(), word.attempt() + 1, word.generation())
+        } else {
+            settled.failed += 1;
+            word.to(Phase::Done(Outcome::WorkerDied), submitter.id())
+        };
+        // [requeue]; the hint is left to the sweep, which follows every recovery.
+        self.exchange(index, word, next, AcqRel).map(drop).map_err(|w| moved(index, w))
+    }
+
+    /// Restores every hint from the truth, and wakes everybody.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn sweep(&self, cursors: &Cursors) -> Result<(), Corrupted> {
+        self.rescan(cursors, None)?;
+        for index in 0..self.descriptors.len() {
+            if self.load(index as u16).is(Phase::Free) {
+                self.free.give(index);
+            }
+        }
+        fence(SeqCst); // [park]
+        for (id, p) in self.participants.iter().enumerate() {
+            if matches!(p.member(id)?, Member::Live(_)) {
+                p.wake();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! What lies where in a segment: the header, and the table of regions that follows from the geometry.
+//!
+//! ```text
+//!   0  header          magic, version, geometry, control words      1 page
+//!      participants    128 B each
+//!      descriptors     640 B each
+//!      free map        1 bit per descriptor
+//!      lane controls   384 B each: queues, private lanes, completion lanes
+//!      lane slots      8 B each
+//!      idle masks      1 bit per participant, per queue
+//!      block words     8 B each
+//!      block map       1 bit per block
+//!      ─────────────── up to here fallocated at start
+//!      arena           blocks, by class, page-aligned; pages come with first use
+//! ```
+//!
+//! Zeroed memory is a valid empty segment except for the two free maps.
+
+use crate::{
+    lockfree::{
+        blocks::{CLASSES, Class},
+        descriptor::Descriptor,
+        freemap::FreeMap,
+        lane::LaneControl,
+        participant::Participant,
+        table::LaneCapacity,
+        word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
+    },
+    sync::AtomicU32,
+};
+use std::alloc::Layout as Region;
+
+/// `shmworkr`, little-endian.
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
+/// Of this layout. Raised by every change of a size, an offset or a meaning.
+pub(crate) const VERSION: u32 = 1;
+pub(crate) const PAGE: usize = 4096;
+
+/// The largest payload, in bytes.
+pub const MAX_PAYLOAD: usize = 16 << 20;
+
+/// Everything that decides the size of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(crate) struct Geometry {
+    pub(crate) participants: u32,
+    pub(crate) descriptors: u32,
+    pub(crate) queues: u32,
+    /// Slots of a queue's, a private and a completion lane: powers of two.
+    pub(crate) queue_slots: u32,
+    pub(crate) private_slots: u32,
+    pub(crate) completion_slots: u32,
+    pub(crate) classes: [Class; CLASSES],
+}
+
+impl Geometry {
+    /// For so many participants and queues. Roomy enough that a full lane or table is rare.
+    pub(crate) fn new(participants: usize, queues: usize) -> Geometry {
+        Geometry {
+            participants: participants as u32,
+            descriptors: 4096,
+            queues: queues as u32,
+            queue_slots: 4096,
+            private_slots: 256,
+            completion_slots: 1024,
+            classes: [
+                Class { size: 4 << 10, count: 2048 },
+                Class { size: 64 << 10, count: 256 },
+                Class { size: 1 << 20, count: 32 },
+                Class { size: MAX_PAYLOAD as u32, count: 8 },
+            ],
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> LaneCapacity {
+        LaneCapacity {
+            queue: self.queue_slots as usize,
+            private: self.private_slots as usize,
+            completion: self.completion_slots as usize,
+        }
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.classes.iter().map(|c| c.count as usize).sum()
+    }
+
+    pub(crate) fn lanes(&self) -> usize {
+        self.queues as usize + 2 * self.participants as usize
+    }
+
+    fn is_sound(&self) -> bool {
+        let slots = [self.queue_slots, self.private_slots, self.completion_slots];
+        (1..=MAX_PARTICIPANTS).contains(&(self.participants as usize))
+            && (1..=MAX_DESCRIPTORS).contains(&(self.descriptors as usize))
+            && (1..=64).contains(&self.queues)
+            && slots.iter().all(|s| s.is_power_of_two() && (16..=1 << 16).contains(s))
+            && self.classes.is_sorted_by_key(|c| c.size)
+            && self.classes.iter().all(|c| c.size as usize % PAGE == 0 && c.count <= 1 << 16)
+    }
+}
+
+/// The first page of a segment.
+#[repr(C, align(128))]
+pub(crate) struct Header {
+    pub(crate) magic: u64,
+    pub(crate) version: u32,
+    pub(crate) _pad: u32,
+    pub(crate) geometry: Geometry,
+    pub(crate) total: u64,
+    pub(crate) control: Control,
+}
+
+const _: () = assert!(size_of::<Header>() <= PAGE);
+
+/// Words about the whole pool. Written by the coordinator alone.
+#[repr(C, align(128))]
+pub(crate) struct Control {
+    /// How far the pool is in its life, in the terms of `process`.
+    pub(crate) mode: AtomicU32,
+    /// Deaths settled so far: a client that keeps an account of participants looks at it after each wake.
+    pub(crate) deaths: AtomicU32,
+}
+
+/// Offsets of the regions, in bytes from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) participants: usize,
+    pub(crate) descriptors: usize,
+    pub(crate) free: usize,
+    pub(crate) controls: usize,
+    pub(crate) slots: usize,
+    pub(crate) idle: usize,
+    pub(crate) block_words: usize,
+    pub(crate) block_free: usize,
+    pub(crate) arena: usize,
+    pub(crate) total: usize,
+}
+
+impl Layout {
+    /// `None`: no segment has such a geometry.
+    pub(crate) fn of(g: &Geometry) -> Option<Layout> {
+        if !g.is_sound() {
+            return None;
+        }
+        let mut end = PAGE;
+        // Each region on cache lines of its own.
+        let mut place = |region: Region| {
+            let start = end.next_multiple_of(region.align().max(128));
+            end = start + region.size();
+            start
+        };
+        let words = |n: usize| Region::array::<u64>(n).ok();
+        let c = g.capacity();
+        let slots = g.queues as usize * c.queue + g.participants as usize * (c.private + c.completion);
+        let mut layout = Layout {
+            participants: place(Region::array::<Participant>(g.participants as usize).ok()?),
+            descriptors: place(Region::array::<Descriptor>(g.descriptors as usize).ok()?),
+            free: place(words(FreeMap::words(g.descriptors as usize))?),
+            controls: place(Region::array::<LaneControl>(g.lanes()).ok()?),
+            slots: place(words(slots)?),
+            idle: place(words(g.queues as usize * (g.participants as usize).div_ceil(64))?),
+            block_words: place(words(g.blocks())?),
+            block_free: place(words(FreeMap::words(g.blocks()))?),
+            arena: 0,
+            total: 0,
+        };
+        layout.arena = end.next_multiple_of(PAGE);
+        layout.total = g.classes.iter().map(|c| c.size as usize * c.count as usize).sum::<usize>() + layout.arena;
+        Some(layout)
+    }
+
+    /// Where a block starts, and its size. `None`: there is no such block.
+    pub(crate) fn block(&self, g: &Geometry, block: u32) -> Option<(usize, usize)> {
+        let (mut offset, mut first) = (self.arena, 0);
+        for class in g.classes {
+            if block - first < class.count {
+                return Some((offset + (block - first) as usize * class.size as usize, class.size as usize));
+            }
+            first += class.count;
+            offset += class.size as usize * class.count as usize;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_are_in_order_and_blocks_fill_the_arena() {
+        let g = Geometry::new(64, 2);
+        let l = Layout::of(&g).unwrap();
+        let starts =
+            [l.participants, l.descriptors, l.free, l.controls, l.slots, l.idle, l.block_words, l.block_free, l.arena];
+        assert!(starts.is_sorted_by(|a, b| a < b), "{starts:?}");
+        assert_eq!(l.block(&g, 0), Some((l.arena, 4096)));
+        let last = l.block(&g, g.blocks() as u32 - 1).unwrap();
+        assert_eq!(last.0 + last.1, l.total);
+        assert_eq!(l.block(&g, g.blocks() as u32), None);
+    }
+
+    #[test]
+    fn an_unsound_geometry_has_no_layout() {
+        let good = Geometry::new(64, 2);
+        for bad in [
+            Geometry { participants: 4097, ..good },
+            Geometry { descriptors: 0, ..good },
+            Geometry { queue_slots: 100, ..good },
+            Geometry { queues: 65, ..good },
+            Geometry { classes: [Class { size: 100, count: 1 }; CLASSES], ..good },
+        ] {
+            assert_eq!(Layout::of(&bad), None, "{bad:?}");
+        }
+    }
+}

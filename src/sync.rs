@@ -1,0 +1,210 @@
+//! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom in the models.
+//!
+//! Under `--cfg loom` (unit tests only) every atomic operation is also a *step* at which the running thread may be made
+//! to die ([`fate`]): a death is a panic that unwinds out of the model thread and leaves the shared words as they are,
+//! as a SIGKILL would. Nothing below this door holds a guard whose drop touches shared memory, so unwinding adds no step.
+
+pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
+
+#[cfg(not(all(test, loom)))]
+mod real {
+    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+    use std::{cell::UnsafeCell, time::Duration};
+
+    pub(crate) use std::hint::spin_loop;
+
+    /// A futex word that processes share.
+    ///
+    /// Source: `futex(2)`. The operations are the shared ones: `FUTEX_PRIVATE_FLAG` would look the word up by address
+    /// and never find a sleeper of another process.
+    #[repr(transparent)]
+    pub(crate) struct Futex(AtomicU32);
+
+    impl Futex {
+        pub(crate) fn word(&self) -> &AtomicU32 {
+            &self.0
+        }
+
+        /// Sleeps while the word holds `expected`, at most for `timeout`; may return early for no reason.
+        pub(crate) fn wait(&self, expected: u32, timeout: Option<Duration>) {
+            let ts = timeout.map(|t| libc::timespec {
+                tv_sec: t.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+                tv_nsec: t.subsec_nanos().into(),
+            });
+            let ts = ts.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+            // SAFETY: the word is a live, aligned u32 and `ts` is null or a live timespec; the kernel only reads both.
+            // EAGAIN, EINTR and ETIMEDOUT all mean "look again", which every caller does.
+            unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAIT, expected, ts) };
+        }
+
+        /// Wakes all who sleep on the word.
+        pub(crate) fn wake_all(&self) {
+            // SAFETY: FUTEX_WAKE only uses the address of the word, which is live.
+            unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+        }
+    }
+
+    /// Payload bytes inside a descriptor. Who may touch them is decided by the task word (`lockfree::descriptor`).
+    #[repr(C, align(64))]
+    pub(crate) struct Inline<const N: usize>(UnsafeCell<[u8; N]>);
+
+    impl<const N: usize> Inline<N> {
+        pub(crate) fn as_ptr(&self) -> *mut u8 {
+            self.0.get().cast()
+        }
+    }
+
+    // SAFETY: the cell hands out a raw pointer only; exclusive access is argued where that pointer is used.
+    unsafe impl<const N: usize> Sync for Inline<N> {}
+}
+#[cfg(not(all(test, loom)))]
+pub(crate) use real::*;
+
+#[cfg(all(test, loom))]
+mod mocked {
+    use super::Ordering;
+    use std::time::Duration;
+
+    /// Death before a chosen step of a model thread.
+    pub(crate) mod fate {
+        use std::cell::Cell;
+
+        /// What a dying model thread unwinds with.
+        pub(crate) struct Died;
+
+        loom::thread_local! {
+            // Steps left until death; 0: immortal.
+            static LEFT: Cell<u32> = Cell::new(0);
+        }
+
+        pub(super) fn step() {
+            let dies = LEFT.with(|left| {
+                let n = left.get();
+                left.set(n.saturating_sub(1));
+                n == 1
+            });
+            if dies {
+                std::panic::resume_unwind(Box::new(Died));
+            }
+        }
+
+        /// Runs `f`, dying just before its `k`-th step (from 1; 0 never). `None`: it died.
+        pub(crate) fn mortal<T>(k: u32, f: impl FnOnce() -> T) -> Option<T> {
+            LEFT.with(|left| left.set(k));
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+            LEFT.with(|left| left.set(0));
+            match result {
+                Ok(value) => Some(value),
+                Err(cause) if cause.is::<Died>() => None,
+                Err(cause) => std::panic::resume_unwind(cause),
+            }
+        }
+    }
+
+    macro_rules! atomic {
+        ($name:ident, $int:ty) => {
+            #[derive(Debug)]
+            pub(crate) struct $name(loom::sync::atomic::$name);
+
+            #[allow(dead_code, reason = "one set of operations for both widths")]
+            impl $name {
+                pub(crate) fn new(v: $int) -> Self {
+                    Self(loom::sync::atomic::$name::new(v))
+                }
+                pub(crate) fn load(&self, o: Ordering) -> $int {
+                    fate::step();
+                    self.0.load(o)
+                }
+                pub(crate) fn store(&self, v: $int, o: Ordering) {
+                    fate::step();
+                    self.0.store(v, o)
+                }
+                pub(crate) fn swap(&self, v: $int, o: Ordering) -> $int {
+                    fate::step();
+                    self.0.swap(v, o)
+                }
+                pub(crate) fn compare_exchange(
+                    &self,
+                    old: $int,
+                    new: $int,
+                    ok: Ordering,
+                    err: Ordering,
+                ) -> Result<$int, $int> {
+                    fate::step();
+                    self.0.compare_exchange(old, new, ok, err)
+                }
+                pub(crate) fn fetch_or(&self, v: $int, o: Ordering) -> $int {
+                    fate::step();
+                    self.0.fetch_or(v, o)
+                }
+                pub(crate) fn fetch_and(&self, v: $int, o: Ordering) -> $int {
+                    fate::step();
+                    self.0.fetch_and(v, o)
+                }
+                pub(crate) fn fetch_add(&self, v: $int, o: Ordering) -> $int {
+                    fate::step();
+                    self.0.fetch_add(v, o)
+                }
+            }
+        };
+    }
+    atomic!(AtomicU32, u32);
+    atomic!(AtomicU64, u64);
+
+    pub(crate) fn fence(o: Ordering) {
+        fate::step();
+        loom::sync::atomic::fence(o);
+    }
+
+    pub(crate) fn spin_loop() {
+        loom::thread::yield_now();
+    }
+
+    /// The futex contract by a mutex and a condition variable; a timeout never fires.
+    pub(crate) struct Futex {
+        word: AtomicU32,
+        lock: loom::sync::Mutex<()>,
+        changed: loom::sync::Condvar,
+    }
+
+    impl Futex {
+        pub(crate) fn new() -> Self {
+            Self { word: AtomicU32::new(0), lock: loom::sync::Mutex::new(()), changed: loom::sync::Condvar::new() }
+        }
+        pub(crate) fn word(&self) -> &AtomicU32 {
+            &self.word
+        }
+        pub(crate) fn wait(&self, expected: u32, _: Option<Duration>) {
+            fate::step();
+            let guard = self.lock.lock().unwrap();
+            // The kernel's own look at the word is no step of ours.
+            if self.word.0.load(Ordering::Relaxed) == expected {
+                drop(self.changed.wait(guard).unwrap());
+            }
+        }
+        pub(crate) fn wake_all(&self) {
+            fate::step();
+            let _guard = self.lock.lock().unwrap();
+            self.changed.notify_all();
+        }
+    }
+
+    /// Payload bytes as one word: loom reports any access that is not ordered by the task word.
+    pub(crate) struct Inline<const N: usize>(loom::cell::UnsafeCell<u64>);
+
+    impl<const N: usize> Inline<N> {
+        pub(crate) fn new() -> Self {
+            Self(loom::cell::UnsafeCell::new(0))
+        }
+        pub(crate) fn get(&self) -> u64 {
+            // SAFETY: loom checks that no write is concurrent with this read.
+            self.0.with(|p| unsafe { *p })
+        }
+        pub(crate) fn set(&self, v: u64) {
+            // SAFETY: loom checks that no other access is concurrent with this write.
+            self.0.with_mut(|p| unsafe { *p = v })
+        }
+    }
+}
+#[cfg(all(test, loom))]
+pub(crate) use mocked::*;
