@@ -57,9 +57,11 @@
 
 mod context;
 mod convert;
+mod host;
 mod registry;
 
 pub use context::{ActivityContext, ActivityInfo};
+pub(crate) use host::ActivityHost;
 pub use registry::Activities;
 #[doc(no_inline)]
 pub use temporalio_common::{
