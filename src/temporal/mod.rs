@@ -1,1 +1,3 @@
 //! Temporal workers in processes.
+
+pub mod activity;

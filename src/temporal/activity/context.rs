@@ -1,0 +1,302 @@
+//! What an attempt sees of itself, and the two ways in which it is not alone: heartbeats out, cancellation in.
+
+use super::{
+    ActivityCancelReason, ActivityError, Payload, Priority, RetryPolicy, TemporalDeserializable, TemporalSerializable,
+    convert,
+};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use temporalio_common::protos::coresdk::{ActivityHeartbeat, activity_task::Start};
+use tokio::sync::watch;
+
+/// Where heartbeats go: called on the thread that records one.
+pub(super) type HeartbeatSink = Arc<dyn Fn(ActivityHeartbeat) + Send + Sync>;
+
+/// What one attempt of an activity knows, and how it talks to the server while it runs.
+///
+/// A clone is another handle to the same attempt. Every method may be called from async handlers, from blocking ones,
+/// and from threads that a handler starts.
+#[derive(Clone)]
+pub struct ActivityContext {
+    attempt: Arc<Attempt>,
+}
+
+struct Attempt {
+    info: ActivityInfo,
+    headers: HashMap<String, Payload>,
+    last_heartbeat: Vec<Payload>,
+    heartbeat: HeartbeatSink,
+    cancelled: watch::Sender<Option<ActivityCancelReason>>,
+}
+
+/// The facts of one attempt, as they stood when it started.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ActivityInfo {
+    /// Names this attempt to the server, for a client that completes it from outside
+    /// ([`ActivityError::WillCompleteAsync`]).
+    pub task_token: Vec<u8>,
+    /// The activity's id, the same in all its attempts.
+    pub activity_id: String,
+    /// The name under which the handler is registered.
+    pub activity_type: String,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// The namespace of the activity, and of its workflow.
+    pub namespace: String,
+    /// The queue from which this process takes its activities.
+    pub task_queue: String,
+    /// The type of the workflow that asked for this activity; `None` if a client did.
+    pub workflow_type: Option<String>,
+    /// The id of that workflow.
+    pub workflow_id: Option<String>,
+    /// The run id of that workflow.
+    pub workflow_run_id: Option<String>,
+    /// The run id of the activity itself, when a client asked for it and no workflow.
+    pub activity_run_id: Option<String>,
+    /// Whether this is a local activity, for which heartbeats mean nothing.
+    pub is_local: bool,
+    /// When the first attempt was scheduled.
+    pub scheduled_time: Option<SystemTime>,
+    /// When this attempt was scheduled.
+    pub current_attempt_scheduled_time: Option<SystemTime>,
+    /// When this attempt started.
+    pub started_time: Option<SystemTime>,
+    /// How long all attempts together may take.
+    pub schedule_to_close_timeout: Option<Duration>,
+    /// How long this attempt may take.
+    pub start_to_close_timeout: Option<Duration>,
+    /// How long the attempt may go without a heartbeat.
+    pub heartbeat_timeout: Option<Duration>,
+    /// When the server gives up on this attempt: the earlier of the two close timeouts.
+    pub deadline: Option<SystemTime>,
+    /// The policy in force, which may differ from the one that was asked for.
+    pub retry_policy: Option<RetryPolicy>,
+    /// The priority among the tasks of the queue.
+    pub priority: Priority,
+}
+
+impl ActivityContext {
+    /// `start` without its input, which goes to the handler.
+    pub(super) fn new(task_token: Vec<u8>, start: Start, task_queue: String, heartbeat: HeartbeatSink) -> Self {
+        let scheduled_time = known(start.scheduled_time);
+        let started_time = known(start.started_time);
+        let schedule_to_close_timeout = limit(start.schedule_to_close_timeout);
+        let start_to_close_timeout = limit(start.start_to_close_timeout);
+        let (workflow_id, workflow_run_id) = start.workflow_execution.map(|w| (w.workflow_id, w.run_id)).unzip();
+        let info = ActivityInfo {
+            task_token,
+            activity_id: start.activity_id,
+            activity_type: start.activity_type,
+            attempt: start.attempt,
+            namespace: start.workflow_namespace,
+            task_queue,
+            workflow_type: named(Some(start.workflow_type)),
+            workflow_id: named(workflow_id),
+            workflow_run_id: named(workflow_run_id),
+            activity_run_id: named(Some(start.run_id)),
+            is_local: start.is_local,
+            scheduled_time,
+            current_attempt_scheduled_time: known(start.current_attempt_scheduled_time),
+            started_time,
+            schedule_to_close_timeout,
+            start_to_close_timeout,
+            heartbeat_timeout: limit(start.heartbeat_timeout),
+            deadline: [(scheduled_time, schedule_to_close_timeout), (started_time, start_to_close_timeout)]
+                .into_iter()
+                .filter_map(|(from, limit)| from?.checked_add(limit?))
+                .min(),
+            retry_policy: start.retry_policy.map(Into::into),
+            priority: start.priority.map(Into::into).unwrap_or_default(),
+        };
+        let cancelled = watch::Sender::new(None);
+        let (headers, last_heartbeat) = (start.header_fields, start.heartbeat_details);
+        Self { attempt: Arc::new(Attempt { info, headers, last_heartbeat, heartbeat, cancelled }) }
+    }
+
+    /// The facts of this attempt.
+    pub fn info(&self) -> &ActivityInfo {
+        &self.attempt.info
+    }
+
+    /// The headers that came with the activity.
+    pub fn headers(&self) -> &HashMap<String, Payload> {
+        &self.attempt.headers
+    }
+
+    /// Tells the server that this attempt is alive, and how far it has come.
+    ///
+    /// If the attempt fails or its process dies, the next one finds `details` in [`last_heartbeat`]. Call it as often as
+    /// there is news: what goes on to the server is throttled. Pass `&()` if there is nothing to
+    /// say. A local activity has no heartbeat: the call does nothing.
+    ///
+    /// # Errors
+    ///
+    /// If `details` cannot be encoded.
+    ///
+    /// [`last_heartbeat`]: Self::last_heartbeat
+    pub fn heartbeat<T: TemporalSerializable + 'static>(&self, details: &T) -> Result<(), ActivityError> {
+        if !self.info().is_local {
+            let details = convert::encode_all(details)?;
+            (self.attempt.heartbeat)(ActivityHeartbeat { task_token: self.info().task_token.clone(), details });
+        }
+        Ok(())
+    }
+
+    /// The details of the last heartbeat of an earlier attempt: where to take up the work. `None` if there was none.
+    ///
+    /// # Errors
+    ///
+    /// If the details are not a `T`.
+    pub fn last_heartbeat<T: TemporalDeserializable + 'static>(&self) -> Result<Option<T>, ActivityError> {
+        let details = &self.attempt.last_heartbeat;
+        if details.is_empty() {
+            return Ok(None);
+        }
+        convert::decode(details.clone(), format_args!("the last heartbeat of activity {:?}", self.info().activity_type))
+            .map(Some)
+    }
+
+    /// Whether this attempt has been asked to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel_reason().is_some()
+    }
+
+    /// Returns once this attempt has been asked to end.
+    ///
+    /// A blocking handler that has to sleep until then can run it with `tokio::runtime::Handle::current().block_on(..)`.
+    pub async fn cancelled(&self) {
+        // The error says that the sender is gone: it is in `self`.
+        let _ = self.attempt.cancelled.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Why this attempt has been asked to end; `None` if it hasn't.
+    pub fn cancel_reason(&self) -> Option<ActivityCancelReason> {
+        *self.attempt.cancelled.borrow()
+    }
+
+    /// The first reason stays.
+    pub(super) fn cancel(&self, reason: ActivityCancelReason) {
+        self.attempt.cancelled.send_if_modified(|current| {
+            let first = current.is_none();
+            current.get_or_insert(reason);
+            first
+        });
+    }
+}
+
+impl fmt::Debug for ActivityContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActivityContext")
+            .field("info", self.info())
+            .field("cancelled", &self.cancel_reason())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The messages say "none" with an empty string.
+fn named(name: Option<String>) -> Option<String> {
+    name.filter(|name| !name.is_empty())
+}
+
+/// The messages say "no limit" with zero, too.
+fn limit(duration: Option<impl TryInto<Duration>>) -> Option<Duration> {
+    duration?.try_into().ok().filter(|limit| !limit.is_zero())
+}
+
+fn known(time: Option<impl TryInto<SystemTime>>) -> Option<SystemTime> {
+    time?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use temporalio_common::protos::temporal::api::common::v1::WorkflowExecution;
+
+    fn context(start: Start) -> ActivityContext {
+        ActivityContext::new(b"token".to_vec(), start, "queue".into(), Arc::new(|_| ()))
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_facts_of_the_attempt_are_those_of_its_task() {
+        let sut = context(Start {
+            workflow_namespace: "default".into(),
+            workflow_type: "order".into(),
+            workflow_execution: Some(WorkflowExecution { workflow_id: "order-7".into(), run_id: "run".into() }),
+            activity_id: "1".into(),
+            activity_type: "charge".into(),
+            header_fields: HashMap::from([("trace".into(), Payload::default())]),
+            scheduled_time: Some(at(100).into()),
+            started_time: Some(at(130).into()),
+            attempt: 3,
+            schedule_to_close_timeout: Some(Duration::from_secs(60).try_into().unwrap()),
+            start_to_close_timeout: Some(Duration::from_secs(20).try_into().unwrap()),
+            heartbeat_timeout: Some(Duration::from_secs(5).try_into().unwrap()),
+            ..Default::default()
+        });
+        let info = sut.info();
+        assert_eq!((&*info.task_token, info.attempt, info.is_local), (&b"token"[..], 3, false));
+        assert_eq!((&*info.activity_type, &*info.activity_id), ("charge", "1"));
+        assert_eq!((&*info.namespace, &*info.task_queue), ("default", "queue"));
+        assert_eq!(
+            (info.workflow_type.as_deref(), info.workflow_id.as_deref(), info.workflow_run_id.as_deref()),
+            (Some("order"), Some("order-7"), Some("run"))
+        );
+        assert_eq!((info.scheduled_time, info.started_time), (Some(at(100)), Some(at(130))));
+        assert_eq!(info.heartbeat_timeout, Some(Duration::from_secs(5)));
+        assert_eq!(info.deadline, Some(at(150)), "the attempt's own limit is the earlier one");
+        assert!(sut.headers().contains_key("trace"));
+    }
+
+    #[test]
+    fn empty_names_and_zero_limits_are_none() {
+        let sut = context(Start {
+            workflow_execution: Some(WorkflowExecution::default()),
+            scheduled_time: Some(at(100).into()),
+            started_time: Some(at(130).into()),
+            schedule_to_close_timeout: Some(Duration::from_secs(40).try_into().unwrap()),
+            start_to_close_timeout: Some(Duration::ZERO.try_into().unwrap()),
+            ..Default::default()
+        });
+        let info = sut.info();
+        assert_eq!((&info.workflow_type, &info.workflow_id, &info.workflow_run_id), (&None, &None, &None));
+        assert_eq!((info.start_to_close_timeout, info.heartbeat_timeout), (None, None));
+        assert_eq!(info.deadline, Some(at(140)), "the only limit there is");
+        assert_eq!(context(Start::default()).info().deadline, None);
+    }
+
+    #[test]
+    fn the_last_heartbeat_is_that_of_an_earlier_attempt() {
+        let heartbeat_details = convert::encode_all(&17_u32).unwrap();
+        let sut = context(Start { activity_type: "scan".into(), heartbeat_details, ..Default::default() });
+        assert_eq!(sut.last_heartbeat::<u32>().unwrap(), Some(17));
+        let error = sut.last_heartbeat::<String>().unwrap_err();
+        let ActivityError::Application(failure) = error else { panic!("{error:?}") };
+        assert!(failure.to_string().starts_with("cannot decode the last heartbeat of activity \"scan\""), "{failure}");
+        assert_eq!(context(Start::default()).last_heartbeat::<u32>().unwrap(), None);
+    }
+
+    #[test]
+    fn a_local_activity_has_no_heartbeat() {
+        let start = Start { is_local: true, ..Default::default() };
+        let sut = ActivityContext::new(vec![], start, String::new(), Arc::new(|h| panic!("{h:?}")));
+        sut.heartbeat(&1).unwrap();
+    }
+
+    #[test]
+    fn the_first_reason_to_cancel_stays() {
+        let sut = context(Start::default());
+        assert_eq!((sut.is_cancelled(), sut.cancel_reason()), (false, None));
+        sut.cancel(ActivityCancelReason::TimedOut);
+        sut.cancel(ActivityCancelReason::Cancelled);
+        assert_eq!((sut.is_cancelled(), sut.cancel_reason()), (true, Some(ActivityCancelReason::TimedOut)));
+    }
+}

@@ -1,0 +1,554 @@
+//! Runs the attempts of one activity process: many at a time, each reported once.
+//!
+//! Async handlers are tasks of the process's current-thread runtime, blocking ones threads of its blocking pool. How many
+//! run is the caller's business: the host queues nothing, and whatever it is given it starts. (Past 512 threads tokio's
+//! pool queues, unless the runtime was built with a larger `max_blocking_threads`.)
+
+use super::{
+    Activities, ActivityCancelReason, ActivityContext, ApplicationFailure,
+    context::HeartbeatSink,
+    convert::{execution_result, fail, panicked, typed},
+    registry::Handler,
+};
+use futures_util::future::FutureExt;
+use std::{
+    collections::HashMap,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard},
+    thread,
+};
+use temporalio_common::protos::coresdk::{
+    ActivityTaskCompletion,
+    activity_result::ActivityExecutionResult,
+    activity_task::{ActivityTask, activity_task::Variant},
+};
+
+/// The attempts that run in this process, and the table of their handlers.
+pub(crate) struct ActivityHost {
+    activities: Activities,
+    task_queue: String,
+    heartbeat: HeartbeatSink,
+    running: Arc<Running>,
+}
+
+/// By task token.
+#[derive(Default)]
+struct Running(Mutex<HashMap<Vec<u8>, ActivityContext>>);
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, ActivityContext>> {
+        self.0.lock().expect("no code of a user's runs under this lock")
+    }
+}
+
+impl ActivityHost {
+    /// `heartbeat` is called with each heartbeat, on the thread of the handler that records it.
+    pub(crate) fn new(activities: Activities, task_queue: impl Into<String>, heartbeat: HeartbeatSink) -> Self {
+        Self { activities, task_queue: task_queue.into(), heartbeat, running: Arc::default() }
+    }
+
+    /// Starts the attempt that `task` describes.
+    ///
+    /// `done` is called once with its end, whatever happens: on the thread where the attempt ended, or before `start`
+    /// returns if it could not begin, or by the drop of the runtime if that comes first.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub(crate) fn start(&self, task: ActivityTask, done: impl FnOnce(ActivityTaskCompletion) + Send + 'static) {
+        let ActivityTask { task_token, variant } = task;
+        let Some(Variant::Start(mut start)) = variant else {
+            let failure = ApplicationFailure::new(format!("the activity task has nothing to start: {variant:?}"));
+            return done(completion(task_token, fail(failure)));
+        };
+        let Some(handler) = self.activities.get(&start.activity_type).cloned() else {
+            let failure = not_registered(&start.activity_type, &self.activities);
+            return done(completion(task_token, fail(failure)));
+        };
+        let input = mem::take(&mut start.input);
+        let context = ActivityContext::new(task_token, start, self.task_queue.clone(), Arc::clone(&self.heartbeat));
+        self.running.lock().insert(context.info().task_token.clone(), context.clone());
+        let ending = Ending { running: Arc::clone(&self.running), context: context.clone(), done: Some(done) };
+        // Errors are turned into failures inside the catch as well: that calls `Display` and `Serialize` of the user's.
+        match handler {
+            Handler::Async(handler) => drop(tokio::spawn(async move {
+                let attempt = async { execution_result(handler(context.clone(), input).await, &context) };
+                let end = AssertUnwindSafe(attempt).catch_unwind().await;
+                ending.report(end);
+            })),
+            Handler::Blocking(handler) => drop(tokio::task::spawn_blocking(move || {
+                let attempt = || execution_result(handler(context.clone(), input), &context);
+                let end = catch_unwind(AssertUnwindSafe(attempt));
+                ending.report(end);
+            })),
+        }
+    }
+
+    /// Asks the attempt that `task` names to end. One that has ended already, or never started here, is ignored.
+    pub(crate) fn cancel(&self, task: ActivityTask) {
+        if let Some(Variant::Cancel(cancel)) = task.variant {
+            let context = self.running.lock().get(&task.task_token).cloned();
+            if let Some(context) = context {
+                context.cancel(cancel.reason());
+            }
+        }
+    }
+
+    /// Asks all attempts that run now to end; those that start later are not affected.
+    pub(crate) fn cancel_all(&self, reason: ActivityCancelReason) {
+        let contexts = self.running.lock().values().cloned().collect::<Vec<_>>();
+        contexts.iter().for_each(|context| context.cancel(reason));
+    }
+
+    /// How many attempts run now. One has left the count before its `done` is called.
+    pub(crate) fn running(&self) -> usize {
+        self.running.lock().len()
+    }
+}
+
+fn completion(task_token: Vec<u8>, result: ActivityExecutionResult) -> ActivityTaskCompletion {
+    ActivityTaskCompletion { task_token, result: Some(result) }
+}
+
+/// Retryable, as in the other SDKs: another process, or the next deployment, may know the type.
+fn not_registered(activity_type: &str, activities: &Activities) -> ApplicationFailure {
+    let known = match activities.names().collect::<Vec<_>>() {
+        names if names.is_empty() => "no activity is".to_owned(),
+        names => format!("registered are {}", names.join(", ")),
+    };
+    let message =
+        format!("activity {activity_type:?} is not registered on this worker, {known}: register a handler for it");
+    typed("NotFoundError", message)
+}
+
+/// One attempt's report: by `report`, or by the drop if the attempt was dropped unfinished.
+struct Ending<D: FnOnce(ActivityTaskCompletion)> {
+    running: Arc<Running>,
+    context: ActivityContext,
+    done: Option<D>,
+}
+
+impl<D: FnOnce(ActivityTaskCompletion)> Ending<D> {
+    fn report(mut self, end: thread::Result<ActivityExecutionResult>) {
+        self.settle(|| end.unwrap_or_else(|panic| fail(panicked(panic))));
+    }
+
+    fn settle(&mut self, result: impl FnOnce() -> ActivityExecutionResult) {
+        if let Some(done) = self.done.take() {
+            let task_token = self.context.info().task_token.clone();
+            self.running.lock().remove(&task_token);
+            done(completion(task_token, result()));
+        }
+    }
+}
+
+impl<D: FnOnce(ActivityTaskCompletion)> Drop for Ending<D> {
+    fn drop(&mut self) {
+        self.settle(|| fail(typed("WorkerShutdown", "the worker process ended before the attempt did")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::temporal::activity::{ActivityError, TemporalSerializable, activity_definitions, convert};
+    use std::{
+        future::pending,
+        sync::{Barrier, mpsc},
+        time::Duration,
+    };
+    use temporalio_common::{
+        data_converters::MultiArgs2,
+        protos::{
+            coresdk::{
+                ActivityHeartbeat,
+                activity_result::activity_execution_result::Status,
+                activity_task::{Cancel, Start},
+            },
+            temporal::api::failure::v1::{ApplicationFailureInfo, Failure, failure::FailureInfo},
+        },
+    };
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    struct Sut {
+        host: ActivityHost,
+        done: UnboundedSender<ActivityTaskCompletion>,
+        ends: UnboundedReceiver<ActivityTaskCompletion>,
+        heartbeats: mpsc::Receiver<ActivityHeartbeat>,
+    }
+
+    impl Sut {
+        fn new(activities: Activities) -> Self {
+            let (done, ends) = unbounded_channel();
+            let (beat, heartbeats) = mpsc::channel();
+            let host = ActivityHost::new(activities, "queue", Arc::new(move |h| beat.send(h).unwrap()));
+            Self { host, done, ends, heartbeats }
+        }
+
+        /// The token is the name.
+        fn start<T: TemporalSerializable + 'static>(&self, name: &str, input: &T) {
+            let input = convert::encode_all(input).unwrap();
+            self.start_as(name, Start { activity_type: name.into(), input, ..Default::default() });
+        }
+
+        fn start_as(&self, token: &str, start: Start) {
+            let done = self.done.clone();
+            let task = ActivityTask { task_token: token.into(), variant: Some(Variant::Start(start)) };
+            self.host.start(task, move |completion| done.send(completion).unwrap());
+        }
+
+        fn cancel(&self, token: &str, reason: ActivityCancelReason) {
+            let cancel = Cancel { reason: reason.into(), details: None };
+            self.host.cancel(ActivityTask { task_token: token.into(), variant: Some(Variant::Cancel(cancel)) });
+        }
+
+        async fn end(&mut self) -> (String, Status) {
+            let completion = self.ends.recv().await.unwrap();
+            (String::from_utf8(completion.task_token).unwrap(), completion.result.unwrap().status.unwrap())
+        }
+
+        async fn end_of<T: TemporalSerializable + 'static>(&mut self, name: &str, input: &T) -> Status {
+            self.start(name, input);
+            let (token, status) = self.end().await;
+            assert_eq!(token, name);
+            status
+        }
+    }
+
+    fn result_of(status: Status) -> String {
+        let Status::Completed(success) = status else { panic!("{status:?}") };
+        convert::decode(vec![success.result.unwrap()], format_args!("the result")).unwrap()
+    }
+
+    fn failure_of(status: Status) -> (Failure, ApplicationFailureInfo) {
+        let Status::Failed(failed) = status else { panic!("{status:?}") };
+        let failure = failed.failure.unwrap();
+        let Some(FailureInfo::ApplicationFailureInfo(info)) = failure.failure_info.clone() else {
+            panic!("{failure:?}")
+        };
+        (failure, info)
+    }
+
+    struct Declared;
+    #[activity_definitions]
+    impl Declared {
+        #[activity(name = "greet")]
+        fn greet(greeting: String, name: String) -> Result<String, ActivityError> {
+            unimplemented!()
+        }
+        #[activity(name = "count")]
+        fn count(text: String) -> Result<usize, ActivityError> {
+            unimplemented!()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_runs_under_the_name_and_with_the_types_of_its_definition() {
+        let activities = Activities::new()
+            .register_as(
+                Declared::greet,
+                |_, MultiArgs2(greeting, name)| async move { Ok(format!("{greeting} {name}")) },
+            )
+            .register_blocking_as(Declared::count, |_, text| Ok(text.len()));
+        assert_eq!(activities.names().collect::<Vec<_>>(), ["count", "greet"]);
+        let mut sut = Sut::new(activities);
+        assert_eq!(result_of(sut.end_of("greet", &MultiArgs2("hello", "ann")).await), "hello ann");
+        let Status::Completed(success) = sut.end_of("count", &"four").await else { panic!() };
+        assert_eq!(success.result.unwrap().data, b"4");
+    }
+
+    #[tokio::test]
+    async fn async_attempts_run_at_the_same_time() {
+        const MANY: usize = 8;
+        let barrier = Arc::new(tokio::sync::Barrier::new(MANY));
+        let mut sut = Sut::new(Activities::new().register("meet", move |_, ()| {
+            let barrier = Arc::clone(&barrier);
+            async move {
+                barrier.wait().await;
+                Ok("met")
+            }
+        }));
+        all_meet(&mut sut, MANY).await;
+    }
+
+    #[tokio::test]
+    async fn blocking_attempts_run_at_the_same_time() {
+        const MANY: usize = 8;
+        let barrier = Barrier::new(MANY);
+        let mut sut = Sut::new(Activities::new().register_blocking("meet", move |_, ()| {
+            barrier.wait();
+            Ok("met")
+        }));
+        all_meet(&mut sut, MANY).await;
+    }
+
+    async fn all_meet(sut: &mut Sut, many: usize) {
+        let tokens = (0..many).map(|n| n.to_string()).collect::<Vec<_>>();
+        for token in &tokens {
+            sut.start_as(token, Start { activity_type: "meet".into(), ..Default::default() });
+        }
+        let mut ended = Vec::new();
+        for _ in 0..many {
+            let (token, status) = sut.end().await;
+            assert_eq!(result_of(status), "met");
+            ended.push(token);
+        }
+        ended.sort();
+        assert_eq!(ended, tokens, "each ends once");
+        assert_eq!(sut.host.running(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_ordinary_error_is_a_retryable_failure_with_its_causes() {
+        let mut sut = Sut::new(Activities::new().register_blocking("parse", |_, text: String| {
+            Ok(text.parse::<u32>().map_err(|e| anyhow::Error::new(e).context("no number"))?)
+        }));
+        let (failure, info) = failure_of(sut.end_of("parse", &"seven").await);
+        assert_eq!((&*failure.message, info.non_retryable), ("no number", false));
+        assert_eq!(failure.cause.unwrap().message, "invalid digit found in string");
+    }
+
+    #[tokio::test]
+    async fn an_application_failure_arrives_with_all_it_says() {
+        let mut sut = Sut::new(Activities::new().register("charge", |_, ()| async {
+            let failure = ApplicationFailure::builder("card expired")
+                .type_name("CardExpired".into())
+                .non_retryable(true)
+                .next_retry_delay(Duration::from_secs(3))
+                .details("4242")
+                .build();
+            Err::<(), _>(failure.into())
+        }));
+        let (failure, info) = failure_of(sut.end_of("charge", &()).await);
+        assert_eq!((&*failure.message, &*info.r#type, info.non_retryable), ("card expired", "CardExpired", true));
+        assert_eq!(info.next_retry_delay.unwrap().seconds, 3);
+        assert_eq!(info.details.unwrap().payloads[0].data, br#""4242""#);
+    }
+
+    #[tokio::test]
+    async fn an_attempt_may_be_left_to_an_outside_client() {
+        let mut sut = Sut::new(
+            Activities::new().register("ask", |_, ()| async { Err::<(), _>(ActivityError::WillCompleteAsync) }),
+        );
+        assert!(matches!(sut.end_of("ask", &()).await, Status::WillCompleteAsync(_)));
+    }
+
+    /// An error that panics when it is told, which the conversion to a failure does.
+    #[derive(Debug)]
+    struct Untellable;
+    impl std::fmt::Display for Untellable {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("cannot be told")
+        }
+    }
+    impl std::error::Error for Untellable {}
+
+    #[tokio::test]
+    async fn a_panic_fails_its_attempt_and_the_process_goes_on() {
+        let mut sut = Sut::new(
+            Activities::new()
+                .register("early", |_, ()| -> std::future::Ready<Result<(), _>> { panic!("before the first await") })
+                .register("late", |context, ()| async move {
+                    assert!(context.is_cancelled(), "number {}", 7);
+                    Ok(())
+                })
+                .register_blocking("thread", |_, ()| -> Result<(), _> { panic!("on a thread") })
+                .register_blocking("error", |_, ()| Err::<(), _>(Untellable.into()))
+                .register_blocking("opaque", |_, ()| -> Result<(), _> { std::panic::panic_any(7) })
+                .register("fine", |_, ()| async { Ok("fine") }),
+        );
+        for (name, message) in [
+            ("early", "before the first await"),
+            ("late", "number 7"),
+            ("thread", "on a thread"),
+            ("error", "cannot be told"),
+            ("opaque", "(the panic carried no text)"),
+        ] {
+            let (failure, info) = failure_of(sut.end_of(name, &()).await);
+            assert_eq!(failure.message, format!("activity panicked: {message}"));
+            assert!(!info.non_retryable);
+        }
+        assert_eq!(result_of(sut.end_of("fine", &()).await), "fine");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_type_is_a_retryable_failure_that_names_the_known_ones() {
+        let mut sut =
+            Sut::new(Activities::new().register("b", |_, ()| async { Ok(()) }).register("a", |_, ()| async { Ok(()) }));
+        let (failure, info) = failure_of(sut.end_of("c", &()).await);
+        assert!(failure.message.contains(r#""c" is not registered"#), "{}", failure.message);
+        assert!(failure.message.contains("registered are a, b"), "{}", failure.message);
+        assert_eq!((&*info.r#type, info.non_retryable), ("NotFoundError", false));
+        let (failure, _) = failure_of(Sut::new(Activities::new()).end_of("c", &()).await);
+        assert!(failure.message.contains("no activity is"), "{}", failure.message);
+    }
+
+    #[tokio::test]
+    async fn an_input_that_does_not_fit_is_a_failure_that_says_what_came() {
+        let mut sut = Sut::new(Activities::new().register("echo", |_, text: String| async { Ok(text) }));
+        let (failure, info) = failure_of(sut.end_of("echo", &7).await);
+        let said = r#"cannot decode the input of activity "echo" as alloc::string::String from [json/plain]: "#;
+        assert!(failure.message.starts_with(said), "{}", failure.message);
+        assert!(!info.non_retryable);
+        let (failure, _) = failure_of(sut.end_of("echo", &MultiArgs2("one", vec![2_u8])).await);
+        assert!(failure.message.contains("[json/plain, binary/plain]"), "{}", failure.message);
+    }
+
+    #[tokio::test]
+    async fn a_task_with_nothing_to_start_is_a_failure() {
+        let mut sut = Sut::new(Activities::new());
+        let done = sut.done.clone();
+        sut.host.start(ActivityTask::default(), move |completion| done.send(completion).unwrap());
+        let (failure, _) = failure_of(sut.end().await.1);
+        assert!(failure.message.contains("nothing to start"), "{}", failure.message);
+    }
+
+    #[tokio::test]
+    async fn cancellation_wakes_an_async_attempt() {
+        let (started, mut running) = unbounded_channel();
+        let mut sut = Sut::new(Activities::new().register("wait", move |context, ()| {
+            let started = started.clone();
+            async move {
+                started.send(()).unwrap();
+                context.cancelled().await;
+                assert_eq!(context.cancel_reason(), Some(ActivityCancelReason::Cancelled));
+                Err::<(), _>(ActivityError::cancelled_with_details("tidied up"))
+            }
+        }));
+        sut.start("wait", &());
+        running.recv().await.unwrap();
+        assert_eq!(sut.host.running(), 1);
+        sut.cancel("wait", ActivityCancelReason::Cancelled);
+        let (_, Status::Cancelled(cancellation)) = sut.end().await else { panic!() };
+        let Some(FailureInfo::CanceledFailureInfo(info)) = cancellation.failure.unwrap().failure_info else { panic!() };
+        assert_eq!(info.details.unwrap().payloads[0].data, br#""tidied up""#);
+    }
+
+    #[tokio::test]
+    async fn cancellation_is_seen_by_a_blocking_attempt() {
+        let (started, mut running) = unbounded_channel();
+        let (go_on, gone_on) = mpsc::channel();
+        let gone_on = Mutex::new(gone_on);
+        let mut sut = Sut::new(Activities::new().register_blocking("work", move |context, ()| {
+            started.send(context.is_cancelled()).unwrap();
+            gone_on.lock().unwrap().recv().unwrap();
+            if context.is_cancelled() { Err(ActivityError::cancelled()) } else { Ok(()) }
+        }));
+        sut.start("work", &());
+        assert_eq!(running.recv().await, Some(false));
+        sut.cancel("work", ActivityCancelReason::Cancelled);
+        go_on.send(()).unwrap();
+        assert!(matches!(sut.end().await.1, Status::Cancelled(_)));
+    }
+
+    #[tokio::test]
+    async fn a_blocking_attempt_can_sleep_until_it_is_cancelled() {
+        let mut sut = Sut::new(Activities::new().register_blocking("sleep", |context, ()| {
+            tokio::runtime::Handle::current().block_on(context.cancelled());
+            Ok("woken")
+        }));
+        sut.start("sleep", &());
+        sut.cancel("sleep", ActivityCancelReason::Cancelled);
+        assert_eq!(result_of(sut.end().await.1), "woken", "an attempt may finish all the same");
+    }
+
+    #[tokio::test]
+    async fn cancelling_an_unknown_or_ended_attempt_is_ignored() {
+        let mut sut = Sut::new(Activities::new().register("quick", |_, ()| async { Ok("done") }));
+        sut.cancel("quick", ActivityCancelReason::Cancelled);
+        assert_eq!(result_of(sut.end_of("quick", &()).await), "done");
+        sut.cancel("quick", ActivityCancelReason::Cancelled);
+        assert_eq!(sut.host.running(), 0);
+    }
+
+    #[tokio::test]
+    async fn cancel_all_reaches_every_attempt_and_they_fail_so_that_they_are_tried_again() {
+        let mut sut = Sut::new(
+            Activities::new()
+                .register("async", |context, ()| async move {
+                    context.cancelled().await;
+                    Err::<(), _>(ActivityError::cancelled())
+                })
+                .register_blocking("blocking", |context, ()| {
+                    tokio::runtime::Handle::current().block_on(context.cancelled());
+                    Err::<(), _>(ActivityError::cancelled())
+                }),
+        );
+        sut.start("async", &());
+        sut.start("blocking", &());
+        assert_eq!(sut.host.running(), 2);
+        sut.host.cancel_all(ActivityCancelReason::WorkerShutdown);
+        for _ in 0..2 {
+            let (_, info) = failure_of(sut.end().await.1);
+            assert_eq!((&*info.r#type, info.non_retryable), ("WorkerShutdown", false));
+        }
+        assert_eq!(sut.host.running(), 0);
+    }
+
+    /// See `execution_result`: the server refuses a cancellation that it hasn't asked for.
+    #[tokio::test]
+    async fn ending_as_cancelled_counts_only_when_a_cancellation_was_asked_for() {
+        use ActivityCancelReason::*;
+        let cancelled = || {
+            Sut::new(Activities::new().register("wait", |context, wait: bool| async move {
+                if wait {
+                    context.cancelled().await;
+                }
+                Err::<(), _>(ActivityError::cancelled())
+            }))
+        };
+        let mut sut = cancelled();
+        for (reason, type_name) in [(Paused, "ActivityPause"), (Reset, "ActivityReset")] {
+            sut.start("wait", &true);
+            sut.cancel("wait", reason);
+            assert_eq!(failure_of(sut.end().await.1).1.r#type, type_name);
+        }
+        for reason in [Cancelled, TimedOut, NotFound] {
+            sut.start("wait", &true);
+            sut.cancel("wait", reason);
+            assert!(matches!(sut.end().await.1, Status::Cancelled(_)));
+        }
+        assert_eq!(failure_of(sut.end_of("wait", &false).await).1.r#type, "CancelledError");
+        let input = convert::encode_all(&false).unwrap();
+        sut.start_as("wait", Start { activity_type: "wait".into(), input, is_local: true, ..Default::default() });
+        assert!(matches!(sut.end().await.1, Status::Cancelled(_)), "no server is asked about a local one");
+    }
+
+    #[tokio::test]
+    async fn heartbeats_go_out_with_their_details_and_in_their_order() {
+        let mut sut = Sut::new(
+            Activities::new()
+                .register("async", |context, ()| async move {
+                    context.heartbeat(&1)?;
+                    context.heartbeat(&MultiArgs2("half", 2))?;
+                    Ok(context.last_heartbeat::<u32>()?.map_or("afresh".into(), |step| format!("from {step}")))
+                })
+                .register_blocking("blocking", |context, ()| context.heartbeat(&())),
+        );
+        let heartbeat_details = convert::encode_all(&17_u32).unwrap();
+        let start = Start { activity_type: "async".into(), attempt: 2, heartbeat_details, ..Default::default() };
+        sut.start_as("token", start);
+        assert_eq!(result_of(sut.end().await.1), "from 17");
+        assert!(matches!(sut.end_of("blocking", &()).await, Status::Completed(_)));
+        let beats = sut.heartbeats.try_iter().map(|beat| {
+            let details = beat.details.into_iter().map(|payload| String::from_utf8(payload.data).unwrap());
+            (String::from_utf8(beat.task_token).unwrap(), details.collect::<Vec<_>>().join(" "))
+        });
+        let expected = [("token", "1"), ("token", "\"half\" 2"), ("blocking", "")];
+        assert_eq!(beats.collect::<Vec<_>>(), expected.map(|(token, details)| (token.into(), details.into())));
+    }
+
+    #[test]
+    fn an_attempt_whose_runtime_goes_away_is_reported_too() {
+        let mut sut = Sut::new(Activities::new().register("hang", |_, ()| pending::<Result<(), _>>()));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { sut.start("hang", &()) });
+        assert_eq!(sut.host.running(), 1);
+        drop(runtime);
+        let completion = sut.ends.try_recv().unwrap();
+        assert_eq!(failure_of(completion.result.unwrap().status.unwrap()).1.r#type, "WorkerShutdown");
+        assert_eq!(sut.host.running(), 0);
+        assert!(sut.ends.try_recv().is_err(), "once");
+    }
+}

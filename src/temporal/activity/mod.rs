@@ -1,0 +1,74 @@
+//! Activities: what users write, and the host that runs their attempts inside an activity process.
+//!
+//! Declare an activity once with [`activity_definitions`], let workflows call the declaration, and register a handler
+//! under it: name, input and output are then one fact, checked by the compiler.
+//!
+//! ```
+//! use shmworker::temporal::activity::{Activities, ActivityContext, ActivityError, activity_definitions};
+//!
+//! pub struct Greetings;
+//!
+//! #[activity_definitions]
+//! impl Greetings {
+//!     #[activity(name = "greet")]
+//!     pub fn greet(name: String) -> Result<String, ActivityError> {
+//!         unimplemented!()
+//!     }
+//!     #[activity(name = "count_primes")]
+//!     pub fn count_primes(below: u32) -> Result<usize, ActivityError> {
+//!         unimplemented!()
+//!     }
+//! }
+//!
+//! async fn greet(_context: ActivityContext, name: String) -> Result<String, ActivityError> {
+//!     Ok(format!("hello {name}"))
+//! }
+//!
+//! fn count_primes(context: ActivityContext, below: u32) -> Result<usize, ActivityError> {
+//!     let mut primes = Vec::new();
+//!     for candidate in 2..below {
+//!         if primes.iter().all(|prime| candidate % prime != 0) {
+//!             primes.push(candidate);
+//!         }
+//!         if context.is_cancelled() {
+//!             return Err(ActivityError::cancelled());
+//!         }
+//!     }
+//!     Ok(primes.len())
+//! }
+//!
+//! let activities = Activities::new()
+//!     .register_as(Greetings::greet, greet) // awaits: shares one thread with the other async attempts
+//!     .register_blocking_as(Greetings::count_primes, count_primes); // computes: gets a thread of its own
+//! assert_eq!(activities.names().collect::<Vec<_>>(), ["count_primes", "greet"]);
+//! ```
+//!
+//! # Errors
+//!
+//! Any error type goes out through `?` as a failure that Temporal retries by the activity's policy. To say more (a type
+//! name, details, no further attempt) return an [`ApplicationFailure`], through `?` as well. A panic fails the attempt,
+//! retryable, with the panic's message; the process and the other attempts go on.
+//!
+//! # Cancellation
+//!
+//! Cancellation is asked for, never forced: the handler sees it in its [`ActivityContext`] and ends with
+//! [`ActivityError::cancelled`], or finishes all the same. The server mentions a cancellation only in its answer to a
+//! heartbeat, so an activity that never heartbeats hears of none from its workflow.
+
+mod context;
+mod convert;
+mod host;
+mod registry;
+
+pub use context::{ActivityContext, ActivityInfo};
+pub(crate) use host::ActivityHost;
+pub use registry::Activities;
+#[doc(no_inline)]
+pub use temporalio_common::{
+    ActivityDefinition, ActivityError, Priority, RetryPolicy,
+    data_converters::{TemporalDeserializable, TemporalSerializable},
+    error::{ApplicationErrorCategory, ApplicationFailure},
+    protos::{coresdk::activity_task::ActivityCancelReason, temporal::api::common::v1::Payload},
+};
+#[doc(no_inline)]
+pub use temporalio_macros::activity_definitions;
