@@ -27,6 +27,8 @@ mod exec;
 mod lockfree;
 #[cfg(not(all(test, loom)))]
 mod mem;
+#[cfg(not(all(test, loom)))]
+mod process;
 mod sync;
 
 pub use error::Corrupted;

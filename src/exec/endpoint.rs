@@ -15,7 +15,7 @@ use crate::{
         word::Outcome,
     },
     mem::{layout::MAX_PAYLOAD, segment::Segment},
-    sync::Relaxed,
+    sync::{Relaxed, spin_loop},
 };
 use std::{slice, sync::Arc, time::Duration};
 
@@ -68,13 +68,20 @@ pub(crate) struct Endpoint {
     segment: Arc<Segment>,
     name: Name,
     cursors: Cursors,
+    spins: u32,
 }
+
+/// Looks into the lanes before sleeping, where another core can bring something meanwhile: some microseconds, less than
+/// a sleep and its wake cost.
+const SPINS: u32 = 100;
 
 impl Endpoint {
     /// The end of the participant to which the coordinator has given `name`.
     pub(crate) fn new(segment: Arc<Segment>, name: Name) -> Endpoint {
         let cursors = Cursors::new(segment.table());
-        Endpoint { segment, name, cursors }
+        // Counts affinity and the cgroup's quota.
+        let spins = if std::thread::available_parallelism().map_or(1, usize::from) > 1 { SPINS } else { 0 };
+        Endpoint { segment, name, cursors, spins }
     }
 
     pub(crate) fn name(&self) -> Name {
@@ -153,14 +160,10 @@ impl Endpoint {
 
     // ---- worker -----------------------------------------------------------------------------------------------------
 
-    /// The next task of the first of `lanes` that has one.
-    pub(crate) fn claim(&self, lanes: &[LaneId]) -> Result<Option<Claimed<'_>>, Corrupted> {
-        for &lane in lanes {
-            if let Some(task) = self.table().claim(&self.cursors, self.name, lane)? {
-                return Ok(Some(Claimed { endpoint: self, task, open: true }));
-            }
-        }
-        Ok(None)
+    /// The next task of this lane.
+    pub(crate) fn claim(&self, lane: LaneId) -> Result<Option<Claimed<'_>>, Corrupted> {
+        let claimed = self.table().claim(&self.cursors, self.name, lane)?;
+        Ok(claimed.map(|task| Claimed { endpoint: self, task, open: true }))
     }
 
     /// Sleeps until there may be something in one of `queues` or in this participant's own lanes, `timeout` is over, or
@@ -169,9 +172,30 @@ impl Endpoint {
         self.table().park(&self.cursors, self.name, queues, timeout, last_look);
     }
 
-    /// After a park: wakes another if we leave something behind.
-    pub(crate) fn wake_next(&self, queues: &[LaneId]) {
-        self.table().wake_next(&self.cursors, queues);
+    /// The next task for a worker of `queues`, its own lane first; sleeps while there is none. `None`: `stop` became true,
+    /// which whoever changes it follows by a wake.
+    pub(crate) fn next(&self, queues: &[LaneId], stop: impl Fn() -> bool) -> Result<Option<Claimed<'_>>, Corrupted> {
+        let own = self.private();
+        let mut has_slept = false;
+        loop {
+            for _ in 0..=self.spins {
+                for &lane in [own].iter().chain(queues) {
+                    if let Some(task) = self.claim(lane)? {
+                        if has_slept {
+                            // The wake may have been meant for a second task.
+                            self.table().wake_next(&self.cursors, queues);
+                        }
+                        return Ok(Some(task));
+                    }
+                }
+                spin_loop();
+            }
+            if stop() {
+                return Ok(None);
+            }
+            self.park(queues, None, &stop);
+            has_slept = true;
+        }
     }
 
     /// Ends a park of this same participant, from another of its threads.

@@ -1,0 +1,587 @@
+//! The coordinator: makes the segment, forks the rest, sleeps in `poll`, and settles what the dead leave.
+
+use super::{
+    Mode, READY,
+    exit::Exit,
+    output::{Lines, as_last_word},
+    signal,
+    spawn::{Child, Spawned, spawn},
+};
+use crate::{
+    error::Corrupted,
+    exec::endpoint::Endpoint,
+    lockfree::{
+        audit::Audit,
+        participant::{Name, Participant},
+        recovery::Settled,
+        table::{Cursors, Table},
+    },
+    mem::{
+        layout::Geometry,
+        segment::{Segment, SegmentCreateError},
+    },
+    sync::{Acquire, Relaxed, Release},
+};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        prctl::set_child_subreaper,
+        signal::Signal,
+        signalfd::SignalFd,
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::{Pid, getpid},
+};
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Deaths in a row, each before the process had done anything useful, after which a label is a crash loop.
+const CRASH_LOOP: u32 = 5;
+/// A process that has lived for so long was no failure at start.
+const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// The first back-off before a failed process is started again; it doubles with each failure in a row.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+
+/// What a process does for the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// Submits tasks from outside; started first, drained first.
+    Client,
+    /// Claims tasks.
+    Worker,
+}
+
+/// What a forked process is given.
+pub(crate) struct Seat {
+    pub(crate) endpoint: &'static Endpoint,
+    bell: std::os::fd::RawFd,
+    /// How often this label was started before.
+    pub(crate) restarts: u32,
+}
+
+impl Seat {
+    /// A client says that it is ready to serve.
+    pub(crate) fn ready(&self) {
+        let table = self.endpoint.segment().table();
+        table.participants[self.endpoint.name().id() as usize].status.store(READY, Release);
+        // SAFETY: the bell is the one descriptor that `spawn` keeps open in a child, which never closes it.
+        let bell = unsafe { BorrowedFd::borrow_raw(self.bell) };
+        // A full counter rings as well.
+        let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
+    }
+}
+
+/// A kind of process: how often it runs, and what it runs.
+pub(crate) struct Spec {
+    /// Its label is `name`, or `name:i` where there may be several.
+    pub(crate) name: &'static str,
+    pub(crate) role: Role,
+    pub(crate) count: usize,
+    /// Runs in the child; returns its exit code.
+    pub(crate) main: Box<dyn Fn(Seat) -> u8>,
+}
+
+/// What happens in a pool, as it happens.
+#[derive(Debug)]
+#[non_exhaustive]
+pub(crate) enum Event<'a> {
+    /// All clients are ready; workers follow.
+    ClientsReady,
+    /// A process is about to be forked.
+    Starting { label: &'a str },
+    /// All are forked.
+    Started,
+    /// A line of a child's output.
+    Output { label: &'a str, is_error: bool, line: &'a str },
+    /// A process ended that was not asked to.
+    Died { label: &'a str, pid: i32, exit: Exit, settled: Settled, restart_in: Duration },
+    /// The signal has come that begins (or hastens) the end.
+    Mode { mode: Mode, signal: Option<Signal> },
+    /// A worker is told to exit.
+    ShuttingDown { label: &'a str },
+    /// What did not exit in time, or was not to live any longer, is killed.
+    Killing { label: &'a str },
+}
+
+/// One process that has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) label: String,
+    pub(crate) pid: i32,
+    pub(crate) exit: Exit,
+    pub(crate) finished: u64,
+}
+
+/// How a pool ended.
+#[derive(Debug)]
+pub(crate) struct Summary {
+    pub(crate) ended: Vec<Ended>,
+    pub(crate) audit: Audit,
+}
+
+/// Why a pool ended though nobody asked it to, or never began.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PoolError {
+    #[error(transparent)]
+    Segment(#[from] SegmentCreateError),
+    #[error(transparent)]
+    Corrupted(#[from] Corrupted),
+    #[error("cannot {step}: {source}")]
+    Os { step: &'static str, source: Errno },
+    /// A client gave up before it was ready; `why` is its last word.
+    #[error("{why}")]
+    ClientGaveUp { why: String, exit: Exit },
+    /// The process beside the pool has ended though nobody stopped it.
+    #[error("the dev server ended unexpectedly; its state is lost unless it had a database file")]
+    CompanionDied,
+    #[error(
+        "{label} died {times} times in a row before it had done anything (last: {exit}); its output above says why, \
+         and what it leaves to do stays where it came from"
+    )]
+    CrashLoop { label: String, times: u32, exit: Exit },
+}
+
+/// A process beside the pool that is watched with it, and stopped by its owner after it.
+pub(crate) trait Companion {
+    /// Readable once it has ended.
+    fn fd(&self) -> BorrowedFd<'_>;
+    fn pid(&self) -> Pid;
+}
+
+struct Worker {
+    label: String,
+    spec: usize,
+    life: Life,
+    restarts: u32,
+    /// Deaths in a row that count as failures.
+    failures: u32,
+    last_word: Option<String>,
+}
+
+/// Standard output or error of a child; `None` once it has closed it.
+struct Output {
+    lines: Option<Lines>,
+    is_error: bool,
+}
+
+enum Life {
+    /// To be forked at this time.
+    Due(Instant),
+    Running { child: Child, name: Name, since: Instant, output: [Output; 2] },
+    Over,
+}
+
+/// A pool's coordinator, in the process that is to be it.
+pub(crate) struct Coordinator<'o> {
+    segment: Arc<Segment>,
+    me: Name,
+    cursors: Cursors,
+    specs: Vec<Spec>,
+    workers: Vec<Worker>,
+    bell: EventFd,
+    signals: SignalFd,
+    mode: Mode,
+    /// When the mode is raised without a further signal.
+    hurry: Option<Instant>,
+    grace: Duration,
+    ended: Vec<Ended>,
+    observer: &'o mut dyn FnMut(Event<'_>),
+}
+
+impl<'o> Coordinator<'o> {
+    /// Makes the segment. This process must have one thread, and keep to that.
+    pub(crate) fn new(
+        queues: usize,
+        specs: Vec<Spec>,
+        grace: Duration,
+        observer: &'o mut dyn FnMut(Event<'_>),
+    ) -> Result<Self, PoolError> {
+        let os = |step| move |source| PoolError::Os { step, source };
+        let processes: usize = specs.iter().map(|s| s.count).sum();
+        // Room for a second life of each: an id is given again only when no word names it any more.
+        let participants = (2 * processes + 2).next_multiple_of(64);
+        let segment = Arc::new(Segment::create(Geometry::new(participants, queues))?);
+        raise_file_limit(16 + 3 * processes as u64).map_err(os("raise the limit of open files"))?;
+        set_child_subreaper(true).map_err(os("become a subreaper"))?;
+        let me = segment.table().admit(std::process::id(), 0)?.ok_or(SegmentCreateError::Geometry)?;
+        let cursors = Cursors::new(segment.table());
+        let now = Instant::now();
+        let workers = specs
+            .iter()
+            .enumerate()
+            .flat_map(|(spec, s)| {
+                (0..s.count).map(move |i| Worker {
+                    label: if s.role == Role::Client { s.name.into() } else { format!("{}:{i}", s.name) },
+                    spec,
+                    life: Life::Due(now),
+                    restarts: 0,
+                    failures: 0,
+                    last_word: None,
+                })
+            })
+            .collect();
+        let signals = signal::take_over().map_err(os("take signals over"))?;
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(os("make an eventfd"))?;
+        Ok(Coordinator {
+            segment,
+            me,
+            cursors,
+            specs,
+            workers,
+            bell,
+            signals,
+            mode: Mode::Running,
+            hurry: None,
+            grace,
+            ended: Vec::new(),
+            observer,
+        })
+    }
+
+    fn table(&self) -> &Table<'_> {
+        self.segment.table()
+    }
+
+    /// Runs the pool to its end.
+    ///
+    /// # Errors
+    /// [`PoolError`]. All children are gone in any case.
+    pub(crate) fn run(mut self, companion: Option<&dyn Companion>) -> Result<Summary, PoolError> {
+        let result = self.serve(companion);
+        if result.is_err() {
+            self.kill_all();
+        }
+        result?;
+        Ok(Summary { audit: self.table().audit(), ended: self.ended })
+    }
+
+    fn serve(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
+        let mut announced = false;
+        loop {
+            let clients_ready = self.clients_ready();
+            self.fork_due(clients_ready)?;
+            if !announced && clients_ready && self.mode == Mode::Running {
+                announced = true;
+                (self.observer)(Event::Started);
+            }
+            if self.mode >= Mode::Draining && !self.any(|s| s.role == Role::Client) {
+                self.set_mode(Mode::Stopping, None);
+            }
+            if self.workers.iter().all(|w| matches!(w.life, Life::Over)) {
+                return Ok(());
+            }
+            self.wait(companion)?;
+            self.reap(companion)?;
+            if self.hurry.is_some_and(|at| at <= Instant::now()) {
+                self.hasten(None);
+            }
+        }
+    }
+
+    /// Is a process of such a kind running, or to be started?
+    fn any(&self, kind: impl Fn(&Spec) -> bool) -> bool {
+        self.workers.iter().any(|w| kind(&self.specs[w.spec]) && !matches!(w.life, Life::Over))
+    }
+
+    /// Has every client been ready once?
+    fn clients_ready(&self) -> bool {
+        self.workers.iter().filter(|w| self.specs[w.spec].role == Role::Client).all(|w| {
+            w.restarts > 0
+                || matches!(&w.life, Life::Running { name, .. }
+                    if self.table().participants[name.id() as usize].status.load(Acquire) == READY)
+        })
+    }
+
+    fn fork_due(&mut self, clients_ready: bool) -> Result<(), PoolError> {
+        let now = Instant::now();
+        let mut first = true;
+        for i in 0..self.workers.len() {
+            let worker = &self.workers[i];
+            let role = self.specs[worker.spec].role;
+            if !matches!(worker.life, Life::Due(at) if at <= now) || role == Role::Worker && !clients_ready {
+                continue;
+            }
+            if role == Role::Worker && worker.restarts == 0 && std::mem::take(&mut first) {
+                (self.observer)(Event::ClientsReady);
+            }
+            self.fork(i)?;
+        }
+        Ok(())
+    }
+
+    fn fork(&mut self, i: usize) -> Result<(), PoolError> {
+        let Some(name) = self.table().admit(0, i as u32)? else {
+            // Every id is still named by a task that somebody holds: look again when that has changed.
+            self.workers[i].life = Life::Due(Instant::now() + FIRST_BACKOFF);
+            return Ok(());
+        };
+        let worker = &self.workers[i];
+        if self.specs[worker.spec].role == Role::Worker {
+            (self.observer)(Event::Starting { label: &worker.label });
+        }
+        let restarts = worker.restarts;
+        let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
+        let Spawned { child, stdout, stderr } = spawn(self.bell.as_fd(), || {
+            let endpoint = Box::leak(Box::new(Endpoint::new(self.segment.clone(), name)));
+            if self.segment.keep_from_children().is_err() {
+                return 101;
+            }
+            (self.specs[self.workers[i].spec].main)(Seat { endpoint, bell, restarts })
+        })
+        .map_err(|source| PoolError::Os { step: "fork a process", source })?;
+        self.table().participants[name.id() as usize].pid.store(child.pid.as_raw() as u32, Relaxed);
+        let worker = &mut self.workers[i];
+        worker.last_word = None;
+        worker.life = Life::Running {
+            child,
+            name,
+            since: Instant::now(),
+            output: [(stdout, false), (stderr, true)]
+                .map(|(pipe, is_error)| Output { lines: Some(Lines::new(pipe)), is_error }),
+        };
+        Ok(())
+    }
+
+    /// Sleeps until something happens, and deals with signals and output.
+    fn wait(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
+        let deadline = self
+            .workers
+            .iter()
+            .filter_map(|w| match w.life {
+                Life::Due(at) if self.specs[w.spec].role == Role::Client || self.clients_ready() => Some(at),
+                _ => None,
+            })
+            .chain(self.hurry)
+            .min();
+        // Rounded up, or the last millisecond would be spent spinning.
+        let timeout = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
+            Some(left) => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
+        };
+        let mut fds = vec![
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(c) = companion {
+            fds.push(PollFd::new(c.fd(), PollFlags::POLLIN));
+        }
+        for w in &self.workers {
+            if let Life::Running { child, output, .. } = &w.life {
+                let pipes = output.iter().filter_map(|o| o.lines.as_ref()).map(Lines::as_fd);
+                fds.extend(pipes.chain([child.as_fd()]).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            }
+        }
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(source) => return Err(PoolError::Os { step: "wait for the workers", source }),
+        }
+        let companion_died = companion.is_some() && fds[2].any().unwrap_or(false);
+        drop(fds);
+        let _ = self.bell.read();
+        self.pump();
+        if companion_died {
+            return Err(PoolError::CompanionDied);
+        }
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(s @ (Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP)) => self.hasten(Some(s)),
+                Ok(Signal::SIGTSTP) => self.suspend(),
+                _ => {} // SIGCHLD: `reap` follows; SIGCONT: `suspend` has seen to it, or somebody else stopped us
+            }
+        }
+        Ok(())
+    }
+
+    fn pump(&mut self) {
+        for w in &mut self.workers {
+            if let Life::Running { output, .. } = &mut w.life {
+                for Output { lines, is_error } in output {
+                    let is_open = lines.as_mut().is_none_or(|lines| {
+                        lines.pump(|line| match as_last_word(line) {
+                            Some(why) => w.last_word = Some(why.to_owned()),
+                            None => (self.observer)(Event::Output { label: &w.label, is_error: *is_error, line }),
+                        })
+                    });
+                    if !is_open {
+                        *lines = None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn reap(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
+        for i in 0..self.workers.len() {
+            if let Life::Running { child, .. } = &self.workers[i].life
+                && let Some(exit) = child.try_reap()
+            {
+                self.bury(i, exit)?;
+            }
+        }
+        // As a subreaper we inherit what dead workers left behind elsewhere; the companion is for its owner to reap.
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Ok(status) = waitid(Id::All, peek) {
+            let stranger = |pid: &Pid| {
+                companion.is_none_or(|c| c.pid() != *pid)
+                    && !self.workers.iter().any(|w| matches!(&w.life, Life::Running { child, .. } if child.pid == *pid))
+            };
+            match status {
+                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) if stranger(&pid) => {
+                    let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
+                }
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// A process is gone: what it owned is settled, and what comes next is decided.
+    fn bury(&mut self, i: usize, exit: Exit) -> Result<(), PoolError> {
+        self.pump();
+        let worker = &mut self.workers[i];
+        let Life::Running { child, name, since, output } = std::mem::replace(&mut worker.life, Life::Over) else {
+            return Ok(());
+        };
+        for Output { lines, is_error } in output {
+            if let Some(mut lines) = lines {
+                lines.finish(|line| (self.observer)(Event::Output { label: &worker.label, is_error, line }));
+            }
+        }
+        let pid = child.pid.as_raw();
+        let record = &self.segment.table().participants[name.id() as usize];
+        let finished = record.finished.load(Relaxed);
+        let was_ready = record.status.load(Acquire) == READY;
+        let settled = self.segment.table().recover(&self.cursors, self.me, name, exit.pack())?;
+        // Release: a client that sees the count sees what the recovery settled. The sweep's wake may have come before.
+        self.segment.header().control.deaths.fetch_add(1, Release);
+        self.wake_all();
+
+        let worker = &mut self.workers[i];
+        self.ended.push(Ended { label: worker.label.clone(), pid, exit, finished });
+        let role = self.specs[worker.spec].role;
+        let asked = match role {
+            Role::Client => self.mode >= Mode::Draining && exit == Exit::Code(0),
+            Role::Worker => self.mode == Mode::Stopping,
+        };
+        // A client that dies while it drains is not started again: what it leaves stays where it came from.
+        let over = asked || role == Role::Client && self.mode >= Mode::Draining || self.mode == Mode::Stopping;
+        if asked {
+            return Ok(());
+        }
+        if role == Role::Client && worker.restarts == 0 && !was_ready && self.mode == Mode::Running {
+            let why = worker.last_word.take().unwrap_or_else(|| format!("{} ended with {exit} before it was ready", worker.label));
+            return Err(PoolError::ClientGaveUp { why, exit });
+        }
+        let useful = finished > 0 || since.elapsed() >= SETTLED_AFTER;
+        worker.failures = if useful { 0 } else { worker.failures + 1 };
+        worker.restarts += 1;
+        let restart_in = match worker.failures {
+            0 | 1 => Duration::ZERO,
+            n => FIRST_BACKOFF * 2u32.pow(n.min(CRASH_LOOP) - 2),
+        };
+        (self.observer)(Event::Died { label: &worker.label, pid, exit, settled, restart_in });
+        if let Some(line) = worker.last_word.take() {
+            (self.observer)(Event::Output { label: &worker.label, is_error: true, line: &line });
+        }
+        if over {
+            return Ok(());
+        }
+        if worker.failures >= CRASH_LOOP {
+            return Err(PoolError::CrashLoop { label: worker.label.clone(), times: worker.failures, exit });
+        }
+        worker.life = Life::Due(Instant::now() + restart_in);
+        Ok(())
+    }
+
+    // ---- the end ----------------------------------------------------------------------------------------------------
+
+    /// One step nearer to the end.
+    fn hasten(&mut self, signal: Option<Signal>) {
+        match self.mode {
+            Mode::Running if !self.any(|s| s.role == Role::Client) => self.set_mode(Mode::Stopping, signal),
+            Mode::Running => self.set_mode(Mode::Draining, signal),
+            Mode::Draining => self.set_mode(Mode::Cancelling, signal),
+            Mode::Cancelling | Mode::Stopping => self.kill_running(),
+        }
+    }
+
+    fn set_mode(&mut self, mode: Mode, signal: Option<Signal>) {
+        if self.mode >= mode {
+            return;
+        }
+        self.mode = mode;
+        self.hurry = Some(Instant::now() + self.grace);
+        (self.observer)(Event::Mode { mode, signal });
+        self.segment.header().control.mode.store(mode as u32, Release);
+        for w in &mut self.workers {
+            let role = self.specs[w.spec].role;
+            if matches!(w.life, Life::Due(_)) && (role == Role::Client || mode == Mode::Stopping) {
+                w.life = Life::Over;
+            }
+            if mode == Mode::Stopping && matches!(w.life, Life::Running { .. }) && role == Role::Worker {
+                (self.observer)(Event::ShuttingDown { label: &w.label });
+            }
+        }
+        self.wake_all();
+    }
+
+    /// Makes everybody look at the control words. Each is woken whether it sleeps or not: who is about to sleep has set its
+    /// word before its last look, so either that look sees the news, or the word has changed and it does not sleep.
+    fn wake_all(&self) {
+        self.segment.table().participants.iter().for_each(Participant::wake);
+    }
+
+    fn kill_running(&mut self) {
+        self.hurry = None;
+        for w in &self.workers {
+            if let Life::Running { child, .. } = &w.life {
+                (self.observer)(Event::Killing { label: &w.label });
+                let _ = child.signal(Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// After an error: nobody is left behind, however it goes.
+    fn kill_all(&mut self) {
+        for w in &mut self.workers {
+            if let Life::Running { child, .. } = &w.life {
+                let _ = child.signal(Signal::SIGKILL);
+            }
+        }
+        for w in &mut self.workers {
+            if let Life::Running { child, .. } = &w.life {
+                let mut fds = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
+                while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+                child.try_reap();
+            }
+            w.life = Life::Over;
+        }
+    }
+
+    /// Ctrl-Z: the terminal stops this process alone, the others have groups of their own; so they are stopped first.
+    fn suspend(&self) {
+        let all = |s| {
+            for w in &self.workers {
+                if let Life::Running { child, .. } = &w.life {
+                    let _ = child.signal(s);
+                }
+            }
+        };
+        all(Signal::SIGSTOP);
+        // Returns when somebody continues us.
+        let _ = nix::sys::signal::kill(getpid(), Signal::SIGSTOP);
+        all(Signal::SIGCONT);
+    }
+}
+
+/// Three descriptors a child are more than the usual soft limit of 1,024 allows for many workers.
+fn raise_file_limit(wanted: u64) -> nix::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft >= wanted { Ok(()) } else { setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard) }
+}

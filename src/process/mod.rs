@@ -1,0 +1,68 @@
+//! Processes: who runs, who died, what is done about it.
+//!
+//! # Roles
+//!
+//! - The *coordinator* makes the segment, forks the rest and sleeps in `poll`. It stays single-threaded for life, so that
+//!   a fork copies no lock that another thread holds.
+//! - *Clients* submit tasks from outside (the bridge to Temporal is one). They are started first and drained first.
+//! - *Workers* claim tasks.
+//!
+//! # Start
+//!
+//! 1. The segment is made; the coordinator becomes its first participant.
+//! 2. Clients are forked, and their word that they are ready is awaited: what is wrong with the server is said before
+//!    anything else happens.
+//! 3. Workers are forked.
+//!
+//! # A death
+//!
+//! 1. The pidfd reports it. What is left of the dead one's process group is killed, then it is reaped.
+//! 2. [`recover`](crate::lockfree::recovery) settles what it owned.
+//! 3. It is started again under its label, after a back-off that grows with each failure in a row. Five in a row end the
+//!    whole: a crash loop.
+//!
+//! # End
+//!
+//! 1. First signal: [`Mode::Draining`]. Clients submit nothing new and exit once what runs is finished; workers go on.
+//! 2. Second signal, or the grace is over: [`Mode::Cancelling`]. Clients cancel what still runs.
+//! 3. The clients are gone: [`Mode::Stopping`]. Workers exit.
+//! 4. Third signal, or a second grace is over: what is left is killed.
+//!
+//! Whatever ends the coordinator ends the rest: each child has PR_SET_PDEATHSIG (`prctl(2)`).
+
+pub(crate) mod coordinator;
+pub(crate) mod exit;
+pub(crate) mod output;
+pub(crate) mod signal;
+pub(crate) mod spawn;
+
+use crate::{mem::layout::Control, sync::Acquire};
+
+/// How far a pool is in its life: a word that the coordinator writes and all read.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u32)]
+pub(crate) enum Mode {
+    /// Everybody works.
+    Running = 0,
+    /// Clients finish what runs, and submit nothing new.
+    Draining = 1,
+    /// Clients cancel what still runs.
+    Cancelling = 2,
+    /// Workers exit.
+    Stopping = 3,
+}
+
+impl Mode {
+    pub(crate) fn of(control: &Control) -> Mode {
+        match control.mode.load(Acquire) {
+            0 => Mode::Running,
+            1 => Mode::Draining,
+            2 => Mode::Cancelling,
+            // A damaged word ends the pool.
+            _ => Mode::Stopping,
+        }
+    }
+}
+
+/// `Participant::status` of a client that is ready to serve.
+pub(crate) const READY: u32 = 1;

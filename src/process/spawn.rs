@@ -1,0 +1,142 @@
+//! Forking a child that can't outlive its parent, can't be mistaken for another, and speaks through pipes.
+//!
+//! Sources: `fork(2)`, `pidfd_open(2)`, `pidfd_send_signal(2)`, `waitid(2)` with P_PIDFD, `prctl(2)`.
+
+use super::{exit::Exit, signal};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl, open},
+    sys::{
+        prctl::set_pdeathsig,
+        signal::Signal,
+        stat::Mode,
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, getpid, getppid, pipe2, setpgid},
+};
+use std::{
+    io::Write,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    panic::AssertUnwindSafe,
+};
+
+/// A forked child, as its parent has it.
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    pidfd: OwnedFd,
+}
+
+/// A child just forked, with the reading ends of its standard output and error.
+pub(crate) struct Spawned {
+    pub(crate) child: Child,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// Forks a child that runs `main` and exits with what it returns.
+///
+/// The child has a process group of its own, /dev/null as standard input, pipes as output, default signals, no other
+/// descriptor of this process but `keep`, and is killed when this process dies.
+///
+/// # Errors
+/// What the kernel refused. A caller with threads must not come here: the child would have a copy of their locks.
+pub(crate) fn spawn(keep: BorrowedFd<'_>, main: impl FnOnce() -> u8) -> nix::Result<Spawned> {
+    let parent = getpid();
+    let (stdout, child_stdout) = pipe2(OFlag::O_CLOEXEC)?;
+    let (stderr, child_stderr) = pipe2(OFlag::O_CLOEXEC)?;
+    for fd in [&stdout, &stderr] {
+        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    // What is buffered here must not be written a second time by the child.
+    let _ = std::io::stdout().flush();
+    // SAFETY: this process has one thread (see above), so the child may go on as an ordinary process.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let prepared = || -> nix::Result<()> {
+                set_pdeathsig(Signal::SIGKILL)?;
+                // The parent may have died before the line above.
+                if getppid() != parent {
+                    return Err(Errno::ESRCH);
+                }
+                setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+                signal::reset_in_child()?;
+                dup2_stdin(open("/dev/null", OFlag::O_RDONLY, Mode::empty())?)?;
+                dup2_stdout(&child_stdout)?;
+                dup2_stderr(&child_stderr)?;
+                close_all_but(keep.as_raw_fd())
+            };
+            let code = match prepared() {
+                Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(main)).unwrap_or(101),
+                Err(_) => 101,
+            };
+            let _ = std::io::stdout().flush();
+            // SAFETY: `_exit` ends the process at once: no destructor of the parent's copies runs, no atexit handler.
+            unsafe { libc::_exit(code.into()) }
+        }
+        ForkResult::Parent { child: pid } => {
+            // The child does the same; whoever is first, the group exists before either goes on. It may be gone already.
+            let _ = setpgid(pid, pid);
+            Ok(Spawned { child: Child { pid, pidfd: pidfd_open(pid)? }, stdout, stderr })
+        }
+    }
+}
+
+/// Closes every descriptor from 3 on, except one: a child has no use for its siblings' pipes and pidfds.
+///
+/// For a forked child that will end by `_exit`: the objects of its parent that own those descriptors are copies in its
+/// memory which it never touches or drops.
+fn close_all_but(keep: i32) -> nix::Result<()> {
+    let keep = keep.max(3) as libc::c_uint;
+    for (first, last) in [(3, keep - 1), (keep + 1, libc::c_uint::MAX)] {
+        if first <= last {
+            // SAFETY: no object that this process will use owns a descriptor in the range (see above).
+            Errno::result(unsafe { libc::close_range(first, last, 0) })?;
+        }
+    }
+    Ok(())
+}
+
+/// A descriptor for a child of this process that has not been reaped.
+pub(crate) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: plain numbers in, a descriptor (close-on-exec) or -1 out.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = Errno::result(fd)? as i32;
+    // SAFETY: the kernel has just given us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+impl Child {
+    /// Sends a signal to this process and to no other, ever: the descriptor names it even when its number is reused.
+    pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
+        let info = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: a live descriptor, a valid signal, and null for the default siginfo.
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal as i32, info, 0) };
+        Errno::result(sent).map(drop)
+    }
+
+    /// If the child has ended: kills what is left of its process group, reaps it, and says how it ended.
+    pub(crate) fn try_reap(&self) -> Option<Exit> {
+        let id = || Id::PIDFd(self.pidfd.as_fd());
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(id(), peek) {
+            Ok(WaitStatus::StillAlive) => return None,
+            Ok(_) => {}
+            // Somebody else reaped it: it is gone, how isn't known.
+            Err(_) => return Some(Exit::Unknown),
+        }
+        // While the zombie stands, its number, which is the group's, can't be another's.
+        let _ = nix::sys::signal::killpg(self.pid, Signal::SIGKILL);
+        Some(match waitid(id(), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, code)) => Exit::Code(code as u8),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as u8),
+            _ => Exit::Unknown,
+        })
+    }
+}
+
+impl AsFd for Child {
+    /// Readable once the child has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}

@@ -1,0 +1,92 @@
+//! What crosses the segment between the bridge and the worker processes: Core's own protobuf messages, each encoded once,
+//! straight into the place where the other side decodes it.
+
+use crate::{
+    error::Corrupted,
+    exec::endpoint::{Claimed, Endpoint, STATUS_OK, Submission, SubmitError, To},
+    lockfree::table::TaskId,
+};
+use prost::Message;
+use std::time::Duration;
+
+/// Queue of first activations: whoever claims one owns the run.
+pub(crate) const WORKFLOW_QUEUE: usize = 0;
+/// Queue of activity tasks.
+pub(crate) const ACTIVITY_QUEUE: usize = 1;
+/// How many queues a segment for Temporal has.
+pub(crate) const QUEUES: usize = 2;
+
+/// What a task's payload is, and what its result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    /// `WorkflowActivation` in, `WorkflowActivationCompletion` out. Bridge to workflow process.
+    Activation = 1,
+    /// `ActivityTask` (start) in, `ActivityTaskCompletion` out. Bridge to activity process.
+    Activity = 2,
+    /// `ActivityTask` (cancel) in, nothing out. Bridge to the activity process that runs it.
+    CancelActivity = 3,
+    /// `ActivityHeartbeat` in, nothing out. Activity process to bridge.
+    Heartbeat = 4,
+}
+
+impl Kind {
+    pub(crate) fn of(claimed: &Claimed<'_>) -> Option<Kind> {
+        Some(match claimed.kind() {
+            1 => Kind::Activation,
+            2 => Kind::Activity,
+            3 => Kind::CancelActivity,
+            4 => Kind::Heartbeat,
+            _ => return None,
+        })
+    }
+}
+
+/// Status of a task that came from a bridge which is gone, or that its receiver can't read.
+pub(crate) const STATUS_REFUSED: u32 = 1;
+
+/// Writes a message of a known length into exactly that much room.
+fn encode(message: &impl Message, mut room: &mut [u8]) {
+    message.encode(&mut room).expect("the room was measured by encoded_len");
+}
+
+/// Submits a message. Nothing is accepted on an error.
+pub(crate) fn submit(endpoint: &Endpoint, message: &impl Message, s: Submission) -> Result<TaskId, SubmitError> {
+    let mut draft = endpoint.draft(message.encoded_len())?;
+    encode(message, draft.payload()?);
+    Ok(draft.submit(s)?)
+}
+
+/// A message to one participant or queue with one attempt and no note.
+pub(crate) fn once(to: To, kind: Kind, tag: u64) -> Submission {
+    Submission { to, kind: kind as u32, tag, max_attempts: 1 }
+}
+
+/// Completes a task with a message; with what `instead` makes of the reason if no segment could take it.
+///
+/// While the arena is full the calling thread waits: the receiver frees blocks as it takes results.
+pub(crate) fn complete<M: Message>(
+    mut claimed: Claimed<'_>,
+    message: &M,
+    instead: impl FnOnce(String) -> M,
+) -> Result<(), Corrupted> {
+    loop {
+        match claimed.complete(STATUS_OK, message.encoded_len(), |room| encode(message, room)) {
+            Ok(()) => return Ok(()),
+            Err((SubmitError::Corrupted(damage), _)) => return Err(damage),
+            Err((e, Some(c))) if e.is_transient() => {
+                c.pause(Duration::from_millis(1));
+                claimed = c;
+            }
+            Err((e, Some(c))) => {
+                let message = instead(e.to_string());
+                return match c.complete(STATUS_OK, message.encoded_len(), |room| encode(&message, room)) {
+                    Ok(()) | Err((SubmitError::NoSpace(_) | SubmitError::TooLarge { .. }, _)) => Ok(()),
+                    Err((SubmitError::Corrupted(damage), _)) => Err(damage),
+                    Err((SubmitError::Full(_), _)) => Ok(()),
+                };
+            }
+            Err((_, None)) => return Ok(()),
+        }
+    }
+}
