@@ -34,8 +34,11 @@ pub(super) fn catch<R>(what: &str, code: impl FnOnce() -> R) -> Result<R, Box<Fa
     SITE.take();
     panic::catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         let (at, stack_trace) = SITE.take().map_or_else(Default::default, |site| {
-            let captured = site.backtrace.status() == BacktraceStatus::Captured;
-            (format!(" at {}", site.place), captured.then(|| site.backtrace.to_string()).unwrap_or_default())
+            let stack_trace = match site.backtrace.status() {
+                BacktraceStatus::Captured => site.backtrace.to_string(),
+                _ => String::new(),
+            };
+            (format!(" at {}", site.place), stack_trace)
         });
         let message = format!("{what} panicked{at}: {}", message(payload));
         Box::new(Failure { stack_trace, ..Failure::application_failure(message, false) })
@@ -74,7 +77,7 @@ mod tests {
     #[test]
     fn a_caught_panic_tells_what_where_and_why() {
         let line = line!() + 1;
-        let failure = catch("test code", || panic!("number {}", 7)).map(|()| ()).unwrap_err();
+        let failure = catch("test code", || panic!("number {}", 7)).unwrap_err();
         let start = format!("test code panicked at {}:{line}:", file!());
         assert!(failure.message.starts_with(&start), "{}", failure.message);
         assert!(failure.message.ends_with(": number 7"), "{}", failure.message);
@@ -84,7 +87,7 @@ mod tests {
     fn a_panic_that_the_code_caught_itself_leaves_no_trace() {
         let inner = || assert!(panic::catch_unwind(|| panic!("inner")).is_err());
         catch("test code", inner).unwrap();
-        let failure = catch("test code", || panic::resume_unwind(Box::new("outer"))).map(|()| ()).unwrap_err();
+        let failure = catch("test code", || panic::resume_unwind(Box::new("outer"))).unwrap_err();
         assert_eq!(failure.message, "test code panicked: outer");
     }
 
@@ -96,7 +99,7 @@ mod tests {
                 panic!("dropped");
             }
         }
-        let failure = catch("test code", || panic::panic_any(Bomb)).map(|()| ()).unwrap_err();
+        let failure = catch("test code", || panic::panic_any(Bomb)).unwrap_err();
         assert!(failure.message.ends_with("not a string)"), "{}", failure.message);
     }
 }

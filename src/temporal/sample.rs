@@ -3,6 +3,8 @@
 //! They return the ids of the processes that ran them, which workflow code must not do in earnest: it differs from replay
 //! to replay. Here it is the point, since it shows where a run began, where its activity ran and where it ended.
 
+#![allow(missing_docs, reason = "the macros add public constants without documentation")]
+
 use super::workflow::Workflows;
 use std::{process, thread, time::Duration};
 use temporalio_common::ActivityError;
@@ -31,6 +33,7 @@ pub struct EchoActivities;
 
 #[activity_definitions]
 impl EchoActivities {
+    /// Sends `input` to an activity process and gives it back with that process's id.
     #[activity(name = "echo_pid_activity")]
     pub fn echo_pid_activity(input: String) -> Result<String, ActivityError> {
         unimplemented!()

@@ -19,8 +19,8 @@
 
 pub(super) use temporalio_workflow::__private::sdk::{
     ActivationJobResult, MAIN_ROUTINE_ID, MainRoutineCompletion, RoutineCompletion, RoutineId, RoutineKind,
-    RoutinePollResult, TerminalOutcome, UpdateRoutineCompletion, WorkflowFailure, WorkflowHost as CommandSink,
-    WorkflowInit, WorkflowInstance, is_sdk_wake,
+    RoutinePollResult, StartedRoutine, TerminalOutcome, UpdateRoutineCompletion, WorkflowFailure,
+    WorkflowHost as CommandSink, WorkflowInit, WorkflowInstance, is_sdk_wake,
 };
 
 use std::rc::Rc;

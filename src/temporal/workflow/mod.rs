@@ -1,7 +1,7 @@
 //! Workflow code without Core: one activation in, one completion out.
 //!
 //! A workflow process holds suspended runs of ordinary `#[workflow]` types, and neither Core, nor a connection, nor an
-//! async runtime. The bridge, which owns Core, sends it one [`WorkflowActivation`] at a time; [`WorkflowHost::handle`] applies
+//! async runtime. The bridge, which owns Core, sends it one [`WorkflowActivation`] at a time; `WorkflowHost::handle` applies
 //! it to the run it names, polls that run until it can't go on and returns the commands that this produced. Everything
 //! happens on the calling thread: between two activations a run is memory and nothing else.
 //!

@@ -22,8 +22,8 @@ use crate::temporal::{
     panics,
     seam::{
         ActivationJobResult, CommandSink, Instantiate, MAIN_ROUTINE_ID, MainRoutineCompletion, RoutineCompletion,
-        RoutineId, RoutineKind, RoutinePollResult, TerminalOutcome, UpdateRoutineCompletion, WorkflowFailure,
-        WorkflowInit, WorkflowInstance, is_sdk_wake,
+        RoutineId, RoutineKind, RoutinePollResult, StartedRoutine, TerminalOutcome, UpdateRoutineCompletion,
+        WorkflowFailure, WorkflowInit, WorkflowInstance, is_sdk_wake,
     },
 };
 use std::{
@@ -71,7 +71,7 @@ impl From<WorkflowFailure> for TaskFailed {
 pub(super) struct Run {
     instance: Box<dyn WorkflowInstance>,
     commands: Rc<Commands>,
-    handlers: Vec<RoutineId>,
+    handlers: Vec<StartedRoutine>,
     witness: Arc<Witness>,
     waker: Waker,
     span: tracing::Span,
@@ -96,8 +96,6 @@ impl Run {
     /// Applies the jobs, polls what may go on, and returns the commands in the order that the module describes. After an
     /// error the run is of no more use.
     pub(super) fn activate(&mut self, activation: WorkflowActivation) -> Result<Vec<WorkflowCommand>, TaskFailed> {
-        // A thread may have woken it since the last activation.
-        self.witness.testify()?;
         let span = self.span.clone();
         let _entered = span.enter();
 
@@ -113,7 +111,7 @@ impl Run {
                     if matches!(routine.kind, RoutineKind::Update(_)) {
                         commands.push(update_response(reply_id, Response::Accepted(())));
                     }
-                    self.handlers.push(routine.routine_id);
+                    self.handlers.push(routine);
                 }
                 ActivationJobResult::UpdateRejected(failure) => {
                     commands.push(update_response(reply_id, Response::Rejected(*failure)));
@@ -132,12 +130,16 @@ impl Run {
     fn poll_all(&mut self, replies: &mut Vec<WorkflowCommand>) -> Result<(), TaskFailed> {
         loop {
             let mut progress = false;
-            for id in mem::take(&mut self.handlers) {
-                let polled = self.poll(id)?;
+            for handler in mem::take(&mut self.handlers) {
+                let polled = self.poll(handler.routine_id)?;
                 progress |= polled.made_progress;
                 match polled.completion {
-                    None => self.handlers.push(id),
-                    Some(RoutineCompletion::Signal(done)) => done?,
+                    None => self.handlers.push(handler),
+                    Some(RoutineCompletion::Signal(Ok(()))) => {}
+                    Some(RoutineCompletion::Signal(Err(mut failure))) => {
+                        failure.message = format!("the handler of {:?} failed: {}", handler.kind, failure.message);
+                        return Err(failure.into());
+                    }
                     Some(RoutineCompletion::Update(done)) => replies.push(match done {
                         UpdateRoutineCompletion::Completed { protocol_instance_id, result } => {
                             update_response(protocol_instance_id, Response::Completed(result))
@@ -146,7 +148,7 @@ impl Run {
                             update_response(protocol_instance_id, Response::Rejected(*failure))
                         }
                     }),
-                    Some(RoutineCompletion::Main(_)) => return Err(out_of_contract(id, &polled)),
+                    Some(RoutineCompletion::Main(_)) => return Err(out_of_contract(handler.routine_id, &polled)),
                 }
             }
 
@@ -199,7 +201,8 @@ impl CommandSink for Commands {
     }
 }
 
-/// The waker of a run. It wakes nobody; it remembers whether anything but the SDK has called it.
+/// The waker of a run. It wakes nobody; it remembers for good whether anything but the SDK has called it, be it between two
+/// activations.
 #[derive(Default)]
 struct Witness {
     /// `Relaxed` throughout: the flag says that a wake happened and guards no other memory.
