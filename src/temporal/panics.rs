@@ -26,8 +26,9 @@ struct Site {
     backtrace: Backtrace,
 }
 
-/// Runs `code`, the user's or code that calls the user's, and turns a panic into a failure that says what panicked, where
-/// and with which message. What `code` worked on may be left half changed: on `Err`, drop it and don't use it again.
+/// Runs `code`, the user's or code that calls the user's, and turns a panic into a failure that says what panicked,
+/// where and with which message. What `code` worked on may be left half changed: on `Err`, drop it and don't use it
+/// again.
 pub(super) fn catch<R>(what: &str, code: impl FnOnce() -> R) -> Result<R, Box<Failure>> {
     note_sites();
     // One may be left by a panic that user code caught itself.

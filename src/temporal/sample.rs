@@ -1,7 +1,7 @@
 //! The sample that `shmworker run` serves, and two workflows for watching deaths and drains.
 //!
-//! They return the ids of the processes that ran them, which workflow code must not do in earnest: it differs from replay
-//! to replay. Here it is the point, since it shows where a run began, where its activity ran and where it ended.
+//! They return the ids of the processes that ran them, which workflow code must not do in earnest: it differs from
+//! replay to replay. Here it is the point, since it shows where a run began, where its activity ran and where it ended.
 
 #![allow(missing_docs, reason = "the macros add public constants without documentation")]
 
@@ -54,8 +54,8 @@ impl ParallelizedWorkflow {
     }
 }
 
-/// [`ParallelizedWorkflow`] with a timer, of as many milliseconds as its input says, between the activity and the end: its
-/// run stays parked in a workflow process meanwhile.
+/// [`ParallelizedWorkflow`] with a timer, of as many milliseconds as its input says, between the activity and the end:
+/// its run stays parked in a workflow process meanwhile.
 #[workflow]
 #[derive(Default)]
 pub struct TimerWorkflow;
@@ -70,8 +70,8 @@ impl TimerWorkflow {
     }
 }
 
-/// Blocks its process inside the first activation for as many milliseconds as its input says, as no workflow should, then
-/// waits for a timer of 100 ms: `wf-starting-pid:<pid> | wf-ending-pid:<pid>`.
+/// Blocks its process inside the first activation for as many milliseconds as its input says, as no workflow should,
+/// then waits for a timer of 100 ms: `wf-starting-pid:<pid> | wf-ending-pid:<pid>`.
 #[workflow]
 #[derive(Default)]
 pub struct SpinWorkflow;

@@ -1,9 +1,9 @@
 //! The one file that names what `temporalio-workflow` hides from its documentation.
 //!
-//! The Rust SDK runs workflow code in the process that owns Core. Here they live in different processes, so the driver in
-//! [`workflow`](super::workflow) stands where the SDK's own one stands: directly on the workflow runtime, which upstream
-//! keeps behind `temporalio_workflow::__private::sdk` and the hidden `BaseWorkflowContext::from_raw`. Neither is covered
-//! by semantic versioning, hence the exact pins in `Cargo.toml`: `temporalio-workflow =1.1.1`, and with it
+//! The Rust SDK runs workflow code in the process that owns Core. Here they live in different processes, so the driver
+//! in [`workflow`](super::workflow) stands where the SDK's own one stands: directly on the workflow runtime, which
+//! upstream keeps behind `temporalio_workflow::__private::sdk` and the hidden `BaseWorkflowContext::from_raw`. Neither
+//! is covered by semantic versioning, hence the exact pins in `Cargo.toml`: `temporalio-workflow =1.1.1`, and with it
 //! `temporalio-common =1.1.1` (the messages) and `temporalio-macros =1.1.2` (the code that `#[workflow]` generates).
 //!
 //! # When the pins are raised

@@ -1,17 +1,17 @@
 //! Workflow code without Core: one activation in, one completion out.
 //!
 //! A workflow process holds suspended runs of ordinary `#[workflow]` types, and neither Core, nor a connection, nor an
-//! async runtime. The bridge, which owns Core, sends it one [`WorkflowActivation`] at a time; `WorkflowHost::handle` applies
-//! it to the run it names, polls that run until it can't go on and returns the commands that this produced. Everything
-//! happens on the calling thread: between two activations a run is memory and nothing else.
+//! async runtime. The bridge, which owns Core, sends it one [`WorkflowActivation`] at a time; `WorkflowHost::handle`
+//! applies it to the run it names, polls that run until it can't go on and returns the commands that this produced.
+//! Everything happens on the calling thread: between two activations a run is memory and nothing else.
 //!
 //! # What fails a workflow task
 //!
-//! A failed *task* is tried again by Temporal and leaves the workflow running; only its own code can fail a workflow. These
-//! fail the task, each with a message that says what to do: a workflow type that isn't registered, an input that doesn't
-//! decode, a panic, a future woken by something other than the SDK (TMPRL1100), an activation for a run that isn't here.
-//! After any of them the run is dropped at once, since its state may be half changed; Core evicts it as well and has
-//! it replayed from its history.
+//! A failed *task* is tried again by Temporal and leaves the workflow running; only its own code can fail a workflow.
+//! These fail the task, each with a message that says what to do: a workflow type that isn't registered, an input that
+//! doesn't decode, a panic, a future woken by something other than the SDK (TMPRL1100), an activation for a run that
+//! isn't here. After any of them the run is dropped at once, since its state may be half changed; Core evicts it as
+//! well and has it replayed from its history.
 
 mod run;
 #[cfg(test)]
@@ -109,9 +109,9 @@ impl WorkflowHost {
         Self { workflows, namespace, task_queue, runs: HashMap::new() }
     }
 
-    /// Applies `activation` and returns what Core is to be told. User code that panics or blocks on something foreign fails
-    /// the workflow task, never the process. An eviction is answered once the run is gone, known or not: a run that
-    /// failed on its first activation was never stored.
+    /// Applies `activation` and returns what Core is to be told. User code that panics or waits for something foreign
+    /// fails the workflow task, never the process. An eviction is answered once the run is gone, known or not: a run
+    /// that failed on its first activation was never stored.
     pub(crate) fn handle(&mut self, activation: WorkflowActivation) -> WorkflowActivationCompletion {
         let run_id = activation.run_id.clone();
         if activation.is_only_eviction() {
@@ -152,8 +152,8 @@ impl WorkflowHost {
         }
         let run = self.runs.get_mut(&run_id).ok_or_else(|| {
             TaskFailed::new(format!(
-                "run {run_id} is not in this process and its activation doesn't start it; it is to be replayed from its \
-                 history"
+                "run {run_id} is not in this process and its activation doesn't start it; it is to be replayed from \
+                 its history"
             ))
         })?;
         run.activate(activation)
@@ -185,8 +185,8 @@ fn discard(run_id: &str, run: Run) {
     }
 }
 
-/// The initialization job itself stays in place, so that jobs and their results still go together, but what it carried is
-/// taken: the runtime looks at it once, when the run is made.
+/// The initialization job itself stays in place, so that jobs and their results still go together, but what it carried
+/// is taken: the runtime looks at it once, when the run is made.
 fn take_initialize(activation: &mut WorkflowActivation) -> Option<InitializeWorkflow> {
     activation.jobs.iter_mut().find_map(|job| match &mut job.variant {
         Some(Variant::InitializeWorkflow(init)) => Some(std::mem::take(init)),

@@ -2,21 +2,21 @@
 //!
 //! # Order
 //!
-//! Two orders are part of the contract with Core and with histories written by other workers, since a replay must meet the
-//! same commands in the same places:
+//! Two orders are part of the contract with Core and with histories written by other workers, since a replay must meet
+//! the same commands in the same places:
 //!
-//! - *Polls.* After the jobs have been applied: the handlers of signals and updates in the order in which they started, then
-//!   the main routine, and again from the top until a whole pass changes nothing. A handler may unblock the main routine
-//!   and the other way round. Once the main routine has ended nothing is polled any more, and an activation that holds
-//!   only queries polls nothing at all.
-//! - *Commands.* Acceptances and rejections of updates and answers to queries, in the order of their jobs; results of updates;
-//!   what workflow code asked for, in the order it asked; the command that ends the run, last.
+//! - *Polls.* After the jobs have been applied: the handlers of signals and updates in the order in which they started,
+//!   then the main routine, and again from the top until a whole pass changes nothing. A handler may unblock the main
+//!   routine and the other way round. The end of the main routine ends the activation, and an activation that holds
+//!   only queries polls nothing.
+//! - *Commands.* Acceptances and rejections of updates and answers to queries, in the order of their jobs; results of
+//!   updates; what workflow code asked for, in the order it asked; the command that ends the run, last.
 //!
 //! # Wakes
 //!
-//! Nothing here waits to be woken: Core says by an activation when there is something to poll. The waker is only a witness.
-//! The SDK's futures wake inside a scope that it marks; a wake from anywhere else (a thread, a tokio type, a channel)
-//! means that the code waits for something that a replay won't reproduce, and fails the task with TMPRL1100.
+//! Nothing here waits to be woken: Core says by an activation when there is something to poll. The waker is only a
+//! witness. The SDK's futures wake inside a scope that it marks; a wake from anywhere else (a thread, a tokio type, a
+//! channel) means that the code waits for something that a replay won't reproduce, and fails the task with TMPRL1100.
 
 use crate::temporal::{
     panics,
@@ -93,8 +93,8 @@ impl Run {
         Ok(Self { instance, commands, handlers: Vec::new(), witness, waker, span })
     }
 
-    /// Applies the jobs, polls what may go on, and returns the commands in the order that the module describes. After an
-    /// error the run is of no more use.
+    /// Applies the jobs, polls what may go on, and returns the commands in the order that the module describes. After
+    /// an error the run is of no more use.
     pub(super) fn activate(&mut self, activation: WorkflowActivation) -> Result<Vec<WorkflowCommand>, TaskFailed> {
         let span = self.span.clone();
         let _entered = span.enter();
@@ -201,8 +201,8 @@ impl CommandSink for Commands {
     }
 }
 
-/// The waker of a run. It wakes nobody; it remembers for good whether anything but the SDK has called it, be it between two
-/// activations.
+/// The waker of a run. It wakes nobody; it remembers for good whether anything but the SDK has called it, be it between
+/// two activations.
 #[derive(Default)]
 struct Witness {
     /// `Relaxed` throughout: the flag says that a wake happened and guards no other memory.
@@ -214,9 +214,9 @@ impl Witness {
         if !self.foreign.load(Relaxed) {
             return Ok(());
         }
-        let message = "[TMPRL1100] workflow code waits for something that is not deterministic: its future was woken by a \
-                       thread, a channel, a tokio type or another library; use ctx.timer(), ctx.wait_condition() and \
-                       activities instead";
+        let message = "[TMPRL1100] workflow code waits for something that is not deterministic: its future was woken \
+                       by a thread, a channel, a tokio type or another library; use ctx.timer(), ctx.wait_condition() \
+                       and activities instead";
         Err(TaskFailed { cause: Cause::NonDeterministicError, ..TaskFailed::new(message.into()) })
     }
 }
@@ -270,7 +270,7 @@ fn ending(outcome: TerminalOutcome) -> Command {
 
 fn out_of_contract(id: RoutineId, polled: &RoutinePollResult) -> TaskFailed {
     TaskFailed::new(format!(
-        "the workflow runtime returned {polled:?} for routine {id}, which shmworker doesn't know: check the versions of \
-         the temporalio crates against those that it pins"
+        "the workflow runtime returned {polled:?} for routine {id}, which shmworker doesn't know: check the versions \
+         of the temporalio crates against those that it pins"
     ))
 }

@@ -28,7 +28,7 @@ use temporalio_workflow::{
     ContinueAsNewOptions, SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult,
 };
 
-// ---- What is run -------------------------------------------------------------------------------------------------------
+// ---- What is run ----------------------------------------------------------------------------------------------------
 
 /// Ends once its counter has reached the input.
 #[workflow]
@@ -240,7 +240,7 @@ impl Countdown {
     }
 }
 
-// ---- How it is run -----------------------------------------------------------------------------------------------------
+// ---- How it is run --------------------------------------------------------------------------------------------------
 
 const RUN: &str = "run-1";
 
@@ -363,7 +363,7 @@ fn counter(target: i32) -> WorkflowHost {
     host
 }
 
-// ---- Tests -------------------------------------------------------------------------------------------------------------
+// ---- Tests ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_run_schedules_its_activity_and_completes_with_what_came_of_it() {
@@ -610,8 +610,9 @@ fn an_unknown_type_fails_the_task_and_names_the_known_ones() {
     let (failure, cause) = failure(&mut host, [start("Unheard", vec![])]);
     assert_eq!(
         failure.message,
-        "workflow type \"Unheard\" is not registered in this worker (registered are: ParallelizedWorkflow, SpinWorkflow, \
-         TimerWorkflow); add it with Workflows::register, or start it on the task queue of a worker that has it"
+        "workflow type \"Unheard\" is not registered in this worker (registered are: ParallelizedWorkflow, \
+         SpinWorkflow, TimerWorkflow); add it with Workflows::register, or start it on the task queue of a \
+         worker that has it"
     );
     assert_eq!(cause, Cause::WorkflowWorkerUnhandledFailure);
 }
