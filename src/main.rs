@@ -1,2 +1,7 @@
 //! The `shmworker` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shmworker::cli::main()
+}

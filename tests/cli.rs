@@ -1,0 +1,131 @@
+//! The `shmworker` binary, as a user meets it: what it says when something is wrong, and with which exit code.
+
+use shmworker::cli::exit;
+use std::{
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+/// The binary in an empty environment, so that neither variables nor a config file of the user's reach it.
+fn shmworker(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    command(home.path(), args, env).output().unwrap()
+}
+
+fn command(home: &Path, args: &[&str], env: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+    command.args(args).env_clear().env("HOME", home).envs(env.iter().copied()).stdin(Stdio::null());
+    command
+}
+
+/// The command fails with this code, this one line on stderr, and nothing on stdout.
+#[track_caller]
+fn fails(args: &[&str], env: &[(&str, &str)], code: u8, line: &str) {
+    let output = shmworker(args, env);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("{line}\n"), "{args:?}");
+    assert_eq!(output.status.code(), Some(code.into()), "{args:?}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+}
+
+#[track_caller]
+fn usage(args: &[&str], line: &str) {
+    fails(args, &[], exit::USAGE, line);
+}
+
+#[test]
+fn a_number_out_of_range_is_a_usage_error() {
+    usage(&["run", "-w", "-1"], "error: invalid value '-1' for '-w': it must be a number from 0 to 512");
+    usage(&["run", "-w", "100000"], "error: invalid value '100000' for '-w': it must be a number from 0 to 512");
+    usage(&["run", "-a", "two"], "error: invalid value 'two' for '-a': it must be a number from 0 to 512");
+    usage(&["run", "-w", ""], "error: invalid value '' for '-w': it must be a number from 0 to 512");
+    usage(&["starter", "-n", "0"], "error: invalid value '0' for '-n': it must be a number from 1 to 100000");
+}
+
+#[test]
+fn no_worker_at_all_is_a_usage_error() {
+    usage(
+        &["run", "-w", "0", "-a", "0"],
+        "error: '-w 0 -a 0' leaves nothing to run: give at least one worker, such as '-w 1'",
+    );
+}
+
+#[test]
+fn an_unknown_word_is_answered_with_the_nearest_known_one() {
+    usage(&["run", "--activity-slot", "3"], "error: unknown flag '--activity-slot': did you mean '--activity-slots'?");
+    usage(&["run", "--zzz"], "error: unknown flag '--zzz': see 'shmworker run --help'");
+    usage(&["run", "extra"], "error: unknown argument 'extra': see 'shmworker run --help'");
+    usage(&["start"], "error: unknown command 'start': did you mean 'starter'?");
+    usage(&["zzz"], "error: unknown command 'zzz': see 'shmworker --help'");
+    usage(&[], "error: no command given: see 'shmworker --help'");
+}
+
+#[test]
+fn a_flag_without_its_value_is_a_usage_error() {
+    usage(&["run", "-w"], "error: '-w' needs a value: see 'shmworker run --help'");
+    usage(&["starter", "--address"], "error: '--address' needs a value: see 'shmworker starter --help'");
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for (args, expected) in [
+        (&["--help"][..], "Usage: shmworker <COMMAND>"),
+        (&["help"], "Usage: shmworker <COMMAND>"),
+        (&["run", "--help"], "Example:\n  shmworker run -w 4 -a 2\n"),
+        (&["starter", "-h"], "Example:\n  shmworker starter -n 100\n"),
+        (&["--version"], concat!("shmworker ", env!("CARGO_PKG_VERSION"), "\n")),
+    ] {
+        let output = shmworker(args, &[("TEMPORAL_API_KEY", "hunter2")]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(expected), "{args:?}: {text}");
+        assert!(!text.contains("hunter2"), "{args:?} shows a secret");
+        assert!(output.status.success() && output.stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let home = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command(home.path(), &["run", "--help"], &[]).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(output.status.success());
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // The port of a client: taken, so that nobody else comes to listen there, and closed to connections.
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let address = client.local_addr().unwrap().to_string();
+    let line = format!(
+        "error: cannot reach the Temporal server at {address}: Connection refused (os error 111) (5 tries); start it, or \
+         name another with --address or TEMPORAL_ADDRESS"
+    );
+    fails(&["starter", "--address", &address], &[], exit::SERVER_UNREACHABLE, &line);
+    fails(&["starter"], &[("TEMPORAL_ADDRESS", &address)], exit::SERVER_UNREACHABLE, &line);
+}
+
+#[test]
+fn a_wrong_configuration_is_named() {
+    fails(
+        &["starter"],
+        &[("TEMPORAL_PROFILE", "none"), ("TEMPORAL_CONFIG_FILE", "/nowhere.toml")],
+        exit::CONFIG,
+        "error: no profile 'none' (TEMPORAL_PROFILE) in config file '/nowhere.toml': add [profile.none], or name another",
+    );
+    fails(
+        &["starter", "--tls-ca", "/nowhere.pem"],
+        &[],
+        exit::CONFIG,
+        "error: cannot use certificate authority '/nowhere.pem' (--tls-ca): No such file or directory (os error 2); give \
+         a PEM file",
+    );
+    fails(
+        &["run", "--address", "localhost"],
+        &[],
+        exit::CONFIG,
+        "error: invalid address 'localhost' (--address): write HOST:PORT, such as localhost:7233",
+    );
+}
