@@ -72,18 +72,25 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(feature = "temporal")]
+pub(crate) use temporal::code_of;
+
+#[cfg(feature = "temporal")]
 mod temporal {
     use super::{BAD_NAMESPACE, CONFIG, CliError, FAILURE, INTERRUPTED, NO_CLI, NO_WORKER, SERVER_UNREACHABLE};
     use crate::temporal::{connect::ConnectError, dev_server::DevServerError, starter::StarterError};
 
     impl From<ConnectError> for CliError {
         fn from(error: ConnectError) -> CliError {
-            let code = match error {
-                ConnectError::Unreachable { .. } => SERVER_UNREACHABLE,
-                ConnectError::BadNamespace { .. } => BAD_NAMESPACE,
-                ConnectError::Config(_) | ConnectError::Denied { .. } => CONFIG,
-            };
-            CliError::new(code, error)
+            CliError::new(code_of(&error), error)
+        }
+    }
+
+    /// The exit code for what is wrong with the server.
+    pub(crate) fn code_of(error: &ConnectError) -> u8 {
+        match error {
+            ConnectError::Unreachable { .. } => SERVER_UNREACHABLE,
+            ConnectError::BadNamespace { .. } => BAD_NAMESPACE,
+            ConnectError::Config(_) | ConnectError::Denied { .. } => CONFIG,
         }
     }
 

@@ -8,7 +8,7 @@ pub mod exit;
 mod run;
 
 #[cfg(feature = "temporal")]
-use crate::temporal::{connect::Server, starter};
+use crate::temporal::{activity::Activities, connect::Server, sample, starter, workflow::Workflows};
 use args::{Command, Parsed};
 use exit::CliError;
 use std::{
@@ -16,10 +16,39 @@ use std::{
     process::ExitCode,
 };
 
-/// Runs the command that the process arguments name, and returns its exit code.
+/// Runs the command that the process arguments name, with the sample workflow and activity, and returns its exit code.
+#[cfg(feature = "temporal")]
 pub fn main() -> ExitCode {
+    main_with(sample::workflows(), sample::activities())
+}
+
+/// Runs the command that the process arguments name, and returns its exit code.
+#[cfg(not(feature = "temporal"))]
+pub fn main() -> ExitCode {
+    main_with()
+}
+
+/// Makes a program of one's own workflows and activities: it has the whole command line of `shmworker`.
+///
+/// To be called before the program has started a thread: `run` forks.
+///
+/// ```no_run
+/// use shmworker::temporal::{activity::Activities, workflow::Workflows};
+///
+/// fn main() -> std::process::ExitCode {
+///     let activities = Activities::new().register("greet", |_ctx, name: String| async move { Ok(format!("hello {name}")) });
+///     shmworker::cli::main_with(Workflows::new(), activities)
+/// }
+/// ```
+pub fn main_with(
+    #[cfg(feature = "temporal")] workflows: Workflows,
+    #[cfg(feature = "temporal")] activities: Activities,
+) -> ExitCode {
     let outcome = match args::parse(std::env::args_os().collect()) {
-        Ok(Parsed::Run(command)) => execute(command),
+        #[cfg(feature = "temporal")]
+        Ok(Parsed::Run(command)) => execute(command, workflows, activities),
+        #[cfg(not(feature = "temporal"))]
+        Ok(Parsed::Run(command)) => match command {},
         // A reader that has gone away has read enough.
         Ok(Parsed::Text(text)) => {
             let _ = text.print();
@@ -37,11 +66,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<(), CliError> {
+#[cfg(feature = "temporal")]
+fn execute(command: Command, workflows: Workflows, activities: Activities) -> Result<(), CliError> {
     match command {
-        #[cfg(feature = "temporal")]
-        Command::Run(args) => run::run(*args),
-        #[cfg(feature = "temporal")]
+        Command::Run(args) => run::run(*args, workflows, activities),
         Command::Starter(args) => {
             let (options, flags) = args.split();
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)

@@ -1,10 +1,160 @@
 //! `shmworker run`: workflow and activity workers in processes.
 
 use super::{args::RunArgs, exit, exit::CliError};
-use crate::temporal::connect::Server;
+use crate::{
+    process::{
+        Mode,
+        coordinator::{Event, PoolError, Summary},
+        exit::Exit,
+    },
+    temporal::{
+        activity::Activities,
+        bridge::Config,
+        connect::{ConnectError, Server},
+        dev_server::{DEFAULT_PORT, DevServer, DevServerError, locate},
+        worker_pool::{self, Watched},
+        workflow::Workflows,
+    },
+};
+use nix::poll::{PollFd, PollFlags, poll};
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// How long a dev server may take until it accepts connections.
+const DEV_SERVER_START: Duration = Duration::from_secs(30);
+/// How long a dev server may take to end.
+const DEV_SERVER_STOP: Duration = Duration::from_secs(5);
+
+/// Writes a line; a reader that has gone away has read enough, and `println!` would panic.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn complain(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
 
 /// Runs workers until they are told to stop.
-pub(crate) fn run(args: RunArgs) -> Result<(), CliError> {
+pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -> Result<(), CliError> {
     let server = Server::resolve(&args.connect.into())?;
-    Err(CliError::new(exit::FAILURE, format_args!("'run' for {} is not wired yet", server.address())))
+    let dev_server = match server.configured() || server.somebody_listens() {
+        true => None,
+        false if args.no_dev_server => {
+            let reason = "nobody listens there, and --no-dev-server forbids to start one".to_owned();
+            return Err(ConnectError::Unreachable { address: server.address().to_owned(), reason }.into());
+        }
+        false => Some(start_dev_server(args.dev_server_db.as_deref())?),
+    };
+    let result = serve(
+        Config {
+            server,
+            workflow_task_queue: args.workflow_task_queue,
+            activity_task_queue: args.activity_task_queue,
+            workflow_processes: args.num_workflow_workers as usize,
+            activity_processes: args.num_activity_workers as usize,
+            activity_slots: args.activity_slots as usize,
+            max_cached_workflows: args.max_cached_workflows as usize,
+            grace: args.grace,
+        },
+        workflows,
+        activities,
+        dev_server.as_ref(),
+    );
+    if let Some(server) = dev_server {
+        server.stop(DEV_SERVER_STOP)?;
+        say("dev server stopped");
+    }
+    result
+}
+
+fn start_dev_server(db: Option<&Path>) -> Result<DevServer, CliError> {
+    let cli = locate()?;
+    let mut server = DevServer::start(&cli, DEFAULT_PORT, db)?;
+    let watched = Watched::new(&server).map_err(|e| CliError::new(exit::NO_CLI, e))?;
+    let deadline = Instant::now() + DEV_SERVER_START;
+    while !server.ready()? {
+        if Instant::now() > deadline {
+            let why = format_args!("the dev server does not accept connections after {DEV_SERVER_START:?}");
+            return Err(CliError::new(exit::NO_CLI, why));
+        }
+        // Its end is an event; that it listens can only be asked.
+        let fd = crate::process::coordinator::Companion::fd(&watched);
+        let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], 50u8);
+    }
+    let keeps = match db {
+        Some(file) => format!("its state stays in {}", file.display()),
+        None => "its state ends with it (--dev-server-db FILE keeps it)".to_owned(),
+    };
+    say(format_args!("no server configured: started a dev server on 127.0.0.1:{DEFAULT_PORT}; {keeps}"));
+    Ok(server)
+}
+
+fn serve(
+    config: Config,
+    workflows: Workflows,
+    activities: Activities,
+    dev_server: Option<&DevServer>,
+) -> Result<(), CliError> {
+    let watched = dev_server.map(Watched::new).transpose().map_err(|e| CliError::new(exit::FAILURE, e))?;
+    let (w, a) = (config.workflow_processes, config.activity_processes);
+    let mut observer = |event: Event<'_>| match event {
+        Event::ClientsReady => say(format_args!("starting {w} workflow worker(s) and {a} activity worker(s)")),
+        Event::Starting { label } => say(format_args!("{label} starting")),
+        Event::Started => say("waiting for keyboard interrupt or for all workers to exit"),
+        Event::Output { label, is_error: false, line } => say(format_args!("[{label}] {line}")),
+        Event::Output { label, is_error: true, line } => complain(format_args!("[{label}] {line}")),
+        Event::Died { label, pid, exit, settled, restart_in } => {
+            let then = match restart_in {
+                None => "not started again, since the pool is ending".to_owned(),
+                Some(Duration::ZERO) => "starting it again".to_owned(),
+                Some(pause) => format!("starting it again in {pause:?}"),
+            };
+            complain(format_args!(
+                "ERROR: worker exited unexpectedly: {label} (pid {pid}): {exit}; {} task(s) go to another worker, {} are \
+                 reported as failed, {} are dropped; {then}",
+                settled.requeued, settled.failed, settled.dropped
+            ));
+        }
+        Event::Mode { mode: Mode::Draining, .. } => say("draining: what runs is finished, nothing new is taken"),
+        Event::Mode { mode: Mode::Cancelling, .. } => say("cancelling what still runs"),
+        Event::Mode { .. } => {}
+        Event::ShuttingDown { label } => say(format_args!("{label} shutting down")),
+        Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
+    };
+    let result = worker_pool::run(config, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
+    match result {
+        Ok(summary) => conclude(&summary),
+        Err(error) => Err(CliError::new(code(&error), error)),
+    }
+}
+
+fn code(error: &PoolError) -> u8 {
+    match error {
+        // The bridge has its exit codes from here.
+        PoolError::ClientGaveUp { exit: Exit::Code(code), .. } => *code,
+        PoolError::CrashLoop { .. } => exit::CRASH_LOOP,
+        PoolError::CompanionDied => exit::NO_CLI,
+        _ => exit::FAILURE,
+    }
+}
+
+/// The table at the end; an error if anything was left behind.
+fn conclude(summary: &Summary) -> Result<(), CliError> {
+    let width = summary.ended.iter().map(|e| e.label.len()).max().unwrap_or(0).max("label".len());
+    let mut table = format!("{:width$}  {:>8}  {:<20}  {:>10}", "label", "pid", "ended with", "tasks done");
+    for e in &summary.ended {
+        let exit = e.exit.to_string();
+        let _ = write!(table, "\n{:width$}  {:>8}  {exit:<20}  {:>10}", e.label, e.pid, e.finished);
+    }
+    say(table);
+    if summary.audit.is_clean() {
+        say("shared memory is clean: no descriptor and no block in use");
+        Ok(())
+    } else {
+        Err(CliError::new(exit::FAILURE, format_args!("shared memory is not clean at the end: {}", summary.audit)))
+    }
 }

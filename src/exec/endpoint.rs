@@ -183,7 +183,7 @@ impl Endpoint {
                     if let Some(task) = self.claim(lane)? {
                         if has_slept {
                             // The wake may have been meant for a second task.
-                            self.table().wake_next(&self.cursors, queues);
+                            self.wake_next(queues);
                         }
                         return Ok(Some(task));
                     }
@@ -196,6 +196,12 @@ impl Endpoint {
             self.park(queues, None, &stop);
             has_slept = true;
         }
+    }
+
+    /// For who has claimed after a park, which may have been ended for the sake of another task: wakes the next worker if
+    /// something is left. [`Self::next`] does it by itself.
+    pub(crate) fn wake_next(&self, queues: &[LaneId]) {
+        self.table().wake_next(&self.cursors, queues);
     }
 
     /// Ends a park of this same participant, from another of its threads.
@@ -309,6 +315,11 @@ impl<'e> Claimed<'e> {
         let finished = &endpoint.table().participants[endpoint.name.id() as usize].finished;
         finished.fetch_add(1, Relaxed); // by threads of this process only
         Ok(())
+    }
+
+    /// Waits for a moment while there is no room for the output, or until somebody wakes this participant.
+    pub(crate) fn pause(&self, at_most: Duration) {
+        self.endpoint.park(&[], Some(at_most), || false);
     }
 
     fn write_output(&mut self, status: u32, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), SubmitError> {

@@ -99,7 +99,7 @@ pub(crate) enum Event<'a> {
     /// A line of a child's output.
     Output { label: &'a str, is_error: bool, line: &'a str },
     /// A process ended that was not asked to.
-    Died { label: &'a str, pid: i32, exit: Exit, settled: Settled, restart_in: Duration },
+    Died { label: &'a str, pid: i32, exit: Exit, settled: Settled, restart_in: Option<Duration> },
     /// The signal has come that begins (or hastens) the end.
     Mode { mode: Mode, signal: Option<Signal> },
     /// A worker is told to exit.
@@ -484,17 +484,16 @@ impl<'o> Coordinator<'o> {
             0 | 1 => Duration::ZERO,
             n => FIRST_BACKOFF * 2u32.pow(n.min(CRASH_LOOP) - 2),
         };
+        let restart_in = (!over && worker.failures < CRASH_LOOP).then_some(restart_in);
         (self.observer)(Event::Died { label: &worker.label, pid, exit, settled, restart_in });
         if let Some(line) = worker.last_word.take() {
             (self.observer)(Event::Output { label: &worker.label, is_error: true, line: &line });
         }
-        if over {
-            return Ok(());
+        match restart_in {
+            Some(pause) => worker.life = Life::Due(Instant::now() + pause),
+            None if over => {}
+            None => return Err(PoolError::CrashLoop { label: worker.label.clone(), times: worker.failures, exit }),
         }
-        if worker.failures >= CRASH_LOOP {
-            return Err(PoolError::CrashLoop { label: worker.label.clone(), times: worker.failures, exit });
-        }
-        worker.life = Life::Due(Instant::now() + restart_in);
         Ok(())
     }
 

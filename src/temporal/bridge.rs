@@ -341,7 +341,8 @@ impl Bridge {
 
     async fn poll_activities(self: Arc<Self>, local: bool) {
         let Some(core) = self.core.get() else { return };
-        let Some(worker) = if local { &core.workflows } else { &core.activities } else { return };
+        let worker = if local { &core.workflows } else { &core.activities };
+        let Some(worker) = worker else { return };
         loop {
             match worker.poll_activity_task().await {
                 Ok(task) => self.route_activity(task).await,
@@ -575,7 +576,6 @@ impl Bridge {
         let run_id = completion.run_id.clone();
         let is_live = self.routes().runs.get(&run_id).and_then(|run| run.owner).is_none_or(|owner| self.is_live(owner));
         let orphaned = (!is_live).then(|| run_id.clone());
-        let endpoint = self.endpoint;
         self.handle.spawn(async move {
             let Some(worker) = &core.workflows else { return };
             if let Err(e) = worker.complete_workflow_activation(completion).await {
@@ -585,7 +585,6 @@ impl Bridge {
             if let Some(run_id) = orphaned {
                 worker.request_workflow_eviction(&run_id);
             }
-            let _ = endpoint;
         });
     }
 

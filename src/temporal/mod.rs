@@ -2,7 +2,7 @@
 //! between them.
 //!
 //! A user's program says what there is ([`workflow::Workflows`], [`activity::Activities`]) and hands it to
-//! [`worker_pool::run`], or to the command line.
+//! the command line ([`crate::cli::main_with`]).
 //!
 //! ```text
 //!   Temporal server ═══ bridge ═══ segment ═══ workflow processes, activity processes
@@ -10,7 +10,7 @@
 //! ```
 
 pub mod activity;
-mod bridge;
+pub(crate) mod bridge;
 pub mod connect;
 pub mod dev_server;
 mod panics;
@@ -19,5 +19,5 @@ mod seam;
 pub mod starter;
 mod wire;
 mod worker;
-pub mod worker_pool;
+pub(crate) mod worker_pool;
 pub mod workflow;

@@ -5,7 +5,7 @@
 
 #![allow(missing_docs, reason = "the macros add public constants without documentation")]
 
-use super::workflow::Workflows;
+use super::{activity::Activities, workflow::Workflows};
 use std::{process, thread, time::Duration};
 use temporalio_common::ActivityError;
 use temporalio_macros::{activity_definitions, workflow, workflow_methods};
@@ -23,12 +23,14 @@ pub fn workflows() -> Workflows {
     Workflows::new().register::<ParallelizedWorkflow>().register::<TimerWorkflow>().register::<SpinWorkflow>()
 }
 
-/// The activity as activity processes run it: `<input> | activity-pid:<pid>`.
-pub fn echo_pid(input: String) -> String {
-    format!("{input} | activity-pid:{}", process::id())
+/// The sample activity: `<input> | activity-pid:<pid>`.
+pub fn activities() -> Activities {
+    Activities::new().register_as(EchoActivities::echo_pid_activity, |_ctx, input| async move {
+        Ok(format!("{input} | activity-pid:{}", process::id()))
+    })
 }
 
-/// The activity as workflows call it; [`echo_pid`] is what runs.
+/// The activity as workflows call it; [`activities`] has what runs.
 pub struct EchoActivities;
 
 #[activity_definitions]

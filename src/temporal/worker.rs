@@ -5,7 +5,7 @@
 //! submitter's name tells which is which.
 
 use super::{
-    activity::{Activities, ActivityCancelReason, host::ActivityHost},
+    activity::{Activities, ActivityCancelReason, ActivityHost},
     wire::{self, ACTIVITY_QUEUE, Kind, STATUS_REFUSED, WORKFLOW_QUEUE, once},
     workflow::{WorkflowHost, Workflows},
 };
@@ -175,6 +175,7 @@ pub(crate) fn activity_process(seat: &Seat, activities: &Activities, task_queue:
 fn serve_activities(shared: &Shared, orders: &mpsc::UnboundedSender<Order>, slots: usize) -> Result<(), Corrupted> {
     let endpoint = shared.endpoint;
     let (own, queue) = (endpoint.private(), endpoint.queue(ACTIVITY_QUEUE));
+    let mut has_slept = false;
     let is_full = || shared.in_flight.load(SeqCst) >= slots;
     loop {
         while endpoint.take()?.is_some() {} // heartbeats that have arrived
@@ -189,10 +190,13 @@ fn serve_activities(shared: &Shared, orders: &mpsc::UnboundedSender<Order>, slot
         let Some(claimed) = claimed else {
             let queues: &[_] = if full { &[] } else { &[queue] };
             endpoint.park(queues, None, || is_stopping(endpoint) || full && !is_full());
+            has_slept = true;
             continue;
         };
         shared.receive(claimed, orders)?;
-        endpoint.wake_next(&[queue]);
+        if std::mem::take(&mut has_slept) {
+            endpoint.wake_next(&[queue]);
+        }
     }
 }
 

@@ -1,0 +1,81 @@
+//! The pool that serves Temporal: a bridge, workflow processes and activity processes around one segment.
+
+use super::{
+    activity::Activities,
+    bridge::{self, Config},
+    connect::ConnectError,
+    dev_server::DevServer,
+    wire, worker,
+    workflow::Workflows,
+};
+use crate::process::{
+    coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary},
+    spawn::pidfd_open,
+};
+use nix::unistd::Pid;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// The dev server, as the coordinator watches it.
+pub(crate) struct Watched {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Watched {
+    /// # Errors
+    /// What the kernel refused.
+    pub(crate) fn new(server: &DevServer) -> nix::Result<Watched> {
+        Ok(Watched { pid: server.pid(), pidfd: pidfd_open(server.pid())? })
+    }
+}
+
+impl Companion for Watched {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    fn pid(&self) -> Pid {
+        self.pid
+    }
+}
+
+/// Runs the pool in this process, which becomes its coordinator, until it is told to end.
+///
+/// `code_of`: the exit code by which the bridge tells what is wrong with the server.
+///
+/// # Errors
+/// [`PoolError`]. No process is left behind in any case.
+pub(crate) fn run(
+    config: Config,
+    workflows: Workflows,
+    activities: Activities,
+    companion: Option<&Watched>,
+    code_of: fn(&ConnectError) -> u8,
+    observer: &mut dyn FnMut(Event<'_>),
+) -> Result<Summary, PoolError> {
+    let grace = config.grace;
+    let (workflow_processes, activity_processes) = (config.workflow_processes, config.activity_processes);
+    let (namespace, workflow_task_queue) = (config.server.namespace().to_owned(), config.workflow_task_queue.clone());
+    let (activity_task_queue, slots) = (config.activity_task_queue.clone(), config.activity_slots);
+    let specs = vec![
+        Spec {
+            name: "bridge",
+            role: Role::Client,
+            count: 1,
+            main: Box::new(move |seat| bridge::main(&seat, &config, code_of)),
+        },
+        Spec {
+            name: "workflow-worker",
+            role: Role::Worker,
+            count: workflow_processes,
+            main: Box::new(move |seat| worker::workflow_process(&seat, &workflows, &namespace, &workflow_task_queue)),
+        },
+        Spec {
+            name: "activity-worker",
+            role: Role::Worker,
+            count: activity_processes,
+            main: Box::new(move |seat| worker::activity_process(&seat, &activities, &activity_task_queue, slots)),
+        },
+    ];
+    Coordinator::new(wire::QUEUES, specs, grace, observer)?.run(companion.map(|c| c as &dyn Companion))
+}
