@@ -1,8 +1,8 @@
 //! Temporal's dev server as a child process, for who has no server yet.
 //!
 //! Everything here is plain processes: no thread is started and no runtime needed, so the single-threaded coordinator
-//! can use it between its forks. The server lives no longer than the thread that started it: the kernel kills it with
-//! that thread ([PDEATHSIG](https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html)), so it must be the main thread.
+//! can use it between its forks. The server lives no longer than the thread that started it, since the kernel kills it
+//! with that thread (`PR_SET_PDEATHSIG`): start it on the main thread.
 
 use nix::{
     errno::Errno,
