@@ -63,6 +63,10 @@ fn an_unknown_word_is_answered_with_the_nearest_known_one() {
 #[test]
 fn a_flag_without_its_value_is_a_usage_error() {
     usage(&["run", "-w"], "error: '-w' needs a value: see 'shmworker run --help'");
+    usage(
+        &["run", "--workflow-task-queue="],
+        "error: '--workflow-task-queue' needs a value: see 'shmworker run --help'",
+    );
     usage(&["starter", "--address"], "error: '--address' needs a value: see 'shmworker starter --help'");
 }
 

@@ -6,6 +6,8 @@ use crate::temporal::{
     connect::ConnectFlags,
     starter::{Json, StarterOptions},
 };
+#[cfg(feature = "temporal")]
+use clap::builder::NonEmptyStringValueParser;
 use clap::{
     CommandFactory, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
@@ -51,10 +53,10 @@ pub(crate) struct RunArgs {
           value_parser = number(0..=512))]
     pub(crate) num_activity_workers: u32,
     /// Task queue that the workflow workers serve
-    #[arg(long, value_name = "NAME", default_value = "workflow-task-queue")]
+    #[arg(long, value_name = "NAME", default_value = "workflow-task-queue", value_parser = name())]
     pub(crate) workflow_task_queue: String,
     /// Task queue that the activity workers serve
-    #[arg(long, value_name = "NAME", default_value = "activity-task-queue")]
+    #[arg(long, value_name = "NAME", default_value = "activity-task-queue", value_parser = name())]
     pub(crate) activity_task_queue: String,
     /// Attempts that one activity process runs at a time
     #[arg(long, value_name = "N", default_value = "100", allow_negative_numbers = true,
@@ -87,10 +89,10 @@ pub(crate) struct StarterArgs {
           value_parser = number(1..=100_000))]
     num_workflows: u32,
     /// Task queue to start them on
-    #[arg(long, value_name = "NAME", default_value = "workflow-task-queue")]
+    #[arg(long, value_name = "NAME", default_value = "workflow-task-queue", value_parser = name())]
     task_queue: String,
     /// Name of the workflow
-    #[arg(long, value_name = "NAME", default_value = "ParallelizedWorkflow")]
+    #[arg(long, value_name = "NAME", default_value = "ParallelizedWorkflow", value_parser = name())]
     workflow: String,
     /// Input of each workflow, as JSON
     #[arg(long, value_name = "JSON", allow_negative_numbers = true, value_parser = Json::from_str)]
@@ -262,6 +264,12 @@ fn as_typed(arg: &str, argv: &[OsString]) -> String {
     let root = Cli::command();
     let short = root.get_subcommands().flat_map(|c| c.get_arguments()).find(|a| a.get_long() == Some(long));
     short.and_then(|a| a.get_short()).map_or_else(|| name.to_owned(), |short| format!("-{short}"))
+}
+
+/// A parser of names that the server would refuse only after everything has been started.
+#[cfg(feature = "temporal")]
+fn name() -> NonEmptyStringValueParser {
+    NonEmptyStringValueParser::new()
 }
 
 /// A parser of whole numbers within `range`.

@@ -235,8 +235,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::BadNamespace`] if it hasn't; [`ConnectError::Denied`] or [`ConnectError::Unreachable`] if it
-    /// doesn't tell.
+    /// [`ConnectError::BadNamespace`] if it hasn't; [`ConnectError::Config`] if that can't be a namespace's name;
+    /// [`ConnectError::Denied`] or [`ConnectError::Unreachable`] if it doesn't tell.
     pub async fn check_namespace(&self, connection: &Connection) -> Result<(), ConnectError> {
         let request = DescribeNamespaceRequest { namespace: self.namespace.clone(), ..Default::default() };
         let answer = WorkflowService::describe_namespace(&mut connection.clone(), request.into_request()).await;
@@ -246,8 +246,12 @@ impl Server {
     /// The error for a call that failed for no reason of its own.
     pub(crate) fn refusal(&self, status: &Status) -> ConnectError {
         match status.code() {
-            Code::NotFound | Code::InvalidArgument => {
+            Code::NotFound => {
                 ConnectError::BadNamespace { address: self.address.clone(), namespace: self.namespace.clone() }
+            }
+            Code::InvalidArgument => {
+                let reason = reason(status);
+                ConnectError::Config(format!("the Temporal server at {} can't do with this: {reason}", self.address))
             }
             Code::Unauthenticated | Code::PermissionDenied => ConnectError::Denied {
                 address: self.address.clone(),

@@ -1,8 +1,8 @@
 //! Temporal's dev server as a child process, for who has no server yet.
 //!
 //! Everything here is plain processes: no thread is started and no runtime needed, so the single-threaded coordinator
-//! can use it between its forks. The server lives no longer than the thread that started it: the kernel kills it with
-//! that thread ([PDEATHSIG](https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html)), so it must be the main thread.
+//! can use it between its forks. The server lives no longer than the thread that started it, since the kernel kills it
+//! with that thread (`PR_SET_PDEATHSIG`): start it on the main thread.
 
 use nix::{
     errno::Errno,
@@ -72,14 +72,12 @@ pub enum DevServerError {
         source: io::Error,
     },
     /// The server ended by itself.
-    #[error("the dev server ended, {status}: {output}; name a running server with --address, or free port {port}")]
+    #[error("the dev server ended, {status}: {output}; see to it, or name a running server with --address")]
     Exited {
         /// Exit code or signal.
         status: ExitStatus,
         /// The last line that it wrote.
         output: String,
-        /// The port that it was to serve.
-        port: u16,
     },
     /// The server could not be watched or stopped.
     #[error("cannot watch the dev server: {0}")]
@@ -264,6 +262,9 @@ impl DevServer {
 
     /// Whether the server accepts connections by now. Doesn't wait for it.
     ///
+    /// It can't tell who accepts: make sure before the start that nobody does. If somebody came in between, ours ends,
+    /// and a later call says so.
+    ///
     /// # Errors
     ///
     /// [`DevServerError::Exited`] if it ended, with the last line that it wrote.
@@ -275,7 +276,7 @@ impl DevServer {
             None => Ok(accepts),
             Some(status) => {
                 let output = self.log.last_line().unwrap_or_else(|| "it wrote nothing".to_owned());
-                Err(DevServerError::Exited { status, output, port: self.port })
+                Err(DevServerError::Exited { status, output: message(&output).to_owned() })
             }
         }
     }
@@ -357,6 +358,11 @@ fn wait_within(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStat
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The message of a line of the server's log, `time=... level=... msg="..."`; of another line, all of it.
+fn message(line: &str) -> &str {
+    line.split_once(" msg=").map_or(line, |(_, message)| message.trim_matches('"'))
 }
 
 /// The first [`LOG_SIZE`] bytes of what a child writes. It is memory that can't grow: of a server that complains for
@@ -479,7 +485,8 @@ mod tests {
 
     #[test]
     fn an_early_death_is_reported_with_the_last_line() {
-        let (_dir, mut server) = start("echo starting; echo 'port is taken' >&2; echo; exit 7", 1);
+        let (_dir, mut server) =
+            start(r#"echo starting; echo 'time=now level=ERROR msg="port is taken"' >&2; echo; exit 7"#, 1);
         let status = wait_within(&mut server.child, Duration::MAX / 4).unwrap().unwrap();
         assert_eq!(status.code(), Some(7));
         let error = server.ready().unwrap_err().to_string();

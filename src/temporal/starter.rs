@@ -144,10 +144,11 @@ pub fn run(options: &StarterOptions, server: &Server) -> Result<(), StarterError
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = drive(options, server, &counts) => outcome,
-            interrupted = interrupt.wait() => interrupted.map_err(StarterError::from).and(Err(StarterError::Interrupted {
-                running: counts.sent.get() - counts.done.get(),
-                all: options.num_workflows,
-            })),
+            interrupted = interrupt.wait() => {
+                interrupted?;
+                let running = counts.sent.get() - counts.done.get();
+                Err(StarterError::Interrupted { running, all: options.num_workflows })
+            }
         }
     });
     match outcome {
