@@ -11,7 +11,7 @@ use crate::{
         activity::Activities,
         bridge::Config,
         connect::{ConnectError, Server},
-        dev_server::{DEFAULT_PORT, DevServer, DevServerError, locate},
+        dev_server::{DEFAULT_PORT, DevServer, locate},
         worker_pool::{self, Watched},
         workflow::Workflows,
     },
@@ -23,6 +23,7 @@ use std::{
     path::Path,
     time::{Duration, Instant},
 };
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 /// How long a dev server may take until it accepts connections.
 const DEV_SERVER_START: Duration = Duration::from_secs(30);
@@ -40,6 +41,7 @@ fn complain(line: impl std::fmt::Display) {
 
 /// Runs workers until they are told to stop.
 pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -> Result<(), CliError> {
+    log_to_stderr();
     let server = Server::resolve(&args.connect.into())?;
     let dev_server = match server.configured() || server.somebody_listens() {
         true => None,
@@ -69,6 +71,14 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
         say("dev server stopped");
     }
     result
+}
+
+/// Warnings of this process and of its workers, whose lines the coordinator labels; more by `RUST_LOG`.
+fn log_to_stderr() {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    // A program that has set its own logs up before keeps them.
+    let _ = logs.try_init();
 }
 
 fn start_dev_server(db: Option<&Path>) -> Result<DevServer, CliError> {
@@ -119,8 +129,8 @@ fn serve(
                 settled.requeued, settled.failed, settled.dropped
             ));
         }
-        Event::Mode { mode: Mode::Draining, .. } => say("draining: what runs is finished, nothing new is taken"),
-        Event::Mode { mode: Mode::Cancelling, .. } => say("cancelling what still runs"),
+        Event::Mode { mode: Mode::Draining } => say("draining: what runs is finished, nothing new is taken"),
+        Event::Mode { mode: Mode::Cancelling } => say("cancelling what still runs"),
         Event::Mode { .. } => {}
         Event::ShuttingDown { label } => say(format_args!("{label} shutting down")),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
@@ -151,10 +161,18 @@ fn conclude(summary: &Summary) -> Result<(), CliError> {
         let _ = write!(table, "\n{:width$}  {:>8}  {exit:<20}  {:>10}", e.label, e.pid, e.finished);
     }
     say(table);
-    if summary.audit.is_clean() {
-        say("shared memory is clean: no descriptor and no block in use");
-        Ok(())
-    } else {
-        Err(CliError::new(exit::FAILURE, format_args!("shared memory is not clean at the end: {}", summary.audit)))
+    if !summary.audit.is_clean() {
+        return Err(CliError::new(
+            exit::FAILURE,
+            format_args!("shared memory is not clean at the end: {}", summary.audit),
+        ));
+    }
+    say("shared memory is clean: no descriptor and no block in use");
+    match summary.killed {
+        0 => Ok(()),
+        n => Err(CliError::new(
+            exit::FAILURE,
+            format_args!("{n} process(es) did not end in time and were killed: give them longer with --grace"),
+        )),
     }
 }

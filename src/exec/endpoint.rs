@@ -282,7 +282,8 @@ impl<'e> Claimed<'e> {
     /// The payload, read in place.
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         let d = self.endpoint.descriptor(self.task);
-        let (start, len) = self.endpoint.segment.locate(self.task.index, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
+        let (start, len) =
+            self.endpoint.segment.locate(self.task.index, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
         // SAFETY: the bytes lie in the segment (`locate`), and nobody writes the input while the word is CLAIMED(me)
         // (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })

@@ -37,7 +37,7 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) const PAGE: usize = 4096;
 
 /// The largest payload, in bytes.
-pub const MAX_PAYLOAD: usize = 16 << 20;
+pub(crate) const MAX_PAYLOAD: usize = 16 << 20;
 
 /// Everything that decides the size of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

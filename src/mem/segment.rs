@@ -12,7 +12,7 @@ use crate::{
         freemap::FreeMap,
         table::Table,
     },
-    sync::{AtomicU64, Inline, Relaxed},
+    sync::{AtomicU64, Inline},
 };
 use memmap2::{Advice, MmapRaw};
 use nix::{
@@ -69,8 +69,8 @@ impl Segment {
         let bytes = layout.total;
         let os = |step| move |source: io::Error| SegmentCreateError::Os { step, bytes, source };
         let errno = |step| move |e: Errno| os(step)(e.into());
-        let fd = memfd_create(c"shmworker", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-            .map_err(errno("create"))?;
+        let fd =
+            memfd_create(c"shmworker", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map_err(errno("create"))?;
         fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(errno("protect"))?;
         ftruncate(&fd, bytes as libc::off_t).map_err(errno("size"))?;
         // A page that cannot be had is an error here, and no SIGBUS later. The arena's pages come with use.
@@ -142,11 +142,6 @@ impl Segment {
             }
         };
         if payload.len() <= room { Ok((start, payload.len())) } else { Err(damaged()) }
-    }
-
-    /// The arena's memory that is in use by pages, for reports: bytes that blocks in use span.
-    pub(crate) fn blocks_in_use(&self) -> usize {
-        self.table.blocks.words.iter().filter(|w| w.load(Relaxed) != 0).count()
     }
 }
 

@@ -27,7 +27,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         eventfd::{EfdFlags, EventFd},
-        prctl::set_child_subreaper,
+        prctl::{set_child_subreaper, set_name},
         signal::Signal,
         signalfd::SignalFd,
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
@@ -35,6 +35,8 @@ use nix::{
     unistd::{Pid, getpid},
 };
 use std::{
+    collections::VecDeque,
+    ffi::CString,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -44,6 +46,8 @@ use std::{
 const CRASH_LOOP: u32 = 5;
 /// A process that has lived for so long was no failure at start.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
+/// Ended processes that are remembered for the report.
+const REMEMBERED: usize = 1000;
 /// The first back-off before a failed process is started again; it doubles with each failure in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -100,8 +104,8 @@ pub(crate) enum Event<'a> {
     Output { label: &'a str, is_error: bool, line: &'a str },
     /// A process ended that was not asked to.
     Died { label: &'a str, pid: i32, exit: Exit, settled: Settled, restart_in: Option<Duration> },
-    /// The signal has come that begins (or hastens) the end.
-    Mode { mode: Mode, signal: Option<Signal> },
+    /// A signal, or the end of a grace, begins or hastens the end.
+    Mode { mode: Mode },
     /// A worker is told to exit.
     ShuttingDown { label: &'a str },
     /// What did not exit in time, or was not to live any longer, is killed.
@@ -122,6 +126,8 @@ pub(crate) struct Ended {
 pub(crate) struct Summary {
     pub(crate) ended: Vec<Ended>,
     pub(crate) audit: Audit,
+    /// How many did not end in time, and were killed for it.
+    pub(crate) killed: usize,
 }
 
 /// Why a pool ended though nobody asked it to, or never began.
@@ -172,7 +178,12 @@ struct Output {
 enum Life {
     /// To be forked at this time.
     Due(Instant),
-    Running { child: Child, name: Name, since: Instant, output: [Output; 2] },
+    Running {
+        child: Child,
+        name: Name,
+        since: Instant,
+        output: [Output; 2],
+    },
     Over,
 }
 
@@ -189,7 +200,8 @@ pub(crate) struct Coordinator<'o> {
     /// When the mode is raised without a further signal.
     hurry: Option<Instant>,
     grace: Duration,
-    ended: Vec<Ended>,
+    ended: VecDeque<Ended>,
+    killed: usize,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -226,7 +238,8 @@ impl<'o> Coordinator<'o> {
             })
             .collect();
         let signals = signal::take_over().map_err(os("take signals over"))?;
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(os("make an eventfd"))?;
+        let bell =
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(os("make an eventfd"))?;
         Ok(Coordinator {
             segment,
             me,
@@ -238,7 +251,8 @@ impl<'o> Coordinator<'o> {
             mode: Mode::Running,
             hurry: None,
             grace,
-            ended: Vec::new(),
+            ended: VecDeque::new(),
+            killed: 0,
             observer,
         })
     }
@@ -257,7 +271,7 @@ impl<'o> Coordinator<'o> {
             self.kill_all();
         }
         result?;
-        Ok(Summary { audit: self.table().audit(), ended: self.ended })
+        Ok(Summary { audit: self.table().audit(), ended: self.ended.into(), killed: self.killed })
     }
 
     fn serve(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
@@ -270,7 +284,7 @@ impl<'o> Coordinator<'o> {
                 (self.observer)(Event::Started);
             }
             if self.mode >= Mode::Draining && !self.any(|s| s.role == Role::Client) {
-                self.set_mode(Mode::Stopping, None);
+                self.set_mode(Mode::Stopping);
             }
             if self.workers.iter().all(|w| matches!(w.life, Life::Over)) {
                 return Ok(());
@@ -278,7 +292,7 @@ impl<'o> Coordinator<'o> {
             self.wait(companion)?;
             self.reap(companion)?;
             if self.hurry.is_some_and(|at| at <= Instant::now()) {
-                self.hasten(None);
+                self.hasten();
             }
         }
     }
@@ -327,6 +341,7 @@ impl<'o> Coordinator<'o> {
         let restarts = worker.restarts;
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
         let Spawned { child, stdout, stderr } = spawn(self.bell.as_fd(), || {
+            name_process(&self.workers[i].label);
             let endpoint = Box::leak(Box::new(Endpoint::new(self.segment.clone(), name)));
             if self.segment.keep_from_children().is_err() {
                 return 101;
@@ -389,7 +404,7 @@ impl<'o> Coordinator<'o> {
         }
         while let Ok(Some(info)) = self.signals.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
-                Ok(s @ (Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP)) => self.hasten(Some(s)),
+                Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP) => self.hasten(),
                 Ok(Signal::SIGTSTP) => self.suspend(),
                 _ => {} // SIGCHLD: `reap` follows; SIGCONT: `suspend` has seen to it, or somebody else stopped us
             }
@@ -462,7 +477,10 @@ impl<'o> Coordinator<'o> {
         self.wake_all();
 
         let worker = &mut self.workers[i];
-        self.ended.push(Ended { label: worker.label.clone(), pid, exit, finished });
+        self.ended.push_back(Ended { label: worker.label.clone(), pid, exit, finished });
+        if self.ended.len() > REMEMBERED {
+            self.ended.pop_front();
+        }
         let role = self.specs[worker.spec].role;
         let asked = match role {
             Role::Client => self.mode >= Mode::Draining && exit == Exit::Code(0),
@@ -474,7 +492,10 @@ impl<'o> Coordinator<'o> {
             return Ok(());
         }
         if role == Role::Client && worker.restarts == 0 && !was_ready && self.mode == Mode::Running {
-            let why = worker.last_word.take().unwrap_or_else(|| format!("{} ended with {exit} before it was ready", worker.label));
+            let why = worker
+                .last_word
+                .take()
+                .unwrap_or_else(|| format!("{} ended with {exit} before it was ready", worker.label));
             return Err(PoolError::ClientGaveUp { why, exit });
         }
         let useful = finished > 0 || since.elapsed() >= SETTLED_AFTER;
@@ -500,22 +521,22 @@ impl<'o> Coordinator<'o> {
     // ---- the end ----------------------------------------------------------------------------------------------------
 
     /// One step nearer to the end.
-    fn hasten(&mut self, signal: Option<Signal>) {
+    fn hasten(&mut self) {
         match self.mode {
-            Mode::Running if !self.any(|s| s.role == Role::Client) => self.set_mode(Mode::Stopping, signal),
-            Mode::Running => self.set_mode(Mode::Draining, signal),
-            Mode::Draining => self.set_mode(Mode::Cancelling, signal),
+            Mode::Running if !self.any(|s| s.role == Role::Client) => self.set_mode(Mode::Stopping),
+            Mode::Running => self.set_mode(Mode::Draining),
+            Mode::Draining => self.set_mode(Mode::Cancelling),
             Mode::Cancelling | Mode::Stopping => self.kill_running(),
         }
     }
 
-    fn set_mode(&mut self, mode: Mode, signal: Option<Signal>) {
+    fn set_mode(&mut self, mode: Mode) {
         if self.mode >= mode {
             return;
         }
         self.mode = mode;
         self.hurry = Some(Instant::now() + self.grace);
-        (self.observer)(Event::Mode { mode, signal });
+        (self.observer)(Event::Mode { mode });
         self.segment.header().control.mode.store(mode as u32, Release);
         for w in &mut self.workers {
             let role = self.specs[w.spec].role;
@@ -541,6 +562,7 @@ impl<'o> Coordinator<'o> {
             if let Life::Running { child, .. } = &w.life {
                 (self.observer)(Event::Killing { label: &w.label });
                 let _ = child.signal(Signal::SIGKILL);
+                self.killed += 1;
             }
         }
     }
@@ -575,6 +597,18 @@ impl<'o> Coordinator<'o> {
         // Returns when somebody continues us.
         let _ = nix::sys::signal::kill(getpid(), Signal::SIGSTOP);
         all(Signal::SIGCONT);
+    }
+}
+
+/// What `ps` and `top` show. The kernel keeps 15 bytes, so a long label loses its middle and not its number.
+fn name_process(label: &str) {
+    let name = match label.rsplit_once(':') {
+        Some((kind, number)) if label.len() > 15 => format!("{:.*}:{number}", 14 - number.len().min(14), kind),
+        _ => label.to_owned(),
+    };
+    if let Ok(name) = CString::new(name) {
+        // A name is for people: nothing depends on it.
+        let _ = set_name(&name);
     }
 }
 

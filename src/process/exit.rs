@@ -4,7 +4,7 @@ use std::fmt;
 
 /// How a process ended, as far as the kernel tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// By itself, with this code.
     Code(u8),
     /// By this signal.
@@ -28,15 +28,6 @@ impl Exit {
             1 => Exit::Code(bits as u8),
             2 => Exit::Signal(bits as u8),
             _ => Exit::Unknown,
-        }
-    }
-
-    /// As a shell has it: the code, or 128 and the signal.
-    pub fn shell_code(self) -> u8 {
-        match self {
-            Exit::Code(c) => c,
-            Exit::Signal(s) => 128u8.saturating_add(s),
-            Exit::Unknown => 1,
         }
     }
 }
@@ -65,6 +56,5 @@ mod tests {
         }
         assert_eq!(Exit::Signal(9).to_string(), "signal 9 (SIGKILL)");
         assert_eq!(Exit::Code(3).to_string(), "exit code 3");
-        assert_eq!(Exit::Signal(9).shell_code(), 137);
     }
 }

@@ -10,14 +10,7 @@ use nix::sys::{
 /// The signals that the coordinator reads from its descriptor.
 fn handled() -> SigSet {
     let mut set = SigSet::empty();
-    for s in [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGCHLD,
-        Signal::SIGTSTP,
-        Signal::SIGCONT,
-    ] {
+    for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGTSTP, Signal::SIGCONT] {
         set.add(s);
     }
     set

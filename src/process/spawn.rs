@@ -110,7 +110,8 @@ impl Child {
     pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
         let info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: a live descriptor, a valid signal, and null for the default siginfo.
-        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal as i32, info, 0) };
+        let sent =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal as i32, info, 0) };
         Errno::result(sent).map(drop)
     }
 

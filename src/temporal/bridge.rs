@@ -73,7 +73,7 @@ use tokio::{
 
 /// Attempts of a run's first activation: it has no effect outside its process, so a death costs nothing but time. A
 /// workflow that kills its process is reported to Temporal after these.
-const FIRST_ACTIVATION_ATTEMPTS: u8 = 3;
+const FIRST_ACTIVATION_ATTEMPTS: u8 = 2;
 
 /// Activations per workflow process that Core may have outstanding: few, since the workflow-task timeout counts while one
 /// waits in our queue.
@@ -253,14 +253,20 @@ impl Core {
 
     /// Where the completion of an activity goes: a local one belongs to the workflow worker.
     fn activity_worker(&self, token: &[u8]) -> Option<&Worker> {
-        if TaskToken::from(token.to_vec()).is_local_activity_task() { &self.workflows } else { &self.activities }.as_ref()
+        if TaskToken::from(token.to_vec()).is_local_activity_task() { &self.workflows } else { &self.activities }
+            .as_ref()
     }
 }
 
 /// What a task in the segment is to be answered with.
 enum Pending {
-    Activation { run_id: String, eviction: bool },
-    Activity { token: Vec<u8> },
+    Activation {
+        run_id: String,
+        eviction: bool,
+    },
+    Activity {
+        token: Vec<u8>,
+    },
     /// A message that needs no answer.
     Note,
 }
@@ -294,7 +300,8 @@ impl Routes {
         self.last_tag += 1;
         let tag = self.last_tag;
         self.pending.insert(tag, pending);
-        wire::submit(endpoint, message, Submission { tag, ..submission }).inspect_err(|_| drop(self.pending.remove(&tag)))
+        wire::submit(endpoint, message, Submission { tag, ..submission })
+            .inspect_err(|_| drop(self.pending.remove(&tag)))
     }
 }
 
@@ -353,7 +360,10 @@ impl Bridge {
     }
 
     /// Tries again, as results are taken, while the segment is full.
-    async fn when_there_is_room<T>(&self, mut attempt: impl FnMut() -> Result<T, SubmitError>) -> Result<T, SubmitError> {
+    async fn when_there_is_room<T>(
+        &self,
+        mut attempt: impl FnMut() -> Result<T, SubmitError>,
+    ) -> Result<T, SubmitError> {
         loop {
             let room = self.room.notified();
             tokio::pin!(room);
@@ -537,7 +547,8 @@ impl Bridge {
     /// Parked runs of dead processes. One with an activation outstanding comes back by itself.
     fn evict_orphans(&self) {
         let routes = self.routes();
-        let orphans = routes.runs.iter().filter(|(_, run)| !run.outstanding && !run.owner.is_some_and(|o| self.is_live(o)));
+        let orphans =
+            routes.runs.iter().filter(|(_, run)| !run.outstanding && !run.owner.is_some_and(|o| self.is_live(o)));
         let orphans: Vec<String> = orphans.map(|(id, _)| id.clone()).collect();
         drop(routes);
         orphans.iter().for_each(|run_id| self.evict(run_id));

@@ -25,9 +25,11 @@ pub fn workflows() -> Workflows {
 
 /// The sample activity: `<input> | activity-pid:<pid>`.
 pub fn activities() -> Activities {
-    Activities::new().register_as(EchoActivities::echo_pid_activity, |_ctx, input| async move {
-        Ok(format!("{input} | activity-pid:{}", process::id()))
-    })
+    Activities::new().register_as(EchoActivities::echo_pid_activity, |_ctx, input| async move { Ok(echo_pid(input)) })
+}
+
+pub(super) fn echo_pid(input: String) -> String {
+    format!("{input} | activity-pid:{}", process::id())
 }
 
 /// The activity as workflows call it; [`activities`] has what runs.

@@ -22,8 +22,9 @@ use std::sync::{
 };
 use temporalio_common::protos::{
     coresdk::{
-        ActivityHeartbeat, ActivityTaskCompletion, activity_result::ActivityExecutionResult, activity_task::ActivityTask,
-        workflow_activation::WorkflowActivation, workflow_completion::WorkflowActivationCompletion,
+        ActivityHeartbeat, ActivityTaskCompletion, activity_result::ActivityExecutionResult,
+        activity_task::ActivityTask, workflow_activation::WorkflowActivation,
+        workflow_completion::WorkflowActivationCompletion,
     },
     temporal::api::failure::v1::Failure,
 };
@@ -141,10 +142,12 @@ pub(crate) fn activity_process(seat: &Seat, activities: &Activities, task_queue:
             return DAMAGED;
         }
     };
-    let shared = Arc::new(Shared { endpoint: seat.endpoint, in_flight: AtomicUsize::new(0), bridge: AtomicU64::new(0) });
+    let shared =
+        Arc::new(Shared { endpoint: seat.endpoint, in_flight: AtomicUsize::new(0), bridge: AtomicU64::new(0) });
     let (orders, mut inbox) = mpsc::unbounded_channel();
     let lanes = shared.clone();
-    let lanes = std::thread::Builder::new().name("lanes".into()).spawn(move || serve_activities(&lanes, &orders, slots));
+    let lanes =
+        std::thread::Builder::new().name("lanes".into()).spawn(move || serve_activities(&lanes, &orders, slots));
     let lanes = match lanes {
         Ok(lanes) => lanes,
         Err(e) => {
@@ -153,7 +156,8 @@ pub(crate) fn activity_process(seat: &Seat, activities: &Activities, task_queue:
         }
     };
     let beats = shared.clone();
-    let host = ActivityHost::new(activities.clone(), task_queue, Arc::new(move |heartbeat| beats.heartbeat(&heartbeat)));
+    let host =
+        ActivityHost::new(activities.clone(), task_queue, Arc::new(move |heartbeat| beats.heartbeat(&heartbeat)));
     runtime.block_on(async {
         // Ends when the lane thread does, which drops its end.
         while let Some(order) = inbox.recv().await {

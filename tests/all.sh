@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything that must pass before a change lands, from nothing; prints a table of minutes.
+#   tests/all.sh [part ...]      parts: sources core library temporal c fuzz benches main (default: all)
+set -uo pipefail
+cd "$(dirname "$0")/.."
+. .ci/setup || exit 1
+
+table=
+failed=
+
+# step NAME COMMAND...: runs a part, and notes how long it took and how it ended.
+step() {
+    local name=$1 start=$SECONDS verdict=ok
+    shift
+    printf '\n==== %s: %s\n' "$name" "$*"
+    "$@" || { verdict=FAILED; failed="$failed $name"; }
+    table+=$(printf '%-44s %6.1f  %s' "$name" "$(((SECONDS - start) * 10 / 6))e-2" "$verdict")$'\n'
+}
+
+sources() {
+    step "sources: format" cargo fmt --all --check
+    step "sources: clippy" cargo clippy --workspace --all-targets -- -D warnings
+    step "sources: clippy, no features" cargo clippy --no-default-features --all-targets -- -D warnings
+    step "sources: docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+}
+core() {
+    step "core: unit tests, no features" cargo test --no-default-features --lib
+    step "core: loom models" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" \
+        cargo test --profile loom --no-default-features --lib
+}
+library() {
+    step "library: build" cargo test --no-run
+    step "library: unit tests" cargo test --lib --bins
+    step "library: doctests" cargo test --doc
+    step "library: command line" cargo test --test cli
+}
+temporal() { step "temporal: on a real server" cargo test --test temporal; }
+c() { step "c: header and programs" cargo test -p shmworker-ffi; }
+fuzz() { step "fuzz: bounded" fuzz/run; }
+benches() { step "benches: one short run" benches/run --short; }
+main() { step "main job: 25 workflows" examples/parallelized.sh; }
+
+for part in "${@:-sources core library temporal c fuzz benches main}"; do
+    for p in $part; do "$p"; done
+done
+
+printf '\n%-44s %6s\n%s' part minutes "$table"
+[ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
