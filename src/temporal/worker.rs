@@ -91,7 +91,10 @@ fn serve_workflows(endpoint: &Endpoint, mut host: WorkflowHost) -> Result<(), Co
             From::Same => {}
             From::Another => {
                 bridge = Some(claimed.submitter());
-                host.forget_all();
+                let runs = host.forget_all();
+                if runs > 0 {
+                    tracing::info!(runs, "another bridge: the former one's runs are forgotten");
+                }
             }
             From::Dead => {
                 refuse(claimed)?;

@@ -102,6 +102,7 @@ impl ActivityHost {
     }
 
     /// How many attempts run now. One has left the count before its `done` is called.
+    #[cfg(test)]
     pub(crate) fn running(&self) -> usize {
         self.running.lock().len()
     }

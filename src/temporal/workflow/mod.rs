@@ -138,6 +138,7 @@ impl WorkflowHost {
     }
 
     /// How many runs are in memory.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.runs.len()
     }
