@@ -24,6 +24,7 @@
 //!   a bridge that is gone ([`super::worker`]). The server's own timeouts bring the tasks back.
 
 use super::{
+    activity,
     connect::{ConnectError, Server},
     wire::{self, ACTIVITY_QUEUE, Kind, STATUS_REFUSED, WORKFLOW_QUEUE, once},
 };
@@ -253,9 +254,12 @@ impl Core {
 
     /// Where the completion of an activity goes: a local one belongs to the workflow worker.
     fn activity_worker(&self, token: &[u8]) -> Option<&Worker> {
-        if TaskToken::from(token.to_vec()).is_local_activity_task() { &self.workflows } else { &self.activities }
-            .as_ref()
+        if is_local(token) { self.workflows.as_ref() } else { self.activities.as_ref() }
     }
+}
+
+fn is_local(token: &[u8]) -> bool {
+    TaskToken::from(token.to_vec()).is_local_activity_task()
 }
 
 /// What a task in the segment is to be answered with.
@@ -283,7 +287,8 @@ struct Run {
 #[derive(Default)]
 struct Routes {
     runs: HashMap<String, Run>,
-    activities: HashMap<Vec<u8>, TaskId>,
+    /// By task token: the task, and why it was cancelled, if it was.
+    activities: HashMap<Vec<u8>, (TaskId, Option<ActivityCancelReason>)>,
     pending: HashMap<u64, Pending>,
     last_tag: u64,
 }
@@ -410,8 +415,9 @@ impl Bridge {
 
     async fn route_activity(&self, task: ActivityTask) {
         let token = task.task_token.clone();
-        if let Some(Variant::Cancel(_)) = task.variant {
-            return self.cancel_activity(task);
+        if let Some(Variant::Cancel(cancel)) = &task.variant {
+            let reason = cancel.reason();
+            return self.cancel_activity(task, reason);
         }
         let submitted = self
             .when_there_is_room(|| {
@@ -419,7 +425,7 @@ impl Bridge {
                 let pending = Pending::Activity { token: token.clone() };
                 let to = once(To::Queue(ACTIVITY_QUEUE), Kind::Activity, 0);
                 let id = routes.submit(self.endpoint, &task, to, pending)?;
-                routes.activities.insert(token.clone(), id);
+                routes.activities.insert(token.clone(), (id, None));
                 Ok(())
             })
             .await;
@@ -429,10 +435,11 @@ impl Bridge {
     }
 
     /// Before it starts: by its task word. After: by a message to the process that runs it.
-    fn cancel_activity(&self, task: ActivityTask) {
+    fn cancel_activity(&self, task: ActivityTask, reason: ActivityCancelReason) {
         let mut routes = self.routes();
-        let Some(&id) = routes.activities.get(&task.task_token) else { return };
-        match self.endpoint.cancel(id) {
+        let Some((id, why)) = routes.activities.get_mut(&task.task_token) else { return };
+        why.get_or_insert(reason);
+        match self.endpoint.cancel(*id) {
             Ok(Cancel::Running(name)) => {
                 let to = once(To::Participant(name), Kind::CancelActivity, 0);
                 // A cancellation is a wish: if the segment is full or the process dies, the activity's end is news enough.
@@ -514,14 +521,14 @@ impl Bridge {
                 }
             }
             Pending::Activity { token } => {
-                routes.activities.remove(&token);
+                let reason = routes.activities.remove(&token).and_then(|(_, reason)| reason);
                 drop(routes);
                 let completion = match (finished.outcome(), ActivityTaskCompletion::decode(output)) {
                     (_, Ok(completion)) if done => completion,
-                    (Outcome::Cancelled, _) => ActivityTaskCompletion {
-                        task_token: token,
-                        result: Some(ActivityExecutionResult::cancel_from_details(None)),
-                    },
+                    (Outcome::Cancelled, _) => {
+                        let result = Some(activity::cancelled(reason, is_local(&token), None));
+                        ActivityTaskCompletion { task_token: token, result }
+                    }
                     _ => failed_activity(token, why_not(finished, "activity")),
                 };
                 self.complete_activity(completion);
@@ -565,9 +572,9 @@ impl Bridge {
     fn cancel_all(&self) {
         let tokens: Vec<_> = self.routes().activities.keys().cloned().collect();
         for task_token in tokens {
-            let reason = ActivityCancelReason::WorkerShutdown.into();
-            let variant = Some(Variant::Cancel(CancelTask { reason, ..Default::default() }));
-            self.cancel_activity(ActivityTask { task_token, variant });
+            let reason = ActivityCancelReason::WorkerShutdown;
+            let variant = Some(Variant::Cancel(CancelTask { reason: reason.into(), ..Default::default() }));
+            self.cancel_activity(ActivityTask { task_token, variant }, reason);
         }
     }
 

@@ -10,7 +10,7 @@ use temporalio_common::{
         ActivitySerializationContext, DataConverter, GenericPayloadConverter, PayloadConverter, SerializationContext,
         SerializationContextData,
     },
-    error::{OutgoingActivityError, OutgoingError},
+    error::{FailurePayloads, OutgoingActivityError, OutgoingError},
     protos::{ENCODING_PAYLOAD_KEY, coresdk::activity_result::ActivityExecutionResult},
 };
 
@@ -56,24 +56,33 @@ fn encoding(payload: &Payload) -> String {
 /// until a timeout. So an attempt that ends as cancelled for another reason is reported as failed, with the type names
 /// that the SDKs use, and Temporal retries it.
 pub(super) fn execution_result(outcome: Outcome, context: &ActivityContext) -> ActivityExecutionResult {
-    use ActivityCancelReason::*;
     match outcome {
         Ok(result) => ActivityExecutionResult::ok(result),
         Err(ActivityError::WillCompleteAsync) => ActivityExecutionResult::will_complete_async(),
         Err(ActivityError::Application(failure)) => fail(*failure),
-        Err(ActivityError::Cancelled { details }) => match context.cancel_reason() {
-            Some(Paused) => fail(typed("ActivityPause", "activity paused")),
-            Some(Reset) => fail(typed("ActivityReset", "activity reset")),
-            Some(WorkerShutdown) => fail(typed("WorkerShutdown", "the worker is shutting down")),
-            None if !context.info().is_local => {
-                fail(typed("CancelledError", "the activity ended as cancelled, which nobody had asked for"))
-            }
-            None | Some(Cancelled | NotFound | TimedOut) => ActivityExecutionResult::cancel(
-                DataConverter::default()
-                    .to_failure(&activity(), OutgoingError::Activity(OutgoingActivityError::Cancelled { details })),
-            ),
-        },
+        Err(ActivityError::Cancelled { details }) => cancelled(context.cancel_reason(), context.info().is_local, details),
         Err(other) => fail(ApplicationFailure::new(anyhow::anyhow!("unsupported activity error: {other:?}"))),
+    }
+}
+
+/// The result of an attempt that ended as cancelled, given who had asked for that.
+pub(crate) fn cancelled(
+    reason: Option<ActivityCancelReason>,
+    is_local: bool,
+    details: Option<FailurePayloads>,
+) -> ActivityExecutionResult {
+    use ActivityCancelReason::{Cancelled, NotFound, Paused, Reset, TimedOut, WorkerShutdown};
+    match reason {
+        Some(Paused) => fail(typed("ActivityPause", "activity paused")),
+        Some(Reset) => fail(typed("ActivityReset", "activity reset")),
+        Some(WorkerShutdown) => fail(typed("WorkerShutdown", "the worker is shutting down")),
+        None if !is_local => {
+            fail(typed("CancelledError", "the activity ended as cancelled, which nobody had asked for"))
+        }
+        None | Some(Cancelled | NotFound | TimedOut) => ActivityExecutionResult::cancel(
+            DataConverter::default()
+                .to_failure(&activity(), OutgoingError::Activity(OutgoingActivityError::Cancelled { details })),
+        ),
     }
 }
 

@@ -61,6 +61,7 @@ mod host;
 mod registry;
 
 pub use context::{ActivityContext, ActivityInfo};
+pub(super) use convert::cancelled;
 pub(crate) use host::ActivityHost;
 pub use registry::Activities;
 #[doc(no_inline)]
