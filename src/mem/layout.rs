@@ -33,7 +33,7 @@ use std::alloc::Layout as Region;
 /// `shmworkr`, little-endian.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
 /// Of this layout. Raised by every change of a size, an offset or a meaning.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u64 = 1;
 pub(crate) const PAGE: usize = 4096;
 
 /// The largest payload, in bytes.
@@ -95,19 +95,24 @@ impl Geometry {
             && (1..=64).contains(&self.queues)
             && slots.iter().all(|s| s.is_power_of_two() && (16..=1 << 16).contains(s))
             && self.classes.is_sorted_by_key(|c| c.size)
-            && self.classes.iter().all(|c| c.size as usize % PAGE == 0 && c.count <= 1 << 16)
+            && self.classes.iter().all(|c| (c.size as usize).is_multiple_of(PAGE) && c.count <= 1 << 16)
     }
 }
 
 /// The first page of a segment.
-#[repr(C, align(128))]
+#[repr(C)]
 pub(crate) struct Header {
-    pub(crate) magic: u64,
-    pub(crate) version: u32,
-    pub(crate) _pad: u32,
-    pub(crate) geometry: Geometry,
-    pub(crate) total: u64,
+    pub(crate) identity: Identity,
     pub(crate) control: Control,
+}
+
+/// What tells a segment from other bytes, and its regions from one another. Written once, before anybody shares it.
+#[repr(C)]
+pub(crate) struct Identity {
+    pub(crate) magic: u64,
+    pub(crate) version: u64,
+    pub(crate) total: u64,
+    pub(crate) geometry: Geometry,
 }
 
 const _: () = assert!(size_of::<Header>() <= PAGE);

@@ -3,7 +3,7 @@
 //! The backing is a memfd: it has no name that could be left behind, is closed on exec, and goes with its last process.
 //! Sources: `memfd_create(2)`, `fcntl(2)` on seals, `madvise(2)` on MADV_DONTFORK.
 
-use super::layout::{Geometry, Header, Layout, MAGIC, VERSION};
+use super::layout::{Geometry, Header, Identity, Layout, MAGIC, VERSION};
 use crate::{
     error::Corrupted,
     lockfree::{
@@ -79,23 +79,11 @@ impl Segment {
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(errno("seal"))?;
         let file = File::from(fd);
         let map = MmapRaw::map_raw(&file).map_err(os("map"))?;
-        let header = map.as_mut_ptr().cast::<Header>();
-        // SAFETY: the mapping is page-aligned, at least a page long, and nobody else has it yet. `control` stays zeroed.
-        unsafe {
-            (&raw mut (*header).magic).write(MAGIC);
-        }
-        // SAFETY: as above.
-        unsafe {
-            (&raw mut (*header).version).write(VERSION);
-        }
-        // SAFETY: as above.
-        unsafe {
-            (&raw mut (*header).geometry).write(geometry);
-        }
-        // SAFETY: as above.
-        unsafe {
-            (&raw mut (*header).total).write(bytes as u64);
-        }
+        let header = map.as_mut_ptr().cast_const().cast::<Header>();
+        let identity = Identity { magic: MAGIC, version: VERSION, total: bytes as u64, geometry };
+        // SAFETY: the mapping is page-aligned and at least a page long, the header starts with its identity, and nobody
+        // else has the mapping yet. The control words after it stay zeroed.
+        unsafe { header.cast::<Identity>().cast_mut().write(identity) };
         // SAFETY: `layout` is that of `geometry`, and the mapping has its size.
         let table = unsafe { table(map.as_mut_ptr(), &geometry, &layout) };
         for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, geometry.blocks())] {
@@ -194,7 +182,7 @@ mod tests {
     fn a_new_segment_is_empty_private_and_sealed() {
         let s = Segment::create(Geometry::new(64, 2)).unwrap();
         assert!(s.table().audit().is_clean(), "{}", s.table().audit());
-        assert_eq!((s.header().magic, s.header().version), (MAGIC, VERSION));
+        assert_eq!((s.header().identity.magic, s.header().identity.version), (MAGIC, VERSION));
         let mode = nix::sys::stat::fstat(&s._file).unwrap().st_mode;
         assert_eq!(mode & 0o777, 0o600);
         let size = s.layout.total as libc::off_t;
