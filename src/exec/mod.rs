@@ -1,3 +1,6 @@
 //! The executor as a process sees it: one endpoint on the segment, through which it submits, claims and takes.
 
 pub(crate) mod endpoint;
+
+#[cfg(test)]
+mod tests;
