@@ -21,6 +21,9 @@ const _: () = assert!(size_of::<usize>() == 8, "shmworker needs a 64-bit target"
 #[cfg(not(target_os = "linux"))]
 compile_error!("shmworker is made of futexes, memfds and pidfds: it needs Linux");
 
+/// The version of this library, as `major.minor.patch`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
