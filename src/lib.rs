@@ -16,6 +16,9 @@
 //!    mem        the segment: what lies where
 //! ```
 
+// Temporal is the only one so far that starts a pool: without it the lower layers have no user.
+#![cfg_attr(not(feature = "temporal"), allow(dead_code, unreachable_pub))]
+
 #[cfg(target_os = "linux")]
 const _: () = assert!(size_of::<usize>() == 8, "shmworker needs a 64-bit target");
 #[cfg(not(target_os = "linux"))]
