@@ -33,6 +33,9 @@ pub mod cli;
 mod error;
 #[cfg(not(all(test, loom)))]
 mod exec;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+#[doc(hidden)]
+pub mod fuzz;
 mod lockfree;
 #[cfg(not(all(test, loom)))]
 mod mem;
