@@ -27,6 +27,9 @@ compile_error!("shmworker is made of futexes, memfds and pidfds: it needs Linux"
 /// The version of this library, as `major.minor.patch`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+#[cfg(all(feature = "bench", not(all(test, loom))))]
+#[doc(hidden)]
+pub mod bench_support;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
