@@ -16,17 +16,29 @@
 //!    mem        the segment: what lies where
 //! ```
 
+// Temporal is the only one so far that starts a pool: without it the lower layers have no user.
+#![cfg_attr(not(feature = "temporal"), allow(dead_code, unreachable_pub))]
+
 #[cfg(target_os = "linux")]
 const _: () = assert!(size_of::<usize>() == 8, "shmworker needs a 64-bit target");
 #[cfg(not(target_os = "linux"))]
 compile_error!("shmworker is made of futexes, memfds and pidfds: it needs Linux");
 
+/// The version of this library, as `major.minor.patch`.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(all(feature = "bench", not(all(test, loom))))]
+#[doc(hidden)]
+pub mod bench_support;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 mod error;
 #[cfg(not(all(test, loom)))]
 mod exec;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+#[doc(hidden)]
+pub mod fuzz;
 mod lockfree;
 #[cfg(not(all(test, loom)))]
 mod mem;
