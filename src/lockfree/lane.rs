@@ -166,7 +166,11 @@ impl<'s> Lane<'s> {
                 _ => {
                     let again = self.control.tail.0.load(Acquire);
                     if again <= tail {
-                        return Err(Corrupted::new("lane slot behind the tail", tail as usize % self.slots.len(), slot.0));
+                        return Err(Corrupted::new(
+                            "lane slot behind the tail",
+                            tail as usize % self.slots.len(),
+                            slot.0,
+                        ));
                     }
                     (seen, tail) = (again, again);
                 }
@@ -198,7 +202,11 @@ impl<'s> Lane<'s> {
                 _ => {
                     let again = self.control.head.0.load(Acquire);
                     if again <= head {
-                        return Err(Corrupted::new("lane slot behind the head", head as usize % self.slots.len(), slot.0));
+                        return Err(Corrupted::new(
+                            "lane slot behind the head",
+                            head as usize % self.slots.len(),
+                            slot.0,
+                        ));
                     }
                     (seen, head) = (again, again);
                 }

@@ -84,7 +84,8 @@ impl Table<'_> {
     /// [`Corrupted`] if a word is damaged.
     pub(crate) fn recover(&self, cursors: &Cursors, me: Name, dead: Name, exit: u64) -> Result<Settled, Corrupted> {
         let participant = self.participant(dead.id())?;
-        if !matches!(participant.member(dead.id().into())?, Member::Live(n) | Member::Dead(n) if n == dead.incarnation()) {
+        if !matches!(participant.member(dead.id().into())?, Member::Live(n) | Member::Dead(n) if n == dead.incarnation())
+        {
             return Ok(Settled::default()); // settled long ago: the id is another's by now
         }
         participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
@@ -155,7 +156,8 @@ impl Table<'_> {
             settled.dropped += 1;
             let done = word.to(Phase::Done(Outcome::WorkerDied), submitter.id());
             self.exchange(index, word, done, AcqRel).map_err(|w| moved(index, w))?;
-            let word = self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel).map_err(|w| moved(index, w))?;
+            let word =
+                self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel).map_err(|w| moved(index, w))?;
             return self.release(Owned { index, word });
         }
         let next = if d.addressee.load(Relaxed) == dead.bits() {

@@ -176,7 +176,11 @@ impl<'s> Table<'s> {
     pub(crate) fn exchange(&self, index: u16, from: Task, to: Task, success: Ordering) -> Result<Task, Task> {
         debug_assert!(is_legal(from, to), "{from:?} -> {to:?}");
         // A failed exchange is only compared again, or read anew with Acquire.
-        self.descriptors[index as usize].state.compare_exchange(from.0, to.0, success, Relaxed).map(|_| to).map_err(Task)
+        self.descriptors[index as usize]
+            .state
+            .compare_exchange(from.0, to.0, success, Relaxed)
+            .map(|_| to)
+            .map_err(Task)
     }
 
     pub(crate) fn load(&self, index: u16) -> Task {
@@ -335,9 +339,7 @@ impl<'s> Table<'s> {
         let ours = lane == self.private(me.id());
         // `lane` and `addressee` are those of this life: the word is the READY of it, or the exchange fails.
         let wanted = |w: Task, d: &Descriptor| {
-            w.is(Phase::Ready)
-                && d.lane.load(Relaxed) == lane.0
-                && (!ours || d.addressee.load(Relaxed) == me.bits())
+            w.is(Phase::Ready) && d.lane.load(Relaxed) == lane.0 && (!ours || d.addressee.load(Relaxed) == me.bits())
         };
         let cursor = cursors.of(lane);
         loop {
