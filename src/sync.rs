@@ -1,8 +1,10 @@
 //! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom in the models.
 //!
-//! Under `--cfg loom` (unit tests only) every atomic operation is also a *step* at which the running thread may be made
-//! to die ([`fate`]): a death is a panic that unwinds out of the model thread and leaves the shared words as they are,
-//! as a SIGKILL would. Nothing below this door holds a guard whose drop touches shared memory, so unwinding adds no step.
+//! Under `--cfg loom` (unit tests only) every operation that others can notice is also a *step* at which the running
+//! thread may be made to die ([`fate`]): a death is a panic that unwinds out of the model thread and leaves the shared
+//! words as they are, as a SIGKILL would. Nothing below this door holds a guard whose drop touches shared memory, so
+//! unwinding adds no step. Loads and fences are no steps: a death before one leaves what a death before the next write
+//! leaves.
 
 pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
@@ -112,7 +114,6 @@ mod mocked {
                     Self(loom::sync::atomic::$name::new(v))
                 }
                 pub(crate) fn load(&self, o: Ordering) -> $int {
-                    fate::step();
                     self.0.load(o)
                 }
                 pub(crate) fn store(&self, v: $int, o: Ordering) {
@@ -151,14 +152,7 @@ mod mocked {
     atomic!(AtomicU32, u32);
     atomic!(AtomicU64, u64);
 
-    pub(crate) fn fence(o: Ordering) {
-        fate::step();
-        loom::sync::atomic::fence(o);
-    }
-
-    pub(crate) fn spin_loop() {
-        loom::thread::yield_now();
-    }
+    pub(crate) use loom::sync::atomic::fence;
 
     /// The futex contract by a mutex and a condition variable; a timeout never fires.
     pub(crate) struct Futex {

@@ -86,6 +86,7 @@ pub(crate) struct Descriptor {
     /// How that worker ended, if it died: [`crate::process::Exit`] packed.
     pub(crate) exit: AtomicU64,
     /// Room for progress, checkpoint, deadlines and time stamps.
+    #[cfg(not(all(test, loom)))]
     _spare: [AtomicU64; 5],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
@@ -133,7 +134,6 @@ impl Descriptor {
             status: AtomicU32::new(0),
             claimant: AtomicU64::new(0),
             exit: AtomicU64::new(0),
-            _spare: std::array::from_fn(|_| AtomicU64::new(0)),
             input_bytes: Inline::new(),
             output_bytes: Inline::new(),
         }
