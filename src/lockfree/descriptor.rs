@@ -39,6 +39,8 @@
 //! # Ordering
 //!
 //! - \[publish] Release in `publish` pairs with Acquire in `claim`: the payload is seen whole.
+//! - \[claim] Release in `claim` pairs with Acquire in `cancel`: who sees the claim sees which incarnation of the claimant
+//!   was admitted.
 //! - \[complete] Release in `complete` pairs with Acquire in `take`: the output is seen whole.
 //! - \[release] Release in `release` pairs with Acquire in `reserve`: no byte is overwritten while it is still read.
 //! - \[requeue] AcqRel in recovery: the dead owner's last writes come before the next owner's.

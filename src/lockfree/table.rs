@@ -278,12 +278,16 @@ impl<'s> Table<'s> {
                         return Ok(Cancel::Cancelled);
                     }
                 }
-                Some(Phase::Claimed) => match self.participant(word.who())?.member(word.who().into())? {
-                    Member::Live(n) | Member::Dead(n) => return Ok(Cancel::Running(Name::new(word.who(), n))),
-                    // An id is vacated only when no word names it, so the word must have moved on.
-                    Member::Vacant(_) if self.load(task.index) == word => return Err(damaged(task.index, word)),
-                    Member::Vacant(_) => {}
-                },
+                Some(Phase::Claimed) => {
+                    let member = self.participant(word.who())?.member(word.who().into())?;
+                    // An id is given again only when no word names it, so while the word stands the member is its owner.
+                    if self.load(task.index) == word {
+                        return match member {
+                            Member::Live(n) | Member::Dead(n) => Ok(Cancel::Running(Name::new(word.who(), n))),
+                            Member::Vacant(_) => Err(damaged(task.index, word)),
+                        };
+                    }
+                }
                 Some(_) => return Ok(Cancel::Over),
                 None => return Err(damaged(task.index, word)),
             }
@@ -301,7 +305,7 @@ impl<'s> Table<'s> {
         let wanted = |w: Task, _: &Descriptor| matches!(w.phase(), Some(Phase::Done(_))) && w.who() == me.id();
         loop {
             if let Some((index, from, word)) =
-                self.take_from(cursors, lane, wanted, |w| w.to(Phase::Reserved, me.id()), AcqRel)?
+                self.take_from(cursors, lane, wanted, |w| w.to(Phase::Reserved, me.id()))?
             {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
@@ -343,7 +347,7 @@ impl<'s> Table<'s> {
         };
         let cursor = cursors.of(lane);
         loop {
-            let claimed = self.take_from(cursors, lane, wanted, |w| w.to(Phase::Claimed, me.id()), Acquire)?; // [publish]
+            let claimed = self.take_from(cursors, lane, wanted, |w| w.to(Phase::Claimed, me.id()))?; // [publish], [claim]
             if self.lane(lane).take_rescan(cursor, claimed.is_none()) {
                 self.rescan(cursors, Some(lane))?;
                 if claimed.is_none() {
@@ -405,7 +409,6 @@ impl<'s> Table<'s> {
         lane: LaneId,
         wanted: impl Fn(Task, &Descriptor) -> bool,
         to: impl Fn(Task) -> Task,
-        success: Ordering,
     ) -> Result<Option<(u16, Task, Task)>, Corrupted> {
         let cursor = cursors.of(lane);
         let lane = self.lane(lane);
@@ -415,7 +418,7 @@ impl<'s> Table<'s> {
             let ours = |w: Task| hint.names(w) && wanted(w, d);
             let mut word = self.load(hint.index);
             if ours(word) {
-                if let Ok(new) = self.exchange(hint.index, word, to(word), success) {
+                if let Ok(new) = self.exchange(hint.index, word, to(word), AcqRel) {
                     let _ = lane.remove(cursor, &entry); // helped along by another: as good
                     return Ok(Some((hint.index, word, new)));
                 }
@@ -426,7 +429,7 @@ impl<'s> Table<'s> {
                 fence(SeqCst); // [remove]
                 word = self.load(hint.index);
                 while ours(word) {
-                    match self.exchange(hint.index, word, to(word), success) {
+                    match self.exchange(hint.index, word, to(word), AcqRel) {
                         Ok(new) => return Ok(Some((hint.index, word, new))),
                         Err(_) => word = self.load(hint.index),
                     }

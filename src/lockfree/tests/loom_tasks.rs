@@ -1,6 +1,7 @@
 //! Tasks through the queue: submitters, workers and a canceller, any of whom dies.
 
 use super::{Actor, COORDINATOR, Part, QUEUE, Storage, explore, explore_alive, join, play, settle};
+use crate::lockfree::{participant::Name, table::Cancel};
 use std::sync::Arc;
 
 const SUBMIT_ONE: Part = |a| {
@@ -150,5 +151,26 @@ fn each_result_is_taken_by_one_thread() {
         let another = Actor::new(&storage, 1);
         let cast = vec![(submitter, 0, take_two), (another, 0, take_two), (worker, 0, WORK_ONE)];
         settle(take.start(cast).into_iter().map(join).collect());
+    });
+}
+/// Who sees a claim sees whose it is, however late it learned of the claimant's admission.
+#[test]
+fn a_cancellation_names_the_incarnation_that_runs_the_task() {
+    explore_alive("a_cancellation_names_the_incarnation_that_runs_the_task", 3, |_| {
+        let storage = Arc::new(Storage::vacant(2, 1, 0));
+        storage.table().admit(0, 0).unwrap();
+        let mut submitter = Actor::new(&storage, 0);
+        let task = submitter.submit(1).unwrap();
+        let coordinator = storage.clone();
+        let worker = loom::thread::spawn(move || {
+            let name = coordinator.table().admit(1, 0).unwrap().unwrap();
+            Actor::named(&coordinator, name).live(0, WORK_ONE)
+        });
+        match submitter.table().cancel(&submitter.cursors, task).unwrap() {
+            Cancel::Cancelled => submitter.cancelled.push(1),
+            Cancel::Running(name) => assert_eq!(name, Name::new(1, 1)),
+            Cancel::Over => {}
+        }
+        settle(vec![submitter, join(worker)]);
     });
 }
