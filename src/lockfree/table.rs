@@ -439,9 +439,13 @@ impl<'s> Table<'s> {
         Ok(None)
     }
 
-    /// Stores a hint for each task that belongs into `lane` (into any lane, for `None`) and has none there.
+    /// Stores a hint for each task that belongs into lane `only` (into any lane, for `None`) and has none there.
+    ///
+    /// One sleeper of that lane is woken for what was stored, since it may have looked while flag and hints were down. For
+    /// `None` that is left to the caller.
     #[cold]
     pub(crate) fn rescan(&self, cursors: &Cursors, only: Option<LaneId>) -> Result<(), Corrupted> {
+        let mut has_stored = false;
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
             let lane = match word.phase() {
@@ -455,7 +459,15 @@ impl<'s> Table<'s> {
                 let hint = Hint::of(index, word);
                 if !self.lane(lane).holds(cursors.of(lane), hint) {
                     let _ = self.lane(lane).push(cursors.of(lane), hint)?; // an overflow raises the flag again
+                    has_stored = true;
                 }
+            }
+        }
+        if let Some(lane) = only.filter(|_| has_stored) {
+            fence(SeqCst); // [park]
+            match (lane.0 as usize).checked_sub(self.queues) {
+                None => self.wake_one(lane.0 as usize),
+                Some(own) => self.participants[own % self.participants.len()].wake_if_parked(),
             }
         }
         Ok(())

@@ -54,6 +54,30 @@ fn two_tasks_wake_two_sleepers() {
     });
 }
 
+/// A worker that never sleeps looks for tasks without hints, stores hints of two and takes one: the other wakes a sleeper.
+#[test]
+fn a_rescan_wakes_for_what_it_leaves() {
+    explore_alive("a_rescan_wakes_for_what_it_leaves", 2, |take| {
+        let storage = Arc::new(Storage::new(3, 2));
+        let mut submitter = Actor::new(&storage, 0);
+        // Stale hints fill the lane, so that the next two tasks overflow.
+        for input in [1, 2] {
+            let task = submitter.submit(input).unwrap();
+            submitter.cancel(input, task);
+            submitter.take();
+        }
+        submitter.submit(3);
+        submitter.submit(4);
+        let work: Part = |a| {
+            a.work(QUEUE);
+        };
+        let [busy, sleeper] = [1, 2].map(|id| Actor::new(&storage, id));
+        let mut actors = vec![submitter];
+        actors.extend(take.start(vec![(busy, 0, work), (sleeper, 0, AWAIT_WORK)]).into_iter().map(join));
+        settle(actors);
+    });
+}
+
 #[test]
 fn waker_dies() {
     explore("waker_dies", 2, |take| {
