@@ -23,7 +23,7 @@
 //! | `tag`, `max_attempts`, `input`          |                       |                  | time: hence atomic          |
 //! | `output`, `status`                      | the worker            | CLAIMED          | the submitter, RESERVED     |
 //! | `claimant`                              | the worker            | CLAIMED          | the submitter, any time     |
-//! | `exit`                                  | the coordinator       | CLAIMED, adopted | the submitter, RESERVED     |
+//! | `claimant`, `exit`                      | the coordinator       | CLAIMED, adopted | the submitter, RESERVED     |
 //! | `input_bytes`                           | the submitter         | RESERVED         | the worker, CLAIMED         |
 //! | `output_bytes`                          | the worker            | CLAIMED          | the submitter, RESERVED     |
 //!

@@ -2,7 +2,8 @@
 //!
 //! Run by the coordinator alone, once the kernel has reported the death. Each step is one exchange, and what it acts on is
 //! first *adopted* (the word names the coordinator instead of the dead one), so a recovery that is itself killed leaves
-//! words that name a dead coordinator: its successor recovers that one in the same way and goes on.
+//! words that name a dead coordinator, or still the dead one: its successor recovers that coordinator, and again all who
+//! are marked dead, in whatever order.
 //!
 //! | the dead one's                 | becomes                                                                       |
 //! |--------------------------------|-------------------------------------------------------------------------------|
@@ -150,6 +151,8 @@ impl Table<'_> {
         let d = &self.descriptors[index as usize];
         self.blocks.detach(Payload(d.output.load(Relaxed)), index, word)?;
         d.output.store(0, Relaxed);
+        // It may have died between its claim and its own store of this.
+        d.claimant.store(dead.bits(), Relaxed);
         d.exit.store(exit, Relaxed);
         let submitter = Name::of(d.submitter.load(Relaxed));
         if !self.is_live(submitter)? {
@@ -160,7 +163,9 @@ impl Table<'_> {
                 self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel).map_err(|w| moved(index, w))?;
             return self.release(Owned { index, word });
         }
-        let next = if d.addressee.load(Relaxed) == dead.bits() {
+        let addressee = d.addressee.load(Relaxed);
+        // Not `== dead`: what a dead coordinator had adopted was another's.
+        let next = if addressee != 0 && !self.is_live(Name::of(addressee))? {
             settled.failed += 1;
             word.to(Phase::Done(Outcome::AddresseeDied), submitter.id())
         } else if u32::from(word.attempt()) + 1 < d.max_attempts.load(Relaxed) && word.attempt() < u8::MAX {

@@ -62,3 +62,10 @@ fn recoverer_of_a_worker_dies() {
         a.submit(1);
     });
 }
+
+#[test]
+fn recoverer_of_an_addressee_dies() {
+    recoverer_dies("recoverer_of_an_addressee_dies", |a| {
+        a.submit_to(DEAD, 1);
+    });
+}

@@ -201,6 +201,10 @@ impl Actor {
         if outcome == Outcome::Completed {
             assert_eq!(d.output_bytes.get(), output(input, task.word), "output of {input}");
         }
+        if outcome == Outcome::WorkerDied {
+            assert_eq!(d.exit.load(Relaxed), EXIT);
+            assert_ne!(d.claimant.load(Relaxed), 0, "nobody claimed {input}, and yet its worker died");
+        }
         self.results.push((input, outcome));
         table.release(task).unwrap();
         true
