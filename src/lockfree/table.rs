@@ -495,13 +495,40 @@ impl<'s> Table<'s> {
         }
         fence(SeqCst); // [park]
         let own = [self.private(me.id()), self.completion(me.id())];
-        if !last_look() && !queues.iter().chain(&own).any(|&l| self.lane(l).has_work(cursors.of(l))) {
+        if !last_look()
+            && !queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
+            && !own.into_iter().any(|l| self.has_own_work(cursors, me, l))
+        {
             participant.sleep(prepared, timeout);
         }
         for q in queues {
             self.idle[q.0 as usize * self.idle_words() + word].fetch_and(!bit, AcqRel);
         }
         participant.end_park();
+    }
+
+    /// Is there anything for `me` in this lane of its own? Hints and a flag of who had the id before are none: a participant
+    /// need not look into a lane from which it expects nothing, and would find them there each time it wants to sleep.
+    fn has_own_work(&self, cursors: &Cursors, me: Name, lane: LaneId) -> bool {
+        let is_mine = |index: u16, word: Task| match word.phase() {
+            Some(Phase::Ready) => {
+                lane == self.private(me.id()) && self.descriptors[index as usize].addressee.load(Relaxed) == me.bits()
+            }
+            Some(Phase::Done(_)) => lane == self.completion(me.id()) && word.who() == me.id(),
+            Some(_) => false,
+            None => true, // damage: whoever looks next reports it
+        };
+        if self.lane(lane).rescan_is_due() {
+            return (0..self.descriptors.len()).any(|i| is_mine(i as u16, self.load(i as u16)));
+        }
+        let found = self.lane(lane).any(cursors.of(lane), |hint| match self.descriptor(hint.index) {
+            Ok(_) => {
+                let word = self.load(hint.index);
+                hint.names(word) && is_mine(hint.index, word)
+            }
+            Err(_) => true,
+        });
+        found != Some(false)
     }
 
     /// Wakes one who is parked before this queue. The caller has pushed and fenced.

@@ -44,6 +44,28 @@ fn a_task_wakes_its_addressee() {
     });
 }
 
+/// What is left in the lanes of an id keeps nobody awake who gets it later and never looks there.
+#[test]
+fn hints_of_a_former_incarnation_let_it_sleep() {
+    explore_alive("hints_of_a_former_incarnation_let_it_sleep", 3, |take| {
+        let storage = Arc::new(Storage::new(2, 1));
+        let mut coordinator = Actor::new(&storage, COORDINATOR);
+        let mut former = Actor::new(&storage, 1);
+        former.submit(1);
+        coordinator.work(QUEUE);
+        former.died = true;
+        coordinator.recover(&former);
+        let next = Actor::named(&storage, storage.table().admit(0, 0).unwrap().unwrap());
+        assert_eq!(next.name, Name::new(1, 2));
+        let submit: Part = |a| {
+            a.submit_to(Name::new(1, 2), 2);
+        };
+        let mut actors = vec![former];
+        actors.extend(take.start(vec![(coordinator, 0, submit), (next, 0, AWAIT_WORK)]).into_iter().map(join));
+        settle(actors);
+    });
+}
+
 #[test]
 fn two_tasks_wake_two_sleepers() {
     explore_alive("two_tasks_wake_two_sleepers", 2, |take| {
