@@ -10,6 +10,11 @@ pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Rel
 
 #[cfg(not(all(test, loom)))]
 mod real {
+    /// Is this fault wanted? Only ever by the models, which show by it that they would notice (`lockfree/tests/mutants.rs`).
+    pub(crate) const fn mutant(_: &str) -> bool {
+        false
+    }
+
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
     use std::{cell::UnsafeCell, time::Duration};
 
@@ -65,7 +70,13 @@ pub(crate) use real::*;
 #[cfg(all(test, loom))]
 mod mocked {
     use super::Ordering;
-    use std::time::Duration;
+    use std::{sync::LazyLock, time::Duration};
+
+    /// Is this fault wanted? `SHMWORKER_MUTANT` names it.
+    pub(crate) fn mutant(name: &str) -> bool {
+        static WANTED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("SHMWORKER_MUTANT").ok());
+        WANTED.as_deref() == Some(name)
+    }
 
     /// Death before a chosen step of a model thread.
     pub(crate) mod fate {
@@ -90,10 +101,15 @@ mod mocked {
             }
         }
 
-        /// Runs `f`, dying just before its `k`-th step (from 1; 0 never). `None`: it died.
+        /// Runs `f`, dying just before its `k`-th step (from 1; 0 never); its end counts as one. `None`: it died.
         pub(crate) fn mortal<T>(k: u32, f: impl FnOnce() -> T) -> Option<T> {
             LEFT.with(|left| left.set(k));
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+            let life = || {
+                let value = f();
+                step();
+                value
+            };
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(life));
             LEFT.with(|left| left.set(0));
             match result {
                 Ok(value) => Some(value),

@@ -49,7 +49,7 @@
 use super::word::{Hint, LAP_BITS, Slot};
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant},
 };
 
 /// Steps that a participant makes before it publishes its cursor.
@@ -173,7 +173,7 @@ impl<'s> Lane<'s> {
                         continue;
                     }
                     cursor.tail.store(tail, Release);
-                    self.control.rescan.0.swap(1, AcqRel); // [overflow]
+                    self.raise_rescan();
                     return Ok(Push::Overflowed);
                 }
                 _ => {
@@ -184,6 +184,14 @@ impl<'s> Lane<'s> {
                     (seen, tail) = (again, again);
                 }
             }
+        }
+    }
+
+    fn raise_rescan(&self) {
+        if mutant("plain-flag") {
+            self.control.rescan.0.store(1, Release);
+        } else if !mutant("no-overflow-flag") {
+            self.control.rescan.0.swap(1, AcqRel); // [overflow]
         }
     }
 

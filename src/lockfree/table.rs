@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Ordering, Relaxed, Release, SeqCst, fence},
+    sync::{AcqRel, Acquire, AtomicU64, Ordering, Relaxed, Release, SeqCst, fence, mutant},
 };
 
 /// Number of a lane.
@@ -175,6 +175,7 @@ impl<'s> Table<'s> {
     /// The one door through which task words change.
     pub(crate) fn exchange(&self, index: u16, from: Task, to: Task, success: Ordering) -> Result<Task, Task> {
         debug_assert!(is_legal(from, to), "{from:?} -> {to:?}");
+        let success = if mutant("relaxed-exchange") { Relaxed } else { success };
         // A failed exchange is only compared again, or read anew with Acquire.
         self.descriptors[index as usize]
             .state
@@ -248,7 +249,9 @@ impl<'s> Table<'s> {
         fence(SeqCst); // [park], [orphan]
         match addressee {
             None => self.wake_one(lane.0 as usize),
-            Some(name) if self.is_live(name)? => self.participant(name.id())?.wake_if_parked(),
+            Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
+                self.participant(name.id())?.wake_if_parked()
+            }
             Some(_) => {
                 // [orphan] Nobody will look into that lane again, or only a later incarnation, which must not have it.
                 let done = ready.to(Phase::Done(Outcome::AddresseeDied), ready.who());
@@ -388,6 +391,7 @@ impl<'s> Table<'s> {
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, done))?; // an overflow raises the flag
         fence(SeqCst); // [park], [orphan]
         if let Some((me, submitter)) = of
+            && !mutant("no-orphan-check")
             && !self.is_live(submitter)?
         {
             // Through RESERVED(me), so that a death in here leaves a name.
@@ -424,9 +428,11 @@ impl<'s> Table<'s> {
                 }
                 continue; // lost: look again at slot and word
             }
-            if lane.remove(cursor, &entry) {
+            if lane.remove(cursor, &entry) && !mutant("no-recheck") {
                 // Stale, and removed by us: we answer for what the task has become since.
-                fence(SeqCst); // [remove]
+                if !mutant("no-remove-fence") {
+                    fence(SeqCst); // [remove]
+                }
                 word = self.load(hint.index);
                 while ours(word) {
                     match self.exchange(hint.index, word, to(word), AcqRel) {
@@ -463,7 +469,7 @@ impl<'s> Table<'s> {
                 }
             }
         }
-        if let Some(lane) = only.filter(|_| has_stored) {
+        if let Some(lane) = only.filter(|_| has_stored && !mutant("no-rescan-wake")) {
             fence(SeqCst); // [park]
             match (lane.0 as usize).checked_sub(self.queues) {
                 None => self.wake_one(lane.0 as usize),
@@ -493,7 +499,9 @@ impl<'s> Table<'s> {
         for q in queues {
             self.idle[q.0 as usize * self.idle_words() + word].fetch_or(bit, AcqRel);
         }
-        fence(SeqCst); // [park]
+        if !mutant("no-park-fence") {
+            fence(SeqCst); // [park]
+        }
         let own = [self.private(me.id()), self.completion(me.id())];
         if !last_look()
             && !queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
@@ -557,7 +565,7 @@ impl<'s> Table<'s> {
     /// left, the next one is woken.
     pub(crate) fn wake_next(&self, cursors: &Cursors, queues: &[LaneId]) {
         for &q in queues {
-            if self.lane(q).has_work(cursors.of(q)) {
+            if self.lane(q).has_work(cursors.of(q)) && !mutant("no-wake-next") {
                 fence(SeqCst); // [park]
                 self.wake_one(q.0 as usize);
             }

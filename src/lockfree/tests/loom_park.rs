@@ -76,6 +76,22 @@ fn two_tasks_wake_two_sleepers() {
     });
 }
 
+/// A worker that is woken for two tasks, one of which only it can do, passes the wake for the other on.
+#[test]
+fn a_swallowed_wake_is_passed_on() {
+    explore_alive("a_swallowed_wake_is_passed_on", 2, |take| {
+        let storage = Arc::new(Storage::new(3, 2));
+        let submit: Part = |a| {
+            a.submit_to(Name::new(1, 1), 1);
+            a.submit(2);
+        };
+        let await_private: Part = |a| a.sleep_until(&[QUEUE], |a| a.work(a.private()));
+        let [submitter, first, second] = [0, 1, 2].map(|id| Actor::new(&storage, id));
+        let cast = vec![(submitter, 0, submit), (first, 0, await_private), (second, 0, AWAIT_WORK)];
+        settle(take.start(cast).into_iter().map(join).collect());
+    });
+}
+
 /// A worker that never sleeps looks for tasks without hints, stores hints of two and takes one: the other wakes a sleeper.
 #[test]
 fn a_rescan_wakes_for_what_it_leaves() {

@@ -135,6 +135,26 @@ fn submitter_of_the_next_life_dies() {
     explore("submitter_of_the_next_life_dies", 1, |take| play(take, Storage::new(4, 1), &[CANCEL, WORK_ONE, WORK_ONE]));
 }
 
+/// One submitter reads a result and gives the descriptor back, another takes it and writes an input: \[release].
+#[test]
+fn a_descriptor_changes_hands() {
+    explore_alive("a_descriptor_changes_hands", 3, |take| {
+        let storage = Arc::new(Storage::new(3, 1));
+        let [mut worker, mut first, second] = std::array::from_fn(|id| Actor::new(&storage, id));
+        first.submit(1);
+        worker.work(QUEUE);
+        let take_one: Part = |a| {
+            a.take();
+        };
+        let submit: Part = |a| {
+            a.submit(2);
+        };
+        let mut actors = vec![worker];
+        actors.extend(take.start(vec![(first, 0, take_one), (second, 0, submit)]).into_iter().map(join));
+        settle(actors);
+    });
+}
+
 /// Two threads of one participant take from one completion lane, each with cursors of its own.
 #[test]
 fn each_result_is_taken_by_one_thread() {

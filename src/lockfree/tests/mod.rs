@@ -7,7 +7,7 @@
 //! before its first step, its second and so on, until the victim comes to its end alive. [`settle`] ends a scene: the
 //! rest is run and taken *without another sweep*, then the logs must agree and the audit must be clean.
 //!
-//! `LOOM_MAX_PREEMPTIONS` overrides the bounds.
+//! `LOOM_MAX_PREEMPTIONS` overrides the bounds. `mutants.rs` shows that the models notice what they are for.
 //!
 //! # What they do not show
 //!
@@ -21,6 +21,7 @@ mod loom_park;
 mod loom_private;
 mod loom_recovery;
 mod loom_tasks;
+mod mutants;
 
 use super::{
     blocks::{Blocks, CLASSES, Class},
@@ -212,7 +213,7 @@ impl Actor {
 
     /// Runs one task, sleeping until there is one.
     fn await_work(&mut self) {
-        self.sleep_until(&[QUEUE], |a| a.work(QUEUE) || a.work(a.private()));
+        self.sleep_until(&[QUEUE], |a| a.work(a.private()) || a.work(QUEUE));
     }
 
     /// Takes one result, sleeping until there is one.
