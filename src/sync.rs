@@ -1,13 +1,20 @@
 //! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom in the models.
 //!
-//! Under `--cfg loom` (unit tests only) every atomic operation is also a *step* at which the running thread may be made
-//! to die ([`fate`]): a death is a panic that unwinds out of the model thread and leaves the shared words as they are,
-//! as a SIGKILL would. Nothing below this door holds a guard whose drop touches shared memory, so unwinding adds no step.
+//! Under `--cfg loom` (unit tests only) every operation that others can notice is also a *step* at which the running
+//! thread may be made to die ([`fate`]): a death is a panic that unwinds out of the model thread and leaves the shared
+//! words as they are, as a SIGKILL would. Nothing below this door holds a guard whose drop touches shared memory, so
+//! unwinding adds no step. Loads and fences are no steps: a death before one leaves what a death before the next write
+//! leaves.
 
 pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 #[cfg(not(all(test, loom)))]
 mod real {
+    /// Is this fault wanted? Only ever by the models, which show by it that they would notice (`lockfree/tests/mutants.rs`).
+    pub(crate) const fn mutant(_: &str) -> bool {
+        false
+    }
+
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
     use std::{cell::UnsafeCell, time::Duration};
 
@@ -63,7 +70,13 @@ pub(crate) use real::*;
 #[cfg(all(test, loom))]
 mod mocked {
     use super::Ordering;
-    use std::time::Duration;
+    use std::{sync::LazyLock, time::Duration};
+
+    /// Is this fault wanted? `SHMWORKER_MUTANT` names it.
+    pub(crate) fn mutant(name: &str) -> bool {
+        static WANTED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("SHMWORKER_MUTANT").ok());
+        WANTED.as_deref() == Some(name)
+    }
 
     /// Death before a chosen step of a model thread.
     pub(crate) mod fate {
@@ -88,10 +101,15 @@ mod mocked {
             }
         }
 
-        /// Runs `f`, dying just before its `k`-th step (from 1; 0 never). `None`: it died.
+        /// Runs `f`, dying just before its `k`-th step (from 1; 0 never); its end counts as one. `None`: it died.
         pub(crate) fn mortal<T>(k: u32, f: impl FnOnce() -> T) -> Option<T> {
             LEFT.with(|left| left.set(k));
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+            let life = || {
+                let value = f();
+                step();
+                value
+            };
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(life));
             LEFT.with(|left| left.set(0));
             match result {
                 Ok(value) => Some(value),
@@ -112,7 +130,6 @@ mod mocked {
                     Self(loom::sync::atomic::$name::new(v))
                 }
                 pub(crate) fn load(&self, o: Ordering) -> $int {
-                    fate::step();
                     self.0.load(o)
                 }
                 pub(crate) fn store(&self, v: $int, o: Ordering) {
@@ -151,14 +168,7 @@ mod mocked {
     atomic!(AtomicU32, u32);
     atomic!(AtomicU64, u64);
 
-    pub(crate) fn fence(o: Ordering) {
-        fate::step();
-        loom::sync::atomic::fence(o);
-    }
-
-    pub(crate) fn spin_loop() {
-        loom::thread::yield_now();
-    }
+    pub(crate) use loom::sync::atomic::fence;
 
     /// The futex contract by a mutex and a condition variable; a timeout never fires.
     pub(crate) struct Futex {

@@ -115,7 +115,8 @@ impl Table<'_> {
                     Some("it belongs into a lane that does not exist")
                 } else {
                     let lane = self.lane(super::table::LaneId(lane as u32));
-                    let found = lane.holds(&super::lane::Cursor::default(), Hint::of(index, word)) || lane.rescan_is_due();
+                    let found =
+                        lane.holds(&super::lane::Cursor::default(), Hint::of(index, word)) || lane.rescan_is_due();
                     (!found).then_some("no lane holds its hint, and no rescan is due")
                 }
             }

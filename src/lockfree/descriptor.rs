@@ -23,7 +23,7 @@
 //! | `tag`, `max_attempts`, `input`          |                       |                  | time: hence atomic          |
 //! | `output`, `status`                      | the worker            | CLAIMED          | the submitter, RESERVED     |
 //! | `claimant`                              | the worker            | CLAIMED          | the submitter, any time     |
-//! | `exit`                                  | the coordinator       | CLAIMED, adopted | the submitter, RESERVED     |
+//! | `claimant`, `exit`                      | the coordinator       | CLAIMED, adopted | the submitter, RESERVED     |
 //! | `input_bytes`                           | the submitter         | RESERVED         | the worker, CLAIMED         |
 //! | `output_bytes`                          | the worker            | CLAIMED          | the submitter, RESERVED     |
 //!
@@ -39,6 +39,8 @@
 //! # Ordering
 //!
 //! - \[publish] Release in `publish` pairs with Acquire in `claim`: the payload is seen whole.
+//! - \[claim] Release in `claim` pairs with Acquire in `cancel`: who sees the claim sees which incarnation of the claimant
+//!   was admitted.
 //! - \[complete] Release in `complete` pairs with Acquire in `take`: the output is seen whole.
 //! - \[release] Release in `release` pairs with Acquire in `reserve`: no byte is overwritten while it is still read.
 //! - \[requeue] AcqRel in recovery: the dead owner's last writes come before the next owner's.
@@ -86,6 +88,7 @@ pub(crate) struct Descriptor {
     /// How that worker ended, if it died: [`crate::process::Exit`] packed.
     pub(crate) exit: AtomicU64,
     /// Room for progress, checkpoint, deadlines and time stamps.
+    #[cfg(not(all(test, loom)))]
     _spare: [AtomicU64; 5],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
@@ -133,7 +136,6 @@ impl Descriptor {
             status: AtomicU32::new(0),
             claimant: AtomicU64::new(0),
             exit: AtomicU64::new(0),
-            _spare: std::array::from_fn(|_| AtomicU64::new(0)),
             input_bytes: Inline::new(),
             output_bytes: Inline::new(),
         }

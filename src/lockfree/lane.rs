@@ -46,10 +46,10 @@
 //!
 //! Lock-free: a failed exchange means that another participant's succeeded. Checked by `lockfree/tests/loom_lane.rs`.
 
-use super::word::{Hint, Slot};
+use super::word::{Hint, LAP_BITS, Slot};
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant},
 };
 
 /// Steps that a participant makes before it publishes its cursor.
@@ -132,6 +132,17 @@ impl<'s> Lane<'s> {
         position >> self.slots.len().trailing_zeros()
     }
 
+    /// The first position after `position` that may be open, where its slot is `laps` ahead: by invariant 1 all before the
+    /// slot's last one are done.
+    fn skip(&self, position: u64, laps: i64) -> u64 {
+        position.wrapping_add((laps as u64 - 1) * self.slots.len() as u64 + 1)
+    }
+
+    /// Nobody lags by so many positions: who has come so far follows slots that are damaged, and might for ever.
+    fn is_astray(&self, seen: u64, position: u64) -> bool {
+        position.wrapping_sub(seen) > (self.slots.len() as u64) << (LAP_BITS - 1)
+    }
+
     /// Stores a hint, or raises `rescan`. Either way the task that it names will be looked at.
     ///
     /// # Errors
@@ -146,12 +157,14 @@ impl<'s> Lane<'s> {
                     let full = Slot::full(self.lap(tail), hint);
                     // [fill]; a loser reads the same slot again.
                     if self.slot(tail).compare_exchange(slot.0, full.0, AcqRel, Relaxed).is_ok() {
-                        cursor.tail.store(tail + 1, Release);
-                        publish(&self.control.tail.0, seen, tail + 1);
+                        let next = tail.wrapping_add(1);
+                        cursor.tail.store(next, Release);
+                        publish(&self.control.tail.0, seen, next);
                         return Ok(Push::Stored);
                     }
                 }
-                (0, true) | (1.., _) => tail += 1,
+                (0, true) => tail = tail.wrapping_add(1),
+                (laps @ 1.., _) if !self.is_astray(seen, tail) => tail = self.skip(tail, laps),
                 (-1, true) => {
                     // Still full of the lap before: no slot is empty. Unless we slept for laps.
                     let again = self.control.tail.0.load(Acquire);
@@ -160,17 +173,25 @@ impl<'s> Lane<'s> {
                         continue;
                     }
                     cursor.tail.store(tail, Release);
-                    self.control.rescan.0.swap(1, AcqRel); // [overflow]
+                    self.raise_rescan();
                     return Ok(Push::Overflowed);
                 }
                 _ => {
                     let again = self.control.tail.0.load(Acquire);
                     if again <= tail {
-                        return Err(Corrupted::new("lane slot behind the tail", tail as usize % self.slots.len(), slot.0));
+                        return Err(Corrupted::new("lane slot at the tail", tail as usize % self.slots.len(), slot.0));
                     }
                     (seen, tail) = (again, again);
                 }
             }
+        }
+    }
+
+    fn raise_rescan(&self) {
+        if mutant("plain-flag") {
+            self.control.rescan.0.store(1, Release);
+        } else if !mutant("no-overflow-flag") {
+            self.control.rescan.0.swap(1, AcqRel); // [overflow]
         }
     }
 
@@ -194,11 +215,11 @@ impl<'s> Lane<'s> {
                     publish(&self.control.head.0, seen, head);
                     return Ok(None);
                 }
-                (1.., _) => head += 1,
+                (laps @ 1.., _) if !self.is_astray(seen, head) => head = self.skip(head, laps),
                 _ => {
                     let again = self.control.head.0.load(Acquire);
                     if again <= head {
-                        return Err(Corrupted::new("lane slot behind the head", head as usize % self.slots.len(), slot.0));
+                        return Err(Corrupted::new("lane slot at the head", head as usize % self.slots.len(), slot.0));
                     }
                     (seen, head) = (again, again);
                 }
@@ -212,9 +233,11 @@ impl<'s> Lane<'s> {
     /// see [`super::table`]).
     pub(crate) fn remove(&self, cursor: &Cursor, entry: &Entry) -> bool {
         let empty = Slot::empty(self.lap(entry.position) + 1);
-        let removed = self.slot(entry.position).compare_exchange(entry.slot.0, empty.0, AcqRel, Relaxed).is_ok(); // [drain]
-        cursor.head.store(entry.position + 1, Release);
-        publish(&self.control.head.0, entry.seen_head, entry.position + 1);
+        // [drain]; Acquire where another was faster: by invariant 1 the next position is reached by an acquiring look.
+        let removed = self.slot(entry.position).compare_exchange(entry.slot.0, empty.0, AcqRel, Acquire).is_ok();
+        let next = entry.position.wrapping_add(1);
+        cursor.head.store(next, Release);
+        publish(&self.control.head.0, entry.seen_head, next);
         removed
     }
 
@@ -239,19 +262,26 @@ impl<'s> Lane<'s> {
         self.control.rescan.0.load(Acquire) != 0 || !matches!(self.first(cursor), Ok(None))
     }
 
-    /// Is this hint where a taker will meet it, between the head and the first empty slot? No snapshot: see \[remove].
-    pub(crate) fn holds(&self, cursor: &Cursor, hint: Hint) -> bool {
+    /// Is there a hint of this kind where a taker will meet it, between the head and the first empty slot? No snapshot: see
+    /// \[remove]. `None`: the lane moved on faster than this could look. Writes nothing.
+    pub(crate) fn any(&self, cursor: &Cursor, mut kind: impl FnMut(Hint) -> bool) -> Option<bool> {
         let mut head = self.control.head.0.load(Acquire).max(cursor.head.load(Acquire));
-        // Bounded by two turns, so that no damage can make it walk for ever.
-        for _ in 0..2 * self.slots.len() {
+        // One turn over what others have emptied, one over what is full, and as much again for what moves meanwhile.
+        for _ in 0..4 * self.slots.len() {
             let slot = Slot(self.slot(head).load(Acquire));
             match (slot.laps_ahead_of(self.lap(head)), slot.is_full()) {
-                (0, true) if slot.hint() == hint => return true,
-                (0, true) | (1.., _) => head += 1,
-                _ => return false,
+                (0, true) if kind(slot.hint()) => return Some(true),
+                (0, true) => head = head.wrapping_add(1),
+                (laps @ 1.., _) => head = self.skip(head, laps),
+                _ => return Some(false),
             }
         }
-        false
+        None
+    }
+
+    /// Is this hint where a taker will meet it? If that cannot be said, one more does no harm.
+    pub(crate) fn holds(&self, cursor: &Cursor, hint: Hint) -> bool {
+        self.any(cursor, |h| h == hint) == Some(true)
     }
 
     /// Hints that wait in the lane, stale ones included: an estimate while others move.
@@ -259,9 +289,10 @@ impl<'s> Lane<'s> {
     pub(crate) fn depth(&self) -> usize {
         let head = self.control.head.0.load(Acquire);
         (0..self.slots.len() as u64)
-            .filter(|i| {
-                let slot = Slot(self.slot(head + i).load(Relaxed));
-                slot.is_full() && slot.laps_ahead_of(self.lap(head + i)) == 0
+            .filter(|&i| {
+                let position = head.wrapping_add(i);
+                let slot = Slot(self.slot(position).load(Relaxed));
+                slot.is_full() && slot.laps_ahead_of(self.lap(position)) == 0
             })
             .count()
     }
@@ -276,5 +307,53 @@ impl<'s> Lane<'s> {
 fn publish(shared: &AtomicU64, seen: u64, position: u64) {
     if position >= seen.saturating_add(PUBLISH) {
         let _ = shared.compare_exchange(seen, position, Release, Relaxed); // [cursor]
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_reported_or_passed_over_but_never_followed_for_ever() {
+        let hint = Hint { index: 1, generation: 1 };
+        let mut random = 1u64;
+        let mut next = || {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            random ^ random >> 29
+        };
+        for round in 0..10_000 {
+            let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(next())).collect();
+            let control = LaneControl::new(if round % 2 == 0 { 0 } else { next() });
+            let (lane, cursor) = (Lane::new(&control, &words), Cursor::default());
+            lane.any(&cursor, |h| h == hint);
+            let _ = lane.push(&cursor, hint);
+            if let Ok(Some(entry)) = lane.first(&cursor) {
+                lane.remove(&cursor, &entry);
+            }
+        }
+    }
+
+    #[test]
+    fn who_slept_for_laps_goes_on_from_where_the_others_are() {
+        let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+        let control = LaneControl::new(0);
+        let lane = Lane::new(&control, &words);
+        let (busy, late) = (Cursor::default(), Cursor::default());
+        for i in 0..1000 {
+            let hint = Hint { index: i, generation: 7 };
+            assert_eq!(lane.push(&busy, hint).unwrap(), Push::Stored);
+            assert_eq!(lane.any(&late, |h| h == hint), Some(true));
+            let entry = lane.first(&busy).unwrap().unwrap();
+            assert_eq!(entry.hint, hint);
+            assert!(lane.remove(&busy, &entry));
+        }
+        assert!(lane.first(&late).unwrap().is_none());
+        // A cursor of long ago, as of one who read it and was stopped: position 0.
+        control.head.0.store(0, Relaxed);
+        control.tail.0.store(0, Relaxed);
+        let hint = Hint { index: 1, generation: 8 };
+        assert_eq!(lane.push(&Cursor::default(), hint).unwrap(), Push::Stored);
+        assert_eq!(lane.first(&Cursor::default()).unwrap().map(|e| (e.hint, e.position)), Some((hint, 1000)));
     }
 }

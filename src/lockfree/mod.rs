@@ -19,6 +19,11 @@
 //! Every operation is lock-free: a failed exchange means that somebody else's succeeded. No step waits for a process;
 //! sleeping is for those who have nothing to do (`PARK.md`).
 
+#![cfg_attr(
+    all(test, loom),
+    allow(dead_code, unreachable_pub, reason = "the layers above are not compiled beside the models")
+)]
+
 pub(crate) mod audit;
 pub(crate) mod blocks;
 pub(crate) mod descriptor;

@@ -2,7 +2,8 @@
 //!
 //! Run by the coordinator alone, once the kernel has reported the death. Each step is one exchange, and what it acts on is
 //! first *adopted* (the word names the coordinator instead of the dead one), so a recovery that is itself killed leaves
-//! words that name a dead coordinator: its successor recovers that one in the same way and goes on.
+//! words that name a dead coordinator, or still the dead one: its successor recovers that coordinator, and again all who
+//! are marked dead, in whatever order.
 //!
 //! | the dead one's                 | becomes                                                                       |
 //! |--------------------------------|-------------------------------------------------------------------------------|
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, Relaxed, Release, SeqCst, fence},
+    sync::{AcqRel, Acquire, Relaxed, Release, SeqCst, fence, mutant},
 };
 
 /// What a death left, for the report.
@@ -84,11 +85,14 @@ impl Table<'_> {
     /// [`Corrupted`] if a word is damaged.
     pub(crate) fn recover(&self, cursors: &Cursors, me: Name, dead: Name, exit: u64) -> Result<Settled, Corrupted> {
         let participant = self.participant(dead.id())?;
-        if !matches!(participant.member(dead.id().into())?, Member::Live(n) | Member::Dead(n) if n == dead.incarnation()) {
+        if !matches!(participant.member(dead.id().into())?, Member::Live(n) | Member::Dead(n) if n == dead.incarnation())
+        {
             return Ok(Settled::default()); // settled long ago: the id is another's by now
         }
         participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
-        fence(SeqCst); // [orphan]
+        if !mutant("no-orphan-fence") {
+            fence(SeqCst); // [orphan]
+        }
         let mut settled = Settled::default();
         for index in 0..self.descriptors.len() {
             self.settle(me, dead, exit, index as u16, &mut settled)?;
@@ -149,16 +153,21 @@ impl Table<'_> {
         let d = &self.descriptors[index as usize];
         self.blocks.detach(Payload(d.output.load(Relaxed)), index, word)?;
         d.output.store(0, Relaxed);
+        // It may have died between its claim and its own store of this.
+        d.claimant.store(dead.bits(), Relaxed);
         d.exit.store(exit, Relaxed);
         let submitter = Name::of(d.submitter.load(Relaxed));
         if !self.is_live(submitter)? {
             settled.dropped += 1;
             let done = word.to(Phase::Done(Outcome::WorkerDied), submitter.id());
             self.exchange(index, word, done, AcqRel).map_err(|w| moved(index, w))?;
-            let word = self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel).map_err(|w| moved(index, w))?;
+            let word =
+                self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel).map_err(|w| moved(index, w))?;
             return self.release(Owned { index, word });
         }
-        let next = if d.addressee.load(Relaxed) == dead.bits() {
+        let addressee = d.addressee.load(Relaxed);
+        // Not `== dead`: what a dead coordinator had adopted was another's.
+        let next = if addressee != 0 && !self.is_live(Name::of(addressee))? {
             settled.failed += 1;
             word.to(Phase::Done(Outcome::AddresseeDied), submitter.id())
         } else if u32::from(word.attempt()) + 1 < d.max_attempts.load(Relaxed) && word.attempt() < u8::MAX {

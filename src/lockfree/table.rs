@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Ordering, Relaxed, Release, SeqCst, fence},
+    sync::{AcqRel, Acquire, AtomicU64, Ordering, Relaxed, Release, SeqCst, fence, mutant},
 };
 
 /// Number of a lane.
@@ -175,8 +175,13 @@ impl<'s> Table<'s> {
     /// The one door through which task words change.
     pub(crate) fn exchange(&self, index: u16, from: Task, to: Task, success: Ordering) -> Result<Task, Task> {
         debug_assert!(is_legal(from, to), "{from:?} -> {to:?}");
+        let success = if mutant("relaxed-exchange") { Relaxed } else { success };
         // A failed exchange is only compared again, or read anew with Acquire.
-        self.descriptors[index as usize].state.compare_exchange(from.0, to.0, success, Relaxed).map(|_| to).map_err(Task)
+        self.descriptors[index as usize]
+            .state
+            .compare_exchange(from.0, to.0, success, Relaxed)
+            .map(|_| to)
+            .map_err(Task)
     }
 
     pub(crate) fn load(&self, index: u16) -> Task {
@@ -244,7 +249,9 @@ impl<'s> Table<'s> {
         fence(SeqCst); // [park], [orphan]
         match addressee {
             None => self.wake_one(lane.0 as usize),
-            Some(name) if self.is_live(name)? => self.participant(name.id())?.wake_if_parked(),
+            Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
+                self.participant(name.id())?.wake_if_parked()
+            }
             Some(_) => {
                 // [orphan] Nobody will look into that lane again, or only a later incarnation, which must not have it.
                 let done = ready.to(Phase::Done(Outcome::AddresseeDied), ready.who());
@@ -274,12 +281,16 @@ impl<'s> Table<'s> {
                         return Ok(Cancel::Cancelled);
                     }
                 }
-                Some(Phase::Claimed) => match self.participant(word.who())?.member(word.who().into())? {
-                    Member::Live(n) | Member::Dead(n) => return Ok(Cancel::Running(Name::new(word.who(), n))),
-                    // An id is vacated only when no word names it, so the word must have moved on.
-                    Member::Vacant(_) if self.load(task.index) == word => return Err(damaged(task.index, word)),
-                    Member::Vacant(_) => {}
-                },
+                Some(Phase::Claimed) => {
+                    let member = self.participant(word.who())?.member(word.who().into())?;
+                    // An id is given again only when no word names it, so while the word stands the member is its owner.
+                    if self.load(task.index) == word {
+                        return match member {
+                            Member::Live(n) | Member::Dead(n) => Ok(Cancel::Running(Name::new(word.who(), n))),
+                            Member::Vacant(_) => Err(damaged(task.index, word)),
+                        };
+                    }
+                }
                 Some(_) => return Ok(Cancel::Over),
                 None => return Err(damaged(task.index, word)),
             }
@@ -297,7 +308,7 @@ impl<'s> Table<'s> {
         let wanted = |w: Task, _: &Descriptor| matches!(w.phase(), Some(Phase::Done(_))) && w.who() == me.id();
         loop {
             if let Some((index, from, word)) =
-                self.take_from(cursors, lane, wanted, |w| w.to(Phase::Reserved, me.id()), AcqRel)?
+                self.take_from(cursors, lane, wanted, |w| w.to(Phase::Reserved, me.id()))?
             {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
@@ -335,13 +346,11 @@ impl<'s> Table<'s> {
         let ours = lane == self.private(me.id());
         // `lane` and `addressee` are those of this life: the word is the READY of it, or the exchange fails.
         let wanted = |w: Task, d: &Descriptor| {
-            w.is(Phase::Ready)
-                && d.lane.load(Relaxed) == lane.0
-                && (!ours || d.addressee.load(Relaxed) == me.bits())
+            w.is(Phase::Ready) && d.lane.load(Relaxed) == lane.0 && (!ours || d.addressee.load(Relaxed) == me.bits())
         };
         let cursor = cursors.of(lane);
         loop {
-            let claimed = self.take_from(cursors, lane, wanted, |w| w.to(Phase::Claimed, me.id()), Acquire)?; // [publish]
+            let claimed = self.take_from(cursors, lane, wanted, |w| w.to(Phase::Claimed, me.id()))?; // [publish], [claim]
             if self.lane(lane).take_rescan(cursor, claimed.is_none()) {
                 self.rescan(cursors, Some(lane))?;
                 if claimed.is_none() {
@@ -382,6 +391,7 @@ impl<'s> Table<'s> {
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, done))?; // an overflow raises the flag
         fence(SeqCst); // [park], [orphan]
         if let Some((me, submitter)) = of
+            && !mutant("no-orphan-check")
             && !self.is_live(submitter)?
         {
             // Through RESERVED(me), so that a death in here leaves a name.
@@ -403,7 +413,6 @@ impl<'s> Table<'s> {
         lane: LaneId,
         wanted: impl Fn(Task, &Descriptor) -> bool,
         to: impl Fn(Task) -> Task,
-        success: Ordering,
     ) -> Result<Option<(u16, Task, Task)>, Corrupted> {
         let cursor = cursors.of(lane);
         let lane = self.lane(lane);
@@ -413,18 +422,20 @@ impl<'s> Table<'s> {
             let ours = |w: Task| hint.names(w) && wanted(w, d);
             let mut word = self.load(hint.index);
             if ours(word) {
-                if let Ok(new) = self.exchange(hint.index, word, to(word), success) {
+                if let Ok(new) = self.exchange(hint.index, word, to(word), AcqRel) {
                     let _ = lane.remove(cursor, &entry); // helped along by another: as good
                     return Ok(Some((hint.index, word, new)));
                 }
                 continue; // lost: look again at slot and word
             }
-            if lane.remove(cursor, &entry) {
+            if lane.remove(cursor, &entry) && !mutant("no-recheck") {
                 // Stale, and removed by us: we answer for what the task has become since.
-                fence(SeqCst); // [remove]
+                if !mutant("no-remove-fence") {
+                    fence(SeqCst); // [remove]
+                }
                 word = self.load(hint.index);
                 while ours(word) {
-                    match self.exchange(hint.index, word, to(word), success) {
+                    match self.exchange(hint.index, word, to(word), AcqRel) {
                         Ok(new) => return Ok(Some((hint.index, word, new))),
                         Err(_) => word = self.load(hint.index),
                     }
@@ -434,9 +445,13 @@ impl<'s> Table<'s> {
         Ok(None)
     }
 
-    /// Stores a hint for each task that belongs into `lane` (into any lane, for `None`) and has none there.
+    /// Stores a hint for each task that belongs into lane `only` (into any lane, for `None`) and has none there.
+    ///
+    /// One sleeper of that lane is woken for what was stored, since it may have looked while flag and hints were down. For
+    /// `None` that is left to the caller.
     #[cold]
     pub(crate) fn rescan(&self, cursors: &Cursors, only: Option<LaneId>) -> Result<(), Corrupted> {
+        let mut has_stored = false;
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
             let lane = match word.phase() {
@@ -450,7 +465,15 @@ impl<'s> Table<'s> {
                 let hint = Hint::of(index, word);
                 if !self.lane(lane).holds(cursors.of(lane), hint) {
                     let _ = self.lane(lane).push(cursors.of(lane), hint)?; // an overflow raises the flag again
+                    has_stored = true;
                 }
+            }
+        }
+        if let Some(lane) = only.filter(|_| has_stored && !mutant("no-rescan-wake")) {
+            fence(SeqCst); // [park]
+            match (lane.0 as usize).checked_sub(self.queues) {
+                None => self.wake_one(lane.0 as usize),
+                Some(own) => self.participants[own % self.participants.len()].wake_if_parked(),
             }
         }
         Ok(())
@@ -476,15 +499,44 @@ impl<'s> Table<'s> {
         for q in queues {
             self.idle[q.0 as usize * self.idle_words() + word].fetch_or(bit, AcqRel);
         }
-        fence(SeqCst); // [park]
+        if !mutant("no-park-fence") {
+            fence(SeqCst); // [park]
+        }
         let own = [self.private(me.id()), self.completion(me.id())];
-        if !last_look() && !queues.iter().chain(&own).any(|&l| self.lane(l).has_work(cursors.of(l))) {
+        if !last_look()
+            && !queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
+            && !own.into_iter().any(|l| self.has_own_work(cursors, me, l))
+        {
             participant.sleep(prepared, timeout);
         }
         for q in queues {
             self.idle[q.0 as usize * self.idle_words() + word].fetch_and(!bit, AcqRel);
         }
         participant.end_park();
+    }
+
+    /// Is there anything for `me` in this lane of its own? Hints and a flag of who had the id before are none: a participant
+    /// need not look into a lane from which it expects nothing, and would find them there each time it wants to sleep.
+    fn has_own_work(&self, cursors: &Cursors, me: Name, lane: LaneId) -> bool {
+        let is_mine = |index: u16, word: Task| match word.phase() {
+            Some(Phase::Ready) => {
+                lane == self.private(me.id()) && self.descriptors[index as usize].addressee.load(Relaxed) == me.bits()
+            }
+            Some(Phase::Done(_)) => lane == self.completion(me.id()) && word.who() == me.id(),
+            Some(_) => false,
+            None => true, // damage: whoever looks next reports it
+        };
+        if self.lane(lane).rescan_is_due() {
+            return (0..self.descriptors.len()).any(|i| is_mine(i as u16, self.load(i as u16)));
+        }
+        let found = self.lane(lane).any(cursors.of(lane), |hint| match self.descriptor(hint.index) {
+            Ok(_) => {
+                let word = self.load(hint.index);
+                hint.names(word) && is_mine(hint.index, word)
+            }
+            Err(_) => true,
+        });
+        found != Some(false)
     }
 
     /// Wakes one who is parked before this queue. The caller has pushed and fenced.
@@ -513,7 +565,7 @@ impl<'s> Table<'s> {
     /// left, the next one is woken.
     pub(crate) fn wake_next(&self, cursors: &Cursors, queues: &[LaneId]) {
         for &q in queues {
-            if self.lane(q).has_work(cursors.of(q)) {
+            if self.lane(q).has_work(cursors.of(q)) && !mutant("no-wake-next") {
                 fence(SeqCst); // [park]
                 self.wake_one(q.0 as usize);
             }

@@ -233,7 +233,10 @@ pub(crate) enum Block {
     /// A participant fills it.
     Held(u16),
     /// It belongs to one life of one descriptor.
-    Attached { index: u16, generation: u64 },
+    Attached {
+        index: u16,
+        generation: u64,
+    },
 }
 
 impl Block {

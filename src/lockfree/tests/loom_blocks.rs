@@ -1,0 +1,88 @@
+//! Blocks: taken, attached to a task, filled, read by another participant, freed.
+
+use super::{Actor, Part, QUEUE, Storage, explore, play};
+use crate::lockfree::{descriptor::Payload, table::Owned, word::Block};
+use crate::sync::{AtomicU64, Relaxed};
+
+/// Takes a block, attaches it to what `field` of the task refers to, and fills it. False: no block is free.
+fn place(a: &Actor, task: Owned, field: &AtomicU64, value: u64) -> bool {
+    let table = a.table();
+    let Some(block) = table.blocks.alloc(1, a.name.id()) else { return false };
+    field.store(Payload::new(Some(block), 1).0, Relaxed);
+    table.blocks.attach(block, a.name.id(), task.index, task.word).unwrap();
+    a.storage.block_bytes[block as usize].set(value);
+    true
+}
+
+/// What lies in the block to which `field` refers, if it refers to one.
+fn read(a: &Actor, field: &AtomicU64) -> Option<u64> {
+    Payload(field.load(Relaxed)).block().map(|block| a.storage.block_bytes[block as usize].get())
+}
+
+/// Submits a task whose input lies in a block; gives the descriptor back if there is none.
+const SUBMIT: Part = |a| {
+    let table = a.storage.table();
+    let task = table.reserve(a.name).unwrap();
+    let d = &table.descriptors[task.index as usize];
+    let input = u64::from(a.name.id());
+    if place(a, task, &d.input, input) {
+        d.input_bytes.set(input);
+        table.publish(&a.cursors, a.name, task, QUEUE, None).unwrap();
+        a.accepted.push(input);
+    } else {
+        table.release(task).unwrap();
+    }
+};
+
+/// Submits, then takes a result, which lies in a block.
+const SUBMIT_AND_TAKE: Part = |a| {
+    SUBMIT(a);
+    let table = a.storage.table();
+    if let Some((task, outcome)) = table.take(&a.cursors, a.name).unwrap() {
+        let d = &table.descriptors[task.index as usize];
+        assert_eq!(read(a, &d.output), read(a, &d.input).map(|v| v + 100));
+        a.results.push((d.input_bytes.get(), outcome));
+        table.release(task).unwrap();
+    }
+};
+
+/// Runs a task and answers from a block into a block.
+const WORK: Part = |a| {
+    let table = a.storage.table();
+    if let Some(task) = table.claim(&a.cursors, a.name, QUEUE).unwrap() {
+        let d = &table.descriptors[task.index as usize];
+        let input = read(a, &d.input).unwrap();
+        a.ran.push(input);
+        d.output_bytes.set(super::output(input, task.word));
+        assert!(place(a, task, &d.output, input + 100), "there are two blocks");
+        table.complete(&a.cursors, a.name, task).unwrap();
+    }
+};
+
+/// Takes a block and gives it back.
+const BORROW: Part = |a| {
+    let blocks = a.storage.table().blocks;
+    if let Some(block) = blocks.alloc(1, a.name.id()) {
+        a.storage.block_bytes[block as usize].set(7);
+        assert!(blocks.free(block as usize, Block::Held(a.name.id())));
+    }
+};
+
+#[test]
+fn submitter_of_a_block_dies() {
+    explore("submitter_of_a_block_dies", 2, |take| play(take, Storage::with_blocks(3, 1, 2), &[SUBMIT_AND_TAKE, WORK]));
+}
+
+#[test]
+fn worker_with_blocks_dies() {
+    explore("worker_with_blocks_dies", 2, |take| play(take, Storage::with_blocks(3, 1, 2), &[WORK, SUBMIT_AND_TAKE]));
+}
+
+#[test]
+fn one_of_two_who_want_the_last_block_dies() {
+    for parts in [[BORROW, BORROW], [BORROW, SUBMIT], [SUBMIT, BORROW]] {
+        explore("one_of_two_who_want_the_last_block_dies", 2, move |take| {
+            play(take, Storage::with_blocks(3, 1, 1), &parts)
+        });
+    }
+}
