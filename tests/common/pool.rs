@@ -120,7 +120,8 @@ impl Pool {
     #[track_caller]
     pub(crate) fn leaves_nothing(&self) {
         self.program.leaves_nobody();
-        assert_eq!(holders_of(self.segment), [0; 0], "nobody holds the segment");
+        // The kernel takes a process's memory first and closes its files a moment later.
+        eventually("nobody holds the segment", || holders_of(self.segment).is_empty().then_some(()));
         assert!(super::named_segments().is_empty());
     }
 }

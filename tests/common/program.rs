@@ -185,7 +185,7 @@ impl Drop for Program {
             let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
         }
         if thread::panicking() {
-            eprintln!("--- {} ({})", self.command, how.map_or_else(|e| e.to_string(), |status| describe(status)));
+            eprintln!("--- {} ({})", self.command, how.map_or_else(|e| e.to_string(), describe));
             for Line { is_error, text } in self.lines.lock().unwrap().iter() {
                 eprintln!("{} {text}", if *is_error { "!" } else { "|" });
             }
