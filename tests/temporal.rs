@@ -50,7 +50,8 @@ const TESTS: &[(&str, Test)] = &tests![
     a_first_activation_in_hand_of_a_killed_process_goes_to_another
     parked_runs_of_killed_processes_are_replayed
     activations_on_their_way_to_killed_processes_are_failed_and_replayed
-    processes_killed_over_evictions_cost_no_workflow
+    an_eviction_on_its_way_to_a_killed_process_is_answered_for_it
+    processes_killed_while_runs_are_evicted_cost_no_workflow
     a_killed_bridge_is_replaced_and_every_workflow_completes
     a_bridge_killed_again_and_again_ends_the_pool
     nobody_outlives_a_killed_coordinator
@@ -236,6 +237,8 @@ fn parked_runs_of_killed_processes_are_replayed(scene: &Scene<'_>) {
     pool.kill("workflow-worker:0");
     pool.kill("workflow-worker:1");
     replayed_by_others(scene, &mut starter, 10, &dead);
+    // They were evicted on the news of the deaths, not when something came for them.
+    assert!(!scene.server.histories(scene.namespace).iter().any(|h| h.has(EVENT_TASK_FAILED)));
     pool.stop(Signal::SIGTERM);
 }
 
@@ -266,12 +269,29 @@ fn replayed_by_others(scene: &Scene<'_>, starter: &mut Program, workflows: usize
     assert!(!scene.server.histories(scene.namespace).iter().any(|h| h.has(EVENT_TASK_TIMED_OUT)));
 }
 
-fn processes_killed_over_evictions_cost_no_workflow(scene: &Scene<'_>) {
+fn an_eviction_on_its_way_to_a_killed_process_is_answered_for_it(scene: &Scene<'_>) {
+    let mut pool = scene.pool(1, 1, &["--max-cached-workflows", "1"]);
+    let mut first = parked(scene, 1, 3000);
+    pool.signal("workflow-worker:0", Signal::SIGSTOP);
+    let mut second = scene.starter(1, &["--workflow", "TimerWorkflow", "--input", "0"]);
+    eventually("the second run waits for the place of the first", || {
+        let histories = scene.server.histories(scene.namespace);
+        histories.iter().any(|h| h.ends_with(EVENT_TASK_STARTED)).then_some(())
+    });
+    pool.kill("workflow-worker:0");
+    results(&mut second, 1);
+    results(&mut first, 1);
+    assert!(!scene.server.histories(scene.namespace).iter().any(|h| h.has(EVENT_TASK_TIMED_OUT)));
+    pool.stop(Signal::SIGTERM);
+}
+
+fn processes_killed_while_runs_are_evicted_cost_no_workflow(scene: &Scene<'_>) {
+    // With room for two, nearly every activation evicts another run.
     let mut pool = scene.pool(3, 1, &["--max-cached-workflows", "2"]);
-    // With room for two, every activation evicts another run.
-    let mut starter = scene.starter(20, &["--workflow", "TimerWorkflow", "--input", "1000"]);
-    for label in ["workflow-worker:0", "workflow-worker:1", "workflow-worker:2"].into_iter().cycle().take(6) {
-        pool.kill(label);
+    let mut starter = scene.starter(20, &["--workflow", "TimerWorkflow", "--input", "500"]);
+    for i in 0..6 {
+        starter.says("a further result", 1 + 3 * i, |_| true);
+        pool.kill(&format!("workflow-worker:{}", i % 3));
     }
     results(&mut starter, 20);
     pool.stop(Signal::SIGTERM);
