@@ -15,7 +15,7 @@ use nix::{
     sys::wait::{WaitStatus, waitpid},
     unistd::{Pid, alarm},
 };
-use stage::{BLOCK, INLINE, Stage, Victim};
+use stage::{BLOCK, INLINE, Order, Stage, Victim};
 use std::fmt;
 use tracer::{Trace, Traced, Wake, be_traced};
 
@@ -52,8 +52,7 @@ struct Path {
     /// The path itself. An error or `false` is a fault of the set-up.
     act: fn(&Stage) -> Result<bool, String>,
     sleep: Sleep,
-    /// What the victim left is claimed before its death is settled, and completed after it.
-    is_claimed_early: bool,
+    order: Order,
 }
 
 /// Who sleeps while the path runs.
@@ -76,7 +75,7 @@ const PLAIN: Path = Path {
     prepare: |_| Ok(()),
     act: |_| Ok(true),
     sleep: Sleep::Nobody,
-    is_claimed_early: false,
+    order: Order::Plain,
 };
 
 const PATHS: [Path; 12] = [
@@ -86,7 +85,7 @@ const PATHS: [Path; 12] = [
         name: "submit-block-claimed-early",
         victim: Victim::Client,
         act: |s| s.submit(&s.client, BLOCK, 1, 3),
-        is_claimed_early: true,
+        order: Order::ClaimedEarly,
         ..PLAIN
     },
     Path { name: "abandon-block", victim: Victim::Client, act: |s| s.abandon(&s.client), ..PLAIN },
@@ -171,6 +170,15 @@ enum Moment {
     Asleep,
 }
 
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Moment::After(k) => write!(f, "killed after instruction {k}"),
+            Moment::Asleep => f.write_str("killed asleep"),
+        }
+    }
+}
+
 /// Kills at each instruction of each path, and says of each what it came to. This process must have one thread.
 ///
 /// # Errors
@@ -219,11 +227,11 @@ impl Path {
                     row.leaked += usize::from(bits as u8 & LEAKED != 0);
                 }
                 WaitStatus::Exited(_, bits) if bits as u8 == ASTRAY => {
-                    return Err(TortureError::Astray { path: self.name, moment: format!("{moment:?}") });
+                    return Err(TortureError::Astray { path: self.name, moment: moment.to_string() });
                 }
                 // By the alarm, or by a panic.
                 end => {
-                    eprintln!("{}, killed {moment:?} of {n}: nothing goes on any more: {end:?}", self.name);
+                    eprintln!("{}, {moment}: nothing goes on any more: {end:?}", self.name);
                     row.lost += 1;
                 }
             }
@@ -255,7 +263,7 @@ impl Path {
         let (stage, mut child) = self.begin(&mut stage)?;
         let trace = child.record()?;
         child.kill()?;
-        stage.judge(self.victim, self.is_claimed_early, false)?;
+        stage.judge(self.victim, self.order, false)?;
         Ok(trace)
     }
 
@@ -273,9 +281,9 @@ impl Path {
         if self.sleep == Sleep::Both {
             stage.submit_once().map_err(|why| TortureError::Path { path: self.name, why })?;
         }
-        let verdict = stage.judge(self.victim, self.is_claimed_early, without_recovery)?;
+        let verdict = stage.judge(self.victim, self.order, without_recovery)?;
         for words in &verdict.words {
-            eprintln!("{}, killed {moment:?} of {}: {words}", self.name, trace.len());
+            eprintln!("{}, {moment}: {words}", self.name);
         }
         Ok(verdict.bits)
     }

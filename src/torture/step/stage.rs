@@ -76,6 +76,14 @@ pub(super) enum Victim {
     Coordinator,
 }
 
+/// In which order a death is settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Order {
+    Plain,
+    /// What the victim left is claimed before its death is settled, and completed after it.
+    ClaimedEarly,
+}
+
 pub(super) fn unfit(e: impl std::fmt::Display) -> String {
     e.to_string()
 }
@@ -216,19 +224,22 @@ impl Stage {
     }
 
     /// A worker that has died with one of everything: a draft with a block, an output half written, a task of its own in
-    /// each phase, a task that was addressed to it, and one whose attempts are used up.
+    /// each phase, two tasks that were addressed to it, and one whose attempts are used up.
     pub(super) fn leave_everything(&mut self) -> Result<(), String> {
         self.submit(&self.worker, BLOCK, 1, 3)?;
         self.work(&self.spare)?; // DONE
         self.expect(BLOCK, 3, &[Outcome::Completed])?;
         self.expect(INLINE, 1, &[Outcome::WorkerDied])?;
-        let tag = self.next_tag(&[Outcome::AddresseeDied]);
-        self.submit_to(&self.client, To::Participant(self.worker.name()), INLINE, tag, 3)?;
+        for _ in 0..2 {
+            let tag = self.next_tag(&[Outcome::AddresseeDied]);
+            self.submit_to(&self.client, To::Participant(self.worker.name()), INLINE, tag, 3)?;
+        }
         let queue = self.worker.queue(0);
         let dying = forked(|| {
             std::mem::forget(self.worker.draft(BLOCK)); // RESERVED
             let half_written = self.worker.claim(queue);
             std::mem::forget(self.worker.claim(queue)); // CLAIMED
+            std::mem::forget(self.worker.claim(self.worker.private()));
             if self.submit(&self.worker, INLINE, 2, 3).is_ok() // READY
                 && let Ok(Some(task)) = half_written
             {
@@ -266,14 +277,9 @@ impl Stage {
     // ---- after the kill ---------------------------------------------------------------------------------------------
 
     /// Settles the death, has the others finish what is left, and looks whether every promise was kept.
-    pub(super) fn judge(
-        &self,
-        victim: Victim,
-        is_claimed_early: bool,
-        without_recovery: bool,
-    ) -> Result<Verdict, TortureError> {
+    pub(super) fn judge(&self, victim: Victim, order: Order, without_recovery: bool) -> Result<Verdict, TortureError> {
         let mut verdict = Verdict::default();
-        match self.examine(victim, is_claimed_early, without_recovery, &mut verdict) {
+        match self.examine(victim, order, without_recovery, &mut verdict) {
             Ok(()) => {}
             Err(why) => verdict.add(LOST, why),
         }
@@ -295,12 +301,12 @@ impl Stage {
     fn examine(
         &self,
         victim: Victim,
-        is_claimed_early: bool,
+        order: Order,
         without_recovery: bool,
         verdict: &mut Verdict,
     ) -> Result<(), String> {
         let queue = self.spare.queue(0);
-        let early = if is_claimed_early { self.spare.claim(queue).map_err(unfit)? } else { None };
+        let early = if order == Order::ClaimedEarly { self.spare.claim(queue).map_err(unfit)? } else { None };
         if !without_recovery {
             let (me, cursors) = if victim == Victim::Coordinator { &self.successor } else { &self.coordinator };
             let dead: &[Name] = match victim {
