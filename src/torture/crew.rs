@@ -7,7 +7,7 @@ use super::{
 use crate::{
     exec::endpoint::{Endpoint, Finished, STATUS_OK, Submission, SubmitError, To},
     lockfree::{participant::Name, word::Outcome},
-    process::Mode,
+    process::{Mode, exit::Exit},
     sync::{AtomicU64, Relaxed},
 };
 use std::time::Duration;
@@ -184,6 +184,7 @@ impl Client<'_> {
             }
             Outcome::Cancelled => task.is_cancelled,
             Outcome::AddresseeDied => task.addressee.is_some(),
+            Outcome::WorkerDied => finished.claimant().is_some() && Exit::unpack(finished.exit()) != Exit::Unknown,
             _ => true,
         };
         if is_right && attempts <= task.max_attempts {

@@ -78,7 +78,7 @@ const PLAIN: Path = Path {
     order: Order::Plain,
 };
 
-const PATHS: [Path; 12] = [
+const PATHS: [Path; 13] = [
     Path { name: "submit", victim: Victim::Client, act: |s| s.submit(&s.client, INLINE, 1, 3), ..PLAIN },
     Path { name: "submit-block", victim: Victim::Client, act: |s| s.submit(&s.client, BLOCK, 1, 3), ..PLAIN },
     Path {
@@ -129,6 +129,14 @@ const PATHS: [Path; 12] = [
         victim: Victim::Coordinator,
         prepare: Stage::leave_everything,
         act: Stage::recover,
+        ..PLAIN
+    },
+    Path {
+        name: "recover-then-worker-first",
+        victim: Victim::Coordinator,
+        prepare: Stage::leave_everything,
+        act: Stage::recover,
+        order: Order::WorkerFirst,
         ..PLAIN
     },
 ];

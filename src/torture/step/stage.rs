@@ -31,6 +31,8 @@ use std::{cell::Cell, sync::Arc};
 /// A payload inside a descriptor, and one that takes a block.
 pub(super) const INLINE: usize = 64;
 pub(super) const BLOCK: usize = 300;
+/// How victims end.
+const KILLED: Exit = Exit::Signal(Signal::SIGKILL as u8);
 const DESCRIPTORS: u32 = 8;
 /// The first operation of a path is the 16th of its kind, and publishes its cursor.
 const WARM_UP: u64 = 15;
@@ -82,6 +84,8 @@ pub(super) enum Order {
     Plain,
     /// What the victim left is claimed before its death is settled, and completed after it.
     ClaimedEarly,
+    /// The successor of a coordinator settles the worker's death before the coordinator's.
+    WorkerFirst,
 }
 
 pub(super) fn unfit(e: impl std::fmt::Display) -> String {
@@ -186,7 +190,7 @@ impl Stage {
     }
 
     fn settle(&self, me: Name, cursors: &Cursors, dead: Name) -> Result<(), Corrupted> {
-        self.table().recover(cursors, me, dead, Exit::Signal(Signal::SIGKILL as u8).pack()).map(drop)
+        self.table().recover(cursors, me, dead, KILLED.pack()).map(drop)
     }
 
     // ---- before the kill --------------------------------------------------------------------------------------------
@@ -312,6 +316,7 @@ impl Stage {
             let dead: &[Name] = match victim {
                 Victim::Client => &[self.client.name()],
                 Victim::Worker => &[self.worker.name()],
+                Victim::Coordinator if order == Order::WorkerFirst => &[self.worker.name(), self.coordinator.0],
                 Victim::Coordinator => &[self.coordinator.0, self.worker.name()],
             };
             dead.iter().try_for_each(|name| self.settle(*me, cursors, *name)).map_err(unfit)?;
@@ -364,7 +369,11 @@ impl Stage {
         loop {
             while !has_sleeper && self.work(&self.spare)? {}
             while let Some(finished) = client.take().map_err(unfit)? {
-                let is_right = finished.outcome() != Outcome::Completed || self.is_right(&finished);
+                let is_right = match finished.outcome() {
+                    Outcome::Completed => self.is_right(&finished),
+                    Outcome::WorkerDied => finished.claimant().is_some() && finished.exit() == KILLED.pack(),
+                    _ => true,
+                };
                 came.push((finished.tag(), finished.outcome(), is_right));
             }
             if !has_sleeper || came.len() >= n {
