@@ -20,7 +20,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use std::mem::offset_of;
+use std::{collections::HashMap, mem::offset_of};
 
 /// Stops a traced process just behind itself: begin and end of the path.
 #[inline(always)]
@@ -40,45 +40,51 @@ pub(super) fn be_traced(path: impl FnOnce()) -> u8 {
     101
 }
 
-/// The addresses of a path's instructions, in the order in which they run.
-#[derive(Default)]
-pub(super) struct Trace(Vec<u64>);
+/// The instructions of a path, in the order in which they run.
+pub(super) struct Trace(Vec<Instruction>);
 
-/// Where to run freely to: the `hits`-th arrival at instruction `at`, which is `k` or one shortly before it.
+struct Instruction {
+    address: u64,
+    /// How often a breakpoint here stops the child until it has arrived; 0: none does.
+    hits: usize,
+}
+
+/// Where to run freely to, before the rest is stepped.
 struct Anchor {
     at: usize,
     hits: usize,
 }
 
 impl Trace {
+    fn new(addresses: &[u64]) -> Trace {
+        let mut arrivals = HashMap::new();
+        let instruction = |(i, &address): (usize, &u64)| {
+            // Where the child stands already, no breakpoint stops it; nor in the turns of one repeated string instruction.
+            let stops = i > 0 && addresses[i - 1] != address;
+            let n = arrivals.entry(address).or_insert(0);
+            *n += usize::from(stops);
+            Instruction { address, hits: if stops { *n } else { 0 } }
+        };
+        Trace(addresses.iter().enumerate().map(instruction).collect())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Instructions that follow themselves are turns of one repeated string instruction: no breakpoint counts these.
-    fn repeats(&self, i: usize) -> bool {
-        i > 0 && self.0[i - 1] == self.0[i]
-    }
-
-    /// The anchor from which it takes the fewest stops to `k`.
+    /// The anchor from which it takes the fewest stops to where `k` instructions have run; `None`: step all the way.
     fn anchor(&self, k: usize) -> Option<Anchor> {
-        let mut best: Option<(usize, Anchor)> = None;
-        for at in (1..=k.min(self.len() - 1)).rev() {
-            if best.as_ref().is_some_and(|(stops, _)| k - at >= *stops) {
+        let (mut least, mut best) = (k, None);
+        for (at, instruction) in self.0.iter().enumerate().take(k + 1).rev() {
+            if k - at >= least {
                 break;
             }
-            if self.repeats(at) {
-                continue;
-            }
-            let hits = (0..=at).filter(|&i| self.0[i] == self.0[at] && !self.repeats(i)).count();
-            // The first instruction is where the child stands already: its breakpoint is passed over.
-            let hits = hits - usize::from(self.0[0] == self.0[at]);
-            let stops = hits + k - at;
-            if best.as_ref().is_none_or(|(least, _)| stops < *least) {
-                best = Some((stops, Anchor { at, hits }));
+            let stops = instruction.hits + k - at;
+            if instruction.hits > 0 && stops < least {
+                (least, best) = (stops, Some(Anchor { at, hits: instruction.hits }));
             }
         }
-        best.filter(|(stops, _)| *stops < k).map(|(_, anchor)| anchor)
+        best
     }
 }
 
@@ -103,14 +109,14 @@ impl<'w> Traced<'w> {
 
     /// Steps through the whole path.
     pub(super) fn record(&mut self) -> Result<Trace, TortureError> {
-        let mut trace = Trace::default();
+        let mut addresses = Vec::new();
         loop {
             let at = self.address()?;
             let word = ptrace::read(self.pid, at as ptrace::AddressType).map_err(os("read an instruction"))?;
             if word as u8 == 0xcc {
-                return Ok(trace);
+                return Ok(Trace::new(&addresses));
             }
-            trace.0.push(at);
+            addresses.push(at);
             self.step()?;
         }
     }
@@ -119,7 +125,7 @@ impl<'w> Traced<'w> {
     pub(super) fn advance(&mut self, trace: &Trace, k: usize) -> Result<bool, TortureError> {
         let mut at = 0;
         if let Some(anchor) = trace.anchor(k) {
-            self.set_breakpoint(trace.0[anchor.at])?;
+            self.set_breakpoint(trace.0[anchor.at].address)?;
             for _ in 0..anchor.hits {
                 ptrace::cont(self.pid, None).map_err(os("continue a child"))?;
                 self.wait()?;
@@ -131,7 +137,7 @@ impl<'w> Traced<'w> {
             self.step()?;
         }
         // Behind the last instruction stands the mark.
-        Ok(trace.0.get(k).is_none_or(|wanted| self.address().is_ok_and(|address| address == *wanted)))
+        Ok(trace.0.get(k).is_none_or(|wanted| self.address().is_ok_and(|address| address == wanted.address)))
     }
 
     /// Lets the child run until it sleeps.
@@ -202,13 +208,13 @@ mod tests {
     #[test]
     fn an_anchor_is_the_nearest_place_by_stops() {
         // Two, then a loop of three that runs three times, then two.
-        let trace = Trace([10, 11, 20, 21, 22, 20, 21, 22, 20, 21, 22, 30, 31].to_vec());
+        let trace = Trace::new(&[10, 11, 20, 21, 22, 20, 21, 22, 20, 21, 22, 30, 31]);
         let at = |k| trace.anchor(k).map(|a| (a.at, a.hits));
         assert_eq!(at(1), None, "one step is as near");
         assert_eq!(at(4), Some((4, 1)));
         assert_eq!(at(10), Some((10, 3)));
         assert_eq!(at(13), Some((12, 1)), "behind the end");
-        let string = Trace([10, 20, 20, 20, 30].to_vec());
-        assert_eq!(string.anchor(3).map(|a| (a.at, a.hits)), Some((1, 1)), "turns of one instruction aren't counted");
+        let string = Trace::new(&[10, 11, 20, 20, 20, 30]);
+        assert_eq!(string.anchor(4).map(|a| (a.at, a.hits)), Some((2, 1)), "turns of one instruction aren't counted");
     }
 }
