@@ -45,6 +45,8 @@ mod mem;
 #[cfg(not(all(test, loom)))]
 mod process;
 mod sync;
+#[cfg(feature = "cli")]
+mod torture;
 
 pub use error::Corrupted;
 #[cfg(not(all(test, loom)))]

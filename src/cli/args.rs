@@ -1,6 +1,9 @@
 //! What was typed: the commands, their flags, and the one line that says what is wrong with them.
 
-use super::exit::{CliError, USAGE};
+use super::{
+    exit::{CliError, USAGE},
+    torture::TortureArgs,
+};
 #[cfg(feature = "temporal")]
 use crate::temporal::{
     connect::ConnectFlags,
@@ -12,9 +15,9 @@ use clap::{
     CommandFactory, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use std::{error::Error as _, ffi::OsString};
+use std::{error::Error as _, ffi::OsString, ops::RangeInclusive};
 #[cfg(feature = "temporal")]
-use std::{ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// Workers in processes: one connection to Temporal, as many workflow and activity processes as you have cores for.
 #[derive(Parser)]
@@ -38,6 +41,11 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  shmworker starter -n 100\n      \
         starts 100 workflows at once and prints one line per result, as they come")]
     Starter(Box<StarterArgs>),
+    /// Kill processes at random moments, or after each instruction, and check that nothing is lost
+    #[command(after_help = "Example:\n  shmworker torture --seconds 60\n      \
+        4 workers and 2 clients, one of them killed every few milliseconds\n  shmworker torture --single-step\n      \
+        submit, claim, complete, take, park and recovery, each killed after every single instruction")]
+    Torture(TortureArgs),
 }
 
 /// What `shmworker run` was told.
@@ -273,8 +281,9 @@ fn name() -> NonEmptyStringValueParser {
 }
 
 /// A parser of whole numbers within `range`.
-#[cfg(feature = "temporal")]
-fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
+pub(super) fn number(
+    range: RangeInclusive<u32>,
+) -> impl Fn(&str) -> Result<u32, String> + Clone + Send + Sync + 'static {
     move |text| {
         let number = text.parse().ok().filter(|number| range.contains(number));
         number.ok_or_else(|| format!("it must be a number from {} to {}", range.start(), range.end()))

@@ -6,10 +6,12 @@ mod args;
 pub mod exit;
 #[cfg(feature = "temporal")]
 mod run;
+mod torture;
 
 #[cfg(feature = "temporal")]
 use crate::temporal::{activity::Activities, connect::Server, sample, starter, workflow::Workflows};
 use args::{Command, Parsed};
+#[cfg(feature = "temporal")]
 use exit::CliError;
 use std::{
     io::{self, Write},
@@ -48,7 +50,7 @@ pub fn main_with(
         #[cfg(feature = "temporal")]
         Ok(Parsed::Run(command)) => execute(command, workflows, activities),
         #[cfg(not(feature = "temporal"))]
-        Ok(Parsed::Run(command)) => match command {},
+        Ok(Parsed::Run(Command::Torture(args))) => torture::run(args),
         // A reader that has gone away has read enough.
         Ok(Parsed::Text(text)) => {
             let _ = text.print();
@@ -74,5 +76,6 @@ fn execute(command: Command, workflows: Workflows, activities: Activities) -> Re
             let (options, flags) = args.split();
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)
         }
+        Command::Torture(args) => torture::run(args),
     }
 }

@@ -1,0 +1,298 @@
+//! Kill at every instruction: a child runs one path of the library and is killed after its instruction `k`, for each `k`.
+//!
+//! Each kill has a process of its own, forked from one that never changes: it makes a fresh segment ([`stage`]), forks the
+//! victim, brings it to its instruction ([`tracer`]), kills it, settles the death as a coordinator does, has healthy
+//! parties finish what is left, and judges. All share one CPU, on which a step costs the least; around a system call the
+//! kill falls before and after, and a sleeper is killed asleep as well.
+
+mod stage;
+mod tracer;
+
+use super::{TortureError, forked, os};
+use crate::lockfree::word::Outcome;
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
+    sys::wait::{WaitStatus, waitpid},
+    unistd::{Pid, alarm},
+};
+use stage::{BLOCK, INLINE, Order, Stage, Victim};
+use std::fmt;
+use tracer::{Trace, Traced, Wake, be_traced};
+
+/// What to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// Kills after each `stride`-th instruction.
+    pub(crate) stride: usize,
+    /// Shows that a fault is found: the dead are left as they are.
+    pub(crate) without_recovery: bool,
+}
+
+/// Bits of a verdict, as the exit code of the process that judged.
+const LOST: u8 = 1;
+const DOUBLED: u8 = 2;
+const LEAKED: u8 = 4;
+/// The victim did not arrive at its instruction.
+const ASTRAY: u8 = 8;
+const FAULTS: u8 = LOST | DOUBLED | LEAKED;
+
+/// A path with so many faulty kills is bad enough.
+const ENOUGH: usize = 10;
+const ENOUGH_TO_SHOW: usize = 1;
+/// Seconds after which a judgement that waits has lost a wake-up.
+const PATIENCE: u32 = 60;
+const IMPATIENCE: u32 = 1;
+
+/// A path, and what stands around it.
+struct Path {
+    name: &'static str,
+    victim: Victim,
+    /// What is there before the victim begins.
+    prepare: fn(&mut Stage) -> Result<(), String>,
+    /// The path itself. An error or `false` is a fault of the set-up.
+    act: fn(&Stage) -> Result<bool, String>,
+    sleep: Sleep,
+    order: Order,
+}
+
+/// Who sleeps while the path runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sleep {
+    Nobody,
+    /// Another worker.
+    Other,
+    /// Another worker, and the victim, until a task is submitted.
+    Both,
+}
+
+const ONCE: &[Outcome] = &[Outcome::Completed];
+const ONCE_OR_DIED: &[Outcome] = &[Outcome::Completed, Outcome::WorkerDied];
+
+/// Nobody sleeps, and nobody is faster than the coordinator.
+const PLAIN: Path = Path {
+    name: "",
+    victim: Victim::Worker,
+    prepare: |_| Ok(()),
+    act: |_| Ok(true),
+    sleep: Sleep::Nobody,
+    order: Order::Plain,
+};
+
+const PATHS: [Path; 13] = [
+    Path { name: "submit", victim: Victim::Client, act: |s| s.submit(&s.client, INLINE, 1, 3), ..PLAIN },
+    Path { name: "submit-block", victim: Victim::Client, act: |s| s.submit(&s.client, BLOCK, 1, 3), ..PLAIN },
+    Path {
+        name: "submit-block-claimed-early",
+        victim: Victim::Client,
+        act: |s| s.submit(&s.client, BLOCK, 1, 3),
+        order: Order::ClaimedEarly,
+        ..PLAIN
+    },
+    Path { name: "abandon-block", victim: Victim::Client, act: |s| s.abandon(&s.client), ..PLAIN },
+    Path { name: "claim-run-complete", prepare: |s| s.expect(INLINE, 2, ONCE), act: |s| s.work(&s.worker), ..PLAIN },
+    Path {
+        name: "claim-run-complete-block",
+        prepare: |s| s.expect(BLOCK, 2, ONCE),
+        act: |s| s.work(&s.worker),
+        ..PLAIN
+    },
+    Path {
+        name: "claim-run-complete-last-attempt",
+        prepare: |s| s.expect(BLOCK, 1, ONCE_OR_DIED),
+        act: |s| s.work(&s.worker),
+        ..PLAIN
+    },
+    Path {
+        name: "take",
+        victim: Victim::Client,
+        prepare: |s| s.leave_result(INLINE),
+        act: |s| s.take(&s.client),
+        ..PLAIN
+    },
+    Path {
+        name: "take-block",
+        victim: Victim::Client,
+        prepare: |s| s.leave_result(BLOCK),
+        act: |s| s.take(&s.client),
+        ..PLAIN
+    },
+    Path { name: "park", prepare: Stage::expect_later, act: Stage::park, sleep: Sleep::Both, ..PLAIN },
+    Path {
+        name: "wake",
+        victim: Victim::Client,
+        act: |s| s.submit(&s.client, INLINE, 1, 3),
+        sleep: Sleep::Other,
+        ..PLAIN
+    },
+    Path {
+        name: "recover",
+        victim: Victim::Coordinator,
+        prepare: Stage::leave_everything,
+        act: Stage::recover,
+        ..PLAIN
+    },
+    Path {
+        name: "recover-then-worker-first",
+        victim: Victim::Coordinator,
+        prepare: Stage::leave_everything,
+        act: Stage::recover,
+        order: Order::WorkerFirst,
+        ..PLAIN
+    },
+];
+
+/// What a path came to.
+#[derive(Default)]
+pub(crate) struct Row {
+    path: &'static str,
+    instructions: usize,
+    kills: usize,
+    lost: usize,
+    doubled: usize,
+    leaked: usize,
+}
+
+impl Row {
+    /// Was every promise kept, wherever the victim died?
+    pub(crate) fn is_clean(&self) -> bool {
+        self.faults() == 0
+    }
+
+    fn faults(&self) -> usize {
+        self.lost + self.doubled + self.leaked
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row { path, instructions, kills, lost, doubled, leaked } = self;
+        write!(f, "{path} instructions={instructions} kills={kills} lost={lost} doubled={doubled} leaked={leaked}")
+    }
+}
+
+/// Where a victim is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// After so many instructions.
+    After(usize),
+    Asleep,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Moment::After(k) => write!(f, "killed after instruction {k}"),
+            Moment::Asleep => f.write_str("killed asleep"),
+        }
+    }
+}
+
+/// Kills at each instruction of each path, and says of each what it came to. This process must have one thread.
+///
+/// # Errors
+/// What could not be carried out. What was found stands in the rows.
+pub(crate) fn run(options: Options, observer: &mut dyn FnMut(&Row)) -> Result<bool, TortureError> {
+    pin()?;
+    let mut is_clean = true;
+    for path in &PATHS {
+        let row = path.run(options)?;
+        is_clean &= row.is_clean();
+        observer(&row);
+    }
+    Ok(is_clean)
+}
+
+/// Keeps this process and all its children to the CPU on which it is.
+fn pin() -> Result<(), TortureError> {
+    let own = Pid::from_raw(0);
+    let allowed = sched_getaffinity(own).map_err(os("read the CPU affinity"))?;
+    let here = sched_getcpu().map_err(os("ask for the CPU"))?;
+    let cpu = (here..CpuSet::count()).chain(0..here).find(|&cpu| allowed.is_set(cpu).unwrap_or(false)).unwrap_or(here);
+    let mut one = CpuSet::new();
+    one.set(cpu).and_then(|()| sched_setaffinity(own, &one)).map_err(os("keep to one CPU"))
+}
+
+impl Path {
+    fn run(&'static self, options: Options) -> Result<Row, TortureError> {
+        let trace = self.record()?;
+        let n = trace.len();
+        let mut row = Row { path: self.name, instructions: n, ..Row::default() };
+        let asleep = (self.sleep == Sleep::Both).then_some(Moment::Asleep);
+        for moment in (1..=n).step_by(options.stride).map(Moment::After).chain(asleep) {
+            let trial = forked(|| match self.trial(&trace, moment, options.without_recovery) {
+                Ok(bits) => bits,
+                Err(error) => {
+                    eprintln!("{}: {error}", self.name);
+                    101
+                }
+            })?;
+            let end = waitpid(trial, None).map_err(os("wait for a trial"))?;
+            row.kills += 1;
+            match end {
+                WaitStatus::Exited(_, bits) if bits as u8 & !FAULTS == 0 => {
+                    row.lost += usize::from(bits as u8 & LOST != 0);
+                    row.doubled += usize::from(bits as u8 & DOUBLED != 0);
+                    row.leaked += usize::from(bits as u8 & LEAKED != 0);
+                }
+                WaitStatus::Exited(_, bits) if bits as u8 == ASTRAY => {
+                    return Err(TortureError::Astray { path: self.name, moment: moment.to_string() });
+                }
+                // By the alarm, or by a panic.
+                end => {
+                    eprintln!("{}, {moment}: nothing goes on any more: {end:?}", self.name);
+                    row.lost += 1;
+                }
+            }
+            if row.faults() >= if options.without_recovery { ENOUGH_TO_SHOW } else { ENOUGH } {
+                break;
+            }
+        }
+        Ok(row)
+    }
+
+    /// What stands around the path, and the child that runs it, stopped before its first instruction.
+    fn begin<'s>(&'static self, stage: &'s mut Stage) -> Result<(&'s Stage, Traced<'s>), TortureError> {
+        let path = |why| TortureError::Path { path: self.name, why };
+        stage.warm_up().and_then(|()| (self.prepare)(stage)).map_err(path)?;
+        let stage: &Stage = stage;
+        if self.sleep != Sleep::Nobody {
+            stage.start_sleeper()?;
+        }
+        let child = forked(|| be_traced(|| assert_eq!((self.act)(stage), Ok(true), "{}", self.name)))?;
+        let wake: Option<Wake<'s>> = match self.sleep {
+            Sleep::Both => Some(Box::new(|| stage.submit_once())),
+            _ => None,
+        };
+        Ok((stage, Traced::new(child, wake)?))
+    }
+
+    fn record(&'static self) -> Result<Trace, TortureError> {
+        let mut stage = Stage::new()?;
+        let (stage, mut child) = self.begin(&mut stage)?;
+        let trace = child.record()?;
+        child.kill()?;
+        stage.judge(self.victim, self.order, false)?;
+        Ok(trace)
+    }
+
+    /// In a process of its own: one kill, and the verdict on it.
+    fn trial(&'static self, trace: &Trace, moment: Moment, without_recovery: bool) -> Result<u8, TortureError> {
+        alarm::set(if without_recovery { IMPATIENCE } else { PATIENCE });
+        let mut stage = Stage::new()?;
+        let (stage, mut child) = self.begin(&mut stage)?;
+        match moment {
+            Moment::After(k) if !child.advance(trace, k)? => return Ok(ASTRAY),
+            Moment::After(_) => {}
+            Moment::Asleep => child.fall_asleep()?,
+        }
+        child.kill()?;
+        if self.sleep == Sleep::Both {
+            stage.submit_once().map_err(|why| TortureError::Path { path: self.name, why })?;
+        }
+        let verdict = stage.judge(self.victim, self.order, without_recovery)?;
+        for words in &verdict.words {
+            eprintln!("{}, {moment}: {words}", self.name);
+        }
+        Ok(verdict.bits)
+    }
+}

@@ -1,0 +1,385 @@
+//! One small pool for one kill: who takes part, and the judgement after it.
+//!
+//! All parties but the victim live in one process, which is the tracer too. That is enough: what they do here they do one
+//! after the other, and it is the victim alone that stops anywhere. Where somebody must really sleep, a process of its
+//! own does ([`Stage::start_sleeper`]).
+
+use super::{DOUBLED, LEAKED, LOST, tracer::state};
+use crate::{
+    error::Corrupted,
+    exec::endpoint::{Claimed, Endpoint, Finished, STATUS_OK, Submission, To},
+    lockfree::{
+        blocks::Class,
+        participant::{Name, Participant},
+        table::{Cursors, Table},
+        word::Outcome,
+    },
+    mem::{layout::Geometry, segment::Segment},
+    process::{Mode, exit::Exit},
+    sync::{Relaxed, Release},
+    torture::{TortureError, fill, forked, os},
+};
+use nix::{
+    sys::{
+        signal::Signal,
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use std::{cell::Cell, sync::Arc};
+
+/// A payload inside a descriptor, and one that takes a block.
+pub(super) const INLINE: usize = 64;
+pub(super) const BLOCK: usize = 300;
+/// How victims end.
+const KILLED: Exit = Exit::Signal(Signal::SIGKILL as u8);
+const DESCRIPTORS: u32 = 8;
+/// The first operation of a path is the 16th of its kind, and publishes its cursor.
+const WARM_UP: u64 = 15;
+
+/// The parties, before the kill.
+pub(super) struct Stage {
+    segment: Arc<Segment>,
+    coordinator: (Name, Cursors),
+    successor: (Name, Cursors),
+    pub(super) client: Endpoint,
+    pub(super) worker: Endpoint,
+    /// Does what the victim leaves.
+    pub(super) spare: Endpoint,
+    /// A worker in a process of its own.
+    sleeper: Cell<Option<Pid>>,
+    payload: [u8; BLOCK],
+    /// What must come back to the client: tag, and how it may have ended.
+    expected: Vec<(u64, &'static [Outcome])>,
+    /// Submitted already, by whoever woke the victim.
+    has_submitted: Cell<bool>,
+}
+
+/// What a judgement found: bits of the verdict, and words for people.
+#[derive(Default)]
+pub(super) struct Verdict {
+    pub(super) bits: u8,
+    pub(super) words: Vec<String>,
+}
+
+impl Verdict {
+    fn add(&mut self, bit: u8, words: impl Into<String>) {
+        self.bits |= bit;
+        self.words.push(words.into());
+    }
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Victim {
+    Client,
+    Worker,
+    /// Kills the coordinator while it recovers the dead worker.
+    Coordinator,
+}
+
+/// In which order a death is settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Order {
+    Plain,
+    /// What the victim left is claimed before its death is settled, and completed after it.
+    ClaimedEarly,
+    /// The successor of a coordinator settles the worker's death before the coordinator's.
+    WorkerFirst,
+}
+
+pub(super) fn unfit(e: impl std::fmt::Display) -> String {
+    e.to_string()
+}
+
+impl Stage {
+    pub(super) fn new() -> Result<Stage, TortureError> {
+        let class = |size: u32, count| Class { size, count };
+        let segment = Arc::new(Segment::create(Geometry {
+            descriptors: DESCRIPTORS,
+            queue_slots: 16,
+            private_slots: 16,
+            completion_slots: 16,
+            classes: [class(4 << 10, DESCRIPTORS * 2), class(64 << 10, 0), class(1 << 20, 0), class(16 << 20, 0)],
+            ..Geometry::new(8, 1)
+        })?);
+        let admit = || segment.table().admit(0, 0)?.ok_or(TortureError::from(crate::SegmentCreateError::Geometry));
+        let coordinator = || Ok::<_, TortureError>((admit()?, Cursors::new(segment.table())));
+        let endpoint = || Ok::<_, TortureError>(Endpoint::new(segment.clone(), admit()?));
+        let mut payload = [0; BLOCK];
+        fill(&mut payload, 0);
+        Ok(Stage {
+            coordinator: coordinator()?,
+            successor: coordinator()?,
+            client: endpoint()?,
+            worker: endpoint()?,
+            spare: endpoint()?,
+            segment,
+            sleeper: Cell::new(None),
+            payload,
+            expected: Vec::new(),
+            has_submitted: Cell::new(false),
+        })
+    }
+
+    fn table(&self) -> &Table<'_> {
+        self.segment.table()
+    }
+
+    /// Runs tasks through from end to end, so that no path is anybody's first.
+    pub(super) fn warm_up(&self) -> Result<(), String> {
+        for tag in 0..WARM_UP {
+            self.submit(&self.client, if tag % 2 == 0 { INLINE } else { BLOCK }, tag, 1)?;
+            self.work(&self.worker)?;
+            self.take(&self.client)?;
+        }
+        Ok(())
+    }
+
+    // ---- what the parties do: the paths -----------------------------------------------------------------------------
+
+    /// Drafts, fills and submits a task.
+    pub(super) fn submit(&self, client: &Endpoint, len: usize, tag: u64, max_attempts: u8) -> Result<bool, String> {
+        self.submit_to(client, To::Queue(0), len, tag, max_attempts)
+    }
+
+    fn submit_to(&self, client: &Endpoint, to: To, len: usize, tag: u64, max_attempts: u8) -> Result<bool, String> {
+        let mut draft = client.draft(len).map_err(unfit)?;
+        draft.payload().map_err(unfit)?.copy_from_slice(&self.payload[..len]);
+        draft.submit(Submission { to, kind: 0, tag, max_attempts }).map(|_| true).map_err(unfit)
+    }
+
+    /// Drafts a task, and thinks better of it.
+    pub(super) fn abandon(&self, client: &Endpoint) -> Result<bool, String> {
+        client.draft(BLOCK).map(|_| true).map_err(unfit)
+    }
+
+    /// Claims a task, runs it and completes it, if there is one.
+    pub(super) fn work(&self, worker: &Endpoint) -> Result<bool, String> {
+        let Some(task) = worker.claim(worker.queue(0)).map_err(unfit)? else { return Ok(false) };
+        self.answer(task).map(|()| true)
+    }
+
+    /// The answer to every task is its input.
+    fn answer(&self, task: Claimed<'_>) -> Result<(), String> {
+        let len = task.input().map_err(unfit)?.len();
+        task.complete(STATUS_OK, len, |output| output.copy_from_slice(&self.payload[..len])).map_err(|(e, _)| unfit(e))
+    }
+
+    /// Takes a result, reads it in place and gives its descriptor back.
+    pub(super) fn take(&self, client: &Endpoint) -> Result<bool, String> {
+        let Some(finished) = client.take().map_err(unfit)? else { return Ok(false) };
+        Ok(self.is_right(&finished))
+    }
+
+    fn is_right(&self, finished: &Finished<'_>) -> bool {
+        finished
+            .output()
+            .is_ok_and(|output| [INLINE, BLOCK].contains(&output.len()) && *output == self.payload[..output.len()])
+    }
+
+    pub(super) fn park(&self) -> Result<bool, String> {
+        self.worker.park(&[self.worker.queue(0)], None, || false);
+        Ok(true)
+    }
+
+    /// The coordinator settles the worker's death.
+    pub(super) fn recover(&self) -> Result<bool, String> {
+        let (me, cursors) = &self.coordinator;
+        self.settle(*me, cursors, self.worker.name()).map(|()| true).map_err(unfit)
+    }
+
+    fn settle(&self, me: Name, cursors: &Cursors, dead: Name) -> Result<(), Corrupted> {
+        self.table().recover(cursors, me, dead, KILLED.pack()).map(drop)
+    }
+
+    // ---- before the kill --------------------------------------------------------------------------------------------
+
+    /// The client submits a task that must come back, as one of `outcomes`.
+    pub(super) fn expect(&mut self, len: usize, max_attempts: u8, outcomes: &'static [Outcome]) -> Result<(), String> {
+        let tag = self.next_tag(outcomes);
+        self.submit(&self.client, len, tag, max_attempts).map(drop)
+    }
+
+    /// A result waits for the client.
+    pub(super) fn leave_result(&mut self, len: usize) -> Result<(), String> {
+        self.submit(&self.client, len, 1, 1)?;
+        self.work(&self.spare).map(drop)
+    }
+
+    fn next_tag(&mut self, outcomes: &'static [Outcome]) -> u64 {
+        let tag = 100 + self.expected.len() as u64;
+        self.expected.push((tag, outcomes));
+        tag
+    }
+
+    /// One more task of the client's, once: what a sleeper is woken for.
+    pub(super) fn submit_once(&self) -> Result<(), String> {
+        if self.has_submitted.replace(true) {
+            return Ok(());
+        }
+        self.expected.iter().try_for_each(|(tag, _)| self.submit(&self.client, INLINE, *tag, 3).map(drop))
+    }
+
+    /// Will be submitted by [`submit_once`](Self::submit_once).
+    pub(super) fn expect_later(&mut self) -> Result<(), String> {
+        self.next_tag(&[Outcome::Completed]);
+        Ok(())
+    }
+
+    /// A worker that has died with one of everything: a draft with a block, an output half written, a task of its own in
+    /// each phase, two tasks that were addressed to it, and one whose attempts are used up.
+    pub(super) fn leave_everything(&mut self) -> Result<(), String> {
+        self.submit(&self.worker, BLOCK, 1, 3)?;
+        self.work(&self.spare)?; // DONE
+        self.expect(BLOCK, 3, &[Outcome::Completed])?;
+        self.expect(INLINE, 1, &[Outcome::WorkerDied])?;
+        for _ in 0..2 {
+            let tag = self.next_tag(&[Outcome::AddresseeDied]);
+            self.submit_to(&self.client, To::Participant(self.worker.name()), INLINE, tag, 3)?;
+        }
+        let queue = self.worker.queue(0);
+        let dying = forked(|| {
+            std::mem::forget(self.worker.draft(BLOCK)); // RESERVED
+            let half_written = self.worker.claim(queue);
+            std::mem::forget(self.worker.claim(queue)); // CLAIMED
+            std::mem::forget(self.worker.claim(self.worker.private()));
+            if self.submit(&self.worker, INLINE, 2, 3).is_ok() // READY
+                && let Ok(Some(task)) = half_written
+            {
+                // SAFETY: `_exit` ends the process at once, in the middle of the output.
+                let _ = task.complete(STATUS_OK, BLOCK, |_| unsafe { libc::_exit(0) });
+            }
+            101
+        })
+        .map_err(unfit)?;
+        match waitpid(dying, None) {
+            Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+            end => Err(format!("the worker ended otherwise than it should: {end:?}")),
+        }
+    }
+
+    /// Starts a worker, and waits until it sleeps.
+    pub(super) fn start_sleeper(&self) -> Result<(), TortureError> {
+        let control = &self.segment.header().control;
+        let pid = forked(|| {
+            while let Ok(Some(task)) = self.spare.next(&[self.spare.queue(0)], || Mode::of(control) == Mode::Stopping) {
+                if self.answer(task).is_err() {
+                    return 101;
+                }
+            }
+            0
+        })?;
+        self.sleeper.set(Some(pid));
+        // With its bit set there is nothing but the futex on which it could sleep.
+        while self.table().idle[0].load(Relaxed) >> self.spare.name().id() & 1 == 0 || state(pid) != Some('S') {
+            nix::sched::sched_yield().map_err(os("yield"))?;
+        }
+        Ok(())
+    }
+
+    // ---- after the kill ---------------------------------------------------------------------------------------------
+
+    /// Settles the death, has the others finish what is left, and looks whether every promise was kept.
+    pub(super) fn judge(&self, victim: Victim, order: Order, without_recovery: bool) -> Result<Verdict, TortureError> {
+        let mut verdict = Verdict::default();
+        match self.examine(victim, order, without_recovery, &mut verdict) {
+            Ok(()) => {}
+            Err(why) => verdict.add(LOST, why),
+        }
+        if let Some(pid) = self.sleeper.take() {
+            self.segment.header().control.mode.store(Mode::Stopping as u32, Release);
+            self.table().participants.iter().for_each(Participant::wake);
+            let end = waitpid(pid, None).map_err(os("wait for the sleeper"))?;
+            if end != WaitStatus::Exited(pid, 0) {
+                verdict.add(LOST, format!("the sleeper ended otherwise than it should: {end:?}"));
+            }
+        }
+        let audit = self.table().audit();
+        if !audit.is_clean() {
+            verdict.add(LEAKED, format!("not clean: {audit}"));
+        }
+        Ok(verdict)
+    }
+
+    fn examine(
+        &self,
+        victim: Victim,
+        order: Order,
+        without_recovery: bool,
+        verdict: &mut Verdict,
+    ) -> Result<(), String> {
+        let queue = self.spare.queue(0);
+        let early = if order == Order::ClaimedEarly { self.spare.claim(queue).map_err(unfit)? } else { None };
+        if !without_recovery {
+            let (me, cursors) = if victim == Victim::Coordinator { &self.successor } else { &self.coordinator };
+            let dead: &[Name] = match victim {
+                Victim::Client => &[self.client.name()],
+                Victim::Worker => &[self.worker.name()],
+                Victim::Coordinator if order == Order::WorkerFirst => &[self.worker.name(), self.coordinator.0],
+                Victim::Coordinator => &[self.coordinator.0, self.worker.name()],
+            };
+            dead.iter().try_for_each(|name| self.settle(*me, cursors, *name)).map_err(unfit)?;
+        }
+        if let Some(task) = early {
+            self.answer(task)?;
+        }
+        // The dead client's results are nobody's.
+        if victim != Victim::Client {
+            let mut came = self.collect(&self.client, self.expected.len())?;
+            for (tag, outcomes) in &self.expected {
+                match came.iter().position(|(t, ..)| t == tag).map(|i| came.swap_remove(i)) {
+                    None => verdict.add(LOST, format!("task {tag} never came back")),
+                    Some((_, outcome, is_right)) if outcomes.contains(&outcome) && is_right => {}
+                    Some((_, outcome, _)) => verdict.add(DOUBLED, format!("task {tag} came back as {outcome:?}")),
+                }
+            }
+            if !came.is_empty() {
+                verdict.add(DOUBLED, format!("these came back, and nobody asked for them: {came:?}"));
+            }
+        }
+        // Whoever comes next, under the same id if that is free again, gets its own tasks back and no others. It uses all
+        // descriptors, and a block for each: none of them may be missing.
+        let name = self.table().admit(0, 0).map_err(unfit)?.ok_or("no participant is left")?;
+        let next = Endpoint::new(self.segment.clone(), name);
+        let tags: Vec<u64> = (200..200 + u64::from(DESCRIPTORS)).collect();
+        for tag in &tags {
+            if let Err(why) = self.submit(&next, BLOCK, *tag, 1) {
+                verdict.add(LEAKED, format!("not all descriptors and blocks can be used: {why}"));
+                break;
+            }
+        }
+        let mut came = self.collect(&next, tags.len())?;
+        came.sort_unstable_by_key(|(tag, ..)| *tag);
+        let is_one = |((tag, outcome, is_right), wanted): (&(u64, Outcome, bool), &u64)| {
+            tag == wanted && *outcome == Outcome::Completed && *is_right
+        };
+        if came.len() < tags.len() {
+            verdict.add(LOST, format!("the next client gets {came:?} of {tags:?}"));
+        } else if came.len() > tags.len() || !came.iter().zip(&tags).all(is_one) {
+            verdict.add(DOUBLED, format!("the next client gets {came:?} instead of {tags:?}"));
+        }
+        Ok(())
+    }
+
+    /// Has what is READY run, and takes what comes back to `client`. Waits for `n` results if a sleeper has to run them.
+    fn collect(&self, client: &Endpoint, n: usize) -> Result<Vec<(u64, Outcome, bool)>, String> {
+        let mut came = Vec::new();
+        let has_sleeper = self.sleeper.get().is_some();
+        loop {
+            while !has_sleeper && self.work(&self.spare)? {}
+            while let Some(finished) = client.take().map_err(unfit)? {
+                let is_right = match finished.outcome() {
+                    Outcome::Completed => self.is_right(&finished),
+                    Outcome::WorkerDied => finished.claimant().is_some() && finished.exit() == KILLED.pack(),
+                    _ => true,
+                };
+                came.push((finished.tag(), finished.outcome(), is_right));
+            }
+            if !has_sleeper || came.len() >= n {
+                return Ok(came);
+            }
+            client.park(&[], None, || false);
+        }
+    }
+}

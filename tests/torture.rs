@@ -1,0 +1,66 @@
+//! Short runs of `shmworker torture`, and the proof that it finds what it looks for. Longer ones: `docs/crash.md`.
+
+use std::process::{Command, Output};
+
+fn torture(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_shmworker")).arg("torture").args(args).output().unwrap()
+}
+
+#[track_caller]
+fn passes(output: &Output) -> String {
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && stderr.is_empty(), "{}\n{stdout}{stderr}", output.status);
+    stdout.into_owned()
+}
+
+/// The sums of these figures over all lines; each stands as `name=figure`.
+fn sums<const N: usize>(text: &str, names: [&str; N]) -> [u64; N] {
+    let fields: Vec<_> = text.split_whitespace().filter_map(|word| word.split_once('=')).collect();
+    names.map(|name| {
+        fields.iter().filter(|(n, _)| *n == name).filter_map(|(_, figure)| figure.parse::<u64>().ok()).sum()
+    })
+}
+
+#[test]
+fn nothing_is_lost_wherever_a_process_is_killed_at_random() {
+    let output = passes(&torture(&["--seconds", "5", "--seed", "1"]));
+    assert!(output.starts_with("seed      1\n"), "{output}");
+    let [delivered, died, claimed, lost, wrong, leaked] =
+        sums(&output, ["delivered", "WorkerDied", "claimed", "lost", "wrong", "leaked"]);
+    assert!(delivered > 0 && claimed > 0 && died <= claimed, "{output}");
+    assert_eq!([lost, wrong, leaked], [0; 3], "{output}");
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn nothing_is_lost_whichever_instruction_was_the_last() {
+    // A prime, so that it hits other places in each loop.
+    let output = passes(&torture(&["--single-step", "--stride", "101"]));
+    for path in ["submit", "submit-block", "claim-run-complete", "take", "take-block", "park", "wake", "recover"] {
+        assert!(output.lines().any(|line| line.starts_with(&format!("{path} instructions="))), "{path} in {output}");
+    }
+    let [instructions, kills, faults @ ..] = sums(&output, ["instructions", "kills", "lost", "doubled", "leaked"]);
+    assert!(instructions / 101 <= kills && kills > 0, "{output}");
+    assert_eq!(faults, [0; 3], "{output}");
+}
+
+#[test]
+fn random_torture_fails_when_the_dead_are_left_as_they_are() {
+    let output = torture(&["--seconds", "5", "--seed", "1", "--without-recovery"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let [lost, leaked] = sums(&stdout, ["lost", "leaked"]);
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert!(lost + leaked > 0, "{stdout}");
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn single_stepping_fails_when_the_dead_are_left_as_they_are() {
+    let output = torture(&["--single-step", "--stride", "997", "--without-recovery"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    for line in stdout.lines() {
+        let [lost, leaked] = sums(line, ["lost", "leaked"]);
+        assert!(lost + leaked > 0, "{line}");
+    }
+}
