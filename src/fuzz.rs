@@ -49,7 +49,6 @@ fn task(w: Task) {
     if let Some(phase) = w.phase() {
         assert_eq!(Task::new(phase, w.who(), w.attempt(), w.generation()), w);
         assert!(w.is(phase));
-        assert_eq!(w.is_done(), matches!(phase, Phase::Done(_)), "{w:?}");
     }
 }
 
@@ -133,7 +132,6 @@ impl Ring<'_> {
             }
             14 => {
                 assert_eq!(self.lane.has_work(&self.participants[who].0), self.rescan || !self.model.is_empty());
-                assert!(self.lane.depth() <= self.model.len(), "{} of {}", self.lane.depth(), self.model.len());
             }
             // Killed, and another comes in its place.
             _ => self.participants[who] = Default::default(),

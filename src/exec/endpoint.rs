@@ -198,6 +198,11 @@ impl Endpoint {
         }
     }
 
+    /// One task more that this participant has done, for the report: a worker's completions, a client's answers.
+    pub(crate) fn count(&self) {
+        self.table().participants[self.name.id() as usize].finished.fetch_add(1, Relaxed); // threads of this process only
+    }
+
     /// For who has claimed after a park, which may have been ended for the sake of another task: wakes the next worker if
     /// something is left. [`Self::next`] does it by itself.
     pub(crate) fn wake_next(&self, queues: &[LaneId]) {
@@ -313,8 +318,7 @@ impl<'e> Claimed<'e> {
         self.open = false;
         let endpoint = self.endpoint;
         endpoint.table().complete(&endpoint.cursors, endpoint.name, self.task).map_err(|e| (e.into(), None))?;
-        let finished = &endpoint.table().participants[endpoint.name.id() as usize].finished;
-        finished.fetch_add(1, Relaxed); // by threads of this process only
+        endpoint.count();
         Ok(())
     }
 

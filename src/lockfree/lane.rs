@@ -73,7 +73,7 @@ pub(crate) struct LaneControl {
 
 impl LaneControl {
     /// A lane that starts at `position`, a multiple of its capacity.
-    #[cfg(any(test, not(loom)))]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn new(position: u64) -> LaneControl {
         LaneControl {
             head: Line(AtomicU64::new(position)),
@@ -248,7 +248,7 @@ impl<'s> Lane<'s> {
         if !empty {
             let n = cursor.claims.load(Relaxed).wrapping_add(1);
             cursor.claims.store(n, Relaxed);
-            if n % RESCAN_EVERY != 0 {
+            if !n.is_multiple_of(RESCAN_EVERY) {
                 return false;
             }
         }
@@ -282,19 +282,6 @@ impl<'s> Lane<'s> {
     /// Is this hint where a taker will meet it? If that cannot be said, one more does no harm.
     pub(crate) fn holds(&self, cursor: &Cursor, hint: Hint) -> bool {
         self.any(cursor, |h| h == hint) == Some(true)
-    }
-
-    /// Hints that wait in the lane, stale ones included: an estimate while others move.
-    #[cfg(not(all(test, loom)))]
-    pub(crate) fn depth(&self) -> usize {
-        let head = self.control.head.0.load(Acquire);
-        (0..self.slots.len() as u64)
-            .filter(|&i| {
-                let position = head.wrapping_add(i);
-                let slot = Slot(self.slot(position).load(Relaxed));
-                slot.is_full() && slot.laps_ahead_of(self.lap(position)) == 0
-            })
-            .count()
     }
 
     /// Is a look at the descriptors due?

@@ -42,7 +42,7 @@ pub(crate) struct Participant {
     pub(crate) role: AtomicU32,
     /// How far it has come, in the terms of its role.
     pub(crate) status: AtomicU32,
-    /// Tasks that it has completed in this incarnation.
+    /// Tasks that it has completed, or answered, in this incarnation.
     pub(crate) finished: AtomicU64,
     #[cfg(not(all(test, loom)))]
     _spare: [AtomicU64; 11],

@@ -94,15 +94,20 @@ pub(crate) struct LaneCapacity {
 }
 
 /// One participant's cursors on all lanes, in private memory.
-pub(crate) struct Cursors(Box<[Cursor]>);
+pub(crate) struct Cursors {
+    lanes: Box<[Cursor]>,
+    /// After whom to look for somebody to wake: each in turn gets work, and the runs that may stay with it.
+    last_woken: std::sync::atomic::AtomicUsize,
+}
 
 impl Cursors {
     pub(crate) fn new(table: &Table<'_>) -> Cursors {
-        Cursors((0..table.controls.len()).map(|_| Cursor::default()).collect())
+        let lanes = (0..table.controls.len()).map(|_| Cursor::default()).collect();
+        Cursors { lanes, last_woken: Default::default() }
     }
 
     fn of(&self, lane: LaneId) -> &Cursor {
-        &self.0[lane.0 as usize]
+        &self.lanes[lane.0 as usize]
     }
 }
 
@@ -248,7 +253,7 @@ impl<'s> Table<'s> {
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
         fence(SeqCst); // [park], [orphan]
         match addressee {
-            None => self.wake_one(lane.0 as usize),
+            None => self.wake_one(cursors, lane.0 as usize),
             Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
                 self.participant(name.id())?.wake_if_parked()
             }
@@ -472,7 +477,7 @@ impl<'s> Table<'s> {
         if let Some(lane) = only.filter(|_| has_stored && !mutant("no-rescan-wake")) {
             fence(SeqCst); // [park]
             match (lane.0 as usize).checked_sub(self.queues) {
-                None => self.wake_one(lane.0 as usize),
+                None => self.wake_one(cursors, lane.0 as usize),
                 Some(own) => self.participants[own % self.participants.len()].wake_if_parked(),
             }
         }
@@ -540,17 +545,24 @@ impl<'s> Table<'s> {
     }
 
     /// Wakes one who is parked before this queue. The caller has pushed and fenced.
-    pub(crate) fn wake_one(&self, queue: usize) {
-        for w in 0..self.idle_words() {
-            let mask = &self.idle[queue * self.idle_words() + w];
+    pub(crate) fn wake_one(&self, cursors: &Cursors, queue: usize) {
+        let words = self.idle_words();
+        let next = (cursors.last_woken.load(Relaxed) + 1) % (words * 64);
+        for k in 0..words {
+            let w = (next / 64 + k) % words;
+            let mask = &self.idle[queue * words + w];
             let mut seen = mask.load(Relaxed);
             while seen != 0 {
-                let bit = seen & seen.wrapping_neg();
+                // In the first word those whose turn it is come first.
+                let turn = if k == 0 { seen & (u64::MAX << (next % 64)) } else { seen };
+                let bit = if turn != 0 { turn & turn.wrapping_neg() } else { seen & seen.wrapping_neg() };
                 // AcqRel: a sleeper that finds its bit gone sees the hint behind it.
                 match mask.compare_exchange(seen, seen & !bit, AcqRel, Relaxed) {
                     Ok(_) => {
+                        let id = w * 64 + bit.trailing_zeros() as usize;
+                        cursors.last_woken.store(id, Relaxed);
                         // A damaged mask can name a participant that is not there: then nobody sleeps there either.
-                        if let Some(p) = self.participants.get(w * 64 + bit.trailing_zeros() as usize) {
+                        if let Some(p) = self.participants.get(id) {
                             p.wake();
                         }
                         return;
@@ -567,7 +579,7 @@ impl<'s> Table<'s> {
         for &q in queues {
             if self.lane(q).has_work(cursors.of(q)) && !mutant("no-wake-next") {
                 fence(SeqCst); // [park]
-                self.wake_one(q.0 as usize);
+                self.wake_one(cursors, q.0 as usize);
             }
         }
     }

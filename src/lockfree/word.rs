@@ -23,8 +23,6 @@ pub(crate) const LAP_MASK: u64 = (1 << LAP_BITS) - 1;
 pub(crate) const MAX_PARTICIPANTS: usize = 1 << 12;
 /// Descriptors that a 16-bit field can name.
 pub(crate) const MAX_DESCRIPTORS: usize = 1 << 16;
-/// Attempts that an 8-bit field can count.
-pub const MAX_ATTEMPTS: u8 = u8::MAX;
 
 /// How a task ended, in the word itself: whoever ends a task that it does not own has nothing but the exchange.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -108,10 +106,6 @@ impl Task {
 
     pub(crate) const fn is(self, phase: Phase) -> bool {
         self.0 >> 60 == phase.bits()
-    }
-
-    pub(crate) const fn is_done(self) -> bool {
-        self.0 >> 63 == 1
     }
 
     /// The participant that the phase names: the submitter in RESERVED, READY, DELAYED and DONE, the worker in CLAIMED.

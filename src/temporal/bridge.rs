@@ -465,6 +465,7 @@ impl Bridge {
             while let Some(finished) = self.endpoint.take()? {
                 busy = true;
                 self.finish(&finished)?;
+                self.endpoint.count();
                 drop(finished);
                 self.room.notify_waiters();
             }

@@ -60,7 +60,9 @@ pub(super) fn execution_result(outcome: Outcome, context: &ActivityContext) -> A
         Ok(result) => ActivityExecutionResult::ok(result),
         Err(ActivityError::WillCompleteAsync) => ActivityExecutionResult::will_complete_async(),
         Err(ActivityError::Application(failure)) => fail(*failure),
-        Err(ActivityError::Cancelled { details }) => cancelled(context.cancel_reason(), context.info().is_local, details),
+        Err(ActivityError::Cancelled { details }) => {
+            cancelled(context.cancel_reason(), context.info().is_local, details)
+        }
         Err(other) => fail(ApplicationFailure::new(anyhow::anyhow!("unsupported activity error: {other:?}"))),
     }
 }
