@@ -248,7 +248,7 @@ impl<'s> Lane<'s> {
         if !empty {
             let n = cursor.claims.load(Relaxed).wrapping_add(1);
             cursor.claims.store(n, Relaxed);
-            if n % RESCAN_EVERY != 0 {
+            if !n.is_multiple_of(RESCAN_EVERY) {
                 return false;
             }
         }
