@@ -215,6 +215,9 @@ mod mocked {
             self.0.with_mut(|p| unsafe { *p = v })
         }
     }
+
+    // SAFETY: model threads run one at a time, and loom checks the order of their accesses.
+    unsafe impl<const N: usize> Sync for Inline<N> {}
 }
 #[cfg(all(test, loom))]
 pub(crate) use mocked::*;
