@@ -153,8 +153,11 @@ impl Table<'_> {
         let d = &self.descriptors[index as usize];
         self.blocks.detach(Payload(d.output.load(Relaxed)), index, word)?;
         d.output.store(0, Relaxed);
-        // It may have died between its claim and its own store of this.
-        d.claimant.store(dead.bits(), Relaxed);
+        // It may have died between its claim and its own store of this. (Not otherwise: what a dead coordinator had adopted
+        // was another's.)
+        if d.claimant.load(Relaxed) == 0 {
+            d.claimant.store(dead.bits(), Relaxed);
+        }
         d.exit.store(exit, Relaxed);
         let submitter = Name::of(d.submitter.load(Relaxed));
         if !self.is_live(submitter)? {
@@ -172,6 +175,7 @@ impl Table<'_> {
             word.to(Phase::Done(Outcome::AddresseeDied), submitter.id())
         } else if u32::from(word.attempt()) + 1 < d.max_attempts.load(Relaxed) && word.attempt() < u8::MAX {
             settled.requeued += 1;
+            d.claimant.store(0, Relaxed);
             Task::new(Phase::Ready, submitter.id(), word.attempt() + 1, word.generation())
         } else {
             settled.failed += 1;
