@@ -92,7 +92,7 @@ impl Storage {
             free_blocks: words(1, (1 << blocks) - 1),
             block_bytes: (0..blocks).map(|_| Inline::new()).collect(),
         };
-        storage.attempts(u32::from(super::word::MAX_ATTEMPTS));
+        storage.attempts(u8::MAX.into());
         storage
     }
 
