@@ -56,3 +56,7 @@ pub use lockfree::{audit::Audit, participant::Name, table::TaskId, word::Outcome
 pub use mem::segment::SegmentCreateError;
 #[cfg(feature = "temporal")]
 pub mod temporal;
+
+#[cfg(all(doctest, feature = "cli", feature = "temporal"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
