@@ -3,4 +3,4 @@
 pub(crate) mod endpoint;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

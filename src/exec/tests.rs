@@ -17,34 +17,30 @@ use crate::{
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 /// A segment with a coordinator, and endpoints as asked for.
-struct Pool {
-    segment: Arc<Segment>,
+pub(crate) struct Pool {
+    pub(crate) segment: Arc<Segment>,
     coordinator: Name,
 }
 
 impl Pool {
-    fn new() -> Pool {
-        Pool::with(Geometry::new(64, 1))
-    }
-
-    fn with(geometry: Geometry) -> Pool {
-        let segment = Arc::new(Segment::create(geometry).unwrap());
+    pub(crate) fn new(queues: usize) -> Pool {
+        let segment = Arc::new(Segment::create(Geometry::new(64, queues)).unwrap());
         let coordinator = segment.table().admit(0, 0).unwrap().unwrap();
         Pool { segment, coordinator }
     }
 
-    fn endpoint(&self) -> Endpoint {
+    pub(crate) fn endpoint(&self) -> Endpoint {
         let name = self.segment.table().admit(0, 0).unwrap().unwrap();
         Endpoint::new(self.segment.clone(), name)
     }
 
     /// What the coordinator does when the kernel has reported the death of `name`.
-    fn bury(&self, name: Name) {
+    pub(crate) fn bury(&self, name: Name) {
         let table = self.segment.table();
         table.recover(&Cursors::new(table), self.coordinator, name, Exit::Signal(9).pack()).unwrap();
     }
 
-    fn assert_clean(&self) {
+    pub(crate) fn assert_clean(&self) {
         let audit = self.segment.table().audit();
         assert!(audit.is_clean(), "{audit}");
     }
@@ -68,7 +64,7 @@ fn work(worker: &Endpoint) -> bool {
 
 #[test]
 fn payloads_of_every_size_come_back() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     for len in [0, 1, INLINE, INLINE + 1, 4096, 4097, 100_000, 1 << 20, MAX_PAYLOAD] {
         let payload: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
@@ -84,7 +80,7 @@ fn payloads_of_every_size_come_back() {
 
 #[test]
 fn a_payload_beyond_the_limit_is_refused_with_both_numbers() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     let refused = client.draft(MAX_PAYLOAD + 1).err().expect("too large");
     assert_eq!(refused.to_string(), "a payload of 16777217 bytes is larger than the limit of 16777216");
@@ -102,7 +98,7 @@ fn a_payload_beyond_the_limit_is_refused_with_both_numbers() {
 
 #[test]
 fn a_full_table_and_a_full_arena_refuse_and_recover() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     let mut drafts = Vec::new();
     let refused = loop {
@@ -132,7 +128,7 @@ fn a_full_table_and_a_full_arena_refuse_and_recover() {
 
 #[test]
 fn a_cancelled_task_does_not_run_and_a_running_one_is_not_cancelled() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     let id = submit(&client, To::Queue(0), b"a", 1, 1);
     assert_eq!(client.cancel(id).unwrap(), Cancel::Cancelled);
@@ -157,7 +153,7 @@ fn a_cancelled_task_does_not_run_and_a_running_one_is_not_cancelled() {
 
 #[test]
 fn a_dead_workers_task_is_attempted_again_and_then_reported() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let client = pool.endpoint();
     submit(&client, To::Queue(0), &[1; 5000], 1, 2);
     for attempt in 1..=2 {
@@ -181,7 +177,7 @@ fn a_dead_workers_task_is_attempted_again_and_then_reported() {
 
 #[test]
 fn what_is_addressed_to_the_dead_comes_back() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let client = pool.endpoint();
     let victim = pool.endpoint();
     // On its way when the addressee dies.
@@ -202,7 +198,7 @@ fn what_is_addressed_to_the_dead_comes_back() {
 
 #[test]
 fn nothing_of_a_dead_client_stays() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     std::mem::forget(client.draft(100_000).unwrap());
     for tag in 0..4 {
@@ -221,7 +217,7 @@ fn nothing_of_a_dead_client_stays() {
 
 #[test]
 fn an_id_is_given_again_only_when_nobody_names_it() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let (client, victim) = (pool.endpoint(), pool.endpoint());
     submit(&victim, To::Queue(0), b"", 0, 1);
     let running = client.claim(client.queue(0)).unwrap().expect("a task");
@@ -236,7 +232,7 @@ fn an_id_is_given_again_only_when_nobody_names_it() {
 
 #[test]
 fn a_parked_worker_is_woken_by_a_task_and_the_client_by_its_result() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     std::thread::scope(|s| {
         s.spawn(|| {
@@ -261,7 +257,7 @@ fn a_parked_worker_is_woken_by_a_task_and_the_client_by_its_result() {
 
 #[test]
 fn a_park_ends_with_its_time_and_with_its_condition() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let client = pool.endpoint();
     client.park(&[], Some(Duration::from_millis(1)), || false);
     client.park(&[client.queue(0)], None, || true);
@@ -270,7 +266,7 @@ fn a_park_ends_with_its_time_and_with_its_condition() {
 
 #[test]
 fn several_threads_of_one_client_take_each_result_once() {
-    let pool = Pool::new();
+    let pool = Pool::new(1);
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     const TASKS: u64 = 20_000;
     let tags = std::sync::Mutex::new(HashSet::new());

@@ -87,33 +87,39 @@ fn serve_workflows(endpoint: &Endpoint, mut host: WorkflowHost) -> Result<(), Co
     let mut bridge = None;
     let queues = [endpoint.queue(WORKFLOW_QUEUE)];
     while let Some(claimed) = endpoint.next(&queues, || is_stopping(endpoint))? {
-        match origin(endpoint, &claimed, bridge)? {
-            From::Same => {}
-            From::Another => {
-                bridge = Some(claimed.submitter());
-                let runs = host.forget_all();
-                if runs > 0 {
-                    tracing::info!(runs, "another bridge: the former one's runs are forgotten");
-                }
-            }
-            From::Dead => {
-                refuse(claimed)?;
-                continue;
-            }
-        }
-        match (Kind::of(&claimed), WorkflowActivation::decode(claimed.input()?)) {
-            (Some(Kind::Activation), Ok(activation)) => {
-                let run_id = activation.run_id.clone();
-                let completion = host.handle(activation);
-                wire::complete(claimed, &completion, |why| {
-                    let failure = Failure { message: why, ..Default::default() };
-                    WorkflowActivationCompletion::fail(run_id, failure, None)
-                })?;
-            }
-            _ => refuse(claimed)?,
-        }
+        activate(endpoint, claimed, &mut host, &mut bridge)?;
     }
     Ok(())
+}
+
+fn activate(
+    endpoint: &Endpoint,
+    claimed: Claimed<'_>,
+    host: &mut WorkflowHost,
+    bridge: &mut Option<Name>,
+) -> Result<(), Corrupted> {
+    match origin(endpoint, &claimed, *bridge)? {
+        From::Same => {}
+        From::Another => {
+            *bridge = Some(claimed.submitter());
+            let runs = host.forget_all();
+            if runs > 0 {
+                tracing::info!(runs, "another bridge: the former one's runs are forgotten");
+            }
+        }
+        From::Dead => return refuse(claimed),
+    }
+    match (Kind::of(&claimed), WorkflowActivation::decode(claimed.input()?)) {
+        (Some(Kind::Activation), Ok(activation)) => {
+            let run_id = activation.run_id.clone();
+            let completion = host.handle(activation);
+            wire::complete(claimed, &completion, |why| {
+                let failure = Failure { message: why, ..Default::default() };
+                WorkflowActivationCompletion::fail(run_id, failure, None)
+            })
+        }
+        _ => refuse(claimed),
+    }
 }
 
 // ---- activities -----------------------------------------------------------------------------------------------------
@@ -257,5 +263,99 @@ impl Shared {
         if let Err(e) = wire::submit(self.endpoint, heartbeat, once(To::Participant(bridge), Kind::Heartbeat, 0)) {
             tracing::debug!("a heartbeat was not sent: {e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{exec::tests::Pool, temporal::sample};
+    use temporalio_common::protos::coresdk::{
+        activity_task::{Start, activity_task::Variant},
+        workflow_activation::{InitializeWorkflow, WorkflowActivationJob, workflow_activation_job},
+        workflow_completion::workflow_activation_completion::Status,
+    };
+
+    /// The first activation of a run, or a later one that holds nothing new.
+    fn activation(first: bool) -> WorkflowActivation {
+        let init = InitializeWorkflow { workflow_type: "ParallelizedWorkflow".into(), ..Default::default() };
+        let variant = Some(workflow_activation_job::Variant::InitializeWorkflow(init));
+        let jobs = if first { vec![WorkflowActivationJob { variant }] } else { vec![] };
+        WorkflowActivation { run_id: "run".into(), jobs, ..Default::default() }
+    }
+
+    fn submit(bridge: &Endpoint, message: &impl Message, queue: usize, kind: Kind) {
+        wire::submit(bridge, message, once(To::Queue(queue), kind, 0)).unwrap();
+    }
+
+    fn answer(bridge: &Endpoint) -> Option<Status> {
+        let done = bridge.take().unwrap().expect("an answer");
+        WorkflowActivationCompletion::decode(done.output().unwrap()).unwrap().status
+    }
+
+    #[test]
+    fn no_run_of_a_dead_bridge_is_answered_for() {
+        let pool = Pool::new(wire::QUEUES);
+        let (old, worker) = (pool.endpoint(), pool.endpoint());
+        let mut host = WorkflowHost::new(sample::workflows(), "default".into(), "queue".into());
+        let mut bridge = None;
+        let claim = || worker.claim(worker.queue(WORKFLOW_QUEUE)).unwrap().expect("a task");
+
+        submit(&old, &activation(true), WORKFLOW_QUEUE, Kind::Activation);
+        activate(&worker, claim(), &mut host, &mut bridge).unwrap();
+        assert!(matches!(answer(&old), Some(Status::Successful(_))));
+        assert_eq!(host.len(), 1);
+
+        // Claimed before the bridge's death is settled, looked at after it.
+        submit(&old, &activation(false), WORKFLOW_QUEUE, Kind::Activation);
+        let late = claim();
+        pool.bury(old.name());
+        activate(&worker, late, &mut host, &mut bridge).unwrap();
+        pool.assert_clean();
+
+        // The same run by another bridge: what the old one's run would have said is not said.
+        let new = pool.endpoint();
+        submit(&new, &activation(false), WORKFLOW_QUEUE, Kind::Activation);
+        activate(&worker, claim(), &mut host, &mut bridge).unwrap();
+        assert!(matches!(answer(&new), Some(Status::Failed(_))), "a run of the old bridge went on");
+        assert_eq!(host.len(), 0);
+        pool.assert_clean();
+    }
+
+    #[test]
+    fn activities_of_a_dead_bridge_are_cancelled_and_its_late_tasks_refused() {
+        let pool = Pool::new(wire::QUEUES);
+        let old = pool.endpoint();
+        let endpoint: &'static Endpoint = Box::leak(Box::new(pool.endpoint()));
+        let shared = Shared { endpoint, in_flight: AtomicUsize::new(0), bridge: AtomicU64::new(0) };
+        let (orders, mut inbox) = mpsc::unbounded_channel();
+        let task = ActivityTask { task_token: vec![1], variant: Some(Variant::Start(Start::default())) };
+        let claim = || endpoint.claim(endpoint.queue(ACTIVITY_QUEUE)).unwrap().expect("a task");
+        let started = |inbox: &mut mpsc::UnboundedReceiver<Order>| match inbox.try_recv() {
+            Ok(Order::Start(claimed, task)) => (claimed, task),
+            _ => panic!("no attempt was started"),
+        };
+
+        submit(&old, &task, ACTIVITY_QUEUE, Kind::Activity);
+        shared.receive(claim(), &orders).unwrap();
+        assert!(matches!(inbox.try_recv(), Ok(Order::CancelAll)), "each bridge starts afresh");
+        let (running, _) = started(&mut inbox);
+        submit(&old, &task, ACTIVITY_QUEUE, Kind::Activity);
+        let late = claim();
+        pool.bury(old.name());
+        shared.receive(late, &orders).unwrap();
+        assert!(inbox.try_recv().is_err(), "a dead bridge's task was started");
+
+        let new = pool.endpoint();
+        submit(&new, &task, ACTIVITY_QUEUE, Kind::Activity);
+        shared.receive(claim(), &orders).unwrap();
+        assert!(matches!(inbox.try_recv(), Ok(Order::CancelAll)), "the old bridge's attempts go on");
+        let (next, _) = started(&mut inbox);
+        for (claimed, n) in [(running, 1), (next, 0)] {
+            shared.complete(claimed, ActivityTaskCompletion::default());
+            assert_eq!(shared.in_flight.load(SeqCst), n);
+        }
+        assert!(new.take().unwrap().is_some());
+        pool.assert_clean();
     }
 }
