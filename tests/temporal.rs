@@ -57,6 +57,8 @@ const TESTS: &[(&str, Test)] = &tests![
     nobody_outlives_a_killed_coordinator
     a_pool_that_ends_leaves_its_workflows_to_the_next
     a_drain_finishes_the_attempts_in_hand
+    an_attempt_that_never_ends_is_killed_once_the_grace_is_over
+    an_impatient_user_ends_the_pool_by_the_third_signal
     ctrl_c_in_a_terminal_drains
     ctrl_z_stops_everybody_and_fg_continues
     workers_hold_no_socket_to_anybody
@@ -359,6 +361,38 @@ fn a_drain_finishes_the_attempts_in_hand(scene: &Scene<'_>) {
     pool.stop(Signal::SIGTERM);
     // It is not run again.
     assert_eq!(pool.program.stderr(), [""; 0]);
+}
+
+/// The pool was ended by force: it says so in one line, and nobody is reported dead who was meant to die.
+fn was_forced(pool: &mut Pool) {
+    assert_eq!(pool.program.end().code(), Some(1));
+    let said = pool.program.stderr();
+    assert!(said.iter().any(|line| line.contains("did not end in time: killed")), "{said:?}");
+    assert!(said.iter().any(|line| line.starts_with("error:") && line.contains("--grace")), "{said:?}");
+    assert!(!said.iter().any(|line| line.contains("unexpectedly")), "{said:?}");
+    pool.leaves_nothing();
+}
+
+fn an_attempt_that_never_ends_is_killed_once_the_grace_is_over(scene: &Scene<'_>) {
+    let fifo = Fifo::new(scene.home());
+    let mut pool = Pool::start(scene.example(&["run"]), 1, 1, &["--grace", "300ms"]);
+    let _starter = fifo.starter(scene);
+    let _reader = fifo.await_reader();
+    pool.program.signal(Signal::SIGTERM);
+    was_forced(&mut pool);
+}
+
+fn an_impatient_user_ends_the_pool_by_the_third_signal(scene: &Scene<'_>) {
+    let fifo = Fifo::new(scene.home());
+    let mut pool = Pool::start(scene.example(&["run"]), 1, 1, &["--grace", "10m"]);
+    let _starter = fifo.starter(scene);
+    let _reader = fifo.await_reader();
+    for says in ["draining", "cancelling"] {
+        pool.program.signal(Signal::SIGINT);
+        pool.program.says(says, 1, |line| line.starts_with(says));
+    }
+    pool.program.signal(Signal::SIGINT);
+    was_forced(&mut pool);
 }
 
 fn ctrl_c_in_a_terminal_drains(scene: &Scene<'_>) {

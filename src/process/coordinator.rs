@@ -201,6 +201,7 @@ pub(crate) struct Coordinator<'o> {
     hurry: Option<Instant>,
     grace: Duration,
     ended: VecDeque<Ended>,
+    /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
@@ -283,7 +284,7 @@ impl<'o> Coordinator<'o> {
                 announced = true;
                 (self.observer)(Event::Started);
             }
-            if self.mode >= Mode::Draining && !self.any(|s| s.role == Role::Client) {
+            if self.mode >= Mode::Draining && self.killed == 0 && !self.any(|s| s.role == Role::Client) {
                 self.set_mode(Mode::Stopping);
             }
             if self.workers.iter().all(|w| matches!(w.life, Life::Over)) {
@@ -483,6 +484,7 @@ impl<'o> Coordinator<'o> {
         }
         let role = self.specs[worker.spec].role;
         let asked = match role {
+            _ if self.killed > 0 => true,
             Role::Client => self.mode >= Mode::Draining && exit == Exit::Code(0),
             Role::Worker => self.mode == Mode::Stopping,
         };
@@ -558,11 +560,15 @@ impl<'o> Coordinator<'o> {
 
     fn kill_running(&mut self) {
         self.hurry = None;
-        for w in &self.workers {
-            if let Life::Running { child, .. } = &w.life {
-                (self.observer)(Event::Killing { label: &w.label });
-                let _ = child.signal(Signal::SIGKILL);
-                self.killed += 1;
+        for w in &mut self.workers {
+            match &w.life {
+                Life::Running { child, .. } => {
+                    (self.observer)(Event::Killing { label: &w.label });
+                    let _ = child.signal(Signal::SIGKILL);
+                    self.killed += 1;
+                }
+                Life::Due(_) => w.life = Life::Over,
+                Life::Over => {}
             }
         }
     }
