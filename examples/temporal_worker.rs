@@ -23,7 +23,7 @@ struct Words;
 impl Words {
     #[activity(name = "count_words_of_file")]
     fn of_file(path: String) -> Result<u64, ActivityError> {
-        unimplemented!()
+        unimplemented!() // only the signature counts; what runs is below
     }
 }
 

@@ -85,7 +85,7 @@ pub(crate) struct Descriptor {
     pub(crate) status: AtomicU32,
     /// Id and incarnation of the worker that claimed it last.
     pub(crate) claimant: AtomicU64,
-    /// How that worker ended, if it died: [`crate::process::Exit`] packed.
+    /// How that worker ended, if it died: `process::exit::Exit`, packed.
     pub(crate) exit: AtomicU64,
     /// Room for progress, checkpoint, deadlines and time stamps.
     #[cfg(not(all(test, loom)))]

@@ -106,7 +106,7 @@ impl Participant {
     }
 
     /// Announces that the owner is about to sleep. What it then finds in a last look, after a SeqCst fence, or else a
-    /// waker, ends the sleep ([`PARK.md`](index.html)).
+    /// waker, ends the sleep (`PARK.md`).
     pub(crate) fn prepare_to_park(&self) -> u32 {
         // AcqRel: a waker that sees the bit sees all before it.
         self.futex.word().fetch_or(PARKED, AcqRel) | PARKED

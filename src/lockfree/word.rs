@@ -142,8 +142,6 @@ impl fmt::Debug for Task {
 }
 
 /// Debug builds check each exchange on a task word against this table (`docs/design.md` has it in words).
-///
-/// `coordinator` is the id of the participant that may act for the dead.
 pub(crate) fn is_legal(from: Task, to: Task) -> bool {
     let same = to.generation() == from.generation();
     let kept = same && to.attempt() == from.attempt();
