@@ -64,8 +64,6 @@ pub(crate) enum Role {
 pub(crate) struct Seat {
     pub(crate) endpoint: &'static Endpoint,
     bell: std::os::fd::RawFd,
-    /// How often this label was started before.
-    pub(crate) restarts: u32,
 }
 
 impl Seat {
@@ -339,7 +337,6 @@ impl<'o> Coordinator<'o> {
         if self.specs[worker.spec].role == Role::Worker {
             (self.observer)(Event::Starting { label: &worker.label });
         }
-        let restarts = worker.restarts;
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
         let Spawned { child, stdout, stderr } = spawn(self.bell.as_fd(), || {
             name_process(&self.workers[i].label);
@@ -347,7 +344,7 @@ impl<'o> Coordinator<'o> {
             if self.segment.keep_from_children().is_err() {
                 return 101;
             }
-            (self.specs[self.workers[i].spec].main)(Seat { endpoint, bell, restarts })
+            (self.specs[self.workers[i].spec].main)(Seat { endpoint, bell })
         })
         .map_err(|source| PoolError::Os { step: "fork a process", source })?;
         self.table().participants[name.id() as usize].pid.store(child.pid.as_raw() as u32, Relaxed);
@@ -488,11 +485,11 @@ impl<'o> Coordinator<'o> {
             Role::Client => self.mode >= Mode::Draining && exit == Exit::Code(0),
             Role::Worker => self.mode == Mode::Stopping,
         };
-        // A client that dies while it drains is not started again: what it leaves stays where it came from.
-        let over = asked || role == Role::Client && self.mode >= Mode::Draining || self.mode == Mode::Stopping;
         if asked {
             return Ok(());
         }
+        // A client that dies while it drains is not started again: what it leaves stays where it came from.
+        let over = role == Role::Client && self.mode >= Mode::Draining;
         if role == Role::Client && worker.restarts == 0 && !was_ready && self.mode == Mode::Running {
             let why = worker
                 .last_word

@@ -43,10 +43,7 @@ use futures_util::future::join_all;
 use prost::Message;
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use temporalio_common::{
@@ -70,6 +67,7 @@ use temporalio_sdk_core::{
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
+    task::JoinSet,
 };
 
 /// Attempts of a run's first activation: it has no effect outside its process, so a death costs nothing but time. A
@@ -127,11 +125,10 @@ fn run(seat: &Seat, config: &Config) -> Result<(), Fault> {
     runtime.tokio_handle().block_on(serve(&runtime, seat, config))
 }
 
-/// Until the first signal of the end; Core's own retries do the rest once a connection stands.
-async fn connect(seat: &Seat, server: &Server) -> Result<temporalio_client::Connection, ConnectError> {
+/// Once the connection stands, Core's own retries do the rest.
+async fn connect(server: &Server) -> Result<temporalio_client::Connection, ConnectError> {
     let connection = server.connect(format!("{}@{}", std::process::id(), hostname())).await?;
     server.check_namespace(&connection).await?;
-    tracing::debug!(restarts = seat.restarts, "connected to {}", server.address());
     Ok(connection)
 }
 
@@ -156,7 +153,7 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, config: &Config) -> Result<()
         })
         .map_err(other)?;
     let connection = tokio::select! {
-        connected = connect(seat, &config.server) => connected.map_err(Fault::Connect)?,
+        connected = connect(&config.server) => connected.map_err(Fault::Connect)?,
         _ = draining.changed() => return Ok(()),
     };
     let core = Arc::new(Core {
@@ -179,20 +176,26 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, config: &Config) -> Result<()
     }
     seat.ready();
 
-    let mut polls = Vec::new();
+    let mut polls = JoinSet::new();
     if core.workflows.is_some() {
-        polls.push(tokio::spawn(bridge.clone().poll_workflows()));
+        polls.spawn(bridge.clone().poll_workflows());
         if config.activity_processes > 0 {
-            polls.push(tokio::spawn(bridge.clone().poll_activities(true)));
+            polls.spawn(bridge.clone().poll_activities(true));
         }
     }
     if core.activities.is_some() {
-        polls.push(tokio::spawn(bridge.clone().poll_activities(false)));
+        polls.spawn(bridge.clone().poll_activities(false));
     }
-    let _ = draining.wait_for(|&begun| begun).await;
+    tokio::select! {
+        _ = draining.wait_for(|&begun| begun) => {}
+        // Core retries what is worth it: a poll that fails for good ends this bridge, and the next one sees why.
+        Some(ended) = polls.join_next() => ended.map_err(other)?.map_err(other)?,
+    }
     core.workers().for_each(Worker::initiate_shutdown);
     // Each poll ends once what it handed out has been answered and evicted.
-    join_all(polls).await;
+    while let Some(ended) = polls.join_next().await {
+        ended.map_err(other)?.map_err(other)?;
+    }
     join_all(core.workers().map(Worker::shutdown)).await;
     Ok(())
 }
@@ -201,44 +204,41 @@ fn poller(slots: usize) -> PollerBehavior {
     PollerBehavior::SimpleMaximum(slots.clamp(2, 10))
 }
 
+/// A worker of Core with room for so many activations and activities; 0 workflows: for activities alone.
 fn worker_config(
     config: &Config,
     task_queue: &str,
     types: WorkerTaskTypes,
-) -> impl FnOnce(usize, usize) -> Result<WorkerConfig, Fault> {
-    let (namespace, task_queue, grace) = (config.server.namespace().to_owned(), task_queue.to_owned(), config.grace);
-    let cached = config.max_cached_workflows;
-    move |workflows, activities| {
-        WorkerConfig::builder()
-            .namespace(namespace)
-            .task_queue(task_queue)
-            .versioning_strategy(WorkerVersioningStrategy::None { build_id: env!("CARGO_PKG_VERSION").into() })
-            .graceful_shutdown_period(grace)
-            .maybe_max_cached_workflows((workflows > 0).then_some(cached))
-            .maybe_max_outstanding_workflow_tasks((workflows > 0).then_some(workflows))
-            .maybe_workflow_task_poller_behavior((workflows > 0).then(|| poller(workflows)))
-            .maybe_max_outstanding_local_activities((types.enable_local_activities).then_some(activities))
-            .maybe_max_outstanding_activities((types.enable_remote_activities).then_some(activities))
-            .maybe_activity_task_poller_behavior((types.enable_remote_activities).then(|| poller(activities)))
-            .task_types(types)
-            .build()
-            .map_err(Fault::Other)
-    }
+    workflows: usize,
+    activities: usize,
+) -> Result<WorkerConfig, Fault> {
+    WorkerConfig::builder()
+        .namespace(config.server.namespace().to_owned())
+        .task_queue(task_queue.to_owned())
+        .versioning_strategy(WorkerVersioningStrategy::None { build_id: env!("CARGO_PKG_VERSION").into() })
+        .graceful_shutdown_period(config.grace)
+        .maybe_max_cached_workflows((workflows > 0).then_some(config.max_cached_workflows))
+        .maybe_max_outstanding_workflow_tasks((workflows > 0).then_some(workflows))
+        .maybe_workflow_task_poller_behavior((workflows > 0).then(|| poller(workflows)))
+        .maybe_max_outstanding_local_activities(types.enable_local_activities.then_some(activities))
+        .maybe_max_outstanding_activities(types.enable_remote_activities.then_some(activities))
+        .maybe_activity_task_poller_behavior(types.enable_remote_activities.then(|| poller(activities)))
+        .task_types(types)
+        .build()
+        .map_err(Fault::Other)
 }
 
 fn workflow_config(config: &Config) -> Result<WorkerConfig, Fault> {
     let local = config.activity_processes > 0;
     let types = WorkerTaskTypes { enable_local_activities: local, ..WorkerTaskTypes::workflow_only() };
     let activations = (config.workflow_processes * ACTIVATIONS_PER_PROCESS).max(2);
-    worker_config(config, &config.workflow_task_queue, types)(
-        activations,
-        (config.activity_processes * config.activity_slots).max(1),
-    )
+    let slots = (config.activity_processes * config.activity_slots).max(1);
+    worker_config(config, &config.workflow_task_queue, types, activations, slots)
 }
 
 fn activity_config(config: &Config) -> Result<WorkerConfig, Fault> {
     let slots = config.activity_processes * config.activity_slots;
-    worker_config(config, &config.activity_task_queue, WorkerTaskTypes::activity_only())(0, slots)
+    worker_config(config, &config.activity_task_queue, WorkerTaskTypes::activity_only(), 0, slots)
 }
 
 /// Core's workers: one per task queue.
@@ -318,20 +318,11 @@ struct Bridge {
     /// Told whenever a result has been taken: there may be room again.
     room: Notify,
     drain: watch::Sender<bool>,
-    cancelling: AtomicBool,
 }
 
 impl Bridge {
     fn new(endpoint: &'static Endpoint, handle: Handle, drain: watch::Sender<bool>) -> Bridge {
-        Bridge {
-            endpoint,
-            core: Default::default(),
-            handle,
-            routes: Default::default(),
-            room: Notify::new(),
-            drain,
-            cancelling: AtomicBool::new(false),
-        }
+        Bridge { endpoint, core: Default::default(), handle, routes: Default::default(), room: Notify::new(), drain }
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
@@ -340,26 +331,26 @@ impl Bridge {
 
     // ---- from Core into the segment ---------------------------------------------------------------------------------
 
-    async fn poll_workflows(self: Arc<Self>) {
-        let Some(worker) = self.core.get().and_then(|c| c.workflows.as_ref()) else { return };
+    async fn poll_workflows(self: Arc<Self>) -> Result<(), PollError> {
+        let Some(worker) = self.core.get().and_then(|c| c.workflows.as_ref()) else { return Ok(()) };
         loop {
             match worker.poll_workflow_activation().await {
                 Ok(activation) => self.route(activation).await,
-                Err(PollError::ShutDown) => return,
-                Err(e) => tracing::warn!("poll for workflow activations: {e}"),
+                Err(PollError::ShutDown) => return Ok(()),
+                Err(e) => return Err(e),
             }
         }
     }
 
-    async fn poll_activities(self: Arc<Self>, local: bool) {
-        let Some(core) = self.core.get() else { return };
+    async fn poll_activities(self: Arc<Self>, local: bool) -> Result<(), PollError> {
+        let Some(core) = self.core.get() else { return Ok(()) };
         let worker = if local { &core.workflows } else { &core.activities };
-        let Some(worker) = worker else { return };
+        let Some(worker) = worker else { return Ok(()) };
         loop {
             match worker.poll_activity_task().await {
                 Ok(task) => self.route_activity(task).await,
-                Err(PollError::ShutDown) => return,
-                Err(e) => tracing::warn!("poll for activity tasks: {e}"),
+                Err(PollError::ShutDown) => return Ok(()),
+                Err(e) => return Err(e),
             }
         }
     }
@@ -486,11 +477,11 @@ impl Bridge {
                 self.evict_orphans();
             }
             if mode != mode_seen {
-                mode_seen = mode;
                 self.drain.send_replace(true);
-                if mode >= Mode::Cancelling && !self.cancelling.swap(true, Relaxed) {
+                if mode >= Mode::Cancelling && mode_seen < Mode::Cancelling {
                     self.cancel_all();
                 }
+                mode_seen = mode;
             }
             if !busy {
                 self.endpoint.park(&[], None, || deaths() != deaths_seen || Mode::of(control) != mode_seen);
@@ -580,8 +571,7 @@ impl Bridge {
     }
 
     fn is_live(&self, name: Name) -> bool {
-        // Damage shows in the lanes as well, and ends the bridge there.
-        self.endpoint.segment().table().is_live(name).unwrap_or(false)
+        is_live(self.endpoint, name)
     }
 
     fn fail_activation(&self, run_id: String, why: String) {
@@ -593,15 +583,16 @@ impl Bridge {
     fn complete_workflow(&self, completion: WorkflowActivationCompletion) {
         let Some(core) = self.core.get().cloned() else { return };
         let run_id = completion.run_id.clone();
-        let is_live = self.routes().runs.get(&run_id).and_then(|run| run.owner).is_none_or(|owner| self.is_live(owner));
-        let orphaned = (!is_live).then(|| run_id.clone());
+        let owner = self.routes().runs.get(&run_id).and_then(|run| run.owner);
+        let endpoint = self.endpoint;
         self.handle.spawn(async move {
             let Some(worker) = &core.workflows else { return };
             if let Err(e) = worker.complete_workflow_activation(completion).await {
                 tracing::warn!("complete an activation of run {run_id}: {e}");
             }
-            // Its owner died between its answer and now: the news of the death may have come when this was outstanding.
-            if let Some(run_id) = orphaned {
+            // News of its owner's death that came before this found the activation outstanding in Core, which then evicts
+            // nothing; news that comes after it finds the run parked.
+            if owner.is_some_and(|owner| !is_live(endpoint, owner)) {
                 worker.request_workflow_eviction(&run_id);
             }
         });
@@ -616,6 +607,11 @@ impl Bridge {
             }
         });
     }
+}
+
+fn is_live(endpoint: &Endpoint, name: Name) -> bool {
+    // Damage shows in the lanes as well, and ends the bridge there.
+    endpoint.segment().table().is_live(name).unwrap_or(false)
 }
 
 /// A retryable failure: Temporal's retry policy decides what follows.

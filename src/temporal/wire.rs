@@ -81,9 +81,9 @@ pub(crate) fn complete<M: Message>(
             Err((e, Some(c))) => {
                 let message = instead(e.to_string());
                 return match c.complete(STATUS_OK, message.encoded_len(), |room| encode(&message, room)) {
-                    Ok(()) | Err((SubmitError::NoSpace(_) | SubmitError::TooLarge { .. }, _)) => Ok(()),
                     Err((SubmitError::Corrupted(damage), _)) => Err(damage),
-                    Err((SubmitError::Full(_), _)) => Ok(()),
+                    // Not even room for that: the task is dropped, which its submitter sees as given up.
+                    _ => Ok(()),
                 };
             }
             Err((_, None)) => return Ok(()),
