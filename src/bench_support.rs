@@ -76,7 +76,7 @@ impl Pair {
     pub fn round_trip(&self, input: &[u8], output: &mut [u8]) -> Result<(), Box<dyn Error>> {
         let mut draft = self.submitter.draft(input.len())?;
         draft.payload()?.copy_from_slice(input);
-        draft.submit(Submission { to: To::Queue(QUEUE), kind: 0, tag: 0, max_attempts: 1 })?;
+        draft.submit(Submission::new(To::Queue(QUEUE)))?;
         loop {
             for _ in 0..SPINS_PER_CHECK {
                 if let Some(finished) = self.submitter.take()? {

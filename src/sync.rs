@@ -20,6 +20,47 @@ mod real {
 
     pub(crate) use std::hint::spin_loop;
 
+    /// A SeqCst fence, for a place that follows an exchange of this thread.
+    ///
+    /// On x86-64 that exchange was a full barrier already (Intel SDM vol. 3, 9.2.3.9: locked instructions have a total
+    /// order, and no load passes one), so all that is left is to keep the compiler from moving anything across.
+    #[inline]
+    pub(crate) fn fence_after_exchange() {
+        if cfg!(target_arch = "x86_64") {
+            std::sync::atomic::compiler_fence(super::SeqCst)
+        } else {
+            fence(super::SeqCst)
+        }
+    }
+
+    /// CLOCK_MONOTONIC in nanoseconds: one clock for all processes of a machine, which stands still while that is suspended.
+    pub(crate) fn monotonic() -> u64 {
+        let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `ts` is a live timespec, which the call fills; this clock always exists.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
+        ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+    }
+
+    /// What rouses the coordinator from its `poll`: an eventfd that all processes of a pool have. It may be absent, where
+    /// nobody sleeps in `poll`.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub(crate) struct Bell(Option<std::os::fd::RawFd>);
+
+    impl Bell {
+        /// The descriptor stays open as long as the process, or whoever made it sees to that.
+        pub(crate) fn new(fd: std::os::fd::RawFd) -> Bell {
+            Bell(Some(fd))
+        }
+
+        pub(crate) fn ring(&self) {
+            if let Some(fd) = self.0 {
+                let one = 1u64;
+                // SAFETY: the kernel reads the 8 bytes of `one`. A full counter, the only failure, rings as well.
+                unsafe { libc::write(fd, (&raw const one).cast(), size_of::<u64>()) };
+            }
+        }
+    }
+
     /// A futex word that processes share.
     ///
     /// Source: `futex(2)`. The operations are the shared ones: `FUTEX_PRIVATE_FLAG` would look the word up by address
@@ -169,6 +210,30 @@ mod mocked {
     atomic!(AtomicU64, u64);
 
     pub(crate) use loom::sync::atomic::fence;
+
+    pub(crate) fn fence_after_exchange() {
+        fence(Ordering::SeqCst);
+    }
+
+    /// The models' time, which stands still unless a model moves it.
+    pub(crate) static NOW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+    pub(crate) fn monotonic() -> u64 {
+        NOW.load(Ordering::SeqCst)
+    }
+
+    /// An eventfd and who polls it: a futex does.
+    #[derive(Clone, Default)]
+    pub(crate) struct Bell(pub(crate) Option<std::sync::Arc<Futex>>);
+
+    impl Bell {
+        pub(crate) fn ring(&self) {
+            if let Some(futex) = &self.0 {
+                futex.word().fetch_add(1, Ordering::AcqRel);
+                futex.wake_all();
+            }
+        }
+    }
 
     /// The futex contract by a mutex and a condition variable; a timeout never fires.
     pub(crate) struct Futex {

@@ -3,19 +3,22 @@
 //! The usual flow. A submitter: [`Endpoint::draft`] → fill → [`Draft::submit`], later [`Endpoint::take`] → [`Finished`]. A
 //! worker: [`Endpoint::claim`] → [`Claimed`] → [`Claimed::complete`], and [`Endpoint::park`] when there is nothing.
 //!
+//! Short of room, [`Endpoint::try_submit`] gives the task back at once, [`Endpoint::submit`] sleeps, and
+//! [`super::notify::Notifier::submit`] is a future.
+//!
 //! Payloads are written and read in place. A guard that is dropped on the way gives its descriptor back, so an early
 //! return leaks nothing; a death is the coordinator's to settle.
 
 use crate::{
     error::Corrupted,
     lockfree::{
-        descriptor::{Descriptor, INLINE, Payload},
+        descriptor::{Backoff, Descriptor, INLINE, Limits, Payload},
         participant::Name,
-        table::{Cancel, Cursors, LaneId, Owned, Table, TaskId},
-        word::Outcome,
+        table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
+        word::{Outcome, Phase},
     },
     mem::{layout::MAX_PAYLOAD, segment::Segment},
-    sync::{Relaxed, spin_loop},
+    sync::{Bell, Relaxed, spin_loop},
 };
 use std::{slice, sync::Arc, time::Duration};
 
@@ -84,6 +87,11 @@ impl Endpoint {
         Endpoint { segment, name, cursors, spins }
     }
 
+    /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.
+    pub(crate) fn with_bell(self, bell: Bell) -> Endpoint {
+        Endpoint { cursors: self.cursors.with_bell(bell), ..self }
+    }
+
     pub(crate) fn name(&self) -> Name {
         self.name
     }
@@ -125,6 +133,58 @@ impl Endpoint {
         Ok(draft)
     }
 
+    /// Copies the payload in and submits. Short of room the task is the caller's still, who has lent it only.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub(crate) fn try_submit(&self, s: Submission, payload: &[u8]) -> Result<TaskId, SubmitError> {
+        self.draft(payload.len())?.fill_and_submit(s, payload)
+    }
+
+    /// As [`try_submit`](Self::try_submit), but sleeps while there is no room. `None`: `stop` became true, which whoever
+    /// changes it follows by a wake.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; a transient one where results of this participant wait to be taken, since then only the caller can make
+    /// room.
+    pub(crate) fn submit(
+        &self,
+        s: Submission,
+        payload: &[u8],
+        stop: impl Fn() -> bool,
+    ) -> Result<Option<TaskId>, SubmitError> {
+        loop {
+            let mut found = None;
+            let mut look = || match self.draft(payload.len()) {
+                Err(e) if e.is_transient() && !stop() && !self.has_results() => false,
+                other => {
+                    found = Some(other);
+                    true
+                }
+            };
+            if !look() {
+                self.park_for(Waits { room: true, own: true, queues: &[] }, None, look);
+            }
+            match found {
+                Some(Err(e)) if e.is_transient() && stop() => return Ok(None),
+                Some(draft) => return draft?.fill_and_submit(s, payload).map(Some),
+                None => {}
+            }
+        }
+    }
+
+    /// Do results wait to be taken?
+    fn has_results(&self) -> bool {
+        self.table().has_own_work(&self.cursors, self.name, self.table().completion(self.name.id()))
+    }
+
+    /// Could a draft of `len` bytes succeed? By the time that it is tried, another may have been faster.
+    pub(crate) fn may_have_room(&self, len: usize) -> bool {
+        let table = self.table();
+        (0..table.descriptors.len()).any(|i| table.load(i as u16).is(Phase::Free))
+            && (len <= INLINE || table.blocks.has_free(len))
+    }
+
     /// Finds room for `len` bytes and makes `field` refer to it.
     fn place(
         &self,
@@ -147,7 +207,7 @@ impl Endpoint {
         Ok(payload)
     }
 
-    /// Cancels a task of this participant's that has not started.
+    /// Cancels a task of this participant's; one that runs is asked to end.
     pub(crate) fn cancel(&self, task: TaskId) -> Result<Cancel, Corrupted> {
         self.table().cancel(&self.cursors, task)
     }
@@ -169,7 +229,11 @@ impl Endpoint {
     /// Sleeps until there may be something in one of `queues` or in this participant's own lanes, `timeout` is over, or
     /// somebody wakes it. `last_look` true: don't sleep.
     pub(crate) fn park(&self, queues: &[LaneId], timeout: Option<Duration>, last_look: impl FnOnce() -> bool) {
-        self.table().park(&self.cursors, self.name, queues, timeout, last_look);
+        self.park_for(Waits { queues, own: true, room: false }, timeout, last_look);
+    }
+
+    pub(crate) fn park_for(&self, waits: Waits<'_>, timeout: Option<Duration>, last_look: impl FnOnce() -> bool) {
+        self.table().park(&self.cursors, self.name, waits, timeout, last_look);
     }
 
     /// The next task for a worker of `queues`, its own lane first; sleeps while there is none. `None`: `stop` became true,
@@ -245,6 +309,21 @@ pub(crate) struct Submission {
     pub(crate) tag: u64,
     /// Attempts after which a worker's death ends the task; at least 1.
     pub(crate) max_attempts: u8,
+    /// No attempt begins later than this from now.
+    pub(crate) expires_in: Option<Duration>,
+    /// What each attempt may take; past that its worker is killed.
+    pub(crate) limits: Limits,
+    /// How long the next attempt waits.
+    pub(crate) backoff: Backoff,
+}
+
+impl Submission {
+    /// One attempt, with all the time in the world.
+    pub(crate) const fn new(to: To) -> Submission {
+        let limits = Limits { run_ms: 0, silence_ms: 0 };
+        let backoff = Backoff { first_ms: 0, longest_ms: 0 };
+        Submission { to, kind: 0, tag: 0, max_attempts: 1, expires_in: None, limits, backoff }
+    }
 }
 
 impl Draft<'_> {
@@ -258,16 +337,26 @@ impl Draft<'_> {
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
     }
 
+    fn fill_and_submit(mut self, s: Submission, payload: &[u8]) -> Result<TaskId, SubmitError> {
+        self.payload()?.copy_from_slice(payload);
+        Ok(self.submit(s)?)
+    }
+
     /// RESERVED → READY: from here on others see it.
     pub(crate) fn submit(self, s: Submission) -> Result<TaskId, Corrupted> {
         let guard = std::mem::ManuallyDrop::new(self.0);
         let (endpoint, task) = (guard.endpoint, guard.task);
+        endpoint.table().check_owned(endpoint.name, task)?;
         let d = endpoint.descriptor(task);
         d.kind.store(s.kind, Relaxed);
         d.tag.store(s.tag, Relaxed);
         d.max_attempts.store(s.max_attempts.max(1).into(), Relaxed);
         d.status.store(STATUS_OK, Relaxed);
         let table = endpoint.table();
+        let expires = s.expires_in.map_or(0, |t| table.now().saturating_add(t.as_nanos() as u64).max(1));
+        d.expires.store(expires, Relaxed);
+        d.limits.store(s.limits.bits(), Relaxed);
+        d.backoff.store(s.backoff.bits(), Relaxed);
         let (lane, addressee) = match s.to {
             To::Queue(q) => (table.queue(q), None),
             To::Participant(name) => (table.private(table.check_participant(name)?), Some(name)),
@@ -302,36 +391,93 @@ impl<'e> Claimed<'e> {
         Name::of(self.endpoint.descriptor(self.task).submitter.load(Relaxed))
     }
 
+    /// Which attempt this is, from 0.
+    pub(crate) fn attempt(&self) -> u8 {
+        self.task.word.attempt()
+    }
+
+    /// Has its submitter asked for its end?
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.endpoint.table().is_cancel_asked(self.task.index, self.task.word)
+    }
+
+    /// A sign of life, for tasks whose silence is limited.
+    pub(crate) fn heartbeat(&self) {
+        self.endpoint.descriptor(self.task).heartbeat.store(self.endpoint.table().now(), Relaxed);
+    }
+
     /// CLAIMED → DONE, with `len` bytes of output that `fill` writes in place.
     ///
     /// # Errors
-    /// [`SubmitError`] with the task, which is still ours, if there is no room for the output.
+    /// [`SubmitError`], with the task if that is still ours: there is no room for the output.
     pub(crate) fn complete(
-        mut self,
+        self,
         status: u32,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
-        if let Err(e) = self.write_output(status, len, fill) {
-            return Err((e, Some(self)));
+        self.end(Outcome::Completed, status, len, fill)
+    }
+
+    /// CLAIMED → DONE(cancelled): its worker has ended it as it was asked to.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn cancelled(self) -> Result<(), Corrupted> {
+        self.end(Outcome::Cancelled, STATUS_OK, 0, |_| {}).map_err(|(e, _)| match e {
+            SubmitError::Corrupted(e) => e,
+            _ => unreachable!("an empty output needs no room"),
+        })
+    }
+
+    fn end(
+        mut self,
+        outcome: Outcome,
+        status: u32,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
+        let written = self.write_output(status, len, fill);
+        self.open = matches!(&written, Err(e) if !matches!(e, SubmitError::Corrupted(_)));
+        if let Err(e) = written {
+            return Err((e, self.open.then_some(self)));
         }
-        self.open = false;
         let endpoint = self.endpoint;
-        endpoint.table().complete(&endpoint.cursors, endpoint.name, self.task).map_err(|e| (e.into(), None))?;
+        endpoint
+            .table()
+            .complete(&endpoint.cursors, endpoint.name, self.task, outcome)
+            .map_err(|e| (e.into(), None))?;
         endpoint.count();
         Ok(())
     }
 
+    /// CLAIMED → READY or DELAYED: another attempt, later. Gives the task back if no attempt is left.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn give_back(mut self, again: Again) -> Result<Option<Claimed<'e>>, Corrupted> {
+        let endpoint = self.endpoint;
+        // Whatever comes of it, the task must not be completed by the drop of this guard: after an error it isn't ours.
+        self.open = false;
+        if endpoint.table().give_back(&endpoint.cursors, endpoint.name, self.task, again)? {
+            return Ok(None);
+        }
+        self.open = true;
+        Ok(Some(self))
+    }
+
     /// Waits for a moment while there is no room for the output, or until somebody wakes this participant.
     pub(crate) fn pause(&self, at_most: Duration) {
-        self.endpoint.park(&[], Some(at_most), || false);
+        self.endpoint.park_for(Waits { room: true, ..Waits::default() }, Some(at_most), || false);
     }
 
     fn write_output(&mut self, status: u32, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), SubmitError> {
         check_len(len)?;
-        let d = self.endpoint.descriptor(self.task);
-        let payload = self.endpoint.place(self.task, len, |d| &d.output)?;
-        let (start, len) = self.endpoint.segment.locate(self.task.index, payload, &d.output_bytes)?;
+        let endpoint = self.endpoint;
+        endpoint.table().check_owned(endpoint.name, self.task)?;
+        let d = endpoint.descriptor(self.task);
+        let payload = endpoint.place(self.task, len, |d| &d.output)?;
+        let (start, len) = endpoint.segment.locate(self.task.index, payload, &d.output_bytes)?;
         // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me).
         fill(unsafe { slice::from_raw_parts_mut(start, len) });
         d.status.store(status, Relaxed);
@@ -346,7 +492,7 @@ impl Drop for Claimed<'_> {
             let endpoint = self.endpoint;
             endpoint.descriptor(self.task).status.store(STATUS_ABANDONED, Relaxed);
             // Damage is reported by the next operation that meets it; here is nobody to tell.
-            let _ = endpoint.table().complete(&endpoint.cursors, endpoint.name, self.task);
+            let _ = endpoint.table().complete(&endpoint.cursors, endpoint.name, self.task, Outcome::Completed);
         }
     }
 }

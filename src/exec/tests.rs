@@ -1,11 +1,12 @@
 //! Endpoints of several participants in one process: the segment can't tell.
 
-use super::endpoint::*;
+use super::{endpoint::*, notify::Notifier};
 use crate::{
     lockfree::{
-        descriptor::INLINE,
+        descriptor::{Backoff, INLINE, Limits},
         participant::Name,
-        table::{Cancel, Cursors},
+        table::{Again, Cancel, Cursors},
+        timer::{NEVER, Tick},
         word::Outcome,
     },
     mem::{
@@ -13,6 +14,7 @@ use crate::{
         segment::Segment,
     },
     process::exit::Exit,
+    sync::Relaxed,
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -40,6 +42,12 @@ impl Pool {
         table.recover(&Cursors::new(table), self.coordinator, name, Exit::Signal(9).pack()).unwrap();
     }
 
+    /// What the coordinator does when it is rung, or a time has come.
+    pub(crate) fn tick(&self) -> Tick {
+        let table = self.segment.table();
+        table.tick(&Cursors::new(table)).unwrap()
+    }
+
     pub(crate) fn assert_clean(&self) {
         let audit = self.segment.table().audit();
         assert!(audit.is_clean(), "{audit}");
@@ -47,10 +55,23 @@ impl Pool {
 }
 
 fn submit(from: &Endpoint, to: To, payload: &[u8], tag: u64, max_attempts: u8) -> crate::TaskId {
-    let mut draft = from.draft(payload.len()).unwrap();
-    draft.payload().unwrap().copy_from_slice(payload);
-    draft.submit(Submission { to, kind: 7, tag, max_attempts }).unwrap()
+    from.try_submit(Submission { kind: 7, tag, max_attempts, ..Submission::new(to) }, payload).unwrap()
 }
+
+/// Claims what must be there.
+#[track_caller]
+fn claim(worker: &Endpoint) -> Claimed<'_> {
+    worker.claim(worker.queue(0)).unwrap().expect("a task")
+}
+
+/// How the one result that must be there came about.
+#[track_caller]
+fn outcome(client: &Endpoint) -> Outcome {
+    client.take().unwrap().expect("a result").outcome()
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+const QUEUE: To = To::Queue(0);
 
 /// Claims one task and answers with its input, reversed.
 fn work(worker: &Endpoint) -> bool {
@@ -261,7 +282,7 @@ fn a_park_ends_with_its_time_and_with_its_condition() {
     let client = pool.endpoint();
     client.park(&[], Some(Duration::from_millis(1)), || false);
     client.park(&[client.queue(0)], None, || true);
-    assert!(pool.segment.table().idle.iter().all(|m| m.load(crate::sync::Relaxed) == 0), "an idle bit stayed");
+    assert!(pool.segment.table().idle.iter().all(|m| m.load(Relaxed) == 0), "an idle bit stayed");
 }
 
 #[test]
@@ -296,8 +317,294 @@ fn several_threads_of_one_client_take_each_result_once() {
                 std::thread::yield_now();
             };
             draft.payload().unwrap().copy_from_slice(&tag.to_le_bytes());
-            draft.submit(Submission { to: To::Queue(0), kind: 7, tag, max_attempts: 1 }).unwrap();
+            draft.submit(Submission { kind: 7, tag, ..Submission::new(To::Queue(0)) }).unwrap();
         }
     });
+    pool.assert_clean();
+}
+
+#[test]
+fn a_retry_waits_for_its_time_and_counts_as_an_attempt() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    submit(&client, QUEUE, &[1; 1000], 1, 3);
+    assert!(claim(&worker).give_back(Again::After(HOUR.as_nanos() as u64)).unwrap().is_none());
+    let before = pool.segment.table().now();
+    let next = pool.tick().next;
+    assert!(next > before && next <= before + HOUR.as_nanos() as u64, "the coordinator sleeps until then");
+    assert!(worker.claim(worker.queue(0)).unwrap().is_none(), "too early");
+    let not_before = pool.segment.table().descriptors.iter().map(|d| &d.not_before);
+    not_before.filter(|t| t.load(Relaxed) != 0).for_each(|t| t.store(1, Relaxed)); // an hour later
+    assert_eq!(pool.tick().next, NEVER);
+    let again = claim(&worker);
+    assert_eq!((again.attempt(), again.input().unwrap()), (1, &[1; 1000][..]));
+    assert!(again.give_back(Again::After(1)).unwrap().is_none());
+    pool.tick();
+    let last = claim(&worker);
+    assert_eq!(last.attempt(), 2);
+    let last = last.give_back(Again::After(1)).unwrap().expect("no attempt is left, so it is ours to complete");
+    assert!(last.complete(9, 0, |_| {}).is_ok());
+    assert_eq!(client.take().unwrap().map(|d| (d.outcome(), d.status())), Some((Outcome::Completed, 9)));
+    pool.assert_clean();
+}
+
+#[test]
+fn what_is_handed_back_goes_to_another_as_the_same_attempt() {
+    let pool = Pool::new(1);
+    let (client, worker, other) = (pool.endpoint(), pool.endpoint(), pool.endpoint());
+    submit(&client, QUEUE, b"", 1, 1);
+    assert!(claim(&worker).give_back(Again::SameAttempt).unwrap().is_none());
+    let again = claim(&other);
+    assert_eq!(again.attempt(), 0);
+    drop(again);
+    assert_eq!(client.take().unwrap().and_then(|d| d.claimant()), Some(other.name()));
+    pool.assert_clean();
+}
+
+#[test]
+fn the_next_attempt_after_a_death_waits_for_the_back_off() {
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    let backoff = Backoff { first_ms: 3_600_000, longest_ms: 0 };
+    client.try_submit(Submission { max_attempts: 2, backoff, ..Submission::new(QUEUE) }, b"x").unwrap();
+    let victim = pool.endpoint();
+    std::mem::forget(claim(&victim));
+    pool.bury(victim.name());
+    let worker = pool.endpoint();
+    assert!(worker.claim(worker.queue(0)).unwrap().is_none(), "it waits");
+    assert_ne!(pool.tick().next, NEVER);
+    pool.bury(client.name());
+    assert_eq!(pool.tick().next, NEVER);
+    pool.assert_clean();
+}
+
+#[test]
+fn a_task_whose_time_is_over_does_not_start() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    let soon = Submission { expires_in: Some(Duration::from_nanos(1)), ..Submission::new(QUEUE) };
+    let late = Submission { expires_in: Some(HOUR), ..soon };
+    // Found by the coordinator, by a worker, and while it waits for another attempt.
+    client.try_submit(soon, b"").unwrap();
+    assert_eq!(pool.tick().next, NEVER);
+    assert_eq!(outcome(&client), Outcome::Expired);
+    client.try_submit(soon, b"").unwrap();
+    assert!(worker.claim(worker.queue(0)).unwrap().is_none());
+    assert_eq!(outcome(&client), Outcome::Expired);
+    client.try_submit(Submission { max_attempts: 2, ..soon }, b"").unwrap();
+    // Not over: it runs.
+    client.try_submit(late, b"").unwrap();
+    assert!(pool.tick().next < NEVER);
+    assert_eq!(outcome(&client), Outcome::Expired);
+    drop(claim(&worker));
+    assert_eq!(outcome(&client), Outcome::Completed);
+    pool.assert_clean();
+}
+
+#[test]
+fn a_running_task_sees_its_cancellation_and_no_other_attempt_begins() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    let id = submit(&client, QUEUE, b"", 1, 9);
+    let claimed = claim(&worker);
+    assert!(!claimed.is_cancelled());
+    assert_eq!(client.cancel(id).unwrap(), Cancel::Running(worker.name()));
+    assert!(claimed.is_cancelled());
+    claimed.cancelled().unwrap();
+    assert_eq!(outcome(&client), Outcome::Cancelled);
+    // Asked for another attempt, handed back, and dead: each ends it.
+    for end in 0..3 {
+        let victim = pool.endpoint();
+        let id = submit(&client, QUEUE, b"", 1, 9);
+        let claimed = claim(&victim);
+        assert!(!claimed.is_cancelled(), "the request was for the descriptor's last life");
+        assert_eq!(client.cancel(id).unwrap(), Cancel::Running(victim.name()));
+        match end {
+            0 => assert!(claimed.give_back(Again::Backoff).unwrap().is_none()),
+            1 => assert!(claimed.give_back(Again::SameAttempt).unwrap().is_none()),
+            _ => {
+                std::mem::forget(claimed);
+                pool.bury(victim.name());
+            }
+        }
+        assert_eq!(outcome(&client), Outcome::Cancelled);
+    }
+    // While it waits for its next attempt.
+    let id = submit(&client, QUEUE, b"", 1, 9);
+    assert!(claim(&worker).give_back(Again::After(HOUR.as_nanos() as u64)).unwrap().is_none());
+    assert_eq!(client.cancel(id).unwrap(), Cancel::Cancelled);
+    assert_eq!(outcome(&client), Outcome::Cancelled);
+    pool.assert_clean();
+}
+
+#[test]
+fn what_takes_too_long_or_is_silent_is_named_and_then_reported() {
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    for limits in [Limits { run_ms: 1, silence_ms: 0 }, Limits { run_ms: 0, silence_ms: 1 }] {
+        let victim = pool.endpoint();
+        let id = client.try_submit(Submission { limits, ..Submission::new(QUEUE) }, b"").unwrap();
+        assert!(pool.tick().next < NEVER, "the coordinator looks after it from its submission on");
+        let claimed = claim(&victim);
+        claimed.heartbeat();
+        let late = std::iter::repeat_with(|| pool.tick().late).find(|late| !late.is_empty());
+        assert_eq!(late, Some(vec![(victim.name(), id)]));
+        assert!(client.take().unwrap().is_none(), "nothing is taken from the living");
+        std::mem::forget(claimed);
+        pool.bury(victim.name());
+        assert_eq!(outcome(&client), Outcome::TimedOut);
+    }
+    pool.assert_clean();
+}
+
+#[test]
+fn the_time_in_which_the_pool_was_stopped_does_not_count() {
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    let worker = pool.endpoint();
+    let limits = Limits { run_ms: 1, silence_ms: 0 };
+    client.try_submit(Submission { limits, ..Submission::new(QUEUE) }, b"").unwrap();
+    let claimed = claim(&worker);
+    // The pool stood still until just now; as if it had been for longer than it ran, time can't be over yet.
+    pool.segment.table().was_stopped(HOUR.as_nanos() as u64);
+    assert!(pool.tick().late.is_empty());
+    drop(claimed);
+    assert_eq!(outcome(&client), Outcome::Completed);
+    pool.assert_clean();
+}
+
+/// Uses up all descriptors.
+fn fill(client: &Endpoint) -> u64 {
+    (0..).take_while(|tag| client.try_submit(Submission { tag: *tag, ..Submission::new(QUEUE) }, b"").is_ok()).count()
+        as u64
+}
+
+#[test]
+fn a_submitter_sleeps_until_there_is_room_or_it_is_stopped() {
+    let pool = Pool::new(1);
+    let (client, other, worker) = (pool.endpoint(), pool.endpoint(), pool.endpoint());
+    let all = fill(&other);
+    assert_eq!(client.submit(Submission::new(QUEUE), b"", || true).unwrap(), None);
+    std::thread::scope(|s| {
+        let submission = s.spawn(|| client.submit(Submission::new(QUEUE), b"late", || false).unwrap());
+        // One at a time, until the sleeper has had its turn.
+        for _ in 0..all {
+            drop(claim(&worker));
+            assert_eq!(outcome(&other), Outcome::Completed);
+        }
+        assert!(submission.join().unwrap().is_some());
+    });
+    assert_eq!(claim(&worker).input().unwrap(), b"late");
+    // Its own results are in the way: only it can take them.
+    let all = fill(&client);
+    for _ in 0..all {
+        drop(claim(&worker));
+    }
+    let refused = client.submit(Submission::new(QUEUE), b"", || false);
+    assert_eq!(refused.err().map(|e| e.is_transient()), Some(true));
+    while client.take().unwrap().is_some() {}
+    pool.assert_clean();
+}
+
+#[test]
+fn a_future_waits_for_room() {
+    let pool = Pool::new(1);
+    let (client, other, worker) = (Arc::new(pool.endpoint()), pool.endpoint(), pool.endpoint());
+    let notifier = Notifier::start(client.clone()).unwrap();
+    let all = fill(&other);
+    std::thread::scope(|s| {
+        let waiting = s.spawn(|| {
+            let submit = |tag| notifier.submit(Submission { tag, ..Submission::new(QUEUE) }, b"");
+            block_on(async { [submit(1).await, submit(2).await] }).map(Result::unwrap)
+        });
+        for _ in 0..all {
+            drop(claim(&worker));
+            assert_eq!(outcome(&other), Outcome::Completed);
+        }
+        waiting.join().unwrap();
+    });
+    for tag in 1..=2 {
+        drop(claim(&worker));
+        assert_eq!(client.take().unwrap().map(|done| done.tag()), Some(tag));
+    }
+    pool.assert_clean();
+}
+
+/// Runs a future on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            return value;
+        }
+        std::thread::park();
+    }
+}
+
+#[test]
+fn each_thread_of_a_participant_that_sleeps_is_woken() {
+    let pool = Pool::new(2);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    const ROUNDS: u64 = 2000;
+    std::thread::scope(|s| {
+        // One participant, a thread for each queue.
+        for queue in 0..2 {
+            let worker = &worker;
+            s.spawn(move || {
+                for _ in 0..ROUNDS {
+                    let task = worker.next(&[worker.queue(queue)], || false).unwrap().expect("never stopped");
+                    assert!(task.complete(0, 0, |_| {}).is_ok());
+                }
+            });
+        }
+        for _ in 0..ROUNDS {
+            for queue in 0..2 {
+                client.try_submit(Submission::new(To::Queue(queue)), b"").unwrap();
+            }
+            for _ in 0..2 {
+                while client.take().unwrap().is_none() {
+                    client.park(&[], None, || false);
+                }
+            }
+        }
+    });
+    pool.assert_clean();
+}
+
+#[test]
+fn who_was_wrongly_declared_dead_can_complete_free_and_submit_nothing() {
+    let pool = Pool::new(1);
+    let (client, zombie) = (pool.endpoint(), pool.endpoint());
+    submit(&client, QUEUE, &[1; 5000], 1, 9);
+    submit(&zombie, QUEUE, b"", 2, 1);
+    let (worker, mut draft) = (pool.endpoint(), zombie.draft(5000).unwrap());
+    draft.payload().unwrap().fill(7);
+    let late = claim(&zombie);
+    drop(claim(&worker));
+    let result = zombie.take().unwrap().expect("a result");
+    // Forced: it lives, and is only stopped for all that anybody knows.
+    pool.bury(zombie.name());
+    let again = claim(&worker);
+    assert_eq!((again.attempt(), again.input().unwrap()), (1, &[1; 5000][..]));
+
+    let Err((refused, None)) = late.complete(5, 5000, |output| output.fill(9)) else { panic!("a late completion") };
+    assert!(refused.to_string().contains("declared dead"), "{refused}");
+    assert!(draft.submit(Submission::new(QUEUE)).is_err(), "a late hand-out");
+    let successor = pool.endpoint();
+    let theirs: Vec<_> = (0..8).map(|_| successor.draft(5000).unwrap()).collect();
+    drop(result); // a late free
+    drop(theirs);
+    assert!(again.complete(6, 3, |output| output.copy_from_slice(b"yes")).is_ok());
+    let done = client.take().unwrap().expect("the result");
+    assert_eq!((done.status(), done.output().unwrap()), (6, &b"yes"[..]));
+    drop(done);
+    assert!(client.take().unwrap().is_none());
     pool.assert_clean();
 }

@@ -81,6 +81,16 @@ impl Blocks<'_> {
         None
     }
 
+    /// Is a block free that holds `len` bytes? No promise that it still is.
+    pub(crate) fn has_free(&self, len: usize) -> bool {
+        let mut first = 0;
+        self.classes.iter().any(|class| {
+            let range = first..first + class.count as usize;
+            first = range.end;
+            class.size as usize >= len && self.words[range].iter().any(|w| w.load(Relaxed) == Block::Free.bits())
+        })
+    }
+
     fn hold(&self, i: usize, me: u16) -> bool {
         let word = &self.words[i];
         word.load(Relaxed) == Block::Free.bits()

@@ -3,16 +3,19 @@
 //! # States
 //!
 //! ```text
-//!          reserve            publish          claim             complete              take
-//!    FREE ────────▶ RESERVED ────────▶ READY ────────▶ CLAIMED ───────────▶ DONE(outcome) ────▶ RESERVED
-//!     ▲                 │                │ ▲               │ owner dead: adopted, then   ▲          │
-//!     │                 │ abandoned      │ └───────────────┤ attempts left               │          │
-//!     │                 │                │ cancelled,      └─ none left ─────────────────┤          │
-//!     │                 │                └ addressee died ───────────────────────────────┘          │
-//!     └─────────────────┴────────────────────────── release ───────────────────────────────────────-┘
+//!          reserve            publish          claim              complete              take
+//!    FREE ────────▶ RESERVED ────────▶ READY ────────▶ CLAIMED ────────────▶ DONE(outcome) ────▶ RESERVED
+//!     ▲                 │              ▲ ▲ │               │  last attempt died    ▲   ▲          │
+//!     │                 │    its time  │ │ │ cancelled,    │  or ran too long      │   │          │
+//!     │                 │     has come │ │ │ expired,      ├───────────────────────┘   │          │
+//!     │                 │              │ │ │ addressee died│                           │          │
+//!     │                 │              │ │ └───────────────┼───────────────────────────┤          │
+//!     │                 │              │ └─ handed back, ──┤ cancelled, expired        │          │
+//!     │                 │              │    owner died     ▼                           │          │
+//!     │                 │              └─────────────── DELAYED ──────────────────────-┘          │
+//!     │                 │ abandoned         retry, or owner died and there is a back-off          │
+//!     └─────────────────┴────────────────────────── release ──────────────────────────────────────┘
 //! ```
-//!
-//! DELAYED (READY at a later time) has its place in the word; nothing enters it yet.
 //!
 //! # Words
 //!
@@ -20,10 +23,13 @@
 //! |-----------------------------------------|-----------------------|------------------|-----------------------------|
 //! | `state`                                 | who wins the exchange | always           | everyone                    |
 //! | `lane`, `addressee`, `submitter`, `kind`,| the submitter        | RESERVED         | worker and coordinator, any |
-//! | `tag`, `max_attempts`, `input`          |                       |                  | time: hence atomic          |
-//! | `output`, `status`                      | the worker            | CLAIMED          | the submitter, RESERVED     |
-//! | `claimant`                              | the worker            | CLAIMED          | the submitter, any time     |
-//! | `claimant`, `exit`                      | the coordinator       | CLAIMED, adopted | the submitter, RESERVED     |
+//! | `tag`, `max_attempts`, `input`,         |                       |                  | time: hence atomic          |
+//! | `expires`, `limits`, `backoff`          |                       |                  |                             |
+//! | `output`, `status`, `not_before`        | the worker            | CLAIMED          | the submitter, RESERVED     |
+//! | `claimant`, `started`, `heartbeat`      | the worker            | CLAIMED          | submitter, coordinator, any |
+//! | `started`, from 0 only                  | the coordinator       | CLAIMED          | the coordinator             |
+//! | `claimant`, `exit`, `not_before`        | the coordinator       | CLAIMED, adopted | the submitter, RESERVED     |
+//! | `cancel`                                | who cancels           | any; an exchange | worker and coordinator      |
 //! | `input_bytes`                           | the submitter         | RESERVED         | the worker, CLAIMED         |
 //! | `output_bytes`                          | the worker            | CLAIMED          | the submitter, RESERVED     |
 //!
@@ -34,7 +40,9 @@
 //!    submitter in RESERVED, the worker in CLAIMED (the coordinator in its place once it has adopted the word), nobody
 //!    in FREE, READY and DONE. Taking a descriptor and being named in it are one exchange.
 //! 3. A reference of an older generation can read nothing and change nothing.
-//! 4. `input` and `output` are 0 in FREE. A block is attached only while the field that refers to it is set.
+//! 4. A block is attached only while the field that refers to it is set. In FREE the fields mean nothing: who reserves the
+//!    descriptor resets them, so that one who was wrongly declared dead has nothing to write when it gives up its own.
+//! 5. `cancel` asks for something only where it names the generation of `state`.
 //!
 //! # Ordering
 //!
@@ -60,7 +68,7 @@ use crate::sync::{AtomicU32, AtomicU64, Inline};
 /// Payload bytes that fit into a descriptor, each for input and output.
 pub(crate) const INLINE: usize = 256;
 
-/// One task's record.
+/// One task's record. The first two cache lines are what every task needs, the third is for those who look on.
 #[repr(C, align(64))]
 pub(crate) struct Descriptor {
     /// The truth: [`super::word::Task`].
@@ -83,19 +91,37 @@ pub(crate) struct Descriptor {
     pub(crate) max_attempts: AtomicU32,
     /// The worker's own word on how it went.
     pub(crate) status: AtomicU32,
+
     /// Id and incarnation of the worker that claimed it last.
     pub(crate) claimant: AtomicU64,
     /// How that worker ended, if it died: `process::exit::Exit`, packed.
     pub(crate) exit: AtomicU64,
-    /// Room for progress, checkpoint, deadlines and time stamps.
+    /// Pool time after which no attempt begins ([`super::timer`]); 0: none.
+    pub(crate) expires: AtomicU64,
+    /// [`Limits`] of each attempt; 0: none.
+    pub(crate) limits: AtomicU64,
+    /// [`Backoff`] before each attempt but the first; 0: none.
+    pub(crate) backoff: AtomicU64,
+    /// The generation whose cancellation is asked for, plus 1; 0: none.
+    pub(crate) cancel: AtomicU64,
+    /// Pool time before which a DELAYED task is not READY.
+    pub(crate) not_before: AtomicU64,
+    /// Pool time at which the attempt began, where `limits` asks for it; 0: not yet.
+    pub(crate) started: AtomicU64,
+
+    /// Pool time of the last sign of life of this attempt.
+    pub(crate) heartbeat: AtomicU64,
+    /// Reserved: progress (done, total), checkpoint ([`Payload`]), time stamps of submission, claim and completion.
     #[cfg(not(all(test, loom)))]
-    _spare: [AtomicU64; 5],
+    _observed: [AtomicU64; 7],
+    #[cfg(not(all(test, loom)))]
+    _spare: [AtomicU64; 8],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
 }
 
 #[cfg(not(all(test, loom)))]
-const _: () = assert!(size_of::<Descriptor>() == 128 + 2 * INLINE);
+const _: () = assert!(size_of::<Descriptor>() == 256 + 2 * INLINE);
 
 /// Where a payload lies and how long it is, packed: block number + 1 (0: inside the descriptor) in the high half, length
 /// in bytes in the low half.
@@ -120,6 +146,75 @@ impl Payload {
     }
 }
 
+/// How long an attempt may take and how long it may be silent, packed: milliseconds each, 0 for no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Limits {
+    /// From its beginning to its end.
+    pub(crate) run_ms: u32,
+    /// From one heartbeat to the next; its beginning counts as one.
+    pub(crate) silence_ms: u32,
+}
+
+impl Limits {
+    pub(crate) const fn bits(self) -> u64 {
+        (self.run_ms as u64) << 32 | self.silence_ms as u64
+    }
+
+    pub(crate) const fn of(bits: u64) -> Limits {
+        Limits { run_ms: (bits >> 32) as u32, silence_ms: bits as u32 }
+    }
+
+    /// Pool time at which an attempt that began at `started` and last spoke at `heartbeat` has gone too far.
+    pub(crate) fn deadline(self, started: u64, heartbeat: u64) -> u64 {
+        let after = |t: u64, ms: u32| if ms == 0 { u64::MAX } else { t.saturating_add(u64::from(ms) * MS) };
+        after(started, self.run_ms).min(after(started.max(heartbeat), self.silence_ms))
+    }
+}
+
+/// Pause before the second attempt and the longest pause, packed: milliseconds each. Each pause is twice the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Backoff {
+    pub(crate) first_ms: u32,
+    pub(crate) longest_ms: u32,
+}
+
+impl Backoff {
+    pub(crate) const fn bits(self) -> u64 {
+        (self.longest_ms as u64) << 32 | self.first_ms as u64
+    }
+
+    pub(crate) const fn of(bits: u64) -> Backoff {
+        Backoff { first_ms: bits as u32, longest_ms: (bits >> 32) as u32 }
+    }
+
+    /// Nanoseconds to wait after this attempt (from 0) has failed.
+    pub(crate) fn after(self, attempt: u8) -> u64 {
+        let doubled = u64::from(self.first_ms).saturating_mul(1 << attempt.min(32));
+        doubled.min(u64::from(self.longest_ms.max(self.first_ms))) * MS
+    }
+}
+
+/// Nanoseconds.
+pub(crate) const MS: u64 = 1_000_000;
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_and_pauses_come_back_from_their_words() {
+        let limits = Limits { run_ms: 5, silence_ms: u32::MAX };
+        assert_eq!(Limits::of(limits.bits()), limits);
+        assert_eq!(limits.deadline(100, 200), 100 + 5 * MS);
+        assert_eq!(Limits { run_ms: 0, silence_ms: 3 }.deadline(100, 200), 200 + 3 * MS);
+        assert_eq!(Limits::default().deadline(100, 200), u64::MAX);
+        let backoff = Backoff { first_ms: 10, longest_ms: 35 };
+        assert_eq!(Backoff::of(backoff.bits()), backoff);
+        assert_eq!([0, 1, 2, 255].map(|a| backoff.after(a) / MS), [10, 20, 35, 35]);
+        assert_eq!(Backoff::default().after(9), 0);
+    }
+}
+
 #[cfg(all(test, loom))]
 impl Descriptor {
     pub(crate) fn new(state: super::word::Task) -> Descriptor {
@@ -136,6 +231,13 @@ impl Descriptor {
             status: AtomicU32::new(0),
             claimant: AtomicU64::new(0),
             exit: AtomicU64::new(0),
+            expires: AtomicU64::new(0),
+            limits: AtomicU64::new(0),
+            backoff: AtomicU64::new(0),
+            cancel: AtomicU64::new(0),
+            not_before: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+            heartbeat: AtomicU64::new(0),
             input_bytes: Inline::new(),
             output_bytes: Inline::new(),
         }

@@ -93,6 +93,13 @@ pub(crate) struct Cursor {
     claims: std::sync::atomic::AtomicU32,
 }
 
+impl Cursor {
+    /// The position at which its owner last looked for a hint.
+    pub(crate) fn head(&self) -> u64 {
+        self.head.load(Acquire)
+    }
+}
+
 /// What became of a push.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 #[must_use]

@@ -32,6 +32,7 @@ pub(crate) mod lane;
 pub(crate) mod participant;
 pub(crate) mod recovery;
 pub(crate) mod table;
+pub(crate) mod timer;
 pub(crate) mod word;
 
 #[cfg(all(test, loom))]

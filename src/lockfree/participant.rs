@@ -51,6 +51,23 @@ pub(crate) struct Participant {
 #[cfg(not(all(test, loom)))]
 const _: () = assert!(size_of::<Participant>() == 128);
 
+/// What is told about a participant beside its state: a page each, so that who writes here disturbs nobody.
+///
+/// Reserved: its durable name (64 bytes), histograms of waits and runs (64 log-spaced buckets each), a ring of its last events
+/// (64 of 16 bytes).
+#[cfg(not(all(test, loom)))]
+#[repr(C, align(128))]
+pub(crate) struct Record {
+    _name: [AtomicU64; 8],
+    _waits: [AtomicU64; 64],
+    _runs: [AtomicU64; 64],
+    _events: [[AtomicU64; 2]; 64],
+    _spare: [AtomicU64; 248],
+}
+
+#[cfg(not(all(test, loom)))]
+const _: () = assert!(size_of::<Record>() == 4096);
+
 /// Id and incarnation of a participant: names one process for ever.
 ///
 /// Packed as `incarnation 40 · spare 8 · id 16`. The packed form is never 0, since an incarnation starts at 1.

@@ -9,16 +9,20 @@
 //! |--------------------------------|-------------------------------------------------------------------------------|
 //! | RESERVED                       | adopted, then FREE                                                            |
 //! | DONE, READY (as submitter)     | READY → DONE(cancelled); DONE adopted, then FREE                              |
-//! | CLAIMED                        | adopted, output discarded; then READY with the next attempt, or DONE(worker   |
-//! |                                | died) if none is left, or FREE if its submitter is dead too                   |
-//! | READY, addressed to it         | DONE(addressee died)                                                          |
+//! | CLAIMED                        | adopted, output discarded; then READY or DELAYED with the next attempt; or    |
+//! |                                | DONE(worker died, or timed out) if none is left, DONE(cancelled) if that was  |
+//! |                                | asked for, FREE if its submitter is dead too                                  |
+//! | READY, DELAYED, addressed to it| DONE(addressee died)                                                          |
 //! | HELD blocks, idle bits         | FREE, cleared                                                                 |
+//!
+//! A deadline that has passed is not what ended a process that died for another reason at that very time; the two can't be told
+//! apart, and the submitter hears of the deadline.
 //!
 //! The sweep then gives every READY and DONE task a hint that no lane holds, sets the free bits of what is free, and wakes
 //! everybody: a wake that the dead one owed is among them.
 
 use super::{
-    descriptor::Payload,
+    descriptor::{Backoff, Limits},
     participant::Name,
     table::{Cursors, Owned, Table, damaged, moved},
     word::{Block, Member, Outcome, Phase, Task},
@@ -99,8 +103,8 @@ impl Table<'_> {
         }
         self.blocks.recover(dead.id())?;
         let words = self.participants.len().div_ceil(64);
-        for queue in 0..self.queues {
-            self.idle[queue * words + dead.id() as usize / 64].fetch_and(!(1 << (dead.id() % 64)), AcqRel);
+        for row in 0..=self.queues {
+            self.idle[row * words + dead.id() as usize / 64].fetch_and(!(1 << (dead.id() % 64)), AcqRel);
         }
         self.sweep(cursors)?;
         Ok(settled)
@@ -123,7 +127,7 @@ impl Table<'_> {
                 Phase::Ready | Phase::Delayed if owner(word) => {
                     let _ = self.exchange(index, word, word.to(Phase::Done(Outcome::Cancelled), word.who()), AcqRel);
                 }
-                Phase::Ready if d.addressee.load(Relaxed) == dead.bits() => {
+                Phase::Ready | Phase::Delayed if d.addressee.load(Relaxed) == dead.bits() => {
                     let done = word.to(Phase::Done(Outcome::AddresseeDied), word.who());
                     if self.exchange(index, word, done, AcqRel).is_ok() {
                         settled.failed += 1;
@@ -151,8 +155,9 @@ impl Table<'_> {
     ) -> Result<(), Corrupted> {
         let Owned { index, word } = task;
         let d = &self.descriptors[index as usize];
-        self.blocks.detach(Payload(d.output.load(Relaxed)), index, word)?;
-        d.output.store(0, Relaxed);
+        let deadline = Limits::of(d.limits.load(Relaxed)).deadline(d.started.load(Relaxed), d.heartbeat.load(Relaxed));
+        let has_begun = d.started.load(Relaxed) != 0;
+        self.discard_attempt(task)?;
         // It may have died between its claim and its own store of this. (Not otherwise: what a dead coordinator had adopted
         // was another's.)
         if d.claimant.load(Relaxed) == 0 {
@@ -168,20 +173,29 @@ impl Table<'_> {
                 self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel).map_err(|w| moved(index, w))?;
             return self.release(Owned { index, word });
         }
-        let addressee = d.addressee.load(Relaxed);
         // Not `== dead`: what a dead coordinator had adopted was another's.
-        let next = if addressee != 0 && !self.is_live(Name::of(addressee))? {
-            settled.failed += 1;
+        let has_lost_addressee = match self.addressee(d) {
+            Some(addressee) => !self.is_live(addressee)?,
+            None => false,
+        };
+        let next = if has_lost_addressee {
             word.to(Phase::Done(Outcome::AddresseeDied), submitter.id())
-        } else if u32::from(word.attempt()) + 1 < d.max_attempts.load(Relaxed) && word.attempt() < u8::MAX {
-            settled.requeued += 1;
+        } else if self.is_cancel_asked(index, word) {
+            word.to(Phase::Done(Outcome::Cancelled), submitter.id())
+        } else if self.has_attempts_left(d, word) {
             d.claimant.store(0, Relaxed);
-            Task::new(Phase::Ready, submitter.id(), word.attempt() + 1, word.generation())
+            let pause = Backoff::of(d.backoff.load(Relaxed)).after(word.attempt());
+            self.next_attempt(task, false, submitter, pause)
+        } else if has_begun && deadline <= self.now() {
+            word.to(Phase::Done(Outcome::TimedOut), submitter.id())
         } else {
-            settled.failed += 1;
             word.to(Phase::Done(Outcome::WorkerDied), submitter.id())
         };
-        // [requeue]; the hint is left to the sweep, which follows every recovery.
+        match next.phase() {
+            Some(Phase::Done(_)) => settled.failed += 1,
+            _ => settled.requeued += 1,
+        }
+        // [requeue]; the hint is left to the sweep, which follows every recovery, and the time to the tick after it.
         self.exchange(index, word, next, AcqRel).map(drop).map_err(|w| moved(index, w))
     }
 

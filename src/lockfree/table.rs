@@ -18,18 +18,22 @@
 //!   empties the slot, B finds A's hint stale, recovery makes the task READY and the sweep still sees the hint.
 //! - \[park] `lockfree/PARK.md`.
 //! - \[orphan] [`super::participant`].
+//!
+//! and for those who wait for time ([`super::timer`]) or room: \[room] who frees a descriptor exchanges its word, fences, then
+//! looks whether somebody waits for room; who waits sets its bit, fences, then tries once more.
 
 use super::{
     blocks::Blocks,
-    descriptor::{Descriptor, Payload},
+    descriptor::{Backoff, Descriptor, Limits, Payload},
     freemap::FreeMap,
     lane::{Cursor, Entry, Lane, LaneControl},
     participant::{Name, Participant, check_id},
+    timer::{Alarm, NEVER},
     word::{Hint, Member, Outcome, Phase, Task, is_legal},
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Ordering, Relaxed, Release, SeqCst, fence, mutant},
+    sync::{AcqRel, Acquire, AtomicU64, Bell, Ordering, Relaxed, Release, SeqCst, fence, fence_after_exchange, mutant},
 };
 
 /// Number of a lane.
@@ -62,7 +66,8 @@ impl Owned {
 pub(crate) enum Cancel {
     /// It will not run.
     Cancelled,
-    /// It runs at this participant, or did until just now.
+    /// It runs at this participant, or did until just now. The request stands: its worker can see it, and no other attempt
+    /// begins.
     Running(Name),
     /// It is done, or no such task exists any more.
     Over,
@@ -81,8 +86,31 @@ pub(crate) struct Table<'s> {
     pub(crate) slots: &'s [AtomicU64],
     /// Slots of a queue's or completion lane, and of a private lane: powers of two.
     pub(crate) capacity: LaneCapacity,
-    /// Per queue, a bit per participant that is parked, or about to be, before it.
+    /// Per queue, a bit per participant that is parked, or about to be, before it; a last row for those who wait for room.
     pub(crate) idle: &'s [AtomicU64],
+    pub(crate) alarm: &'s Alarm,
+}
+
+/// What ends a sleep, beside a wake that is meant for the sleeper.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Waits<'q> {
+    /// Work in one of these lanes of queues.
+    pub(crate) queues: &'q [LaneId],
+    /// Work in the own two lanes.
+    pub(crate) own: bool,
+    /// A descriptor or block that has become free.
+    pub(crate) room: bool,
+}
+
+/// When a task that its owner gives back is to be attempted again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Again {
+    /// At once, and this attempt does not count: it was handed back.
+    SameAttempt,
+    /// After so many nanoseconds.
+    After(u64),
+    /// After the pause that its submitter asked for.
+    Backoff,
 }
 
 /// Slots per lane, by kind of lane. Powers of two.
@@ -93,20 +121,32 @@ pub(crate) struct LaneCapacity {
     pub(crate) completion: usize,
 }
 
-/// One participant's cursors on all lanes, in private memory.
+/// What one participant remembers in private memory: its cursors on all lanes, who of its threads sleeps, and the bell.
 pub(crate) struct Cursors {
     lanes: Box<[Cursor]>,
     /// After whom to look for somebody to wake: each in turn gets work, and the runs that may stay with it.
     last_woken: std::sync::atomic::AtomicUsize,
+    /// Threads of this process that are parked: in all, and by row of the idle masks. The last to leave takes the bit down.
+    parked: std::sync::Mutex<(usize, Box<[usize]>)>,
+    pub(crate) bell: Bell,
 }
 
 impl Cursors {
+    /// Without a bell: for a table whose coordinator does not sleep in `poll`.
     pub(crate) fn new(table: &Table<'_>) -> Cursors {
-        let lanes = (0..table.controls.len()).map(|_| Cursor::default()).collect();
-        Cursors { lanes, last_woken: Default::default() }
+        Cursors {
+            lanes: (0..table.controls.len()).map(|_| Cursor::default()).collect(),
+            last_woken: Default::default(),
+            parked: std::sync::Mutex::new((0, vec![0; table.queues + 1].into())),
+            bell: Bell::default(),
+        }
     }
 
-    fn of(&self, lane: LaneId) -> &Cursor {
+    pub(crate) fn with_bell(self, bell: Bell) -> Cursors {
+        Cursors { bell, ..self }
+    }
+
+    pub(crate) fn of(&self, lane: LaneId) -> &Cursor {
         &self.lanes[lane.0 as usize]
     }
 }
@@ -130,7 +170,8 @@ impl<'s> Table<'s> {
         LaneId((self.queues + self.participants.len() + who as usize) as u32)
     }
 
-    fn idle_words(&self) -> usize {
+    /// Words of a row of the idle masks.
+    pub(crate) fn idle_words(&self) -> usize {
         self.participants.len().div_ceil(64)
     }
 
@@ -168,13 +209,19 @@ impl<'s> Table<'s> {
     }
 
     /// The lane in which a READY task's hint belongs.
-    fn lane_of(&self, index: u16, d: &Descriptor) -> Result<LaneId, Corrupted> {
+    pub(crate) fn lane_of(&self, index: u16, d: &Descriptor) -> Result<LaneId, Corrupted> {
         let lane = d.lane.load(Relaxed);
         if (lane as usize) < self.queues + self.participants.len() {
             Ok(LaneId(lane))
         } else {
             Err(Corrupted::new("lane of descriptor", index.into(), lane.into()))
         }
+    }
+
+    /// The only participant that may claim it, if there is one.
+    pub(crate) fn addressee(&self, d: &Descriptor) -> Option<Name> {
+        let bits = d.addressee.load(Relaxed);
+        (bits != 0).then(|| Name::of(bits))
     }
 
     /// The one door through which task words change.
@@ -213,6 +260,10 @@ impl<'s> Table<'s> {
             return None;
         }
         let word = self.exchange(index, word, word.reborn(me.id()), Acquire).ok()?; // [release]
+        let d = &self.descriptors[index as usize];
+        for payload in [&d.input, &d.output] {
+            payload.store(0, Relaxed);
+        }
         Some(Owned { index, word })
     }
 
@@ -232,11 +283,17 @@ impl<'s> Table<'s> {
         d.lane.store(lane.0, Relaxed);
         d.addressee.store(addressee.map_or(0, Name::bits), Relaxed);
         d.submitter.store(me.bits(), Relaxed);
-        d.claimant.store(0, Relaxed);
-        d.exit.store(0, Relaxed);
+        for word in [&d.claimant, &d.exit, &d.cancel, &d.started, &d.heartbeat] {
+            word.store(0, Relaxed);
+        }
         let ready = task.word.to(Phase::Ready, me.id());
-        self.exchange(task.index, task.word, ready, Release).map_err(|w| moved(task.index, w))?; // [publish]
+        let (expires, limits) = (d.expires.load(Relaxed), Limits::of(d.limits.load(Relaxed)));
+        self.exchange(task.index, task.word, ready, Release).map_err(|w| self.refused(me, task.index, w))?; // [publish]
         self.announce_ready(cursors, task.index, ready, lane, addressee)?;
+        if expires != 0 || limits != Limits::default() {
+            let now = self.now();
+            self.arm(cursors, limits.deadline(now, now).min(if expires == 0 { NEVER } else { expires }));
+        }
         Ok(task.id())
     }
 
@@ -268,18 +325,22 @@ impl<'s> Table<'s> {
         Ok(())
     }
 
-    /// READY → DONE(cancelled), unless it has started. For the submitter and for the coordinator.
+    /// READY or DELAYED → DONE(cancelled); where it has started, a request to its worker. For the submitter and for the
+    /// coordinator.
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
     pub(crate) fn cancel(&self, cursors: &Cursors, task: TaskId) -> Result<Cancel, Corrupted> {
+        let d = &self.descriptors[task.index as usize];
         loop {
+            // Before the word: who asked for another life's cancellation since then has changed it, and the exchange fails.
+            let asked = d.cancel.load(Acquire);
             let word = self.load(task.index);
             if word.generation() != task.generation {
                 return Ok(Cancel::Over);
             }
             match word.phase() {
-                Some(Phase::Ready) => {
+                Some(Phase::Ready | Phase::Delayed) => {
                     let done = word.to(Phase::Done(Outcome::Cancelled), word.who());
                     if self.exchange(task.index, word, done, AcqRel).is_ok() {
                         self.announce_done(cursors, task.index, done, None)?;
@@ -288,10 +349,15 @@ impl<'s> Table<'s> {
                 }
                 Some(Phase::Claimed) => {
                     let member = self.participant(word.who())?.member(word.who().into())?;
+                    let _ = d.cancel.compare_exchange(asked, word.generation() + 1, AcqRel, Relaxed);
+                    fence_after_exchange(); // [park]
                     // An id is given again only when no word names it, so while the word stands the member is its owner.
-                    if self.load(task.index) == word {
+                    if self.load(task.index) == word && self.is_cancel_asked(task.index, word) {
                         return match member {
-                            Member::Live(n) | Member::Dead(n) => Ok(Cancel::Running(Name::new(word.who(), n))),
+                            Member::Live(n) | Member::Dead(n) => {
+                                self.participants[word.who() as usize].wake_if_parked();
+                                Ok(Cancel::Running(Name::new(word.who(), n)))
+                            }
                             Member::Vacant(_) => Err(damaged(task.index, word)),
                         };
                     }
@@ -300,6 +366,11 @@ impl<'s> Table<'s> {
                 None => return Err(damaged(task.index, word)),
             }
         }
+    }
+
+    /// Has somebody asked for the end of this life of the descriptor?
+    pub(crate) fn is_cancel_asked(&self, index: u16, word: Task) -> bool {
+        self.descriptors[index as usize].cancel.load(Acquire) == word.generation() + 1
     }
 
     /// The next finished task of this submitter: DONE → RESERVED(me). Several threads may take; each task is taken once.
@@ -313,7 +384,7 @@ impl<'s> Table<'s> {
         let wanted = |w: Task, _: &Descriptor| matches!(w.phase(), Some(Phase::Done(_))) && w.who() == me.id();
         loop {
             if let Some((index, from, word)) =
-                self.take_from(cursors, lane, wanted, |w| w.to(Phase::Reserved, me.id()))?
+                self.take_from(cursors, lane, wanted, |_, w| w.to(Phase::Reserved, me.id()))?
             {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
@@ -333,17 +404,36 @@ impl<'s> Table<'s> {
         let d = &self.descriptors[task.index as usize];
         for payload in [&d.input, &d.output] {
             self.blocks.detach(Payload(payload.load(Relaxed)), task.index, task.word)?;
-            payload.store(0, Relaxed);
         }
         let free = task.word.to(Phase::Free, 0);
         self.exchange(task.index, task.word, free, Release).map_err(|w| moved(task.index, w))?; // [release]
         self.free.give(task.index as usize);
+        if !mutant("no-room-fence") {
+            fence_after_exchange(); // [room]
+        }
+        self.wake_for_room();
         Ok(())
+    }
+
+    /// Wakes all who wait for room. All, since what has become free may be too small for the first, and room is short anyway.
+    fn wake_for_room(&self) {
+        let words = self.idle_words();
+        for (w, mask) in self.idle[self.queues * words..].iter().enumerate() {
+            if mask.load(Relaxed) != 0 {
+                let sleepers = mask.swap(0, AcqRel);
+                (0..64).filter(|bit| sleepers >> bit & 1 == 1).for_each(|bit| {
+                    // A damaged mask can name a participant that is not there: then nobody sleeps there either.
+                    if let Some(p) = self.participants.get(w * 64 + bit) {
+                        p.wake();
+                    }
+                });
+            }
+        }
     }
 
     // ---- worker -----------------------------------------------------------------------------------------------------
 
-    /// The next task of this lane: READY → CLAIMED(me).
+    /// The next task of this lane: READY → CLAIMED(me). On the way those that were cancelled or whose time is over are ended.
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
@@ -353,32 +443,117 @@ impl<'s> Table<'s> {
         let wanted = |w: Task, d: &Descriptor| {
             w.is(Phase::Ready) && d.lane.load(Relaxed) == lane.0 && (!ours || d.addressee.load(Relaxed) == me.bits())
         };
+        let next = |index: u16, w: Task| {
+            let d = &self.descriptors[index as usize];
+            // Few tasks have either, and most need not ask for the time.
+            let may_be_over = d.expires.load(Relaxed) != 0 || d.cancel.load(Relaxed) != 0;
+            match may_be_over.then(|| self.is_over(index, w, self.now())).flatten() {
+                Some(outcome) => w.to(Phase::Done(outcome), w.who()),
+                None => w.to(Phase::Claimed, me.id()),
+            }
+        };
         let cursor = cursors.of(lane);
         loop {
-            let claimed = self.take_from(cursors, lane, wanted, |w| w.to(Phase::Claimed, me.id()))?; // [publish], [claim]
-            if self.lane(lane).take_rescan(cursor, claimed.is_none()) {
+            let taken = self.take_from(cursors, lane, wanted, next)?; // [publish], [claim]
+            if self.lane(lane).take_rescan(cursor, taken.is_none()) {
                 self.rescan(cursors, Some(lane))?;
-                if claimed.is_none() {
+                if taken.is_none() {
                     continue;
                 }
             }
-            return Ok(claimed.map(|(index, _, word)| {
-                self.descriptors[index as usize].claimant.store(me.bits(), Relaxed);
-                Owned { index, word }
-            }));
+            let Some((index, _, word)) = taken else { return Ok(None) };
+            if !word.is(Phase::Claimed) {
+                let submitter = Name::of(self.descriptors[index as usize].submitter.load(Relaxed));
+                self.announce_done(cursors, index, word, Some((me, submitter)))?;
+                continue;
+            }
+            let d = &self.descriptors[index as usize];
+            d.claimant.store(me.bits(), Relaxed);
+            if d.limits.load(Relaxed) != 0 {
+                d.started.store(self.now(), Relaxed);
+            }
+            return Ok(Some(Owned { index, word }));
         }
     }
 
-    /// CLAIMED(me) → DONE(completed), hint, wake. Output, status and payload field are written.
+    /// CLAIMED(me) → DONE(completed or cancelled), hint, wake. Output, status and payload field are written.
     ///
     /// # Errors
     /// [`Corrupted`] if the word moved under its live owner, or a lane is damaged.
-    pub(crate) fn complete(&self, cursors: &Cursors, me: Name, task: Owned) -> Result<(), Corrupted> {
-        let submitter = Name::of(self.descriptors[task.index as usize].submitter.load(Relaxed));
-        self.check_participant(submitter)?;
-        let done = task.word.to(Phase::Done(Outcome::Completed), submitter.id());
-        self.exchange(task.index, task.word, done, Release).map_err(|w| moved(task.index, w))?; // [complete]
+    pub(crate) fn complete(&self, cursors: &Cursors, me: Name, task: Owned, outcome: Outcome) -> Result<(), Corrupted> {
+        let submitter = self.submitter(task.index)?;
+        let done = task.word.to(Phase::Done(outcome), submitter.id());
+        self.exchange(task.index, task.word, done, Release).map_err(|w| self.refused(me, task.index, w))?; // [complete]
         self.announce_done(cursors, task.index, done, Some((me, submitter)))
+    }
+
+    /// CLAIMED(me) → READY or DELAYED: its owner gives it back to be attempted again. False: no attempt is left, and it is
+    /// still ours to complete.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the word moved under its live owner, or a word or lane is damaged.
+    pub(crate) fn give_back(&self, cursors: &Cursors, me: Name, task: Owned, again: Again) -> Result<bool, Corrupted> {
+        let Owned { index, word } = task;
+        let d = &self.descriptors[index as usize];
+        let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
+        if self.is_cancel_asked(index, word) {
+            self.complete(cursors, me, task, Outcome::Cancelled)?;
+            return Ok(true);
+        }
+        if again != Again::SameAttempt && !self.has_attempts_left(d, word) {
+            return Ok(false);
+        }
+        self.discard_attempt(task)?;
+        let delay = match again {
+            Again::SameAttempt => 0,
+            Again::After(ns) => ns,
+            Again::Backoff => Backoff::of(d.backoff.load(Relaxed)).after(word.attempt()),
+        };
+        let next = self.next_attempt(task, again == Again::SameAttempt, submitter, delay);
+        self.exchange(index, word, next, AcqRel).map_err(|w| self.refused(me, index, w))?; // [requeue]
+        if next.is(Phase::Ready) {
+            self.announce_ready(cursors, index, next, lane, addressee)?;
+        } else {
+            self.arm(cursors, d.not_before.load(Relaxed));
+        }
+        fence_after_exchange(); // [orphan]
+        if !self.is_live(submitter)? {
+            // Its submitter was recovered while the task was ours. If another has it by now, that one will see.
+            let done = next.to(Phase::Done(Outcome::Cancelled), next.who());
+            if self.exchange(index, next, done, AcqRel).is_ok() {
+                self.announce_done(cursors, index, done, Some((me, submitter)))?;
+            }
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn submitter(&self, index: u16) -> Result<Name, Corrupted> {
+        let name = Name::of(self.descriptors[index as usize].submitter.load(Relaxed));
+        self.check_participant(name)?;
+        Ok(name)
+    }
+
+    pub(crate) fn has_attempts_left(&self, d: &Descriptor, word: Task) -> bool {
+        u32::from(word.attempt()) + 1 < d.max_attempts.load(Relaxed) && word.attempt() < u8::MAX
+    }
+
+    /// Frees what an attempt that will not be completed has written. For the owner of the word.
+    pub(crate) fn discard_attempt(&self, task: Owned) -> Result<(), Corrupted> {
+        let d = &self.descriptors[task.index as usize];
+        self.blocks.detach(Payload(d.output.load(Relaxed)), task.index, task.word)?;
+        d.output.store(0, Relaxed);
+        Ok(())
+    }
+
+    /// The word with which a task that the caller owns waits for its next attempt, for which the fields are made ready.
+    pub(crate) fn next_attempt(&self, task: Owned, is_same: bool, submitter: Name, delay: u64) -> Task {
+        let phase = if delay == 0 { Phase::Ready } else { Phase::Delayed };
+        let d = &self.descriptors[task.index as usize];
+        d.not_before.store(if delay == 0 { 0 } else { self.now().saturating_add(delay) }, Relaxed);
+        for word in [&d.started, &d.heartbeat] {
+            word.store(0, Relaxed);
+        }
+        if is_same { task.word.to(phase, submitter.id()) } else { task.word.again(phase, submitter.id()) }
     }
 
     /// Who has made a task DONE stores its hint and wakes the submitter, or releases it if the submitter is dead.
@@ -411,13 +586,13 @@ impl<'s> Table<'s> {
 
     // ---- both -------------------------------------------------------------------------------------------------------
 
-    /// Takes the next hint of `lane` whose task is `wanted`, and moves that task to `to(word)`: index, old word, new word.
+    /// Takes the next hint of `lane` whose task is `wanted`, and moves that task to `to(index, word)`: index, old word, new word.
     fn take_from(
         &self,
         cursors: &Cursors,
         lane: LaneId,
         wanted: impl Fn(Task, &Descriptor) -> bool,
-        to: impl Fn(Task) -> Task,
+        to: impl Fn(u16, Task) -> Task,
     ) -> Result<Option<(u16, Task, Task)>, Corrupted> {
         let cursor = cursors.of(lane);
         let lane = self.lane(lane);
@@ -427,7 +602,7 @@ impl<'s> Table<'s> {
             let ours = |w: Task| hint.names(w) && wanted(w, d);
             let mut word = self.load(hint.index);
             if ours(word) {
-                if let Ok(new) = self.exchange(hint.index, word, to(word), AcqRel) {
+                if let Ok(new) = self.exchange(hint.index, word, to(hint.index, word), AcqRel) {
                     let _ = lane.remove(cursor, &entry); // helped along by another: as good
                     return Ok(Some((hint.index, word, new)));
                 }
@@ -440,7 +615,7 @@ impl<'s> Table<'s> {
                 }
                 word = self.load(hint.index);
                 while ours(word) {
-                    match self.exchange(hint.index, word, to(word), AcqRel) {
+                    match self.exchange(hint.index, word, to(hint.index, word), AcqRel) {
                         Ok(new) => return Ok(Some((hint.index, word, new))),
                         Err(_) => word = self.load(hint.index),
                     }
@@ -486,43 +661,59 @@ impl<'s> Table<'s> {
 
     // ---- sleeping ---------------------------------------------------------------------------------------------------
 
-    /// Sleeps until there may be something in one of `queues` (lanes of queues), or in this participant's own lanes, or
-    /// `timeout` is over. `last_look`: a condition of the caller's own that its wakers change before they call `wake`.
+    /// Sleeps until there may be something of what `waits` says, or `timeout` is over. `last_look`: a condition of the
+    /// caller's own that its wakers change before they call `wake`; for room, another try.
     ///
-    /// May return for no reason. The protocol and its proof: `lockfree/PARK.md`.
+    /// May return for no reason. Threads of one process may sleep at once. The protocol and its proof: `lockfree/PARK.md`.
     pub(crate) fn park(
         &self,
         cursors: &Cursors,
         me: Name,
-        queues: &[LaneId],
+        waits: Waits<'_>,
         timeout: Option<std::time::Duration>,
         last_look: impl FnOnce() -> bool,
     ) {
         let participant = &self.participants[me.id() as usize];
         let (word, bit) = (me.id() as usize / 64, 1 << (me.id() % 64));
-        let prepared = participant.prepare_to_park();
-        for q in queues {
-            self.idle[q.0 as usize * self.idle_words() + word].fetch_or(bit, AcqRel);
-        }
+        let rows = || waits.queues.iter().map(|q| q.0 as usize).chain(waits.room.then_some(self.queues));
+        let mask = |row: usize| &self.idle[row * self.idle_words() + word];
+        let parked = || cursors.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let prepared = {
+            let mut parked = parked();
+            parked.0 += 1;
+            let prepared = participant.prepare_to_park();
+            for row in rows() {
+                parked.1[row] += 1;
+                mask(row).fetch_or(bit, AcqRel);
+            }
+            prepared
+        };
         if !mutant("no-park-fence") {
             fence(SeqCst); // [park]
         }
         let own = [self.private(me.id()), self.completion(me.id())];
         if !last_look()
-            && !queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
-            && !own.into_iter().any(|l| self.has_own_work(cursors, me, l))
+            && !waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
+            && !(waits.own && own.into_iter().any(|l| self.has_own_work(cursors, me, l)))
         {
             participant.sleep(prepared, timeout);
         }
-        for q in queues {
-            self.idle[q.0 as usize * self.idle_words() + word].fetch_and(!bit, AcqRel);
+        let mut parked = parked();
+        for row in rows() {
+            parked.1[row] -= 1;
+            if parked.1[row] == 0 {
+                mask(row).fetch_and(!bit, AcqRel);
+            }
         }
-        participant.end_park();
+        parked.0 -= 1;
+        if parked.0 == 0 {
+            participant.end_park();
+        }
     }
 
     /// Is there anything for `me` in this lane of its own? Hints and a flag of who had the id before are none: a participant
     /// need not look into a lane from which it expects nothing, and would find them there each time it wants to sleep.
-    fn has_own_work(&self, cursors: &Cursors, me: Name, lane: LaneId) -> bool {
+    pub(crate) fn has_own_work(&self, cursors: &Cursors, me: Name, lane: LaneId) -> bool {
         let is_mine = |index: u16, word: Task| match word.phase() {
             Some(Phase::Ready) => {
                 lane == self.private(me.id()) && self.descriptors[index as usize].addressee.load(Relaxed) == me.bits()
@@ -542,6 +733,12 @@ impl<'s> Table<'s> {
             Err(_) => true,
         });
         found != Some(false)
+    }
+
+    /// Is somebody parked, or about to be, before this queue?
+    pub(crate) fn has_sleepers(&self, queue: usize) -> bool {
+        let words = self.idle_words();
+        self.idle[queue * words..][..words].iter().any(|mask| mask.load(Relaxed) != 0)
     }
 
     /// Wakes one who is parked before this queue. The caller has pushed and fenced.
@@ -564,6 +761,7 @@ impl<'s> Table<'s> {
                         // A damaged mask can name a participant that is not there: then nobody sleeps there either.
                         if let Some(p) = self.participants.get(id) {
                             p.wake();
+                            self.have_watched(cursors);
                         }
                         return;
                     }
@@ -581,6 +779,27 @@ impl<'s> Table<'s> {
                 fence(SeqCst); // [park]
                 self.wake_one(cursors, q.0 as usize);
             }
+        }
+    }
+}
+
+impl Table<'_> {
+    /// Is this descriptor still its owner's? Looked at before its fields are written: one that was declared dead while it was
+    /// only stopped (which nobody does; the second fence) finds out here, and leaves another's fields alone.
+    pub(crate) fn check_owned(&self, me: Name, task: Owned) -> Result<(), Corrupted> {
+        let word = self.load(task.index);
+        if word == task.word { Ok(()) } else { Err(self.refused(me, task.index, word)) }
+    }
+
+    /// Why an exchange by the word's owner failed: its process was declared dead though it ran on (the second fence), or the
+    /// word is damaged.
+    #[cold]
+    fn refused(&self, me: Name, index: u16, word: Task) -> Corrupted {
+        match self.is_live(me) {
+            Ok(false) => {
+                Corrupted::new("taken from this process, which was declared dead: descriptor", index.into(), word.0)
+            }
+            _ => moved(index, word),
         }
     }
 }

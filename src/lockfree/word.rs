@@ -30,7 +30,7 @@ pub(crate) const MAX_DESCRIPTORS: usize = 1 << 16;
 pub enum Outcome {
     /// A worker completed it; its status and output say how.
     Completed,
-    /// Cancelled before it started.
+    /// Cancelled before it started, or while it ran and its worker agreed.
     Cancelled,
     /// Its time to start was over.
     Expired,
@@ -126,6 +126,11 @@ impl Task {
         Task::new(phase, who, self.attempt(), self.generation())
     }
 
+    /// The next attempt of the same task, for its submitter.
+    pub(crate) const fn again(self, phase: Phase, submitter: u16) -> Task {
+        Task::new(phase, submitter, self.attempt() + 1, self.generation())
+    }
+
     /// The first word of the descriptor's next life.
     pub(crate) const fn reborn(self, submitter: u16) -> Task {
         Task::new(Phase::Reserved, submitter, 0, self.generation().wrapping_add(1))
@@ -151,7 +156,8 @@ pub(crate) fn is_legal(from: Task, to: Task) -> bool {
         (Some(Phase::Reserved), Some(Phase::Free | Phase::Reserved)) => kept,
         (Some(Phase::Ready), Some(Phase::Claimed)) => kept,
         (Some(Phase::Ready | Phase::Delayed), Some(Phase::Done(o))) => {
-            kept && to.who() == from.who() && !matches!(o, Outcome::Completed | Outcome::WorkerDied)
+            kept && to.who() == from.who()
+                && matches!(o, Outcome::Cancelled | Outcome::Expired | Outcome::AddresseeDied)
         }
         (Some(Phase::Claimed), Some(Phase::Done(_))) => kept,
         // Adopted by the coordinator after its owner's death.

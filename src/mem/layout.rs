@@ -3,11 +3,12 @@
 //! ```text
 //!   0  header          magic, version, geometry, control words      1 page
 //!      participants    128 B each
-//!      descriptors     640 B each
+//!      records         4 KiB per participant
+//!      descriptors     768 B each
 //!      free map        1 bit per descriptor
 //!      lane controls   384 B each: queues, private lanes, completion lanes
 //!      lane slots      8 B each
-//!      idle masks      1 bit per participant, per queue
+//!      idle masks      1 bit per participant, per queue and for room
 //!      block words     8 B each
 //!      block map       1 bit per block
 //!      ─────────────── up to here fallocated at start
@@ -22,8 +23,9 @@ use crate::{
         descriptor::Descriptor,
         freemap::FreeMap,
         lane::LaneControl,
-        participant::Participant,
+        participant::{Participant, Record},
         table::LaneCapacity,
+        timer::Alarm,
         word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
     },
     sync::AtomicU32,
@@ -124,12 +126,14 @@ pub(crate) struct Control {
     pub(crate) mode: AtomicU32,
     /// Deaths settled so far: a client that keeps an account of participants looks at it after each wake.
     pub(crate) deaths: AtomicU32,
+    pub(crate) alarm: Alarm,
 }
 
 /// Offsets of the regions, in bytes from the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) participants: usize,
+    pub(crate) records: usize,
     pub(crate) descriptors: usize,
     pub(crate) free: usize,
     pub(crate) controls: usize,
@@ -159,11 +163,12 @@ impl Layout {
         let slots = g.queues as usize * c.queue + g.participants as usize * (c.private + c.completion);
         let mut layout = Layout {
             participants: place(Region::array::<Participant>(g.participants as usize).ok()?),
+            records: place(Region::array::<Record>(g.participants as usize).ok()?),
             descriptors: place(Region::array::<Descriptor>(g.descriptors as usize).ok()?),
             free: place(words(FreeMap::words(g.descriptors as usize))?),
             controls: place(Region::array::<LaneControl>(g.lanes()).ok()?),
             slots: place(words(slots)?),
-            idle: place(words(g.queues as usize * (g.participants as usize).div_ceil(64))?),
+            idle: place(words((g.queues as usize + 1) * (g.participants as usize).div_ceil(64))?),
             block_words: place(words(g.blocks())?),
             block_free: place(words(FreeMap::words(g.blocks()))?),
             arena: 0,
@@ -196,8 +201,18 @@ mod tests {
     fn regions_are_in_order_and_blocks_fill_the_arena() {
         let g = Geometry::new(64, 2);
         let l = Layout::of(&g).unwrap();
-        let starts =
-            [l.participants, l.descriptors, l.free, l.controls, l.slots, l.idle, l.block_words, l.block_free, l.arena];
+        let starts = [
+            l.participants,
+            l.records,
+            l.descriptors,
+            l.free,
+            l.controls,
+            l.slots,
+            l.idle,
+            l.block_words,
+            l.block_free,
+            l.arena,
+        ];
         assert!(starts.is_sorted_by(|a, b| a < b), "{starts:?}");
         assert_eq!(l.block(&g, 0), Some((l.arena, 4096)));
         let last = l.block(&g, g.blocks() as u32 - 1).unwrap();

@@ -169,7 +169,9 @@ unsafe fn table(base: *mut u8, geometry: &Geometry, layout: &Layout) -> Table<'s
         controls: unsafe { slice(base, layout.controls, g.lanes()) },
         slots: words(layout.slots, g.queues as usize * c.queue + p * (c.private + c.completion)),
         capacity: c,
-        idle: words(layout.idle, g.queues as usize * p.div_ceil(64)),
+        idle: words(layout.idle, (g.queues as usize + 1) * p.div_ceil(64)),
+        // SAFETY: a mapping starts with its header, and lives as long as the result.
+        alarm: unsafe { &(*base.cast::<Header>()).control.alarm },
     }
 }
 

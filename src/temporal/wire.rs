@@ -59,7 +59,7 @@ pub(crate) fn submit(endpoint: &Endpoint, message: &impl Message, s: Submission)
 
 /// A message to one participant or queue with one attempt and no note.
 pub(crate) fn once(to: To, kind: Kind, tag: u64) -> Submission {
-    Submission { to, kind: kind as u32, tag, max_attempts: 1 }
+    Submission { kind: kind as u32, tag, ..Submission::new(to) }
 }
 
 /// Completes a task with a message; with what `instead` makes of the reason if no segment could take it.

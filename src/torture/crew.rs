@@ -154,7 +154,7 @@ impl Client<'_> {
         task.write(draft.payload().map_err(text)?, self.seed, tag);
         let addressee = task.addressee.map(|seat| self.workers[seat].load(Relaxed)).filter(|bits| *bits != 0);
         let to = addressee.map_or(To::Queue(QUEUE), |bits| To::Participant(Name::of(bits)));
-        let s = Submission { to, kind: self.kind, tag: tag.0, max_attempts: task.max_attempts };
+        let s = Submission { kind: self.kind, tag: tag.0, max_attempts: task.max_attempts, ..Submission::new(to) };
         let id = draft.submit(s).map_err(text)?;
         self.book.accept(tag);
         if task.is_cancelled {

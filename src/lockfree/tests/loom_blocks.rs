@@ -1,7 +1,11 @@
 //! Blocks: taken, attached to a task, filled, read by another participant, freed.
 
 use super::{Actor, Part, QUEUE, Storage, explore, play};
-use crate::lockfree::{descriptor::Payload, table::Owned, word::Block};
+use crate::lockfree::{
+    descriptor::Payload,
+    table::Owned,
+    word::{Block, Outcome},
+};
 use crate::sync::{AtomicU64, Relaxed};
 
 /// Takes a block, attaches it to what `field` of the task refers to, and fills it. False: no block is free.
@@ -55,7 +59,7 @@ const WORK: Part = |a| {
         a.ran.push(input);
         d.output_bytes.set(super::output(input, task.word));
         assert!(place(a, task, &d.output, input + 100), "there are two blocks");
-        table.complete(&a.cursors, a.name, task).unwrap();
+        table.complete(&a.cursors, a.name, task, Outcome::Completed).unwrap();
     }
 };
 

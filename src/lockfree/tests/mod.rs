@@ -29,7 +29,8 @@ use super::{
     freemap::FreeMap,
     lane::LaneControl,
     participant::{Name, Participant},
-    table::{Cancel, Cursors, LaneCapacity, LaneId, Table, TaskId},
+    table::{Cancel, Cursors, LaneCapacity, LaneId, Table, TaskId, Waits},
+    timer::Alarm,
     word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
 };
 use crate::sync::{AtomicU64, Inline, Relaxed, fate};
@@ -56,6 +57,7 @@ struct Storage {
     controls: Vec<LaneControl>,
     slots: Vec<AtomicU64>,
     idle: Vec<AtomicU64>,
+    alarm: Alarm,
     blocks: Vec<AtomicU64>,
     free_blocks: Vec<AtomicU64>,
     block_bytes: Vec<Inline<1>>,
@@ -87,7 +89,8 @@ impl Storage {
             free: words(1, (1 << descriptors) - 1),
             controls: (0..lanes).map(|_| LaneControl::new(SLOTS as u64 * LAP_MASK)).collect(),
             slots: words(lanes * SLOTS, Slot::empty(LAP_MASK).0),
-            idle: words(1, 0),
+            idle: words(2, 0),
+            alarm: Alarm::new(),
             blocks: words(blocks, 0),
             free_blocks: words(1, (1 << blocks) - 1),
             block_bytes: (0..blocks).map(|_| Inline::new()).collect(),
@@ -114,6 +117,7 @@ impl Storage {
             slots: &self.slots,
             capacity: LaneCapacity { queue: SLOTS, private: SLOTS, completion: SLOTS },
             idle: &self.idle,
+            alarm: &self.alarm,
         }
     }
 }
@@ -189,7 +193,7 @@ impl Actor {
         let input = d.input_bytes.get();
         self.ran.push(input);
         d.output_bytes.set(output(input, task.word));
-        table.complete(&self.cursors, self.name, task).unwrap();
+        table.complete(&self.cursors, self.name, task, Outcome::Completed).unwrap();
         true
     }
 
@@ -224,7 +228,8 @@ impl Actor {
     fn sleep_until(&mut self, queues: &[LaneId], mut done: impl FnMut(&mut Actor) -> bool) {
         let mut has_slept = false;
         while !done(self) {
-            self.storage.table().park(&self.cursors, self.name, queues, None, || false);
+            let waits = Waits { queues, own: true, room: false };
+            self.storage.table().park(&self.cursors, self.name, waits, None, || false);
             has_slept = true;
         }
         if has_slept {

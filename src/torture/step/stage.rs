@@ -146,7 +146,7 @@ impl Stage {
     fn submit_to(&self, client: &Endpoint, to: To, len: usize, tag: u64, max_attempts: u8) -> Result<bool, String> {
         let mut draft = client.draft(len).map_err(unfit)?;
         draft.payload().map_err(unfit)?.copy_from_slice(&self.payload[..len]);
-        draft.submit(Submission { to, kind: 0, tag, max_attempts }).map(|_| true).map_err(unfit)
+        draft.submit(Submission { tag, max_attempts, ..Submission::new(to) }).map(|_| true).map_err(unfit)
     }
 
     /// Drafts a task, and thinks better of it.

@@ -1,0 +1,240 @@
+//! Time: delays, expiry and deadlines, of which the coordinator alone takes care.
+//!
+//! # Pool time
+//!
+//! CLOCK_MONOTONIC less the time in which the whole pool was stopped: what a stop costs is nobody's fault. All times in
+//! descriptors are pool times, in nanoseconds.
+//!
+//! # Words
+//!
+//! | word      | written by                    | a death leaves                                                      |
+//! |-----------|-------------------------------|---------------------------------------------------------------------|
+//! | `armed`   | the coordinator               | (its successor arms anew before it sleeps)                          |
+//! | `paused`  | the coordinator               | time that counts though the pool stood still                        |
+//! | `watched` | wakers (to 1), coordinator (0)| a ring that was not rung: the coordinator looks after each death    |
+//!
+//! # Invariants
+//!
+//! 1. Whoever gives a task a time tells the coordinator, if that would sleep longer. So a timer needs no process that waits.
+//! 2. A task with [`Limits`] is looked at no later than they allow after it became READY; from then on its owner's word
+//!    `started` tells. So a claim rings nobody.
+//!
+//! # Ordering
+//!
+//! - \[timer] Who sets a time exchanges the task word, fences (SeqCst), then loads `armed`. The coordinator stores `armed` =
+//!   never (everything rings), fences (SeqCst), then reads the task words. Either it sees the word, or its sleep is ended.
+//! - \[watch] A waker pushes, wakes, fences (SeqCst), then looks at `watched`. The coordinator lowers it, fences (SeqCst), then
+//!   looks into the lanes. Either it sees the hint, or it is rung.
+//!
+//! # Crash
+//!
+//! Who dies between setting a time and ringing leaves a death, after which the coordinator looks at all tasks anyway.
+//!
+//! # Progress
+//!
+//! Wait-free for all but the coordinator: a store, a load, at most one system call. Checked by
+//! `lockfree/tests/loom_timer.rs`.
+
+use super::{
+    descriptor::Limits,
+    participant::Name,
+    table::{Cursors, Table, TaskId, damaged},
+    word::{Member, Outcome, Phase, Task},
+};
+use crate::{
+    error::Corrupted,
+    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, SeqCst, fence, monotonic, mutant},
+};
+
+/// No time.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// What the coordinator and all who may have to rouse it share.
+#[repr(C, align(128))]
+pub(crate) struct Alarm {
+    /// Pool time until which the coordinator sleeps; [`NEVER`] while it looks.
+    pub(crate) armed: AtomicU64,
+    /// Nanoseconds in which the pool was stopped, so far.
+    pub(crate) paused: AtomicU64,
+    /// 1: the coordinator looks by itself, soon, whether wakes were answered.
+    pub(crate) watched: AtomicU32,
+}
+
+#[cfg(all(test, loom))]
+impl Alarm {
+    pub(crate) fn new() -> Alarm {
+        Alarm { armed: AtomicU64::new(0), paused: AtomicU64::new(0), watched: AtomicU32::new(1) }
+    }
+}
+
+/// What a look at all times came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Tick {
+    /// Pool time of the next one; [`NEVER`]: there is none.
+    pub(crate) next: u64,
+    /// Tasks whose attempt has gone on, or has been silent, for too long, and who runs them.
+    pub(crate) late: Vec<(Name, TaskId)>,
+}
+
+impl Table<'_> {
+    /// Pool time.
+    pub(crate) fn now(&self) -> u64 {
+        monotonic().saturating_sub(self.alarm.paused.load(Relaxed))
+    }
+
+    /// The pool has stood still for so many nanoseconds. Coordinator only.
+    pub(crate) fn was_stopped(&self, ns: u64) {
+        let word = &self.alarm.paused;
+        word.store(word.load(Relaxed) + ns, Relaxed); // no other writer
+    }
+
+    /// Who has exchanged the word of a task which has to do with this time tells the coordinator.
+    pub(crate) fn arm(&self, cursors: &Cursors, time: u64) {
+        if !mutant("no-timer-fence") {
+            fence(SeqCst); // [timer]
+        }
+        if time < self.alarm.armed.load(Acquire) && !mutant("no-timer-ring") {
+            cursors.bell.ring();
+        }
+    }
+
+    /// Moves all tasks whose time has come, and says who has run out of it. Coordinator only: whenever it is rung, when the
+    /// time that it got has come, and after each death.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn tick(&self, cursors: &Cursors) -> Result<Tick, Corrupted> {
+        self.alarm.armed.store(NEVER, Relaxed);
+        fence(SeqCst); // [timer]
+        let now = self.now();
+        let mut tick = Tick { next: NEVER, late: Vec::new() };
+        for index in 0..self.descriptors.len() {
+            self.tick_one(cursors, index as u16, now, &mut tick)?;
+        }
+        // What gets an earlier time from here on rings; what got one during the look rang as well. Release: [timer] needs the
+        // fence above alone.
+        self.alarm.armed.store(tick.next, Release);
+        Ok(tick)
+    }
+
+    fn tick_one(&self, cursors: &Cursors, index: u16, now: u64, tick: &mut Tick) -> Result<(), Corrupted> {
+        let d = &self.descriptors[index as usize];
+        loop {
+            let word = self.load(index);
+            let next = match word.phase() {
+                Some(Phase::Ready | Phase::Delayed) => {
+                    let outcome = self.is_over(index, word, now);
+                    if let Some(outcome) = outcome {
+                        let done = word.to(Phase::Done(outcome), word.who());
+                        if self.exchange(index, word, done, AcqRel).is_ok() {
+                            return self.announce_done(cursors, index, done, None);
+                        }
+                        continue; // claimed, or cancelled by another
+                    }
+                    let expires = d.expires.load(Relaxed);
+                    let mut next = if expires == 0 { NEVER } else { expires };
+                    if word.is(Phase::Delayed) {
+                        let not_before = d.not_before.load(Relaxed);
+                        if not_before <= now {
+                            self.wake_up(cursors, index, word)?;
+                            continue; // whoever claims it, its limits are to be looked at
+                        }
+                        next.min(not_before)
+                    } else {
+                        // It may be claimed from now on, by one who is stopped before it can say when.
+                        let limits = Limits::of(d.limits.load(Relaxed));
+                        next = next.min(limits.deadline(now, now));
+                        next
+                    }
+                }
+                Some(Phase::Claimed) => {
+                    let limits = Limits::of(d.limits.load(Relaxed));
+                    if limits == Limits::default() {
+                        return Ok(());
+                    }
+                    // Its owner has not said yet when it began: stopped, or about to.
+                    let started = match d.started.compare_exchange(0, now, Relaxed, Relaxed) {
+                        Ok(_) => now,
+                        Err(started) => started,
+                    };
+                    let deadline = limits.deadline(started, d.heartbeat.load(Relaxed));
+                    let member = self.participant(word.who())?.member(word.who().into())?;
+                    if self.load(index) != word {
+                        continue;
+                    }
+                    match member {
+                        Member::Live(n) if deadline <= now => {
+                            let task = TaskId { index, generation: word.generation() };
+                            tick.late.push((Name::new(word.who(), n), task));
+                            return Ok(());
+                        }
+                        _ => deadline,
+                    }
+                }
+                Some(_) => return Ok(()),
+                None => return Err(damaged(index, word)),
+            };
+            tick.next = tick.next.min(next);
+            return Ok(());
+        }
+    }
+
+    /// How a task that waits has ended already, if it has.
+    pub(crate) fn is_over(&self, index: u16, word: Task, now: u64) -> Option<Outcome> {
+        let d = &self.descriptors[index as usize];
+        let expires = d.expires.load(Relaxed);
+        if self.is_cancel_asked(index, word) {
+            Some(Outcome::Cancelled)
+        } else if expires != 0 && expires <= now {
+            Some(Outcome::Expired)
+        } else {
+            None
+        }
+    }
+
+    /// DELAYED → READY, unless something else has become of it.
+    fn wake_up(&self, cursors: &Cursors, index: u16, word: Task) -> Result<(), Corrupted> {
+        let d = &self.descriptors[index as usize];
+        let (lane, addressee) = (self.lane_of(index, d)?, self.addressee(d));
+        let ready = word.to(Phase::Ready, word.who());
+        if self.exchange(index, word, ready, AcqRel).is_ok() {
+            self.announce_ready(cursors, index, ready, lane, addressee)?;
+        }
+        Ok(())
+    }
+
+    // ---- wakes that nobody answers ----------------------------------------------------------------------------------
+
+    /// Who has woken a worker has the coordinator look, in a while, whether that one came.
+    pub(crate) fn have_watched(&self, cursors: &Cursors) {
+        fence(SeqCst); // [watch]
+        if self.alarm.watched.load(Relaxed) == 0 && self.alarm.watched.swap(1, AcqRel) == 0 {
+            cursors.bell.ring();
+        }
+    }
+
+    /// Wakes another for each queue that has stood still since the last look though somebody sleeps before it: whoever was
+    /// woken for it may be stopped. Coordinator only, some milliseconds after a ring and then for as long as this returns true.
+    ///
+    /// `heads`: where each queue's head was at the last look; empty at first.
+    pub(crate) fn wake_others(&self, cursors: &Cursors, heads: &mut Vec<u64>) -> bool {
+        self.alarm.watched.store(0, Relaxed);
+        fence(SeqCst); // [watch]
+        heads.resize(self.queues, NEVER);
+        let mut is_waiting = false;
+        for (queue, last) in heads.iter_mut().enumerate() {
+            let lane = self.lane(self.queue(queue));
+            let cursor = cursors.of(self.queue(queue));
+            if !lane.has_work(cursor) || !self.has_sleepers(queue) {
+                *last = NEVER;
+                continue;
+            }
+            is_waiting = true;
+            let head = cursor.head();
+            if std::mem::replace(last, head) == head {
+                self.wake_one(cursors, queue);
+            }
+        }
+        is_waiting
+    }
+}
