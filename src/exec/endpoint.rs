@@ -199,11 +199,11 @@ impl Endpoint {
             return Ok(payload);
         }
         let blocks = &self.table().blocks;
-        let block = blocks.alloc(len, self.name.id()).ok_or(SubmitError::NoSpace(len))?;
+        let block = blocks.alloc(len, self.name).ok_or(SubmitError::NoSpace(len))?;
         let payload = Payload::new(Some(block), len as u32);
         // The field first: an attached block is always referred to (`blocks`, invariant 2).
         field.store(payload.0, Relaxed);
-        blocks.attach(block, self.name.id(), task.index, task.word)?;
+        blocks.attach(block, self.name, task.index, task.word)?;
         Ok(payload)
     }
 

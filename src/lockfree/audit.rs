@@ -60,7 +60,9 @@ impl Table<'_> {
                 Some(owner) => {
                     audit.blocks_in_use += 1;
                     let fault = match owner {
-                        Block::Held(who) => (!self.names_live(who)).then_some("held by nobody who lives"),
+                        Block::Held(name) => {
+                            (!matches!(self.is_live(name), Ok(true))).then_some("held by nobody who lives")
+                        }
                         Block::Attached { index, generation } => self
                             .descriptors
                             .get(index as usize)

@@ -2,7 +2,7 @@
 //!
 //! # States
 //!
-//! `FREE → HELD(participant) → ATTACHED(descriptor, generation) → FREE`, and `HELD → FREE` when it is given back unused.
+//! `FREE → HELD(name) → ATTACHED(descriptor, generation) → FREE`, and `HELD → FREE` when it is given back unused.
 //!
 //! # Words
 //!
@@ -17,6 +17,8 @@
 //! 1. A block's bytes belong to the participant in HELD, and in ATTACHED to the owner of that life of the descriptor.
 //! 2. A block is ATTACHED to `(d, g)` only while `d` is in generation `g`, is not FREE, and one of its payload fields
 //!    refers to the block: the field is set before the exchange to ATTACHED, and the block freed before the descriptor.
+//! 3. HELD names id and incarnation. A late attach or free by a process that was taken for dead is refused, whoever has
+//!    its id by then.
 //!
 //! # Ordering
 //!
@@ -30,6 +32,7 @@
 use super::{
     descriptor::Payload,
     freemap::FreeMap,
+    participant::Name,
     word::{Block, Task},
 };
 use crate::{
@@ -60,7 +63,7 @@ pub(crate) struct Blocks<'s> {
 
 impl Blocks<'_> {
     /// Takes the smallest free block of at least `len` bytes: FREE → HELD(me).
-    pub(crate) fn alloc(&self, len: usize, me: u16) -> Option<u32> {
+    pub(crate) fn alloc(&self, len: usize, me: Name) -> Option<u32> {
         let mut first = 0;
         for class in self.classes {
             let range = first..first + class.count as usize;
@@ -68,7 +71,7 @@ impl Blocks<'_> {
             if (class.size as usize) < len {
                 continue;
             }
-            while let Some(i) = self.free.take(range.clone(), usize::from(me)) {
+            while let Some(i) = self.free.take(range.clone(), usize::from(me.id())) {
                 if self.hold(i, me) {
                     return Some(i as u32);
                 }
@@ -91,7 +94,7 @@ impl Blocks<'_> {
         })
     }
 
-    fn hold(&self, i: usize, me: u16) -> bool {
+    fn hold(&self, i: usize, me: Name) -> bool {
         let word = &self.words[i];
         word.load(Relaxed) == Block::Free.bits()
             && word.compare_exchange(Block::Free.bits(), Block::Held(me).bits(), Acquire, Relaxed).is_ok() // [block]
@@ -101,7 +104,7 @@ impl Blocks<'_> {
     ///
     /// # Errors
     /// [`Corrupted`] if the block is not ours: nobody else may move it.
-    pub(crate) fn attach(&self, block: u32, me: u16, index: u16, task: Task) -> Result<(), Corrupted> {
+    pub(crate) fn attach(&self, block: u32, me: Name, index: u16, task: Task) -> Result<(), Corrupted> {
         let to = Block::attached(index, task).bits();
         self.words[block as usize]
             .compare_exchange(Block::Held(me).bits(), to, Release, Relaxed)
@@ -131,15 +134,15 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// Frees all that the dead participant `who` held, and sets each free block's bit again.
+    /// Frees all that `dead` held, and sets each free block's bit again.
     ///
     /// # Errors
     /// [`Corrupted`] if a word is none of a block's.
-    pub(crate) fn recover(&self, who: u16) -> Result<(), Corrupted> {
+    pub(crate) fn recover(&self, dead: Name) -> Result<(), Corrupted> {
         for (i, word) in self.words.iter().enumerate() {
             let bits = word.load(Acquire);
             match Block::of(bits) {
-                Some(Block::Held(p)) if p == who => {
+                Some(Block::Held(name)) if name == dead => {
                     if word.compare_exchange(bits, Block::Free.bits(), AcqRel, Relaxed).is_ok() {
                         self.free.give(i);
                     }
@@ -150,5 +153,30 @@ impl Blocks<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::lockfree::word::Phase;
+
+    #[test]
+    fn who_was_taken_for_dead_can_do_nothing_to_what_its_heir_holds() {
+        let (words, free) = ([AtomicU64::new(0)], [AtomicU64::new(1)]);
+        let mut classes = [Class::default(); CLASSES];
+        classes[0] = Class { size: 4096, count: 1 };
+        let blocks = Blocks { classes, words: &words, free: FreeMap(&free) };
+        let (late, heir) = (Name::new(3, 1), Name::new(3, 2));
+        assert_eq!(blocks.alloc(1, late), Some(0));
+        blocks.recover(late).unwrap();
+        assert_eq!(blocks.alloc(1, heir), Some(0));
+
+        let task = Task::new(Phase::Reserved, 3, 0, 7);
+        assert!(blocks.attach(0, late, 0, task).is_err());
+        assert!(!blocks.free(0, Block::Held(late)));
+        blocks.recover(late).unwrap();
+        assert_eq!(Block::of(words[0].load(Relaxed)), Some(Block::Held(heir)));
+        blocks.attach(0, heir, 0, task).unwrap();
     }
 }

@@ -78,7 +78,11 @@ impl Table<'_> {
                     || Name::of(d.submitter.load(Relaxed)).id() == id
                     || d.addressee.load(Relaxed) != 0 && Name::of(d.addressee.load(Relaxed)).id() == id)
         });
-        task || self.blocks.words.iter().any(|w| w.load(Acquire) == Block::Held(id).bits())
+        task || self
+            .blocks
+            .words
+            .iter()
+            .any(|w| matches!(Block::of(w.load(Acquire)), Some(Block::Held(name)) if name.id() == id))
     }
 
     /// Settles what `dead` owned, then sweeps. Only after the kernel's word that its process is gone; safe to repeat.
@@ -101,7 +105,7 @@ impl Table<'_> {
         for index in 0..self.descriptors.len() {
             self.settle(me, dead, exit, index as u16, &mut settled)?;
         }
-        self.blocks.recover(dead.id())?;
+        self.blocks.recover(dead)?;
         let words = self.participants.len().div_ceil(64);
         for row in 0..=self.queues {
             self.idle[row * words + dead.id() as usize / 64].fetch_and(!(1 << (dead.id() % 64)), AcqRel);

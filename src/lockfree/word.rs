@@ -4,13 +4,14 @@
 //! |---|---|
 //! | task | phase 4 · participant 12 · attempt 8 · generation 40 |
 //! | slot | full 1 · lap 31 · generation 16 (low bits) · index 16 |
-//! | block | kind 4 · spare 4 · holder 16 · generation 40 |
+//! | block | kind 4 · spare 4 · holder 16 · generation or incarnation 40 |
 //! | participant | phase 4 · spare 20 · incarnation 40 |
 //!
 //! The generation in a slot saves work; safety comes from the exchange on the whole task word. 40 bits of generation wrap
 //! after five days for one descriptor reused 2.5 million times a second; 31 bits of lap after 30 hours at 20 million
 //! tasks a second through 1,024 slots, and an alias then costs a hint that the next sweep restores.
 
+use super::participant::Name;
 use std::fmt;
 
 /// Bits of a generation or incarnation.
@@ -228,8 +229,8 @@ impl fmt::Debug for Slot {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Block {
     Free,
-    /// A participant fills it.
-    Held(u16),
+    /// A participant fills it. The name is whole, so a process that was taken for dead holds nothing of its id's heir.
+    Held(Name),
     /// It belongs to one life of one descriptor.
     Attached {
         index: u16,
@@ -241,7 +242,7 @@ impl Block {
     pub(crate) const fn bits(self) -> u64 {
         match self {
             Block::Free => 0,
-            Block::Held(who) => 1 << 60 | (who as u64) << 40,
+            Block::Held(name) => 1 << 60 | (name.id() as u64) << 40 | name.incarnation() & GENERATION_MASK,
             Block::Attached { index, generation } => 2 << 60 | (index as u64) << 40 | generation & GENERATION_MASK,
         }
     }
@@ -255,7 +256,7 @@ impl Block {
         let holder = (bits >> 40) as u16;
         Some(match (bits >> 56, bits & GENERATION_MASK) {
             (0, 0) if holder == 0 => Block::Free,
-            (0x10, 0) if (holder as usize) < MAX_PARTICIPANTS => Block::Held(holder),
+            (0x10, incarnation) if (holder as usize) < MAX_PARTICIPANTS => Block::Held(Name::new(holder, incarnation)),
             (0x20, generation) => Block::Attached { index: holder, generation },
             _ => return None,
         })
@@ -323,13 +324,14 @@ mod tests {
 
     #[test]
     fn block_and_member_words_are_decoded_only_when_whole() {
-        for b in [Block::Free, Block::Held(4095), Block::Attached { index: 65535, generation: GENERATION_MASK }] {
+        let held = Block::Held(Name::new(4095, GENERATION_MASK));
+        for b in [Block::Free, held, Block::Attached { index: 65535, generation: GENERATION_MASK }] {
             assert_eq!(Block::of(b.bits()), Some(b));
         }
         for m in [Member::Vacant(0), Member::Live(9), Member::Dead(GENERATION_MASK)] {
             assert_eq!(Member::of(m.bits()), Some(m));
         }
-        for damaged in [3 << 60, 1 << 60 | 1, 1 << 57, 1] {
+        for damaged in [3 << 60, 1 << 60 | 1 << 52, 1 << 57, 1] {
             assert_eq!(Block::of(damaged), None, "{damaged:#x}");
         }
         assert_eq!(Member::of(3 << 60), None);

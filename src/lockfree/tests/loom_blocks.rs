@@ -11,9 +11,9 @@ use crate::sync::{AtomicU64, Relaxed};
 /// Takes a block, attaches it to what `field` of the task refers to, and fills it. False: no block is free.
 fn place(a: &Actor, task: Owned, field: &AtomicU64, value: u64) -> bool {
     let table = a.table();
-    let Some(block) = table.blocks.alloc(1, a.name.id()) else { return false };
+    let Some(block) = table.blocks.alloc(1, a.name) else { return false };
     field.store(Payload::new(Some(block), 1).0, Relaxed);
-    table.blocks.attach(block, a.name.id(), task.index, task.word).unwrap();
+    table.blocks.attach(block, a.name, task.index, task.word).unwrap();
     a.storage.block_bytes[block as usize].set(value);
     true
 }
@@ -66,9 +66,9 @@ const WORK: Part = |a| {
 /// Takes a block and gives it back.
 const BORROW: Part = |a| {
     let blocks = a.storage.table().blocks;
-    if let Some(block) = blocks.alloc(1, a.name.id()) {
+    if let Some(block) = blocks.alloc(1, a.name) {
         a.storage.block_bytes[block as usize].set(7);
-        assert!(blocks.free(block as usize, Block::Held(a.name.id())));
+        assert!(blocks.free(block as usize, Block::Held(a.name)));
     }
 };
 
