@@ -105,6 +105,13 @@ pub(crate) fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The kernel's letter for what a process does; `None`: there is no such process any more. Source: `proc_pid_stat(5)`.
+pub(crate) fn state(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may contain anything.
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 impl Child {
     /// Sends a signal to this process and to no other, ever: the descriptor names it even when its number is reused.
     pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
