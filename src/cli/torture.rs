@@ -36,6 +36,9 @@ pub(crate) struct TortureArgs {
     /// Leave the dead as they are: shows that the faults are found
     #[arg(long, hide = true)]
     without_recovery: bool,
+    /// With --single-step: descriptors are used again under the same generation, which shows that the faults are found
+    #[arg(long, hide = true, conflicts_with_all = ["without_recovery", "seconds", "seed", "tasks"])]
+    without_generation: bool,
 }
 
 /// Writes a line; a reader that has gone away has read enough, and `println!` would panic.
@@ -81,7 +84,12 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
 
 #[cfg(target_arch = "x86_64")]
 fn single_step(args: &TortureArgs) -> Result<(), CliError> {
-    let options = step::Options { stride: args.stride.unwrap_or(1) as usize, without_recovery: args.without_recovery };
+    let without = match (args.without_recovery, args.without_generation) {
+        (true, _) => Some(step::Without::Recovery),
+        (_, true) => Some(step::Without::Generation),
+        _ => None,
+    };
+    let options = step::Options { stride: args.stride.unwrap_or(1) as usize, without };
     if step::run(options, &mut |row| say(row))? {
         return Ok(());
     }

@@ -156,6 +156,13 @@ impl<'w> Traced<'w> {
         Ok(())
     }
 
+    /// Lets the child run to the end of its path, and ends it there.
+    pub(super) fn finish(mut self) -> Result<(), TortureError> {
+        ptrace::cont(self.pid, None).map_err(os("continue a child"))?;
+        self.wait()?;
+        self.kill()
+    }
+
     fn step(&mut self) -> Result<(), TortureError> {
         ptrace::step(self.pid, None).map_err(os("step a child"))?;
         self.wait()
