@@ -36,7 +36,8 @@ fn nothing_is_lost_wherever_a_process_is_killed_at_random() {
 fn nothing_is_lost_whichever_instruction_was_the_last() {
     // A prime, so that it hits other places in each loop.
     let output = passes(&torture(&["--single-step", "--stride", "101"]));
-    for path in ["submit", "claim-run-complete", "take", "park", "wake", "cancel", "claim-after-an-overflow", "recover"] {
+    for path in ["submit", "claim-run-complete", "take", "park", "wake", "cancel", "claim-after-an-overflow", "recover"]
+    {
         assert!(output.lines().any(|line| line.starts_with(&format!("{path} instructions="))), "{path} in {output}");
     }
     let [instructions, kills, stops, faults @ ..] =

@@ -6,7 +6,7 @@ use super::{
 };
 #[cfg(target_arch = "x86_64")]
 use crate::torture::step;
-use crate::torture::{TortureError, random};
+use crate::torture::{TortureError, random, wakes};
 use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Write},
@@ -33,6 +33,10 @@ pub(crate) struct TortureArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
           conflicts_with_all = ["seconds", "seed", "tasks"])]
     stride: Option<u32>,
+    /// Play N rounds of sleep and wake instead, with wakers and sleepers killed or stopped in between
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
+          conflicts_with_all = ["seconds", "tasks", "single_step"])]
+    wakes: Option<u32>,
     /// Leave the dead as they are: shows that the faults are found
     #[arg(long, hide = true)]
     without_recovery: bool,
@@ -65,6 +69,15 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
     }
     let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) as u32);
     say(format_args!("seed      {seed}"));
+    if let Some(rounds) = args.wakes {
+        let report = wakes::run(wakes::Options {
+            rounds: rounds.into(),
+            seed: seed.into(),
+            without_recovery: args.without_recovery,
+        })?;
+        say(&report);
+        return verdict(report.faults(), seed);
+    }
     let report = random::run(random::Options {
         seconds: args.seconds.into(),
         seed: seed.into(),
@@ -72,8 +85,12 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
         without_recovery: args.without_recovery,
     })?;
     say(&report);
-    let faults = report.faults();
-    for fault in &faults {
+    verdict(&report.faults(), seed)
+}
+
+/// Every fault, and how to have them again.
+fn verdict(faults: &[String], seed: u32) -> Result<(), CliError> {
+    for fault in faults {
         let _ = writeln!(io::stderr(), "{fault}");
     }
     match faults.len() {

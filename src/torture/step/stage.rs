@@ -4,7 +4,7 @@
 //! after the other, and it is the victim alone that stops anywhere. Where somebody must really sleep, a process of its
 //! own does ([`Stage::start_sleeper`]).
 
-use super::{DOUBLED, LEAKED, LOST, ONCE, tracer::state};
+use super::{DOUBLED, LEAKED, LOST, ONCE};
 use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Endpoint, Finished, STATUS_OK, Submission, To},
@@ -17,7 +17,7 @@ use crate::{
     mem::{layout::Geometry, segment::Segment},
     process::{Mode, exit::Exit},
     sync::{Relaxed, Release},
-    torture::{TortureError, fill, forked, os},
+    torture::{TortureError, fill, forked, os, state},
 };
 use nix::{
     sys::{

@@ -10,7 +10,7 @@
 //!
 //! Sources: `ptrace(2)`; Intel SDM 3B, 19.2 (debug registers) and 7.3.1.1 (RF).
 
-use crate::torture::{TortureError, os};
+use crate::torture::{TortureError, os, state};
 use nix::{
     errno::Errno,
     sys::{
@@ -199,13 +199,6 @@ impl<'w> Traced<'w> {
         let offset = offset_of!(libc::user, u_debugreg) + n * size_of::<u64>();
         ptrace::write_user(self.pid, offset as ptrace::AddressType, value as i64).map_err(os("set a breakpoint"))
     }
-}
-
-/// One letter, as `proc_pid_stat(5)` has it: `S` sleeps in a system call. `None`: there is no such process.
-pub(super) fn state(pid: Pid) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it is in parentheses, and may contain some.
-    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 #[cfg(test)]
