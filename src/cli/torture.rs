@@ -6,7 +6,7 @@ use super::{
 };
 #[cfg(target_arch = "x86_64")]
 use crate::torture::step;
-use crate::torture::{TortureError, random};
+use crate::torture::{TortureError, random, wakes};
 use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Write},
@@ -33,9 +33,16 @@ pub(crate) struct TortureArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
           conflicts_with_all = ["seconds", "seed", "tasks"])]
     stride: Option<u32>,
+    /// Play N rounds of sleep and wake instead, with wakers and sleepers killed or stopped in between
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
+          conflicts_with_all = ["seconds", "tasks", "single_step"])]
+    wakes: Option<u32>,
     /// Leave the dead as they are: shows that the faults are found
     #[arg(long, hide = true)]
     without_recovery: bool,
+    /// With --single-step: descriptors are used again under the same generation, which shows that the faults are found
+    #[arg(long, hide = true, conflicts_with_all = ["without_recovery", "seconds", "seed", "tasks"])]
+    without_generation: bool,
 }
 
 /// Writes a line; a reader that has gone away has read enough, and `println!` would panic.
@@ -62,6 +69,15 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
     }
     let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) as u32);
     say(format_args!("seed      {seed}"));
+    if let Some(rounds) = args.wakes {
+        let report = wakes::run(wakes::Options {
+            rounds: rounds.into(),
+            seed: seed.into(),
+            without_recovery: args.without_recovery,
+        })?;
+        say(&report);
+        return verdict(report.faults(), seed);
+    }
     let report = random::run(random::Options {
         seconds: args.seconds.into(),
         seed: seed.into(),
@@ -69,8 +85,12 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
         without_recovery: args.without_recovery,
     })?;
     say(&report);
-    let faults = report.faults();
-    for fault in &faults {
+    verdict(&report.faults(), seed)
+}
+
+/// Every fault, and how to have them again.
+fn verdict(faults: &[String], seed: u32) -> Result<(), CliError> {
+    for fault in faults {
         let _ = writeln!(io::stderr(), "{fault}");
     }
     match faults.len() {
@@ -81,7 +101,12 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
 
 #[cfg(target_arch = "x86_64")]
 fn single_step(args: &TortureArgs) -> Result<(), CliError> {
-    let options = step::Options { stride: args.stride.unwrap_or(1) as usize, without_recovery: args.without_recovery };
+    let without = match (args.without_recovery, args.without_generation) {
+        (true, _) => Some(step::Without::Recovery),
+        (_, true) => Some(step::Without::Generation),
+        _ => None,
+    };
+    let options = step::Options { stride: args.stride.unwrap_or(1) as usize, without };
     if step::run(options, &mut |row| say(row))? {
         return Ok(());
     }

@@ -512,7 +512,8 @@ impl<'o> Coordinator<'o> {
     fn bury(&mut self, i: usize, exit: Exit) -> Result<(), PoolError> {
         self.pump();
         let worker = &mut self.workers[i];
-        let Life::Running { child, name, since, output, sentence } = std::mem::replace(&mut worker.life, Life::Over) else {
+        let Life::Running { child, name, since, output, sentence } = std::mem::replace(&mut worker.life, Life::Over)
+        else {
             return Ok(());
         };
         for Output { lines, is_error } in output {

@@ -4,7 +4,7 @@
 //! the machine's choice. The phases in which the dead were hit are counted from what they left.
 
 use super::{
-    Rng, TortureError, crew,
+    PATIENCE, Rng, TortureError, crew,
     ledger::{CLIENTS, Ledger, OUTCOMES, Tag, WORKERS},
     os,
 };
@@ -50,8 +50,7 @@ pub(crate) struct Options {
     pub(crate) without_recovery: bool,
 }
 
-/// A run without a single delivery for so long has lost something.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// With the dead left as they are, it doesn't take long.
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// A place that a process fills, and another after its death.
