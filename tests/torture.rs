@@ -81,3 +81,14 @@ fn single_stepping_fails_when_a_next_life_has_the_same_generation() {
     }
     assert_eq!(stdout.lines().count(), 6, "{stdout}");
 }
+
+#[test]
+fn nothing_is_taken_from_a_stopped_worker_before_it_is_dead() {
+    let output = passes(&torture(&["--fencing"]));
+    let [stuck, early, timed_out, signal] =
+        sums(&output, ["reported_stuck", "moved_before_death", "timed_out", "child_signal"]);
+    assert_eq!([stuck, early, timed_out, signal], [1, 0, 1, 11], "{output}");
+    let broken = torture(&["--fencing", "--without-fence"]);
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&broken.stderr).contains("taken from one that lived"));
+}

@@ -6,7 +6,7 @@ use super::{
 };
 #[cfg(target_arch = "x86_64")]
 use crate::torture::step;
-use crate::torture::{TortureError, random, wakes};
+use crate::torture::{TortureError, fencing, random, wakes};
 use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Write},
@@ -37,6 +37,12 @@ pub(crate) struct TortureArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
           conflicts_with_all = ["seconds", "tasks", "single_step"])]
     wakes: Option<u32>,
+    /// Stop a worker past its deadline instead, and see that nothing is taken from it before it is dead
+    #[arg(long, conflicts_with_all = ["seconds", "seed", "tasks", "single_step", "wakes"])]
+    fencing: bool,
+    /// With --fencing: somebody breaks the rule, which shows that it is noticed
+    #[arg(long, hide = true, requires = "fencing")]
+    without_fence: bool,
     /// Leave the dead as they are: shows that the faults are found
     #[arg(long, hide = true)]
     without_recovery: bool,
@@ -64,6 +70,11 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
     if args.single_step {
         return single_step(&args);
     }
+    if args.fencing {
+        let report = fencing::run(args.without_fence)?;
+        say(report);
+        return verdict(&report.faults(), None);
+    }
     if args.stride.is_some() {
         return Err(CliError::new(exit::USAGE, "'--stride' is for '--single-step': add that, or leave it out"));
     }
@@ -76,7 +87,7 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
             without_recovery: args.without_recovery,
         })?;
         say(&report);
-        return verdict(report.faults(), seed);
+        return verdict(report.faults(), Some(seed));
     }
     let report = random::run(random::Options {
         seconds: args.seconds.into(),
@@ -85,17 +96,20 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
         without_recovery: args.without_recovery,
     })?;
     say(&report);
-    verdict(&report.faults(), seed)
+    verdict(&report.faults(), Some(seed))
 }
 
 /// Every fault, and how to have them again.
-fn verdict(faults: &[String], seed: u32) -> Result<(), CliError> {
+fn verdict(faults: &[String], seed: Option<u32>) -> Result<(), CliError> {
     for fault in faults {
         let _ = writeln!(io::stderr(), "{fault}");
     }
-    match faults.len() {
-        0 => Ok(()),
-        n => Err(CliError::new(exit::FAILURE, format_args!("{n} fault(s); the schedule again: --seed {seed}"))),
+    match (faults.len(), seed) {
+        (0, _) => Ok(()),
+        (n, Some(seed)) => {
+            Err(CliError::new(exit::FAILURE, format_args!("{n} fault(s); the schedule again: --seed {seed}")))
+        }
+        (n, None) => Err(CliError::new(exit::FAILURE, format_args!("{n} fault(s)"))),
     }
 }
 

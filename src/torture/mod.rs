@@ -7,6 +7,7 @@
 //! invariant violated, when nothing is left to do.
 
 mod crew;
+pub(crate) mod fencing;
 mod ledger;
 pub(crate) mod random;
 #[cfg(target_arch = "x86_64")]
@@ -36,6 +37,8 @@ pub(crate) enum TortureError {
     Segment(#[from] SegmentCreateError),
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    #[error("{0}")]
+    Pool(String),
     #[error("cannot {step}: {source}")]
     Os { step: &'static str, source: Errno },
     #[error("the path '{path}' takes another way each time ({moment}): it can't be killed at each of its instructions")]
