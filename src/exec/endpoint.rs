@@ -14,7 +14,7 @@ use crate::{
         table::{Cancel, Cursors, LaneId, Owned, Table, TaskId},
         word::Outcome,
     },
-    mem::{layout::MAX_PAYLOAD, segment::Segment},
+    mem::segment::{NoSpace, Segment},
     sync::{Relaxed, spin_loop},
 };
 use std::{slice, sync::Arc, time::Duration};
@@ -31,9 +31,9 @@ pub enum SubmitError {
     /// Every descriptor is in use: take results, then try again.
     #[error("all {0} task descriptors are in use")]
     Full(usize),
-    /// No block of a fitting size is free: take results, then try again.
-    #[error("no block is free for a payload of {0} bytes")]
-    NoSpace(usize),
+    /// There is no room for it at present: take results, then try again.
+    #[error(transparent)]
+    NoSpace(#[from] NoSpace),
     /// No segment takes such a payload.
     #[error("a payload of {len} bytes is larger than the limit of {limit}")]
     TooLarge {
@@ -117,12 +117,17 @@ impl Endpoint {
     /// # Errors
     /// [`SubmitError`].
     pub(crate) fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
-        check_len(len)?;
+        self.check_len(len)?;
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
         let draft = Draft(Guard { endpoint: self, task });
         let payload = self.place(task, len, |d| &d.input)?;
         debug_assert_eq!(payload.len(), len);
         Ok(draft)
+    }
+
+    fn check_len(&self, len: usize) -> Result<(), SubmitError> {
+        let limit = self.segment.max_payload();
+        if len <= limit { Ok(()) } else { Err(SubmitError::TooLarge { len, limit }) }
     }
 
     /// Finds room for `len` bytes and makes `field` refer to it.
@@ -138,12 +143,11 @@ impl Endpoint {
             field.store(payload.0, Relaxed);
             return Ok(payload);
         }
-        let blocks = &self.table().blocks;
-        let block = blocks.alloc(len, self.name).ok_or(SubmitError::NoSpace(len))?;
+        let block = self.segment.alloc(len, self.name)?;
         let payload = Payload::new(Some(block), len as u32);
         // The field first: an attached block is always referred to (`blocks`, invariant 2).
         field.store(payload.0, Relaxed);
-        blocks.attach(block, self.name, task.index, task.word)?;
+        self.table().blocks.attach(block, self.name, task.index, task.word)?;
         Ok(payload)
     }
 
@@ -213,10 +217,6 @@ impl Endpoint {
     pub(crate) fn wake_self(&self) {
         self.table().participants[self.name.id() as usize].wake();
     }
-}
-
-fn check_len(len: usize) -> Result<(), SubmitError> {
-    if len <= MAX_PAYLOAD { Ok(()) } else { Err(SubmitError::TooLarge { len, limit: MAX_PAYLOAD }) }
 }
 
 /// A descriptor that this participant has RESERVED; released when dropped.
@@ -328,7 +328,7 @@ impl<'e> Claimed<'e> {
     }
 
     fn write_output(&mut self, status: u32, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), SubmitError> {
-        check_len(len)?;
+        self.endpoint.check_len(len)?;
         let d = self.endpoint.descriptor(self.task);
         let payload = self.endpoint.place(self.task, len, |d| &d.output)?;
         let (start, len) = self.endpoint.segment.locate(self.task.index, payload, &d.output_bytes)?;
