@@ -1,22 +1,30 @@
-//! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom in the models.
+//! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom or shuttle in the models.
 //!
-//! Under `--cfg loom` (unit tests only) every operation that others can notice is also a *step* at which the running
+//! Under `--cfg loom` or `--cfg shuttle` (unit tests only) every operation that others can notice is also a *step* at which the running
 //! thread may be made to die ([`fate`]): a death is a panic that unwinds out of the model thread and leaves the shared
 //! words as they are, as a SIGKILL would. Nothing below this door holds a guard whose drop touches shared memory, so
 //! unwinding adds no step. Loads and fences are no steps: a death before one leaves what a death before the next write
-//! leaves.
+//! leaves. What is private to a process ([`private`], [`Mutex`]) is gone with it, and makes no steps either.
 
 pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 mod real {
     /// Is this fault wanted? Only ever by the models, which show by it that they would notice (`lockfree/tests/mutants.rs`).
     pub(crate) const fn mutant(_: &str) -> bool {
         false
     }
 
-    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+    pub(crate) use std::sync::{
+        Mutex,
+        atomic::{AtomicU32, AtomicU64, fence},
+    };
     use std::{cell::UnsafeCell, time::Duration};
+
+    /// Atomics that threads of one process share.
+    pub(crate) mod private {
+        pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
+    }
 
     pub(crate) use std::hint::spin_loop;
 
@@ -105,13 +113,17 @@ mod real {
     // SAFETY: the cell hands out a raw pointer only; exclusive access is argued where that pointer is used.
     unsafe impl<const N: usize> Sync for Inline<N> {}
 }
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 pub(crate) use real::*;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, any(loom, shuttle)))]
 mod mocked {
     use super::Ordering;
-    use std::{sync::LazyLock, time::Duration};
+    #[cfg(loom)]
+    use loom as engine;
+    #[cfg(not(loom))]
+    use shuttle as engine;
+    use std::{cell::Cell, sync::LazyLock, time::Duration};
 
     /// Is this fault wanted? `SHMWORKER_MUTANT` names it.
     pub(crate) fn mutant(name: &str) -> bool {
@@ -121,12 +133,12 @@ mod mocked {
 
     /// Death before a chosen step of a model thread.
     pub(crate) mod fate {
-        use std::cell::Cell;
+        use super::{Cell, engine};
 
         /// What a dying model thread unwinds with.
         pub(crate) struct Died;
 
-        loom::thread_local! {
+        engine::thread_local! {
             // Steps left until death; 0: immortal.
             static LEFT: Cell<u32> = Cell::new(0);
         }
@@ -163,12 +175,12 @@ mod mocked {
     macro_rules! atomic {
         ($name:ident, $int:ty) => {
             #[derive(Debug)]
-            pub(crate) struct $name(loom::sync::atomic::$name);
+            pub(crate) struct $name(engine::sync::atomic::$name);
 
             #[allow(dead_code, reason = "one set of operations for both widths")]
             impl $name {
                 pub(crate) fn new(v: $int) -> Self {
-                    Self(loom::sync::atomic::$name::new(v))
+                    Self(engine::sync::atomic::$name::new(v))
                 }
                 pub(crate) fn load(&self, o: Ordering) -> $int {
                     self.0.load(o)
@@ -209,17 +221,28 @@ mod mocked {
     atomic!(AtomicU32, u32);
     atomic!(AtomicU64, u64);
 
-    pub(crate) use loom::sync::atomic::fence;
+    pub(crate) use engine::sync::{Mutex, atomic::fence};
+
+    pub(crate) mod private {
+        pub(crate) use super::engine::sync::atomic::{AtomicU32, AtomicU64};
+    }
 
     pub(crate) fn fence_after_exchange() {
         fence(Ordering::SeqCst);
     }
 
-    /// The models' time, which stands still unless a model moves it.
-    pub(crate) static NOW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    std::thread_local! {
+        // A model's threads run in turn on one thread of the process.
+        static NOW: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// Moves the model's time, which stands still otherwise.
+    pub(crate) fn set_monotonic(ns: u64) {
+        NOW.set(ns);
+    }
 
     pub(crate) fn monotonic() -> u64 {
-        NOW.load(Ordering::SeqCst)
+        NOW.get()
     }
 
     /// An eventfd and who polls it: a futex does.
@@ -238,13 +261,13 @@ mod mocked {
     /// The futex contract by a mutex and a condition variable; a timeout never fires.
     pub(crate) struct Futex {
         word: AtomicU32,
-        lock: loom::sync::Mutex<()>,
-        changed: loom::sync::Condvar,
+        lock: engine::sync::Mutex<()>,
+        changed: engine::sync::Condvar,
     }
 
     impl Futex {
         pub(crate) fn new() -> Self {
-            Self { word: AtomicU32::new(0), lock: loom::sync::Mutex::new(()), changed: loom::sync::Condvar::new() }
+            Self { word: AtomicU32::new(0), lock: engine::sync::Mutex::new(()), changed: engine::sync::Condvar::new() }
         }
         pub(crate) fn word(&self) -> &AtomicU32 {
             &self.word
@@ -264,9 +287,10 @@ mod mocked {
         }
     }
 
-    /// Payload bytes as one word: loom reports any access that is not ordered by the task word.
-    pub(crate) struct Inline<const N: usize>(loom::cell::UnsafeCell<u64>);
+    /// Payload bytes as one word: loom reports any access that is not ordered by the task word. (shuttle does not.)
+    pub(crate) struct Inline<const N: usize>(#[cfg(loom)] loom::cell::UnsafeCell<u64>, #[cfg(not(loom))] Cell<u64>);
 
+    #[cfg(loom)]
     impl<const N: usize> Inline<N> {
         pub(crate) fn new() -> Self {
             Self(loom::cell::UnsafeCell::new(0))
@@ -281,8 +305,21 @@ mod mocked {
         }
     }
 
-    // SAFETY: model threads run one at a time, and loom checks the order of their accesses.
+    #[cfg(not(loom))]
+    impl<const N: usize> Inline<N> {
+        pub(crate) fn new() -> Self {
+            Self(Cell::new(0))
+        }
+        pub(crate) fn get(&self) -> u64 {
+            self.0.get()
+        }
+        pub(crate) fn set(&self, v: u64) {
+            self.0.set(v);
+        }
+    }
+
+    // SAFETY: a model's threads run in turn on one thread of the process.
     unsafe impl<const N: usize> Sync for Inline<N> {}
 }
-#[cfg(all(test, loom))]
+#[cfg(all(test, any(loom, shuttle)))]
 pub(crate) use mocked::*;
