@@ -81,6 +81,7 @@ fn threads_of_a_participant_sleep_side_by_side() {
 
 /// The same, before one queue: one bit of the idle mask stands for both.
 #[test]
+#[ignore = "large: run by hand"]
 fn threads_of_a_participant_sleep_before_one_queue() {
     explore_alive("threads_of_a_participant_sleep_before_one_queue", 1, |take| {
         let storage = Arc::new(Storage::with_queues(2, 2, 2));

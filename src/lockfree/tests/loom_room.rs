@@ -64,7 +64,7 @@ fn full(participants: usize) -> (Arc<Storage>, Actor, Actor) {
 
 #[test]
 fn who_makes_room_dies() {
-    explore("who_makes_room_dies", 3, |take| {
+    explore("who_makes_room_dies", 2, |take| {
         let (storage, coordinator, owner) = full(3);
         let waiter = Actor::new(&storage, 2);
         let (owner, waiter) = take.play(&coordinator, vec![(owner, TAKE), (waiter, SUBMIT)]);

@@ -10,12 +10,9 @@ use crate::{
         timer::NEVER,
         word::{Outcome, Phase},
     },
-    sync::{AcqRel, Acquire, Relaxed, set_monotonic},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, set_monotonic},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::SeqCst},
-};
+use std::sync::Arc;
 
 const LIMITS: Limits = Limits { run_ms: 10, silence_ms: 0 };
 
@@ -57,13 +54,13 @@ fn retry_is_not_forgotten(take: Take) -> bool {
     let storage = Arc::new(Storage::new(3, 1).with_bell());
     let [coordinator, mut submitter, worker] = std::array::from_fn(|id| Actor::new(&storage, id));
     submitter.submit(1);
-    let victim = Arc::new(AtomicBool::new(false));
-    let dead = victim.clone();
+    let deaths = Arc::new(AtomicU64::new(0));
+    let reported = deaths.clone();
     let retry: Part = |a| a.give_back(QUEUE, Again::After(HOUR));
     let mut threads = take.start(vec![(worker, take.death, retry)]);
     let coordinator = loom::thread::spawn(move || {
         let reap = |a: &Actor| {
-            if dead.swap(false, SeqCst) {
+            if reported.swap(0, AcqRel) == 1 {
                 a.table().recover(&a.cursors, a.name, Name::new(2, 1), super::EXIT).unwrap();
             }
         };
@@ -78,7 +75,7 @@ fn retry_is_not_forgotten(take: Take) -> bool {
     let died = worker.died;
     if died {
         // The kernel reports the death, and that ends the coordinator's sleep.
-        victim.store(true, SeqCst);
+        deaths.store(1, Release);
         storage.bell.ring();
     }
     settle(vec![join(coordinator), submitter, worker]);

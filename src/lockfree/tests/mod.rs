@@ -410,7 +410,7 @@ fn settle(mut actors: Vec<Actor>) -> Vec<Actor> {
         accepted.sort_unstable();
         delivered.sort_unstable();
         if threads.iter().all(|a| !a.died) {
-            assert_eq!(accepted, delivered, "{name:?}: accepted against delivered");
+            assert_eq!(accepted, delivered, "{name:?}: accepted against delivered; {}", storage.table().audit());
         }
         assert!(delivered.is_sorted_by(|a, b| a < b), "{name:?}: delivered twice: {delivered:?}");
         for &(input, outcome) in threads.iter().flat_map(|a| &a.results) {
