@@ -7,6 +7,7 @@
 //! invariant violated, when nothing is left to do.
 
 mod crew;
+pub(crate) mod experiments;
 mod ledger;
 pub(crate) mod random;
 #[cfg(target_arch = "x86_64")]
