@@ -97,7 +97,7 @@ static IMAGE: LazyLock<(Vec<u8>, usize)> = LazyLock::new(|| {
 fn submit(from: &Endpoint, to: To, len: usize, tag: u64) -> Result<TaskId, SubmitError> {
     let mut draft = from.draft(len)?;
     draft.payload()?.fill(tag as u8);
-    Ok(draft.submit(Submission { to, kind: 0, tag, max_attempts: 2 })?)
+    Ok(draft.submit(Submission { tag, max_attempts: 2, ..Submission::new(to) })?)
 }
 
 fn memfd(bytes: &[u8]) -> OwnedFd {

@@ -526,7 +526,8 @@ mod tests {
         let me = s.table().admit(0, 0).unwrap().unwrap();
         let (head, free) = (memory(&s), |b: u32| s.table().blocks.free(b as usize, Block::Held(me)));
         assert_eq!(head, s.layout.arena as u64);
-        let (one, two, large) = (s.alloc(1, me).unwrap(), s.alloc(1, me).unwrap(), s.alloc(3 << 20, me).unwrap());
+        let (one, two, large) =
+            (s.alloc(1, me, || ()).unwrap(), s.alloc(1, me, || ()).unwrap(), s.alloc(3 << 20, me, || ()).unwrap());
         assert_eq!(memory(&s), head + (1 << 20) + (4 << 20));
         assert!(free(one) && free(large));
         assert!(s.give_back(me) && s.give_back(me), "block {two} is in use");
@@ -542,11 +543,11 @@ mod tests {
         let s = Segment::create_with(geometry, &Options { reserve: true, ..Options::default() }).unwrap();
         let me = s.table().admit(0, 0).unwrap().unwrap();
         assert_eq!((memory(&s), s.max_payload()), (s.layout.total as u64, 1 << 20));
-        s.alloc(1, me).unwrap();
+        s.alloc(1, me, || ()).unwrap();
         assert!(!s.give_back(me) && !s.give_back(me));
         assert_eq!(memory(&s), s.layout.total as u64);
         let none = NoSpace::Taken { wanted: 2 << 20, blocks: 0 };
-        assert_eq!(s.alloc(2 << 20, me), Err(none));
+        assert_eq!(s.alloc(2 << 20, me, || ()), Err(none));
     }
 
     #[test]
@@ -560,7 +561,7 @@ mod tests {
             assert_eq!(member(segment, 1), Member::Live(second.incarnation()));
             assert!(segment.table().audit().is_clean());
         }
-        let block = peer.alloc(5000, second).unwrap();
+        let block = peer.alloc(5000, second, || ()).unwrap();
         assert_eq!(watcher.table().audit().blocks_in_use, 1);
         assert!(s.table().blocks.free(block as usize, Block::Held(second)));
     }
