@@ -3,6 +3,7 @@
 use super::{
     args::number,
     exit::{self, CliError},
+    say,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::torture::step;
@@ -36,11 +37,6 @@ pub(crate) struct TortureArgs {
     /// Leave the dead as they are: shows that the faults are found
     #[arg(long, hide = true)]
     without_recovery: bool,
-}
-
-/// Writes a line; a reader that has gone away has read enough, and `println!` would panic.
-fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stdout(), "{line}");
 }
 
 impl From<TortureError> for CliError {

@@ -71,7 +71,7 @@ impl Seat {
     pub(crate) fn ready(&self) {
         let table = self.endpoint.segment().table();
         table.participants[self.endpoint.name().id() as usize].status.store(READY, Release);
-        // SAFETY: the bell is the one descriptor that `spawn` keeps open in a child, which never closes it.
+        // SAFETY: `spawn` keeps the bell open in a child, which never closes it.
         let bell = unsafe { BorrowedFd::borrow_raw(self.bell) };
         // A full counter rings as well.
         let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
@@ -338,7 +338,7 @@ impl<'o> Coordinator<'o> {
             (self.observer)(Event::Starting { label: &worker.label });
         }
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
-        let Spawned { child, stdout, stderr } = spawn(self.bell.as_fd(), || {
+        let Spawned { child, stdout, stderr } = spawn(&[self.bell.as_fd(), self.segment.as_fd()], || {
             name_process(&self.workers[i].label);
             let endpoint = Box::leak(Box::new(Endpoint::new(self.segment.clone(), name)));
             if self.segment.keep_from_children().is_err() {

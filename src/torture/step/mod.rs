@@ -78,7 +78,7 @@ const PLAIN: Path = Path {
     order: Order::Plain,
 };
 
-const PATHS: [Path; 13] = [
+const PATHS: [Path; 14] = [
     Path { name: "submit", victim: Victim::Client, act: |s| s.submit(&s.client, INLINE, 1, 3), ..PLAIN },
     Path { name: "submit-block", victim: Victim::Client, act: |s| s.submit(&s.client, BLOCK, 1, 3), ..PLAIN },
     Path {
@@ -124,6 +124,7 @@ const PATHS: [Path; 13] = [
         sleep: Sleep::Other,
         ..PLAIN
     },
+    Path { name: "give-back", victim: Victim::Coordinator, act: Stage::give_back, ..PLAIN },
     Path {
         name: "recover",
         victim: Victim::Coordinator,
