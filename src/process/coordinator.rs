@@ -2,7 +2,9 @@
 
 use super::{
     Mode, READY,
+    attach::{Departed, Door},
     exit::Exit,
+    names::NameError,
     output::{Lines, as_last_word},
     signal,
     spawn::{Child, Spawned, spawn},
@@ -102,6 +104,8 @@ pub(crate) enum Event<'a> {
     Output { label: &'a str, is_error: bool, line: &'a str },
     /// A process ended that was not asked to.
     Died { label: &'a str, pid: i32, exit: Exit, settled: Settled, restart_in: Option<Duration> },
+    /// A process that had attached has gone; not in order: it died.
+    Left { pid: i32, was_orderly: bool, settled: Settled },
     /// A signal, or the end of a grace, begins or hastens the end.
     Mode { mode: Mode },
     /// A worker is told to exit.
@@ -126,6 +130,8 @@ pub(crate) struct Summary {
     pub(crate) audit: Audit,
     /// How many did not end in time, and were killed for it.
     pub(crate) killed: usize,
+    /// How many that had attached are still there: what is in use is theirs.
+    pub(crate) attached: usize,
 }
 
 /// Why a pool ended though nobody asked it to, or never began.
@@ -135,6 +141,8 @@ pub(crate) enum PoolError {
     Segment(#[from] SegmentCreateError),
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    #[error(transparent)]
+    Name(#[from] NameError),
     #[error("cannot {step}: {source}")]
     Os { step: &'static str, source: Errno },
     /// A client gave up before it was ready; `why` is its last word.
@@ -201,6 +209,7 @@ pub(crate) struct Coordinator<'o> {
     ended: VecDeque<Ended>,
     /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
+    door: Option<Door>,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -252,8 +261,27 @@ impl<'o> Coordinator<'o> {
             grace,
             ended: VecDeque::new(),
             killed: 0,
+            door: None,
             observer,
         })
+    }
+
+    /// Lets other processes attach under a name; without one, under this process's id, if that can be had.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub(crate) fn listen(mut self, name: Option<&str>) -> Result<Self, PoolError> {
+        // Two descriptors for each.
+        let guests = 2 * self.table().participants.len() as u64;
+        raise_file_limit(80 + 3 * self.workers.len() as u64 + guests)
+            .map_err(|source| PoolError::Os { step: "raise the limit of open files", source })?;
+        self.door = match name {
+            Some(name) => Some(Door::open(name)?),
+            None => Door::open(&std::process::id().to_string())
+                .inspect_err(|e| tracing::warn!("nobody can attach to this pool, or inspect it: {e}"))
+                .ok(),
+        };
+        Ok(self)
     }
 
     fn table(&self) -> &Table<'_> {
@@ -270,7 +298,8 @@ impl<'o> Coordinator<'o> {
             self.kill_all();
         }
         result?;
-        Ok(Summary { audit: self.table().audit(), ended: self.ended.into(), killed: self.killed })
+        let attached = self.door.as_ref().map_or(0, Door::guests);
+        Ok(Summary { audit: self.table().audit(), ended: self.ended.into(), killed: self.killed, attached })
     }
 
     fn serve(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
@@ -290,6 +319,7 @@ impl<'o> Coordinator<'o> {
             }
             self.wait(companion)?;
             self.reap(companion)?;
+            self.attend()?;
             if self.hurry.is_some_and(|at| at <= Instant::now()) {
                 self.hasten();
             }
@@ -370,6 +400,7 @@ impl<'o> Coordinator<'o> {
                 _ => None,
             })
             .chain(self.hurry)
+            .chain(self.door.as_ref().and_then(Door::deadline))
             .min();
         // Rounded up, or the last millisecond would be spent spinning.
         let timeout = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
@@ -389,6 +420,8 @@ impl<'o> Coordinator<'o> {
                 fds.extend(pipes.chain([child.as_fd()]).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             }
         }
+        let door = self.door.iter().flat_map(Door::fds);
+        fds.extend(door.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(source) => return Err(PoolError::Os { step: "wait for the workers", source }),
@@ -513,6 +546,23 @@ impl<'o> Coordinator<'o> {
             Some(pause) => worker.life = Life::Due(Instant::now() + pause),
             None if over => {}
             None => return Err(PoolError::CrashLoop { label: worker.label.clone(), times: worker.failures, exit }),
+        }
+        Ok(())
+    }
+
+    /// Sees to those who attach: settles what the departed leave, then lets others in.
+    fn attend(&mut self) -> Result<(), PoolError> {
+        let Some(door) = &mut self.door else { return Ok(()) };
+        let mut news = door.look();
+        for Departed { guest, was_orderly } in std::mem::take(&mut news.departed) {
+            let exit = if was_orderly { Exit::Code(0) } else { Exit::Unknown };
+            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, exit.pack())?;
+            self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
+            self.wake_all();
+            (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
+        }
+        if let Some(door) = &mut self.door {
+            door.answer(news, &self.segment, self.bell.as_fd())?;
         }
         Ok(())
     }
