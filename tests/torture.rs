@@ -1,6 +1,10 @@
 //! Short runs of `shmworker torture`, and the proof that it finds what it looks for. Longer ones: `docs/crash.md`.
 
-use std::process::{Command, Output};
+use std::{
+    fs::{Permissions, set_permissions},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output},
+};
 
 fn torture(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_shmworker")).arg("torture").args(args).output().unwrap()
@@ -42,6 +46,39 @@ fn nothing_is_lost_whichever_instruction_was_the_last() {
     let [instructions, kills, faults @ ..] = sums(&output, ["instructions", "kills", "lost", "doubled", "leaked"]);
     assert!(instructions / 101 <= kills && kills > 0, "{output}");
     assert_eq!(faults, [0; 3], "{output}");
+}
+
+#[test]
+fn whoever_attaches_takes_part_and_is_missed_by_nobody() {
+    let runtime = tempfile::tempdir().unwrap();
+    set_permissions(runtime.path(), Permissions::from_mode(0o700)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_shmworker"))
+        .args(["torture", "--attach"])
+        .env("XDG_RUNTIME_DIR", runtime.path())
+        .output()
+        .unwrap();
+    let output = passes(&output);
+    let scenes: Vec<_> = output.lines().filter_map(|line| line.split(' ').next()).collect();
+    let expected = [
+        "work",
+        "client-killed",
+        "silent-peers",
+        "garbage",
+        "same-name",
+        "another-user",
+        "another-pid-namespace",
+        "rounds",
+        "coordinator-killed",
+        "stale-socket",
+        "end",
+    ];
+    assert_eq!(scenes, expected, "{output}");
+    // What this machine does not allow is said, and nothing else is left out.
+    for line in output.lines().filter(|line| line.contains("skipped")) {
+        assert!(line.starts_with("another-"), "{line}");
+        eprintln!("{line}");
+    }
+    assert!(output.contains("stale-socket socket=left"), "{output}");
 }
 
 #[test]

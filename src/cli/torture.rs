@@ -7,7 +7,7 @@ use super::{
 };
 #[cfg(target_arch = "x86_64")]
 use crate::torture::step;
-use crate::torture::{TortureError, random};
+use crate::torture::{TortureError, attach, random};
 use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Write},
@@ -34,6 +34,9 @@ pub(crate) struct TortureArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
           conflicts_with_all = ["seconds", "seed", "tasks"])]
     stride: Option<u32>,
+    /// Have processes attach to a pool, and what may go wrong then go wrong
+    #[arg(long, hide = true, conflicts_with_all = ["seconds", "seed", "tasks", "single_step", "stride"])]
+    attach: bool,
     /// Leave the dead as they are: shows that the faults are found
     #[arg(long, hide = true)]
     without_recovery: bool,
@@ -50,6 +53,12 @@ impl From<TortureError> for CliError {
 /// # Errors
 /// Every fault that was found, in one line each on stderr; the last sums up.
 pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
+    if args.attach {
+        return match attach::run(&mut |line| say(line))? {
+            0 => Ok(()),
+            n => Err(CliError::new(exit::FAILURE, format_args!("{n} scene(s) failed"))),
+        };
+    }
     if args.single_step {
         return single_step(&args);
     }

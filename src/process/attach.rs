@@ -493,13 +493,20 @@ struct Given {
     fds: Vec<OwnedFd>,
 }
 
-/// Knocks, asks, and waits for the answer.
+/// Knocks, and asks.
 fn ask(name: &str, request: Request) -> Result<Given, AttachError> {
+    match names::connect_to(name, PATIENCE_WITH_COORDINATOR)? {
+        Some(socket) => converse(name, socket, request),
+        None => {
+            let running = names::running()?.iter().map(Running::to_string).collect();
+            Err(AttachError::NotRunning { name: name.to_owned(), running })
+        }
+    }
+}
+
+/// Asks, and waits for the answer.
+fn converse(name: &str, socket: OwnedFd, request: Request) -> Result<Given, AttachError> {
     let seconds = PATIENCE_WITH_COORDINATOR;
-    let Some(socket) = names::connect_to(name, seconds)? else {
-        let running = names::running()?.iter().map(Running::to_string).collect();
-        return Err(AttachError::NotRunning { name: name.to_owned(), running });
-    };
     let result = say(&socket, request.message(), &[]).and_then(|()| {
         loop {
             match hear_with_fds(&socket) {
@@ -531,7 +538,18 @@ fn os<E: Into<io::Error>>(step: &'static str, name: &str) -> impl Fn(E) -> Attac
 /// # Errors
 /// [`AttachError`].
 pub(crate) fn observe(name: &str) -> Result<Segment, AttachError> {
-    let Given { fds, .. } = ask(name, Request::Observe)?;
+    look_at(name, ask(name, Request::Observe)?)
+}
+
+/// As [`observe`], over a connection that was made already.
+///
+/// # Errors
+/// [`AttachError`].
+pub(crate) fn observe_over(name: &str, connection: OwnedFd) -> Result<Segment, AttachError> {
+    look_at(name, converse(name, connection, Request::Observe)?)
+}
+
+fn look_at(name: &str, Given { fds, .. }: Given) -> Result<Segment, AttachError> {
     let fd = fds.into_iter().next().ok_or_else(|| AttachError::Unexpected(name.to_owned()))?;
     Segment::attach(fd, false).map_err(|source| AttachError::Segment { name: name.to_owned(), source })
 }

@@ -186,13 +186,22 @@ fn socket_of(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}{SUFFIX}"))
 }
 
-fn seqpacket() -> nix::Result<OwnedFd> {
-    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+fn seqpacket(flags: SockFlag) -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::SeqPacket, flags | SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// Where a pool that starts now, and one that this process started, has its socket.
+///
+/// # Errors
+/// [`NameError`].
+pub(crate) fn path_of(name: &str) -> Result<PathBuf, NameError> {
+    check(name)?;
+    Ok(socket_of(&places()[0], name))
 }
 
 /// A connection to whoever listens there, on which each step takes so many seconds at most. `None`: nobody does.
-fn knock(path: &Path, seconds: i64) -> nix::Result<Option<OwnedFd>> {
-    let socket = seqpacket()?;
+pub(crate) fn knock(path: &Path, seconds: i64) -> nix::Result<Option<OwnedFd>> {
+    let socket = seqpacket(SockFlag::empty())?;
     setsockopt(&socket, SendTimeout, &TimeVal::seconds(seconds))?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(seconds))?;
     loop {
@@ -267,7 +276,7 @@ pub(crate) fn connect_to(name: &str, seconds: i64) -> Result<Option<OwnedFd>, Na
 /// A socket that listens under the name of a pool. The name goes when this is dropped by the process that made it.
 pub(crate) struct Listener {
     pub(crate) socket: OwnedFd,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     inode: u64,
     creator: u32,
 }
@@ -290,7 +299,7 @@ impl Listener {
             _ => {}
         }
         let listen_at = || -> nix::Result<OwnedFd> {
-            let socket = seqpacket()?;
+            let socket = seqpacket(SockFlag::SOCK_NONBLOCK)?;
             // Linux gives the name the mode of the socket (`unix(7)` names the umask alone).
             fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
             bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(&path)?)?;

@@ -1,27 +1,25 @@
-//! Torture: processes are killed at random moments ([`random`]) and after each single instruction ([`step`]), and what
-//! was promised in `docs/crash.md` is checked each time.
+//! Torture: processes are killed at random moments ([`random`]), after each single instruction ([`step`]), and while they are
+//! attached from outside ([`attach`]), and what was promised in `docs/crash.md` is checked each time.
 //!
 //! It drives the library's own segment, endpoints and recovery, and adds nothing to them: what is killed here is the code
 //! that runs in a pool. It knows three faults. *Lost*: a task that a living client submitted never comes back. *Doubled*: a
 //! result comes twice, to the wrong client, or with the wrong content. *Leaked*: the audit finds something in use, or an
 //! invariant violated, when nothing is left to do.
 
+pub(crate) mod attach;
 mod crew;
 mod ledger;
 pub(crate) mod random;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod step;
 
-use crate::{error::Corrupted, mem::segment::SegmentCreateError};
+use crate::{error::Corrupted, mem::segment::SegmentCreateError, process::names::NameError};
 use nix::errno::Errno;
-#[cfg(target_arch = "x86_64")]
-use {
-    nix::{
-        sys::{prctl::set_pdeathsig, signal::Signal},
-        unistd::{ForkResult, Pid, fork, getpid, getppid},
-    },
-    std::panic::{AssertUnwindSafe, catch_unwind},
+use nix::{
+    sys::{prctl::set_pdeathsig, signal::Signal},
+    unistd::{ForkResult, Pid, fork, getpid, getppid},
 };
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Why torture could not be carried out; what it finds is no such error.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +28,8 @@ pub(crate) enum TortureError {
     Segment(#[from] SegmentCreateError),
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    #[error(transparent)]
+    Name(#[from] NameError),
     #[error("cannot {step}: {source}")]
     Os { step: &'static str, source: Errno },
     #[error("the path '{path}' takes another way each time ({moment}): it can't be killed at each of its instructions")]
@@ -49,7 +49,6 @@ fn os(step: &'static str) -> impl Fn(Errno) -> TortureError {
 }
 
 /// Forks a child that runs `main`, exits with what it returns, and does not outlive this process.
-#[cfg(target_arch = "x86_64")]
 fn forked(main: impl FnOnce() -> u8) -> Result<Pid, TortureError> {
     let parent = getpid();
     // SAFETY: this process has one thread, so the child may go on as an ordinary process.
