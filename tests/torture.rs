@@ -40,11 +40,13 @@ fn nothing_is_lost_wherever_a_process_is_killed_at_random() {
 fn nothing_is_lost_whichever_instruction_was_the_last() {
     // A prime, so that it hits other places in each loop.
     let output = passes(&torture(&["--single-step", "--stride", "101"]));
-    for path in ["submit", "submit-block", "claim-run-complete", "take", "take-block", "park", "wake", "recover"] {
+    for path in ["submit", "claim-run-complete", "take", "park", "wake", "cancel", "claim-after-an-overflow", "recover"]
+    {
         assert!(output.lines().any(|line| line.starts_with(&format!("{path} instructions="))), "{path} in {output}");
     }
-    let [instructions, kills, faults @ ..] = sums(&output, ["instructions", "kills", "lost", "doubled", "leaked"]);
-    assert!(instructions / 101 <= kills && kills > 0, "{output}");
+    let [instructions, kills, stops, faults @ ..] =
+        sums(&output, ["instructions", "kills", "stops", "lost", "doubled", "leaked"]);
+    assert!(instructions / 101 <= kills + stops && kills > 0 && stops > 0, "{output}");
     assert_eq!(faults, [0; 3], "{output}");
 }
 
@@ -68,6 +70,7 @@ fn whoever_attaches_takes_part_and_is_missed_by_nobody() {
         "another-user",
         "another-pid-namespace",
         "rounds",
+        "too-late",
         "coordinator-killed",
         "stale-socket",
         "end",
@@ -100,4 +103,30 @@ fn single_stepping_fails_when_the_dead_are_left_as_they_are() {
         let [lost, leaked] = sums(line, ["lost", "leaked"]);
         assert!(lost + leaked > 0, "{line}");
     }
+}
+
+/// A worker that was stopped over a task claims the next task in the same descriptor, which is for another. (One in its own
+/// queue it may have.)
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn single_stepping_fails_when_a_next_life_has_the_same_generation() {
+    let output = torture(&["--single-step", "--without-generation"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    for line in stdout.lines() {
+        let is_for_another = !line.contains("claim-stopped") || !line.contains("same-queue");
+        assert_eq!(sums(line, ["lost", "doubled", "leaked"]), [0, is_for_another.into(), 0], "{line}");
+    }
+    assert_eq!(stdout.lines().count(), 6, "{stdout}");
+}
+
+#[test]
+fn nothing_is_taken_from_a_stopped_worker_before_it_is_dead() {
+    let output = passes(&torture(&["--fencing"]));
+    let [stuck, early, timed_out, signal] =
+        sums(&output, ["reported_stuck", "moved_before_death", "timed_out", "child_signal"]);
+    assert_eq!([stuck, early, timed_out, signal], [1, 0, 1, 11], "{output}");
+    let broken = torture(&["--fencing", "--without-fence"]);
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&broken.stderr).contains("taken from one that lived"));
 }

@@ -46,7 +46,7 @@ pub(crate) fn run(args: ProbeArgs) -> Result<(), CliError> {
         (_, Some(path)) => Backing::File(path),
         _ => Backing::Memfd,
     };
-    let options = Options { backing, reserve: args.reserve };
+    let options = Options { backing, reserve: args.reserve, ..Options::default() };
     let segment = Arc::new(Segment::create_with(Geometry::new(64, 1), &options).map_err(|e| failed(&e))?);
     say("made");
     if let Some(len) = args.fill {

@@ -138,6 +138,12 @@ fn serve(
         Event::Mode { mode: Mode::Cancelling } => say("cancelling what still runs"),
         Event::Mode { .. } => {}
         Event::ShuttingDown { label } => say(format_args!("{label} shutting down")),
+        Event::OutOfTime { label, pid, .. } => {
+            complain(format_args!("{label} (pid {pid}) has run a task for longer than that may take: killed"))
+        }
+        Event::Stuck { label, pid, state } => complain(format_args!(
+            "{label} (pid {pid}) was killed and does not die, it is in state {state}: what it runs stays with it"
+        )),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
     let result = worker_pool::run(config, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);

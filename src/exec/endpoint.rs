@@ -62,6 +62,11 @@ impl SubmitError {
     pub fn is_transient(&self) -> bool {
         matches!(self, SubmitError::Full(_) | SubmitError::NoSpace(_))
     }
+
+    /// Will whoever makes room wake those who wait for it? Memory that the kernel refuses may never come.
+    pub(crate) fn is_want_of_room(&self) -> bool {
+        matches!(self, SubmitError::Full(_) | SubmitError::NoSpace(NoSpace::Taken { .. }))
+    }
 }
 
 /// The coordinator of the pool has ended: nothing that was submitted is looked after any more. Results that were finished can
@@ -174,8 +179,8 @@ impl Endpoint {
     /// changes it follows by a wake.
     ///
     /// # Errors
-    /// [`SubmitError`]; a transient one where results of this participant wait to be taken, since then only the caller can make
-    /// room.
+    /// [`SubmitError`]: a transient one where results of this participant wait to be taken, since then only the caller can make
+    /// room, and where the kernel has no more memory.
     pub(crate) fn submit(
         &self,
         s: Submission,
@@ -185,7 +190,7 @@ impl Endpoint {
         loop {
             let mut found = None;
             let mut look = || match self.draft(payload.len()) {
-                Err(e) if e.is_transient() && !stop() && !self.has_results() => false,
+                Err(e) if e.is_want_of_room() && !stop() && !self.has_results() => false,
                 other => {
                     found = Some(other);
                     true
@@ -195,7 +200,7 @@ impl Endpoint {
                 self.park_for(Waits { room: true, own: true, queues: &[] }, None, look);
             }
             match found {
-                Some(Err(e)) if e.is_transient() && stop() => return Ok(None),
+                Some(Err(e)) if e.is_want_of_room() && stop() => return Ok(None),
                 Some(draft) => return draft?.fill_and_submit(s, payload).map(Some),
                 None => {}
             }
@@ -232,7 +237,7 @@ impl Endpoint {
             field.store(payload.0, Relaxed);
             return Ok(payload);
         }
-        let block = self.segment.alloc(len, self.name)?;
+        let block = self.segment.alloc(len, self.name, || self.cursors.bell.ring())?;
         let payload = Payload::new(Some(block), len as u32);
         // The field first: an attached block is always referred to (`blocks`, invariant 2).
         field.store(payload.0, Relaxed);
@@ -533,8 +538,8 @@ impl<'e> Claimed<'e> {
     }
 
     fn write_output(&mut self, status: u32, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), SubmitError> {
-        self.endpoint.check_len(len)?;
         let endpoint = self.endpoint;
+        endpoint.check_len(len)?;
         endpoint.table().check_owned(endpoint.name, self.task)?;
         let d = endpoint.descriptor(self.task);
         let payload = endpoint.place(self.task, len, |d| &d.output)?;

@@ -235,6 +235,11 @@ impl Blocks<'_> {
         }
     }
 
+    /// Is any chunk committed?
+    pub(crate) fn has_committed(&self) -> bool {
+        self.chunks.iter().any(|word| word.load(Relaxed) & COMMITTED != 0)
+    }
+
     /// Has `punch` take the pages of each committed chunk that is all free and in which nothing was taken since the last
     /// time. Coordinator only. False: no chunk is committed any more.
     pub(crate) fn give_back(&self, me: Name, mut punch: impl FnMut(usize)) -> bool {

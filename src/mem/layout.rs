@@ -29,7 +29,7 @@ use crate::{
         timer::Alarm,
         word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
     },
-    sync::AtomicU32,
+    sync::{AtomicU32, AtomicU64},
 };
 use std::alloc::Layout as Region;
 
@@ -91,7 +91,7 @@ impl Geometry {
         let slots = [self.queue_slots, self.private_slots, self.completion_slots];
         (1..=MAX_PARTICIPANTS).contains(&(self.participants as usize))
             && (1..=MAX_DESCRIPTORS).contains(&(self.descriptors as usize))
-            && (1..=64).contains(&self.queues)
+            && (1..=MAX_QUEUES as u32).contains(&self.queues)
             && slots.iter().all(|s| s.is_power_of_two() && (16..=1 << 16).contains(s))
             && self.classes.is_sorted_by_key(|c| c.size)
             && self.classes.iter().all(|c| c.size > 0 && (c.size as usize).is_multiple_of(PAGE) && c.count <= 1 << 16)
@@ -108,7 +108,14 @@ pub(crate) fn classes(counts: [u32; CLASSES]) -> [Class; CLASSES] {
 pub(crate) struct Header {
     pub(crate) identity: Identity,
     pub(crate) control: Control,
+    /// Names of queues, padded with zeroes. Written as the identity is.
+    pub(crate) queues: [QueueName; MAX_QUEUES],
 }
+
+/// Bytes of a queue's name, in words.
+pub(crate) type QueueName = [AtomicU64; 4];
+/// Queues that a segment can have.
+pub(crate) const MAX_QUEUES: usize = 64;
 
 /// What tells a segment from other bytes, and its regions from one another. Written once, before anybody shares it.
 #[derive(Clone, Copy, Debug)]

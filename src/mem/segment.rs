@@ -4,7 +4,7 @@
 
 use super::{
     backing::{self, Backing, Holder},
-    layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, VERSION},
+    layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, QueueName, VERSION},
     space::{self, Shortage},
 };
 use crate::{
@@ -56,6 +56,9 @@ pub enum SegmentCreateError {
     /// No pool can have this name.
     #[error("invalid pool name '{0}': use up to 200 letters, digits, '.', '_' and '-'")]
     Name(String),
+    /// Two queues have one name, or a name is empty or too long.
+    #[error("invalid queue name '{0}': use up to 32 bytes, and each name once")]
+    QueueName(String),
     /// A living pool has it.
     #[error("'{}' belongs to a pool that is alive{creator}: end that, or choose another name", path.display())]
     InUse {
@@ -171,6 +174,8 @@ pub(crate) struct Options {
     pub(crate) backing: Backing,
     /// Takes all memory at once, so that none can be missing later.
     pub(crate) reserve: bool,
+    /// Names of the queues, in their order; those without one are known by their number alone.
+    pub(crate) queues: Vec<String>,
 }
 
 /// A mapped segment.
@@ -202,6 +207,7 @@ impl Segment {
     pub(crate) fn create_with(geometry: Geometry, options: &Options) -> Result<Segment, SegmentCreateError> {
         let layout = Layout::of(&geometry).ok_or(SegmentCreateError::Geometry)?;
         let bytes = layout.total;
+        check_names(&options.queues, geometry.queues as usize)?;
         let (file, name) = options.backing.create(bytes)?;
         // A page that can't be had is an error here, and no SIGBUS later.
         space::allocate(&file, 0, if options.reserve { bytes } else { layout.arena })?;
@@ -229,6 +235,13 @@ impl Segment {
         let table = &segment.table;
         for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, geometry.blocks())] {
             (0..n).for_each(|i| map.give(i));
+        }
+        for (room, name) in segment.header().queues.iter().zip(&options.queues) {
+            for (word, bytes) in room.iter().zip(name.as_bytes().chunks(8)) {
+                let mut padded = [0; 8];
+                padded[..bytes.len()].copy_from_slice(bytes);
+                word.store(u64::from_le_bytes(padded), Relaxed); // the fork or the socket that hands it on orders it
+            }
         }
         if options.reserve {
             table.blocks.chunks.iter().for_each(|chunk| chunk.store(COMMITTED, Relaxed));
@@ -311,19 +324,32 @@ impl Segment {
         unsafe { &*self.header }
     }
 
+    /// The name of a queue, as far as it is text; empty if it has none.
+    pub(crate) fn queue_name(&self, queue: usize) -> String {
+        let words = self.header().queues.get(queue).map_or(&[][..], |name| name);
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
+        String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
+    }
+
+    /// The queue of this name.
+    pub(crate) fn queue_named(&self, name: &str) -> Option<usize> {
+        (0..self.geometry.queues as usize).find(|&q| !name.is_empty() && self.queue_name(q) == name)
+    }
+
     /// The largest payload, in bytes.
     pub(crate) fn max_payload(&self) -> usize {
         let sizes = self.geometry.classes.iter().filter(|c| c.count > 0).map(|c| c.size as usize);
         sizes.max().unwrap_or(INLINE)
     }
 
-    /// Takes a block of at least `len` bytes: FREE → HELD(me). Its pages are there.
+    /// Takes a block of at least `len` bytes: FREE → HELD(me). Its pages are there; `has_grown` is called where they had to be
+    /// allocated.
     ///
     /// # Errors
     /// [`NoSpace`]: nothing is taken.
-    pub(crate) fn alloc(&self, len: usize, me: Name) -> Result<u32, NoSpace> {
+    pub(crate) fn alloc(&self, len: usize, me: Name, has_grown: impl Fn()) -> Result<u32, NoSpace> {
         let commit = |chunk| match self.layout.chunk(&self.geometry, chunk) {
-            Some((offset, bytes)) => space::allocate(&self.file, offset, bytes),
+            Some((offset, bytes)) => space::allocate(&self.file, offset, bytes).map(|()| has_grown()),
             None => Ok(()), // the blocks know no such chunk either
         };
         self.table.blocks.alloc(len, me, commit).map_err(|e| match e {
@@ -333,6 +359,11 @@ impl Segment {
                 NoSpace::Taken { wanted: len, blocks: fitting.map(|c| c.count as usize).sum() }
             }
         })
+    }
+
+    /// Is there memory that [`give_back`](Self::give_back) might give back?
+    pub(crate) fn has_grown(&self) -> bool {
+        !self.is_reserved && self.table.blocks.has_committed()
     }
 
     /// Gives the memory of blocks back to the kernel that were free since the last call. Coordinator only, now and then.
@@ -383,6 +414,19 @@ impl AsFd for Segment {
     /// What a child must keep open to commit chunks, and what is handed to those that attach.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+fn check_names(names: &[String], queues: usize) -> Result<(), SegmentCreateError> {
+    if names.len() > queues {
+        return Err(SegmentCreateError::Geometry);
+    }
+    let is_wrong = |(i, name): &(usize, &String)| {
+        name.is_empty() || name.len() > size_of::<QueueName>() || name.contains('\0') || names[..*i].contains(name)
+    };
+    match names.iter().enumerate().find(is_wrong) {
+        Some((_, name)) => Err(SegmentCreateError::QueueName(name.clone())),
+        None => Ok(()),
     }
 }
 
@@ -446,6 +490,22 @@ mod tests {
         assert_eq!(ftruncate(&s.file, size + 4096), Err(Errno::EPERM));
         let flags = fcntl(&s.file, FcntlArg::F_GETFD).unwrap();
         assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC, "fd {}", s.file.as_raw_fd());
+    }
+
+    #[test]
+    fn queues_are_found_by_their_names() {
+        let with = |names: &[&str]| {
+            let options = Options { queues: names.iter().map(|n| n.to_string()).collect(), ..Options::default() };
+            Segment::create_with(Geometry::new(4, 2), &options)
+        };
+        let long = "a".repeat(32);
+        let segment = with(&["workflow", &long]).unwrap();
+        assert_eq!((segment.queue_named("workflow"), segment.queue_named(&long)), (Some(0), Some(1)));
+        assert_eq!((segment.queue_named("activity"), segment.queue_named("")), (None, None));
+        for wrong in [&["a", "a"][..], &[""], &[&"a".repeat(33)], &["a\0b"]] {
+            assert!(matches!(with(wrong), Err(SegmentCreateError::QueueName(_))), "{wrong:?}");
+        }
+        assert!(matches!(with(&["a", "b", "c"]), Err(SegmentCreateError::Geometry)));
     }
 
     #[test]

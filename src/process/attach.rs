@@ -30,7 +30,7 @@
 
 use super::{
     names::{self, Listener, NameError, Running},
-    spawn::pidfd_open,
+    spawn::{pidfd_open, pidfd_signal},
 };
 use crate::{
     error::Corrupted,
@@ -45,7 +45,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         eventfd::{EfdFlags, EventFd},
-        signal::SigSet,
+        signal::{SigSet, Signal},
         socket::{
             ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, accept4, getsockopt, recv, recvmsg, send, sendmsg,
             sockopt::{PeerCredentials, PeerPidfd},
@@ -260,6 +260,7 @@ pub(crate) struct Guest {
     pidfd: OwnedFd,
     /// `None`: closed, which says nothing.
     connection: Option<OwnedFd>,
+    was_killed: bool,
 }
 
 /// A guest that has gone.
@@ -299,6 +300,15 @@ impl Door {
     /// How many are attached.
     pub(crate) fn guests(&self) -> usize {
         self.guests.len()
+    }
+
+    /// Kills the guest of this name, whose time is over. `None`: there is none, or that was done.
+    pub(crate) fn kill(&mut self, name: Name) -> Option<i32> {
+        let guest = self.guests.iter_mut().find(|g| g.name == name && !g.was_killed)?;
+        guest.was_killed = true;
+        // It may have ended by itself.
+        let _ = pidfd_signal(guest.pidfd.as_fd(), Signal::SIGKILL);
+        Some(guest.pid)
     }
 
     /// What is to be polled for input.
@@ -392,7 +402,7 @@ impl Door {
             };
             // If it has gone meanwhile its pidfd tells.
             let _ = say(&socket, welcome(name.bits()), &fds);
-            self.guests.push(Guest { name, pid, pidfd, connection: Some(socket) });
+            self.guests.push(Guest { name, pid, pidfd, connection: Some(socket), was_killed: false });
         }
         Ok(())
     }

@@ -3,11 +3,12 @@
 use super::{
     Mode, READY,
     attach::{Departed, Door},
+    clock::Clock,
     exit::Exit,
     names::NameError,
     output::{Lines, as_last_word},
     signal,
-    spawn::{Child, Spawned, spawn},
+    spawn::{Child, Spawned, spawn, state},
 };
 use crate::{
     error::Corrupted,
@@ -16,13 +17,13 @@ use crate::{
         audit::Audit,
         participant::{Name, Participant},
         recovery::Settled,
-        table::{Cursors, Table},
+        table::{Cursors, Table, TaskId},
     },
     mem::{
         layout::Geometry,
         segment::{Segment, SegmentCreateError},
     },
-    sync::{Acquire, Relaxed, Release},
+    sync::{Acquire, Bell, Relaxed, Release, monotonic},
 };
 use nix::{
     errno::Errno,
@@ -50,6 +51,10 @@ const CRASH_LOOP: u32 = 5;
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Ended processes that are remembered for the report.
 const REMEMBERED: usize = 1000;
+/// How long a killed process has to die before it is looked at what keeps it.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
+/// How long memory has to be unused before the kernel has it back: so long, or twice.
+const UNUSED: Duration = Duration::from_secs(30);
 /// The first back-off before a failed process is started again; it doubles with each failure in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -112,6 +117,10 @@ pub(crate) enum Event<'a> {
     ShuttingDown { label: &'a str },
     /// What did not exit in time, or was not to live any longer, is killed.
     Killing { label: &'a str },
+    /// A process runs a task for longer than that may take, or has been silent over it: it is killed.
+    OutOfTime { label: &'a str, pid: i32, task: TaskId },
+    /// A killed process does not die, in this state (`proc_pid_stat(5)`), and keeps its tasks.
+    Stuck { label: &'a str, pid: i32, state: char },
 }
 
 /// One process that has ended.
@@ -181,6 +190,12 @@ struct Output {
     is_error: bool,
 }
 
+/// A process was killed for a deadline.
+struct Sentence {
+    at: Instant,
+    was_reported: bool,
+}
+
 enum Life {
     /// To be forked at this time.
     Due(Instant),
@@ -189,6 +204,7 @@ enum Life {
         name: Name,
         since: Instant,
         output: [Output; 2],
+        sentence: Option<Sentence>,
     },
     Over,
 }
@@ -203,6 +219,11 @@ pub(crate) struct Coordinator<'o> {
     bell: EventFd,
     signals: SignalFd,
     mode: Mode,
+    clock: Clock,
+    /// A death was settled since the last look at the times.
+    has_settled: bool,
+    /// When to give unused memory back.
+    give_back_at: Option<Instant>,
     /// When the mode is raised without a further signal.
     hurry: Option<Instant>,
     grace: Duration,
@@ -257,6 +278,9 @@ impl<'o> Coordinator<'o> {
             bell,
             signals,
             mode: Mode::Running,
+            clock: Clock::new(),
+            has_settled: false,
+            give_back_at: None,
             hurry: None,
             grace,
             ended: VecDeque::new(),
@@ -304,7 +328,9 @@ impl<'o> Coordinator<'o> {
 
     fn serve(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
         let mut announced = false;
+        let mut is_news = true;
         loop {
+            self.keep_time(is_news)?;
             let clients_ready = self.clients_ready();
             self.fork_due(clients_ready)?;
             if !announced && clients_ready && self.mode == Mode::Running {
@@ -317,13 +343,54 @@ impl<'o> Coordinator<'o> {
             if self.workers.iter().all(|w| matches!(w.life, Life::Over)) {
                 return Ok(());
             }
-            self.wait(companion)?;
+            is_news = self.wait(companion)?;
             self.reap(companion)?;
             self.attend()?;
             if self.hurry.is_some_and(|at| at <= Instant::now()) {
                 self.hasten();
             }
         }
+    }
+
+    /// Does what is due, kills who has run out of time, and says who does not die of it.
+    fn keep_time(&mut self, is_news: bool) -> Result<(), PoolError> {
+        let is_news = is_news | std::mem::take(&mut self.has_settled);
+        let late = self.clock.turn(self.segment.table(), &self.cursors, is_news)?;
+        if self.give_back_at.is_some_and(|at| at <= Instant::now()) {
+            let is_more = self.segment.give_back(self.me);
+            // The blocks were ours for a moment.
+            self.segment.table().wake_for_room();
+            self.give_back_at = is_more.then(|| Instant::now() + UNUSED);
+        } else if is_news && self.give_back_at.is_none() && self.segment.has_grown() {
+            self.give_back_at = Some(Instant::now() + UNUSED);
+        }
+        for w in &mut self.workers {
+            let Life::Running { child, name, sentence, .. } = &mut w.life else { continue };
+            let (label, pid) = (w.label.as_str(), child.pid.as_raw());
+            match sentence {
+                None => {
+                    if let Some((_, task)) = late.iter().find(|(late, _)| late == name) {
+                        (self.observer)(Event::OutOfTime { label, pid, task: *task });
+                        // It may have ended by itself; then `reap` finds it.
+                        let _ = child.signal(Signal::SIGKILL);
+                        *sentence = Some(Sentence { at: Instant::now(), was_reported: false });
+                    }
+                }
+                Some(s) if !s.was_reported && s.at.elapsed() >= STUCK_AFTER => {
+                    s.was_reported = true;
+                    if let Some(state) = state(child.pid) {
+                        (self.observer)(Event::Stuck { label, pid, state });
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        for (name, task) in late {
+            if let Some(pid) = self.door.as_mut().and_then(|door| door.kill(name)) {
+                (self.observer)(Event::OutOfTime { label: "attached", pid, task });
+            }
+        }
+        Ok(())
     }
 
     /// Is a process of such a kind running, or to be started?
@@ -370,7 +437,8 @@ impl<'o> Coordinator<'o> {
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
         let Spawned { child, stdout, stderr } = spawn(&[self.bell.as_fd(), self.segment.as_fd()], || {
             name_process(&self.workers[i].label);
-            let endpoint = Box::leak(Box::new(Endpoint::new(self.segment.clone(), name)));
+            let endpoint = Endpoint::new(self.segment.clone(), name).with_bell(Bell::new(bell));
+            let endpoint = Box::leak(Box::new(endpoint));
             if self.segment.keep_from_children().is_err() {
                 return 101;
             }
@@ -386,24 +454,29 @@ impl<'o> Coordinator<'o> {
             since: Instant::now(),
             output: [(stdout, false), (stderr, true)]
                 .map(|(pipe, is_error)| Output { lines: Some(Lines::new(pipe)), is_error }),
+            sentence: None,
         };
         Ok(())
     }
 
     /// Sleeps until something happens, and deals with signals and output.
-    fn wait(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
+    ///
+    /// True: the bell rang.
+    fn wait(&mut self, companion: Option<&dyn Companion>) -> Result<bool, PoolError> {
         let deadline = self
             .workers
             .iter()
             .filter_map(|w| match w.life {
                 Life::Due(at) if self.specs[w.spec].role == Role::Client || self.clients_ready() => Some(at),
+                Life::Running { sentence: Some(Sentence { at, was_reported: false }), .. } => Some(at + STUCK_AFTER),
                 _ => None,
             })
             .chain(self.hurry)
             .chain(self.door.as_ref().and_then(Door::deadline))
+            .chain(self.give_back_at)
             .min();
         // Rounded up, or the last millisecond would be spent spinning.
-        let timeout = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
+        let timeout = match self.clock.sleep(self.segment.table(), deadline) {
             Some(left) => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         };
@@ -428,7 +501,8 @@ impl<'o> Coordinator<'o> {
         }
         let companion_died = companion.is_some() && fds[2].any().unwrap_or(false);
         drop(fds);
-        let _ = self.bell.read();
+        self.clock.has_slept(self.segment.table());
+        let has_rung = self.bell.read().is_ok();
         self.pump();
         if companion_died {
             return Err(PoolError::CompanionDied);
@@ -440,7 +514,7 @@ impl<'o> Coordinator<'o> {
                 _ => {} // SIGCHLD: `reap` follows; SIGCONT: `suspend` has seen to it, or somebody else stopped us
             }
         }
-        Ok(())
+        Ok(has_rung)
     }
 
     fn pump(&mut self) {
@@ -490,7 +564,8 @@ impl<'o> Coordinator<'o> {
     fn bury(&mut self, i: usize, exit: Exit) -> Result<(), PoolError> {
         self.pump();
         let worker = &mut self.workers[i];
-        let Life::Running { child, name, since, output } = std::mem::replace(&mut worker.life, Life::Over) else {
+        let Life::Running { child, name, since, output, sentence } = std::mem::replace(&mut worker.life, Life::Over)
+        else {
             return Ok(());
         };
         for Output { lines, is_error } in output {
@@ -503,6 +578,7 @@ impl<'o> Coordinator<'o> {
         let finished = record.finished.load(Relaxed);
         let was_ready = record.status.load(Acquire) == READY;
         let settled = self.segment.table().recover(&self.cursors, self.me, name, exit.pack())?;
+        self.has_settled = true;
         // Release: a client that sees the count sees what the recovery settled. The sweep's wake may have come before.
         self.segment.header().control.deaths.fetch_add(1, Release);
         self.wake_all();
@@ -530,7 +606,8 @@ impl<'o> Coordinator<'o> {
                 .unwrap_or_else(|| format!("{} ended with {exit} before it was ready", worker.label));
             return Err(PoolError::ClientGaveUp { why, exit });
         }
-        let useful = finished > 0 || since.elapsed() >= SETTLED_AFTER;
+        // Who was killed over a task had begun to work.
+        let useful = finished > 0 || sentence.is_some() || since.elapsed() >= SETTLED_AFTER;
         worker.failures = if useful { 0 } else { worker.failures + 1 };
         worker.restarts += 1;
         let restart_in = match worker.failures {
@@ -557,6 +634,7 @@ impl<'o> Coordinator<'o> {
         for Departed { guest, was_orderly } in std::mem::take(&mut news.departed) {
             let exit = if was_orderly { Exit::Code(0) } else { Exit::Unknown };
             let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, exit.pack())?;
+            self.has_settled = true;
             self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
             self.wake_all();
             (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
@@ -647,8 +725,10 @@ impl<'o> Coordinator<'o> {
             }
         };
         all(Signal::SIGSTOP);
+        let before = monotonic();
         // Returns when somebody continues us.
         let _ = nix::sys::signal::kill(getpid(), Signal::SIGSTOP);
+        self.table().was_stopped(monotonic() - before);
         all(Signal::SIGCONT);
     }
 }

@@ -21,6 +21,12 @@
 //! 3. It is started again under its label, after a back-off that grows with each failure in a row. Five in a row end the
 //!    whole: a crash loop.
 //!
+//! # Out of time
+//!
+//! Whoever runs a task past its limits, running, stopped or asleep, is killed: SIGKILL reaches a stopped process. Until its
+//! pidfd says that it is dead nothing is taken from it. One that does not die is in an uninterruptible sleep: that is said, and
+//! it keeps its tasks.
+//!
 //! # End
 //!
 //! 1. First signal: [`Mode::Draining`]. Clients submit nothing new and exit once what runs is finished; workers go on.
@@ -31,6 +37,7 @@
 //! Whatever ends the coordinator ends the rest: each child has PR_SET_PDEATHSIG (`prctl(2)`).
 
 pub(crate) mod attach;
+pub(crate) mod clock;
 pub(crate) mod coordinator;
 pub(crate) mod exit;
 pub(crate) mod names;

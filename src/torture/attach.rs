@@ -5,7 +5,11 @@
 use super::{TortureError, forked, os};
 use crate::{
     exec::endpoint::{Endpoint, Submission, SubmitError, To, WaitError},
-    lockfree::{participant::Name, word::Phase},
+    lockfree::{
+        descriptor::Limits,
+        participant::Name,
+        word::{Outcome as End, Phase},
+    },
     process::{
         Mode,
         attach::{self, AttachError, Refusal},
@@ -349,6 +353,32 @@ fn rounds(pool: &Pool) -> Outcome {
     .and_then(|figures| is_clean(pool).map(|()| figures))
 }
 
+/// Who has attached to work, and takes too long, is killed for it like a child.
+fn too_late(pool: &Pool) -> Outcome {
+    let (worker, _) = in_place(|ready| {
+        let attached = attach::attach(&pool.name).map_err(text)?;
+        let endpoint = attached.endpoint();
+        ready(0);
+        let _task = endpoint.next(&[endpoint.queue(1)], || false).map_err(text)?;
+        loop {
+            std::thread::park();
+        }
+    })?;
+    by_another(|| {
+        let attached = attach::attach(&pool.name).map_err(text)?;
+        let limits = Limits { run_ms: 1, silence_ms: 0 };
+        attached.endpoint().try_submit(Submission { limits, ..Submission::new(UNSERVED) }, b"").map_err(text)?;
+        match attached.endpoint().wait(|| false).map_err(text)?.map(|result| result.outcome()) {
+            Some(End::TimedOut) => Ok(String::new()),
+            other => Err(format!("it ends as {other:?}")),
+        }
+    })?;
+    match waitpid(worker, None) {
+        Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => is_clean(pool).map(|()| String::new()),
+        other => Err(format!("the worker ended with {other:?}")),
+    }
+}
+
 /// The coordinator is killed while clients wait for a result, for room, for work, and while one never waits.
 fn coordinator_killed(pool: &Pool) -> Outcome {
     let waits_for_result = in_place(|ready| {
@@ -428,6 +458,7 @@ pub(crate) fn run(say: &mut dyn FnMut(String)) -> Result<usize, TortureError> {
     play("another-user", another_user(&pool, &path));
     play("another-pid-namespace", another_pid_namespace(&pool, &path));
     play("rounds", rounds(&pool));
+    play("too-late", too_late(&pool));
     play("coordinator-killed", coordinator_killed(&pool));
     let stale = if path.exists() { "left" } else { "gone" };
     let pool = Pool::start(&name)?;

@@ -11,13 +11,11 @@
 //!
 //! Relaxed throughout: an entry and its task have one writer at a time, and the handover is the segment's.
 
-use super::{TortureError, os};
+use super::{TortureError, shared};
 use crate::{
     lockfree::word::Outcome,
     sync::{AtomicU64, Relaxed},
 };
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-use std::num::NonZeroUsize;
 
 pub(crate) const WORKERS: usize = 4;
 pub(crate) const CLIENTS: usize = 2;
@@ -71,8 +69,14 @@ pub(crate) struct Book {
     attempts: [AtomicU64; WINDOW],
 }
 
-pub(crate) const OUTCOMES: [Outcome; 4] =
-    [Outcome::Completed, Outcome::Cancelled, Outcome::WorkerDied, Outcome::AddresseeDied];
+pub(crate) const OUTCOMES: [Outcome; 6] = [
+    Outcome::Completed,
+    Outcome::Cancelled,
+    Outcome::Expired,
+    Outcome::WorkerDied,
+    Outcome::AddresseeDied,
+    Outcome::TimedOut,
+];
 
 /// All accounts.
 #[repr(C)]
@@ -85,13 +89,8 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// An empty ledger, shared with all children forked from now on.
     pub(crate) fn new() -> Result<&'static Ledger, TortureError> {
-        let len = NonZeroUsize::new(size_of::<Ledger>()).unwrap_or(NonZeroUsize::MIN);
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no other.
-        let map = unsafe { mmap_anonymous(None, len, access, MapFlags::MAP_SHARED) };
-        let map = map.map_err(os("map the ledger"))?;
-        // SAFETY: page-aligned, zeroed (a valid value of each word), as long as a `Ledger`, and never unmapped.
-        Ok(unsafe { map.cast().as_ref() })
+        // SAFETY: a ledger is made of atomic words, of which zero is a value.
+        unsafe { shared() }
     }
 
     pub(crate) fn submitted(&self) -> u64 {

@@ -1,5 +1,6 @@
-//! Torture: processes are killed at random moments ([`random`]), after each single instruction ([`step`]), and while they are
-//! attached from outside ([`attach`]), and what was promised in `docs/crash.md` is checked each time.
+//! Torture: processes are killed at random moments ([`random`]), after each single instruction ([`step`]), in the middle of
+//! sleep and wake ([`wakes`]), and while they are attached from outside ([`attach`]), and what was promised in `docs/crash.md` is
+//! checked each time.
 //!
 //! It drives the library's own segment, endpoints and recovery, and adds nothing to them: what is killed here is the code
 //! that runs in a pool. It knows three faults. *Lost*: a task that a living client submitted never comes back. *Doubled*: a
@@ -8,18 +9,28 @@
 
 pub(crate) mod attach;
 mod crew;
+pub(crate) mod fencing;
 mod ledger;
 pub(crate) mod random;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod step;
+pub(crate) mod wakes;
 
 use crate::{error::Corrupted, mem::segment::SegmentCreateError, process::names::NameError};
-use nix::errno::Errno;
 use nix::{
-    sys::{prctl::set_pdeathsig, signal::Signal},
+    errno::Errno,
+    sys::{
+        mman::{MapFlags, ProtFlags, mmap_anonymous},
+        prctl::set_pdeathsig,
+        signal::Signal,
+    },
     unistd::{ForkResult, Pid, fork, getpid, getppid},
 };
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 /// Why torture could not be carried out; what it finds is no such error.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +41,8 @@ pub(crate) enum TortureError {
     Corrupted(#[from] Corrupted),
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error("{0}")]
+    Pool(String),
     #[error("cannot {step}: {source}")]
     Os { step: &'static str, source: Errno },
     #[error("the path '{path}' takes another way each time ({moment}): it can't be killed at each of its instructions")]
@@ -41,6 +54,22 @@ pub(crate) enum TortureError {
     #[error("cannot submit the task for which a sleeper is woken: {0}")]
     #[cfg(target_arch = "x86_64")]
     Wake(String),
+}
+
+/// When nothing has gone on for so long, something is lost.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Zeroed memory that is shared with all children forked from now on, and no part of the segment under test.
+///
+/// # Safety
+/// - All zeroes are a value of `T`, which has no field that isn't atomic.
+unsafe fn shared<T>() -> Result<&'static T, TortureError> {
+    let len = NonZeroUsize::new(size_of::<T>()).unwrap_or(NonZeroUsize::MIN);
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no other.
+    let map = unsafe { mmap_anonymous(None, len, access, MapFlags::MAP_SHARED) }.map_err(os("map shared memory"))?;
+    // SAFETY: page-aligned, zeroed (a value, as the caller promises), as long as a `T`, and never unmapped.
+    Ok(unsafe { map.cast().as_ref() })
 }
 
 /// For `map_err`.

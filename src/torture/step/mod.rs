@@ -4,18 +4,21 @@
 //! victim, brings it to its instruction ([`tracer`]), kills it, settles the death as a coordinator does, has healthy
 //! parties finish what is left, and judges. All share one CPU, on which a step costs the least; around a system call the
 //! kill falls before and after, and a sleeper is killed asleep as well.
+//!
+//! Some paths are stopped instead ([`Blow::Stop`]): the others do meanwhile what would mislead a slow one, then it goes on
+//! to its end, and no recovery mends what it does there.
 
 mod stage;
 mod tracer;
 
 use super::{TortureError, forked, os};
-use crate::lockfree::word::Outcome;
+use crate::{exec::endpoint::To, lockfree::word::Outcome};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity},
     sys::wait::{WaitStatus, waitpid},
     unistd::{Pid, alarm},
 };
-use stage::{BLOCK, INLINE, Order, Stage, Victim};
+use stage::{BLOCK, End, INLINE, Order, SLOTS, Stage, Victim};
 use std::fmt;
 use tracer::{Trace, Traced, Wake, be_traced};
 
@@ -24,8 +27,17 @@ use tracer::{Trace, Traced, Wake, be_traced};
 pub(crate) struct Options {
     /// Kills after each `stride`-th instruction.
     pub(crate) stride: usize,
-    /// Shows that a fault is found: the dead are left as they are.
-    pub(crate) without_recovery: bool,
+    /// Shows that a fault is found.
+    pub(crate) without: Option<Without>,
+}
+
+/// What is left out, so that there is a fault to be found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Without {
+    /// The dead are left as they are.
+    Recovery,
+    /// A descriptor's next life has the generation of the one before.
+    Generation,
 }
 
 /// Bits of a verdict, as the exit code of the process that judged.
@@ -51,8 +63,26 @@ struct Path {
     prepare: fn(&mut Stage) -> Result<(), String>,
     /// The path itself. An error or `false` is a fault of the set-up.
     act: fn(&Stage) -> Result<bool, String>,
+    blow: Blow,
     sleep: Sleep,
     order: Order,
+    /// How many descriptors there are. More than a lane has slots, where a lane is to overflow.
+    descriptors: u32,
+}
+
+/// What happens to the victim at its instruction.
+#[derive(Clone, Copy)]
+enum Blow {
+    Kill,
+    /// It is stopped, the others do this, and it goes on to its end.
+    Stop(fn(&Stage) -> Result<(), String>),
+}
+
+impl Blow {
+    /// Is it one of those that show what is lost without this?
+    fn shows(self, without: Without) -> bool {
+        matches!((self, without), (Blow::Kill, Without::Recovery) | (Blow::Stop(_), Without::Generation))
+    }
 }
 
 /// Who sleeps while the path runs.
@@ -67,6 +97,10 @@ enum Sleep {
 
 const ONCE: &[Outcome] = &[Outcome::Completed];
 const ONCE_OR_DIED: &[Outcome] = &[Outcome::Completed, Outcome::WorkerDied];
+const ONCE_OR_CANCELLED: &[Outcome] = &[Outcome::Completed, Outcome::Cancelled];
+const ONCE_OR_ADDRESSEE_DIED: &[Outcome] = &[Outcome::Completed, Outcome::AddresseeDied];
+/// More descriptors than a lane has slots.
+const CROWD: u32 = SLOTS + 8;
 
 /// Nobody sleeps, and nobody is faster than the coordinator.
 const PLAIN: Path = Path {
@@ -74,11 +108,20 @@ const PLAIN: Path = Path {
     victim: Victim::Worker,
     prepare: |_| Ok(()),
     act: |_| Ok(true),
+    blow: Blow::Kill,
     sleep: Sleep::Nobody,
     order: Order::Plain,
+    descriptors: 8,
 };
 
-const PATHS: [Path; 14] = [
+/// A worker, or a canceller, looks at a task whose descriptor has another life by the time of its exchange.
+const NEXT_LIFE: Path =
+    Path { prepare: |s| s.expect(INLINE, 2, ONCE_OR_CANCELLED), act: |s| s.work(&s.worker), ..PLAIN };
+/// The coordinator has a dead worker's death to settle.
+const RECOVER: Path =
+    Path { victim: Victim::Coordinator, prepare: Stage::leave_everything, act: Stage::recover, ..PLAIN };
+
+const PATHS: [Path; 28] = [
     Path { name: "submit", victim: Victim::Client, act: |s| s.submit(&s.client, INLINE, 1, 3), ..PLAIN },
     Path { name: "submit-block", victim: Victim::Client, act: |s| s.submit(&s.client, BLOCK, 1, 3), ..PLAIN },
     Path {
@@ -126,20 +169,88 @@ const PATHS: [Path; 14] = [
     },
     Path { name: "give-back", victim: Victim::Coordinator, act: Stage::give_back, ..PLAIN },
     Path {
-        name: "recover",
-        victim: Victim::Coordinator,
-        prepare: Stage::leave_everything,
-        act: Stage::recover,
+        name: "cancel",
+        victim: Victim::Client,
+        prepare: |s| s.expect(BLOCK, 1, ONCE_OR_CANCELLED),
+        act: Stage::cancel,
         ..PLAIN
     },
     Path {
-        name: "recover-then-worker-first",
-        victim: Victim::Coordinator,
-        prepare: Stage::leave_everything,
-        act: Stage::recover,
-        order: Order::WorkerFirst,
+        name: "cancel-claimed-early",
+        victim: Victim::Client,
+        prepare: |s| s.expect(BLOCK, 1, ONCE_OR_CANCELLED),
+        act: Stage::cancel,
+        order: Order::ClaimedEarly,
         ..PLAIN
     },
+    Path { name: "submit-addressed", victim: Victim::Client, act: |s| s.address(&s.spare), ..PLAIN },
+    Path {
+        name: "submit-addressed-to-the-dead",
+        victim: Victim::Client,
+        prepare: |s| s.recover().map(drop),
+        act: |s| s.address(&s.worker),
+        ..PLAIN
+    },
+    Path {
+        name: "claim-addressed",
+        prepare: |s| s.expect_addressed(ONCE_OR_ADDRESSEE_DIED),
+        act: |s| s.work_in(&s.worker, s.worker.private()),
+        ..PLAIN
+    },
+    Path {
+        name: "submit-into-a-full-lane",
+        prepare: Stage::fill_queue,
+        act: |s| s.submit(&s.worker, INLINE, 1, 3),
+        descriptors: CROWD,
+        ..PLAIN
+    },
+    Path {
+        name: "claim-after-an-overflow",
+        prepare: Stage::leave_without_hint,
+        act: |s| s.work(&s.worker),
+        descriptors: CROWD,
+        ..PLAIN
+    },
+    Path {
+        name: "complete-into-a-full-lane",
+        prepare: Stage::fill_completion_lane,
+        act: |s| s.work(&s.worker),
+        descriptors: CROWD,
+        ..PLAIN
+    },
+    Path {
+        name: "claim-stopped-next-life-same-queue",
+        blow: Blow::Stop(|s| s.next_life(End::Cancelled, To::Queue(0))),
+        ..NEXT_LIFE
+    },
+    Path {
+        name: "claim-stopped-next-life-other-queue",
+        blow: Blow::Stop(|s| s.next_life(End::Cancelled, To::Queue(1))),
+        ..NEXT_LIFE
+    },
+    Path {
+        name: "claim-stopped-next-life-addressed",
+        blow: Blow::Stop(|s| s.next_life(End::Cancelled, To::Participant(s.spare.name()))),
+        ..NEXT_LIFE
+    },
+    Path {
+        name: "claim-stopped-ran-next-life-same-queue",
+        blow: Blow::Stop(|s| s.next_life(End::Ran, To::Queue(0))),
+        ..NEXT_LIFE
+    },
+    Path {
+        name: "claim-stopped-ran-next-life-addressed",
+        blow: Blow::Stop(|s| s.next_life(End::Ran, To::Participant(s.spare.name()))),
+        ..NEXT_LIFE
+    },
+    Path {
+        name: "cancel-stopped-ran-next-life",
+        act: Stage::cancel,
+        blow: Blow::Stop(|s| s.next_life(End::Ran, To::Queue(0))),
+        ..NEXT_LIFE
+    },
+    Path { name: "recover", ..RECOVER },
+    Path { name: "recover-then-worker-first", order: Order::WorkerFirst, ..RECOVER },
 ];
 
 /// What a path came to.
@@ -147,7 +258,9 @@ const PATHS: [Path; 14] = [
 pub(crate) struct Row {
     path: &'static str,
     instructions: usize,
-    kills: usize,
+    /// What was done at them: `kills` or `stops`.
+    blow: &'static str,
+    blows: usize,
     lost: usize,
     doubled: usize,
     leaked: usize,
@@ -166,12 +279,12 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { path, instructions, kills, lost, doubled, leaked } = self;
-        write!(f, "{path} instructions={instructions} kills={kills} lost={lost} doubled={doubled} leaked={leaked}")
+        let Row { path, instructions, blow, blows, lost, doubled, leaked } = self;
+        write!(f, "{path} instructions={instructions} {blow}={blows} lost={lost} doubled={doubled} leaked={leaked}")
     }
 }
 
-/// Where a victim is killed.
+/// When the victim is killed or stopped.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
     /// After so many instructions.
@@ -182,8 +295,8 @@ enum Moment {
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Moment::After(k) => write!(f, "killed after instruction {k}"),
-            Moment::Asleep => f.write_str("killed asleep"),
+            Moment::After(k) => write!(f, "after instruction {k}"),
+            Moment::Asleep => f.write_str("asleep"),
         }
     }
 }
@@ -195,7 +308,7 @@ impl fmt::Display for Moment {
 pub(crate) fn run(options: Options, observer: &mut dyn FnMut(&Row)) -> Result<bool, TortureError> {
     pin()?;
     let mut is_clean = true;
-    for path in &PATHS {
+    for path in PATHS.iter().filter(|path| options.without.is_none_or(|without| path.blow.shows(without))) {
         let row = path.run(options)?;
         is_clean &= row.is_clean();
         observer(&row);
@@ -217,10 +330,11 @@ impl Path {
     fn run(&'static self, options: Options) -> Result<Row, TortureError> {
         let trace = self.record()?;
         let n = trace.len();
-        let mut row = Row { path: self.name, instructions: n, ..Row::default() };
+        let blow = if matches!(self.blow, Blow::Kill) { "kills" } else { "stops" };
+        let mut row = Row { path: self.name, instructions: n, blow, ..Row::default() };
         let asleep = (self.sleep == Sleep::Both).then_some(Moment::Asleep);
         for moment in (1..=n).step_by(options.stride).map(Moment::After).chain(asleep) {
-            let trial = forked(|| match self.trial(&trace, moment, options.without_recovery) {
+            let trial = forked(|| match self.trial(&trace, moment, options.without) {
                 Ok(bits) => bits,
                 Err(error) => {
                     eprintln!("{}: {error}", self.name);
@@ -228,7 +342,7 @@ impl Path {
                 }
             })?;
             let end = waitpid(trial, None).map_err(os("wait for a trial"))?;
-            row.kills += 1;
+            row.blows += 1;
             match end {
                 WaitStatus::Exited(_, bits) if bits as u8 & !FAULTS == 0 => {
                     row.lost += usize::from(bits as u8 & LOST != 0);
@@ -244,7 +358,7 @@ impl Path {
                     row.lost += 1;
                 }
             }
-            if row.faults() >= if options.without_recovery { ENOUGH_TO_SHOW } else { ENOUGH } {
+            if row.faults() >= if options.without.is_some() { ENOUGH_TO_SHOW } else { ENOUGH } {
                 break;
             }
         }
@@ -259,7 +373,14 @@ impl Path {
         if self.sleep != Sleep::Nobody {
             stage.start_sleeper()?;
         }
-        let child = forked(|| be_traced(|| assert_eq!((self.act)(stage), Ok(true), "{}", self.name)))?;
+        let child = forked(|| {
+            be_traced(|| match (self.act)(stage) {
+                Ok(true) => {}
+                // Whoever was stopped may find that others have done everything.
+                Ok(false) if !matches!(self.blow, Blow::Kill) => {}
+                end => panic!("{}: {end:?}", self.name),
+            })
+        })?;
         let wake: Option<Wake<'s>> = match self.sleep {
             Sleep::Both => Some(Box::new(|| stage.submit_once())),
             _ => None,
@@ -268,7 +389,7 @@ impl Path {
     }
 
     fn record(&'static self) -> Result<Trace, TortureError> {
-        let mut stage = Stage::new()?;
+        let mut stage = Stage::new(self.descriptors, false)?;
         let (stage, mut child) = self.begin(&mut stage)?;
         let trace = child.record()?;
         child.kill()?;
@@ -276,20 +397,32 @@ impl Path {
         Ok(trace)
     }
 
-    /// In a process of its own: one kill, and the verdict on it.
-    fn trial(&'static self, trace: &Trace, moment: Moment, without_recovery: bool) -> Result<u8, TortureError> {
-        alarm::set(if without_recovery { IMPATIENCE } else { PATIENCE });
-        let mut stage = Stage::new()?;
+    /// In a process of its own: one blow, and the verdict on it.
+    fn trial(&'static self, trace: &Trace, moment: Moment, without: Option<Without>) -> Result<u8, TortureError> {
+        let path = |why| TortureError::Path { path: self.name, why };
+        alarm::set(if without.is_some() { IMPATIENCE } else { PATIENCE });
+        let mut stage = Stage::new(self.descriptors, without == Some(Without::Generation))?;
         let (stage, mut child) = self.begin(&mut stage)?;
         match moment {
             Moment::After(k) if !child.advance(trace, k)? => return Ok(ASTRAY),
             Moment::After(_) => {}
             Moment::Asleep => child.fall_asleep()?,
         }
-        child.kill()?;
+        let is_dead = match self.blow {
+            Blow::Kill => {
+                child.kill()?;
+                true
+            }
+            Blow::Stop(meanwhile) => {
+                meanwhile(stage).map_err(path)?;
+                child.finish()?;
+                false
+            }
+        };
         if self.sleep == Sleep::Both {
-            stage.submit_once().map_err(|why| TortureError::Path { path: self.name, why })?;
+            stage.submit_once().map_err(path)?;
         }
+        let without_recovery = !is_dead || without == Some(Without::Recovery);
         let verdict = stage.judge(self.victim, self.order, without_recovery)?;
         for words in &verdict.words {
             eprintln!("{}, {moment}: {words}", self.name);

@@ -4,20 +4,20 @@
 //! after the other, and it is the victim alone that stops anywhere. Where somebody must really sleep, a process of its
 //! own does ([`Stage::start_sleeper`]).
 
-use super::{DOUBLED, LEAKED, LOST, tracer::state};
+use super::{DOUBLED, LEAKED, LOST, ONCE};
 use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Endpoint, Finished, STATUS_OK, Submission, To},
     lockfree::{
         participant::{Name, Participant},
-        table::{Cursors, Table},
-        word::Outcome,
+        table::{Cancel, Cursors, LaneId, Table, TaskId},
+        word::{Outcome, Phase, Task},
     },
     mem::{
         layout::{Geometry, classes},
         segment::Segment,
     },
-    process::{Mode, exit::Exit},
+    process::{Mode, exit::Exit, spawn::state},
     sync::{Relaxed, Release},
     torture::{TortureError, fill, forked, os},
 };
@@ -28,14 +28,19 @@ use nix::{
     },
     unistd::Pid,
 };
-use std::{cell::Cell, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
 
 /// A payload inside a descriptor, and one that takes a block.
 pub(super) const INLINE: usize = 64;
 pub(super) const BLOCK: usize = 300;
 /// How victims end.
 const KILLED: Exit = Exit::Signal(Signal::SIGKILL as u8);
-const DESCRIPTORS: u32 = 8;
+/// Slots of each lane.
+pub(super) const SLOTS: u32 = 16;
+const QUEUES: usize = 2;
 /// The first operation of a path is the 16th of its kind, and publishes its cursor.
 const WARM_UP: u64 = 15;
 
@@ -51,10 +56,40 @@ pub(super) struct Stage {
     /// A worker in a process of its own.
     sleeper: Cell<Option<Pid>>,
     payload: [u8; BLOCK],
-    /// What must come back to the client: tag, and how it may have ended.
-    expected: Vec<(u64, &'static [Outcome])>,
+    /// What must come back to the client.
+    expected: RefCell<Vec<Expected>>,
+    /// What the client was given before the judgement.
+    came: RefCell<Vec<Came>>,
     /// Submitted already, by whoever woke the victim.
     has_submitted: Cell<bool>,
+    /// The client's last task, to cancel or to end.
+    last: Cell<Option<TaskId>>,
+    /// Shows that a fault is found: a next life has the generation of the one before.
+    without_generation: bool,
+}
+
+struct Expected {
+    tag: u64,
+    outcomes: &'static [Outcome],
+    /// Who must not have run it.
+    barred: Option<Name>,
+}
+
+/// A result as it came.
+#[derive(Debug)]
+struct Came {
+    tag: u64,
+    outcome: Outcome,
+    is_right: bool,
+    claimant: Option<Name>,
+}
+
+/// How a task ends while a worker that was about to claim it is stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Cancelled,
+    /// Another worker was faster.
+    Ran,
 }
 
 /// What a judgement found: bits of the verdict, and words for people.
@@ -95,14 +130,14 @@ pub(super) fn unfit(e: impl std::fmt::Display) -> String {
 }
 
 impl Stage {
-    pub(super) fn new() -> Result<Stage, TortureError> {
+    pub(super) fn new(descriptors: u32, without_generation: bool) -> Result<Stage, TortureError> {
         let segment = Arc::new(Segment::create(Geometry {
-            descriptors: DESCRIPTORS,
-            queue_slots: 16,
-            private_slots: 16,
-            completion_slots: 16,
-            classes: classes([DESCRIPTORS * 2, 0, 0, 0, 0, 0, 0, 0]),
-            ..Geometry::new(8, 1)
+            descriptors,
+            queue_slots: SLOTS,
+            private_slots: SLOTS,
+            completion_slots: SLOTS,
+            classes: classes([descriptors * 2, 0, 0, 0, 0, 0, 0, 0]),
+            ..Geometry::new(8, QUEUES)
         })?);
         let admit = || segment.table().admit(0, 0)?.ok_or(TortureError::from(crate::SegmentCreateError::Geometry));
         let coordinator = || Ok::<_, TortureError>((admit()?, Cursors::new(segment.table())));
@@ -118,8 +153,11 @@ impl Stage {
             segment,
             sleeper: Cell::new(None),
             payload,
-            expected: Vec::new(),
+            expected: RefCell::default(),
+            came: RefCell::default(),
             has_submitted: Cell::new(false),
+            last: Cell::new(None),
+            without_generation,
         })
     }
 
@@ -141,13 +179,24 @@ impl Stage {
 
     /// Drafts, fills and submits a task.
     pub(super) fn submit(&self, client: &Endpoint, len: usize, tag: u64, max_attempts: u8) -> Result<bool, String> {
-        self.submit_to(client, To::Queue(0), len, tag, max_attempts)
+        self.submit_to(client, To::Queue(0), len, tag, max_attempts).map(|_| true)
     }
 
-    fn submit_to(&self, client: &Endpoint, to: To, len: usize, tag: u64, max_attempts: u8) -> Result<bool, String> {
+    fn submit_to(&self, client: &Endpoint, to: To, len: usize, tag: u64, max_attempts: u8) -> Result<TaskId, String> {
         let mut draft = client.draft(len).map_err(unfit)?;
         draft.payload().map_err(unfit)?.copy_from_slice(&self.payload[..len]);
-        draft.submit(Submission { tag, max_attempts, ..Submission::new(to) }).map(|_| true).map_err(unfit)
+        draft.submit(Submission { tag, max_attempts, ..Submission::new(to) }).map_err(unfit)
+    }
+
+    /// The client submits a task that only `addressee` can run.
+    pub(super) fn address(&self, addressee: &Endpoint) -> Result<bool, String> {
+        self.submit_to(&self.client, To::Participant(addressee.name()), INLINE, 1, 3).map(|_| true)
+    }
+
+    /// The client cancels its last task.
+    pub(super) fn cancel(&self) -> Result<bool, String> {
+        let task = self.last.get().ok_or("there is no task to cancel")?;
+        self.client.cancel(task).map(|cancel| cancel == Cancel::Cancelled).map_err(unfit)
     }
 
     /// Drafts a task, and thinks better of it.
@@ -157,7 +206,11 @@ impl Stage {
 
     /// Claims a task, runs it and completes it, if there is one.
     pub(super) fn work(&self, worker: &Endpoint) -> Result<bool, String> {
-        let Some(task) = worker.claim(worker.queue(0)).map_err(unfit)? else { return Ok(false) };
+        self.work_in(worker, worker.queue(0))
+    }
+
+    pub(super) fn work_in(&self, worker: &Endpoint, lane: LaneId) -> Result<bool, String> {
+        let Some(task) = worker.claim(lane).map_err(unfit)? else { return Ok(false) };
         self.answer(task).map(|()| true)
     }
 
@@ -204,8 +257,24 @@ impl Stage {
 
     /// The client submits a task that must come back, as one of `outcomes`.
     pub(super) fn expect(&mut self, len: usize, max_attempts: u8, outcomes: &'static [Outcome]) -> Result<(), String> {
-        let tag = self.next_tag(outcomes);
-        self.submit(&self.client, len, tag, max_attempts).map(drop)
+        self.expect_from(To::Queue(0), len, max_attempts, outcomes)
+    }
+
+    /// As [`expect`](Self::expect), for a task that only the worker can run.
+    pub(super) fn expect_addressed(&mut self, outcomes: &'static [Outcome]) -> Result<(), String> {
+        self.expect_from(To::Participant(self.worker.name()), INLINE, 3, outcomes)
+    }
+
+    fn expect_from(
+        &mut self,
+        to: To,
+        len: usize,
+        max_attempts: u8,
+        outcomes: &'static [Outcome],
+    ) -> Result<(), String> {
+        let tag = self.next_tag(outcomes, None);
+        self.last.set(Some(self.submit_to(&self.client, to, len, tag, max_attempts)?));
+        Ok(())
     }
 
     /// A result waits for the client.
@@ -214,10 +283,53 @@ impl Stage {
         self.work(&self.spare).map(drop)
     }
 
-    fn next_tag(&mut self, outcomes: &'static [Outcome]) -> u64 {
-        let tag = 100 + self.expected.len() as u64;
-        self.expected.push((tag, outcomes));
+    /// No slot of the queue is empty.
+    pub(super) fn fill_queue(&mut self) -> Result<(), String> {
+        (0..SLOTS).try_for_each(|_| self.expect(INLINE, 2, ONCE))
+    }
+
+    /// A task whose hint found no slot, in a queue that is empty by now.
+    pub(super) fn leave_without_hint(&mut self) -> Result<(), String> {
+        self.fill_queue()?;
+        self.expect(INLINE, 2, ONCE)?;
+        (0..SLOTS).try_for_each(|_| self.work(&self.spare).map(drop))?;
+        self.receive(&self.client, &mut self.came.borrow_mut())
+    }
+
+    /// No slot of the client's completion lane is empty, and a task is to be done.
+    pub(super) fn fill_completion_lane(&mut self) -> Result<(), String> {
+        self.fill_queue()?;
+        (0..SLOTS).try_for_each(|_| self.work(&self.spare).map(drop))?;
+        self.expect(INLINE, 2, ONCE)
+    }
+
+    fn next_tag(&self, outcomes: &'static [Outcome], barred: Option<Name>) -> u64 {
+        let mut expected = self.expected.borrow_mut();
+        let tag = 100 + expected.len() as u64;
+        expected.push(Expected { tag, outcomes, barred });
         tag
+    }
+
+    /// The client's last task ends, and its descriptor has a next life as another task of the client's.
+    pub(super) fn next_life(&self, end: End, to: To) -> Result<(), String> {
+        let last = self.last.get().ok_or("there is no task to end")?;
+        match end {
+            End::Cancelled => self.cancel().map(drop)?,
+            End::Ran => self.work(&self.spare).map(drop)?,
+        }
+        self.receive(&self.client, &mut self.came.borrow_mut())?;
+        let word = self.table().load(last.index);
+        let is_free = word.is(Phase::Free);
+        if is_free && self.without_generation {
+            let before = Task::new(Phase::Free, 0, 0, word.generation() - 1);
+            self.table().descriptors[last.index as usize].state.store(before.0, Release);
+        }
+        let barred = (to != To::Queue(0)).then(|| self.worker.name());
+        let next = self.submit_to(&self.client, to, INLINE, self.next_tag(ONCE, barred), 3)?;
+        if is_free && next.index != last.index {
+            return Err("another descriptor was used than the one that was freed".to_owned());
+        }
+        Ok(())
     }
 
     /// One more task of the client's, once: what a sleeper is woken for.
@@ -225,12 +337,12 @@ impl Stage {
         if self.has_submitted.replace(true) {
             return Ok(());
         }
-        self.expected.iter().try_for_each(|(tag, _)| self.submit(&self.client, INLINE, *tag, 3).map(drop))
+        self.expected.borrow().iter().try_for_each(|e| self.submit(&self.client, INLINE, e.tag, 3).map(drop))
     }
 
     /// Will be submitted by [`submit_once`](Self::submit_once).
     pub(super) fn expect_later(&mut self) -> Result<(), String> {
-        self.next_tag(&[Outcome::Completed]);
+        self.next_tag(ONCE, None);
         Ok(())
     }
 
@@ -239,11 +351,10 @@ impl Stage {
     pub(super) fn leave_everything(&mut self) -> Result<(), String> {
         self.submit(&self.worker, BLOCK, 1, 3)?;
         self.work(&self.spare)?; // DONE
-        self.expect(BLOCK, 3, &[Outcome::Completed])?;
+        self.expect(BLOCK, 3, ONCE)?;
         self.expect(INLINE, 1, &[Outcome::WorkerDied])?;
         for _ in 0..2 {
-            let tag = self.next_tag(&[Outcome::AddresseeDied]);
-            self.submit_to(&self.client, To::Participant(self.worker.name()), INLINE, tag, 3)?;
+            self.expect_addressed(&[Outcome::AddresseeDied])?;
         }
         let queue = self.worker.queue(0);
         let dying = forked(|| {
@@ -333,12 +444,17 @@ impl Stage {
         }
         // The dead client's results are nobody's.
         if victim != Victim::Client {
-            let mut came = self.collect(&self.client, self.expected.len())?;
-            for (tag, outcomes) in &self.expected {
-                match came.iter().position(|(t, ..)| t == tag).map(|i| came.swap_remove(i)) {
+            let expected = self.expected.borrow();
+            let mut came = self.came.take();
+            came.extend(self.collect(&self.client, expected.len())?);
+            for Expected { tag, outcomes, barred } in expected.iter() {
+                match came.iter().position(|c| c.tag == *tag).map(|i| came.swap_remove(i)) {
                     None => verdict.add(LOST, format!("task {tag} never came back")),
-                    Some((_, outcome, is_right)) if outcomes.contains(&outcome) && is_right => {}
-                    Some((_, outcome, _)) => verdict.add(DOUBLED, format!("task {tag} came back as {outcome:?}")),
+                    Some(c) if barred.is_some() && c.claimant == *barred => {
+                        verdict.add(DOUBLED, format!("task {tag} was claimed by one that it was not for: {c:?}"));
+                    }
+                    Some(c) if outcomes.contains(&c.outcome) && c.is_right => {}
+                    Some(c) => verdict.add(DOUBLED, format!("task {tag} came back as {c:?}")),
                 }
             }
             if !came.is_empty() {
@@ -349,7 +465,7 @@ impl Stage {
         // descriptors, and a block for each: none of them may be missing.
         let name = self.table().admit(0, 0).map_err(unfit)?.ok_or("no participant is left")?;
         let next = Endpoint::new(self.segment.clone(), name);
-        let tags: Vec<u64> = (200..200 + u64::from(DESCRIPTORS)).collect();
+        let tags: Vec<u64> = (200..).take(self.table().descriptors.len()).collect();
         for tag in &tags {
             if let Err(why) = self.submit(&next, BLOCK, *tag, 1) {
                 verdict.add(LEAKED, format!("not all descriptors and blocks can be used: {why}"));
@@ -357,10 +473,8 @@ impl Stage {
             }
         }
         let mut came = self.collect(&next, tags.len())?;
-        came.sort_unstable_by_key(|(tag, ..)| *tag);
-        let is_one = |((tag, outcome, is_right), wanted): (&(u64, Outcome, bool), &u64)| {
-            tag == wanted && *outcome == Outcome::Completed && *is_right
-        };
+        came.sort_unstable_by_key(|c| c.tag);
+        let is_one = |(c, wanted): (&Came, &u64)| c.tag == *wanted && c.outcome == Outcome::Completed && c.is_right;
         if came.len() < tags.len() {
             verdict.add(LOST, format!("the next client gets {came:?} of {tags:?}"));
         } else if came.len() > tags.len() || !came.iter().zip(&tags).all(is_one) {
@@ -370,23 +484,33 @@ impl Stage {
     }
 
     /// Has what is READY run, and takes what comes back to `client`. Waits for `n` results if a sleeper has to run them.
-    fn collect(&self, client: &Endpoint, n: usize) -> Result<Vec<(u64, Outcome, bool)>, String> {
+    fn collect(&self, client: &Endpoint, n: usize) -> Result<Vec<Came>, String> {
         let mut came = Vec::new();
         let has_sleeper = self.sleeper.get().is_some();
+        let lanes = [self.spare.private(), self.spare.queue(0), self.spare.queue(1)];
         loop {
-            while !has_sleeper && self.work(&self.spare)? {}
-            while let Some(finished) = client.take().map_err(unfit)? {
-                let is_right = match finished.outcome() {
-                    Outcome::Completed => self.is_right(&finished),
-                    Outcome::WorkerDied => finished.claimant().is_some() && finished.exit() == KILLED.pack(),
-                    _ => true,
-                };
-                came.push((finished.tag(), finished.outcome(), is_right));
+            for lane in lanes {
+                while !has_sleeper && self.work_in(&self.spare, lane)? {}
             }
+            self.receive(client, &mut came)?;
             if !has_sleeper || came.len() >= n {
                 return Ok(came);
             }
             client.park(&[], None, || false);
         }
+    }
+
+    /// Takes what has come back to `client`.
+    fn receive(&self, client: &Endpoint, came: &mut Vec<Came>) -> Result<(), String> {
+        while let Some(finished) = client.take().map_err(unfit)? {
+            let (outcome, claimant) = (finished.outcome(), finished.claimant());
+            let is_right = match outcome {
+                Outcome::Completed => self.is_right(&finished),
+                Outcome::WorkerDied => claimant.is_some() && finished.exit() == KILLED.pack(),
+                _ => true,
+            };
+            came.push(Came { tag: finished.tag(), outcome, is_right, claimant });
+        }
+        Ok(())
     }
 }

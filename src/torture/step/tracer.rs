@@ -10,7 +10,10 @@
 //!
 //! Sources: `ptrace(2)`; Intel SDM 3B, 19.2 (debug registers) and 7.3.1.1 (RF).
 
-use crate::torture::{TortureError, os};
+use crate::{
+    process::spawn::state,
+    torture::{TortureError, os},
+};
 use nix::{
     errno::Errno,
     sys::{
@@ -156,6 +159,13 @@ impl<'w> Traced<'w> {
         Ok(())
     }
 
+    /// Lets the child run to the end of its path, and ends it there.
+    pub(super) fn finish(mut self) -> Result<(), TortureError> {
+        ptrace::cont(self.pid, None).map_err(os("continue a child"))?;
+        self.wait()?;
+        self.kill()
+    }
+
     fn step(&mut self) -> Result<(), TortureError> {
         ptrace::step(self.pid, None).map_err(os("step a child"))?;
         self.wait()
@@ -192,13 +202,6 @@ impl<'w> Traced<'w> {
         let offset = offset_of!(libc::user, u_debugreg) + n * size_of::<u64>();
         ptrace::write_user(self.pid, offset as ptrace::AddressType, value as i64).map_err(os("set a breakpoint"))
     }
-}
-
-/// One letter, as `proc_pid_stat(5)` has it: `S` sleeps in a system call. `None`: there is no such process.
-pub(super) fn state(pid: Pid) -> Option<char> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it is in parentheses, and may contain some.
-    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 #[cfg(test)]

@@ -1,0 +1,143 @@
+//! What the coordinator does because time goes by: it moves tasks whose time has come, names those that have run out of
+//! it, and wakes another where a wake was not answered. At rest none of these has a time, and it sleeps without end.
+
+use crate::{
+    error::Corrupted,
+    lockfree::{
+        participant::Name,
+        table::{Cursors, Table, TaskId},
+        timer::NEVER,
+    },
+    sync::Acquire,
+};
+use std::time::{Duration, Instant};
+
+/// How long a woken worker has to take up its work before another is woken in its place.
+const ANSWER: Duration = Duration::from_millis(10);
+/// Who wakes so much later than it wanted was stopped, or its machine was; so were the others, and nobody is to blame.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
+/// The coordinator's times.
+pub(crate) struct Clock {
+    /// Pool time of the next tick.
+    next: u64,
+    /// When to look whether wakes were answered.
+    look_at: Option<Instant>,
+    heads: Vec<u64>,
+    /// When the sleep that was begun last was to end.
+    planned: Option<Instant>,
+}
+
+impl Clock {
+    /// The first [`turn`](Self::turn) is due at once.
+    pub(crate) fn new() -> Clock {
+        Clock { next: 0, look_at: None, heads: Vec::new(), planned: None }
+    }
+
+    /// How long the coordinator may sleep; `before`: the end of a sleep that is due for another reason. `None`: without end.
+    pub(crate) fn sleep(&mut self, table: &Table<'_>, before: Option<Instant>) -> Option<Duration> {
+        let now = Instant::now();
+        let tick = (self.next != NEVER).then(|| now + Duration::from_nanos(self.next.saturating_sub(table.now())));
+        self.planned = [tick, self.look_at, before].into_iter().flatten().min();
+        self.planned.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// After each sleep: notices a standstill, which counts for nobody.
+    pub(crate) fn has_slept(&mut self, table: &Table<'_>) {
+        if let Some(late) = self.planned.take().and_then(|at| Instant::now().checked_duration_since(at))
+            && late > STANDSTILL
+        {
+            table.was_stopped(late.as_nanos() as u64);
+        }
+    }
+
+    /// Does what is due, and returns the tasks that have run out of time with those who run them. `is_news`: the bell rang,
+    /// or a death was settled.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word is damaged.
+    pub(crate) fn turn(
+        &mut self,
+        table: &Table<'_>,
+        cursors: &Cursors,
+        is_news: bool,
+    ) -> Result<Vec<(Name, TaskId)>, Corrupted> {
+        let mut late = Vec::new();
+        if is_news || self.next <= table.now() {
+            let tick = table.tick(cursors)?;
+            self.next = tick.next;
+            late = tick.late;
+        }
+        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+            self.look_at = table.wake_others(cursors, &mut self.heads).then(|| Instant::now() + ANSWER);
+        }
+        if self.look_at.is_none() && table.alarm.watched.load(Acquire) == 1 {
+            self.look_at = Some(Instant::now() + ANSWER);
+        }
+        Ok(late)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::{
+        endpoint::{Submission, To},
+        tests::Pool,
+    };
+    use crate::lockfree::table::Waits;
+
+    #[test]
+    fn a_standstill_counts_for_nobody() {
+        let pool = Pool::new(1);
+        let table = pool.segment.table();
+        let mut clock = Clock::new();
+        clock.next = NEVER;
+        assert_eq!(clock.sleep(table, None), None, "at rest nothing is due");
+        let hour = Duration::from_secs(3600);
+        clock.planned = Instant::now().checked_sub(hour);
+        let before = table.now();
+        clock.has_slept(table);
+        assert!(table.now() + hour.as_nanos() as u64 <= before + STANDSTILL.as_nanos() as u64);
+        clock.planned = Some(Instant::now());
+        let before = table.now();
+        clock.has_slept(table);
+        assert!(table.now() >= before);
+    }
+
+    #[test]
+    fn where_a_woken_worker_does_not_come_another_is_woken() {
+        let pool = Pool::new(1);
+        let table = pool.segment.table();
+        let (client, stopped, other) = (pool.endpoint(), pool.endpoint(), pool.endpoint());
+        let cursors = Cursors::new(table);
+        let mut clock = Clock::new();
+        assert!(clock.turn(table, &cursors, false).unwrap().is_empty());
+        let queues = [client.queue(0)];
+        let bits = || table.idle[0].load(Acquire);
+        let bit = |name: Name| 1u64 << name.id();
+        // Its last look is as far as it came: whoever is chosen here does not run.
+        stopped.park_for(Waits { queues: &queues, ..Waits::default() }, None, || {
+            other.park_for(Waits { queues: &queues, ..Waits::default() }, None, || {
+                client.try_submit(Submission::new(To::Queue(0)), b"").unwrap();
+                assert_eq!(bits().count_ones(), 1, "one is woken");
+                let chosen = bits() ^ (bit(stopped.name()) | bit(other.name()));
+                assert_ne!(chosen, 0);
+                clock.turn(table, &cursors, true).unwrap();
+                assert!(clock.sleep(table, None).is_some_and(|t| t <= ANSWER));
+                while bits() != 0 {
+                    clock.turn(table, &cursors, false).unwrap();
+                }
+                true
+            });
+            true
+        });
+        // Nobody sleeps any more, so there is nobody to wake, and no time to do so.
+        while clock.look_at.is_some() {
+            clock.turn(table, &cursors, false).unwrap();
+        }
+        drop(other.claim(queues[0]).unwrap().expect("the task"));
+        drop(client.take().unwrap());
+        pool.assert_clean();
+    }
+}
