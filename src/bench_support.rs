@@ -30,7 +30,7 @@ impl Peer {
     /// # Errors
     /// What the kernel refused.
     pub fn fork(main: impl FnOnce() -> u8) -> Result<Peer, Box<dyn Error>> {
-        Ok(Peer(spawn(std::io::stdin().as_fd(), main)?))
+        Ok(Peer(spawn(&[], main)?))
     }
 }
 
@@ -62,10 +62,10 @@ impl Pair {
             Ok(segment.table().admit(std::process::id(), role)?.ok_or("a new segment has room for two")?)
         };
         let (submitter, worker) = (admit(0)?, admit(1)?);
-        let worker = Peer::fork(|| {
+        let worker = Peer(spawn(&[segment.as_fd()], || {
             prepare();
             echo(&Endpoint::new(segment.clone(), worker)).map_or(1, |never| match never {})
-        })?;
+        })?);
         Ok(Pair { submitter: Endpoint::new(segment, submitter), worker })
     }
 

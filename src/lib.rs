@@ -53,7 +53,11 @@ pub use error::Corrupted;
 pub use exec::endpoint::SubmitError;
 pub use lockfree::{audit::Audit, participant::Name, table::TaskId, word::Outcome};
 #[cfg(not(all(test, loom)))]
-pub use mem::segment::SegmentCreateError;
+pub use mem::{
+    backing::Holder,
+    segment::{NoSpace, SegmentCreateError, SegmentOpenError},
+    space::{Limit, Shortage},
+};
 #[cfg(feature = "temporal")]
 pub mod temporal;
 

@@ -1,7 +1,9 @@
 //! What was typed: the commands, their flags, and the one line that says what is wrong with them.
 
 use super::{
+    clean::CleanArgs,
     exit::{CliError, USAGE},
+    probe::ProbeArgs,
     torture::TortureArgs,
 };
 #[cfg(feature = "temporal")]
@@ -46,6 +48,13 @@ pub(crate) enum Command {
         4 workers and 2 clients, one of them killed every few milliseconds\n  shmworker torture --single-step\n      \
         submit, claim, complete, take, park and recovery, each killed after every single instruction")]
     Torture(TortureArgs),
+    /// Remove the shared memory that named pools left whose processes are all dead
+    #[command(after_help = "Example:\n  shmworker clean --dry-run\n      \
+        says what is left over in /dev/shm; what belongs to a pool that is alive is never touched")]
+    Clean(CleanArgs),
+    /// Make a segment and fill it
+    #[command(hide = true)]
+    Probe(ProbeArgs),
 }
 
 /// What `shmworker run` was told.

@@ -3,7 +3,9 @@
 //! Every error is one line on stderr that names the input and the remedy; see [`exit`] for the codes.
 
 mod args;
+mod clean;
 pub mod exit;
+mod probe;
 #[cfg(feature = "temporal")]
 mod run;
 mod torture;
@@ -11,7 +13,6 @@ mod torture;
 #[cfg(feature = "temporal")]
 use crate::temporal::{activity::Activities, connect::Server, sample, starter, workflow::Workflows};
 use args::{Command, Parsed};
-#[cfg(feature = "temporal")]
 use exit::CliError;
 use std::{
     io::{self, Write},
@@ -50,7 +51,7 @@ pub fn main_with(
         #[cfg(feature = "temporal")]
         Ok(Parsed::Run(command)) => execute(command, workflows, activities),
         #[cfg(not(feature = "temporal"))]
-        Ok(Parsed::Run(Command::Torture(args))) => torture::run(args),
+        Ok(Parsed::Run(command)) => execute(command),
         // A reader that has gone away has read enough.
         Ok(Parsed::Text(text)) => {
             let _ = text.print();
@@ -77,5 +78,21 @@ fn execute(command: Command, workflows: Workflows, activities: Activities) -> Re
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)
         }
         Command::Torture(args) => torture::run(args),
+        Command::Clean(args) => clean::run(&args),
+        Command::Probe(args) => probe::run(args),
     }
+}
+
+#[cfg(not(feature = "temporal"))]
+fn execute(command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Torture(args) => torture::run(args),
+        Command::Clean(args) => clean::run(&args),
+        Command::Probe(args) => probe::run(args),
+    }
+}
+
+/// Writes a line; a reader that has gone away has read enough, and `println!` would panic.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stdout(), "{line}");
 }

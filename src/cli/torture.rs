@@ -3,6 +3,7 @@
 use super::{
     args::number,
     exit::{self, CliError},
+    say,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::torture::step;
@@ -49,11 +50,6 @@ pub(crate) struct TortureArgs {
     /// With --single-step: descriptors are used again under the same generation, which shows that the faults are found
     #[arg(long, hide = true, conflicts_with_all = ["without_recovery", "seconds", "seed", "tasks"])]
     without_generation: bool,
-}
-
-/// Writes a line; a reader that has gone away has read enough, and `println!` would panic.
-fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stdout(), "{line}");
 }
 
 impl From<TortureError> for CliError {

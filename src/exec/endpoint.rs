@@ -17,7 +17,7 @@ use crate::{
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         word::{Outcome, Phase},
     },
-    mem::{layout::MAX_PAYLOAD, segment::Segment},
+    mem::segment::{NoSpace, Segment},
     sync::{Bell, Relaxed, spin_loop},
 };
 use std::{slice, sync::Arc, time::Duration};
@@ -34,9 +34,9 @@ pub enum SubmitError {
     /// Every descriptor is in use: take results, then try again.
     #[error("all {0} task descriptors are in use")]
     Full(usize),
-    /// No block of a fitting size is free: take results, then try again.
-    #[error("no block is free for a payload of {0} bytes")]
-    NoSpace(usize),
+    /// There is no room for it at present: take results, then try again.
+    #[error(transparent)]
+    NoSpace(#[from] NoSpace),
     /// No segment takes such a payload.
     #[error("a payload of {len} bytes is larger than the limit of {limit}")]
     TooLarge {
@@ -54,6 +54,11 @@ impl SubmitError {
     /// Is it worth trying again once results have been taken?
     pub fn is_transient(&self) -> bool {
         matches!(self, SubmitError::Full(_) | SubmitError::NoSpace(_))
+    }
+
+    /// Will whoever makes room wake those who wait for it? Memory that the kernel refuses may never come.
+    pub(crate) fn is_want_of_room(&self) -> bool {
+        matches!(self, SubmitError::Full(_) | SubmitError::NoSpace(NoSpace::Taken { .. }))
     }
 }
 
@@ -125,7 +130,7 @@ impl Endpoint {
     /// # Errors
     /// [`SubmitError`].
     pub(crate) fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
-        check_len(len)?;
+        self.check_len(len)?;
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
         let draft = Draft(Guard { endpoint: self, task });
         let payload = self.place(task, len, |d| &d.input)?;
@@ -145,8 +150,8 @@ impl Endpoint {
     /// changes it follows by a wake.
     ///
     /// # Errors
-    /// [`SubmitError`]; a transient one where results of this participant wait to be taken, since then only the caller can make
-    /// room.
+    /// [`SubmitError`]: a transient one where results of this participant wait to be taken, since then only the caller can make
+    /// room, and where the kernel has no more memory.
     pub(crate) fn submit(
         &self,
         s: Submission,
@@ -156,7 +161,7 @@ impl Endpoint {
         loop {
             let mut found = None;
             let mut look = || match self.draft(payload.len()) {
-                Err(e) if e.is_transient() && !stop() && !self.has_results() => false,
+                Err(e) if e.is_want_of_room() && !stop() && !self.has_results() => false,
                 other => {
                     found = Some(other);
                     true
@@ -166,7 +171,7 @@ impl Endpoint {
                 self.park_for(Waits { room: true, own: true, queues: &[] }, None, look);
             }
             match found {
-                Some(Err(e)) if e.is_transient() && stop() => return Ok(None),
+                Some(Err(e)) if e.is_want_of_room() && stop() => return Ok(None),
                 Some(draft) => return draft?.fill_and_submit(s, payload).map(Some),
                 None => {}
             }
@@ -185,6 +190,11 @@ impl Endpoint {
             && (len <= INLINE || table.blocks.has_free(len))
     }
 
+    fn check_len(&self, len: usize) -> Result<(), SubmitError> {
+        let limit = self.segment.max_payload();
+        if len <= limit { Ok(()) } else { Err(SubmitError::TooLarge { len, limit }) }
+    }
+
     /// Finds room for `len` bytes and makes `field` refer to it.
     fn place(
         &self,
@@ -198,12 +208,11 @@ impl Endpoint {
             field.store(payload.0, Relaxed);
             return Ok(payload);
         }
-        let blocks = &self.table().blocks;
-        let block = blocks.alloc(len, self.name).ok_or(SubmitError::NoSpace(len))?;
+        let block = self.segment.alloc(len, self.name, || self.cursors.bell.ring())?;
         let payload = Payload::new(Some(block), len as u32);
         // The field first: an attached block is always referred to (`blocks`, invariant 2).
         field.store(payload.0, Relaxed);
-        blocks.attach(block, self.name, task.index, task.word)?;
+        self.table().blocks.attach(block, self.name, task.index, task.word)?;
         Ok(payload)
     }
 
@@ -277,10 +286,6 @@ impl Endpoint {
     pub(crate) fn wake_self(&self) {
         self.table().participants[self.name.id() as usize].wake();
     }
-}
-
-fn check_len(len: usize) -> Result<(), SubmitError> {
-    if len <= MAX_PAYLOAD { Ok(()) } else { Err(SubmitError::TooLarge { len, limit: MAX_PAYLOAD }) }
 }
 
 /// A descriptor that this participant has RESERVED; released when dropped.
@@ -472,8 +477,8 @@ impl<'e> Claimed<'e> {
     }
 
     fn write_output(&mut self, status: u32, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), SubmitError> {
-        check_len(len)?;
         let endpoint = self.endpoint;
+        endpoint.check_len(len)?;
         endpoint.table().check_owned(endpoint.name, self.task)?;
         let d = endpoint.descriptor(self.task);
         let payload = endpoint.place(self.task, len, |d| &d.output)?;

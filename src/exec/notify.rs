@@ -47,17 +47,17 @@ impl Notifier {
     /// Copies the payload in and submits, once there is room.
     ///
     /// # Errors
-    /// [`SubmitError`], none of them transient.
+    /// [`SubmitError`], but none for want of room.
     pub(crate) async fn submit(&self, s: Submission, payload: &[u8]) -> Result<TaskId, SubmitError> {
         poll_fn(|context| {
             for has_registered in [false, true] {
                 match self.shared.endpoint.try_submit(s, payload) {
                     // Registered first, then tried again: room that came in between wakes nobody.
-                    Err(e) if e.is_transient() && !has_registered => {
+                    Err(e) if e.is_want_of_room() && !has_registered => {
                         self.shared.lock().futures.push((context.waker().clone(), payload.len()));
                         self.shared.changed.notify_one();
                     }
-                    Err(e) if e.is_transient() => {}
+                    Err(e) if e.is_want_of_room() => {}
                     result => return Poll::Ready(result),
                 }
             }

@@ -11,7 +11,7 @@ use crate::{
     },
     mem::{
         layout::{Geometry, MAX_PAYLOAD},
-        segment::Segment,
+        segment::{NoSpace, Segment},
     },
     process::exit::Exit,
     sync::Relaxed,
@@ -104,7 +104,7 @@ fn a_payload_beyond_the_limit_is_refused_with_both_numbers() {
     let pool = Pool::new(1);
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     let refused = client.draft(MAX_PAYLOAD + 1).err().expect("too large");
-    assert_eq!(refused.to_string(), "a payload of 16777217 bytes is larger than the limit of 16777216");
+    assert_eq!(refused.to_string(), "a payload of 67108865 bytes is larger than the limit of 67108864");
     assert!(!refused.is_transient());
     // As an output, too; the task is still the worker's, who can say so.
     submit(&client, To::Queue(0), b"x", 0, 1);
@@ -128,7 +128,7 @@ fn a_full_table_and_a_full_arena_refuse_and_recover() {
             Err(e) => break e,
         }
     };
-    assert_eq!((drafts.len(), refused), (8, SubmitError::NoSpace(MAX_PAYLOAD)));
+    assert_eq!((drafts.len(), refused), (4, NoSpace::Taken { wanted: MAX_PAYLOAD, blocks: 4 }.into()));
     drafts.clear();
     pool.assert_clean();
 

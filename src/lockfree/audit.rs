@@ -73,7 +73,8 @@ impl Table<'_> {
                                     .any(|p| Payload(p.load(Relaxed)).block() == Some(i as u32));
                                 word.is(Phase::Free) || word.generation() != generation || !refers
                             })
-                            .then_some("attached to a task that does not refer to it"),
+                            .then_some("attached to a task that does not refer to it")
+                            .or_else(|| (!self.blocks.is_committed(i)).then_some("in a chunk that has no pages")),
                         Block::Free => None,
                     };
                     if let Some(fault) = fault.filter(|_| unchanged()) {

@@ -10,7 +10,13 @@
 //! |------------|-----------------------------------------------------|---------------------------------------------|
 //! | owner word | who wins the exchange                               | a name, by which recovery frees the block   |
 //! | free map   | takers and givers ([`super::freemap`]), a hint only | a missing bit, which the sweep sets again   |
+//! | chunk word | holders of a block in it; the coordinator, holding  | what is not committed may have its pages,   |
+//! |            | all of them                                         | never the other way round                   |
 //! | bytes      | whom the owner word, or the attached task, names    | bytes that nobody reads                     |
+//!
+//! A chunk is the blocks that get their pages, and give them back, together. Its word: bit 0 *committed*, bit 1 *touched*
+//! (a block in it was taken since the coordinator last came by: the clock algorithm), above them how often it was given
+//! back. What commits and punches is the caller's; here are the steps on the words between which it happens.
 //!
 //! # Invariants
 //!
@@ -19,15 +25,29 @@
 //!    refers to the block: the field is set before the exchange to ATTACHED, and the block freed before the descriptor.
 //! 3. HELD names id and incarnation. A late attach or free by a process that was taken for dead is refused, whoever has
 //!    its id by then.
+//! 4. Who holds a block of a committed chunk finds its pages there: committed is set after they came, by the holder of a
+//!    block, and cleared before they go, by the coordinator that holds every block of the chunk.
+//! 5. A late commit by a process that was taken for dead fails if the chunk was given back meanwhile: the count in its
+//!    word has moved.
 //!
 //! # Ordering
 //!
 //! - \[block] Acquire when a block is taken pairs with Release when it was freed: the last reader is done with it.
 //!   Attached blocks travel with the task word's \[publish] and \[complete].
+//! - \[chunk] Release when committed is set pairs with Acquire when it is read: the pages are there. That it was cleared
+//!   is seen by way of \[block]: the coordinator frees the blocks after that.
+//!
+//! # Crash
+//!
+//! HELD by a dead one is freed. Dead between commit and the setting of the bit: pages that the next holder commits once
+//! more, to no effect. Dead in [`Blocks::give_back`]: a coordinator that holds blocks, of a chunk whose bit is cleared by
+//! then if a page is gone.
 //!
 //! # Progress
 //!
-//! Lock-free; `alloc` looks at each word once at most when the hints run out.
+//! Lock-free; `alloc` looks at each word twice at most when the hints run out. While a chunk is given back its blocks are
+//! held, so an `alloc` at that moment may find none: it is to be tried again like any that found none. What checks this
+//! page: `lockfree/tests/loom_blocks.rs`.
 
 use super::{
     descriptor::Payload,
@@ -37,11 +57,19 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant},
 };
+use std::ops::Range;
 
 /// Sizes of blocks.
-pub(crate) const CLASSES: usize = 4;
+pub(crate) const CLASSES: usize = 8;
+/// Bytes of a chunk, unless a single block is larger.
+const CHUNK: u32 = 1 << 20;
+
+/// Bits of a chunk's word; above them is the count of its returns.
+pub(crate) const COMMITTED: u64 = 1;
+pub(crate) const TOUCHED: u64 = 2;
+const RETURN: u64 = 4;
 
 /// Blocks of one size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,35 +81,212 @@ pub(crate) struct Class {
     pub(crate) count: u32,
 }
 
-/// The owner words and free maps of all classes, smallest first.
+impl Class {
+    /// Blocks of one chunk.
+    const fn per_chunk(self) -> usize {
+        match CHUNK.checked_div(self.size) {
+            Some(n) if n > 1 => n as usize,
+            _ => 1,
+        }
+    }
+
+    const fn chunks(self) -> usize {
+        (self.count as usize).div_ceil(self.per_chunk())
+    }
+}
+
+/// How many chunks these classes make.
+pub(crate) fn chunks(classes: &[Class; CLASSES]) -> usize {
+    classes.iter().map(|c| c.chunks()).sum()
+}
+
+/// A class and the numbers of its first block and its first chunk.
+#[derive(Clone, Copy)]
+struct Span {
+    class: Class,
+    block: usize,
+    chunk: usize,
+}
+
+impl Span {
+    fn all(classes: &[Class; CLASSES]) -> impl Iterator<Item = Span> + Clone {
+        classes.iter().scan((0, 0), |next, &class| {
+            let (block, chunk) = *next;
+            *next = (block + class.count as usize, chunk + class.chunks());
+            Some(Span { class, block, chunk })
+        })
+    }
+
+    fn blocks(&self) -> Range<usize> {
+        self.block..self.block + self.class.count as usize
+    }
+
+    fn chunk_of(&self, block: usize) -> usize {
+        self.chunk + (block - self.block) / self.class.per_chunk()
+    }
+
+    /// The blocks of one of its chunks.
+    fn blocks_of(&self, chunk: usize) -> Range<usize> {
+        let start = self.block + (chunk - self.chunk) * self.class.per_chunk();
+        start..(start + self.class.per_chunk()).min(self.blocks().end)
+    }
+}
+
+/// The blocks of a chunk. `None`: there is no such chunk.
+pub(crate) fn blocks_of(classes: &[Class; CLASSES], chunk: usize) -> Option<Range<usize>> {
+    let span = Span::all(classes).find(|s| (s.chunk..s.chunk + s.class.chunks()).contains(&chunk))?;
+    Some(span.blocks_of(chunk))
+}
+
+/// Why there is no block.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoBlock<E> {
+    /// Each one that is large enough is taken.
+    Taken,
+    /// One was free, but its chunk has no pages and got none.
+    NoPages(E),
+}
+
+/// The words of blocks and chunks, and the free map, of all classes, smallest first.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks<'s> {
     pub(crate) classes: [Class; CLASSES],
     pub(crate) words: &'s [AtomicU64],
     pub(crate) free: FreeMap<'s>,
+    pub(crate) chunks: &'s [AtomicU64],
 }
 
 impl Blocks<'_> {
-    /// Takes the smallest free block of at least `len` bytes: FREE → HELD(me).
-    pub(crate) fn alloc(&self, len: usize, me: Name) -> Option<u32> {
-        let mut first = 0;
-        for class in self.classes {
-            let range = first..first + class.count as usize;
-            first = range.end;
-            if (class.size as usize) < len {
-                continue;
-            }
-            while let Some(i) = self.free.take(range.clone(), usize::from(me.id())) {
-                if self.hold(i, me) {
-                    return Some(i as u32);
-                }
-            }
-            // The map is a hint: before giving up on this class, ask the truth.
-            if let Some(i) = range.into_iter().find(|&i| self.hold(i, me)) {
-                return Some(i as u32);
+    /// Takes the smallest free block of at least `len` bytes: FREE → HELD(me). If its chunk isn't committed, `commit` brings
+    /// the pages; several may do so at once for one chunk, and it may be done already.
+    ///
+    /// # Errors
+    /// [`NoBlock`]; nothing is held then.
+    pub(crate) fn alloc<E>(
+        &self,
+        len: usize,
+        me: Name,
+        mut commit: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<u32, NoBlock<E>> {
+        let spans = Span::all(&self.classes).filter(|s| s.class.size as usize >= len);
+        let Some((span, i)) = spans.clone().find_map(|s| Some((s, self.take(&s, me)?))) else {
+            return Err(NoBlock::Taken);
+        };
+        match self.populate(span.chunk_of(i), &mut commit) {
+            Ok(()) => Ok(i as u32),
+            Err(e) => {
+                self.free(i, Block::Held(me));
+                // The hints lead to the same block each time, and blocks that have their pages may be free elsewhere.
+                spans.into_iter().find_map(|s| self.take_committed(&s, me)).ok_or(NoBlock::NoPages(e))
             }
         }
-        None
+    }
+
+    /// Are the pages of this block there? Stays so while somebody has it.
+    pub(crate) fn is_committed(&self, block: usize) -> bool {
+        Span::all(&self.classes)
+            .find(|s| s.blocks().contains(&block))
+            .is_some_and(|s| self.chunks[s.chunk_of(block)].load(Acquire) & COMMITTED != 0)
+    }
+
+    fn take(&self, span: &Span, me: Name) -> Option<usize> {
+        while let Some(i) = self.free.take(span.blocks(), me.id().into()) {
+            if self.hold(i, me) {
+                return Some(i);
+            }
+        }
+        // The map is a hint: before giving up on this class, ask the truth.
+        span.blocks().find(|&i| self.hold(i, me))
+    }
+
+    /// A block of a chunk that is committed already.
+    fn take_committed(&self, span: &Span, me: Name) -> Option<u32> {
+        let is_committed = |&i: &usize| self.chunks[span.chunk_of(i)].load(Relaxed) & COMMITTED != 0;
+        span.blocks()
+            .filter(is_committed)
+            .find(|&i| self.hold(i, me) && self.keep_if_committed(span, i, me))
+            .map(|i| i as u32)
+    }
+
+    /// The chunk may have been given back before the block was held.
+    fn keep_if_committed(&self, span: &Span, i: usize, me: Name) -> bool {
+        self.populate(span.chunk_of(i), &mut |_| Err(())).is_ok() || {
+            self.free(i, Block::Held(me));
+            false
+        }
+    }
+
+    /// Sees to it that a chunk, of which we hold a block, is committed.
+    fn populate<E>(&self, chunk: usize, commit: &mut impl FnMut(usize) -> Result<(), E>) -> Result<(), E> {
+        let word = &self.chunks[chunk];
+        loop {
+            let seen = word.load(Acquire); // [chunk]
+            if seen & COMMITTED != 0 {
+                if seen & TOUCHED == 0 {
+                    word.fetch_or(TOUCHED, Relaxed); // a hint to the coordinator, which can't give back what we hold
+                }
+                return Ok(());
+            }
+            commit(chunk)?;
+            // [chunk] Release: the pages came before. It fails if another was faster (invariant 5 aside).
+            if word.compare_exchange(seen, seen | COMMITTED | TOUCHED, Release, Relaxed).is_ok() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Is any chunk committed?
+    pub(crate) fn has_committed(&self) -> bool {
+        self.chunks.iter().any(|word| word.load(Relaxed) & COMMITTED != 0)
+    }
+
+    /// Has `punch` take the pages of each committed chunk that is all free and in which nothing was taken since the last
+    /// time. Coordinator only. False: no chunk is committed any more.
+    pub(crate) fn give_back(&self, me: Name, mut punch: impl FnMut(usize)) -> bool {
+        let mut is_any_left = false;
+        for span in Span::all(&self.classes) {
+            for chunk in span.chunk..span.chunk + span.class.chunks() {
+                let word = &self.chunks[chunk];
+                let seen = word.load(Relaxed); // compared again below
+                if seen & TOUCHED != 0 {
+                    word.fetch_and(!TOUCHED, Relaxed);
+                    is_any_left = true;
+                } else if seen & COMMITTED != 0 {
+                    is_any_left |= !self.give_back_chunk(me, &span, chunk, seen, &mut punch);
+                }
+            }
+        }
+        is_any_left
+    }
+
+    fn give_back_chunk(&self, me: Name, span: &Span, chunk: usize, seen: u64, punch: &mut impl FnMut(usize)) -> bool {
+        let blocks = span.blocks_of(chunk);
+        // Only looked at: to hold some blocks for nothing would hide them from those who want one.
+        if !blocks.clone().all(|i| self.words[i].load(Relaxed) == Block::Free.bits()) {
+            return false;
+        }
+        let held = blocks.clone().take_while(|&i| self.hold(i, me)).count();
+        let clear = || {
+            let cleared = (seen & !(COMMITTED | TOUCHED)).wrapping_add(RETURN);
+            // Relaxed: who takes one of these blocks acquires what we release when we free it below.
+            self.chunks[chunk].compare_exchange(seen, cleared, Relaxed, Relaxed).is_ok()
+        };
+        let is_given = held == blocks.len() && {
+            if mutant("give-back-punch-first") {
+                punch(chunk);
+                clear()
+            } else {
+                // The bit first: a death in between leaves pages that are there though nobody counts on them.
+                clear() && {
+                    punch(chunk);
+                    true
+                }
+            }
+        };
+        for i in blocks.take(held) {
+            self.free(i, Block::Held(me));
+        }
+        is_given
     }
 
     /// Is a block free that holds `len` bytes? No promise that it still is.
@@ -160,23 +365,134 @@ impl Blocks<'_> {
 mod tests {
     use super::*;
     use crate::lockfree::word::Phase;
+    use std::{cell::RefCell, convert::Infallible};
+
+    /// Blocks of 256 KiB, of which four make a chunk, and one of 1 MiB.
+    struct Words {
+        classes: [Class; CLASSES],
+        words: Vec<AtomicU64>,
+        free: Vec<AtomicU64>,
+        chunks: Vec<AtomicU64>,
+    }
+
+    impl Words {
+        fn new(count: u32, chunk: u64) -> Words {
+            let mut classes = [Class::default(); CLASSES];
+            classes[3] = Class { size: 256 << 10, count };
+            classes[4] = Class { size: 1 << 20, count: 1 };
+            let words = |n, v| std::iter::repeat_with(move || AtomicU64::new(v)).take(n).collect();
+            let blocks = count as usize + 1;
+            Words {
+                words: words(blocks, 0),
+                free: words(1, (1 << blocks) - 1),
+                chunks: words(chunks(&classes), chunk),
+                classes,
+            }
+        }
+
+        fn blocks(&self) -> Blocks<'_> {
+            Blocks { classes: self.classes, words: &self.words, free: FreeMap(&self.free), chunks: &self.chunks }
+        }
+    }
+
+    fn alloc(blocks: &Blocks<'_>, me: Name) -> Result<u32, NoBlock<Infallible>> {
+        blocks.alloc(1, me, |_| Ok(()))
+    }
+
+    const ME: Name = Name::new(1, 1);
+    const OTHER: Name = Name::new(2, 1);
+
+    #[test]
+    fn chunks_cover_each_block_once() {
+        let words = Words::new(6, 0);
+        let all: Vec<_> = (0..chunks(&words.classes)).map(|c| blocks_of(&words.classes, c).unwrap()).collect();
+        assert_eq!(all, [0..4, 4..6, 6..7]);
+        assert_eq!(blocks_of(&words.classes, 3), None);
+    }
+
+    #[test]
+    fn pages_come_with_the_first_block_of_a_chunk_and_go_when_it_was_free_for_a_round() {
+        let words = Words::new(6, 0);
+        let blocks = words.blocks();
+        let log = RefCell::new(Vec::new());
+        let take = |len| {
+            let commit = |c| -> Result<(), Infallible> {
+                log.borrow_mut().push(("commit", c));
+                Ok(())
+            };
+            blocks.alloc(len, ME, commit).unwrap()
+        };
+        let give_back = || blocks.give_back(OTHER, |c| log.borrow_mut().push(("punch", c)));
+        let said = || log.take();
+        let free = |i: u32| assert!(blocks.free(i as usize, Block::Held(ME)));
+
+        assert!(!give_back());
+        assert_eq!((take(1), take(1), said()), (0, 1, vec![("commit", 0)]));
+        assert_eq!((take(300 << 10), said()), (6, vec![("commit", 2)]));
+        free(6);
+        // Both were touched; then block 0 and 1 keep theirs.
+        assert!(give_back());
+        assert!(give_back());
+        assert_eq!(said(), [("punch", 2)]);
+        free(0);
+        free(1);
+        // Touched once more: another round.
+        free(take(1));
+        assert!(give_back());
+        assert_eq!(said(), []);
+        assert!(!give_back());
+        assert_eq!(said(), [("punch", 0)]);
+        assert_eq!((take(1), said()), (0, vec![("commit", 0)]));
+    }
+
+    #[test]
+    fn without_pages_for_one_chunk_a_block_of_another_does() {
+        let words = Words::new(8, 0);
+        let blocks = words.blocks();
+        words.chunks[1].store(COMMITTED, Relaxed);
+        let refuse = || blocks.alloc(1, ME, Err::<(), _>);
+        for i in 4..8 {
+            assert_eq!(refuse(), Ok(i));
+        }
+        assert_eq!(refuse(), Err(NoBlock::NoPages(0)));
+        assert!(words.words[..4].iter().all(|w| w.load(Relaxed) == 0), "what was held for it stayed held");
+        assert_eq!(blocks.alloc((1 << 20) + 1, ME, Err::<(), _>), Err(NoBlock::Taken));
+    }
+
+    #[test]
+    fn a_late_commit_by_who_was_taken_for_dead_is_made_again() {
+        let words = Words::new(4, 0);
+        let blocks = words.blocks();
+        let mut commits = 0;
+        let late = blocks.alloc(1, ME, |_| -> Result<(), Infallible> {
+            commits += 1;
+            if commits == 1 {
+                // Stopped here: declared dead, its block taken by its heir, then the chunk is given back.
+                blocks.recover(ME).unwrap();
+                let block = alloc(&blocks, OTHER).unwrap();
+                assert!(blocks.free(block as usize, Block::Held(OTHER)));
+                assert!(blocks.give_back(OTHER, |_| panic!("just touched")));
+                assert!(!blocks.give_back(OTHER, |_| {}));
+            }
+            Ok(())
+        });
+        assert_eq!((late, commits), (Ok(0), 2));
+    }
 
     #[test]
     fn who_was_taken_for_dead_can_do_nothing_to_what_its_heir_holds() {
-        let (words, free) = ([AtomicU64::new(0)], [AtomicU64::new(1)]);
-        let mut classes = [Class::default(); CLASSES];
-        classes[0] = Class { size: 4096, count: 1 };
-        let blocks = Blocks { classes, words: &words, free: FreeMap(&free) };
+        let words = Words::new(1, COMMITTED);
+        let blocks = words.blocks();
         let (late, heir) = (Name::new(3, 1), Name::new(3, 2));
-        assert_eq!(blocks.alloc(1, late), Some(0));
+        assert_eq!(alloc(&blocks, late), Ok(0));
         blocks.recover(late).unwrap();
-        assert_eq!(blocks.alloc(1, heir), Some(0));
+        assert_eq!(alloc(&blocks, heir), Ok(0));
 
         let task = Task::new(Phase::Reserved, 3, 0, 7);
         assert!(blocks.attach(0, late, 0, task).is_err());
         assert!(!blocks.free(0, Block::Held(late)));
         blocks.recover(late).unwrap();
-        assert_eq!(Block::of(words[0].load(Relaxed)), Some(Block::Held(heir)));
+        assert_eq!(Block::of(blocks.words[0].load(Relaxed)), Some(Block::Held(heir)));
         blocks.attach(0, heir, 0, task).unwrap();
     }
 }

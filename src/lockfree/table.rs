@@ -408,15 +408,16 @@ impl<'s> Table<'s> {
         let free = task.word.to(Phase::Free, 0);
         self.exchange(task.index, task.word, free, Release).map_err(|w| moved(task.index, w))?; // [release]
         self.free.give(task.index as usize);
-        if !mutant("no-room-fence") {
-            fence_after_exchange(); // [room]
-        }
         self.wake_for_room();
         Ok(())
     }
 
-    /// Wakes all who wait for room. All, since what has become free may be too small for the first, and room is short anyway.
-    fn wake_for_room(&self) {
+    /// Wakes all who wait for room, after the exchange that has made some. All, since what has become free may be too small for
+    /// the first, and room is short anyway.
+    pub(crate) fn wake_for_room(&self) {
+        if !mutant("no-room-fence") {
+            fence_after_exchange(); // [room]
+        }
         let words = self.idle_words();
         for (w, mask) in self.idle[self.queues * words..].iter().enumerate() {
             if mask.load(Relaxed) != 0 {

@@ -11,15 +11,16 @@
 //!      idle masks      1 bit per participant, per queue and for room
 //!      block words     8 B each
 //!      block map       1 bit per block
-//!      ─────────────── up to here fallocated at start
-//!      arena           blocks, by class, page-aligned; pages come with first use
+//!      chunk words     8 B each
+//!      ─────────────── up to here allocated at start
+//!      arena           blocks, by class, page-aligned; pages come by chunks, with their first use
 //! ```
 //!
 //! Zeroed memory is a valid empty segment except for the two free maps.
 
 use crate::{
     lockfree::{
-        blocks::{CLASSES, Class},
+        blocks::{CLASSES, Class, blocks_of, chunks},
         descriptor::Descriptor,
         freemap::FreeMap,
         lane::LaneControl,
@@ -38,8 +39,8 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
 pub(crate) const VERSION: u64 = 1;
 pub(crate) const PAGE: usize = 4096;
 
-/// The largest payload, in bytes.
-pub(crate) const MAX_PAYLOAD: usize = 16 << 20;
+/// The largest payload of [`Geometry::new`], in bytes.
+pub(crate) const MAX_PAYLOAD: usize = 64 << 20;
 
 /// Everything that decides the size of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +66,8 @@ impl Geometry {
             queue_slots: 4096,
             private_slots: 256,
             completion_slots: 1024,
-            classes: [
-                Class { size: 4 << 10, count: 2048 },
-                Class { size: 64 << 10, count: 256 },
-                Class { size: 1 << 20, count: 32 },
-                Class { size: MAX_PAYLOAD as u32, count: 8 },
-            ],
+            // 944 MiB of addresses; memory is taken as it is used.
+            classes: classes([4096, 2048, 1024, 256, 128, 32, 16, 4]),
         }
     }
 
@@ -97,8 +94,13 @@ impl Geometry {
             && (1..=64).contains(&self.queues)
             && slots.iter().all(|s| s.is_power_of_two() && (16..=1 << 16).contains(s))
             && self.classes.is_sorted_by_key(|c| c.size)
-            && self.classes.iter().all(|c| (c.size as usize).is_multiple_of(PAGE) && c.count <= 1 << 16)
+            && self.classes.iter().all(|c| c.size > 0 && (c.size as usize).is_multiple_of(PAGE) && c.count <= 1 << 16)
     }
+}
+
+/// So many blocks of each size: 4 KiB, 16 KiB and so on to [`MAX_PAYLOAD`].
+pub(crate) fn classes(counts: [u32; CLASSES]) -> [Class; CLASSES] {
+    std::array::from_fn(|i| Class { size: (PAGE as u32) << (2 * i), count: counts[i] })
 }
 
 /// The first page of a segment.
@@ -109,11 +111,17 @@ pub(crate) struct Header {
 }
 
 /// What tells a segment from other bytes, and its regions from one another. Written once, before anybody shares it.
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Identity {
     pub(crate) magic: u64,
     pub(crate) version: u64,
     pub(crate) total: u64,
+    /// All pages were taken at the start, and none are given back: 1, else 0.
+    pub(crate) reserved: u64,
+    /// Who made it, for people: the process id, and the run of the machine in which that counts.
+    pub(crate) creator: u64,
+    pub(crate) boot: u64,
     pub(crate) geometry: Geometry,
 }
 
@@ -141,6 +149,7 @@ pub(crate) struct Layout {
     pub(crate) idle: usize,
     pub(crate) block_words: usize,
     pub(crate) block_free: usize,
+    pub(crate) chunks: usize,
     pub(crate) arena: usize,
     pub(crate) total: usize,
 }
@@ -171,6 +180,7 @@ impl Layout {
             idle: place(words((g.queues as usize + 1) * (g.participants as usize).div_ceil(64))?),
             block_words: place(words(g.blocks())?),
             block_free: place(words(FreeMap::words(g.blocks()))?),
+            chunks: place(words(chunks(&g.classes))?),
             arena: 0,
             total: 0,
         };
@@ -190,6 +200,13 @@ impl Layout {
             offset += class.size as usize * class.count as usize;
         }
         None
+    }
+
+    /// Where a chunk starts, and its size. `None`: there is no such chunk.
+    pub(crate) fn chunk(&self, g: &Geometry, chunk: usize) -> Option<(usize, usize)> {
+        let blocks = blocks_of(&g.classes, chunk)?;
+        let (offset, size) = self.block(g, blocks.start as u32)?;
+        Some((offset, size * blocks.len()))
     }
 }
 
@@ -211,6 +228,7 @@ mod tests {
             l.idle,
             l.block_words,
             l.block_free,
+            l.chunks,
             l.arena,
         ];
         assert!(starts.is_sorted_by(|a, b| a < b), "{starts:?}");
@@ -218,6 +236,14 @@ mod tests {
         let last = l.block(&g, g.blocks() as u32 - 1).unwrap();
         assert_eq!(last.0 + last.1, l.total);
         assert_eq!(l.block(&g, g.blocks() as u32), None);
+        // So do chunks.
+        let end = (0..chunks(&g.classes)).fold(l.arena, |end, chunk| {
+            let (start, size) = l.chunk(&g, chunk).unwrap();
+            assert_eq!(start, end);
+            start + size
+        });
+        assert_eq!(end, l.total);
+        assert_eq!(g.classes[CLASSES - 1].size as usize, MAX_PAYLOAD);
     }
 
     #[test]
@@ -229,6 +255,7 @@ mod tests {
             Geometry { queue_slots: 100, ..good },
             Geometry { queues: 65, ..good },
             Geometry { classes: [Class { size: 100, count: 1 }; CLASSES], ..good },
+            Geometry { classes: [Class { size: 0, count: 1 }; CLASSES], ..good },
         ] {
             assert_eq!(Layout::of(&bad), None, "{bad:?}");
         }

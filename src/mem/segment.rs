@@ -1,30 +1,37 @@
-//! A segment: one mapping, made by the coordinator and shared with all that it forks.
+//! A segment: one mapping, made by the coordinator and shared with all that it forks, or that attach to it.
 //!
-//! The backing is a memfd: it has no name that could be left behind, is closed on exec, and goes with its last process.
-//! Sources: `memfd_create(2)`, `fcntl(2)` on seals, `madvise(2)` on MADV_DONTFORK.
+//! Sources: `memfd_create(2)`, `fcntl(2)` on seals, `fallocate(2)`, `madvise(2)` on MADV_DONTFORK.
 
-use super::layout::{Geometry, Header, Identity, Layout, MAGIC, VERSION};
+use super::{
+    backing::{self, Backing, Holder},
+    layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, VERSION},
+    space::{self, Shortage},
+};
 use crate::{
     error::Corrupted,
     lockfree::{
-        blocks::Blocks,
+        blocks::{Blocks, COMMITTED, NoBlock, chunks},
         descriptor::{INLINE, Payload},
         freemap::FreeMap,
+        participant::Name,
         table::Table,
     },
-    sync::{AtomicU64, Inline},
+    sync::{AtomicU64, Inline, Relaxed},
 };
-use memmap2::{Advice, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::{
     errno::Errno,
     fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        stat::{Mode, fchmod},
-    },
-    unistd::ftruncate,
 };
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+};
 
 /// Why a segment could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +47,130 @@ pub enum SegmentCreateError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// A limit leaves too little.
+    #[error("cannot make a shared-memory segment: {0}")]
+    NoSpace(#[from] Shortage),
     /// More participants, descriptors or queues than a segment can name.
     #[error("no segment can hold that many processes or queues")]
     Geometry,
+    /// No pool can have this name.
+    #[error("invalid pool name '{0}': use up to 200 letters, digits, '.', '_' and '-'")]
+    Name(String),
+    /// A living pool has it.
+    #[error("'{}' belongs to a pool that is alive{creator}: end that, or choose another name", path.display())]
+    InUse {
+        /// Where it lies.
+        path: PathBuf,
+        /// Who made it.
+        creator: Holder,
+    },
+    /// There is something in the file already.
+    #[error("'{}' holds {bytes} bytes already: remove it, or choose another file", path.display())]
+    NotEmpty {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+/// Why something could not be used as a segment.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SegmentOpenError {
+    /// The kernel refused a step.
+    #[error("cannot {step} the segment: {source}")]
+    Os {
+        /// What was refused.
+        step: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// It is no regular file, or too short for a header.
+    #[error("not a segment: a file of {found} bytes, where a header alone takes {expected}")]
+    TooShort {
+        /// Its size.
+        found: u64,
+        /// The least size.
+        expected: u64,
+    },
+    /// It begins otherwise.
+    #[error("not a segment: it begins with {found:#018x}, not with {expected:#018x}")]
+    NotASegment {
+        /// Its first word.
+        found: u64,
+        /// The first word of a segment.
+        expected: u64,
+    },
+    /// It was made by another version of this program.
+    #[error(
+        "a segment of layout version {found}, where this program knows version {expected}: use the program that made it"
+    )]
+    VersionMismatch {
+        /// Its version.
+        found: u64,
+        /// Ours.
+        expected: u64,
+    },
+    /// Its header describes no segment.
+    #[error("a damaged segment: its header describes a geometry that none can have")]
+    Geometry,
+    /// It is not as long as its header says, or as its geometry needs.
+    #[error("a damaged segment: {found} bytes long, {header} by its header, {expected} by its geometry")]
+    SizeMismatch {
+        /// The size of the file.
+        found: u64,
+        /// The size that stands in the header.
+        header: u64,
+        /// The size that follows from the geometry.
+        expected: u64,
+    },
+    /// A memfd whose size somebody could change under us.
+    #[error("the segment's memfd is not sealed against resizing (seals {found:#x}, expected at least {expected:#x})")]
+    NotSealed {
+        /// Its seals.
+        found: i32,
+        /// The seals that it needs.
+        expected: i32,
+    },
+    /// A living pool has it.
+    #[error("'{}' belongs to a pool that is alive{creator}: end that, or open it read-only", path.display())]
+    InUse {
+        /// Where it lies.
+        path: PathBuf,
+        /// Who made it.
+        creator: Holder,
+    },
+}
+
+/// Why there is no block for a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoSpace {
+    /// All that are large enough are taken.
+    #[error("no block is free for a payload of {wanted} bytes, all {blocks} are taken: take results, then try again")]
+    Taken {
+        /// Bytes wanted.
+        wanted: usize,
+        /// How many blocks are large enough.
+        blocks: usize,
+    },
+    /// Some are free, but the memory behind them can't be had.
+    #[error("no memory for a payload of {wanted} bytes: {shortage}")]
+    NoMemory {
+        /// Bytes wanted.
+        wanted: usize,
+        /// What stands in the way.
+        shortage: Shortage,
+    },
+}
+
+/// How a segment is made.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) backing: Backing,
+    /// Takes all memory at once, so that none can be missing later.
+    pub(crate) reserve: bool,
 }
 
 /// A mapped segment.
@@ -53,7 +181,9 @@ pub(crate) struct Segment {
     map: MmapRaw,
     geometry: Geometry,
     layout: Layout,
-    _file: File,
+    is_reserved: bool,
+    file: File,
+    _name: Option<backing::Name>,
 }
 
 // SAFETY: `header` points into `map`, which is shared memory made for concurrent access; the words behind it that change
@@ -63,33 +193,111 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
-    /// Makes a sealed memfd of this geometry and maps it.
+    /// Makes a segment on a memfd, whose arena gets its pages as they are used.
     pub(crate) fn create(geometry: Geometry) -> Result<Segment, SegmentCreateError> {
+        Segment::create_with(geometry, &Options::default())
+    }
+
+    /// Makes a segment.
+    pub(crate) fn create_with(geometry: Geometry, options: &Options) -> Result<Segment, SegmentCreateError> {
         let layout = Layout::of(&geometry).ok_or(SegmentCreateError::Geometry)?;
         let bytes = layout.total;
-        let os = |step| move |source: io::Error| SegmentCreateError::Os { step, bytes, source };
-        let errno = |step| move |e: Errno| os(step)(e.into());
-        let fd =
-            memfd_create(c"shmworker", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).map_err(errno("create"))?;
-        fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(errno("protect"))?;
-        ftruncate(&fd, bytes as libc::off_t).map_err(errno("size"))?;
-        // A page that cannot be had is an error here, and no SIGBUS later. The arena's pages come with use.
-        fallocate(&fd, FallocateFlags::empty(), 0, layout.arena as libc::off_t).map_err(errno("allocate"))?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals)).map_err(errno("seal"))?;
-        let file = File::from(fd);
-        let map = MmapRaw::map_raw(&file).map_err(os("map"))?;
-        let header = map.as_mut_ptr().cast_const().cast::<Header>();
-        let identity = Identity { magic: MAGIC, version: VERSION, total: bytes as u64, geometry };
+        let (file, name) = options.backing.create(bytes)?;
+        // A page that can't be had is an error here, and no SIGBUS later.
+        space::allocate(&file, 0, if options.reserve { bytes } else { layout.arena })?;
+        let map = MmapRaw::map_raw(&file).map_err(|source| SegmentCreateError::Os { step: "map", bytes, source })?;
+        let identity = Identity {
+            magic: MAGIC,
+            version: VERSION,
+            total: bytes as u64,
+            reserved: options.reserve.into(),
+            creator: std::process::id().into(),
+            boot: backing::boot(),
+            geometry,
+        };
         // SAFETY: the mapping is page-aligned and at least a page long, the header starts with its identity, and nobody
-        // else has the mapping yet. The control words after it stay zeroed.
-        unsafe { header.cast::<Identity>().cast_mut().write(identity) };
-        // SAFETY: `layout` is that of `geometry`, and the mapping has its size.
-        let table = unsafe { table(map.as_mut_ptr(), &geometry, &layout) };
+        // else uses the mapping yet. The control words after it stay zeroed.
+        unsafe { map.as_mut_ptr().cast::<Identity>().write(identity) };
+        let name = match (&options.backing, name) {
+            (Backing::File(_), Some(name)) => {
+                name.keep();
+                None
+            }
+            (_, name) => name,
+        };
+        let segment = Segment::view(file, map, identity, layout, name);
+        let table = &segment.table;
         for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, geometry.blocks())] {
             (0..n).for_each(|i| map.give(i));
         }
-        Ok(Segment { table, header, map, geometry, layout, _file: file })
+        if options.reserve {
+            table.blocks.chunks.iter().for_each(|chunk| chunk.store(COMMITTED, Relaxed));
+        }
+        Ok(segment)
+    }
+
+    /// Opens the named or file backing of a segment that others have made. To write to it, it must be nobody's: this
+    /// process and its children have it then. To look at it, it may be alive.
+    ///
+    /// # Errors
+    /// [`SegmentOpenError`].
+    pub(crate) fn open(path: &Path, writable: bool) -> Result<Segment, SegmentOpenError> {
+        let os = |step| move |source| SegmentOpenError::Os { step, source };
+        let file = backing::open(path, writable).map_err(os("open"))?;
+        if writable && !backing::lock(&file).map_err(os("lock"))? {
+            let creator = Holder(backing::creator(&file));
+            return Err(SegmentOpenError::InUse { path: path.to_owned(), creator });
+        }
+        Segment::attach(file.into(), writable)
+    }
+
+    /// Maps a segment that others have made, and of which nothing is trusted. Without `writable` only what reads may be done
+    /// with it, such as an audit.
+    ///
+    /// # Errors
+    /// [`SegmentOpenError`].
+    pub(crate) fn attach(fd: OwnedFd, writable: bool) -> Result<Segment, SegmentOpenError> {
+        let os = |step| move |source| SegmentOpenError::Os { step, source };
+        let file = File::from(fd);
+        let meta = file.metadata().map_err(os("look at"))?;
+        if !meta.is_file() || meta.len() < PAGE as u64 {
+            return Err(SegmentOpenError::TooShort { found: meta.len(), expected: PAGE as u64 });
+        }
+        // Of what lies on tmpfs, only a memfd never had a name.
+        if let Ok(found) = fcntl(&file, FcntlArg::F_GET_SEALS)
+            && meta.nlink() == 0
+        {
+            let expected = (SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW).bits();
+            if found & expected != expected {
+                return Err(SegmentOpenError::NotSealed { found, expected });
+            }
+        }
+        // Read once: what is checked here is what is used from here on, whatever others write there.
+        let identity = backing::read_identity(&file).map_err(os("read"))?;
+        if identity.magic != MAGIC {
+            return Err(SegmentOpenError::NotASegment { found: identity.magic, expected: MAGIC });
+        }
+        if identity.version != VERSION {
+            return Err(SegmentOpenError::VersionMismatch { found: identity.version, expected: VERSION });
+        }
+        let layout = Layout::of(&identity.geometry).ok_or(SegmentOpenError::Geometry)?;
+        let (found, header, expected) = (meta.len(), identity.total, layout.total as u64);
+        if found != expected || header != expected {
+            return Err(SegmentOpenError::SizeMismatch { found, header, expected });
+        }
+        let map = if writable { MmapRaw::map_raw(&file) } else { MmapOptions::new().map_raw_read_only(&file) };
+        Ok(Segment::view(file, map.map_err(os("map"))?, identity, layout, None))
+    }
+
+    /// `layout` is that of the identity's geometry, and `map` has its size.
+    fn view(file: File, map: MmapRaw, identity: Identity, layout: Layout, name: Option<backing::Name>) -> Segment {
+        let Identity { geometry, reserved, .. } = identity;
+        assert_eq!(map.len(), layout.total);
+        // SAFETY: `layout` is that of `geometry`, and the mapping has its size and stays until the segment is dropped, which
+        // hands out no longer borrow.
+        let table = unsafe { table(map.as_mut_ptr(), &geometry, &layout) };
+        let header = map.as_ptr().cast::<Header>();
+        Segment { table, header, map, geometry, layout, is_reserved: reserved != 0, file, _name: name }
     }
 
     /// All words of the segment, for as long as it is borrowed.
@@ -99,8 +307,52 @@ impl Segment {
 
     /// The words about the whole pool.
     pub(crate) fn header(&self) -> &Header {
-        // SAFETY: `header` is the start of `map`, written whole in `create` before anybody shared it.
+        // SAFETY: `header` is the start of `map`, which has a page for it; any bytes are a header.
         unsafe { &*self.header }
+    }
+
+    /// The largest payload, in bytes.
+    pub(crate) fn max_payload(&self) -> usize {
+        let sizes = self.geometry.classes.iter().filter(|c| c.count > 0).map(|c| c.size as usize);
+        sizes.max().unwrap_or(INLINE)
+    }
+
+    /// Takes a block of at least `len` bytes: FREE → HELD(me). Its pages are there; `has_grown` is called where they had to be
+    /// allocated.
+    ///
+    /// # Errors
+    /// [`NoSpace`]: nothing is taken.
+    pub(crate) fn alloc(&self, len: usize, me: Name, has_grown: impl Fn()) -> Result<u32, NoSpace> {
+        let commit = |chunk| match self.layout.chunk(&self.geometry, chunk) {
+            Some((offset, bytes)) => space::allocate(&self.file, offset, bytes).map(|()| has_grown()),
+            None => Ok(()), // the blocks know no such chunk either
+        };
+        self.table.blocks.alloc(len, me, commit).map_err(|e| match e {
+            NoBlock::NoPages(shortage) => NoSpace::NoMemory { wanted: len, shortage },
+            NoBlock::Taken => {
+                let fitting = self.geometry.classes.iter().filter(|c| c.size as usize >= len);
+                NoSpace::Taken { wanted: len, blocks: fitting.map(|c| c.count as usize).sum() }
+            }
+        })
+    }
+
+    /// Is there memory that [`give_back`](Self::give_back) might give back?
+    pub(crate) fn has_grown(&self) -> bool {
+        !self.is_reserved && self.table.blocks.has_committed()
+    }
+
+    /// Gives the memory of blocks back to the kernel that were free since the last call. Coordinator only, now and then.
+    /// False: nothing is left that could be given back.
+    pub(crate) fn give_back(&self, me: Name) -> bool {
+        !self.is_reserved
+            && self.table.blocks.give_back(me, |chunk| {
+                if let Some((offset, bytes)) = self.layout.chunk(&self.geometry, chunk) {
+                    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+                    let punch = || fallocate(&self.file, flags, offset as libc::off_t, bytes as libc::off_t);
+                    // A file system that can't do it keeps the pages; the next to commit the chunk finds them.
+                    while punch() == Err(Errno::EINTR) {}
+                }
+            })
     }
 
     /// Keeps children of this process, which a handler may leave behind, away from the segment.
@@ -133,12 +385,19 @@ impl Segment {
     }
 }
 
+impl AsFd for Segment {
+    /// What a child must keep open to commit chunks, and what is handed to those that attach.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 /// The typed view of a mapping.
 ///
 /// # Safety
 /// - `base` is the start of a mapping of `layout.total` bytes, aligned to a page, which outlives the result.
 /// - `layout` is the layout of `geometry`.
-/// - Zeroed or valid words lie there, and are changed only through atomics (payload bytes aside).
+/// - What lies there is changed only through atomics (payload bytes aside), and not at all if the mapping is read-only.
 unsafe fn table(base: *mut u8, geometry: &Geometry, layout: &Layout) -> Table<'static> {
     /// # Safety
     /// As for `table`; `n` values of `T` fit at `offset`.
@@ -163,6 +422,7 @@ unsafe fn table(base: *mut u8, geometry: &Geometry, layout: &Layout) -> Table<'s
             classes: g.classes,
             words: words(layout.block_words, g.blocks()),
             free: FreeMap(words(layout.block_free, FreeMap::words(g.blocks()))),
+            chunks: words(layout.chunks, chunks(&g.classes)),
         },
         queues: g.queues as usize,
         // SAFETY: as for `words`.
@@ -178,6 +438,7 @@ unsafe fn table(base: *mut u8, geometry: &Geometry, layout: &Layout) -> Table<'s
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::unistd::ftruncate;
     use std::os::fd::AsRawFd;
 
     #[test]
@@ -185,13 +446,12 @@ mod tests {
         let s = Segment::create(Geometry::new(64, 2)).unwrap();
         assert!(s.table().audit().is_clean(), "{}", s.table().audit());
         assert_eq!((s.header().identity.magic, s.header().identity.version), (MAGIC, VERSION));
-        let mode = nix::sys::stat::fstat(&s._file).unwrap().st_mode;
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(s.file.metadata().unwrap().mode() & 0o777, 0o600);
         let size = s.layout.total as libc::off_t;
-        assert_eq!(ftruncate(&s._file, size - 4096), Err(Errno::EPERM));
-        assert_eq!(ftruncate(&s._file, size + 4096), Err(Errno::EPERM));
-        let flags = fcntl(&s._file, FcntlArg::F_GETFD).unwrap();
-        assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC, "fd {}", s._file.as_raw_fd());
+        assert_eq!(ftruncate(&s.file, size - 4096), Err(Errno::EPERM));
+        assert_eq!(ftruncate(&s.file, size + 4096), Err(Errno::EPERM));
+        let flags = fcntl(&s.file, FcntlArg::F_GETFD).unwrap();
+        assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC, "fd {}", s.file.as_raw_fd());
     }
 
     #[test]
@@ -203,7 +463,7 @@ mod tests {
         assert!(s.locate(0, Payload::new(Some(0), 4097), inline).is_err());
         assert!(s.locate(0, Payload::new(Some(1 << 20), 1), inline).is_err());
         let last = s.geometry.blocks() as u32 - 1;
-        let (start, len) = s.locate(0, Payload::new(Some(last), 16 << 20), inline).unwrap();
+        let (start, len) = s.locate(0, Payload::new(Some(last), s.max_payload() as u32), inline).unwrap();
         assert_eq!(start as usize + len, s.map.as_ptr() as usize + s.layout.total);
     }
 }

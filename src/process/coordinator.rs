@@ -51,6 +51,8 @@ const SETTLED_AFTER: Duration = Duration::from_secs(10);
 const REMEMBERED: usize = 1000;
 /// How long a killed process has to die before it is looked at what keeps it.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
+/// How long memory has to be unused before the kernel has it back: so long, or twice.
+const UNUSED: Duration = Duration::from_secs(30);
 /// The first back-off before a failed process is started again; it doubles with each failure in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -74,7 +76,7 @@ impl Seat {
     pub(crate) fn ready(&self) {
         let table = self.endpoint.segment().table();
         table.participants[self.endpoint.name().id() as usize].status.store(READY, Release);
-        // SAFETY: the bell is the one descriptor that `spawn` keeps open in a child, which never closes it.
+        // SAFETY: `spawn` keeps the bell open in a child, which never closes it.
         let bell = unsafe { BorrowedFd::borrow_raw(self.bell) };
         // A full counter rings as well.
         let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
@@ -212,6 +214,8 @@ pub(crate) struct Coordinator<'o> {
     clock: Clock,
     /// A death was settled since the last look at the times.
     has_settled: bool,
+    /// When to give unused memory back.
+    give_back_at: Option<Instant>,
     /// When the mode is raised without a further signal.
     hurry: Option<Instant>,
     grace: Duration,
@@ -267,6 +271,7 @@ impl<'o> Coordinator<'o> {
             mode: Mode::Running,
             clock: Clock::new(),
             has_settled: false,
+            give_back_at: None,
             hurry: None,
             grace,
             ended: VecDeque::new(),
@@ -321,6 +326,14 @@ impl<'o> Coordinator<'o> {
     fn keep_time(&mut self, is_news: bool) -> Result<(), PoolError> {
         let is_news = is_news | std::mem::take(&mut self.has_settled);
         let late = self.clock.turn(self.segment.table(), &self.cursors, is_news)?;
+        if self.give_back_at.is_some_and(|at| at <= Instant::now()) {
+            let is_more = self.segment.give_back(self.me);
+            // The blocks were ours for a moment.
+            self.segment.table().wake_for_room();
+            self.give_back_at = is_more.then(|| Instant::now() + UNUSED);
+        } else if is_news && self.give_back_at.is_none() && self.segment.has_grown() {
+            self.give_back_at = Some(Instant::now() + UNUSED);
+        }
         for w in &mut self.workers {
             let Life::Running { child, name, sentence, .. } = &mut w.life else { continue };
             let (label, pid) = (w.label.as_str(), child.pid.as_raw());
@@ -387,7 +400,7 @@ impl<'o> Coordinator<'o> {
             (self.observer)(Event::Starting { label: &worker.label });
         }
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
-        let Spawned { child, stdout, stderr } = spawn(self.bell.as_fd(), || {
+        let Spawned { child, stdout, stderr } = spawn(&[self.bell.as_fd(), self.segment.as_fd()], || {
             name_process(&self.workers[i].label);
             let endpoint = Endpoint::new(self.segment.clone(), name).with_bell(Bell::new(bell));
             let endpoint = Box::leak(Box::new(endpoint));
@@ -424,6 +437,7 @@ impl<'o> Coordinator<'o> {
                 _ => None,
             })
             .chain(self.hurry)
+            .chain(self.give_back_at)
             .min();
         // Rounded up, or the last millisecond would be spent spinning.
         let timeout = match self.clock.sleep(self.segment.table(), deadline) {

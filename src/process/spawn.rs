@@ -40,7 +40,7 @@ pub(crate) struct Spawned {
 ///
 /// # Errors
 /// What the kernel refused. A caller with threads must not come here: the child would have a copy of their locks.
-pub(crate) fn spawn(keep: BorrowedFd<'_>, main: impl FnOnce() -> u8) -> nix::Result<Spawned> {
+pub(crate) fn spawn(keep: &[BorrowedFd<'_>], main: impl FnOnce() -> u8) -> nix::Result<Spawned> {
     let parent = getpid();
     let (stdout, child_stdout) = pipe2(OFlag::O_CLOEXEC)?;
     let (stderr, child_stderr) = pipe2(OFlag::O_CLOEXEC)?;
@@ -63,7 +63,7 @@ pub(crate) fn spawn(keep: BorrowedFd<'_>, main: impl FnOnce() -> u8) -> nix::Res
                 dup2_stdin(open("/dev/null", OFlag::O_RDONLY, Mode::empty())?)?;
                 dup2_stdout(&child_stdout)?;
                 dup2_stderr(&child_stderr)?;
-                close_all_but(keep.as_raw_fd())
+                close_all_but(keep)
             };
             let code = match prepared() {
                 Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(main)).unwrap_or(101),
@@ -81,17 +81,20 @@ pub(crate) fn spawn(keep: BorrowedFd<'_>, main: impl FnOnce() -> u8) -> nix::Res
     }
 }
 
-/// Closes every descriptor from 3 on, except one: a child has no use for its siblings' pipes and pidfds.
+/// Closes every descriptor from 3 on, except these: a child has no use for its siblings' pipes and pidfds.
 ///
 /// For a forked child that will end by `_exit`: the objects of its parent that own those descriptors are copies in its
 /// memory which it never touches or drops.
-fn close_all_but(keep: i32) -> nix::Result<()> {
-    let keep = keep.max(3) as libc::c_uint;
-    for (first, last) in [(3, keep - 1), (keep + 1, libc::c_uint::MAX)] {
+fn close_all_but(keep: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    let mut keep: Vec<libc::c_uint> = keep.iter().map(|fd| fd.as_raw_fd() as libc::c_uint).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for last in keep.iter().map(|fd| fd.saturating_sub(1)).chain([libc::c_uint::MAX]) {
         if first <= last {
             // SAFETY: no object that this process will use owns a descriptor in the range (see above).
             Errno::result(unsafe { libc::close_range(first, last, 0) })?;
         }
+        first = first.max(last.saturating_add(2));
     }
     Ok(())
 }

@@ -12,12 +12,14 @@ use crate::{
     exec::endpoint::Endpoint,
     lockfree::{
         audit::Audit,
-        blocks::Class,
         participant::{Name, Participant},
         table::Cursors,
         word::Phase,
     },
-    mem::{layout::Geometry, segment::Segment},
+    mem::{
+        layout::{Geometry, classes},
+        segment::Segment,
+    },
     process::{
         Mode,
         exit::Exit,
@@ -105,7 +107,6 @@ struct Torturer {
     cursors: Cursors,
     ledger: &'static Ledger,
     seats: Vec<Seat>,
-    keep: File,
     rng: Rng,
     lives: u32,
     workers: Hits,
@@ -150,13 +151,12 @@ pub(crate) fn run(options: Options) -> Result<Report, TortureError> {
 impl Torturer {
     fn new(options: Options) -> Result<Torturer, TortureError> {
         // Small enough that lanes overflow, and that descriptors and blocks run out now and then.
-        let class = |size: u32, count| Class { size, count };
         let geometry = Geometry {
             descriptors: 256,
             queue_slots: 64,
             private_slots: 16,
             completion_slots: 64,
-            classes: [class(4 << 10, 96), class(64 << 10, 48), class(1 << 20, 12), class(16 << 20, 0)],
+            classes: classes([96, 0, 48, 0, 12, 0, 0, 0]),
             ..Geometry::new(64, 1)
         };
         let segment = Arc::new(Segment::create(geometry)?);
@@ -169,8 +169,6 @@ impl Torturer {
             me,
             ledger: Ledger::new()?,
             seats: roles.map(|role| Seat { role, running: None, life: 0 }).collect(),
-            keep: File::open("/dev/null")
-                .map_err(|e| os("open /dev/null")(Errno::from_raw(e.raw_os_error().unwrap_or(0))))?,
             rng: Rng::new(options.seed),
             lives: 0,
             workers: Hits::default(),
@@ -192,6 +190,7 @@ impl Torturer {
                 self.wait(left)?;
             }
             self.strike()?;
+            self.segment.give_back(self.me);
             if !self.complaints.is_empty() || !self.is_getting_on() {
                 return Ok(false);
             }
@@ -225,7 +224,7 @@ impl Torturer {
             let Some(name) = self.segment.table().admit(0, 0)? else { return Ok(()) };
             self.lives += 1;
             let (role, life, seed, ledger) = (self.seats[i].role, self.lives, self.options.seed, self.ledger);
-            let Spawned { child, stdout, stderr } = spawn(self.keep.as_fd(), || {
+            let Spawned { child, stdout, stderr } = spawn(&[self.segment.as_fd()], || {
                 let endpoint = Endpoint::new(self.segment.clone(), name);
                 if self.segment.keep_from_children().is_err() {
                     return 101;

@@ -228,7 +228,7 @@ impl Run {
     fn start(&self, role: Role) -> Result<Seat, TortureError> {
         let name = self.table().admit(0, 0)?.ok_or(crate::SegmentCreateError::Geometry)?;
         let (born, seed, board) = (self.report.rounds, self.options.seed, self.board);
-        let Spawned { child, stdout, stderr } = spawn(self.keep.as_fd(), || {
+        let Spawned { child, stdout, stderr } = spawn(&[self.keep.as_fd(), self.segment.as_fd()], || {
             let endpoint = Endpoint::new(self.segment.clone(), name);
             let control = &self.segment.header().control;
             let result = match role {

@@ -1,4 +1,5 @@
-//! Blocks: taken, attached to a task, filled, read by another participant, freed.
+//! Blocks: taken, attached to a task, filled, read by another participant, freed; and the pages behind them, that come and
+//! go by chunks.
 
 use super::{Actor, Part, QUEUE, Storage, explore, play};
 use crate::lockfree::{
@@ -7,14 +8,31 @@ use crate::lockfree::{
     word::{Block, Outcome},
 };
 use crate::sync::{AtomicU64, Relaxed};
+use std::convert::Infallible;
+
+/// Takes a block, with its chunk's pages.
+fn alloc(a: &Actor) -> Option<usize> {
+    let commit = |chunk: usize| -> Result<(), Infallible> {
+        a.storage.pages[chunk].store(1, Relaxed);
+        Ok(())
+    };
+    let block = a.table().blocks.alloc(1, a.name, commit).ok()? as usize;
+    assert_has_pages(a);
+    Some(block)
+}
+
+/// The kernel knows no stale values, hence the exchange; it orders nothing.
+fn assert_has_pages(a: &Actor) {
+    assert_eq!(a.storage.pages[0].fetch_or(0, Relaxed), 1, "the chunk of a block in use has no pages");
+}
 
 /// Takes a block, attaches it to what `field` of the task refers to, and fills it. False: no block is free.
 fn place(a: &Actor, task: Owned, field: &AtomicU64, value: u64) -> bool {
     let table = a.table();
-    let Some(block) = table.blocks.alloc(1, a.name) else { return false };
-    field.store(Payload::new(Some(block), 1).0, Relaxed);
-    table.blocks.attach(block, a.name, task.index, task.word).unwrap();
-    a.storage.block_bytes[block as usize].set(value);
+    let Some(block) = alloc(a) else { return false };
+    field.store(Payload::new(Some(block as u32), 1).0, Relaxed);
+    table.blocks.attach(block as u32, a.name, task.index, task.word).unwrap();
+    a.storage.block_bytes[block].set(value);
     true
 }
 
@@ -66,11 +84,25 @@ const WORK: Part = |a| {
 /// Takes a block and gives it back.
 const BORROW: Part = |a| {
     let blocks = a.storage.table().blocks;
-    if let Some(block) = blocks.alloc(1, a.name) {
-        a.storage.block_bytes[block as usize].set(7);
-        assert!(blocks.free(block as usize, Block::Held(a.name)));
+    if let Some(block) = alloc(a) {
+        a.storage.block_bytes[block].set(7);
+        assert_has_pages(a);
+        assert!(blocks.free(block, Block::Held(a.name)));
     }
 };
+
+/// What the coordinator does now and then: gives back what is free.
+const GIVE_BACK: Part = |a| {
+    a.table().blocks.give_back(a.name, |chunk| a.storage.pages[chunk].store(0, Relaxed));
+};
+
+/// One chunk that has no pages yet.
+fn without_pages(blocks: usize) -> Storage {
+    let storage = Storage::with_blocks(3, 1, blocks);
+    storage.chunks[0].store(0, Relaxed);
+    storage.pages[0].store(0, Relaxed);
+    storage
+}
 
 #[test]
 fn submitter_of_a_block_dies() {
@@ -89,4 +121,27 @@ fn one_of_two_who_want_the_last_block_dies() {
             play(take, Storage::with_blocks(3, 1, 1), &parts)
         });
     }
+}
+
+#[test]
+fn who_gives_a_chunk_back_dies() {
+    for blocks in [1, 2] {
+        explore("who_gives_a_chunk_back_dies", 2, move |take| {
+            play(take, Storage::with_blocks(3, 1, blocks), &[GIVE_BACK, BORROW])
+        });
+    }
+}
+
+#[test]
+fn first_of_two_in_a_chunk_dies() {
+    explore("first_of_two_in_a_chunk_dies", 2, |take| play(take, without_pages(2), &[BORROW, BORROW]));
+}
+
+#[test]
+fn borrower_dies_beside_who_gives_its_chunk_back() {
+    const TWICE: Part = |a| {
+        GIVE_BACK(a);
+        GIVE_BACK(a);
+    };
+    explore("borrower_dies_beside_who_gives_its_chunk_back", 2, |take| play(take, without_pages(1), &[BORROW, TWICE]));
 }

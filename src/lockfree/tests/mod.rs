@@ -24,7 +24,7 @@ mod loom_tasks;
 mod mutants;
 
 use super::{
-    blocks::{Blocks, CLASSES, Class},
+    blocks::{Blocks, CLASSES, COMMITTED, Class, chunks},
     descriptor::Descriptor,
     freemap::FreeMap,
     lane::LaneControl,
@@ -60,7 +60,10 @@ struct Storage {
     alarm: Alarm,
     blocks: Vec<AtomicU64>,
     free_blocks: Vec<AtomicU64>,
+    chunks: Vec<AtomicU64>,
     block_bytes: Vec<Inline<1>>,
+    /// Per chunk, whether the kernel has pages there.
+    pages: Vec<AtomicU64>,
 }
 
 impl Storage {
@@ -93,7 +96,9 @@ impl Storage {
             alarm: Alarm::new(),
             blocks: words(blocks, 0),
             free_blocks: words(1, (1 << blocks) - 1),
+            chunks: words(chunks(&classes(blocks)), COMMITTED),
             block_bytes: (0..blocks).map(|_| Inline::new()).collect(),
+            pages: words(chunks(&classes(blocks)), 1),
         };
         storage.attempts(u8::MAX.into());
         storage
@@ -105,13 +110,16 @@ impl Storage {
     }
 
     fn table(&self) -> Table<'_> {
-        let mut classes = [Class::default(); CLASSES];
-        classes[0] = Class { size: 1 << 12, count: self.blocks.len() as u32 };
         Table {
             participants: &self.participants,
             descriptors: &self.descriptors,
             free: FreeMap(&self.free),
-            blocks: Blocks { classes, words: &self.blocks, free: FreeMap(&self.free_blocks) },
+            blocks: Blocks {
+                classes: classes(self.blocks.len()),
+                words: &self.blocks,
+                free: FreeMap(&self.free_blocks),
+                chunks: &self.chunks,
+            },
             queues: 1,
             controls: &self.controls,
             slots: &self.slots,
@@ -120,6 +128,13 @@ impl Storage {
             alarm: &self.alarm,
         }
     }
+}
+
+/// Blocks of one size, which make one chunk.
+fn classes(blocks: usize) -> [Class; CLASSES] {
+    let mut classes = [Class::default(); CLASSES];
+    classes[0] = Class { size: 1 << 12, count: blocks as u32 };
+    classes
 }
 
 /// One participant, or one thread of it, with what it saw. A task is known by its input, a number that is used once.

@@ -121,7 +121,7 @@ const NEXT_LIFE: Path =
 const RECOVER: Path =
     Path { victim: Victim::Coordinator, prepare: Stage::leave_everything, act: Stage::recover, ..PLAIN };
 
-const PATHS: [Path; 27] = [
+const PATHS: [Path; 28] = [
     Path { name: "submit", victim: Victim::Client, act: |s| s.submit(&s.client, INLINE, 1, 3), ..PLAIN },
     Path { name: "submit-block", victim: Victim::Client, act: |s| s.submit(&s.client, BLOCK, 1, 3), ..PLAIN },
     Path {
@@ -167,6 +167,7 @@ const PATHS: [Path; 27] = [
         sleep: Sleep::Other,
         ..PLAIN
     },
+    Path { name: "give-back", victim: Victim::Coordinator, act: Stage::give_back, ..PLAIN },
     Path {
         name: "cancel",
         victim: Victim::Client,

@@ -9,14 +9,15 @@ use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Endpoint, Finished, STATUS_OK, Submission, To},
     lockfree::{
-        blocks::Class,
         participant::{Name, Participant},
         table::{Cancel, Cursors, LaneId, Table, TaskId},
         word::{Outcome, Phase, Task},
     },
-    mem::{layout::Geometry, segment::Segment},
-    process::spawn::state,
-    process::{Mode, exit::Exit},
+    mem::{
+        layout::{Geometry, classes},
+        segment::Segment,
+    },
+    process::{Mode, exit::Exit, spawn::state},
     sync::{Relaxed, Release},
     torture::{TortureError, fill, forked, os},
 };
@@ -130,13 +131,12 @@ pub(super) fn unfit(e: impl std::fmt::Display) -> String {
 
 impl Stage {
     pub(super) fn new(descriptors: u32, without_generation: bool) -> Result<Stage, TortureError> {
-        let class = |size: u32, count| Class { size, count };
         let segment = Arc::new(Segment::create(Geometry {
             descriptors,
             queue_slots: SLOTS,
             private_slots: SLOTS,
             completion_slots: SLOTS,
-            classes: [class(4 << 10, descriptors * 2), class(64 << 10, 0), class(1 << 20, 0), class(16 << 20, 0)],
+            classes: classes([descriptors * 2, 0, 0, 0, 0, 0, 0, 0]),
             ..Geometry::new(8, QUEUES)
         })?);
         let admit = || segment.table().admit(0, 0)?.ok_or(TortureError::from(crate::SegmentCreateError::Geometry));
@@ -241,6 +241,12 @@ impl Stage {
     pub(super) fn recover(&self) -> Result<bool, String> {
         let (me, cursors) = &self.coordinator;
         self.settle(*me, cursors, self.worker.name()).map(|()| true).map_err(unfit)
+    }
+
+    /// The coordinator gives the memory of all blocks back: they were used in the warm-up, and not after its first call.
+    pub(super) fn give_back(&self) -> Result<bool, String> {
+        let give_back = || self.segment.give_back(self.coordinator.0);
+        Ok(give_back() && !give_back())
     }
 
     fn settle(&self, me: Name, cursors: &Cursors, dead: Name) -> Result<(), Corrupted> {

@@ -1,0 +1,45 @@
+//! `shmworker clean`: removes the shared memory of named pools whose processes are all dead.
+
+use super::{
+    exit::{self, CliError},
+    say,
+};
+use crate::mem::backing::{self, Holder, Left};
+
+/// What `shmworker clean` was told.
+#[derive(clap::Args)]
+pub(crate) struct CleanArgs {
+    /// Only these pools [default: all of yours]
+    #[arg(value_name = "POOL")]
+    pools: Vec<String>,
+    /// Say what would be removed, and leave it
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Removes what is left over, a line for each.
+///
+/// # Errors
+/// What can't be looked at, or removed.
+pub(crate) fn run(args: &CleanArgs) -> Result<(), CliError> {
+    let failed = |step: &str, e| CliError::new(exit::FAILURE, format_args!("cannot {step}: {e}"));
+    let mut is_any = false;
+    for (pool, path, left) in backing::named().map_err(|e| failed("look for left-overs", e))? {
+        let Left::Over { file, creator } = left else { continue };
+        if !args.pools.is_empty() && !args.pools.contains(&pool) {
+            continue;
+        }
+        is_any = true;
+        let done = if args.dry_run {
+            "would remove"
+        } else {
+            backing::remove(&path, &file).map_err(|e| failed(&format!("remove '{}'", path.display()), e))?;
+            "removed"
+        };
+        say(format_args!("{done} {}{}", path.display(), Holder(creator)));
+    }
+    if !is_any {
+        say("nothing is left over");
+    }
+    Ok(())
+}
