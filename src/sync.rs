@@ -7,10 +7,43 @@
 
 pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
-/// Death before a chosen step.
+/// Death before a chosen step, and what others do meanwhile.
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fate {
     use std::cell::Cell;
+
+    #[cfg(not(all(test, loom)))]
+    mod meanwhile {
+        use std::cell::{Cell, RefCell};
+
+        type Act = Box<dyn FnOnce()>;
+        thread_local! {
+            static LEFT: Cell<u32> = const { Cell::new(0) };
+            static ACT: RefCell<Option<Act>> = const { RefCell::new(None) };
+        }
+
+        /// Runs `act` just before the `k`-th access of this thread to an atomic (from 1; 0 never), loads included.
+        pub(crate) fn meanwhile(k: u32, act: impl FnOnce() + 'static) {
+            ACT.set(Some(Box::new(act)));
+            LEFT.set(k);
+        }
+
+        pub(in crate::sync) fn access() {
+            let n = LEFT.get();
+            LEFT.set(n.saturating_sub(1));
+            if n == 1
+                && let Some(act) = ACT.take()
+            {
+                act();
+            }
+        }
+    }
+    #[cfg(not(all(test, loom)))]
+    pub(super) use meanwhile::access;
+    #[cfg(not(all(test, loom)))]
+    pub(crate) use meanwhile::meanwhile;
+    #[cfg(all(test, loom))]
+    pub(super) fn access() {} // loom plays the others
 
     /// What the dying unwind with.
     struct Died;
@@ -28,6 +61,7 @@ pub(crate) mod fate {
 
     /// Is this step made? Not by the dead.
     pub(super) fn step() -> bool {
+        access();
         let left = LEFT.with(|left| {
             let n = left.get();
             match n {
@@ -79,6 +113,7 @@ macro_rules! atomic {
                 Self($($from)::+::$name::new(v))
             }
             pub(crate) fn load(&self, o: Ordering) -> $int {
+                fate::access();
                 self.0.load(o)
             }
             pub(crate) fn store(&self, v: $int, o: Ordering) {

@@ -226,14 +226,43 @@ impl Segment {
             (_, name) => name,
         };
         let segment = Segment::view(file, map, identity, layout, name);
-        let table = &segment.table;
-        for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, geometry.blocks())] {
+        segment.begin();
+        Ok(segment)
+    }
+
+    /// What a new segment needs beside zeroes.
+    fn begin(&self) {
+        let table = &self.table;
+        for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, self.geometry.blocks())] {
             (0..n).for_each(|i| map.give(i));
         }
-        if options.reserve {
+        if self.is_reserved {
             table.blocks.chunks.iter().for_each(|chunk| chunk.store(COMMITTED, Relaxed));
         }
-        Ok(segment)
+    }
+
+    /// All that changes in a segment but its blocks, as bare words: to damage them.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        let (start, end) = (std::mem::offset_of!(Header, control), self.layout.arena);
+        let words = self.map.as_mut_ptr().wrapping_add(start).cast();
+        // SAFETY: aligned and inside the mapping by the layout, which outlives `self`; shared memory is only ever accessed
+        // through atomics here, and any bits are words.
+        unsafe { std::slice::from_raw_parts(words, (end - start) / size_of::<AtomicU64>()) }
+    }
+
+    /// Makes it as if it had just been made. What of it is in use is the caller's care.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn renew(&self) {
+        self.words().iter().for_each(|word| word.store(0, Relaxed));
+        self.begin();
+    }
+
+    /// Are these bytes inside the mapping?
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn contains(&self, bytes: &[u8]) -> bool {
+        let (all, part) = (self.map.as_ptr() as usize, bytes.as_ptr() as usize);
+        part >= all && part + bytes.len() <= all + self.layout.total
     }
 
     /// Opens the named or file backing of a segment that others have made. To write to it, it must be nobody's: this
