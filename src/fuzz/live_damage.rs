@@ -194,7 +194,7 @@ impl<'e> Play<'e> {
                 if let Some(task) = claimed.last() {
                     if let Ok(bytes) = task.input() {
                         assert!(segment.contains(bytes));
-                        std::hint::black_box(bytes.iter().fold(0, |sum, b| sum ^ b));
+                        std::hint::black_box((bytes.first(), bytes.last()));
                     }
                     task.heartbeat();
                     let _ = (task.kind(), task.attempt(), task.is_cancelled());
@@ -228,7 +228,7 @@ impl<'e> Play<'e> {
                 if let Some(done) = finished.last() {
                     if let Ok(bytes) = done.output() {
                         assert!(segment.contains(bytes));
-                        std::hint::black_box(bytes.iter().fold(0, |sum, b| sum ^ b));
+                        std::hint::black_box((bytes.first(), bytes.last()));
                     }
                     let _ = (done.tag(), done.outcome(), done.status(), Exit::unpack(done.exit()).to_string());
                     let name = done.claimant().unwrap_or(self.coordinator);

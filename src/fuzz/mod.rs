@@ -3,11 +3,13 @@
 
 mod live_damage;
 mod ring_ops;
+mod segment_open;
 mod stage;
 mod words;
 
 pub use live_damage::live_damage;
 pub use ring_ops::ring_ops;
+pub use segment_open::segment_open;
 pub use words::words;
 
 #[cfg(test)]
@@ -22,6 +24,11 @@ mod tests {
     #[test]
     fn the_corpus_of_words_passes() {
         replay("words", super::words);
+    }
+
+    #[test]
+    fn the_corpus_of_segment_open_passes() {
+        replay("segment_open", super::segment_open);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! invariant violated, when nothing is left to do.
 
 mod crew;
+pub(crate) mod experiments;
 pub(crate) mod fencing;
 mod ledger;
 pub(crate) mod random;
