@@ -112,9 +112,14 @@ const SPINS: u32 = 100;
 impl Endpoint {
     /// The end of the participant to which the coordinator has given `name`.
     pub(crate) fn new(segment: Arc<Segment>, name: Name) -> Endpoint {
-        let cursors = Cursors::new(segment.table());
         // Counts affinity and the cgroup's quota.
         let spins = if std::thread::available_parallelism().map_or(1, usize::from) > 1 { SPINS } else { 0 };
+        Endpoint::spinning(segment, name, spins)
+    }
+
+    /// As [`new`](Self::new), for one that looks so many times more before it sleeps.
+    pub(crate) fn spinning(segment: Arc<Segment>, name: Name, spins: u32) -> Endpoint {
+        let cursors = Cursors::new(segment.table());
         Endpoint { segment, name, cursors, spins, is_orphaned: AtomicBool::new(false) }
     }
 
@@ -161,10 +166,9 @@ impl Endpoint {
         }
         self.check_len(len)?;
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
-        let draft = Draft(Guard { endpoint: self, task });
+        let guard = Guard { endpoint: self, task };
         let payload = self.place(task, len, |d| &d.input)?;
-        debug_assert_eq!(payload.len(), len);
-        Ok(draft)
+        Ok(Draft { guard, payload })
     }
 
     /// Copies the payload in and submits. Short of room the task is the caller's still, who has lent it only.
@@ -363,7 +367,11 @@ impl Drop for Guard<'_> {
 }
 
 /// A submission being filled.
-pub(crate) struct Draft<'e>(Guard<'e>);
+pub(crate) struct Draft<'e> {
+    guard: Guard<'e>,
+    /// What the descriptor says as well, where others might change it.
+    payload: Payload,
+}
 
 /// What a submission says beside its payload.
 #[derive(Clone, Copy, Debug)]
@@ -395,9 +403,8 @@ impl Submission {
 impl Draft<'_> {
     /// The payload's bytes, in place. Their former content is whatever lay there.
     pub(crate) fn payload(&mut self) -> Result<&mut [u8], Corrupted> {
-        let (endpoint, task) = (self.0.endpoint, self.0.task);
-        let d = endpoint.descriptor(task);
-        let (start, len) = endpoint.segment.locate(task.index, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
+        let (endpoint, task) = (self.guard.endpoint, self.guard.task);
+        let (start, len) = endpoint.segment.locate(task.index, self.payload, &endpoint.descriptor(task).input_bytes)?;
         // SAFETY: the bytes lie in the segment (`locate`), and are ours alone while the word is RESERVED(me) (invariant 2
         // of `descriptor`), which it is as long as this guard lives; the borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
@@ -410,7 +417,7 @@ impl Draft<'_> {
 
     /// RESERVED → READY: from here on others see it.
     pub(crate) fn submit(self, s: Submission) -> Result<TaskId, Corrupted> {
-        let guard = std::mem::ManuallyDrop::new(self.0);
+        let guard = std::mem::ManuallyDrop::new(self.guard);
         let (endpoint, task) = (guard.endpoint, guard.task);
         endpoint.table().check_owned(endpoint.name, task)?;
         let d = endpoint.descriptor(task);
@@ -419,7 +426,10 @@ impl Draft<'_> {
         d.max_attempts.store(s.max_attempts.max(1).into(), Relaxed);
         d.status.store(STATUS_OK, Relaxed);
         let table = endpoint.table();
-        let expires = s.expires_in.map_or(0, |t| table.now().saturating_add(t.as_nanos() as u64).max(1));
+        let expires = s.expires_in.map_or(0, |t| {
+            let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
+            table.now().saturating_add(ns).max(1)
+        });
         d.expires.store(expires, Relaxed);
         d.limits.store(s.limits.bits(), Relaxed);
         d.backoff.store(s.backoff.bits(), Relaxed);
@@ -469,7 +479,10 @@ impl<'e> Claimed<'e> {
 
     /// A sign of life, for tasks whose silence is limited.
     pub(crate) fn heartbeat(&self) {
-        self.endpoint.descriptor(self.task).heartbeat.store(self.endpoint.table().now(), Relaxed);
+        let (endpoint, table) = (self.endpoint, self.endpoint.table());
+        if table.check_owned(endpoint.name, self.task).is_ok() {
+            endpoint.descriptor(self.task).heartbeat.store(table.now(), Relaxed);
+        }
     }
 
     /// CLAIMED → DONE, with `len` bytes of output that `fill` writes in place.
@@ -555,10 +568,12 @@ impl Drop for Claimed<'_> {
     fn drop(&mut self) {
         if self.open {
             self.open = false;
-            let endpoint = self.endpoint;
-            endpoint.descriptor(self.task).status.store(STATUS_ABANDONED, Relaxed);
+            let (endpoint, table) = (self.endpoint, self.endpoint.table());
             // Damage is reported by the next operation that meets it; here is nobody to tell.
-            let _ = endpoint.table().complete(&endpoint.cursors, endpoint.name, self.task, Outcome::Completed);
+            let _ = table.check_owned(endpoint.name, self.task).and_then(|()| {
+                endpoint.descriptor(self.task).status.store(STATUS_ABANDONED, Relaxed);
+                table.complete(&endpoint.cursors, endpoint.name, self.task, Outcome::Completed)
+            });
         }
     }
 }

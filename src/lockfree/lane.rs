@@ -179,6 +179,11 @@ impl<'s> Lane<'s> {
                         (seen, tail) = (again, again);
                         continue;
                     }
+                    // What fills that slot is met by takers, unless it is gone since: by invariant 1 there is no full slot
+                    // behind an empty one. Who believed it would raise a flag that nobody can ever answer.
+                    if self.any(cursor, |_| true) == Some(false) && self.slot(tail).load(Acquire) == slot.0 {
+                        return Err(Corrupted::new("lane slot at the tail", tail as usize % self.slots.len(), slot.0));
+                    }
                     cursor.tail.store(tail, Release);
                     self.raise_rescan();
                     return Ok(Push::Overflowed);
@@ -333,6 +338,18 @@ mod tests {
                 lane.remove(&cursor, &entry);
             }
         }
+    }
+
+    #[test]
+    fn a_lane_that_is_full_though_nothing_is_in_it_is_damaged() {
+        let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+        let control = LaneControl::new(0);
+        // The tail stands at a slot that is full of the lap before; takers meet an empty one.
+        words[2].store(Slot::full(u64::MAX, Hint { index: 1, generation: 1 }).0, Relaxed);
+        control.tail.0.store(2, Relaxed);
+        let (lane, cursor) = (Lane::new(&control, &words), Cursor::default());
+        assert!(lane.push(&cursor, Hint { index: 2, generation: 1 }).is_err());
+        assert!(!lane.rescan_is_due(), "no taker could ever lower that flag for good");
     }
 
     #[test]

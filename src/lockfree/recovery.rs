@@ -219,7 +219,7 @@ impl Table<'_> {
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
     pub(crate) fn sweep(&self, cursors: &Cursors) -> Result<(), Corrupted> {
-        self.rescan(cursors, None)?;
+        self.rescan(cursors, None, |_, _| true)?;
         for index in 0..self.descriptors.len() {
             if self.load(index as u16).is(Phase::Free) {
                 self.free.give(index);

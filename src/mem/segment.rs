@@ -232,10 +232,6 @@ impl Segment {
             (_, name) => name,
         };
         let segment = Segment::view(file, map, identity, layout, name);
-        let table = &segment.table;
-        for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, geometry.blocks())] {
-            (0..n).for_each(|i| map.give(i));
-        }
         for (room, name) in segment.header().queues.iter().zip(&options.queues) {
             for (word, bytes) in room.iter().zip(name.as_bytes().chunks(8)) {
                 let mut padded = [0; 8];
@@ -243,10 +239,46 @@ impl Segment {
                 word.store(u64::from_le_bytes(padded), Relaxed); // the fork or the socket that hands it on orders it
             }
         }
-        if options.reserve {
+        segment.begin();
+        Ok(segment)
+    }
+
+    /// What a new segment needs beside zeroes.
+    fn begin(&self) {
+        let table = &self.table;
+        for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, self.geometry.blocks())] {
+            (0..n).for_each(|i| map.give(i));
+        }
+        if self.is_reserved {
             table.blocks.chunks.iter().for_each(|chunk| chunk.store(COMMITTED, Relaxed));
         }
-        Ok(segment)
+    }
+
+    /// All that changes in a segment but its blocks, as bare words: to damage them.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        let (start, end) = (std::mem::offset_of!(Header, control), self.layout.arena);
+        let words = self.map.as_mut_ptr().wrapping_add(start).cast();
+        // SAFETY: aligned and inside the mapping by the layout, which outlives `self`; shared memory is only ever accessed
+        // through atomics here, and any bits are words.
+        unsafe { std::slice::from_raw_parts(words, (end - start) / size_of::<AtomicU64>()) }
+    }
+
+    /// Makes it as if it had just been made. What of it is in use is the caller's care.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn renew(&self) {
+        let words = self.words();
+        // SAFETY: as for any store to these words; that it is not one atomic one per word is noticed by nobody, since nobody
+        // else has the segment now.
+        unsafe { std::ptr::write_bytes(words.as_ptr().cast_mut(), 0, words.len()) };
+        self.begin();
+    }
+
+    /// Are these bytes inside the mapping?
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn contains(&self, bytes: &[u8]) -> bool {
+        let (all, part) = (self.map.as_ptr() as usize, bytes.as_ptr() as usize);
+        part >= all && part + bytes.len() <= all + self.layout.total
     }
 
     /// Opens the named or file backing of a segment that others have made. To write to it, it must be nobody's: this
