@@ -27,32 +27,32 @@ compile_error!("shmworker is made of futexes, memfds and pidfds: it needs Linux"
 /// The version of this library, as `major.minor.patch`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-#[cfg(all(feature = "bench", not(all(test, loom))))]
+#[cfg(all(feature = "bench", not(all(test, any(loom, shuttle)))))]
 #[doc(hidden)]
 pub mod bench_support;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 mod error;
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 mod exec;
-#[cfg(any(fuzzing, all(test, not(loom))))]
+#[cfg(any(fuzzing, all(test, not(any(loom, shuttle)))))]
 #[doc(hidden)]
 pub mod fuzz;
 mod lockfree;
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 mod process;
 mod sync;
 #[cfg(feature = "cli")]
 mod torture;
 
 pub use error::Corrupted;
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 pub use exec::endpoint::SubmitError;
 pub use lockfree::{audit::Audit, participant::Name, table::TaskId, word::Outcome};
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 pub use mem::{
     backing::Holder,
     segment::{NoSpace, SegmentCreateError, SegmentOpenError},

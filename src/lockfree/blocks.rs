@@ -361,7 +361,7 @@ impl Blocks<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::lockfree::word::Phase;

@@ -58,7 +58,7 @@ fn mask(w: usize, range: &Range<usize>) -> u64 {
     below(to) & !below(from)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

@@ -49,11 +49,11 @@
 use super::word::{Hint, LAP_BITS, Slot};
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant, private},
 };
 
 /// Steps that a participant makes before it publishes its cursor.
-pub(crate) const PUBLISH: u64 = if cfg!(all(test, loom)) { 2 } else { 16 };
+pub(crate) const PUBLISH: u64 = if cfg!(all(test, any(loom, shuttle))) { 2 } else { 16 };
 
 /// Claims after which a taker looks at `rescan` though the lane is not empty: a busy lane must not starve a task
 /// without a hint.
@@ -88,9 +88,9 @@ impl LaneControl {
 /// Acquire and Release, so that a thread that goes on from another's cursor has seen what that one saw.
 #[derive(Default)]
 pub(crate) struct Cursor {
-    head: std::sync::atomic::AtomicU64,
-    tail: std::sync::atomic::AtomicU64,
-    claims: std::sync::atomic::AtomicU32,
+    head: private::AtomicU64,
+    tail: private::AtomicU64,
+    claims: private::AtomicU32,
 }
 
 impl Cursor {
@@ -315,7 +315,7 @@ fn publish(shared: &AtomicU64, seen: u64, position: u64) {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

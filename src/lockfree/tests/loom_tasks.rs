@@ -1,7 +1,10 @@
 //! Tasks through the queue: submitters, workers and a canceller, any of whom dies.
 
 use super::{Actor, COORDINATOR, Part, QUEUE, Storage, explore, explore_alive, join, play, settle};
-use crate::lockfree::{participant::Name, table::Cancel};
+use crate::{
+    lockfree::{participant::Name, table::Cancel},
+    sync::Relaxed,
+};
 use std::sync::Arc;
 
 const SUBMIT_ONE: Part = |a| {
@@ -74,7 +77,7 @@ fn one_of_two_workers_with_two_tasks_dies() {
 fn worker_dies_over_the_last_attempt() {
     explore("worker_dies_over_the_last_attempt", 3, |take| {
         let storage = Storage::new(3, 1);
-        storage.attempts(1);
+        storage.each(|d| d.max_attempts.store(1, Relaxed));
         play(take, storage, &[WORK_ONE, SUBMIT_ONE])
     });
 }
@@ -178,7 +181,7 @@ fn each_result_is_taken_by_one_thread() {
 #[test]
 fn a_cancellation_names_the_incarnation_that_runs_the_task() {
     explore_alive("a_cancellation_names_the_incarnation_that_runs_the_task", 3, |_| {
-        let storage = Arc::new(Storage::vacant(2, 1, 0));
+        let storage = Arc::new(Storage::vacant(1, 2, 1, 0));
         storage.table().admit(0, 0).unwrap();
         let mut submitter = Actor::new(&storage, 0);
         let task = submitter.submit(1).unwrap();
