@@ -1,6 +1,10 @@
 //! The bodies of the fuzz targets (`fuzz/`), here because what they drive is private. The committed corpus runs with the
 //! unit tests too.
 
+mod segment;
+
+pub use segment::segment_open;
+
 use crate::{
     lockfree::{
         descriptor::Payload,
@@ -193,6 +197,11 @@ mod tests {
     #[test]
     fn the_corpus_of_words_passes() {
         replay("words", super::words);
+    }
+
+    #[test]
+    fn the_corpus_of_segment_open_passes() {
+        replay("segment_open", super::segment_open);
     }
 
     #[test]

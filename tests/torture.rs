@@ -85,6 +85,28 @@ fn whoever_attaches_takes_part_and_is_missed_by_nobody() {
 }
 
 #[test]
+fn nobody_sleeps_while_there_is_work() {
+    let output = passes(&torture(&["--wakes", "300", "--seed", "1"]));
+    let [rounds, kills, stops, lost] = sums(&output, ["rounds", "kills", "stops", "lost"]);
+    assert!(rounds == 300 && kills > 0 && stops > 0 && lost == 0, "{output}");
+}
+
+#[test]
+fn what_breaks_pythons_pools_does_not_break_ours() {
+    let output = passes(&torture(&["--experiments"]));
+    assert_eq!(output.lines().count(), 5, "{output}");
+    assert_eq!(sums(&output, ["got"]), [100], "{output}");
+}
+
+#[test]
+fn a_wake_that_a_dead_waker_owes_is_missed_when_its_death_is_not_settled() {
+    let output = torture(&["--wakes", "5", "--seed", "1", "--without-recovery"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert_eq!(sums(&stdout, ["lost"]), [1], "{stdout}");
+}
+
+#[test]
 fn random_torture_fails_when_the_dead_are_left_as_they_are() {
     let output = torture(&["--seconds", "5", "--seed", "1", "--without-recovery"]);
     let stdout = String::from_utf8_lossy(&output.stdout);

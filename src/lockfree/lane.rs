@@ -188,7 +188,7 @@ impl<'s> Lane<'s> {
                 (-1, true) => {
                     // Still full of the lap before: no slot is empty. Unless we slept for laps.
                     let again = self.control.tail.0.load(Acquire);
-                    if again > tail {
+                    if is_past(again, tail) {
                         (seen, tail) = (again, again);
                         continue;
                     }
@@ -198,7 +198,7 @@ impl<'s> Lane<'s> {
                 }
                 _ => {
                     let again = self.control.tail.0.load(Acquire);
-                    if again <= tail {
+                    if !is_past(again, tail) {
                         return Err(Corrupted::new("lane slot at the tail", tail as usize % self.slots.len(), slot.0));
                     }
                     (seen, tail) = (again, again);
@@ -238,7 +238,7 @@ impl<'s> Lane<'s> {
                 (laps @ 1.., _) if !self.is_astray(seen, head) => head = self.skip(head, laps),
                 _ => {
                     let again = self.control.head.0.load(Acquire);
-                    if again <= head {
+                    if !is_past(again, head) {
                         return Err(Corrupted::new("lane slot at the head", head as usize % self.slots.len(), slot.0));
                     }
                     (seen, head) = (again, again);
@@ -310,6 +310,12 @@ impl<'s> Lane<'s> {
     }
 }
 
+/// Has `a` come further than `b`? Across the end of all numbers too, where only damage leads: who follows it must not
+/// begin anew each time.
+fn is_past(a: u64, b: u64) -> bool {
+    a.wrapping_sub(b).cast_signed() > 0
+}
+
 /// One try: failing means that somebody else published.
 fn publish(shared: &AtomicU64, seen: u64, position: u64) {
     if position >= seen.saturating_add(PUBLISH) {
@@ -331,7 +337,8 @@ mod tests {
         };
         for round in 0..10_000 {
             let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(next())).collect();
-            let control = LaneControl::new(if round % 2 == 0 { 0 } else { next() });
+            // Near the end of all numbers too.
+            let control = LaneControl::new([0, next(), u64::MAX << (next() % 64)][round % 3]);
             let (lane, cursor) = (Lane::new(&control, &words), Cursor::default());
             lane.any(&cursor, |h| h == hint);
             let _ = lane.push(&cursor, hint);

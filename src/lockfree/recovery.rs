@@ -117,18 +117,29 @@ impl Table<'_> {
     fn settle(&self, me: Name, dead: Name, exit: u64, index: u16, settled: &mut Settled) -> Result<(), Corrupted> {
         let d = &self.descriptors[index as usize];
         let owner = |w: Task| w.who() == dead.id();
+        // Not only this one: it may have died between making a task DONE or READY for one that was dead already, and finding
+        // that out ([orphan]).
+        let is_orphan = |w: Task| {
+            let member = self.participant(w.who())?.member(w.who().into())?;
+            Ok(matches!(member, Member::Dead(_)))
+        };
         loop {
             let word = self.load(index);
             let phase = word.phase().ok_or_else(|| damaged(index, word))?;
             // A failed exchange here means that a living participant was faster: look again.
             match phase {
-                Phase::Reserved | Phase::Done(_) if owner(word) => {
+                Phase::Done(_) if is_orphan(word)? => {
                     if let Ok(word) = self.exchange(index, word, word.to(Phase::Reserved, me.id()), AcqRel) {
-                        settled.dropped += usize::from(phase != Phase::Reserved);
+                        settled.dropped += 1;
                         return self.release(Owned { index, word });
                     }
                 }
-                Phase::Ready | Phase::Delayed if owner(word) => {
+                Phase::Reserved if owner(word) => {
+                    if let Ok(word) = self.exchange(index, word, word.to(Phase::Reserved, me.id()), AcqRel) {
+                        return self.release(Owned { index, word });
+                    }
+                }
+                Phase::Ready | Phase::Delayed if is_orphan(word)? => {
                     let _ = self.exchange(index, word, word.to(Phase::Done(Outcome::Cancelled), word.who()), AcqRel);
                 }
                 Phase::Ready | Phase::Delayed if d.addressee.load(Relaxed) == dead.bits() => {

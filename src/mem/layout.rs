@@ -39,9 +39,6 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
 pub(crate) const VERSION: u64 = 1;
 pub(crate) const PAGE: usize = 4096;
 
-/// The largest payload of [`Geometry::new`], in bytes.
-pub(crate) const MAX_PAYLOAD: usize = 64 << 20;
-
 /// Everything that decides the size of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -98,7 +95,7 @@ impl Geometry {
     }
 }
 
-/// So many blocks of each size: 4 KiB, 16 KiB and so on to [`MAX_PAYLOAD`].
+/// So many blocks of each size: 4 KiB, 16 KiB and so on to 64 MiB.
 pub(crate) fn classes(counts: [u32; CLASSES]) -> [Class; CLASSES] {
     std::array::from_fn(|i| Class { size: (PAGE as u32) << (2 * i), count: counts[i] })
 }
@@ -250,7 +247,7 @@ mod tests {
             start + size
         });
         assert_eq!(end, l.total);
-        assert_eq!(g.classes[CLASSES - 1].size as usize, MAX_PAYLOAD);
+        assert_eq!(g.classes[CLASSES - 1].size, 64 << 20);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 pub(crate) mod attach;
 mod crew;
+pub(crate) mod experiments;
 pub(crate) mod fencing;
 mod ledger;
 pub(crate) mod random;
