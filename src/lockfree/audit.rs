@@ -115,6 +115,13 @@ const MAPS_ARE_KEPT: bool = cfg!(all(target_arch = "x86_64", not(all(test, loom)
 /// What was found of one thing, until it is known that its word has not changed meanwhile.
 type Faults = Vec<(&'static str, String)>;
 
+fn shown(payload: Payload) -> String {
+    match payload.block() {
+        Some(block) => format!("{} bytes in block {block}", payload.len()),
+        None => format!("{} bytes inside", payload.len()),
+    }
+}
+
 struct Auditor<'t> {
     table: &'t Table<'t>,
     is_at_rest: bool,
@@ -245,18 +252,18 @@ impl Auditor<'_> {
         check(is_allowed, "its attempt is one of those allowed", &|| format!(" of {most}"));
         let (input, output) = (Payload(d.input.load(Relaxed)), Payload(d.output.load(Relaxed)));
         if let Some(fault) = self.misplaced(index, word, input, true) {
-            check(false, "its input is its own", &|| format!(" with {input:?}, {fault}"));
+            check(false, "its input is its own", &|| format!(" with {}, {fault}", shown(input)));
         }
         let is_done = matches!(phase, Phase::Done(_));
         if let Some(fault) = self.misplaced(index, word, output, is_done) {
-            check(false, "its output is its own", &|| format!(" with {output:?}, {fault}"));
+            check(false, "its output is its own", &|| format!(" with {}, {fault}", shown(output)));
         }
         if !is_done {
             self.check_lane(d, phase, &mut check);
         }
         if !matches!(phase, Phase::Claimed | Phase::Done(Outcome::Completed)) {
             let has_none = output == Payload::default();
-            check(has_none, "only what was completed has an output", &|| format!(" with {output:?}"));
+            check(has_none, "only what was completed has an output", &|| format!(" with {}", shown(output)));
         }
         if phase == Phase::Delayed {
             check(d.not_before.load(Relaxed) != 0, "what waits for its time has one", &String::new);
@@ -417,5 +424,338 @@ impl Auditor<'_> {
                 self.add("idle mask", i / words, rule, format!("it has {id}, which is {member:?}"));
             }
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{
+        exec::endpoint::{Endpoint, Submission, To},
+        lockfree::{
+            blocks::TOUCHED,
+            descriptor::Descriptor,
+            lane::Cursor,
+            table::{Again, Owned},
+        },
+        mem::{
+            layout::{Geometry, classes},
+            segment::Segment,
+        },
+    };
+    use std::{mem::forget, sync::Arc};
+
+    /// One task in each phase, most with blocks, a block that is held, and no process that would mind what is done to them.
+    struct Scene {
+        segment: Arc<Segment>,
+        client: Endpoint,
+        worker: Endpoint,
+        held: usize,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let segment = Arc::new(
+                Segment::create(Geometry {
+                    descriptors: DESCRIPTORS.into(),
+                    queue_slots: 64,
+                    private_slots: 16,
+                    completion_slots: 16,
+                    classes: classes([32, 1, 0, 0, 0, 0, 0, 0]),
+                    ..Geometry::new(10, 1)
+                })
+                .unwrap(),
+            );
+            let admit = || Endpoint::new(segment.clone(), segment.table().admit(0, 0).unwrap().unwrap());
+            let (_coordinator, client, worker) = (admit(), admit(), admit());
+            let submit = |to, len| {
+                let s = Submission { max_attempts: 2, ..Submission::new(to) };
+                client.try_submit(s, &vec![1; len]).unwrap();
+            };
+            let claim = || worker.claim(worker.queue(0)).unwrap().unwrap();
+            submit(To::Queue(0), 1000);
+            assert!(claim().complete(0, 1000, |_| {}).is_ok()); // DONE
+            submit(To::Queue(0), 1000);
+            assert!(claim().give_back(Again::After(u64::MAX / 2)).unwrap().is_none()); // DELAYED
+            submit(To::Queue(0), 1000);
+            forget(claim()); // CLAIMED
+            submit(To::Queue(0), 1000); // READY
+            submit(To::Participant(worker.name()), 0); // READY, addressed
+            forget(client.draft(1000).unwrap()); // RESERVED
+            let held = segment.alloc(1000, client.name(), || {}).unwrap() as usize;
+            let scene = Scene { client, worker, held, segment };
+            for audit in [scene.table().audit(), scene.table().audit_live()] {
+                assert!(audit.violations.is_empty(), "{audit}");
+                assert_eq!((audit.descriptors_in_use, audit.blocks_in_use), (6, 7));
+            }
+            scene
+        }
+
+        fn table(&self) -> &Table<'_> {
+            self.segment.table()
+        }
+
+        /// The first descriptor in this phase.
+        fn index(&self, phase: Phase) -> u16 {
+            (0..).find(|&i| self.table().load(i).is(phase)).unwrap()
+        }
+
+        fn of(&self, phase: Phase) -> &Descriptor {
+            &self.table().descriptors[usize::from(self.index(phase))]
+        }
+
+        /// The READY task that is addressed to the worker.
+        fn addressed(&self) -> &Descriptor {
+            let table = self.table();
+            let mut all = (0..).zip(table.descriptors).filter(|(i, _)| table.load(*i).is(Phase::Ready));
+            all.find(|(_, d)| d.addressee.load(Relaxed) != 0).unwrap().1
+        }
+
+        fn set(&self, phase: Phase, to: impl Fn(Task) -> Task) {
+            let index = self.index(phase);
+            let word = to(self.table().load(index));
+            self.table().descriptors[usize::from(index)].state.store(word.0, Relaxed);
+        }
+
+        fn kill(&self, who: &Endpoint) {
+            let member = Member::Dead(who.name().incarnation());
+            self.table().participants[usize::from(who.name().id())].member.store(member.bits(), Relaxed);
+        }
+
+        fn block_of(&self, payload: &crate::sync::AtomicU64) -> u32 {
+            Payload(payload.load(Relaxed)).block().unwrap()
+        }
+
+        fn slot(&self, lane: usize, i: usize) -> &crate::sync::AtomicU64 {
+            &self.table().lane(LaneId(lane as u32)).words().slots[i]
+        }
+    }
+
+    const DESCRIPTORS: u16 = 128;
+    const DONE: Phase = Phase::Done(Outcome::Completed);
+    const NOBODY: Name = Name::new(9, 1);
+
+    /// What is planted must be named, by an audit of those who live as well unless it takes rest to tell.
+    #[track_caller]
+    fn names(rule: &str, live: bool, plant: impl FnOnce(&Scene)) {
+        let scene = Scene::new();
+        plant(&scene);
+        let has = |audit: Audit| {
+            let found = audit.violations.iter().any(|v| v.rule == rule && !v.words.is_empty());
+            assert!(!audit.is_clean());
+            (found, audit.to_string())
+        };
+        let (found, text) = has(scene.table().audit());
+        assert!(found, "'{rule}' is not found in: {text}");
+        let (found, text) = has(scene.table().audit_live());
+        assert_eq!(found, live, "'{rule}' in: {text}");
+    }
+
+    #[test]
+    fn a_participant_that_is_none_is_named() {
+        for bits in [3 << 60, Member::Live(0).bits(), Member::Dead(0).bits()] {
+            names("its word is a member's", true, |s| s.table().participants[7].member.store(bits, Relaxed));
+        }
+    }
+
+    #[test]
+    fn a_word_that_names_the_wrong_one_is_named() {
+        names("its word has a phase", true, |s| s.set(DONE, |_| Task(15 << 60)));
+        names("what is free names nobody", true, |s| s.set(Phase::Free, |w| w.to(Phase::Free, 1)));
+        for phase in [Phase::Reserved, Phase::Ready, Phase::Claimed, Phase::Delayed, DONE] {
+            names("it names a participant", true, |s| s.set(phase, |w| w.to(phase, 10)));
+        }
+        for phase in [Phase::Ready, Phase::Delayed, DONE] {
+            names("it names its submitter", true, |s| s.set(phase, |w| w.to(phase, 0)));
+        }
+        for phase in [Phase::Ready, Phase::Claimed, Phase::Delayed, DONE] {
+            for stranger in [NOBODY, Name::new(1, 2), Name::new(1, 0), Name::new(9999, 1)] {
+                names("its submitter was admitted", true, |s| {
+                    s.of(phase).submitter.store(stranger.bits(), Relaxed);
+                });
+            }
+        }
+        names("its claimant was admitted", true, |s| s.of(Phase::Claimed).claimant.store(NOBODY.bits(), Relaxed));
+    }
+
+    #[test]
+    fn what_the_dead_still_have_at_rest_is_named() {
+        names("who has it lives", false, |s| s.kill(&s.client)); // RESERVED
+        names("who has it lives", false, |s| s.kill(&s.worker)); // CLAIMED
+        names("its submitter lives", false, |s| s.kill(&s.client));
+        names("whom it waits for lives", false, |s| s.kill(&s.worker));
+        names("who holds it lives", false, |s| s.kill(&s.client));
+        names("it names those who live", false, |s| s.table().idle[0].store(1 << 9, Relaxed));
+    }
+
+    #[test]
+    fn a_task_with_fields_that_cannot_be_is_named() {
+        for phase in [Phase::Ready, Phase::Claimed, Phase::Delayed, DONE] {
+            for most in [0, 256] {
+                names("its attempt is one of those allowed", true, |s| s.of(phase).max_attempts.store(most, Relaxed));
+            }
+        }
+        names("its attempt is one of those allowed", true, |s| s.of(Phase::Delayed).max_attempts.store(1, Relaxed));
+        names("what waits for its time has one", true, |s| s.of(Phase::Delayed).not_before.store(0, Relaxed));
+        for phase in [Phase::Ready, Phase::Delayed] {
+            names("only what was completed has an output", true, |s| {
+                s.of(phase).output.store(Payload::new(None, 5).0, Relaxed);
+            });
+        }
+        names("its lane exists", true, |s| s.of(Phase::Ready).lane.store(11, Relaxed));
+        names("who has no addressee is in a queue", true, |s| s.of(Phase::Claimed).lane.store(3, Relaxed));
+        names("its addressee was admitted", true, |s| s.addressed().addressee.store(NOBODY.bits(), Relaxed));
+        names("its lane is its addressee's", true, |s| s.addressed().lane.store(0, Relaxed));
+    }
+
+    #[test]
+    fn a_payload_that_is_not_the_tasks_own_is_named() {
+        for phase in [Phase::Ready, Phase::Claimed, Phase::Delayed, DONE] {
+            let rule = "its input is its own";
+            names(rule, true, |s| s.of(phase).input.store(Payload::new(None, INLINE as u32 + 1).0, Relaxed));
+            names(rule, true, |s| s.of(phase).input.store(Payload::new(Some(u32::MAX - 1), 1).0, Relaxed));
+            names(rule, true, |s| s.of(phase).input.store(Payload::new(Some(s.held as u32), 1).0, Relaxed));
+            names(rule, true, |s| {
+                let block = s.block_of(&s.of(phase).input);
+                s.of(phase).input.store(Payload::new(Some(block), 4097).0, Relaxed);
+            });
+        }
+        names("its output is its own", true, |s| {
+            s.of(DONE).output.store(Payload::new(Some(s.held as u32), 1).0, Relaxed);
+        });
+        names("its output is its own", true, |s| {
+            s.of(Phase::Claimed).output.store(Payload::new(Some(1 << 20), 1).0, Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_block_that_nobody_knows_of_is_named() {
+        let word = |s: &Scene, block: usize, to: u64| s.table().blocks.words[block].store(to, Relaxed);
+        names("its word is a block's", true, |s| word(s, s.held, 1 << 57));
+        names("who holds it was admitted", true, |s| word(s, s.held, Block::Held(NOBODY).bits()));
+        let attached = |index, generation| Block::Attached { index, generation }.bits();
+        names("its task refers to it", true, |s| word(s, s.held, attached(s.index(Phase::Ready), 1)));
+        names("its task refers to it", true, |s| word(s, s.held, attached(DESCRIPTORS - 1, 0)));
+        names("its task refers to it", true, |s| word(s, s.held, attached(DESCRIPTORS, 0)));
+        names("its task refers to it", true, |s| {
+            let (block, index) = (s.block_of(&s.of(DONE).input) as usize, s.index(DONE));
+            word(s, block, attached(index, s.table().load(index).generation() + 1));
+        });
+        names("its chunk has pages", true, |s| s.table().blocks.chunks[0].store(0, Relaxed));
+        names("it is touched only if committed", true, |s| s.table().blocks.chunks[1].store(TOUCHED, Relaxed));
+        names("its chunk has pages", false, |s| {
+            let last = s.table().blocks.words.len() - 1;
+            word(s, last, Block::Held(s.client.name()).bits());
+        });
+    }
+
+    #[test]
+    fn a_hint_that_is_missing_at_rest_is_named() {
+        names("its hint is in its lane, or a rescan is due", false, |s| {
+            let (lane, cursor) = (s.table().lane(LaneId(0)), Cursor::default());
+            let entry = lane.first(&cursor).unwrap().unwrap();
+            assert!(lane.remove(&cursor, &entry));
+        });
+        names("its hint is in its lane, or a rescan is due", false, |s| {
+            // DONE, but announced to nobody.
+            let (index, table) = (s.index(Phase::Reserved), s.table());
+            let task = Owned { index, word: table.load(index) };
+            s.set(Phase::Reserved, |_| task.word.to(DONE, s.client.name().id()));
+            let d = &table.descriptors[usize::from(index)];
+            d.submitter.store(s.client.name().bits(), Relaxed);
+            d.max_attempts.store(1, Relaxed);
+        });
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_free_bit_that_is_missing_at_rest_is_named() {
+        names("what is free has its bit", false, |s| {
+            let index = usize::from(s.index(Phase::Free));
+            assert_eq!(s.table().free.take(index..index + 1, 0), Some(index));
+        });
+        names("what is free has its bit", false, |s| {
+            let last = s.table().blocks.words.len() - 1;
+            assert_eq!(s.table().blocks.free.take(last..last + 1, 0), Some(last));
+        });
+    }
+
+    #[test]
+    fn a_lane_that_no_history_can_have_left_is_named() {
+        let lane = |s: &Scene, id| s.table().lane(LaneId(id)).words().slots.len() as u64;
+        names("its rescan is due or not", true, |s| s.table().lane(LaneId(4)).words().rescan.store(2, Relaxed));
+        names("its hints name descriptors", true, |s| {
+            let hint = Hint { index: DESCRIPTORS, generation: 0 };
+            s.slot(0, 3).store(Slot::full(0, hint).0, Relaxed);
+        });
+        let rule = "its slots are of one turn";
+        names(rule, true, |s| s.slot(0, 50).store(Slot::empty(1).0, Relaxed));
+        names(rule, true, |s| s.slot(0, 0).store(Slot::empty(0).0, Relaxed));
+        names(rule, true, |s| s.slot(2, 5).store(Slot::full(0, Hint { index: 0, generation: 0 }).0, Relaxed));
+        names(rule, true, |s| s.slot(0, 50).store(Slot::empty(LAP_MASK).0, Relaxed));
+        let rule = "its head and tail are not beyond its slots";
+        names(rule, true, |s| s.table().lane(LaneId(0)).words().head.store(4, Relaxed));
+        names(rule, true, |s| s.table().lane(LaneId(0)).words().tail.store(lane(s, 0), Relaxed));
+    }
+
+    #[test]
+    fn a_lane_is_sound_wherever_its_turn_begins() {
+        for lap in [0, 1, LAP_MASK] {
+            let scene = Scene::new();
+            let words = scene.table().lane(LaneId(1)).words(); // the coordinator's own, which is empty
+            let count = words.slots.len() as u64;
+            let lane = scene.table().lane(LaneId(1));
+            words.slots.iter().for_each(|s| s.store(Slot::empty(lap).0, Relaxed));
+            [words.head, words.tail].iter().for_each(|w| w.store(lap * count, Relaxed));
+            for i in 0..3 * count {
+                let (pusher, taker) = (Cursor::default(), Cursor::default());
+                let _ = lane.push(&pusher, Hint { index: 1, generation: i as u16 }).unwrap();
+                if i % 7 != 0 {
+                    let entry = lane.first(&taker).unwrap().unwrap();
+                    assert!(lane.remove(&taker, &entry));
+                }
+                let audit = scene.table().audit();
+                assert!(audit.violations.is_empty(), "lap {lap}, step {i}: {audit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_live_audit_takes_no_step_on_the_way_for_a_fault() {
+        const TASKS: u64 = 5000;
+        const LAST: u32 = 1;
+        let Scene { segment, client, worker, .. } = Scene::new();
+        std::thread::scope(|s| {
+            let runs = s.spawn(|| {
+                while let Some(task) = worker.next(&[worker.queue(0)], || false).unwrap() {
+                    let is_last = task.kind() == LAST;
+                    match task.attempt() {
+                        0 if !is_last => assert!(task.give_back(Again::After(0)).unwrap().is_none()),
+                        _ => drop(task),
+                    }
+                    if is_last {
+                        return;
+                    }
+                }
+            });
+            let submits = s.spawn(|| {
+                for n in (0..TASKS).rev() {
+                    let (len, kind) = (200 * (n % 3) as usize, if n == 0 { LAST } else { 0 });
+                    let twice = Submission { kind, max_attempts: 2, ..Submission::new(To::Queue(0)) };
+                    while client.try_submit(twice, &[1; 500][..len]).is_err() {
+                        drop(client.take().unwrap());
+                    }
+                }
+            });
+            while !(runs.is_finished() && submits.is_finished()) {
+                let audit = segment.table().audit_live();
+                assert!(audit.violations.is_empty(), "{audit}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_mask_of_those_who_are_not_there_is_named() {
+        names("it names participants", true, |s| s.table().idle[1].store(1 << 10, Relaxed));
     }
 }
