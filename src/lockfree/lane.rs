@@ -117,6 +117,14 @@ pub(crate) struct Entry {
     seen_head: u64,
 }
 
+/// The words of a lane, for who looks on.
+pub(crate) struct Words<'s> {
+    pub(crate) head: &'s AtomicU64,
+    pub(crate) tail: &'s AtomicU64,
+    pub(crate) rescan: &'s AtomicU64,
+    pub(crate) slots: &'s [AtomicU64],
+}
+
 /// A lane: control words and slots, wherever they lie.
 #[derive(Clone, Copy)]
 pub(crate) struct Lane<'s> {
@@ -129,6 +137,11 @@ impl<'s> Lane<'s> {
     pub(crate) fn new(control: &'s LaneControl, slots: &'s [AtomicU64]) -> Self {
         debug_assert!(slots.len().is_power_of_two());
         Lane { control, slots }
+    }
+
+    pub(crate) fn words(&self) -> Words<'s> {
+        let LaneControl { head, tail, rescan } = self.control;
+        Words { head: &head.0, tail: &tail.0, rescan: &rescan.0, slots: self.slots }
     }
 
     fn slot(&self, position: u64) -> &'s AtomicU64 {
