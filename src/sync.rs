@@ -1,12 +1,155 @@
 //! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom or shuttle in the models.
 //!
-//! Under `--cfg loom` or `--cfg shuttle` (unit tests only) every operation that others can notice is also a *step* at which the running
-//! thread may be made to die ([`fate`]): a death is a panic that unwinds out of the model thread and leaves the shared
-//! words as they are, as a SIGKILL would. Nothing below this door holds a guard whose drop touches shared memory, so
-//! unwinding adds no step. Loads and fences are no steps: a death before one leaves what a death before the next write
-//! leaves. What is private to a process ([`private`], [`Mutex`]) is gone with it, and makes no steps either.
+//! In the models, unit tests and fuzz targets, and nowhere else, every operation that others can notice is also a *step* at
+//! which the running thread may be made to die ([`fate`]): a death is a panic that unwinds and leaves the shared words as they
+//! are, as a SIGKILL would; guards that are dropped on the way write nothing any more. Loads and fences are no steps: a death
+//! before one leaves what a death before the next write leaves. What is private to a process ([`private`], [`Mutex`]) is gone
+//! with it, and makes no steps either.
 
 pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
+
+/// Death before a chosen step, and what others do meanwhile.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fate {
+    use std::cell::Cell;
+
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    mod meanwhile {
+        use std::cell::{Cell, RefCell};
+
+        type Act = Box<dyn FnOnce()>;
+        thread_local! {
+            static LEFT: Cell<u32> = const { Cell::new(0) };
+            static ACT: RefCell<Option<Act>> = const { RefCell::new(None) };
+        }
+
+        /// Runs `act` just before the `k`-th access of this thread to an atomic (from 1; 0 never), loads included.
+        pub(crate) fn meanwhile(k: u32, act: impl FnOnce() + 'static) {
+            ACT.set(Some(Box::new(act)));
+            LEFT.set(k);
+        }
+
+        pub(in crate::sync) fn access() {
+            let n = LEFT.get();
+            LEFT.set(n.saturating_sub(1));
+            if n == 1
+                && let Some(act) = ACT.take()
+            {
+                act();
+            }
+        }
+    }
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(super) use meanwhile::access;
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(crate) use meanwhile::meanwhile;
+    #[cfg(all(test, any(loom, shuttle)))]
+    pub(super) fn access() {} // the model's scheduler plays the others
+
+    /// What the dying unwind with.
+    struct Died;
+
+    /// Steps left, for one who has died and whose guards are being dropped.
+    const DEAD: u32 = u32::MAX;
+
+    #[cfg(all(test, loom))]
+    use loom::thread_local;
+    #[cfg(all(test, shuttle, not(loom)))]
+    use shuttle::thread_local;
+    thread_local! {
+        // Steps left until death; 0: immortal.
+        #[allow(clippy::missing_const_for_thread_local, reason = "loom's knows no constants")]
+        static LEFT: Cell<u32> = Cell::new(0);
+    }
+
+    /// Is this step made? Not by the dead.
+    pub(super) fn step() -> bool {
+        access();
+        let left = LEFT.with(|left| {
+            let n = left.get();
+            match n {
+                0 | DEAD => {}
+                1 => left.set(DEAD),
+                _ => left.set(n - 1),
+            }
+            n
+        });
+        if left == 1 {
+            std::panic::resume_unwind(Box::new(Died));
+        }
+        left != DEAD
+    }
+
+    /// Runs `f`, dying just before its `k`-th step (from 1; 0 never); its end counts as one. `None`: it died.
+    pub(crate) fn mortal<T>(k: u32, f: impl FnOnce() -> T) -> Option<T> {
+        LEFT.with(|left| left.set(k));
+        let life = || {
+            let value = f();
+            step();
+            value
+        };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(life));
+        LEFT.with(|left| left.set(0));
+        match result {
+            Ok(value) => Some(value),
+            Err(cause) if cause.is::<Died>() => None,
+            Err(cause) => std::panic::resume_unwind(cause),
+        }
+    }
+}
+
+/// Atomics whose writes are steps.
+#[cfg(any(test, fuzzing))]
+macro_rules! atomic {
+    ($($from:ident)::+) => {
+        atomic!($($from)::+, AtomicU32, u32);
+        atomic!($($from)::+, AtomicU64, u64);
+    };
+    ($($from:ident)::+, $name:ident, $int:ty) => {
+        #[derive(Debug, Default)]
+        #[repr(transparent)]
+        pub(crate) struct $name($($from)::+::$name);
+
+        #[allow(dead_code, reason = "one set of operations for both widths")]
+        impl $name {
+            pub(crate) fn new(v: $int) -> Self {
+                Self($($from)::+::$name::new(v))
+            }
+            pub(crate) fn load(&self, o: Ordering) -> $int {
+                fate::access();
+                self.0.load(o)
+            }
+            pub(crate) fn store(&self, v: $int, o: Ordering) {
+                if fate::step() {
+                    self.0.store(v, o)
+                }
+            }
+            pub(crate) fn swap(&self, v: $int, o: Ordering) -> $int {
+                if fate::step() { self.0.swap(v, o) } else { self.0.load(Relaxed) }
+            }
+            pub(crate) fn compare_exchange(&self, old: $int, new: $int, ok: Ordering, err: Ordering) -> Result<$int, $int> {
+                if fate::step() { self.0.compare_exchange(old, new, ok, err) } else { Err(self.0.load(Relaxed)) }
+            }
+            pub(crate) fn fetch_or(&self, v: $int, o: Ordering) -> $int {
+                if fate::step() { self.0.fetch_or(v, o) } else { self.0.load(Relaxed) }
+            }
+            pub(crate) fn fetch_and(&self, v: $int, o: Ordering) -> $int {
+                if fate::step() { self.0.fetch_and(v, o) } else { self.0.load(Relaxed) }
+            }
+            pub(crate) fn fetch_add(&self, v: $int, o: Ordering) -> $int {
+                if fate::step() { self.0.fetch_add(v, o) } else { self.0.load(Relaxed) }
+            }
+            pub(crate) fn fetch_update(
+                &self,
+                ok: Ordering,
+                err: Ordering,
+                f: impl FnMut($int) -> Option<$int>,
+            ) -> Result<$int, $int> {
+                if fate::step() { self.0.fetch_update(ok, err, f) } else { Err(self.0.load(Relaxed)) }
+            }
+        }
+    };
+}
 
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod real {
@@ -15,10 +158,23 @@ mod real {
         false
     }
 
-    pub(crate) use std::sync::{
-        Mutex,
-        atomic::{AtomicU32, AtomicU64, fence},
-    };
+    #[cfg(not(any(test, fuzzing)))]
+    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
+    #[cfg(any(test, fuzzing))]
+    mod stepped {
+        use super::super::{Ordering, Relaxed, fate};
+        atomic!(std::sync::atomic);
+
+        impl AtomicU32 {
+            pub(super) const fn as_ptr(&self) -> *mut u32 {
+                self.0.as_ptr()
+            }
+        }
+    }
+    #[cfg(any(test, fuzzing))]
+    pub(crate) use stepped::*;
+
+    pub(crate) use std::sync::Mutex;
     use std::{cell::UnsafeCell, time::Duration};
 
     /// Atomics that threads of one process share.
@@ -26,7 +182,7 @@ mod real {
         pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
     }
 
-    pub(crate) use std::hint::spin_loop;
+    pub(crate) use std::{hint::spin_loop, sync::atomic::fence};
 
     /// A SeqCst fence, for a place that follows an exchange of this thread.
     ///
@@ -43,10 +199,20 @@ mod real {
 
     /// CLOCK_MONOTONIC in nanoseconds: one clock for all processes of a machine, which stands still while that is suspended.
     pub(crate) fn monotonic() -> u64 {
+        #[cfg(any(test, fuzzing))]
+        if let Some(now) = NOW.get() {
+            return now;
+        }
         let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `ts` is a live timespec, which the call fills; this clock always exists.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
         ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
+    }
+
+    #[cfg(any(test, fuzzing))]
+    thread_local! {
+        /// This thread's time, if it is to stand still unless somebody moves it.
+        pub(crate) static NOW: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
     }
 
     /// What rouses the coordinator from its `poll`: an eventfd that all processes of a pool have. It may be absent, where
@@ -118,7 +284,7 @@ pub(crate) use real::*;
 
 #[cfg(all(test, any(loom, shuttle)))]
 mod mocked {
-    use super::Ordering;
+    use super::{Ordering, Relaxed, fate};
     #[cfg(loom)]
     use loom as engine;
     #[cfg(not(loom))]
@@ -131,95 +297,7 @@ mod mocked {
         WANTED.as_deref() == Some(name)
     }
 
-    /// Death before a chosen step of a model thread.
-    pub(crate) mod fate {
-        use super::{Cell, engine};
-
-        /// What a dying model thread unwinds with.
-        pub(crate) struct Died;
-
-        engine::thread_local! {
-            // Steps left until death; 0: immortal.
-            static LEFT: Cell<u32> = Cell::new(0);
-        }
-
-        pub(super) fn step() {
-            let dies = LEFT.with(|left| {
-                let n = left.get();
-                left.set(n.saturating_sub(1));
-                n == 1
-            });
-            if dies {
-                std::panic::resume_unwind(Box::new(Died));
-            }
-        }
-
-        /// Runs `f`, dying just before its `k`-th step (from 1; 0 never); its end counts as one. `None`: it died.
-        pub(crate) fn mortal<T>(k: u32, f: impl FnOnce() -> T) -> Option<T> {
-            LEFT.with(|left| left.set(k));
-            let life = || {
-                let value = f();
-                step();
-                value
-            };
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(life));
-            LEFT.with(|left| left.set(0));
-            match result {
-                Ok(value) => Some(value),
-                Err(cause) if cause.is::<Died>() => None,
-                Err(cause) => std::panic::resume_unwind(cause),
-            }
-        }
-    }
-
-    macro_rules! atomic {
-        ($name:ident, $int:ty) => {
-            #[derive(Debug)]
-            pub(crate) struct $name(engine::sync::atomic::$name);
-
-            #[allow(dead_code, reason = "one set of operations for both widths")]
-            impl $name {
-                pub(crate) fn new(v: $int) -> Self {
-                    Self(engine::sync::atomic::$name::new(v))
-                }
-                pub(crate) fn load(&self, o: Ordering) -> $int {
-                    self.0.load(o)
-                }
-                pub(crate) fn store(&self, v: $int, o: Ordering) {
-                    fate::step();
-                    self.0.store(v, o)
-                }
-                pub(crate) fn swap(&self, v: $int, o: Ordering) -> $int {
-                    fate::step();
-                    self.0.swap(v, o)
-                }
-                pub(crate) fn compare_exchange(
-                    &self,
-                    old: $int,
-                    new: $int,
-                    ok: Ordering,
-                    err: Ordering,
-                ) -> Result<$int, $int> {
-                    fate::step();
-                    self.0.compare_exchange(old, new, ok, err)
-                }
-                pub(crate) fn fetch_or(&self, v: $int, o: Ordering) -> $int {
-                    fate::step();
-                    self.0.fetch_or(v, o)
-                }
-                pub(crate) fn fetch_and(&self, v: $int, o: Ordering) -> $int {
-                    fate::step();
-                    self.0.fetch_and(v, o)
-                }
-                pub(crate) fn fetch_add(&self, v: $int, o: Ordering) -> $int {
-                    fate::step();
-                    self.0.fetch_add(v, o)
-                }
-            }
-        };
-    }
-    atomic!(AtomicU32, u32);
-    atomic!(AtomicU64, u64);
+    atomic!(engine::sync::atomic);
 
     pub(crate) use engine::sync::{Mutex, atomic::fence};
 

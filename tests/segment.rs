@@ -108,17 +108,21 @@ struct Owner {
 }
 
 impl Owner {
-    fn start(what: &str) -> Owner {
+    fn start(what: &str, args: &[&str]) -> Owner {
         let pool = format!("test-{}-{what}", std::process::id());
         let mut child = Command::new(SHMWORKER)
             .args(["probe", "--hold", "--named", &pool])
+            .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "made\n");
+        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "made");
+        if args.contains(&"--fill") {
+            let filled = lines.next().unwrap().unwrap();
+            assert!(filled.starts_with("accepted "), "{filled}");
+        }
         // SAFETY: it asks for a number.
         let uid = unsafe { libc::geteuid() };
         Owner { path: format!("/dev/shm/shmworker-{uid}-{pool}").into(), child, pool }
@@ -146,7 +150,7 @@ impl Drop for Owner {
 
 #[test]
 fn what_a_killed_pool_leaves_is_removed_and_a_living_one_keeps_its_own() {
-    let mut owner = Owner::start("clean");
+    let mut owner = Owner::start("clean", &[]);
     let nothing = "nothing is left over\n";
     assert_eq!(owner.clean(&[]), nothing);
     assert!(owner.path.exists(), "taken from the living");
@@ -162,8 +166,21 @@ fn what_a_killed_pool_leaves_is_removed_and_a_living_one_keeps_its_own() {
 }
 
 #[test]
+fn what_a_killed_pool_leaves_can_be_looked_at_as_can_a_living_one() {
+    let mut owner = Owner::start("look", &["--fill", "10"]);
+    let look = |path| text(&shell("exec \"$0\" probe --open \"$1\"", &[path]).stdout);
+    let path = owner.path.to_str().unwrap().to_owned();
+    let found = "4096 descriptors and 0 blocks in use\n";
+    assert_eq!(look(&path), found);
+    owner.kill();
+    assert_eq!(look(&path), found);
+    let none = shell("exec \"$0\" probe --open \"$0\"", &[]);
+    fails(&none, "error: not a segment: it begins with 0x", ", not with 0x726b726f776d6873");
+}
+
+#[test]
 fn a_pool_that_ends_in_order_leaves_nothing() {
-    let mut owner = Owner::start("orderly");
+    let mut owner = Owner::start("orderly", &[]);
     drop(owner.child.stdin.take());
     assert!(owner.child.wait().unwrap().success());
     assert!(!owner.path.exists());
@@ -171,7 +188,7 @@ fn a_pool_that_ends_in_order_leaves_nothing() {
 
 #[test]
 fn a_name_is_taken_over_from_the_dead_alone() {
-    let mut owner = Owner::start("heir");
+    let mut owner = Owner::start("heir", &[]);
     let again = || shell("exec \"$0\" probe --named \"$1\"", &[&owner.pool]);
     let refused = again();
     let start = format!("error: '{}' belongs to a pool that is alive", owner.path.display());

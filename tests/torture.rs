@@ -1,6 +1,10 @@
 //! Short runs of `shmworker torture`, and the proof that it finds what it looks for. Longer ones: `docs/crash.md`.
 
-use std::process::{Command, Output};
+use std::{
+    fs::{Permissions, set_permissions},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output},
+};
 
 fn torture(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_shmworker")).arg("torture").args(args).output().unwrap()
@@ -44,6 +48,62 @@ fn nothing_is_lost_whichever_instruction_was_the_last() {
         sums(&output, ["instructions", "kills", "stops", "lost", "doubled", "leaked"]);
     assert!(instructions / 101 <= kills + stops && kills > 0 && stops > 0, "{output}");
     assert_eq!(faults, [0; 3], "{output}");
+}
+
+#[test]
+fn nobody_sleeps_while_there_is_work() {
+    let output = passes(&torture(&["--wakes", "300", "--seed", "1"]));
+    let [rounds, kills, stops, lost] = sums(&output, ["rounds", "kills", "stops", "lost"]);
+    assert!(rounds == 300 && kills > 0 && stops > 0 && lost == 0, "{output}");
+}
+
+#[test]
+fn what_breaks_pythons_pools_does_not_break_ours() {
+    let output = passes(&torture(&["--experiments"]));
+    assert_eq!(output.lines().count(), 5, "{output}");
+    assert_eq!(sums(&output, ["got"]), [100], "{output}");
+}
+
+#[test]
+fn a_wake_that_a_dead_waker_owes_is_missed_when_its_death_is_not_settled() {
+    let output = torture(&["--wakes", "5", "--seed", "1", "--without-recovery"]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert_eq!(sums(&stdout, ["lost"]), [1], "{stdout}");
+}
+
+#[test]
+fn whoever_attaches_takes_part_and_is_missed_by_nobody() {
+    let runtime = tempfile::tempdir().unwrap();
+    set_permissions(runtime.path(), Permissions::from_mode(0o700)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_shmworker"))
+        .args(["torture", "--attach"])
+        .env("XDG_RUNTIME_DIR", runtime.path())
+        .output()
+        .unwrap();
+    let output = passes(&output);
+    let scenes: Vec<_> = output.lines().filter_map(|line| line.split(' ').next()).collect();
+    let expected = [
+        "work",
+        "client-killed",
+        "silent-peers",
+        "garbage",
+        "same-name",
+        "another-user",
+        "another-pid-namespace",
+        "rounds",
+        "too-late",
+        "coordinator-killed",
+        "stale-socket",
+        "end",
+    ];
+    assert_eq!(scenes, expected, "{output}");
+    // What this machine does not allow is said, and nothing else is left out.
+    for line in output.lines().filter(|line| line.contains("skipped")) {
+        assert!(line.starts_with("another-"), "{line}");
+        eprintln!("{line}");
+    }
+    assert!(output.contains("stale-socket socket=left"), "{output}");
 }
 
 #[test]

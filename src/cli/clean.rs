@@ -24,11 +24,12 @@ pub(crate) struct CleanArgs {
 pub(crate) fn run(args: &CleanArgs) -> Result<(), CliError> {
     let failed = |step: &str, e| CliError::new(exit::FAILURE, format_args!("cannot {step}: {e}"));
     let mut is_any = false;
-    for (pool, path, left) in backing::named().map_err(|e| failed("look for left-overs", e))? {
-        let Left::Over { file, creator } = left else { continue };
+    for (pool, path) in backing::named().map_err(|e| failed("look for left-overs", e))? {
         if !args.pools.is_empty() && !args.pools.contains(&pool) {
             continue;
         }
+        let left = Left::open(&path).map_err(|e| failed(&format!("look at '{}'", path.display()), e))?;
+        let Some(Left::Over { file, creator }) = left else { continue };
         is_any = true;
         let done = if args.dry_run {
             "would remove"

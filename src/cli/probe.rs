@@ -30,6 +30,9 @@ pub(crate) struct ProbeArgs {
     /// Write payloads of so many bytes until one is refused
     #[arg(long)]
     fill: Option<usize>,
+    /// Make none: open this one, look at it, and say what is in it
+    #[arg(long, conflicts_with_all = ["named", "file", "reserve", "fill", "hold"])]
+    open: Option<PathBuf>,
     /// Stay until stdin is closed
     #[arg(long)]
     hold: bool,
@@ -38,15 +41,20 @@ pub(crate) struct ProbeArgs {
 /// Makes the segment, and says how far it came.
 ///
 /// # Errors
-/// It can't be made.
+/// It can't be made, or opened.
 pub(crate) fn run(args: ProbeArgs) -> Result<(), CliError> {
     let failed = |e: &dyn std::fmt::Display| CliError::new(exit::FAILURE, e);
+    if let Some(path) = args.open {
+        let segment = Segment::open(&path, false).map_err(|e| failed(&e))?;
+        say(segment.table().audit());
+        return Ok(());
+    }
     let backing = match (args.named, args.file) {
         (Some(pool), _) => Backing::Named(pool),
         (_, Some(path)) => Backing::File(path),
         _ => Backing::Memfd,
     };
-    let options = Options { backing, reserve: args.reserve };
+    let options = Options { backing, reserve: args.reserve, ..Options::default() };
     let segment = Arc::new(Segment::create_with(Geometry::new(64, 1), &options).map_err(|e| failed(&e))?);
     say("made");
     if let Some(len) = args.fill {
@@ -63,6 +71,7 @@ pub(crate) fn run(args: ProbeArgs) -> Result<(), CliError> {
             }
         };
         say(format_args!("accepted {}, then: {refusal}", drafts.len()));
+        std::mem::forget(drafts); // they stay as they are, for whoever looks
     }
     if args.hold {
         let _ = std::io::stdin().read(&mut [0]); // whatever ends it

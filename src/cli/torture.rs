@@ -7,7 +7,7 @@ use super::{
 };
 #[cfg(target_arch = "x86_64")]
 use crate::torture::step;
-use crate::torture::{TortureError, fencing, random, wakes};
+use crate::torture::{TortureError, attach, experiments, fencing, random, wakes};
 use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Write},
@@ -34,6 +34,9 @@ pub(crate) struct TortureArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
           conflicts_with_all = ["seconds", "seed", "tasks"])]
     stride: Option<u32>,
+    /// Have processes attach to a pool, and what may go wrong then go wrong
+    #[arg(long, hide = true, conflicts_with_all = ["seconds", "seed", "tasks", "single_step", "stride"])]
+    attach: bool,
     /// Play N rounds of sleep and wake instead, with wakers and sleepers killed or stopped in between
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
           conflicts_with_all = ["seconds", "tasks", "single_step"])]
@@ -44,6 +47,9 @@ pub(crate) struct TortureArgs {
     /// With --fencing: somebody breaks the rule, which shows that it is noticed
     #[arg(long, hide = true, requires = "fencing")]
     without_fence: bool,
+    /// Play five deaths instead that break Python's pools
+    #[arg(long, conflicts_with_all = ["seconds", "seed", "tasks", "single_step", "wakes", "without_recovery"])]
+    experiments: bool,
     /// Leave the dead as they are: shows that the faults are found
     #[arg(long, hide = true)]
     without_recovery: bool,
@@ -63,6 +69,12 @@ impl From<TortureError> for CliError {
 /// # Errors
 /// Every fault that was found, in one line each on stderr; the last sums up.
 pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
+    if args.attach {
+        return match attach::run(&mut |line| say(line))? {
+            0 => Ok(()),
+            n => Err(CliError::new(exit::FAILURE, format_args!("{n} scene(s) failed"))),
+        };
+    }
     if args.single_step {
         return single_step(&args);
     }
@@ -73,6 +85,12 @@ pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
     }
     if args.stride.is_some() {
         return Err(CliError::new(exit::USAGE, "'--stride' is for '--single-step': add that, or leave it out"));
+    }
+    if args.experiments {
+        return match experiments::run(&mut |line| say(line))? {
+            true => Ok(()),
+            false => Err(CliError::new(exit::FAILURE, "an experiment failed: its line above says how")),
+        };
     }
     let seed = args.seed.unwrap_or_else(|| RandomState::new().hash_one(0) as u32);
     say(format_args!("seed      {seed}"));

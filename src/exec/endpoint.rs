@@ -18,9 +18,13 @@ use crate::{
         word::{Outcome, Phase},
     },
     mem::segment::{NoSpace, Segment},
-    sync::{Bell, Relaxed, spin_loop},
+    sync::{Acquire, Bell, Relaxed, Release, spin_loop},
 };
-use std::{slice, sync::Arc, time::Duration};
+use std::{
+    slice,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 /// What a worker says of a task that it completed, beside the output. 0 is success; the rest belongs to the kind of task.
 pub(crate) const STATUS_OK: u32 = 0;
@@ -48,6 +52,9 @@ pub enum SubmitError {
     /// The segment is damaged.
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    /// Nobody is left who could look after the task.
+    #[error(transparent)]
+    CoordinatorDied(#[from] CoordinatorDied),
 }
 
 impl SubmitError {
@@ -60,6 +67,24 @@ impl SubmitError {
     pub(crate) fn is_want_of_room(&self) -> bool {
         matches!(self, SubmitError::Full(_) | SubmitError::NoSpace(NoSpace::Taken { .. }))
     }
+}
+
+/// The coordinator of the pool has ended: nothing that was submitted is looked after any more. Results that were finished can
+/// still be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator of the pool has ended: attach again once it runs")]
+pub struct CoordinatorDied;
+
+/// Why a wait for results ended without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum WaitError {
+    /// None will come.
+    #[error(transparent)]
+    CoordinatorDied(#[from] CoordinatorDied),
+    /// The segment is damaged.
+    #[error(transparent)]
+    Corrupted(#[from] Corrupted),
 }
 
 /// Where a task goes.
@@ -77,6 +102,7 @@ pub(crate) struct Endpoint {
     name: Name,
     cursors: Cursors,
     spins: u32,
+    is_orphaned: AtomicBool,
 }
 
 /// Looks into the lanes before sleeping, where another core can bring something meanwhile: some microseconds, less than
@@ -86,10 +112,15 @@ const SPINS: u32 = 100;
 impl Endpoint {
     /// The end of the participant to which the coordinator has given `name`.
     pub(crate) fn new(segment: Arc<Segment>, name: Name) -> Endpoint {
-        let cursors = Cursors::new(segment.table());
         // Counts affinity and the cgroup's quota.
         let spins = if std::thread::available_parallelism().map_or(1, usize::from) > 1 { SPINS } else { 0 };
-        Endpoint { segment, name, cursors, spins }
+        Endpoint::spinning(segment, name, spins)
+    }
+
+    /// As [`new`](Self::new), for one that looks so many times more before it sleeps.
+    pub(crate) fn spinning(segment: Arc<Segment>, name: Name, spins: u32) -> Endpoint {
+        let cursors = Cursors::new(segment.table());
+        Endpoint { segment, name, cursors, spins, is_orphaned: AtomicBool::new(false) }
     }
 
     /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.
@@ -130,12 +161,14 @@ impl Endpoint {
     /// # Errors
     /// [`SubmitError`].
     pub(crate) fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
+        if self.is_orphaned() {
+            return Err(CoordinatorDied.into());
+        }
         self.check_len(len)?;
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
-        let draft = Draft(Guard { endpoint: self, task });
+        let guard = Guard { endpoint: self, task };
         let payload = self.place(task, len, |d| &d.input)?;
-        debug_assert_eq!(payload.len(), len);
-        Ok(draft)
+        Ok(Draft { guard, payload })
     }
 
     /// Copies the payload in and submits. Short of room the task is the caller's still, who has lent it only.
@@ -227,6 +260,38 @@ impl Endpoint {
         Ok(taken.map(|(task, outcome)| Finished { guard: Guard { endpoint: self, task }, outcome }))
     }
 
+    /// The next finished task that this participant submitted; sleeps while there is none. `None`: `stop` became true, which
+    /// whoever changes it follows by a wake.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub(crate) fn wait(&self, stop: impl Fn() -> bool) -> Result<Option<Finished<'_>>, WaitError> {
+        loop {
+            // Asked before the look, so that nothing which was finished until then is missed.
+            let is_orphaned = self.is_orphaned();
+            if let Some(finished) = self.take()? {
+                return Ok(Some(finished));
+            }
+            if is_orphaned {
+                return Err(CoordinatorDied.into());
+            }
+            if stop() {
+                return Ok(None);
+            }
+            self.park(&[], None, &stop);
+        }
+    }
+
+    /// The coordinator has gone: from now on nothing is submitted, and every wait ends.
+    pub(crate) fn orphan(&self) {
+        self.is_orphaned.store(true, Release);
+        self.wake_self();
+    }
+
+    fn is_orphaned(&self) -> bool {
+        self.is_orphaned.load(Acquire)
+    }
+
     // ---- worker -----------------------------------------------------------------------------------------------------
 
     /// The next task of this lane.
@@ -242,11 +307,11 @@ impl Endpoint {
     }
 
     pub(crate) fn park_for(&self, waits: Waits<'_>, timeout: Option<Duration>, last_look: impl FnOnce() -> bool) {
-        self.table().park(&self.cursors, self.name, waits, timeout, last_look);
+        self.table().park(&self.cursors, self.name, waits, timeout, || self.is_orphaned() || last_look());
     }
 
     /// The next task for a worker of `queues`, its own lane first; sleeps while there is none. `None`: `stop` became true,
-    /// which whoever changes it follows by a wake.
+    /// which whoever changes it follows by a wake, or the coordinator has gone.
     pub(crate) fn next(&self, queues: &[LaneId], stop: impl Fn() -> bool) -> Result<Option<Claimed<'_>>, Corrupted> {
         let own = self.private();
         let mut has_slept = false;
@@ -263,7 +328,7 @@ impl Endpoint {
                 }
                 spin_loop();
             }
-            if stop() {
+            if stop() || self.is_orphaned() {
                 return Ok(None);
             }
             self.park(queues, None, &stop);
@@ -302,7 +367,11 @@ impl Drop for Guard<'_> {
 }
 
 /// A submission being filled.
-pub(crate) struct Draft<'e>(Guard<'e>);
+pub(crate) struct Draft<'e> {
+    guard: Guard<'e>,
+    /// What the descriptor says as well, where others might change it.
+    payload: Payload,
+}
 
 /// What a submission says beside its payload.
 #[derive(Clone, Copy, Debug)]
@@ -334,9 +403,8 @@ impl Submission {
 impl Draft<'_> {
     /// The payload's bytes, in place. Their former content is whatever lay there.
     pub(crate) fn payload(&mut self) -> Result<&mut [u8], Corrupted> {
-        let (endpoint, task) = (self.0.endpoint, self.0.task);
-        let d = endpoint.descriptor(task);
-        let (start, len) = endpoint.segment.locate(task.index, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
+        let (endpoint, task) = (self.guard.endpoint, self.guard.task);
+        let (start, len) = endpoint.segment.locate(task.index, self.payload, &endpoint.descriptor(task).input_bytes)?;
         // SAFETY: the bytes lie in the segment (`locate`), and are ours alone while the word is RESERVED(me) (invariant 2
         // of `descriptor`), which it is as long as this guard lives; the borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
@@ -349,7 +417,7 @@ impl Draft<'_> {
 
     /// RESERVED → READY: from here on others see it.
     pub(crate) fn submit(self, s: Submission) -> Result<TaskId, Corrupted> {
-        let guard = std::mem::ManuallyDrop::new(self.0);
+        let guard = std::mem::ManuallyDrop::new(self.guard);
         let (endpoint, task) = (guard.endpoint, guard.task);
         endpoint.table().check_owned(endpoint.name, task)?;
         let d = endpoint.descriptor(task);
@@ -358,7 +426,10 @@ impl Draft<'_> {
         d.max_attempts.store(s.max_attempts.max(1).into(), Relaxed);
         d.status.store(STATUS_OK, Relaxed);
         let table = endpoint.table();
-        let expires = s.expires_in.map_or(0, |t| table.now().saturating_add(t.as_nanos() as u64).max(1));
+        let expires = s.expires_in.map_or(0, |t| {
+            let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
+            table.now().saturating_add(ns).max(1)
+        });
         d.expires.store(expires, Relaxed);
         d.limits.store(s.limits.bits(), Relaxed);
         d.backoff.store(s.backoff.bits(), Relaxed);
@@ -408,7 +479,10 @@ impl<'e> Claimed<'e> {
 
     /// A sign of life, for tasks whose silence is limited.
     pub(crate) fn heartbeat(&self) {
-        self.endpoint.descriptor(self.task).heartbeat.store(self.endpoint.table().now(), Relaxed);
+        let (endpoint, table) = (self.endpoint, self.endpoint.table());
+        if table.check_owned(endpoint.name, self.task).is_ok() {
+            endpoint.descriptor(self.task).heartbeat.store(table.now(), Relaxed);
+        }
     }
 
     /// CLAIMED → DONE, with `len` bytes of output that `fill` writes in place.
@@ -494,10 +568,12 @@ impl Drop for Claimed<'_> {
     fn drop(&mut self) {
         if self.open {
             self.open = false;
-            let endpoint = self.endpoint;
-            endpoint.descriptor(self.task).status.store(STATUS_ABANDONED, Relaxed);
+            let (endpoint, table) = (self.endpoint, self.endpoint.table());
             // Damage is reported by the next operation that meets it; here is nobody to tell.
-            let _ = endpoint.table().complete(&endpoint.cursors, endpoint.name, self.task, Outcome::Completed);
+            let _ = table.check_owned(endpoint.name, self.task).and_then(|()| {
+                endpoint.descriptor(self.task).status.store(STATUS_ABANDONED, Relaxed);
+                table.complete(&endpoint.cursors, endpoint.name, self.task, Outcome::Completed)
+            });
         }
     }
 }

@@ -10,13 +10,16 @@ use crate::{
         word::Outcome,
     },
     mem::{
-        layout::{Geometry, MAX_PAYLOAD},
+        layout::Geometry,
         segment::{NoSpace, Segment},
     },
     process::exit::Exit,
     sync::Relaxed,
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
+
+/// The largest payload of the usual geometry.
+const MAX_PAYLOAD: usize = 64 << 20;
 
 /// A segment with a coordinator, and endpoints as asked for.
 pub(crate) struct Pool {

@@ -117,6 +117,14 @@ pub(crate) struct Entry {
     seen_head: u64,
 }
 
+/// The words of a lane, for who looks on.
+pub(crate) struct Words<'s> {
+    pub(crate) head: &'s AtomicU64,
+    pub(crate) tail: &'s AtomicU64,
+    pub(crate) rescan: &'s AtomicU64,
+    pub(crate) slots: &'s [AtomicU64],
+}
+
 /// A lane: control words and slots, wherever they lie.
 #[derive(Clone, Copy)]
 pub(crate) struct Lane<'s> {
@@ -129,6 +137,11 @@ impl<'s> Lane<'s> {
     pub(crate) fn new(control: &'s LaneControl, slots: &'s [AtomicU64]) -> Self {
         debug_assert!(slots.len().is_power_of_two());
         Lane { control, slots }
+    }
+
+    pub(crate) fn words(&self) -> Words<'s> {
+        let LaneControl { head, tail, rescan } = self.control;
+        Words { head: &head.0, tail: &tail.0, rescan: &rescan.0, slots: self.slots }
     }
 
     fn slot(&self, position: u64) -> &'s AtomicU64 {
@@ -175,9 +188,14 @@ impl<'s> Lane<'s> {
                 (-1, true) => {
                     // Still full of the lap before: no slot is empty. Unless we slept for laps.
                     let again = self.control.tail.0.load(Acquire);
-                    if again > tail {
+                    if is_past(again, tail) {
                         (seen, tail) = (again, again);
                         continue;
+                    }
+                    // What fills that slot is met by takers, unless it is gone since: by invariant 1 there is no full slot
+                    // behind an empty one. Who believed it would raise a flag that nobody can ever answer.
+                    if self.any(cursor, |_| true) == Some(false) && self.slot(tail).load(Acquire) == slot.0 {
+                        return Err(Corrupted::new("lane slot at the tail", tail as usize % self.slots.len(), slot.0));
                     }
                     cursor.tail.store(tail, Release);
                     self.raise_rescan();
@@ -185,7 +203,7 @@ impl<'s> Lane<'s> {
                 }
                 _ => {
                     let again = self.control.tail.0.load(Acquire);
-                    if again <= tail {
+                    if !is_past(again, tail) {
                         return Err(Corrupted::new("lane slot at the tail", tail as usize % self.slots.len(), slot.0));
                     }
                     (seen, tail) = (again, again);
@@ -225,7 +243,7 @@ impl<'s> Lane<'s> {
                 (laps @ 1.., _) if !self.is_astray(seen, head) => head = self.skip(head, laps),
                 _ => {
                     let again = self.control.head.0.load(Acquire);
-                    if again <= head {
+                    if !is_past(again, head) {
                         return Err(Corrupted::new("lane slot at the head", head as usize % self.slots.len(), slot.0));
                     }
                     (seen, head) = (again, again);
@@ -297,6 +315,12 @@ impl<'s> Lane<'s> {
     }
 }
 
+/// Has `a` come further than `b`? Across the end of all numbers too, where only damage leads: who follows it must not
+/// begin anew each time.
+fn is_past(a: u64, b: u64) -> bool {
+    a.wrapping_sub(b).cast_signed() > 0
+}
+
 /// One try: failing means that somebody else published.
 fn publish(shared: &AtomicU64, seen: u64, position: u64) {
     if position >= seen.saturating_add(PUBLISH) {
@@ -318,7 +342,8 @@ mod tests {
         };
         for round in 0..10_000 {
             let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(next())).collect();
-            let control = LaneControl::new(if round % 2 == 0 { 0 } else { next() });
+            // Near the end of all numbers too.
+            let control = LaneControl::new([0, next(), u64::MAX << (next() % 64)][round % 3]);
             let (lane, cursor) = (Lane::new(&control, &words), Cursor::default());
             lane.any(&cursor, |h| h == hint);
             let _ = lane.push(&cursor, hint);
@@ -326,6 +351,18 @@ mod tests {
                 lane.remove(&cursor, &entry);
             }
         }
+    }
+
+    #[test]
+    fn a_lane_that_is_full_though_nothing_is_in_it_is_damaged() {
+        let words: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+        let control = LaneControl::new(0);
+        // The tail stands at a slot that is full of the lap before; takers meet an empty one.
+        words[2].store(Slot::full(u64::MAX, Hint { index: 1, generation: 1 }).0, Relaxed);
+        control.tail.0.store(2, Relaxed);
+        let (lane, cursor) = (Lane::new(&control, &words), Cursor::default());
+        assert!(lane.push(&cursor, Hint { index: 2, generation: 1 }).is_err());
+        assert!(!lane.rescan_is_due(), "no taker could ever lower that flag for good");
     }
 
     #[test]

@@ -137,6 +137,8 @@ impl Table<'_> {
             };
             // A failed exchange here means that a living participant was faster: look again.
             match phase {
+                // Not only of this one: it may have died between making a task DONE or READY for one that was dead already, and
+                // finding that out ([orphan]).
                 Phase::Reserved | Phase::Done(_) if has_dead_submitter => {
                     if let Ok(word) = self.exchange(index, word, word.to(Phase::Reserved, me.id()), AcqRel) {
                         settled.dropped += usize::from(phase != Phase::Reserved);
@@ -223,7 +225,7 @@ impl Table<'_> {
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
     pub(crate) fn sweep(&self, cursors: &Cursors) -> Result<(), Corrupted> {
-        self.rescan(cursors, None)?;
+        self.rescan(cursors, None, |_, _| true)?;
         for index in 0..self.descriptors.len() {
             if self.load(index as u16).is(Phase::Free) {
                 self.free.give(index);

@@ -420,7 +420,7 @@ impl<'s> Table<'s> {
             if !self.lane(lane).take_rescan(cursors.of(lane), true) {
                 return Ok(None);
             }
-            self.rescan(cursors, Some(lane))?;
+            self.rescan(cursors, Some(lane), wanted)?;
         }
     }
 
@@ -485,7 +485,7 @@ impl<'s> Table<'s> {
         loop {
             let taken = self.take_from(cursors, lane, wanted, next)?; // [publish], [claim]
             if self.lane(lane).take_rescan(cursor, taken.is_none()) {
-                self.rescan(cursors, Some(lane))?;
+                self.rescan(cursors, Some(lane), wanted)?;
                 if taken.is_none() {
                     continue;
                 }
@@ -530,6 +530,7 @@ impl<'s> Table<'s> {
     pub(crate) fn give_back(&self, cursors: &Cursors, me: Name, task: Owned, again: Again) -> Result<bool, Corrupted> {
         self.check_owned(me, task)?;
         let Owned { index, word } = task;
+        self.check_owned(me, task)?;
         let d = &self.descriptors[index as usize];
         let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
         if self.is_cancel_asked(index, word) {
@@ -673,12 +674,19 @@ impl<'s> Table<'s> {
         Ok(None)
     }
 
-    /// Stores a hint for each task that belongs into lane `only` (into any lane, for `None`) and has none there.
+    /// Stores a hint for each `wanted` task that belongs into lane `only` (into any lane, for `None`) and has none there.
+    ///
+    /// Who takes from the lane wants no other hints than it takes: else it might remove them and store them again for ever.
     ///
     /// One sleeper of that lane is woken for what was stored, since it may have looked while flag and hints were down. For
     /// `None` that is left to the caller.
     #[cold]
-    pub(crate) fn rescan(&self, cursors: &Cursors, only: Option<LaneId>) -> Result<(), Corrupted> {
+    pub(crate) fn rescan(
+        &self,
+        cursors: &Cursors,
+        only: Option<LaneId>,
+        wanted: impl Fn(Task, &Descriptor) -> bool,
+    ) -> Result<(), Corrupted> {
         let mut has_stored = false;
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
@@ -688,7 +696,7 @@ impl<'s> Table<'s> {
                 Some(_) => continue,
                 None => return Err(damaged(index, word)),
             };
-            if only.is_none_or(|l| l == lane) {
+            if only.is_none_or(|l| l == lane) && wanted(word, d) {
                 fence(SeqCst); // [remove]
                 let hint = Hint::of(index, word);
                 if !self.lane(lane).holds(cursors.of(lane), hint) {
@@ -740,10 +748,10 @@ impl<'s> Table<'s> {
             fence(SeqCst); // [park]
         }
         let own = [self.private(me.id()), self.completion(me.id())];
-        if !last_look()
-            && !waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
-            && !(waits.own && own.into_iter().any(|l| self.has_own_work(cursors, me, l)))
-        {
+        let is_called = last_look()
+            || waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
+            || waits.own && own.into_iter().any(|l| self.has_own_work(cursors, me, l));
+        if !is_called {
             participant.sleep(prepared, timeout);
         }
         let mut parked = parked();

@@ -86,7 +86,7 @@ impl Table<'_> {
     /// The pool has stood still for so many nanoseconds. Coordinator only.
     pub(crate) fn was_stopped(&self, ns: u64) {
         let word = &self.alarm.paused;
-        word.store(word.load(Relaxed) + ns, Relaxed); // no other writer
+        word.store(word.load(Relaxed).saturating_add(ns), Relaxed); // no other writer
     }
 
     /// Who has exchanged the word of a task which has to do with this time tells the coordinator.
@@ -162,7 +162,10 @@ impl Table<'_> {
                             tick.late.push((Name::new(word.who(), n), task));
                             return Ok(());
                         }
-                        _ => deadline,
+                        Member::Live(_) => deadline,
+                        // Recovery settles it; a time that is over would have the coordinator look again and again.
+                        Member::Dead(_) => return Ok(()),
+                        Member::Vacant(_) => return Err(damaged(index, word)),
                     }
                 }
                 Some(_) => return Ok(()),

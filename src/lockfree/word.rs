@@ -211,6 +211,10 @@ impl Slot {
         Hint { index: self.0 as u16, generation: (self.0 >> 16) as u16 }
     }
 
+    pub(crate) const fn lap(self) -> u64 {
+        self.0 >> 32 & LAP_MASK
+    }
+
     /// Signed distance of this slot's lap from `lap`, across the wrap.
     pub(crate) const fn laps_ahead_of(self, lap: u64) -> i64 {
         let distance = (self.0 >> 32).wrapping_sub(lap) & LAP_MASK;

@@ -29,7 +29,7 @@ use crate::{
         timer::Alarm,
         word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
     },
-    sync::AtomicU32,
+    sync::{AtomicU32, AtomicU64},
 };
 use std::alloc::Layout as Region;
 
@@ -38,9 +38,6 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
 /// Of this layout. Raised by every change of a size, an offset or a meaning.
 pub(crate) const VERSION: u64 = 1;
 pub(crate) const PAGE: usize = 4096;
-
-/// The largest payload of [`Geometry::new`], in bytes.
-pub(crate) const MAX_PAYLOAD: usize = 64 << 20;
 
 /// Everything that decides the size of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,14 +88,14 @@ impl Geometry {
         let slots = [self.queue_slots, self.private_slots, self.completion_slots];
         (1..=MAX_PARTICIPANTS).contains(&(self.participants as usize))
             && (1..=MAX_DESCRIPTORS).contains(&(self.descriptors as usize))
-            && (1..=64).contains(&self.queues)
+            && (1..=MAX_QUEUES as u32).contains(&self.queues)
             && slots.iter().all(|s| s.is_power_of_two() && (16..=1 << 16).contains(s))
             && self.classes.is_sorted_by_key(|c| c.size)
             && self.classes.iter().all(|c| c.size > 0 && (c.size as usize).is_multiple_of(PAGE) && c.count <= 1 << 16)
     }
 }
 
-/// So many blocks of each size: 4 KiB, 16 KiB and so on to [`MAX_PAYLOAD`].
+/// So many blocks of each size: 4 KiB, 16 KiB and so on to 64 MiB.
 pub(crate) fn classes(counts: [u32; CLASSES]) -> [Class; CLASSES] {
     std::array::from_fn(|i| Class { size: (PAGE as u32) << (2 * i), count: counts[i] })
 }
@@ -108,7 +105,14 @@ pub(crate) fn classes(counts: [u32; CLASSES]) -> [Class; CLASSES] {
 pub(crate) struct Header {
     pub(crate) identity: Identity,
     pub(crate) control: Control,
+    /// Names of queues, padded with zeroes. Written as the identity is.
+    pub(crate) queues: [QueueName; MAX_QUEUES],
 }
+
+/// Bytes of a queue's name, in words.
+pub(crate) type QueueName = [AtomicU64; 4];
+/// Queues that a segment can have.
+pub(crate) const MAX_QUEUES: usize = 64;
 
 /// What tells a segment from other bytes, and its regions from one another. Written once, before anybody shares it.
 #[derive(Clone, Copy, Debug)]
@@ -243,7 +247,7 @@ mod tests {
             start + size
         });
         assert_eq!(end, l.total);
-        assert_eq!(g.classes[CLASSES - 1].size as usize, MAX_PAYLOAD);
+        assert_eq!(g.classes[CLASSES - 1].size, 64 << 20);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use super::{
     backing::{self, Backing, Holder},
-    layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, VERSION},
+    layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, QueueName, VERSION},
     space::{self, Shortage},
 };
 use crate::{
@@ -56,6 +56,9 @@ pub enum SegmentCreateError {
     /// No pool can have this name.
     #[error("invalid pool name '{0}': use up to 200 letters, digits, '.', '_' and '-'")]
     Name(String),
+    /// Two queues have one name, or a name is empty or too long.
+    #[error("invalid queue name '{0}': use up to 32 bytes, and each name once")]
+    QueueName(String),
     /// A living pool has it.
     #[error("'{}' belongs to a pool that is alive{creator}: end that, or choose another name", path.display())]
     InUse {
@@ -171,6 +174,8 @@ pub(crate) struct Options {
     pub(crate) backing: Backing,
     /// Takes all memory at once, so that none can be missing later.
     pub(crate) reserve: bool,
+    /// Names of the queues, in their order; those without one are known by their number alone.
+    pub(crate) queues: Vec<String>,
 }
 
 /// A mapped segment.
@@ -202,6 +207,7 @@ impl Segment {
     pub(crate) fn create_with(geometry: Geometry, options: &Options) -> Result<Segment, SegmentCreateError> {
         let layout = Layout::of(&geometry).ok_or(SegmentCreateError::Geometry)?;
         let bytes = layout.total;
+        check_names(&options.queues, geometry.queues as usize)?;
         let (file, name) = options.backing.create(bytes)?;
         // A page that can't be had is an error here, and no SIGBUS later.
         space::allocate(&file, 0, if options.reserve { bytes } else { layout.arena })?;
@@ -226,14 +232,53 @@ impl Segment {
             (_, name) => name,
         };
         let segment = Segment::view(file, map, identity, layout, name);
-        let table = &segment.table;
-        for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, geometry.blocks())] {
+        for (room, name) in segment.header().queues.iter().zip(&options.queues) {
+            for (word, bytes) in room.iter().zip(name.as_bytes().chunks(8)) {
+                let mut padded = [0; 8];
+                padded[..bytes.len()].copy_from_slice(bytes);
+                word.store(u64::from_le_bytes(padded), Relaxed); // the fork or the socket that hands it on orders it
+            }
+        }
+        segment.begin();
+        Ok(segment)
+    }
+
+    /// What a new segment needs beside zeroes.
+    fn begin(&self) {
+        let table = &self.table;
+        for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, self.geometry.blocks())] {
             (0..n).for_each(|i| map.give(i));
         }
-        if options.reserve {
+        if self.is_reserved {
             table.blocks.chunks.iter().for_each(|chunk| chunk.store(COMMITTED, Relaxed));
         }
-        Ok(segment)
+    }
+
+    /// All that changes in a segment but its blocks, as bare words: to damage them.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        let (start, end) = (std::mem::offset_of!(Header, control), self.layout.arena);
+        let words = self.map.as_mut_ptr().wrapping_add(start).cast();
+        // SAFETY: aligned and inside the mapping by the layout, which outlives `self`; shared memory is only ever accessed
+        // through atomics here, and any bits are words.
+        unsafe { std::slice::from_raw_parts(words, (end - start) / size_of::<AtomicU64>()) }
+    }
+
+    /// Makes it as if it had just been made. What of it is in use is the caller's care.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn renew(&self) {
+        let words = self.words();
+        // SAFETY: as for any store to these words; that it is not one atomic one per word is noticed by nobody, since nobody
+        // else has the segment now.
+        unsafe { std::ptr::write_bytes(words.as_ptr().cast_mut(), 0, words.len()) };
+        self.begin();
+    }
+
+    /// Are these bytes inside the mapping?
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn contains(&self, bytes: &[u8]) -> bool {
+        let (all, part) = (self.map.as_ptr() as usize, bytes.as_ptr() as usize);
+        part >= all && part + bytes.len() <= all + self.layout.total
     }
 
     /// Opens the named or file backing of a segment that others have made. To write to it, it must be nobody's: this
@@ -309,6 +354,18 @@ impl Segment {
     pub(crate) fn header(&self) -> &Header {
         // SAFETY: `header` is the start of `map`, which has a page for it; any bytes are a header.
         unsafe { &*self.header }
+    }
+
+    /// The name of a queue, as far as it is text; empty if it has none.
+    pub(crate) fn queue_name(&self, queue: usize) -> String {
+        let words = self.header().queues.get(queue).map_or(&[][..], |name| name);
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
+        String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
+    }
+
+    /// The queue of this name.
+    pub(crate) fn queue_named(&self, name: &str) -> Option<usize> {
+        (0..self.geometry.queues as usize).find(|&q| !name.is_empty() && self.queue_name(q) == name)
     }
 
     /// The largest payload, in bytes.
@@ -392,6 +449,19 @@ impl AsFd for Segment {
     }
 }
 
+fn check_names(names: &[String], queues: usize) -> Result<(), SegmentCreateError> {
+    if names.len() > queues {
+        return Err(SegmentCreateError::Geometry);
+    }
+    let is_wrong = |(i, name): &(usize, &String)| {
+        name.is_empty() || name.len() > size_of::<QueueName>() || name.contains('\0') || names[..*i].contains(name)
+    };
+    match names.iter().enumerate().find(is_wrong) {
+        Some((_, name)) => Err(SegmentCreateError::QueueName(name.clone())),
+        None => Ok(()),
+    }
+}
+
 /// The typed view of a mapping.
 ///
 /// # Safety
@@ -438,8 +508,18 @@ unsafe fn table(base: *mut u8, geometry: &Geometry, layout: &Layout) -> Table<'s
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::unistd::ftruncate;
-    use std::os::fd::AsRawFd;
+    use crate::{
+        lockfree::word::{Block, Member},
+        mem::layout::classes,
+    };
+    use nix::{
+        sys::memfd::{MFdFlags, memfd_create},
+        unistd::ftruncate,
+    };
+    use std::{
+        mem::offset_of,
+        os::{fd::AsRawFd, unix::fs::FileExt},
+    };
 
     #[test]
     fn a_new_segment_is_empty_private_and_sealed() {
@@ -452,6 +532,172 @@ mod tests {
         assert_eq!(ftruncate(&s.file, size + 4096), Err(Errno::EPERM));
         let flags = fcntl(&s.file, FcntlArg::F_GETFD).unwrap();
         assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC, "fd {}", s.file.as_raw_fd());
+    }
+
+    /// Small enough to be made often.
+    fn small() -> Geometry {
+        Geometry { descriptors: 8, queue_slots: 16, private_slots: 16, completion_slots: 16, ..Geometry::new(4, 1) }
+    }
+
+    fn dup(s: &Segment) -> OwnedFd {
+        s.file.try_clone().unwrap().into()
+    }
+
+    fn member(s: &Segment, id: usize) -> Member {
+        s.table().participants[id].member(id).unwrap()
+    }
+
+    /// Pages that the kernel has for it, in bytes.
+    fn memory(s: &Segment) -> u64 {
+        s.file.metadata().unwrap().blocks() * 512
+    }
+
+    #[test]
+    fn memory_comes_with_the_first_block_of_a_chunk_and_goes_when_it_has_long_been_free() {
+        let s = Segment::create(small()).unwrap();
+        let me = s.table().admit(0, 0).unwrap().unwrap();
+        let (head, free) = (memory(&s), |b: u32| s.table().blocks.free(b as usize, Block::Held(me)));
+        assert_eq!(head, s.layout.arena as u64);
+        let (one, two, large) =
+            (s.alloc(1, me, || ()).unwrap(), s.alloc(1, me, || ()).unwrap(), s.alloc(3 << 20, me, || ()).unwrap());
+        assert_eq!(memory(&s), head + (1 << 20) + (4 << 20));
+        assert!(free(one) && free(large));
+        assert!(s.give_back(me) && s.give_back(me), "block {two} is in use");
+        assert_eq!(memory(&s), head + (1 << 20));
+        assert!(free(two) && !s.give_back(me));
+        assert_eq!(memory(&s), head);
+        assert!(s.table().audit().is_clean(), "{}", s.table().audit());
+    }
+
+    #[test]
+    fn reserved_memory_is_taken_at_once_and_kept() {
+        let geometry = Geometry { classes: classes([256, 0, 0, 0, 2, 0, 0, 0]), ..small() };
+        let s = Segment::create_with(geometry, &Options { reserve: true, ..Options::default() }).unwrap();
+        let me = s.table().admit(0, 0).unwrap().unwrap();
+        assert_eq!((memory(&s), s.max_payload()), (s.layout.total as u64, 1 << 20));
+        s.alloc(1, me, || ()).unwrap();
+        assert!(!s.give_back(me) && !s.give_back(me));
+        assert_eq!(memory(&s), s.layout.total as u64);
+        let none = NoSpace::Taken { wanted: 2 << 20, blocks: 0 };
+        assert_eq!(s.alloc(2 << 20, me, || ()), Err(none));
+    }
+
+    #[test]
+    fn who_attaches_sees_the_same_words_and_can_audit_what_it_must_not_write() {
+        let s = Segment::create(small()).unwrap();
+        s.table().admit(7, 0).unwrap().unwrap();
+        let watcher = Segment::attach(dup(&s), false).unwrap();
+        let peer = Segment::attach(dup(&s), true).unwrap();
+        let second = peer.table().admit(8, 0).unwrap().unwrap();
+        for segment in [&s, &watcher] {
+            assert_eq!(member(segment, 1), Member::Live(second.incarnation()));
+            assert!(segment.table().audit().is_clean());
+        }
+        let block = peer.alloc(5000, second, || ()).unwrap();
+        assert_eq!(watcher.table().audit().blocks_in_use, 1);
+        assert!(s.table().blocks.free(block as usize, Block::Held(second)));
+    }
+
+    #[test]
+    fn what_is_no_segment_is_refused_by_what_was_found() {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let backing = Backing::File(path.to_path_buf());
+        let total = Segment::create_with(small(), &Options { backing, ..Options::default() }).unwrap().layout.total;
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let refused = |offset: u64, bytes: &[u8]| {
+            let mut before = vec![0; bytes.len()];
+            file.read_exact_at(&mut before, offset).unwrap();
+            file.write_all_at(bytes, offset).unwrap();
+            let e = Segment::open(&path, false).err().expect("refused").to_string();
+            file.write_all_at(&before, offset).unwrap();
+            e
+        };
+        let geometry = "a damaged segment: its header describes a geometry that none can have";
+        let at = |offset, bytes: &[u8], e: &str| assert_eq!(refused(offset as u64, bytes), e);
+        at(0, b"x", "not a segment: it begins with 0x726b726f776d6878, not with 0x726b726f776d6873");
+        at(
+            offset_of!(Identity, version),
+            &[9],
+            "a segment of layout version 9, where this program knows version 1: use the program that made it",
+        );
+        let long =
+            format!("a damaged segment: {total} bytes long, {} by its header, {total} by its geometry", total ^ 1);
+        at(offset_of!(Identity, total), &[total as u8 ^ 1], &long);
+        let participants = offset_of!(Identity, geometry) + offset_of!(Geometry, participants);
+        at(participants, &[0; 4], geometry);
+        at(participants, &[255; 4], geometry);
+        let more = refused(participants as u64, &[64]);
+        assert!(more.starts_with(&format!("a damaged segment: {total} bytes long, {total} by its header, ")), "{more}");
+
+        file.set_len(total as u64 - 4096).unwrap();
+        assert!(matches!(Segment::open(&path, false), Err(SegmentOpenError::SizeMismatch { .. })));
+        file.set_len(100).unwrap();
+        let short = "not a segment: a file of 100 bytes, where a header alone takes 4096";
+        assert_eq!(Segment::open(&path, false).err().unwrap().to_string(), short);
+        assert!(matches!(Segment::open(Path::new("/nowhere"), false), Err(SegmentOpenError::Os { step: "open", .. })));
+    }
+
+    #[test]
+    fn a_memfd_that_can_be_resized_is_refused() {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let file = File::from(memfd_create(c"test", flags).unwrap());
+        file.set_len(1 << 20).unwrap();
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).unwrap();
+        let e = Segment::attach(file.into(), false).err().expect("refused");
+        let said = "the segment's memfd is not sealed against resizing (seals 0x2, expected at least 0x6)";
+        assert_eq!(e.to_string(), said);
+    }
+
+    #[test]
+    fn a_file_has_one_living_pool_and_keeps_what_is_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let options = Options { backing: Backing::File(path.clone()), ..Options::default() };
+        let create = || Segment::create_with(small(), &options);
+        let s = create().unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        s.table().admit(7, 0).unwrap().unwrap();
+        let by = format!(
+            "'{}' belongs to a pool that is alive, made by process {}: end that, or",
+            path.display(),
+            std::process::id()
+        );
+        assert_eq!(create().err().unwrap().to_string(), format!("{by} choose another name"));
+        assert_eq!(Segment::open(&path, true).err().unwrap().to_string(), format!("{by} open it read-only"));
+        assert_eq!(member(&Segment::open(&path, false).unwrap(), 0), Member::Live(1));
+
+        drop(s);
+        let e = create().err().unwrap().to_string();
+        assert!(e.ends_with("bytes already: remove it, or choose another file"), "{e}");
+        assert_eq!(member(&Segment::open(&path, true).unwrap(), 0), Member::Live(1));
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(Segment::open(&link, false), Err(SegmentOpenError::Os { step: "open", .. })));
+    }
+
+    #[test]
+    fn a_name_that_no_pool_can_have_is_refused() {
+        for name in ["", "a/b", "..\u{e4}", &"x".repeat(201)] {
+            let options = Options { backing: Backing::Named(name.into()), ..Options::default() };
+            let e = Segment::create_with(small(), &options).err().expect("refused");
+            assert!(matches!(&e, SegmentCreateError::Name(n) if n == name), "{e}");
+        }
+    }
+
+    #[test]
+    fn queues_are_found_by_their_names() {
+        let with = |names: &[&str]| {
+            let options = Options { queues: names.iter().map(|n| n.to_string()).collect(), ..Options::default() };
+            Segment::create_with(Geometry::new(4, 2), &options)
+        };
+        let long = "a".repeat(32);
+        let segment = with(&["workflow", &long]).unwrap();
+        assert_eq!((segment.queue_named("workflow"), segment.queue_named(&long)), (Some(0), Some(1)));
+        assert_eq!((segment.queue_named("activity"), segment.queue_named("")), (None, None));
+        for wrong in [&["a", "a"][..], &[""], &[&"a".repeat(33)], &["a\0b"]] {
+            assert!(matches!(with(wrong), Err(SegmentCreateError::QueueName(_))), "{wrong:?}");
+        }
+        assert!(matches!(with(&["a", "b", "c"]), Err(SegmentCreateError::Geometry)));
     }
 
     #[test]

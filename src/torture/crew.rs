@@ -6,7 +6,12 @@ use super::{
 };
 use crate::{
     exec::endpoint::{Endpoint, Finished, STATUS_OK, Submission, SubmitError, To},
-    lockfree::{participant::Name, word::Outcome},
+    lockfree::{
+        descriptor::{Backoff, Limits},
+        participant::Name,
+        table::Again,
+        word::Outcome,
+    },
     process::{Mode, exit::Exit},
     sync::{AtomicU64, Relaxed},
 };
@@ -30,7 +35,19 @@ struct Task {
     /// The seat of the worker to which it is addressed.
     addressee: Option<usize>,
     is_cancelled: bool,
+    /// How its first worker gives it back, if it does.
+    again: Option<Again>,
+    expires_in: Option<Duration>,
+    limits: Limits,
+    backoff: Backoff,
+    /// Its client sleeps until there is room for it.
+    is_patient: bool,
 }
+
+/// About as long as a worker is stopped.
+const LIMITS: Limits = Limits { run_ms: 15, silence_ms: 0 };
+const SILENT: Limits = Limits { run_ms: 0, silence_ms: 15 };
+const BACKOFF: Backoff = Backoff { first_ms: 1, longest_ms: 3 };
 
 impl Task {
     fn of(seed: u64, tag: Tag) -> Task {
@@ -44,7 +61,22 @@ impl Task {
         };
         let max_attempts = [1, 2, 3, 250][rng.below(4) as usize];
         let addressee = (rng.below(8) == 0).then(|| rng.below(WORKERS as u64) as usize);
-        Task { len, max_attempts, addressee, is_cancelled: rng.below(32) == 0 }
+        Task {
+            len,
+            max_attempts,
+            addressee,
+            is_cancelled: rng.below(32) == 0,
+            again: match rng.below(32) {
+                0 => Some(Again::SameAttempt),
+                1 => Some(Again::After(1 + rng.below(1_000_000))),
+                2 => Some(Again::Backoff),
+                _ => None,
+            },
+            expires_in: (rng.below(16) == 0).then(|| Duration::from_millis(5)),
+            limits: [Limits::default(), Limits::default(), LIMITS, SILENT][rng.below(4) as usize],
+            backoff: [Backoff::default(), BACKOFF][rng.below(2) as usize],
+            is_patient: rng.below(8) == 0,
+        }
     }
 
     /// The input names its task, so that a worker can note the attempt, where it is long enough for that.
@@ -65,7 +97,8 @@ fn text(e: impl std::fmt::Display) -> String {
 ///
 /// # Errors
 /// What is wrong.
-pub(crate) fn work(endpoint: &Endpoint, ledger: &Ledger) -> Result<(), String> {
+pub(crate) fn work(endpoint: &Endpoint, ledger: &Ledger, seed: u64) -> Result<(), String> {
+    let mut rng = Rng::new(seed ^ endpoint.name().bits());
     let control = &endpoint.segment().header().control;
     while let Some(mut task) =
         endpoint.next(&[endpoint.queue(QUEUE)], || Mode::of(control) == Mode::Stopping).map_err(text)?
@@ -73,8 +106,23 @@ pub(crate) fn work(endpoint: &Endpoint, ledger: &Ledger) -> Result<(), String> {
         let input = task.input().map_err(text)?;
         let (len, sum) = (input.len() + DIGEST, digest(input));
         if let Some(head) = input.first_chunk() {
-            ledger.books[task.kind() as usize].begin(Tag(u64::from_le_bytes(*head)));
+            let tag = Tag(u64::from_le_bytes(*head));
+            let again = Task::of(seed, tag).again.filter(|_| task.attempt() == 0 && rng.below(2) == 0);
+            if again != Some(Again::SameAttempt) {
+                ledger.books[task.kind() as usize].begin(tag);
+            }
+            if let Some(again) = again {
+                match task.give_back(again).map_err(text)? {
+                    Some(last_attempt) => task = last_attempt,
+                    None => continue,
+                }
+            }
         }
+        if task.is_cancelled() {
+            task.cancelled().map_err(text)?;
+            continue;
+        }
+        task.heartbeat();
         // The blocks may all be taken by inputs that wait for us: after some tries the answer is a short one.
         for try_ in (0..20).rev() {
             let (status, len) = if try_ > 0 { (STATUS_OK, len) } else { (STATUS_NO_ROOM, DIGEST) };
@@ -143,19 +191,36 @@ impl Client<'_> {
     /// False: there is no room at present.
     fn submit(&self, tag: Tag) -> Result<bool, String> {
         let task = Task::of(self.seed, tag);
-        let mut draft = match self.endpoint.draft(task.len) {
-            Ok(draft) => draft,
-            Err(e) if e.is_transient() => return Ok(false),
-            Err(e) => return Err(text(e)),
+        let addressee = task.addressee.map(|seat| self.workers[seat].load(Relaxed)).filter(|bits| *bits != 0);
+        let to = addressee.map_or(To::Queue(QUEUE), |bits| To::Participant(Name::of(bits)));
+        let s = Submission {
+            kind: self.kind,
+            tag: tag.0,
+            max_attempts: task.max_attempts,
+            expires_in: task.expires_in,
+            limits: task.limits,
+            backoff: task.backoff,
+            ..Submission::new(to)
         };
         if !self.book.intend(tag) {
             return Ok(false);
         }
-        task.write(draft.payload().map_err(text)?, self.seed, tag);
-        let addressee = task.addressee.map(|seat| self.workers[seat].load(Relaxed)).filter(|bits| *bits != 0);
-        let to = addressee.map_or(To::Queue(QUEUE), |bits| To::Participant(Name::of(bits)));
-        let s = Submission { kind: self.kind, tag: tag.0, max_attempts: task.max_attempts, ..Submission::new(to) };
-        let id = draft.submit(s).map_err(text)?;
+        let submitted = if task.is_patient {
+            let mut input = vec![0; task.len];
+            task.write(&mut input, self.seed, tag);
+            self.endpoint.submit(s, &input, || Mode::of(&self.endpoint.segment().header().control) >= Mode::Draining)
+        } else {
+            self.endpoint.draft(task.len).and_then(|mut draft| {
+                task.write(draft.payload()?, self.seed, tag);
+                Ok(Some(draft.submit(s)?))
+            })
+        };
+        let id = match submitted {
+            Ok(Some(id)) => id,
+            Ok(None) => return Ok(false),
+            Err(e) if e.is_transient() => return Ok(false),
+            Err(e) => return Err(text(e)),
+        };
         self.book.accept(tag);
         if task.is_cancelled {
             let _ = self.endpoint.cancel(id).map_err(text)?; // the result says what became of it
@@ -183,9 +248,10 @@ impl Client<'_> {
                     && (!is_tagged || attempts > 0)
             }
             Outcome::Cancelled => task.is_cancelled,
+            Outcome::Expired => task.expires_in.is_some(),
+            Outcome::TimedOut => task.limits != Limits::default() && finished.claimant().is_some(),
             Outcome::AddresseeDied => task.addressee.is_some(),
             Outcome::WorkerDied => finished.claimant().is_some() && Exit::unpack(finished.exit()) != Exit::Unknown,
-            _ => true,
         };
         if is_right && attempts <= task.max_attempts {
             return Ok(());

@@ -69,8 +69,14 @@ pub(crate) struct Book {
     attempts: [AtomicU64; WINDOW],
 }
 
-pub(crate) const OUTCOMES: [Outcome; 4] =
-    [Outcome::Completed, Outcome::Cancelled, Outcome::WorkerDied, Outcome::AddresseeDied];
+pub(crate) const OUTCOMES: [Outcome; 6] = [
+    Outcome::Completed,
+    Outcome::Cancelled,
+    Outcome::Expired,
+    Outcome::WorkerDied,
+    Outcome::AddresseeDied,
+    Outcome::TimedOut,
+];
 
 /// All accounts.
 #[repr(C)]

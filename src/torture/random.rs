@@ -22,21 +22,25 @@ use crate::{
     },
     process::{
         Mode,
+        clock::Clock,
         exit::Exit,
         spawn::{Child, Spawned, spawn},
     },
-    sync::{Relaxed, Release},
+    sync::{Bell, Relaxed, Release},
 };
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::Signal,
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        signal::Signal,
+    },
 };
 use std::{
     fmt,
     fs::File,
     io::Read,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -93,6 +97,7 @@ pub(crate) struct Report {
     workers: Hits,
     clients: Hits,
     stops: u64,
+    late: u64,
     recoveries: Vec<Duration>,
     missing: Vec<Tag>,
     /// What clients and workers complained of, and other ends that nobody asked for.
@@ -112,6 +117,11 @@ struct Torturer {
     workers: Hits,
     clients: Hits,
     stops: u64,
+    /// Who was killed because it had run out of time.
+    late: u64,
+    bell: EventFd,
+    clock: Clock,
+    is_news: bool,
     recoveries: Vec<Duration>,
     complaints: Vec<String>,
     /// Deliveries when last looked at, and since when there were no more.
@@ -141,6 +151,7 @@ pub(crate) fn run(options: Options) -> Result<Report, TortureError> {
         workers: torturer.workers,
         clients: torturer.clients,
         stops: torturer.stops,
+        late: torturer.late,
         missing: torturer.seats.iter().flat_map(missing).collect(),
         audit: torturer.segment.table().audit(),
         recoveries: torturer.recoveries,
@@ -174,6 +185,10 @@ impl Torturer {
             workers: Hits::default(),
             clients: Hits::default(),
             stops: 0,
+            late: 0,
+            bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(os("make an eventfd"))?,
+            clock: Clock::new(),
+            is_news: true,
             recoveries: Vec::new(),
             complaints: Vec::new(),
             progress: (0, Instant::now()),
@@ -223,14 +238,15 @@ impl Torturer {
             // `None`: every id is still named by a task that somebody holds.
             let Some(name) = self.segment.table().admit(0, 0)? else { return Ok(()) };
             self.lives += 1;
+            let bell = Bell::new(self.bell.as_fd().as_raw_fd());
             let (role, life, seed, ledger) = (self.seats[i].role, self.lives, self.options.seed, self.ledger);
-            let Spawned { child, stdout, stderr } = spawn(&[self.segment.as_fd()], || {
-                let endpoint = Endpoint::new(self.segment.clone(), name);
+            let Spawned { child, stdout, stderr } = spawn(&[self.segment.as_fd(), self.bell.as_fd()], || {
+                let endpoint = Endpoint::new(self.segment.clone(), name).with_bell(bell);
                 if self.segment.keep_from_children().is_err() {
                     return 101;
                 }
                 let result = match role {
-                    Role::Worker(_) => crew::work(&endpoint, ledger),
+                    Role::Worker(_) => crew::work(&endpoint, ledger, seed),
                     Role::Client(i) => {
                         let (book, workers) = (&ledger.books[i], &ledger.workers);
                         crew::Client { endpoint: &endpoint, book, kind: i as u32, workers, seed, life }.run()
@@ -264,23 +280,28 @@ impl Torturer {
         let blow = self.rng.below(10);
         let Some(victim) = &mut self.seats[seat].running else { return Ok(()) };
         match blow {
-            0..7 => {
-                victim.was_killed = true;
-                victim.child.signal(Signal::SIGKILL).map_err(os("kill a process"))?;
-                // Nothing of the dead is touched before the kernel says that it is dead.
-                let mut fds = [PollFd::new(victim.child.as_fd(), PollFlags::POLLIN)];
-                while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
-                self.reap(seat)
-            }
+            0..7 => self.kill(seat),
             7..9 => {
                 self.stops += 1;
                 victim.child.signal(Signal::SIGSTOP).map_err(os("stop a process"))
             }
             _ => {
                 self.all(Signal::SIGCONT);
+                self.segment.give_back(self.me);
+                self.segment.table().wake_for_room();
                 Ok(())
             }
         }
+    }
+
+    fn kill(&mut self, seat: usize) -> Result<(), TortureError> {
+        let Some(victim) = &mut self.seats[seat].running else { return Ok(()) };
+        victim.was_killed = true;
+        victim.child.signal(Signal::SIGKILL).map_err(os("kill a process"))?;
+        // Nothing of the dead is touched before the kernel says that it is dead.
+        let mut fds = [PollFd::new(victim.child.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+        self.reap(seat)
     }
 
     fn all(&self, signal: Signal) {
@@ -292,16 +313,34 @@ impl Torturer {
 
     /// Sleeps until somebody ends, at most for `left`, and buries the dead.
     fn wait(&mut self, left: Duration) -> Result<(), TortureError> {
+        self.keep_time()?;
+        let until = Instant::now() + left;
+        let left = self.clock.sleep(self.segment.table(), Some(until)).unwrap_or(left);
         let running = self.seats.iter().filter_map(|s| s.running.as_ref());
         let mut fds: Vec<_> = running.map(|r| PollFd::new(r.child.as_fd(), PollFlags::POLLIN)).collect();
+        fds.push(PollFd::new(self.bell.as_fd(), PollFlags::POLLIN));
         // Rounded up, or the last millisecond would be spent spinning.
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
-            Ok(0) | Err(Errno::EINTR) => return Ok(()),
-            Ok(_) => {}
+            Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(os("wait for the processes")(e)),
         }
+        drop(fds);
+        self.clock.has_slept(self.segment.table());
+        self.is_news |= self.bell.read().is_ok();
         (0..self.seats.len()).try_for_each(|seat| self.reap(seat))
+    }
+
+    /// What a coordinator does at its times: those who have run out of theirs are killed.
+    fn keep_time(&mut self) -> Result<(), TortureError> {
+        let late = self.clock.turn(self.segment.table(), &self.cursors, std::mem::take(&mut self.is_news))?;
+        for (name, _) in late {
+            if let Some(seat) = self.seats.iter().position(|s| s.running.as_ref().is_some_and(|r| r.name == name)) {
+                self.late += 1;
+                self.kill(seat)?;
+            }
+        }
+        Ok(())
     }
 
     /// If the process in this seat has ended: counts where it was hit, and settles what it owned.
@@ -330,6 +369,7 @@ impl Torturer {
         let before = Instant::now();
         self.segment.table().recover(&self.cursors, self.me, name, exit.pack())?;
         self.recoveries.push(before.elapsed());
+        self.is_news = true;
         self.segment.header().control.deaths.fetch_add(1, Release);
         Ok(())
     }
@@ -337,12 +377,7 @@ impl Torturer {
     fn kill_all(&mut self) -> Result<(), TortureError> {
         self.all(Signal::SIGKILL);
         for seat in 0..self.seats.len() {
-            if let Some(running) = &mut self.seats[seat].running {
-                running.was_killed = true;
-                let mut fds = [PollFd::new(running.child.as_fd(), PollFlags::POLLIN)];
-                while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
-                self.reap(seat)?;
-            }
+            self.kill(seat)?;
         }
         Ok(())
     }
@@ -449,11 +484,12 @@ impl fmt::Display for Report {
         let kills = self.workers.kills + self.clients.kills;
         write!(
             f,
-            "\nrate      {:.1} s, {:.0} deliveries/s, {:.0} kills/s, {} stops",
+            "\nrate      {:.1} s, {:.0} deliveries/s, {:.0} kills/s, {} stops, {} out of time",
             seconds,
             delivered as f64 / seconds,
             kills as f64 / seconds,
-            self.stops
+            self.stops,
+            self.late
         )?;
         let leaked = self.audit.descriptors_in_use + self.audit.blocks_in_use + self.audit.violations.len();
         write!(

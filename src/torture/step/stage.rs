@@ -9,8 +9,9 @@ use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Endpoint, Finished, STATUS_OK, Submission, To},
     lockfree::{
+        descriptor::Limits,
         participant::{Name, Participant},
-        table::{Cancel, Cursors, LaneId, Table, TaskId},
+        table::{Again, Cancel, Cursors, LaneId, Table, TaskId},
         word::{Outcome, Phase, Task},
     },
     mem::{
@@ -30,7 +31,9 @@ use nix::{
 };
 use std::{
     cell::{Cell, RefCell},
+    mem::ManuallyDrop,
     sync::Arc,
+    time::Duration,
 };
 
 /// A payload inside a descriptor, and one that takes a block.
@@ -50,7 +53,9 @@ pub(super) struct Stage {
     coordinator: (Name, Cursors),
     successor: (Name, Cursors),
     pub(super) client: Endpoint,
-    pub(super) worker: Endpoint,
+    pub(super) worker: &'static Endpoint,
+    /// What the worker holds since before the path; its drop would be an answer.
+    held: Cell<Option<ManuallyDrop<Claimed<'static>>>>,
     /// Does what the victim leaves.
     pub(super) spare: Endpoint,
     /// A worker in a process of its own.
@@ -148,7 +153,8 @@ impl Stage {
             coordinator: coordinator()?,
             successor: coordinator()?,
             client: endpoint()?,
-            worker: endpoint()?,
+            worker: Box::leak(Box::new(endpoint()?)),
+            held: Cell::new(None),
             spare: endpoint()?,
             segment,
             sleeper: Cell::new(None),
@@ -169,7 +175,7 @@ impl Stage {
     pub(super) fn warm_up(&self) -> Result<(), String> {
         for tag in 0..WARM_UP {
             self.submit(&self.client, if tag % 2 == 0 { INLINE } else { BLOCK }, tag, 1)?;
-            self.work(&self.worker)?;
+            self.work(self.worker)?;
             self.take(&self.client)?;
         }
         Ok(())
@@ -237,10 +243,58 @@ impl Stage {
         Ok(true)
     }
 
+    fn is_alive(&self, endpoint: &Endpoint) -> bool {
+        self.table().is_live(endpoint.name()) == Ok(true)
+    }
+
     /// The coordinator settles the worker's death.
     pub(super) fn recover(&self) -> Result<bool, String> {
         let (me, cursors) = &self.coordinator;
         self.settle(*me, cursors, self.worker.name()).map(|()| true).map_err(unfit)
+    }
+
+    /// The worker claims a task and gives it back for another attempt.
+    pub(super) fn retry(&self, again: Again) -> Result<bool, String> {
+        let Some(task) = self.worker.claim(self.worker.queue(0)).map_err(unfit)? else { return Ok(false) };
+        Ok(task.give_back(again).map_err(unfit)?.is_none())
+    }
+
+    /// The worker claims a task, its client asks for its end, and so it does not get another attempt.
+    pub(super) fn retry_what_is_cancelled(&self) -> Result<bool, String> {
+        let Some(task) = self.worker.claim(self.worker.queue(0)).map_err(unfit)? else { return Ok(false) };
+        let is_asked = !self.cancel()?;
+        Ok(is_asked && task.is_cancelled() && task.give_back(Again::SameAttempt).map_err(unfit)?.is_none())
+    }
+
+    /// The worker meets a task that is too late to start.
+    pub(super) fn meet_the_expired(&self) -> Result<bool, String> {
+        Ok(self.worker.claim(self.worker.queue(0)).map_err(unfit)?.is_none())
+    }
+
+    /// The worker completes what it holds.
+    pub(super) fn complete_held(&self) -> Result<bool, String> {
+        self.answer(self.held()?).map(|()| true)
+    }
+
+    /// The worker gives back what it holds.
+    pub(super) fn retry_held(&self) -> Result<bool, String> {
+        Ok(self.held()?.give_back(Again::After(1)).map_err(unfit)?.is_none())
+    }
+
+    fn held(&self) -> Result<Claimed<'static>, String> {
+        self.held.take().map(ManuallyDrop::into_inner).ok_or("the worker holds nothing".to_owned())
+    }
+
+    /// The coordinator looks at the times.
+    pub(super) fn tick(&self) -> Result<bool, String> {
+        self.table().tick(&self.coordinator.1).map(|_| true).map_err(unfit)
+    }
+
+    /// The client submits a task with all times that there are.
+    pub(super) fn submit_with_times(&self) -> Result<bool, String> {
+        let (hour, limits) = (Duration::from_secs(3600), Limits { run_ms: 3_600_000, silence_ms: 3_600_000 });
+        let s = Submission { tag: 1, expires_in: Some(hour), limits, ..Submission::new(To::Queue(0)) };
+        self.client.try_submit(s, &self.payload[..INLINE]).map(|_| true).map_err(unfit)
     }
 
     /// The coordinator gives the memory of all blocks back: they were used in the warm-up, and not after its first call.
@@ -275,6 +329,27 @@ impl Stage {
         let tag = self.next_tag(outcomes, None);
         self.last.set(Some(self.submit_to(&self.client, to, len, tag, max_attempts)?));
         Ok(())
+    }
+
+    /// The client submits a task that is too late already.
+    pub(super) fn expect_too_late(&mut self) -> Result<(), String> {
+        let tag = self.next_tag(&[Outcome::Expired], None);
+        let s = Submission { tag, expires_in: Some(Duration::from_nanos(1)), ..Submission::new(To::Queue(0)) };
+        self.client.try_submit(s, &self.payload).map(drop).map_err(unfit)
+    }
+
+    /// For a tick: a task whose pause is over, and one that is too late.
+    pub(super) fn leave_what_is_due(&mut self) -> Result<(), String> {
+        self.expect(BLOCK, 3, ONCE)?;
+        self.retry(Again::After(1))?;
+        self.expect_too_late()
+    }
+
+    /// The worker runs a task whose client has died meanwhile.
+    pub(super) fn hold_for_the_dead(&mut self) -> Result<(), String> {
+        self.submit(&self.client, BLOCK, 1, 3)?;
+        self.held.set(self.worker.claim(self.worker.queue(0)).map_err(unfit)?.map(ManuallyDrop::new));
+        self.settle(self.coordinator.0, &self.coordinator.1, self.client.name()).map_err(unfit)
     }
 
     /// A result waits for the client.
@@ -349,7 +424,7 @@ impl Stage {
     /// A worker that has died with one of everything: a draft with a block, an output half written, a task of its own in
     /// each phase, two tasks that were addressed to it, and one whose attempts are used up.
     pub(super) fn leave_everything(&mut self) -> Result<(), String> {
-        self.submit(&self.worker, BLOCK, 1, 3)?;
+        self.submit(self.worker, BLOCK, 1, 3)?;
         self.work(&self.spare)?; // DONE
         self.expect(BLOCK, 3, ONCE)?;
         self.expect(INLINE, 1, &[Outcome::WorkerDied])?;
@@ -362,7 +437,7 @@ impl Stage {
             let half_written = self.worker.claim(queue);
             std::mem::forget(self.worker.claim(queue)); // CLAIMED
             std::mem::forget(self.worker.claim(self.worker.private()));
-            if self.submit(&self.worker, INLINE, 2, 3).is_ok() // READY
+            if self.submit(self.worker, INLINE, 2, 3).is_ok() // READY
                 && let Ok(Some(task)) = half_written
             {
                 // SAFETY: `_exit` ends the process at once, in the middle of the output.
@@ -438,12 +513,14 @@ impl Stage {
                 Victim::Coordinator => &[self.coordinator.0, self.worker.name()],
             };
             dead.iter().try_for_each(|name| self.settle(*me, cursors, *name)).map_err(unfit)?;
+            // As after each death.
+            self.table().tick(cursors).map_err(unfit)?;
         }
         if let Some(task) = early {
             self.answer(task)?;
         }
-        // The dead client's results are nobody's.
-        if victim != Victim::Client {
+        // A dead client's results are nobody's.
+        if victim != Victim::Client && self.is_alive(&self.client) {
             let expected = self.expected.borrow();
             let mut came = self.came.take();
             came.extend(self.collect(&self.client, expected.len())?);

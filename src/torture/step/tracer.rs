@@ -44,6 +44,7 @@ pub(super) fn be_traced(path: impl FnOnce()) -> u8 {
 }
 
 /// The instructions of a path, in the order in which they run.
+#[derive(Default)]
 pub(super) struct Trace(Vec<Instruction>);
 
 struct Instruction {

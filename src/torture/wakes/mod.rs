@@ -10,7 +10,12 @@
 //! everything must come back. A wake that went to a stopped sleeper is answered by the coordinator's ring ([`RING`]): no
 //! other round may need one.
 //!
-//! The seed fixes the victims, the signals and the delays; where a signal falls is the machine's choice.
+//! The seed fixes the victims, the signals and the delays; where a signal from outside falls is the machine's choice. What
+//! can be lost hangs on some ten instructions before a system call that takes a thousand times as long, and there such
+//! signals fall. So one blow in four comes from a [`fuse`]: the victim ends itself so many instructions after it has begun to
+//! submit, to complete or to fall asleep.
+
+mod fuse;
 
 use super::{PATIENCE, Rng, TortureError, os, shared};
 use crate::{
@@ -32,10 +37,14 @@ use crate::{
     },
     sync::{AcqRel, Acquire, AtomicU64, Futex, Relaxed, Release, spin_loop},
 };
+use fuse::{Act, Blow, Fuse, Order};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::Signal,
+    sys::{
+        signal::Signal,
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
 };
 use std::{
     fmt,
@@ -67,6 +76,8 @@ const RING: Duration = Duration::from_millis(10);
 const TICK: Duration = Duration::from_millis(1);
 /// The longest delay of a blow, in nanoseconds: about what a round takes.
 const DELAY: u64 = 100_000;
+/// The longest fuse, in instructions: somewhat more than it takes to submit a task.
+const FUSE: u64 = if cfg!(debug_assertions) { 6_000 } else { 600 };
 
 /// What the processes of a run share beside the segment.
 #[repr(C)]
@@ -75,6 +86,8 @@ struct Board {
     /// Changed and rung whenever a client has finished its round.
     bell: Futex,
     desks: [Desk; CLIENTS],
+    /// What the process in each seat is to do to itself.
+    fuses: [Fuse; CLIENTS + WORKERS],
 }
 
 /// How far a client has come.
@@ -110,12 +123,6 @@ struct Seat {
     born: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Blow {
-    Kill,
-    Stop,
-}
-
 /// When a blow falls.
 #[derive(Clone, Copy)]
 enum Moment {
@@ -125,6 +132,8 @@ enum Moment {
     Delayed(Duration),
     /// As soon as a waker has chosen the victim; for a client, as soon as one has chosen anybody.
     Chosen,
+    /// By its own fuse.
+    Fused(Act, u32),
 }
 
 /// In what the killed were hit, from what they left.
@@ -160,6 +169,8 @@ struct Run {
     seats: Vec<Seat>,
     /// The seat whose process is stopped.
     stopped: Option<usize>,
+    /// The seat whose process has an order for its fuse.
+    fused: Option<(usize, Blow)>,
     keep: File,
     rng: Rng,
     report: Report,
@@ -200,6 +211,7 @@ impl Run {
             board: unsafe { shared() }?,
             seats: Vec::new(),
             stopped: None,
+            fused: None,
             keep: File::open("/dev/null")
                 .map_err(|e| os("open /dev/null")(Errno::from_raw(e.raw_os_error().unwrap_or(0))))?,
             rng: Rng::new(options.seed),
@@ -214,8 +226,8 @@ impl Run {
                 lost: 0,
             },
         };
-        for role in (0..CLIENTS).map(Role::Client).chain((0..WORKERS).map(Role::Worker)) {
-            let seat = run.start(role)?;
+        for (i, role) in (0..CLIENTS).map(Role::Client).chain((0..WORKERS).map(Role::Worker)).enumerate() {
+            let seat = run.start(i, role)?;
             run.seats.push(seat);
         }
         Ok(run)
@@ -225,16 +237,17 @@ impl Run {
         self.segment.table()
     }
 
-    fn start(&self, role: Role) -> Result<Seat, TortureError> {
+    fn start(&self, seat: usize, role: Role) -> Result<Seat, TortureError> {
         let name = self.table().admit(0, 0)?.ok_or(crate::SegmentCreateError::Geometry)?;
         let (born, seed, board) = (self.report.rounds, self.options.seed, self.board);
         let Spawned { child, stdout, stderr } = spawn(&[self.keep.as_fd(), self.segment.as_fd()], || {
             let endpoint = Endpoint::new(self.segment.clone(), name);
             let control = &self.segment.header().control;
-            let result = match role {
-                Role::Client(i) => submit_rounds(&endpoint, control, board, i, born, seed),
-                Role::Worker(_) => work(&endpoint, control),
-            };
+            let fuse = &board.fuses[seat];
+            let result = fuse::prepare().map_err(text).and_then(|()| match role {
+                Role::Client(i) => submit_rounds(&endpoint, control, fuse, board, i, born, seed),
+                Role::Worker(_) => work(&endpoint, control, fuse),
+            });
             result.map_or_else(
                 |complaint| {
                     eprintln!("{complaint}");
@@ -249,33 +262,42 @@ impl Run {
 
     fn play(&mut self) -> Result<(), TortureError> {
         for round in 1..=self.options.rounds {
-            if self.rng.below(2) == 0 || self.options.without_recovery {
-                self.wait_for_sleepers()?;
+            let begins_asleep = self.rng.below(2) == 0 || self.options.without_recovery;
+            if begins_asleep && !self.wait_for_sleepers()? {
+                return Ok(());
             }
             let blow = [Some(Blow::Kill), Some(Blow::Kill), Some(Blow::Stop), None, None][self.rng.below(5) as usize];
             let victim = self.rng.below(self.seats.len() as u64) as usize;
-            let moment = match self.rng.below(4) {
-                0 => Moment::Early,
-                1 => Moment::Chosen,
-                _ => Moment::Delayed(Duration::from_nanos(self.rng.below(DELAY))),
+            let act = if self.rng.below(4) == 0 { Act::Sleep } else { Act::Work };
+            let moment = match self.rng.below(8) {
+                0 | 1 => Moment::Early,
+                2 | 3 => Moment::Chosen,
+                4 | 5 => Moment::Delayed(Duration::from_nanos(self.rng.below(DELAY))),
+                _ => Moment::Fused(act, self.rng.below(FUSE) as u32),
             };
             let stays = self.rng.below(4) == 0;
             // One at a time: somebody must be left who gets on.
-            let blow = blow.filter(|_| self.stopped.is_none() && !self.options.without_recovery);
-            if let (Some(blow), Moment::Early) = (blow, moment) {
-                self.strike(victim, blow)?;
-            }
+            let is_free = self.stopped.is_none() && self.fused.is_none() && !self.options.without_recovery;
+            let blow = blow.filter(|_| is_free);
             let idle = self.idle();
-            self.begin(round);
-            if let Some(blow) = blow {
-                self.await_moment(moment, victim, idle);
-                if !matches!(moment, Moment::Early) {
-                    self.strike(victim, blow)?;
+            match (blow, moment) {
+                (Some(blow), Moment::Early) => self.strike(victim, blow)?,
+                (Some(blow), Moment::Fused(act, length)) => {
+                    self.board.fuses[victim].lay(Order { blow, act, length });
+                    self.fused = Some((victim, blow));
                 }
+                _ => {}
+            }
+            self.begin(round);
+            if let (Some(blow), Moment::Delayed(_) | Moment::Chosen) = (blow, moment) {
+                self.await_moment(moment, victim, idle);
+                self.strike(victim, blow)?;
             }
             if !self.is_finished(round)? {
                 return Ok(());
             }
+            // One that burns already is left to burn, into the next round if it must.
+            self.fused = self.fused.filter(|(victim, _)| !self.board.fuses[*victim].take_back());
             // Who is held up by the stopped one waits for it, and plays no further rounds until it goes on.
             let is_held_up = (0..CLIENTS).any(|i| !self.is_done(i, round));
             if self.stopped.is_some() && (is_held_up || !stays) {
@@ -288,17 +310,20 @@ impl Run {
         Ok(())
     }
 
-    /// Waits until every worker that isn't stopped sleeps, or is past its last doubt.
-    fn wait_for_sleepers(&mut self) -> Result<(), TortureError> {
+    /// Waits until every worker sleeps, or is past its last doubt. Not while somebody is stopped: it may have chosen a
+    /// sleeper, who sleeps on as if it hadn't. False: one of them never does.
+    fn wait_for_sleepers(&mut self) -> Result<bool, TortureError> {
         let start = Instant::now();
-        while !self.workers().all(|(i, seat)| self.stopped == Some(i) || self.is_idle(seat.name)) {
+        while self.stopped.is_none() && !self.workers().all(|(_, seat)| self.is_idle(seat.name)) {
             if start.elapsed() > PATIENCE {
-                self.report.faults.push("the workers have nothing to do, and don't sleep".to_owned());
-                return Ok(());
+                self.report.lost += 1;
+                self.report.faults.push("a worker has been chosen, but not woken; or it can't sleep".to_owned());
+                return Ok(false);
             }
+            self.look_at_fuse()?;
             nix::sched::sched_yield().map_err(os("yield"))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn workers(&self) -> impl Iterator<Item = (usize, &Seat)> {
@@ -318,8 +343,8 @@ impl Run {
     fn await_moment(&self, moment: Moment, victim: usize, idle: u64) {
         let Seat { role, name, .. } = &self.seats[victim];
         let (delay, watched) = match (moment, role) {
-            (Moment::Early, _) => return,
             (Moment::Delayed(delay), _) => (delay, 0),
+            (Moment::Early | Moment::Fused(..), _) => return,
             (Moment::Chosen, Role::Worker(_)) => (Duration::from_nanos(DELAY), idle & 1 << name.id()),
             (Moment::Chosen, Role::Client(_)) => (Duration::from_nanos(DELAY), idle),
         };
@@ -340,16 +365,23 @@ impl Run {
         clients.for_each(|seat| self.table().participants[seat.name.id() as usize].wake());
     }
 
+    /// A blow from outside.
     fn strike(&mut self, victim: usize, blow: Blow) -> Result<(), TortureError> {
+        self.seats[victim].child.signal(blow.signal()).map_err(os("signal a process"))?;
+        self.await_blow(victim, blow)
+    }
+
+    /// The victim was struck: waits until the kernel says that it runs no more, and settles its death.
+    fn await_blow(&mut self, victim: usize, blow: Blow) -> Result<(), TortureError> {
         let seat = &self.seats[victim];
         match blow {
             Blow::Stop => {
-                seat.child.signal(Signal::SIGSTOP).map_err(os("stop a process"))?;
+                let ends = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+                waitid(Id::PIDFd(seat.child.as_fd()), ends).map_err(os("wait for a process to stop"))?;
                 self.report.stops += 1;
                 self.stopped = Some(victim);
             }
             Blow::Kill => {
-                seat.child.signal(Signal::SIGKILL).map_err(os("kill a process"))?;
                 self.report.kills += 1;
                 let mut fds = [PollFd::new(seat.child.as_fd(), PollFlags::POLLIN)];
                 while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
@@ -357,10 +389,22 @@ impl Run {
                 let (role, name) = (seat.role, seat.name);
                 self.count_hit(name);
                 self.table().recover(&self.cursors, self.me, name, exit.pack())?;
-                self.seats[victim] = self.start(role)?;
+                self.seats[victim] = self.start(victim, role)?;
             }
         }
         Ok(())
+    }
+
+    /// If a fuse has burnt down, its blow is dealt with.
+    fn look_at_fuse(&mut self) -> Result<(), TortureError> {
+        let Some((victim, blow)) = self.fused else { return Ok(()) };
+        let ends = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        let state = waitid(Id::PIDFd(self.seats[victim].child.as_fd()), ends).map_err(os("look at a process"))?;
+        if state == WaitStatus::StillAlive {
+            return Ok(());
+        }
+        self.fused = None;
+        self.await_blow(victim, blow)
     }
 
     fn count_hit(&mut self, dead: Name) {
@@ -398,14 +442,15 @@ impl Run {
         let (mut next_ring, mut was_rung) = (RING, false);
         loop {
             let seen = self.board.bell.word().load(Acquire);
+            self.look_at_fuse()?;
             if (0..CLIENTS).all(|i| self.is_served(i, round)) {
                 return Ok(true);
             }
             let elapsed = start.elapsed();
-            if let Some((seat, exit)) = self.seats.iter().find_map(|s| Some((s, s.child.try_reap()?)))
-                && elapsed > TICK
+            if elapsed > TICK
+                && let Some((role, exit)) = self.unexpected_end()
             {
-                self.report.faults.push(format!("round {round}: {} ended with {exit}", seat.role));
+                self.report.faults.push(format!("round {round}: {role} ended with {exit}"));
                 return Ok(false);
             }
             if elapsed > patience {
@@ -419,14 +464,24 @@ impl Run {
                 self.report.rings += u64::from(!std::mem::replace(&mut was_rung, true));
                 self.ring();
             }
-            let timeout = if self.stopped.is_some() { TICK } else { RING };
-            self.board.bell.wait(seen, Some(timeout));
+            if self.fused.is_some() && elapsed < TICK {
+                // Nobody rings for a death.
+                nix::sched::sched_yield().map_err(os("yield"))?;
+            } else {
+                self.board.bell.wait(seen, Some(TICK));
+            }
         }
     }
 
     /// What the coordinator does, every [`RING`] for as long as work is left: a wake may have gone to one who is stopped.
     fn ring(&self) {
         self.table().participants.iter().for_each(Participant::wake_if_parked);
+    }
+
+    fn unexpected_end(&self) -> Option<(Role, Exit)> {
+        let victim = self.fused.map(|(victim, _)| victim);
+        let others = self.seats.iter().enumerate().filter(|(i, _)| Some(*i) != victim);
+        others.into_iter().find_map(|(_, seat)| Some((seat.role, seat.child.try_reap()?)))
     }
 
     fn is_done(&self, client: usize, round: u64) -> bool {
@@ -477,6 +532,9 @@ impl Run {
 
     /// Ends all processes: by asking them if everything went well, or else by force.
     fn end(&mut self, went_well: bool) -> Result<(), TortureError> {
+        if let Some((victim, _)) = self.fused.take() {
+            self.strike(victim, Blow::Kill)?;
+        }
         self.let_go_on()?;
         self.segment.header().control.mode.store(Mode::Stopping as u32, Release);
         self.table().participants.iter().for_each(Participant::wake);
@@ -519,6 +577,7 @@ fn text(e: impl fmt::Display) -> String {
 fn submit_rounds(
     endpoint: &Endpoint,
     control: &Control,
+    fuse: &Fuse,
     board: &Board,
     number: usize,
     born: u64,
@@ -539,6 +598,7 @@ fn submit_rounds(
         let tasks = 1 + Rng::new(seed ^ round << 8 ^ number as u64).below(BURST);
         let first = round * BURST;
         for tag in first..first + tasks {
+            fuse.light(Act::Work);
             let draft = endpoint.draft(0).map_err(text)?;
             draft
                 .submit(Submission { tag, max_attempts: u8::MAX, ..Submission::new(To::Queue(QUEUE)) })
@@ -548,7 +608,10 @@ fn submit_rounds(
         let mut missing: Vec<u64> = (first..first + tasks).collect();
         while !missing.is_empty() {
             let Some(finished) = endpoint.take().map_err(text)? else {
-                endpoint.park(&[], None, || false);
+                endpoint.park(&[], None, || {
+                    fuse.light(Act::Sleep);
+                    false
+                });
                 continue;
             };
             let at = missing.iter().position(|tag| *tag == finished.tag());
@@ -568,10 +631,14 @@ fn submit_rounds(
     }
 }
 
-fn work(endpoint: &Endpoint, control: &Control) -> Result<(), String> {
-    while let Some(task) =
-        endpoint.next(&[endpoint.queue(QUEUE)], || Mode::of(control) == Mode::Stopping).map_err(text)?
-    {
+fn work(endpoint: &Endpoint, control: &Control, fuse: &Fuse) -> Result<(), String> {
+    // The last look before sleeping, too.
+    let is_over = || {
+        fuse.light(Act::Sleep);
+        Mode::of(control) == Mode::Stopping
+    };
+    while let Some(task) = endpoint.next(&[endpoint.queue(QUEUE)], is_over).map_err(text)? {
+        fuse.light(Act::Work);
         task.complete(STATUS_OK, 0, |_| {}).map_err(|(e, _)| text(e))?;
     }
     Ok(())
