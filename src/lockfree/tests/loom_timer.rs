@@ -60,7 +60,7 @@ fn retry_is_not_forgotten(take: Take) -> bool {
     let mut threads = take.start(vec![(worker, take.death, retry)]);
     let coordinator = loom::thread::spawn(move || {
         let reap = |a: &Actor| {
-            if reported.swap(0, AcqRel) == 1 {
+            if reported.load(Acquire) == 1 && a.table().is_live(Name::new(2, 1)) == Ok(true) {
                 a.table().recover(&a.cursors, a.name, Name::new(2, 1), super::EXIT).unwrap();
             }
         };
