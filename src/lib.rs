@@ -17,7 +17,8 @@
 //! ```
 
 // Temporal is the only one so far that starts a pool: without it the lower layers have no user.
-#![cfg_attr(not(feature = "temporal"), allow(dead_code, unreachable_pub))]
+#![allow(dead_code, reason = "the pool for Rust programs, which uses all of the lower layers, is not there yet")]
+#![cfg_attr(not(feature = "temporal"), allow(unreachable_pub))]
 
 #[cfg(target_os = "linux")]
 const _: () = assert!(size_of::<usize>() == 8, "shmworker needs a 64-bit target");

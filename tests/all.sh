@@ -33,7 +33,7 @@ library() {
     step "library: unit tests" cargo test --lib --bins
     step "library: doctests" cargo test --doc
     step "library: command line" cargo test --test cli
-    step "library: torture" cargo test --test torture
+    step "library: torture" cargo test --test torture --test segment --test raw_sync
 }
 temporal() { step "temporal: on a real server" cargo test --test temporal; }
 c() { step "c: header and programs" cargo test -p shmworker-ffi; }

@@ -78,7 +78,7 @@ pub struct CoordinatorDied;
 /// Why a wait for results ended without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum WaitError {
+pub(crate) enum WaitError {
     /// None will come.
     #[error(transparent)]
     CoordinatorDied(#[from] CoordinatorDied),

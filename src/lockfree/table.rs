@@ -748,10 +748,10 @@ impl<'s> Table<'s> {
             fence(SeqCst); // [park]
         }
         let own = [self.private(me.id()), self.completion(me.id())];
-        if !last_look()
-            && !waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
-            && !(waits.own && own.into_iter().any(|l| self.has_own_work(cursors, me, l)))
-        {
+        let is_called = last_look()
+            || waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
+            || waits.own && own.into_iter().any(|l| self.has_own_work(cursors, me, l));
+        if !is_called {
             participant.sleep(prepared, timeout);
         }
         let mut parked = parked();

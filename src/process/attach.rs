@@ -108,7 +108,7 @@ impl Request {
 /// Why a pool lets a process not in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// It belongs to another user, with this id.
     AnotherUser(u32),
     /// Process ids mean something else to it.
@@ -432,7 +432,7 @@ impl Guest {
 /// Why a process could not attach.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AttachError {
+pub(crate) enum AttachError {
     /// Its name is none, or sockets can't be looked for.
     #[error(transparent)]
     Name(#[from] NameError),

@@ -46,7 +46,7 @@ const BACKLOG: i32 = 128;
 /// Why a name can't be had, or looked up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum NameError {
+pub(crate) enum NameError {
     /// No pool can have it.
     #[error("invalid pool name '{0}': use 1 to {LONGEST} letters, digits, '.', '_' and '-'")]
     Invalid(String),
