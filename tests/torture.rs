@@ -92,6 +92,7 @@ fn whoever_attaches_takes_part_and_is_missed_by_nobody() {
         "another-user",
         "another-pid-namespace",
         "rounds",
+        "inspected",
         "too-late",
         "coordinator-killed",
         "stale-socket",

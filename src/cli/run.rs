@@ -62,6 +62,7 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             max_cached_workflows: args.max_cached_workflows as usize,
             grace: args.grace,
         },
+        args.name.as_deref(),
         workflows,
         activities,
         dev_server.as_ref(),
@@ -105,6 +106,7 @@ fn start_dev_server(db: Option<&Path>) -> Result<DevServer, CliError> {
 
 fn serve(
     config: Config,
+    name: Option<&str>,
     workflows: Workflows,
     activities: Activities,
     dev_server: Option<&DevServer>,
@@ -146,7 +148,7 @@ fn serve(
         )),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
-    let result = worker_pool::run(config, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
+    let result = worker_pool::run(config, name, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
     match result {
         Ok(summary) => conclude(&summary),
         Err(error) => Err(CliError::new(code(&error), error)),

@@ -344,16 +344,18 @@ fn check_unused(name: &str, path: &Path) -> Result<(), NameError> {
     }
 }
 
-/// Removes the sockets that dead coordinators have left, unless this is to be a rehearsal, and returns where they were.
+/// Removes the sockets that dead coordinators have left, of these pools or else of all, and returns where they were. A
+/// rehearsal leaves them there.
 ///
 /// # Errors
 /// [`NameError`].
-pub(crate) fn clean(is_rehearsal: bool) -> Result<Vec<PathBuf>, NameError> {
+pub(crate) fn clean(pools: &[String], is_rehearsal: bool) -> Result<Vec<PathBuf>, NameError> {
     let mut stale = Vec::new();
     for place in open_places()? {
         let _lock = enter(&place)?.map(|dir| lock(dir, &place)).transpose()?;
-        each_socket(&place, |_, path| {
-            if matches!(knock(path, 1), Ok(None)) {
+        each_socket(&place, |name, path| {
+            let is_wanted = pools.is_empty() || pools.iter().any(|pool| pool == name);
+            if is_wanted && matches!(knock(path, 1), Ok(None)) {
                 if !is_rehearsal {
                     remove_file(path).map_err(os("remove", path))?;
                 }

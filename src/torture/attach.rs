@@ -32,6 +32,7 @@ use std::{
     io::{PipeReader, PipeWriter, Read, Write, pipe},
     os::fd::AsRawFd,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -353,6 +354,32 @@ fn rounds(pool: &Pool) -> Outcome {
     .and_then(|figures| is_clean(pool).map(|()| figures))
 }
 
+/// `shmworker inspect` of a pool that runs, by its name and by its process id, and of one that doesn't.
+fn inspected(pool: &Pool) -> Outcome {
+    let inspect = |what: &str| -> Result<(bool, String, String), String> {
+        let output = Command::new("/proc/self/exe").args(["inspect", what]).output().map_err(text)?;
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
+    };
+    by_another(|| {
+        let attached = attach::attach(&pool.name).map_err(text)?;
+        attached.endpoint().try_submit(Submission::new(UNSERVED), &[1; 1000]).map_err(text)?;
+        let row = format!("{}  attached", std::process::id());
+        let wanted = [&*row, "coordinator", "worker:1", "1 ready", "1 attached", "no invariant is violated"];
+        for what in [&pool.name, &pool.pid.to_string()] {
+            let (is_well, stdout, stderr) = inspect(what)?;
+            if !is_well || wanted.iter().any(|w| !stdout.contains(w)) {
+                return Err(format!("{wanted:?} are not all in: {stdout}{stderr}"));
+            }
+        }
+        let (is_well, _, stderr) = inspect("none-of-ours")?;
+        match !is_well && stderr.contains(&format!("{} (pid {})", pool.name, pool.pid)) {
+            true => Ok(String::new()),
+            false => Err(format!("those that run are not named in: {stderr}")),
+        }
+    })
+}
+
 /// Who has attached to work, and takes too long, is killed for it like a child.
 fn too_late(pool: &Pool) -> Outcome {
     let (worker, _) = in_place(|ready| {
@@ -458,6 +485,7 @@ pub(crate) fn run(say: &mut dyn FnMut(String)) -> Result<usize, TortureError> {
     play("another-user", another_user(&pool, &path));
     play("another-pid-namespace", another_pid_namespace(&pool, &path));
     play("rounds", rounds(&pool));
+    play("inspected", inspected(&pool));
     play("too-late", too_late(&pool));
     play("coordinator-killed", coordinator_killed(&pool));
     let stale = if path.exists() { "left" } else { "gone" };
