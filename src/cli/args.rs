@@ -47,7 +47,11 @@ pub(crate) enum Command {
     /// Kill processes at random moments, or after each instruction, and check that nothing is lost
     #[command(after_help = "Example:\n  shmworker torture --seconds 60\n      \
         4 workers and 2 clients, one of them killed every few milliseconds\n  shmworker torture --single-step\n      \
-        submit, claim, complete, take, park and recovery, each killed after every single instruction")]
+        submit, claim, complete, take, cancel, park and recovery, each killed after every single instruction\n  \
+        shmworker torture --wakes 5000\n      \
+        rounds of sleep and wake, with a waker or a sleeper killed or stopped in many of them\n  \
+        shmworker torture --experiments\n      \
+        five deaths that break Python's pools")]
     Torture(TortureArgs),
     /// Show who takes part in a pool, where its tasks are, and whether its shared memory is sound
     #[command(after_help = "Example:\n  shmworker inspect 4711\n      \

@@ -12,6 +12,7 @@
 //! tasks a second through 1,024 slots, and an alias then costs a hint that the next sweep restores.
 
 use super::participant::Name;
+use crate::sync::mutant;
 use std::fmt;
 
 /// Bits of a generation or incarnation.
@@ -133,8 +134,9 @@ impl Task {
     }
 
     /// The first word of the descriptor's next life.
-    pub(crate) const fn reborn(self, submitter: u16) -> Task {
-        Task::new(Phase::Reserved, submitter, 0, self.generation().wrapping_add(1))
+    pub(crate) fn reborn(self, submitter: u16) -> Task {
+        let next = u64::from(!mutant("no-generation"));
+        Task::new(Phase::Reserved, submitter, 0, self.generation().wrapping_add(next))
     }
 }
 

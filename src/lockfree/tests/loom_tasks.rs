@@ -1,6 +1,6 @@
 //! Tasks through the queue: submitters, workers and a canceller, any of whom dies.
 
-use super::{Actor, COORDINATOR, Part, QUEUE, Storage, explore, explore_alive, join, play, settle};
+use super::{Actor, COORDINATOR, Part, QUEUE, Storage, Take, explore, explore_alive, join, play, settle};
 use crate::{
     lockfree::{participant::Name, table::Cancel},
     sync::Relaxed,
@@ -137,6 +137,36 @@ fn worker_with_a_stale_hint_dies() {
 #[ignore = "large: run by hand"]
 fn submitter_of_the_next_life_dies() {
     explore("submitter_of_the_next_life_dies", 1, |take| play(take, Storage::new(4, 1), &[CANCEL, WORK_ONE, WORK_ONE]));
+}
+
+/// Cancels a task, takes what has become of it, and uses the descriptor for one that only the coordinator may run.
+const CANCEL_THEN_ADDRESS: Part = |a| {
+    if let Some(task) = a.submit(1) {
+        a.cancel(1, task);
+    }
+    a.take();
+    a.submit_to(Name::new(COORDINATOR as u16, 1), 2);
+};
+
+/// A worker was about to claim a task, and its descriptor carries another's by then. That it can't have that rests on the
+/// generation in the word that it exchanges.
+fn next_life_is_for_another(take: Take) -> bool {
+    let storage = Arc::new(Storage::new(3, 1));
+    let coordinator = Actor::new(&storage, COORDINATOR);
+    let (worker, submitter) = (Actor::new(&storage, 1), Actor::new(&storage, 2));
+    let (worker, submitter) = take.play(&coordinator, vec![(worker, WORK_ONE), (submitter, CANCEL_THEN_ADDRESS)]);
+    let died = worker.died;
+    let mut actors = vec![coordinator, worker];
+    actors.extend(submitter.into_iter().map(join));
+    // Before `settle`, in which all that live run what they find in their own lanes.
+    assert!(!actors[1].ran.contains(&2), "another's task was run");
+    settle(actors);
+    died
+}
+
+#[test]
+fn worker_with_a_hint_of_the_life_before_dies() {
+    explore("worker_with_a_hint_of_the_life_before_dies", 2, next_life_is_for_another);
 }
 
 /// One submitter reads a result and gives the descriptor back, another takes it and writes an input: \[release].
