@@ -8,9 +8,12 @@ use super::{
     torture::TortureArgs,
 };
 #[cfg(feature = "temporal")]
-use crate::temporal::{
-    connect::ConnectFlags,
-    starter::{Json, StarterOptions},
+use crate::{
+    mem::backing::Backing,
+    temporal::{
+        connect::ConnectFlags,
+        starter::{Json, StarterOptions},
+    },
 };
 #[cfg(feature = "temporal")]
 use clap::builder::NonEmptyStringValueParser;
@@ -96,6 +99,12 @@ pub(crate) struct RunArgs {
     /// Name under which others attach to the pool, and inspect it [default: the process id]
     #[arg(long, value_name = "NAME", value_parser = pool_name)]
     pub(crate) name: Option<String>,
+    /// Where the shared memory lies: 'named' can be inspected when every process is dead, 'file:PATH' outlives the machine's run
+    #[arg(long, value_name = "memfd|named|file:PATH", default_value = "memfd", value_parser = backing)]
+    pub(crate) backing: BackingArg,
+    /// Take all shared memory at the start, so that none can be missing later [default: as it is used]
+    #[arg(long)]
+    pub(crate) reserve: bool,
     /// How long a drain lets activities finish before they are cancelled: 10s, 500ms, 2m
     #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true,
           value_parser = duration)]
@@ -108,6 +117,30 @@ pub(crate) struct RunArgs {
     pub(crate) dev_server_db: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+}
+
+/// On what the segment of a pool is to lie.
+#[cfg(feature = "temporal")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BackingArg {
+    /// Memory without a name.
+    Memfd,
+    /// Memory under the name of the pool.
+    Named,
+    /// A file.
+    File(PathBuf),
+}
+
+#[cfg(feature = "temporal")]
+impl BackingArg {
+    /// For a pool of this name; without one it has that of its process id, under which it is found as well.
+    pub(crate) fn of(self, name: Option<&str>) -> Backing {
+        match self {
+            BackingArg::Memfd => Backing::Memfd,
+            BackingArg::Named => Backing::Named(name.map_or_else(|| std::process::id().to_string(), str::to_owned)),
+            BackingArg::File(path) => Backing::File(path),
+        }
+    }
 }
 
 /// What `shmworker starter` was told.
@@ -318,6 +351,17 @@ fn pool_name(text: &str) -> Result<String, String> {
     match crate::process::names::check(text) {
         Ok(()) => Ok(text.to_owned()),
         Err(_) => Err("it must be 1 to 64 letters, digits, '.', '_' and '-'".to_owned()),
+    }
+}
+
+/// On what a segment lies.
+#[cfg(feature = "temporal")]
+fn backing(text: &str) -> Result<BackingArg, String> {
+    match (text, text.strip_prefix("file:")) {
+        ("memfd", _) => Ok(BackingArg::Memfd),
+        ("named", _) => Ok(BackingArg::Named),
+        (_, Some(path)) if !path.is_empty() => Ok(BackingArg::File(path.into())),
+        _ => Err("it must be 'memfd', 'named' or 'file:PATH'".to_owned()),
     }
 }
 

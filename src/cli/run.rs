@@ -2,6 +2,7 @@
 
 use super::{args::RunArgs, exit, exit::CliError};
 use crate::{
+    mem::segment::Options,
     process::{
         Mode,
         coordinator::{Event, PoolError, Summary},
@@ -62,6 +63,7 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             max_cached_workflows: args.max_cached_workflows as usize,
             grace: args.grace,
         },
+        Options { backing: args.backing.of(args.name.as_deref()), reserve: args.reserve, ..Options::default() },
         args.name.as_deref(),
         workflows,
         activities,
@@ -106,6 +108,7 @@ fn start_dev_server(db: Option<&Path>) -> Result<DevServer, CliError> {
 
 fn serve(
     config: Config,
+    options: Options,
     name: Option<&str>,
     workflows: Workflows,
     activities: Activities,
@@ -148,7 +151,8 @@ fn serve(
         )),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
-    let result = worker_pool::run(config, name, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
+    let result =
+        worker_pool::run(config, options, name, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
     match result {
         Ok(summary) => conclude(&summary),
         Err(error) => Err(CliError::new(code(&error), error)),

@@ -178,6 +178,13 @@ pub(crate) struct Options {
     pub(crate) queues: Vec<String>,
 }
 
+impl Options {
+    /// The usual segment, with queues of these names.
+    pub(crate) fn with_queues<const N: usize>(names: [&str; N]) -> Options {
+        Options { queues: names.map(str::to_owned).into(), ..Options::default() }
+    }
+}
+
 /// A mapped segment.
 pub(crate) struct Segment {
     // `table` borrows from `map`, which stays where it is for as long as `self` lives.

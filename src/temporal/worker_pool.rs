@@ -8,9 +8,12 @@ use super::{
     wire, worker,
     workflow::Workflows,
 };
-use crate::process::{
-    coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary},
-    spawn::pidfd_open,
+use crate::{
+    mem::segment::Options,
+    process::{
+        coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary},
+        spawn::pidfd_open,
+    },
 };
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,12 +44,13 @@ impl Companion for Watched {
 
 /// Runs the pool in this process, which becomes its coordinator, until it is told to end.
 ///
-/// `name`: under which others attach to it. `code_of`: the exit code by which the bridge tells what is wrong with the server.
+/// `options`: on what its segment lies. `name`: under which others attach to it. `code_of`: the exit code by which the bridge tells what is wrong with the server.
 ///
 /// # Errors
 /// [`PoolError`]. No process is left behind in any case.
 pub(crate) fn run(
     config: Config,
+    options: Options,
     name: Option<&str>,
     workflows: Workflows,
     activities: Activities,
@@ -78,6 +82,7 @@ pub(crate) fn run(
             main: Box::new(move |seat| worker::activity_process(&seat, &activities, &activity_task_queue, slots)),
         },
     ];
-    let coordinator = Coordinator::new(wire::QUEUES, specs, grace, observer)?.listen(name)?;
+    let options = Options { queues: wire::QUEUES.map(str::to_owned).into(), ..options };
+    let coordinator = Coordinator::new(&options, specs, grace, observer)?.listen(name)?;
     coordinator.run(companion.map(|c| c as &dyn Companion))
 }

@@ -10,6 +10,7 @@ use crate::{
         participant::Name,
         word::{Outcome as End, Phase},
     },
+    mem::segment::{Options, Segment},
     process::{
         Mode,
         attach::{self, AttachError, Refusal},
@@ -91,7 +92,9 @@ fn coordinate(name: &str, mut ready: PipeWriter) -> Outcome {
             let _ = ready.write_all(&[0]);
         }
     };
-    let coordinator = Coordinator::new(2, vec![workers], Duration::from_secs(10), &mut observer).map_err(text)?;
+    let options = Options::with_queues(["served", "unserved"]);
+    let coordinator =
+        Coordinator::new(&options, vec![workers], Duration::from_secs(10), &mut observer).map_err(text)?;
     let summary = coordinator.listen(Some(name)).map_err(text)?.run(None).map_err(text)?;
     if summary.audit.is_clean() { Ok(String::new()) } else { Err(format!("at the end: {}", summary.audit)) }
 }
@@ -272,7 +275,7 @@ fn same_name(pool: &Pool) -> Outcome {
     }
 }
 
-fn is_refused(result: Result<crate::mem::segment::Segment, AttachError>, wanted: Refusal) -> Outcome {
+fn is_refused(result: Result<Segment, AttachError>, wanted: Refusal) -> Outcome {
     match result {
         Err(AttachError::Refused { why, .. }) if why == wanted => Ok(format!("refused={why:?}")),
         Err(other) => Err(text(other)),
@@ -280,7 +283,7 @@ fn is_refused(result: Result<crate::mem::segment::Segment, AttachError>, wanted:
     }
 }
 
-fn over(path: &Path, name: &str) -> Result<crate::mem::segment::Segment, AttachError> {
+fn over(path: &Path, name: &str) -> Result<Segment, AttachError> {
     let socket = names::knock(path, 10).map_err(|e| AttachError::Os {
         step: "connect to",
         name: name.to_owned(),

@@ -10,7 +10,7 @@ use crate::{
     lockfree::{table::Cursors, word::Outcome},
     mem::{
         layout::{Geometry, Layout},
-        segment::Segment,
+        segment::{Options, Segment},
     },
     process::{
         Mode,
@@ -222,7 +222,8 @@ fn with_pool(workers: usize, client: fn(&Endpoint, &Beats) -> Figures) -> Figure
         Event::Died { restart_in: Some(_), .. } => respawned += 1,
         _ => {}
     };
-    let summary = Coordinator::new(1, specs, PATIENCE, &mut observer).and_then(|pool| pool.run(None)).map_err(text)?;
+    let pool = Coordinator::new(&Options::with_queues(["tasks"]), specs, PATIENCE, &mut observer);
+    let summary = pool.and_then(|pool| pool.run(None)).map_err(text)?;
     if !complaints.is_empty() || !summary.audit.is_clean() || summary.killed > 0 {
         return Err(format!("{complaints}{} killed at the end, {}", summary.killed, summary.audit));
     }
