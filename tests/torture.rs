@@ -96,6 +96,7 @@ fn whoever_attaches_takes_part_and_is_missed_by_nobody() {
         "too-late",
         "coordinator-killed",
         "stale-socket",
+        "cleaned",
         "end",
     ];
     assert_eq!(scenes, expected, "{output}");

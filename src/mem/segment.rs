@@ -47,6 +47,16 @@ pub enum SegmentCreateError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The kernel refused a step.
+    #[error("cannot {step} '{}' for a shared-memory segment: {source}", path.display())]
+    At {
+        /// What was refused.
+        step: &'static str,
+        /// Where it was to lie.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// A limit leaves too little.
     #[error("cannot make a shared-memory segment: {0}")]
     NoSpace(#[from] Shortage),
@@ -194,8 +204,9 @@ pub(crate) struct Segment {
     geometry: Geometry,
     layout: Layout,
     is_reserved: bool,
-    file: File,
+    // Its name goes before its lock does: behind the lock there may be the name of a successor.
     _name: Option<backing::Name>,
+    file: File,
 }
 
 // SAFETY: `header` points into `map`, which is shared memory made for concurrent access; the words behind it that change
@@ -349,7 +360,7 @@ impl Segment {
         // hands out no longer borrow.
         let table = unsafe { table(map.as_mut_ptr(), &geometry, &layout) };
         let header = map.as_ptr().cast::<Header>();
-        Segment { table, header, map, geometry, layout, is_reserved: reserved != 0, file, _name: name }
+        Segment { table, header, map, geometry, layout, is_reserved: reserved != 0, _name: name, file }
     }
 
     /// All words of the segment, for as long as it is borrowed.
@@ -526,6 +537,7 @@ mod tests {
     use std::{
         mem::offset_of,
         os::{fd::AsRawFd, unix::fs::FileExt},
+        sync::atomic::AtomicBool,
     };
 
     #[test]
@@ -680,6 +692,31 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(matches!(Segment::open(&link, false), Err(SegmentOpenError::Os { step: "open", .. })));
+    }
+
+    #[test]
+    fn who_starts_while_others_clean_gets_the_name_and_keeps_it() {
+        let pool = format!("unit-{}-cleaned", std::process::id());
+        let path = format!("/dev/shm/shmworker-{}-{pool}", nix::unistd::geteuid());
+        let (path, options) = (Path::new(&path), Options { backing: Backing::Named(pool), ..Options::default() });
+        let is_over = &AtomicBool::new(false);
+        std::thread::scope(|s| {
+            for is_rehearsal in [true, false, false] {
+                s.spawn(move || {
+                    while !is_over.load(Relaxed) {
+                        backing::clean(path, is_rehearsal).unwrap();
+                    }
+                });
+            }
+            let faults = (0..300).find_map(|_| match Segment::create_with(small(), &options) {
+                Ok(_) if path.exists() => None,
+                Ok(_) => Some("its name was taken from the living".to_owned()),
+                Err(e) => Some(e.to_string()),
+            });
+            is_over.store(true, Relaxed);
+            assert_eq!(faults, None);
+        });
+        assert!(!path.exists());
     }
 
     #[test]

@@ -32,7 +32,7 @@ use std::{
     io,
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -355,7 +355,9 @@ pub(crate) fn clean(pools: &[String], is_rehearsal: bool) -> Result<Vec<PathBuf>
         let _lock = enter(&place)?.map(|dir| lock(dir, &place)).transpose()?;
         each_socket(&place, |name, path| {
             let is_wanted = pools.is_empty() || pools.iter().any(|pool| pool == name);
-            if is_wanted && matches!(knock(path, 1), Ok(None)) {
+            // What is no socket refuses connections as well.
+            let is_socket = || symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+            if is_wanted && is_socket() && matches!(knock(path, 1), Ok(None)) {
                 if !is_rehearsal {
                     remove_file(path).map_err(os("remove", path))?;
                 }
