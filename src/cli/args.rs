@@ -7,6 +7,7 @@ use super::{
     probe::ProbeArgs,
     torture::TortureArgs,
 };
+use crate::mem::backing::{LONGEST, is_pool_name};
 #[cfg(feature = "temporal")]
 use crate::{
     mem::backing::Backing,
@@ -15,10 +16,9 @@ use crate::{
         starter::{Json, StarterOptions},
     },
 };
-#[cfg(feature = "temporal")]
-use clap::builder::NonEmptyStringValueParser;
 use clap::{
     CommandFactory, Parser, Subcommand,
+    builder::NonEmptyStringValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use std::{error::Error as _, ffi::OsString, ops::RangeInclusive};
@@ -99,7 +99,7 @@ pub(crate) struct RunArgs {
     /// Name under which others attach to the pool, and inspect it [default: the process id]
     #[arg(long, value_name = "NAME", value_parser = pool_name)]
     pub(crate) name: Option<String>,
-    /// Where the shared memory lies: 'named' can be inspected when every process is dead, 'file:PATH' outlives the machine's run
+    /// Where the shared memory lies: 'named' can be inspected when every process is dead, 'file:PATH' stays until it is removed
     #[arg(long, value_name = "memfd|named|file:PATH", default_value = "memfd", value_parser = backing)]
     pub(crate) backing: BackingArg,
     /// Take all shared memory at the start, so that none can be missing later [default: as it is used]
@@ -294,6 +294,7 @@ fn explain(error: &clap::Error, argv: &[OsString]) -> String {
                 text(ContextKind::SuggestedArg).map_or(format!("see '{help}'"), |s| format!("did you mean '{s}'?"));
             format!("unknown {what} '{arg}': {remedy}")
         }
+        (ErrorKind::MissingRequiredArgument, Some(arg)) => format!("'{arg}' is missing: see '{help}'"),
         (ErrorKind::InvalidSubcommand, _) => {
             let typed = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             let suggested = text(ContextKind::SuggestedSubcommand);
@@ -329,9 +330,8 @@ fn as_typed(arg: &str, argv: &[OsString]) -> String {
     short.and_then(|a| a.get_short()).map_or_else(|| name.to_owned(), |short| format!("-{short}"))
 }
 
-/// A parser of names that the server would refuse only after everything has been started.
-#[cfg(feature = "temporal")]
-fn name() -> NonEmptyStringValueParser {
+/// A parser of names that would be refused only after everything has been started.
+pub(super) fn name() -> NonEmptyStringValueParser {
     NonEmptyStringValueParser::new()
 }
 
@@ -346,11 +346,11 @@ pub(super) fn number(
 }
 
 /// A name that a pool can have.
-#[cfg(feature = "temporal")]
-fn pool_name(text: &str) -> Result<String, String> {
-    match crate::process::names::check(text) {
-        Ok(()) => Ok(text.to_owned()),
-        Err(_) => Err("it must be 1 to 64 letters, digits, '.', '_' and '-'".to_owned()),
+pub(super) fn pool_name(text: &str) -> Result<String, String> {
+    if is_pool_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("it must be 1 to {LONGEST} letters, digits, '.', '_' and '-'"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `shmworker clean`: removes the shared memory of named pools whose processes are all dead, and the sockets of dead pools.
 
 use super::{
+    args::pool_name,
     exit::{self, CliError},
     say,
 };
@@ -13,7 +14,7 @@ use crate::{
 #[derive(clap::Args)]
 pub(crate) struct CleanArgs {
     /// Only these pools [default: all of yours]
-    #[arg(value_name = "POOL")]
+    #[arg(value_name = "POOL", value_parser = pool_name)]
     pools: Vec<String>,
     /// Say what would be removed, and leave it
     #[arg(long)]
@@ -33,9 +34,13 @@ pub(crate) fn run(args: &CleanArgs) -> Result<(), CliError> {
             continue;
         }
         let left = backing::clean(&path, args.dry_run);
-        if let Left::Over(creator) = left.map_err(|e| failed(&format!("remove '{}'", path.display()), e))? {
-            is_any = true;
-            say(format_args!("{done} {}{creator}", path.display()));
+        match left.map_err(|e| failed(&format!("remove '{}'", path.display()), e))? {
+            Left::Over(creator) => {
+                is_any = true;
+                say(format_args!("{done} {}{creator}", path.display()));
+            }
+            Left::InUse(creator) => say(format_args!("kept {}, which is in use{creator}", path.display())),
+            Left::Gone => {}
         }
     }
     for path in names::clean(&args.pools, args.dry_run).map_err(|e| CliError::new(exit::FAILURE, e))? {

@@ -43,8 +43,8 @@ use std::{
 
 /// Where POSIX shared memory lies on Linux (`shm_overview(7)`).
 const SHM: &str = "/dev/shm";
-/// Longest pool name: what a file name allows, less the prefix.
-const LONGEST: usize = 200;
+/// Longest name of a pool, in bytes.
+pub(crate) const LONGEST: usize = 64;
 /// How often a name may be pulled away while a segment is made.
 const TRIES: usize = 16;
 
@@ -95,7 +95,10 @@ impl Backing {
                 (File::from(fd), None)
             }
             Backing::Named(pool) => {
-                let path = shm_path(pool).ok_or_else(|| SegmentCreateError::Name(pool.clone()))?;
+                if !is_pool_name(pool) {
+                    return Err(SegmentCreateError::Name(pool.clone()));
+                }
+                let path = Path::new(SHM).join(prefix() + pool);
                 let file = create_named(&path, bytes)?;
                 (file, Some(Name { path, creator: std::process::id() }))
             }
@@ -128,11 +131,10 @@ fn prefix() -> String {
     format!("shmworker-{}-", geteuid())
 }
 
-/// `None`: no pool can have such a name.
-fn shm_path(pool: &str) -> Option<PathBuf> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let is_name = !pool.is_empty() && pool.len() <= LONGEST && pool.chars().all(is_plain);
-    is_name.then(|| Path::new(SHM).join(prefix() + pool))
+/// Can a pool have this name?
+pub(crate) fn is_pool_name(name: &str) -> bool {
+    let is_fit = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=LONGEST).contains(&name.len()) && name.chars().all(is_fit)
 }
 
 fn create_named(path: &Path, bytes: usize) -> Result<File, SegmentCreateError> {

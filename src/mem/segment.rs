@@ -3,7 +3,7 @@
 //! Sources: `memfd_create(2)`, `fcntl(2)` on seals, `fallocate(2)`, `madvise(2)` on MADV_DONTFORK.
 
 use super::{
-    backing::{self, Backing, Holder},
+    backing::{self, Backing, Holder, LONGEST},
     layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, QueueName, VERSION},
     space::{self, Shortage},
 };
@@ -64,7 +64,7 @@ pub enum SegmentCreateError {
     #[error("no segment can hold that many processes or queues")]
     Geometry,
     /// No pool can have this name.
-    #[error("invalid pool name '{0}': use up to 200 letters, digits, '.', '_' and '-'")]
+    #[error("invalid pool name '{0}': use 1 to {LONGEST} letters, digits, '.', '_' and '-'")]
     Name(String),
     /// Two queues have one name, or a name is empty or too long.
     #[error("invalid queue name '{0}': use up to 32 bytes, and each name once")]
@@ -99,7 +99,10 @@ pub enum SegmentOpenError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// It is no regular file, or too short for a header.
+    /// It is a directory, a pipe, a device.
+    #[error("not a segment: it is no regular file")]
+    NotAFile,
+    /// It is too short for a header.
     #[error("not a segment: a file of {found} bytes, where a header alone takes {expected}")]
     TooShort {
         /// Its size.
@@ -323,7 +326,10 @@ impl Segment {
         let os = |step| move |source| SegmentOpenError::Os { step, source };
         let file = File::from(fd);
         let meta = file.metadata().map_err(os("look at"))?;
-        if !meta.is_file() || meta.len() < PAGE as u64 {
+        if !meta.is_file() {
+            return Err(SegmentOpenError::NotAFile);
+        }
+        if meta.len() < PAGE as u64 {
             return Err(SegmentOpenError::TooShort { found: meta.len(), expected: PAGE as u64 });
         }
         // Of what lies on tmpfs, only a memfd never had a name.
@@ -653,6 +659,7 @@ mod tests {
         file.set_len(100).unwrap();
         let short = "not a segment: a file of 100 bytes, where a header alone takes 4096";
         assert_eq!(Segment::open(&path, false).err().unwrap().to_string(), short);
+        assert!(matches!(Segment::open(Path::new("/dev"), false), Err(SegmentOpenError::NotAFile)));
         assert!(matches!(Segment::open(Path::new("/nowhere"), false), Err(SegmentOpenError::Os { step: "open", .. })));
     }
 
@@ -721,7 +728,7 @@ mod tests {
 
     #[test]
     fn a_name_that_no_pool_can_have_is_refused() {
-        for name in ["", "a/b", "..\u{e4}", &"x".repeat(201)] {
+        for name in ["", "a/b", "..\u{e4}", &"x".repeat(LONGEST + 1)] {
             let options = Options { backing: Backing::Named(name.into()), ..Options::default() };
             let e = Segment::create_with(small(), &options).err().expect("refused");
             assert!(matches!(&e, SegmentCreateError::Name(n) if n == name), "{e}");

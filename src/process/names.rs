@@ -12,6 +12,7 @@
 //!
 //! Sources: `unix(7)`, the XDG Base Directory Specification on XDG_RUNTIME_DIR.
 
+use crate::mem::backing::{LONGEST, is_pool_name};
 use nix::{
     errno::Errno,
     fcntl::OFlag,
@@ -37,8 +38,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Longest name of a pool.
-const LONGEST: usize = 64;
 const SUFFIX: &str = ".sock";
 /// Connections that wait until the coordinator looks.
 const BACKLOG: i32 = 128;
@@ -109,12 +108,7 @@ impl fmt::Display for Running {
 /// # Errors
 /// [`NameError::Invalid`].
 pub(crate) fn check(name: &str) -> Result<(), NameError> {
-    let is_fit = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if (1..=LONGEST).contains(&name.len()) && name.chars().all(is_fit) {
-        Ok(())
-    } else {
-        Err(NameError::Invalid(name.to_owned()))
-    }
+    if is_pool_name(name) { Ok(()) } else { Err(NameError::Invalid(name.to_owned())) }
 }
 
 // ---- directories ----------------------------------------------------------------------------------------------------
