@@ -43,6 +43,8 @@ pub mod fuzz;
 mod lockfree;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;
+#[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
+pub mod pool;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod process;
 mod sync;
@@ -59,6 +61,8 @@ pub use mem::{
     segment::{NoSpace, SegmentCreateError, SegmentOpenError},
     space::{Limit, Shortage},
 };
+#[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
+pub use pool::{Pool, Tasks};
 #[cfg(feature = "temporal")]
 pub mod temporal;
 

@@ -21,6 +21,7 @@ use crate::{
     sync::{Acquire, Bell, Relaxed, Release, spin_loop},
 };
 use std::{
+    ops::Deref,
     slice,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -257,7 +258,24 @@ impl Endpoint {
     /// The next finished task that this participant submitted.
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
         let taken = self.table().take(&self.cursors, self.name)?;
-        Ok(taken.map(|(task, outcome)| Finished { guard: Guard { endpoint: self, task }, outcome }))
+        Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
+    }
+
+    /// As [`take`](Self::take), for a result that outlives the borrow.
+    pub(crate) fn take_owned(self: &Arc<Self>) -> Result<Option<FinishedBy<Arc<Endpoint>>>, Corrupted> {
+        let taken = self.table().take(&self.cursors, self.name)?;
+        Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self.clone(), task }, outcome }))
+    }
+
+    /// Sleeps until a result may have come, or `timeout` is over; looks for a while before that.
+    pub(crate) fn rest(&self, timeout: Option<Duration>) {
+        for _ in 0..self.spins {
+            if self.has_results() {
+                return;
+            }
+            spin_loop();
+        }
+        self.park(&[], timeout, || false);
     }
 
     /// The next finished task that this participant submitted; sleeps while there is none. `None`: `stop` became true, which
@@ -288,7 +306,7 @@ impl Endpoint {
         self.wake_self();
     }
 
-    fn is_orphaned(&self) -> bool {
+    pub(crate) fn is_orphaned(&self) -> bool {
         self.is_orphaned.load(Acquire)
     }
 
@@ -353,13 +371,13 @@ impl Endpoint {
     }
 }
 
-/// A descriptor that this participant has RESERVED; released when dropped.
-struct Guard<'e> {
-    endpoint: &'e Endpoint,
+/// A descriptor that this participant has RESERVED; released when dropped. `E`: a reference to the endpoint, or a share in it.
+struct Guard<E: Deref<Target = Endpoint>> {
+    endpoint: E,
     task: Owned,
 }
 
-impl Drop for Guard<'_> {
+impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
     fn drop(&mut self) {
         // Damage is reported by the next operation that meets it; here is nobody to tell.
         let _ = self.endpoint.table().release(self.task);
@@ -368,7 +386,7 @@ impl Drop for Guard<'_> {
 
 /// A submission being filled.
 pub(crate) struct Draft<'e> {
-    guard: Guard<'e>,
+    guard: Guard<&'e Endpoint>,
     /// What the descriptor says as well, where others might change it.
     payload: Payload,
 }
@@ -579,12 +597,15 @@ impl Drop for Claimed<'_> {
 }
 
 /// A finished task, taken by its submitter; its descriptor and blocks are freed when this is dropped.
-pub(crate) struct Finished<'e> {
-    guard: Guard<'e>,
+pub(crate) struct FinishedBy<E: Deref<Target = Endpoint>> {
+    guard: Guard<E>,
     outcome: Outcome,
 }
 
-impl Finished<'_> {
+/// A finished task within a borrow of the endpoint.
+pub(crate) type Finished<'e> = FinishedBy<&'e Endpoint>;
+
+impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     pub(crate) fn tag(&self) -> u64 {
         self.guard.endpoint.descriptor(self.guard.task).tag.load(Relaxed)
     }
@@ -610,7 +631,7 @@ impl Finished<'_> {
 
     /// The output, read in place; empty unless the outcome is `Completed`.
     pub(crate) fn output(&self) -> Result<&[u8], Corrupted> {
-        let (endpoint, task) = (self.guard.endpoint, self.guard.task);
+        let (endpoint, task) = (&*self.guard.endpoint, self.guard.task);
         let d = endpoint.descriptor(task);
         let (start, len) = endpoint.segment.locate(task.index, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
         // SAFETY: the bytes lie in the segment (`locate`), and nobody writes them while the word is RESERVED(me)

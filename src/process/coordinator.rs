@@ -40,7 +40,7 @@ use nix::{
 use std::{
     collections::VecDeque,
     ffi::CString,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -209,6 +209,26 @@ enum Life {
     Over,
 }
 
+/// The process whose pool it is, where that is not the coordinator's own: it submits the tasks.
+pub(crate) struct Owner {
+    pub(crate) name: Name,
+    pub(crate) pidfd: OwnedFd,
+    /// Closed by the owner, or readable: it has no more to submit.
+    pub(crate) connection: OwnedFd,
+}
+
+/// Participants for so many processes: with room for a second life of each, since an id is given again only when no word names
+/// it any more.
+pub(crate) const fn participants_for(processes: usize) -> usize {
+    (2 * processes + 2).next_multiple_of(64)
+}
+
+/// What rouses a coordinator from its sleep.
+pub(crate) fn make_bell() -> Result<EventFd, PoolError> {
+    EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map_err(|source| PoolError::Os { step: "make an eventfd", source })
+}
+
 /// A pool's coordinator, in the process that is to be it.
 pub(crate) struct Coordinator<'o> {
     segment: Arc<Segment>,
@@ -231,6 +251,7 @@ pub(crate) struct Coordinator<'o> {
     /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
     door: Option<Door>,
+    owner: Option<Owner>,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -242,14 +263,28 @@ impl<'o> Coordinator<'o> {
         grace: Duration,
         observer: &'o mut dyn FnMut(Event<'_>),
     ) -> Result<Self, PoolError> {
+        let processes: usize = specs.iter().map(|s| s.count).sum();
+        let geometry = Geometry::new(participants_for(processes), options.queues.len());
+        let segment = Arc::new(Segment::create_with(geometry, options)?);
+        let me = segment.table().admit(std::process::id(), 0)?.ok_or(SegmentCreateError::Geometry)?;
+        let bell = make_bell()?;
+        Coordinator::over(segment, me, bell, specs, grace, observer)
+    }
+
+    /// The coordinator of a segment that is made already, in which it is `me`. This process must have one thread, and keep to
+    /// that.
+    pub(crate) fn over(
+        segment: Arc<Segment>,
+        me: Name,
+        bell: EventFd,
+        specs: Vec<Spec>,
+        grace: Duration,
+        observer: &'o mut dyn FnMut(Event<'_>),
+    ) -> Result<Self, PoolError> {
         let os = |step| move |source| PoolError::Os { step, source };
         let processes: usize = specs.iter().map(|s| s.count).sum();
-        // Room for a second life of each: an id is given again only when no word names it any more.
-        let participants = (2 * processes + 2).next_multiple_of(64);
-        let segment = Arc::new(Segment::create_with(Geometry::new(participants, options.queues.len()), options)?);
         raise_file_limit(16 + 3 * processes as u64).map_err(os("raise the limit of open files"))?;
         set_child_subreaper(true).map_err(os("become a subreaper"))?;
-        let me = segment.table().admit(std::process::id(), 0)?.ok_or(SegmentCreateError::Geometry)?;
         let cursors = Cursors::new(segment.table());
         let now = Instant::now();
         let workers = specs
@@ -267,8 +302,6 @@ impl<'o> Coordinator<'o> {
             })
             .collect();
         let signals = signal::take_over().map_err(os("take signals over"))?;
-        let bell =
-            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(os("make an eventfd"))?;
         Ok(Coordinator {
             segment,
             me,
@@ -286,8 +319,15 @@ impl<'o> Coordinator<'o> {
             ended: VecDeque::new(),
             killed: 0,
             door: None,
+            owner: None,
             observer,
         })
+    }
+
+    /// The pool is this process's: it ends with it.
+    pub(crate) fn owned_by(mut self, owner: Owner) -> Self {
+        self.owner = Some(owner);
+        self
     }
 
     /// Lets other processes attach under a name; without one, under this process's id, if that can be had.
@@ -495,15 +535,25 @@ impl<'o> Coordinator<'o> {
         }
         let door = self.door.iter().flat_map(Door::fds);
         fds.extend(door.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let owner = self.owner.iter().flat_map(|o| [&o.pidfd, &o.connection]);
+        fds.extend(owner.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(source) => return Err(PoolError::Os { step: "wait for the workers", source }),
         }
         let companion_died = companion.is_some() && fds[2].any().unwrap_or(false);
+        let news_of_owner =
+            self.owner.is_some().then(|| fds[fds.len() - 2..].iter().map(|fd| fd.any().unwrap_or(false)));
+        let news_of_owner = news_of_owner.map(|mut news| [news.next(), news.next()].map(Option::unwrap_or_default));
         drop(fds);
         self.clock.has_slept(self.segment.table());
         let has_rung = self.bell.read().is_ok();
         self.pump();
+        match news_of_owner {
+            Some([true, _]) => self.bury_owner()?,
+            Some([_, true]) => self.set_mode(Mode::Stopping),
+            _ => {}
+        }
         if companion_died {
             return Err(PoolError::CompanionDied);
         }
@@ -624,6 +674,15 @@ impl<'o> Coordinator<'o> {
             None if over => {}
             None => return Err(PoolError::CrashLoop { label: worker.label.clone(), times: worker.failures, exit }),
         }
+        Ok(())
+    }
+
+    /// The owner has died: nobody wants anything any more.
+    fn bury_owner(&mut self) -> Result<(), PoolError> {
+        let Some(owner) = self.owner.take() else { return Ok(()) };
+        self.segment.table().recover(&self.cursors, self.me, owner.name, Exit::Unknown.pack())?;
+        self.has_settled = true;
+        self.set_mode(Mode::Stopping);
         Ok(())
     }
 

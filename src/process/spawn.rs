@@ -81,6 +81,34 @@ pub(crate) fn spawn(keep: &[BorrowedFd<'_>], main: impl FnOnce() -> u8) -> nix::
     }
 }
 
+/// Forks a child that goes on apart from this process: with its standard streams, in a process group of its own, with default
+/// signals, and with no other descriptor but `keep`. It runs `main` and exits with what that returns.
+///
+/// # Errors
+/// What the kernel refused. A caller with threads must not come here: the child would have a copy of their locks.
+pub(crate) fn fork_apart(keep: &[BorrowedFd<'_>], main: impl FnOnce() -> u8) -> nix::Result<Pid> {
+    // What is buffered here must not be written a second time by the child.
+    let _ = std::io::stdout().flush();
+    // SAFETY: this process has one thread (see above), so the child may go on as an ordinary process.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let prepared = || {
+                setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+                signal::reset_in_child()?;
+                close_all_but(keep)
+            };
+            let code = match prepared() {
+                Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(main)).unwrap_or(101),
+                Err(_) => 101,
+            };
+            let _ = std::io::stdout().flush();
+            // SAFETY: as in `spawn`.
+            unsafe { libc::_exit(code.into()) }
+        }
+        ForkResult::Parent { child } => Ok(child),
+    }
+}
+
 /// Closes every descriptor from 3 on, except these: a child has no use for its siblings' pipes and pidfds.
 ///
 /// For a forked child that will end by `_exit`: the objects of its parent that own those descriptors are copies in its
