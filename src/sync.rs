@@ -299,10 +299,20 @@ mod mocked {
 
     atomic!(engine::sync::atomic);
 
-    pub(crate) use engine::sync::{Mutex, atomic::fence};
+    pub(crate) use engine::sync::atomic::fence;
+
+    // Under shuttle a process has one thread, so what is private to it is no matter of scheduling. And a thread that dies with
+    // a lock gives it back as it unwinds, which must not let others run: they would find themselves panicking.
+    #[cfg(loom)]
+    pub(crate) use loom::sync::Mutex;
+    #[cfg(not(loom))]
+    pub(crate) use std::sync::Mutex;
 
     pub(crate) mod private {
-        pub(crate) use super::engine::sync::atomic::{AtomicU32, AtomicU64};
+        #[cfg(loom)]
+        pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64};
+        #[cfg(not(loom))]
+        pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
     }
 
     pub(crate) fn fence_after_exchange() {
