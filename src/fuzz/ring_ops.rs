@@ -66,7 +66,7 @@ impl Ring<'_> {
             }
             12 => self.holds(who),
             13 => {
-                let due = self.lane.take_rescan(&self.participants[who].0, true);
+                let due = self.lane.wants_rescan(&self.participants[who].0, true) && self.lane.take_rescan();
                 assert_eq!(due, std::mem::take(&mut self.rescan));
             }
             14 => {
