@@ -18,6 +18,7 @@ use crate::{
         descriptor::Backoff,
         participant::{Name, Participant},
         table::{Again, TaskId},
+        timer::Looks,
         word::{Member, Outcome},
     },
     sync::{Acquire, Relaxed, set_monotonic},
@@ -205,7 +206,7 @@ fn play(figures: &Figures) {
     }
 
     let (mut gone, mut deaths, mut vacancies, mut clients, mut workers) = (Vec::new(), 0, Vec::new(), CLIENTS, WORKERS);
-    let (bell, mut heads) = (storage.bell.0.clone().unwrap(), Vec::new());
+    let (bell, mut looks) = (storage.bell.0.clone().unwrap(), Looks::default());
     loop {
         let heard = bell.word().load(Acquire);
         let reports = std::mem::take(&mut *ended.lock().unwrap());
@@ -236,9 +237,10 @@ fn play(figures: &Figures) {
         }
         if rng.gen_bool(0.5) {
             coordinator.give_back_chunks();
+            table.wake_for_room(); // the blocks were its own for a moment
         }
         let next = coordinator.tick().next;
-        let is_waiting = is_watching && table.wake_others(&coordinator.cursors, &mut heads);
+        let is_waiting = is_watching && table.look(&coordinator.cursors, &mut looks).unwrap();
         if next != NEVER {
             thread::yield_now();
             set_monotonic(next);
