@@ -525,7 +525,6 @@ impl<'s> Table<'s> {
     pub(crate) fn give_back(&self, cursors: &Cursors, me: Name, task: Owned, again: Again) -> Result<bool, Corrupted> {
         self.check_owned(me, task)?;
         let Owned { index, word } = task;
-        self.check_owned(me, task)?;
         let d = &self.descriptors[index as usize];
         let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
         if self.is_cancel_asked(index, word) {
@@ -557,12 +556,42 @@ impl<'s> Table<'s> {
         fence_after_exchange(); // [orphan], [cancel]
         let is_unwanted = self.is_cancel_asked(index, next) || !self.is_live(submitter)?;
         if is_unwanted && !mutant("no-return-check") {
-            // Its submitter asked for its end, or was recovered, while the task was ours. If another has it by now, that one
-            // will see.
-            let done = next.to(Phase::Done(Outcome::Cancelled), next.who());
-            if self.exchange(index, next, done, AcqRel).is_ok() {
-                self.announce_done(cursors, index, done, Some((me, submitter)))?;
+            self.end_returned(cursors, me, Owned { index, word: next }, submitter)?;
+        }
+        Ok(true)
+    }
+
+    /// Ends a task that `me` gave back, since its submitter asked for its end, or was recovered, while it was ours. Whoever has
+    /// claimed it by now will see. The coordinator may have moved it meanwhile, and does not look whose it is.
+    fn end_returned(&self, cursors: &Cursors, me: Name, task: Owned, submitter: Name) -> Result<(), Corrupted> {
+        let Owned { index, mut word } = task;
+        while word.generation() == task.word.generation() {
+            match word.phase() {
+                Some(Phase::Ready | Phase::Delayed) => {
+                    let done = word.to(Phase::Done(Outcome::Cancelled), word.who());
+                    if self.exchange(index, word, done, AcqRel).is_ok() {
+                        return self.announce_done(cursors, index, done, Some((me, submitter)));
+                    }
+                }
+                Some(Phase::Done(_)) if !mutant("no-second-orphan-check") => {
+                    return self.drop_orphan(me, Owned { index, word }, submitter).map(drop);
+                }
+                _ => return Ok(()),
             }
+            word = self.load(index);
+        }
+        Ok(())
+    }
+
+    /// Releases a task that is DONE if its submitter is dead. False: it lives.
+    fn drop_orphan(&self, me: Name, task: Owned, submitter: Name) -> Result<bool, Corrupted> {
+        if self.is_live(submitter)? {
+            return Ok(false);
+        }
+        let Owned { index, word } = task;
+        // Through RESERVED(me), so that a death in here leaves a name.
+        if let Ok(word) = self.exchange(index, word, word.to(Phase::Reserved, me.id()), AcqRel) {
+            self.release(Owned { index, word })?;
         }
         Ok(true)
     }
@@ -614,15 +643,13 @@ impl<'s> Table<'s> {
         let lane = self.completion(check_id(done.who(), self.participants.len())? as u16);
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, done))?; // an overflow raises the flag
         fence(SeqCst); // [park], [orphan]
-        if let Some((me, submitter)) = of
-            && !mutant("no-orphan-check")
-            && !self.is_live(submitter)?
-        {
-            // Through RESERVED(me), so that a death in here leaves a name.
-            if let Ok(word) = self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel) {
-                self.release(Owned { index, word })?;
+        let is_orphan = match of {
+            Some((me, submitter)) if !mutant("no-orphan-check") => {
+                self.drop_orphan(me, Owned { index, word: done }, submitter)?
             }
-        } else {
+            _ => false,
+        };
+        if !is_orphan {
             self.wake(cursors, done.who());
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Blocks: taken, attached to a task, filled, read by another participant, freed; and the pages behind them, that come and
 //! go by chunks.
 
-use super::{Actor, Part, QUEUE, Storage, explore, output, play};
+use super::{Part, QUEUE, Storage, explore, output, play};
 use crate::lockfree::word::{Block, Outcome};
 use crate::sync::Relaxed;
 
