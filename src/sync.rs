@@ -6,7 +6,7 @@
 //! before one leaves what a death before the next write leaves. What is private to a process ([`private`], [`Mutex`]) is gone
 //! with it, and makes no steps either.
 
-pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
+pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
 /// Death before a chosen step, and what others do meanwhile.
 #[cfg(any(test, fuzzing))]
@@ -184,12 +184,18 @@ mod real {
 
     pub(crate) use std::{hint::spin_loop, sync::atomic::fence};
 
-    /// A SeqCst fence, for a place that follows an exchange of this thread.
+    /// A SeqCst fence. `_fault`: the name under which the models leave it out.
+    #[inline]
+    pub(crate) fn full_fence(_fault: &str) {
+        fence(super::SeqCst);
+    }
+
+    /// A [`full_fence`], for a place that follows an exchange of this thread.
     ///
     /// On x86-64 that exchange was a full barrier already (Intel SDM vol. 3, 9.2.3.9: locked instructions have a total
     /// order, and no load passes one), so all that is left is to keep the compiler from moving anything across.
     #[inline]
-    pub(crate) fn fence_after_exchange() {
+    pub(crate) fn fence_after_exchange(_fault: &str) {
         if cfg!(target_arch = "x86_64") {
             std::sync::atomic::compiler_fence(super::SeqCst)
         } else {
@@ -315,9 +321,13 @@ mod mocked {
         pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
     }
 
-    pub(crate) fn fence_after_exchange() {
-        fence(Ordering::SeqCst);
+    pub(crate) fn full_fence(fault: &str) {
+        if !mutant(fault) {
+            fence(Ordering::SeqCst);
+        }
     }
+
+    pub(crate) use full_fence as fence_after_exchange;
 
     std::thread_local! {
         // A model's threads run in turn on one thread of the process.

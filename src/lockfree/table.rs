@@ -40,8 +40,7 @@ use super::{
 use crate::{
     error::Corrupted,
     sync::{
-        AcqRel, Acquire, AtomicU64, Bell, Mutex, Ordering, Relaxed, Release, SeqCst, fence, fence_after_exchange,
-        mutant,
+        AcqRel, Acquire, AtomicU64, Bell, Mutex, Ordering, Relaxed, Release, fence_after_exchange, full_fence, mutant,
     },
 };
 
@@ -332,7 +331,7 @@ impl<'s> Table<'s> {
     ) -> Result<(), Corrupted> {
         // An overflow needs nothing more: the flag is up, and the wake below makes somebody look.
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
-        fence(SeqCst); // [park], [orphan]
+        full_fence("no-post-fence"); // [park], [orphan]
         match addressee {
             None => self.wake_one(cursors, lane.0 as usize),
             Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
@@ -376,12 +375,11 @@ impl<'s> Table<'s> {
                     let member = || self.participant(word.who())?.member(word.who().into());
                     let owner = member()?;
                     let _ = d.cancel.compare_exchange(asked, word.generation() + 1, AcqRel, Relaxed);
-                    if !mutant("no-cancel-fence") {
-                        fence_after_exchange(); // [cancel], [park]
-                    }
+                    fence_after_exchange("no-cancel-fence"); // [cancel], [park]
                     // An id is given again only when no word names it, so between two equal looks at the member the word
                     // named that one. (The word alone tells nothing: handed back, it may have come to an heir of the id.)
-                    if self.load(task.index) == word && self.is_cancel_asked(task.index, word) && member()? == owner {
+                    let is_same = mutant("no-cancel-recheck") || self.load(task.index) == word;
+                    if is_same && self.is_cancel_asked(task.index, word) && member()? == owner {
                         return match owner {
                             Member::Live(n) | Member::Dead(n) => {
                                 self.wake(cursors, word.who());
@@ -444,9 +442,7 @@ impl<'s> Table<'s> {
     /// Wakes all who wait for room, after the exchange that has made some. All, since what has become free may be too small for
     /// the first, and room is short anyway.
     pub(crate) fn wake_for_room(&self) {
-        if !mutant("no-room-fence") {
-            fence_after_exchange(); // [room]
-        }
+        fence_after_exchange("no-room-fence"); // [room]
         // Whoever else wakes them: the room may have come after the look of one that was marked as woken long ago.
         self.idlers(self.queues).filter_map(|id| self.participants.get(id)).for_each(Participant::wake);
     }
@@ -492,7 +488,7 @@ impl<'s> Table<'s> {
                 continue;
             }
             let owned = Owned { index, word };
-            fence_after_exchange(); // [cancel]
+            fence_after_exchange("no-claim-fence"); // [cancel]
             if self.is_cancel_asked(index, word) && !mutant("no-cancel-check") {
                 self.complete(cursors, me, owned, Outcome::Cancelled)?;
                 continue;
@@ -552,8 +548,7 @@ impl<'s> Table<'s> {
         if next.is(Phase::Ready) {
             self.announce_ready(cursors, index, next, lane, addressee)?;
         }
-        self.arm(cursors, time);
-        fence_after_exchange(); // [orphan], [cancel]
+        self.arm(cursors, time); // its fence serves [orphan] and [cancel] too
         let is_unwanted = self.is_cancel_asked(index, next) || !self.is_live(submitter)?;
         if is_unwanted && !mutant("no-return-check") {
             self.end_returned(cursors, me, Owned { index, word: next }, submitter)?;
@@ -642,7 +637,7 @@ impl<'s> Table<'s> {
     ) -> Result<(), Corrupted> {
         let lane = self.completion(check_id(done.who(), self.participants.len())? as u16);
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, done))?; // an overflow raises the flag
-        fence(SeqCst); // [park], [orphan]
+        full_fence("no-done-fence"); // [park], [orphan]
         let is_orphan = match of {
             Some((me, submitter)) if !mutant("no-orphan-check") => {
                 self.drop_orphan(me, Owned { index, word: done }, submitter)?
@@ -681,9 +676,7 @@ impl<'s> Table<'s> {
             }
             if lane.remove(cursor, &entry) && !mutant("no-recheck") {
                 // Stale, and removed by us: we answer for what the task has become since.
-                if !mutant("no-remove-fence") {
-                    fence(SeqCst); // [remove]
-                }
+                full_fence("no-remove-fence"); // [remove]
                 word = self.load(hint.index);
                 while ours(word) {
                     match self.exchange(hint.index, word, to(hint.index, word), AcqRel) {
@@ -719,7 +712,7 @@ impl<'s> Table<'s> {
                 None => return Err(damaged(index, word)),
             };
             if only.is_none_or(|l| l == lane) && wanted(word, d) {
-                fence(SeqCst); // [remove]
+                full_fence("no-sweep-fence"); // [remove]
                 let hint = Hint::of(index, word);
                 if !self.lane(lane).holds(cursors.of(lane), hint) {
                     let _ = self.lane(lane).push(cursors.of(lane), hint)?; // an overflow raises the flag again
@@ -728,7 +721,7 @@ impl<'s> Table<'s> {
             }
         }
         if let Some(lane) = only.filter(|_| has_stored && !mutant("no-rescan-wake")) {
-            fence(SeqCst); // [park]
+            full_fence("no-rescan-fence"); // [park]
             match (lane.0 as usize).checked_sub(self.queues) {
                 None => self.wake_one(cursors, lane.0 as usize),
                 Some(own) => self.wake(cursors, (own % self.participants.len()) as u16),
@@ -766,9 +759,7 @@ impl<'s> Table<'s> {
             }
             prepared
         };
-        if !mutant("no-park-fence") {
-            fence(SeqCst); // [park]
-        }
+        full_fence("no-park-fence"); // [park]
         let own = [self.private(me.id()), self.completion(me.id())];
         let is_called = last_look()
             || waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
@@ -867,7 +858,7 @@ impl<'s> Table<'s> {
     pub(crate) fn wake_next(&self, cursors: &Cursors, queues: &[LaneId]) {
         for &q in queues {
             if self.lane(q).has_work(cursors.of(q)) && !mutant("no-wake-next") {
-                fence(SeqCst); // [park]
+                full_fence("no-wake-next-fence"); // [park]
                 self.wake_one(cursors, q.0 as usize);
             }
         }

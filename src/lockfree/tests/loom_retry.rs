@@ -50,9 +50,10 @@ fn submitter_of_what_is_given_back_dies() {
 
 /// A worker ends its part in a task, in one way or another, while the submitter is found dead: \[orphan]. Then the worker
 /// dies as well. Whatever it leaves must not wait for a submitter that is no more.
-fn submitter_dies_then_worker(name: &str, part: Part, bound: usize) {
-    explore(name, bound, move |take| {
+fn submitter_dies_then_worker(name: &str, part: Part, attempts: u32) {
+    explore(name, 3, move |take| {
         let storage = Arc::new(Storage::new(3, 1));
+        storage.each(|d| d.max_attempts.store(attempts, Relaxed));
         let [coordinator, mut submitter, worker] = std::array::from_fn(|id| Actor::new(&storage, id));
         submitter.submit(1);
         let mut threads = take.start(vec![(worker, take.death, part), (submitter, 1, TAKE)]);
@@ -72,17 +73,22 @@ fn submitter_dies_then_worker(name: &str, part: Part, bound: usize) {
 
 #[test]
 fn submitter_dies_then_the_worker_that_completes() {
-    submitter_dies_then_worker("submitter_dies_then_the_worker_that_completes", WORK, 3);
+    submitter_dies_then_worker("submitter_dies_then_the_worker_that_completes", WORK, 2);
+}
+
+#[test]
+fn submitter_dies_then_the_worker_over_the_last_attempt() {
+    submitter_dies_then_worker("submitter_dies_then_the_worker_over_the_last_attempt", WORK, 1);
 }
 
 #[test]
 fn submitter_dies_then_the_worker_that_hands_back() {
-    submitter_dies_then_worker("submitter_dies_then_the_worker_that_hands_back", HAND_BACK, 3);
+    submitter_dies_then_worker("submitter_dies_then_the_worker_that_hands_back", HAND_BACK, 2);
 }
 
 #[test]
 fn submitter_dies_then_the_worker_that_puts_off() {
-    submitter_dies_then_worker("submitter_dies_then_the_worker_that_puts_off", RETRY_LATER, 3);
+    submitter_dies_then_worker("submitter_dies_then_the_worker_that_puts_off", RETRY_LATER, 2);
 }
 
 /// The coordinator, which does not ask for whom a task is, ends it before the worker that gave it back finds nobody waiting.

@@ -47,7 +47,7 @@ const TASKS: u64 = 4;
 /// Steps of a life before which it may end: about as many as one has.
 const STEPS: u32 = 120;
 /// Pools of a test, unless `SHMWORKER_POOLS` says otherwise.
-const POOLS: u64 = 5_000;
+const POOLS: u64 = 40_000;
 /// Deaths, of those whose places are filled again, after which nobody dies any more.
 const DEATHS: usize = 6;
 
