@@ -329,7 +329,8 @@ impl Blocks<'_> {
 
     /// Frees the block if it is in state `from`: exact, so that a late owner frees nothing of a later one.
     pub(crate) fn free(&self, block: usize, from: Block) -> bool {
-        let freed = self.words[block].compare_exchange(from.bits(), Block::Free.bits(), Release, Relaxed).is_ok(); // [block]
+        let success = if mutant("relaxed-block") { Relaxed } else { Release }; // [block]
+        let freed = self.words[block].compare_exchange(from.bits(), Block::Free.bits(), success, Relaxed).is_ok();
         if freed {
             self.free.give(block);
         }

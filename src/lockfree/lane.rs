@@ -57,7 +57,7 @@ pub(crate) const PUBLISH: u64 = if cfg!(all(test, any(loom, shuttle))) { 2 } els
 
 /// Claims after which a taker looks at `rescan` though the lane is not empty: a busy lane must not starve a task
 /// without a hint.
-const RESCAN_EVERY: u32 = 1024;
+const RESCAN_EVERY: u32 = if cfg!(all(test, any(loom, shuttle))) { 2 } else { 1024 };
 
 /// A word on cache lines of its own (two, since adjacent lines are fetched in pairs).
 #[repr(C, align(128))]

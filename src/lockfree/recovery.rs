@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, Relaxed, Release, SeqCst, fence, mutant},
+    sync::{AcqRel, Acquire, Relaxed, Release, full_fence, mutant},
 };
 
 /// What a death left, for the report.
@@ -53,7 +53,7 @@ impl Table<'_> {
         for (id, p) in self.participants.iter().enumerate() {
             let last = match p.member(id)? {
                 Member::Vacant(n) => n,
-                Member::Dead(n) if !self.is_named(id as u16) => n,
+                Member::Dead(n) if mutant("no-name-check") || !self.is_named(id as u16) => n,
                 _ => continue,
             };
             for word in [&p.pid, &p.role, &p.status] {
@@ -99,9 +99,7 @@ impl Table<'_> {
             return Ok(Settled::default()); // settled long ago: the id is another's by now
         }
         participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
-        if !mutant("no-orphan-fence") {
-            fence(SeqCst); // [orphan]
-        }
+        full_fence("no-orphan-fence"); // [orphan]
         let mut settled = Settled::default();
         for index in 0..self.descriptors.len() {
             self.settle(cursors, me, dead, exit, index as u16, &mut settled)?;
@@ -188,7 +186,7 @@ impl Table<'_> {
         }
         d.exit.store(exit, Relaxed);
         let submitter = Name::of(d.submitter.load(Relaxed));
-        if !self.is_live(submitter)? {
+        if !self.is_live(submitter)? && !mutant("no-dead-submitter") {
             settled.dropped += 1;
             let done = word.to(Phase::Done(Outcome::WorkerDied), submitter.id());
             self.exchange(index, word, done, AcqRel).map_err(|w| moved(index, w))?;
@@ -198,7 +196,7 @@ impl Table<'_> {
         }
         // Not `== dead`: what a dead coordinator had adopted was another's.
         let has_lost_addressee = match self.addressee(d) {
-            Some(addressee) => !self.is_live(addressee)?,
+            Some(addressee) => !self.is_live(addressee)? && !mutant("no-lost-addressee"),
             None => false,
         };
         let next = if has_lost_addressee {
@@ -232,7 +230,8 @@ impl Table<'_> {
                 self.free.give(index);
             }
         }
-        fence(SeqCst); // [park]
+        // [park] needs no fence here: each word is exchanged, whether its owner sleeps or not, and who parks after that sees what
+        // came before.
         for (id, p) in self.participants.iter().enumerate() {
             if matches!(p.member(id)?, Member::Live(_)) {
                 p.wake();

@@ -40,8 +40,7 @@ use super::{
 use crate::{
     error::Corrupted,
     sync::{
-        AcqRel, Acquire, AtomicU64, Bell, Mutex, Ordering, Relaxed, Release, SeqCst, fence, fence_after_exchange,
-        mutant,
+        AcqRel, Acquire, AtomicU64, Bell, Mutex, Ordering, Relaxed, Release, fence_after_exchange, full_fence, mutant,
     },
 };
 
@@ -332,7 +331,7 @@ impl<'s> Table<'s> {
     ) -> Result<(), Corrupted> {
         // An overflow needs nothing more: the flag is up, and the wake below makes somebody look.
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
-        fence(SeqCst); // [park], [orphan]
+        full_fence("no-post-fence"); // [park], [orphan]
         match addressee {
             None => self.wake_one(cursors, lane.0 as usize),
             Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
@@ -376,12 +375,11 @@ impl<'s> Table<'s> {
                     let member = || self.participant(word.who())?.member(word.who().into());
                     let owner = member()?;
                     let _ = d.cancel.compare_exchange(asked, word.generation() + 1, AcqRel, Relaxed);
-                    if !mutant("no-cancel-fence") {
-                        fence_after_exchange(); // [cancel], [park]
-                    }
+                    fence_after_exchange("no-cancel-fence"); // [cancel], [park]
                     // An id is given again only when no word names it, so between two equal looks at the member the word
                     // named that one. (The word alone tells nothing: handed back, it may have come to an heir of the id.)
-                    if self.load(task.index) == word && self.is_cancel_asked(task.index, word) && member()? == owner {
+                    let is_same = mutant("no-cancel-recheck") || self.load(task.index) == word;
+                    if is_same && self.is_cancel_asked(task.index, word) && member()? == owner {
                         return match owner {
                             Member::Live(n) | Member::Dead(n) => {
                                 self.wake(cursors, word.who());
@@ -444,9 +442,7 @@ impl<'s> Table<'s> {
     /// Wakes all who wait for room, after the exchange that has made some. All, since what has become free may be too small for
     /// the first, and room is short anyway.
     pub(crate) fn wake_for_room(&self) {
-        if !mutant("no-room-fence") {
-            fence_after_exchange(); // [room]
-        }
+        fence_after_exchange("no-room-fence"); // [room]
         // Whoever else wakes them: the room may have come after the look of one that was marked as woken long ago.
         self.idlers(self.queues).filter_map(|id| self.participants.get(id)).for_each(Participant::wake);
     }
@@ -492,7 +488,7 @@ impl<'s> Table<'s> {
                 continue;
             }
             let owned = Owned { index, word };
-            fence_after_exchange(); // [cancel]
+            fence_after_exchange("no-claim-fence"); // [cancel]
             if self.is_cancel_asked(index, word) && !mutant("no-cancel-check") {
                 self.complete(cursors, me, owned, Outcome::Cancelled)?;
                 continue;
@@ -525,7 +521,6 @@ impl<'s> Table<'s> {
     pub(crate) fn give_back(&self, cursors: &Cursors, me: Name, task: Owned, again: Again) -> Result<bool, Corrupted> {
         self.check_owned(me, task)?;
         let Owned { index, word } = task;
-        self.check_owned(me, task)?;
         let d = &self.descriptors[index as usize];
         let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
         if self.is_cancel_asked(index, word) {
@@ -553,16 +548,45 @@ impl<'s> Table<'s> {
         if next.is(Phase::Ready) {
             self.announce_ready(cursors, index, next, lane, addressee)?;
         }
-        self.arm(cursors, time);
-        fence_after_exchange(); // [orphan], [cancel]
+        self.arm(cursors, time); // its fence serves [orphan] and [cancel] too
         let is_unwanted = self.is_cancel_asked(index, next) || !self.is_live(submitter)?;
         if is_unwanted && !mutant("no-return-check") {
-            // Its submitter asked for its end, or was recovered, while the task was ours. If another has it by now, that one
-            // will see.
-            let done = next.to(Phase::Done(Outcome::Cancelled), next.who());
-            if self.exchange(index, next, done, AcqRel).is_ok() {
-                self.announce_done(cursors, index, done, Some((me, submitter)))?;
+            self.end_returned(cursors, me, Owned { index, word: next }, submitter)?;
+        }
+        Ok(true)
+    }
+
+    /// Ends a task that `me` gave back, since its submitter asked for its end, or was recovered, while it was ours. Whoever has
+    /// claimed it by now will see. The coordinator may have moved it meanwhile, and does not look whose it is.
+    fn end_returned(&self, cursors: &Cursors, me: Name, task: Owned, submitter: Name) -> Result<(), Corrupted> {
+        let Owned { index, mut word } = task;
+        while word.generation() == task.word.generation() {
+            match word.phase() {
+                Some(Phase::Ready | Phase::Delayed) => {
+                    let done = word.to(Phase::Done(Outcome::Cancelled), word.who());
+                    if self.exchange(index, word, done, AcqRel).is_ok() {
+                        return self.announce_done(cursors, index, done, Some((me, submitter)));
+                    }
+                }
+                Some(Phase::Done(_)) if !mutant("no-second-orphan-check") => {
+                    return self.drop_orphan(me, Owned { index, word }, submitter).map(drop);
+                }
+                _ => return Ok(()),
             }
+            word = self.load(index);
+        }
+        Ok(())
+    }
+
+    /// Releases a task that is DONE if its submitter is dead. False: it lives.
+    fn drop_orphan(&self, me: Name, task: Owned, submitter: Name) -> Result<bool, Corrupted> {
+        if self.is_live(submitter)? {
+            return Ok(false);
+        }
+        let Owned { index, word } = task;
+        // Through RESERVED(me), so that a death in here leaves a name.
+        if let Ok(word) = self.exchange(index, word, word.to(Phase::Reserved, me.id()), AcqRel) {
+            self.release(Owned { index, word })?;
         }
         Ok(true)
     }
@@ -613,16 +637,14 @@ impl<'s> Table<'s> {
     ) -> Result<(), Corrupted> {
         let lane = self.completion(check_id(done.who(), self.participants.len())? as u16);
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, done))?; // an overflow raises the flag
-        fence(SeqCst); // [park], [orphan]
-        if let Some((me, submitter)) = of
-            && !mutant("no-orphan-check")
-            && !self.is_live(submitter)?
-        {
-            // Through RESERVED(me), so that a death in here leaves a name.
-            if let Ok(word) = self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel) {
-                self.release(Owned { index, word })?;
+        full_fence("no-done-fence"); // [park], [orphan]
+        let is_orphan = match of {
+            Some((me, submitter)) if !mutant("no-orphan-check") => {
+                self.drop_orphan(me, Owned { index, word: done }, submitter)?
             }
-        } else {
+            _ => false,
+        };
+        if !is_orphan {
             self.wake(cursors, done.who());
         }
         Ok(())
@@ -654,9 +676,7 @@ impl<'s> Table<'s> {
             }
             if lane.remove(cursor, &entry) && !mutant("no-recheck") {
                 // Stale, and removed by us: we answer for what the task has become since.
-                if !mutant("no-remove-fence") {
-                    fence(SeqCst); // [remove]
-                }
+                full_fence("no-remove-fence"); // [remove]
                 word = self.load(hint.index);
                 while ours(word) {
                     match self.exchange(hint.index, word, to(hint.index, word), AcqRel) {
@@ -692,7 +712,7 @@ impl<'s> Table<'s> {
                 None => return Err(damaged(index, word)),
             };
             if only.is_none_or(|l| l == lane) && wanted(word, d) {
-                fence(SeqCst); // [remove]
+                full_fence("no-sweep-fence"); // [remove]
                 let hint = Hint::of(index, word);
                 if !self.lane(lane).holds(cursors.of(lane), hint) {
                     let _ = self.lane(lane).push(cursors.of(lane), hint)?; // an overflow raises the flag again
@@ -701,7 +721,7 @@ impl<'s> Table<'s> {
             }
         }
         if let Some(lane) = only.filter(|_| has_stored && !mutant("no-rescan-wake")) {
-            fence(SeqCst); // [park]
+            full_fence("no-rescan-fence"); // [park]
             match (lane.0 as usize).checked_sub(self.queues) {
                 None => self.wake_one(cursors, lane.0 as usize),
                 Some(own) => self.wake(cursors, (own % self.participants.len()) as u16),
@@ -739,9 +759,7 @@ impl<'s> Table<'s> {
             }
             prepared
         };
-        if !mutant("no-park-fence") {
-            fence(SeqCst); // [park]
-        }
+        full_fence("no-park-fence"); // [park]
         let own = [self.private(me.id()), self.completion(me.id())];
         let is_called = last_look()
             || waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
@@ -840,7 +858,7 @@ impl<'s> Table<'s> {
     pub(crate) fn wake_next(&self, cursors: &Cursors, queues: &[LaneId]) {
         for &q in queues {
             if self.lane(q).has_work(cursors.of(q)) && !mutant("no-wake-next") {
-                fence(SeqCst); // [park]
+                full_fence("no-wake-next-fence"); // [park]
                 self.wake_one(cursors, q.0 as usize);
             }
         }

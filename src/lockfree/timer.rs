@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, SeqCst, fence, monotonic, mutant},
+    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, full_fence, monotonic, mutant},
 };
 
 /// No time.
@@ -105,9 +105,7 @@ impl Table<'_> {
 
     /// Who has exchanged the word of a task which has to do with this time tells the coordinator.
     pub(crate) fn arm(&self, cursors: &Cursors, time: u64) {
-        if !mutant("no-timer-fence") {
-            fence(SeqCst); // [timer]
-        }
+        full_fence("no-timer-fence"); // [timer]
         if time < self.alarm.armed.load(Acquire) && !mutant("no-timer-ring") {
             cursors.bell.ring();
         }
@@ -120,7 +118,7 @@ impl Table<'_> {
     /// [`Corrupted`] if a word or lane is damaged.
     pub(crate) fn tick(&self, cursors: &Cursors) -> Result<Tick, Corrupted> {
         self.alarm.armed.store(NEVER, Relaxed);
-        fence(SeqCst); // [timer]
+        full_fence("no-tick-fence"); // [timer]
         let now = self.now();
         let mut tick = Tick { next: NEVER, late: Vec::new() };
         for index in 0..self.descriptors.len() {
@@ -231,9 +229,7 @@ impl Table<'_> {
     /// Who has woken a worker, or goes about to store hints for others, has the coordinator look, in a while, whether that
     /// was done.
     pub(crate) fn have_watched(&self, cursors: &Cursors, what: u32) {
-        if !mutant("no-watch-fence") {
-            fence(SeqCst); // [watch]
-        }
+        full_fence("no-watch-fence"); // [watch]
         if mutant("no-watch-ring") {
             return;
         }
@@ -251,7 +247,7 @@ impl Table<'_> {
     /// [`Corrupted`] if a word or lane is damaged.
     pub(crate) fn look(&self, cursors: &Cursors, last: &mut Looks) -> Result<bool, Corrupted> {
         let may_lack_hints = self.alarm.watched.swap(0, AcqRel) & RESCANS != 0;
-        fence(SeqCst); // [watch]
+        full_fence("no-look-fence"); // [watch]
         if std::mem::replace(&mut last.has_swept, may_lack_hints) || may_lack_hints {
             self.sweep(cursors)?;
         }

@@ -7,7 +7,7 @@ use crate::{
         descriptor::Limits,
         participant::Name,
         table::Again,
-        timer::{Looks, NEVER},
+        timer::{Looks, NEVER, WAKES},
         word::{Outcome, Phase},
     },
     sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, set_monotonic},
@@ -281,6 +281,25 @@ fn what_a_stopped_waker_left_is_finished() {
             a.submit(1);
         };
         let cast = vec![(submitter, 0, submit), (sleeper, 0, AWAIT_WORK), (coordinator, 0, LOOK)];
+        settle(take.start(cast).into_iter().map(join).collect());
+    });
+}
+
+/// The same, for what only the sleeper can do, in which nothing shows that somebody waits. `watched` was up, and the coordinator
+/// is about to look: either it sees that the sleeper is marked, or who submits sees that it has to ring.
+#[test]
+fn a_look_finishes_what_was_begun_before_it() {
+    explore_alive("a_look_finishes_what_was_begun_before_it", 1, |take| {
+        let storage = Arc::new(Storage::new(4, 1).with_bell());
+        let [coordinator, submitter, sleeper, stopped] = std::array::from_fn(|id| Actor::new(&storage, id));
+        storage.alarm.watched.store(WAKES, Release);
+        let submit: Part = |a| {
+            a.submit_to(Name::new(2, 1), 1);
+        };
+        let mark: Part = |a| {
+            a.table().participants[2].mark_woken();
+        };
+        let cast = vec![(submitter, 0, submit), (sleeper, 0, AWAIT_WORK), (coordinator, 0, LOOK), (stopped, 0, mark)];
         settle(take.start(cast).into_iter().map(join).collect());
     });
 }
