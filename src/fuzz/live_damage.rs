@@ -285,6 +285,5 @@ fn submission(arg: u8, to: &[Name]) -> Submission {
         expires_in: (has(4) == 1).then(|| Duration::from_millis(arg.into())),
         limits: Limits { run_ms: has(5), silence_ms: has(6) },
         backoff: Backoff { first_ms: has(7), longest_ms: u32::from(arg) },
-        ..Submission::new(To::Queue(0))
     }
 }

@@ -1,12 +1,14 @@
 //! The bodies of the fuzz targets (`fuzz/`), here because what they drive is private. The committed corpus runs with the
 //! unit tests too.
 
+mod descriptor_ops;
 mod live_damage;
 mod ring_ops;
 mod segment_open;
 mod stage;
 mod words;
 
+pub use descriptor_ops::descriptor_ops;
 pub use live_damage::live_damage;
 pub use ring_ops::ring_ops;
 pub use segment_open::segment_open;

@@ -17,7 +17,7 @@ use std::{
 /// More tasks than a lane has slots, so that lanes overflow.
 pub(super) const DESCRIPTORS: usize = 20;
 /// The coordinator, those who play, and room for the dead whom words still name.
-const PARTICIPANTS: usize = 12;
+const PARTICIPANTS: usize = 32;
 pub(super) const QUEUES: usize = 2;
 /// Blocks of each size, of which there are two.
 const BLOCKS: [u32; 2] = [4, 2];
