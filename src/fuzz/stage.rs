@@ -109,6 +109,16 @@ impl Bytes<'_> {
     }
 }
 
+/// Before which of its writes the actor of a step dies, by an arbitrary byte; 0, for half of them: it lives. Most operations
+/// have a dozen writes, a recovery some hundred.
+pub(super) fn death(byte: u8) -> u32 {
+    match u32::from(byte) {
+        0..=127 => 0,
+        k @ 128..=223 => 1 + (k - 128) / 4,
+        k => 24 + (k - 223) * 8,
+    }
+}
+
 /// One of these, by an arbitrary number.
 pub(super) fn pick<T: Copy>(all: &[T], n: u8) -> Option<T> {
     (!all.is_empty()).then(|| all[n as usize % all.len()])
