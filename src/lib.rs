@@ -17,7 +17,8 @@
 //! ```
 
 // Temporal is the only one so far that starts a pool: without it the lower layers have no user.
-#![cfg_attr(not(feature = "temporal"), allow(dead_code, unreachable_pub))]
+#![allow(dead_code, reason = "the pool for Rust programs, which uses all of the lower layers, is not there yet")]
+#![cfg_attr(not(feature = "temporal"), allow(unreachable_pub))]
 
 #[cfg(target_os = "linux")]
 const _: () = assert!(size_of::<usize>() == 8, "shmworker needs a 64-bit target");
@@ -27,32 +28,32 @@ compile_error!("shmworker is made of futexes, memfds and pidfds: it needs Linux"
 /// The version of this library, as `major.minor.patch`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-#[cfg(all(feature = "bench", not(all(test, loom))))]
+#[cfg(all(feature = "bench", not(all(test, any(loom, shuttle)))))]
 #[doc(hidden)]
 pub mod bench_support;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 mod error;
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 mod exec;
-#[cfg(any(fuzzing, all(test, not(loom))))]
+#[cfg(any(fuzzing, all(test, not(any(loom, shuttle)))))]
 #[doc(hidden)]
 pub mod fuzz;
 mod lockfree;
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 mod process;
 mod sync;
 #[cfg(feature = "cli")]
 mod torture;
 
 pub use error::Corrupted;
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 pub use exec::endpoint::SubmitError;
 pub use lockfree::{audit::Audit, participant::Name, table::TaskId, word::Outcome};
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 pub use mem::{
     backing::Holder,
     segment::{NoSpace, SegmentCreateError, SegmentOpenError},

@@ -1,9 +1,10 @@
-//! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom in the models.
+//! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom or shuttle in the models.
 //!
 //! In the models, unit tests and fuzz targets, and nowhere else, every operation that others can notice is also a *step* at
 //! which the running thread may be made to die ([`fate`]): a death is a panic that unwinds and leaves the shared words as they
 //! are, as a SIGKILL would; guards that are dropped on the way write nothing any more. Loads and fences are no steps: a death
-//! before one leaves what a death before the next write leaves.
+//! before one leaves what a death before the next write leaves. What is private to a process ([`private`], [`Mutex`]) is gone
+//! with it, and makes no steps either.
 
 pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
 
@@ -12,7 +13,7 @@ pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Rel
 pub(crate) mod fate {
     use std::cell::Cell;
 
-    #[cfg(not(all(test, loom)))]
+    #[cfg(not(all(test, any(loom, shuttle))))]
     mod meanwhile {
         use std::cell::{Cell, RefCell};
 
@@ -38,12 +39,12 @@ pub(crate) mod fate {
             }
         }
     }
-    #[cfg(not(all(test, loom)))]
+    #[cfg(not(all(test, any(loom, shuttle))))]
     pub(super) use meanwhile::access;
-    #[cfg(not(all(test, loom)))]
+    #[cfg(not(all(test, any(loom, shuttle))))]
     pub(crate) use meanwhile::meanwhile;
-    #[cfg(all(test, loom))]
-    pub(super) fn access() {} // loom plays the others
+    #[cfg(all(test, any(loom, shuttle)))]
+    pub(super) fn access() {} // the model's scheduler plays the others
 
     /// What the dying unwind with.
     struct Died;
@@ -53,6 +54,8 @@ pub(crate) mod fate {
 
     #[cfg(all(test, loom))]
     use loom::thread_local;
+    #[cfg(all(test, shuttle, not(loom)))]
+    use shuttle::thread_local;
     thread_local! {
         // Steps left until death; 0: immortal.
         #[allow(clippy::missing_const_for_thread_local, reason = "loom's knows no constants")]
@@ -148,7 +151,7 @@ macro_rules! atomic {
     };
 }
 
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 mod real {
     /// Is this fault wanted? Only ever by the models, which show by it that they would notice (`lockfree/tests/mutants.rs`).
     pub(crate) const fn mutant(_: &str) -> bool {
@@ -171,7 +174,14 @@ mod real {
     #[cfg(any(test, fuzzing))]
     pub(crate) use stepped::*;
 
+    pub(crate) use std::sync::Mutex;
     use std::{cell::UnsafeCell, time::Duration};
+
+    /// Atomics that threads of one process share.
+    pub(crate) mod private {
+        pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
+    }
+
     pub(crate) use std::{hint::spin_loop, sync::atomic::fence};
 
     /// A SeqCst fence, for a place that follows an exchange of this thread.
@@ -269,13 +279,17 @@ mod real {
     // SAFETY: the cell hands out a raw pointer only; exclusive access is argued where that pointer is used.
     unsafe impl<const N: usize> Sync for Inline<N> {}
 }
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 pub(crate) use real::*;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, any(loom, shuttle)))]
 mod mocked {
-    use super::{Ordering, Relaxed};
-    use std::{sync::LazyLock, time::Duration};
+    use super::{Ordering, Relaxed, fate};
+    #[cfg(loom)]
+    use loom as engine;
+    #[cfg(not(loom))]
+    use shuttle as engine;
+    use std::{cell::Cell, sync::LazyLock, time::Duration};
 
     /// Is this fault wanted? `SHMWORKER_MUTANT` names it.
     pub(crate) fn mutant(name: &str) -> bool {
@@ -283,20 +297,30 @@ mod mocked {
         WANTED.as_deref() == Some(name)
     }
 
-    use super::fate;
-    atomic!(loom::sync::atomic);
+    atomic!(engine::sync::atomic);
 
-    pub(crate) use loom::sync::atomic::fence;
+    pub(crate) use engine::sync::{Mutex, atomic::fence};
+
+    pub(crate) mod private {
+        pub(crate) use super::engine::sync::atomic::{AtomicU32, AtomicU64};
+    }
 
     pub(crate) fn fence_after_exchange() {
         fence(Ordering::SeqCst);
     }
 
-    /// The models' time, which stands still unless a model moves it.
-    pub(crate) static NOW: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    std::thread_local! {
+        // A model's threads run in turn on one thread of the process.
+        static NOW: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// Moves the model's time, which stands still otherwise.
+    pub(crate) fn set_monotonic(ns: u64) {
+        NOW.set(ns);
+    }
 
     pub(crate) fn monotonic() -> u64 {
-        NOW.load(Ordering::SeqCst)
+        NOW.get()
     }
 
     /// An eventfd and who polls it: a futex does.
@@ -315,13 +339,13 @@ mod mocked {
     /// The futex contract by a mutex and a condition variable; a timeout never fires.
     pub(crate) struct Futex {
         word: AtomicU32,
-        lock: loom::sync::Mutex<()>,
-        changed: loom::sync::Condvar,
+        lock: engine::sync::Mutex<()>,
+        changed: engine::sync::Condvar,
     }
 
     impl Futex {
         pub(crate) fn new() -> Self {
-            Self { word: AtomicU32::new(0), lock: loom::sync::Mutex::new(()), changed: loom::sync::Condvar::new() }
+            Self { word: AtomicU32::new(0), lock: engine::sync::Mutex::new(()), changed: engine::sync::Condvar::new() }
         }
         pub(crate) fn word(&self) -> &AtomicU32 {
             &self.word
@@ -341,9 +365,10 @@ mod mocked {
         }
     }
 
-    /// Payload bytes as one word: loom reports any access that is not ordered by the task word.
-    pub(crate) struct Inline<const N: usize>(loom::cell::UnsafeCell<u64>);
+    /// Payload bytes as one word: loom reports any access that is not ordered by the task word. (shuttle does not.)
+    pub(crate) struct Inline<const N: usize>(#[cfg(loom)] loom::cell::UnsafeCell<u64>, #[cfg(not(loom))] Cell<u64>);
 
+    #[cfg(loom)]
     impl<const N: usize> Inline<N> {
         pub(crate) fn new() -> Self {
             Self(loom::cell::UnsafeCell::new(0))
@@ -358,8 +383,21 @@ mod mocked {
         }
     }
 
-    // SAFETY: model threads run one at a time, and loom checks the order of their accesses.
+    #[cfg(not(loom))]
+    impl<const N: usize> Inline<N> {
+        pub(crate) fn new() -> Self {
+            Self(Cell::new(0))
+        }
+        pub(crate) fn get(&self) -> u64 {
+            self.0.get()
+        }
+        pub(crate) fn set(&self, v: u64) {
+            self.0.set(v);
+        }
+    }
+
+    // SAFETY: a model's threads run in turn on one thread of the process.
     unsafe impl<const N: usize> Sync for Inline<N> {}
 }
-#[cfg(all(test, loom))]
+#[cfg(all(test, any(loom, shuttle)))]
 pub(crate) use mocked::*;

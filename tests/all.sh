@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must pass before a change lands, from nothing; prints a table of minutes.
-#   tests/all.sh [part ...]      parts: sources core library temporal c fuzz benches main (default: all)
+#   tests/all.sh [part ...]      parts: sources core library torture temporal c fuzz benches main (default: all)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . .ci/setup || exit 1
@@ -33,7 +33,18 @@ library() {
     step "library: unit tests" cargo test --lib --bins
     step "library: doctests" cargo test --doc
     step "library: command line" cargo test --test cli
-    step "library: torture" cargo test --test torture
+    step "library: torture" cargo test --test torture --test segment --test raw_sync
+}
+torture() {
+    # Its own build: it takes seconds, and nothing of Temporal is in what is stepped through.
+    local torture="$CARGO_TARGET_DIR/release/shmworker torture"
+    step "torture: build" cargo build --release --no-default-features --features cli
+    step "torture: after every instruction" $torture --single-step
+    step "torture: at random" $torture --seconds 60 --tasks 1000000
+    step "torture: sleep and wake" $torture --wakes 5000
+    step "torture: experiments" $torture --experiments
+    step "torture: fencing" $torture --fencing
+    step "torture: attaching" $torture --attach
 }
 temporal() { step "temporal: on a real server" cargo test --test temporal; }
 c() { step "c: header and programs" cargo test -p shmworker-ffi; }
@@ -41,7 +52,7 @@ fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() { step "benches: one short run" benches/run 3; }
 main() { step "main job: 25 workflows" examples/parallelized.sh; }
 
-for part in "${@:-sources core library temporal c fuzz benches main}"; do
+for part in "${@:-sources core library torture temporal c fuzz benches main}"; do
     for p in $part; do "$p"; done
 done
 

@@ -43,6 +43,12 @@ fn a_number_out_of_range_is_a_usage_error() {
 }
 
 #[test]
+fn a_name_that_no_pool_can_have_is_a_usage_error() {
+    let expected = "it must be 1 to 64 letters, digits, '.', '_' and '-'";
+    usage(&["run", "--name", "a/b"], &format!("error: invalid value 'a/b' for '--name': {expected}"));
+}
+
+#[test]
 fn no_worker_at_all_is_a_usage_error() {
     usage(
         &["run", "-w", "0", "-a", "0"],

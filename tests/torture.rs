@@ -1,6 +1,10 @@
 //! Short runs of `shmworker torture`, and the proof that it finds what it looks for. Longer ones: `docs/crash.md`.
 
-use std::process::{Command, Output};
+use std::{
+    fs::{Permissions, set_permissions},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output},
+};
 
 fn torture(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_shmworker")).arg("torture").args(args).output().unwrap()
@@ -66,6 +70,41 @@ fn a_wake_that_a_dead_waker_owes_is_missed_when_its_death_is_not_settled() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{stdout}");
     assert_eq!(sums(&stdout, ["lost"]), [1], "{stdout}");
+}
+
+#[test]
+fn whoever_attaches_takes_part_and_is_missed_by_nobody() {
+    let runtime = tempfile::tempdir().unwrap();
+    set_permissions(runtime.path(), Permissions::from_mode(0o700)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_shmworker"))
+        .args(["torture", "--attach"])
+        .env("XDG_RUNTIME_DIR", runtime.path())
+        .output()
+        .unwrap();
+    let output = passes(&output);
+    let scenes: Vec<_> = output.lines().filter_map(|line| line.split(' ').next()).collect();
+    let expected = [
+        "work",
+        "client-killed",
+        "silent-peers",
+        "garbage",
+        "same-name",
+        "another-user",
+        "another-pid-namespace",
+        "rounds",
+        "inspected",
+        "too-late",
+        "coordinator-killed",
+        "stale-socket",
+        "end",
+    ];
+    assert_eq!(scenes, expected, "{output}");
+    // What this machine does not allow is said, and nothing else is left out.
+    for line in output.lines().filter(|line| line.contains("skipped")) {
+        assert!(line.starts_with("another-"), "{line}");
+        eprintln!("{line}");
+    }
+    assert!(output.contains("stale-socket socket=left"), "{output}");
 }
 
 #[test]

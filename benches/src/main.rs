@@ -1,13 +1,15 @@
-//! One round trip of 64 bytes there and 64 bytes back, three ways, in turn: A B C A B C …
+//! One round trip of 64 bytes there and 64 bytes back, four ways, in turn: A B C D A B C D …
 //!
 //! - `raw`: two processes write to each other through mapped memory, with one flag each way. Nothing can be faster, and
 //!   nothing survives a death.
 //! - `shmworker`: a task from submitter to worker process, and its result back, through our endpoints.
+//! - `raw_sync`: as `raw`, but each message is written and read under a `raw_sync` mutex (a process-shared pthread lock). Who
+//!   dies with it stops the other.
 //! - `ArrayQueue`: two threads of one process, with a `crossbeam_queue::ArrayQueue` each way.
 //!
-//! In all three both sides spin, each on a CPU of its own, so what is compared is the work and the cache lines that
+//! In all four both sides spin, each on a CPU of its own, so what is compared is the work and the cache lines that
 //! travel, and no sleep. Each turn starts a new partner, warms up, then times batches; its figure is the median batch.
-//! Turns alternate, so that what else the machine does meets all three alike, and ratios are taken within a turn.
+//! Turns alternate, so that what else the machine does meets all alike, and ratios are taken within a turn.
 
 use crossbeam_queue::ArrayQueue;
 use nix::{
@@ -15,13 +17,16 @@ use nix::{
     sys::mman::{MapFlags, ProtFlags, mmap_anonymous},
     unistd::Pid,
 };
+use raw_sync::locks::{LockImpl, LockInit, Mutex};
 use shmworker::bench_support::{Pair, Peer};
 use std::{
     error::Error,
+    ffi::c_void,
     fs,
     hint::spin_loop,
     num::NonZero,
     process::ExitCode,
+    ptr::NonNull,
     sync::atomic::{
         AtomicBool, AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
@@ -63,16 +68,19 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("load before: {}", load()?);
 
     let shared = Halves::map()?;
-    let mut figures = [const { Vec::new() }; 3];
+    let mut figures = [const { Vec::new() }; 4];
     for _ in 0..turns {
-        figures[0].push(raw(shared, there)?);
+        figures[0].push(halves(shared, [None, None], there)?);
         figures[1].push(tasks(there)?);
-        figures[2].push(queues(there)?);
+        // New ones each turn: the partner of the turn before may have been killed with one.
+        let locks = locks()?;
+        figures[2].push(halves(shared, [Some(&*locks[0]), Some(&*locks[1])], there)?);
+        figures[3].push(queues(there)?);
     }
     println!("load after:  {}\n", load()?);
 
     println!("{:<12}{:>14}{:>12}{:>12}{:>14}", "64 B + 64 B", "median ns", "p10 ns", "p90 ns", "ratio to raw");
-    for (name, turns) in ["raw", "shmworker", "ArrayQueue"].into_iter().zip(&figures) {
+    for (name, turns) in ["raw", "shmworker", "raw_sync", "ArrayQueue"].into_iter().zip(&figures) {
         let ratios = turns.iter().zip(&figures[0]).map(|(t, raw)| t / raw).collect();
         let at = |q| quantile(turns.clone(), q);
         println!("{name:<12}{:>14.0}{:>12.0}{:>12.0}{:>14.2}", at(0.5), at(0.1), at(0.9), quantile(ratios, 0.5));
@@ -104,7 +112,7 @@ fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
     values[((values.len() - 1) as f64 * q).round() as usize]
 }
 
-// ---- the three ways -----------------------------------------------------------------------------------------------------
+// ---- the four ways ------------------------------------------------------------------------------------------------------
 
 /// One direction: a message, and how many were sent. Relaxed words instead of bytes, so that no access is undefined.
 #[repr(C, align(128))]
@@ -121,44 +129,65 @@ struct Halves {
 
 impl Halves {
     fn map() -> Result<&'static Halves, Box<dyn Error>> {
-        let size = NonZero::new(size_of::<Halves>()).ok_or("a type with fields has a size")?;
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping, which replaces none.
-        let start = unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_SHARED) }?;
         // SAFETY: page-aligned, zeroed, as long as a `Halves`, never unmapped; all its fields are atomic.
-        Ok(unsafe { start.cast::<Halves>().as_ref() })
+        Ok(unsafe { map(size_of::<Halves>())?.cast::<Halves>().as_ref() })
     }
 }
 
+/// Zeroed memory that is shared with all children forked from now on, and never unmapped.
+fn map(size: usize) -> Result<NonNull<c_void>, Box<dyn Error>> {
+    let size = NonZero::new(size).ok_or("nothing to map")?;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping, which replaces none.
+    Ok(unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_SHARED) }?)
+}
+
+/// One mutex for each direction, on pages of their own.
+fn locks() -> Result<[Box<dyn LockImpl>; 2], Box<dyn Error>> {
+    let lock = || -> Result<Box<dyn LockImpl>, Box<dyn Error>> {
+        let page = map(4096)?.as_ptr().cast();
+        // SAFETY: the lock fits into a page of its own that stays mapped; the data pointer is not used.
+        Ok(unsafe { Mutex::new(page, page) }?.0)
+    };
+    Ok([lock()?, lock()?])
+}
+
+/// What a message is written and read under.
+type Lock<'l> = Option<&'l dyn LockImpl>;
+
 impl Half {
-    fn send(&self, n: u64, message: Message) {
+    fn send(&self, lock: Lock<'_>, n: u64, message: Message) {
+        let _held = lock.map(|lock| lock.lock().expect("nobody has died with it"));
         self.message.iter().zip(message).for_each(|(to, word)| to.store(word, Relaxed));
         self.sent.store(n, Release);
     }
 
-    fn receive(&self, n: u64) -> Message {
+    /// Spins outside of the lock, which whoever sends is to have at once.
+    fn receive(&self, lock: Lock<'_>, n: u64) -> Message {
         while self.sent.load(Acquire) != n {
             spin_loop();
         }
+        let _held = lock.map(|lock| lock.lock().expect("nobody has died with it"));
         std::array::from_fn(|i| self.message[i].load(Relaxed))
     }
 }
 
-fn raw(shared: &Halves, cpu: usize) -> Result<f64, Box<dyn Error>> {
+/// Two processes that write into each other's half, each message under its direction's lock, if there is one.
+fn halves(shared: &Halves, [there, back]: [Lock<'_>; 2], cpu: usize) -> Result<f64, Box<dyn Error>> {
     shared.there.sent.store(0, Relaxed);
     shared.back.sent.store(0, Relaxed);
     let _partner = Peer::fork(|| {
         pin_partner(cpu);
         for n in 1.. {
-            shared.back.send(n, shared.there.receive(n));
+            shared.back.send(back, n, shared.there.receive(there, n));
         }
         0
     })?;
     let mut n = 0;
     measure(|message| {
         n += 1;
-        shared.there.send(n, message);
-        Ok(shared.back.receive(n))
+        shared.there.send(there, n, message);
+        Ok(shared.back.receive(back, n))
     })
 }
 

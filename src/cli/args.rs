@@ -3,6 +3,7 @@
 use super::{
     clean::CleanArgs,
     exit::{CliError, USAGE},
+    inspect::InspectArgs,
     probe::ProbeArgs,
     torture::TortureArgs,
 };
@@ -46,9 +47,18 @@ pub(crate) enum Command {
     /// Kill processes at random moments, or after each instruction, and check that nothing is lost
     #[command(after_help = "Example:\n  shmworker torture --seconds 60\n      \
         4 workers and 2 clients, one of them killed every few milliseconds\n  shmworker torture --single-step\n      \
-        submit, claim, complete, take, park and recovery, each killed after every single instruction")]
+        submit, claim, complete, take, cancel, park and recovery, each killed after every single instruction\n  \
+        shmworker torture --wakes 5000\n      \
+        rounds of sleep and wake, with a waker or a sleeper killed or stopped in many of them\n  \
+        shmworker torture --experiments\n      \
+        five deaths that break Python's pools")]
     Torture(TortureArgs),
-    /// Remove the shared memory that named pools left whose processes are all dead
+    /// Show who takes part in a pool, where its tasks are, and whether its shared memory is sound
+    #[command(after_help = "Example:\n  shmworker inspect 4711\n      \
+        the pool whose coordinator has this process id; for one that is dead, its name or its file\n\n\
+        It only reads. Exit code 1 if an invariant is violated; each is printed with the words involved.")]
+    Inspect(InspectArgs),
+    /// Remove the shared memory and the sockets of pools whose processes are all dead
     #[command(after_help = "Example:\n  shmworker clean --dry-run\n      \
         says what is left over in /dev/shm; what belongs to a pool that is alive is never touched")]
     Clean(CleanArgs),
@@ -83,6 +93,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", default_value = "1000", allow_negative_numbers = true,
           value_parser = number(1..=1_000_000))]
     pub(crate) max_cached_workflows: u32,
+    /// Name under which others attach to the pool, and inspect it [default: the process id]
+    #[arg(long, value_name = "NAME", value_parser = pool_name)]
+    pub(crate) name: Option<String>,
     /// How long a drain lets activities finish before they are cancelled: 10s, 500ms, 2m
     #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true,
           value_parser = duration)]
@@ -296,6 +309,15 @@ pub(super) fn number(
     move |text| {
         let number = text.parse().ok().filter(|number| range.contains(number));
         number.ok_or_else(|| format!("it must be a number from {} to {}", range.start(), range.end()))
+    }
+}
+
+/// A name that a pool can have.
+#[cfg(feature = "temporal")]
+fn pool_name(text: &str) -> Result<String, String> {
+    match crate::process::names::check(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(_) => Err("it must be 1 to 64 letters, digits, '.', '_' and '-'".to_owned()),
     }
 }
 

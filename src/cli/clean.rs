@@ -1,10 +1,13 @@
-//! `shmworker clean`: removes the shared memory of named pools whose processes are all dead.
+//! `shmworker clean`: removes the shared memory of named pools whose processes are all dead, and the sockets of dead pools.
 
 use super::{
     exit::{self, CliError},
     say,
 };
-use crate::mem::backing::{self, Holder, Left};
+use crate::{
+    mem::backing::{self, Holder, Left},
+    process::names,
+};
 
 /// What `shmworker clean` was told.
 #[derive(clap::Args)]
@@ -24,11 +27,12 @@ pub(crate) struct CleanArgs {
 pub(crate) fn run(args: &CleanArgs) -> Result<(), CliError> {
     let failed = |step: &str, e| CliError::new(exit::FAILURE, format_args!("cannot {step}: {e}"));
     let mut is_any = false;
-    for (pool, path, left) in backing::named().map_err(|e| failed("look for left-overs", e))? {
-        let Left::Over { file, creator } = left else { continue };
+    for (pool, path) in backing::named().map_err(|e| failed("look for left-overs", e))? {
         if !args.pools.is_empty() && !args.pools.contains(&pool) {
             continue;
         }
+        let left = Left::open(&path).map_err(|e| failed(&format!("look at '{}'", path.display()), e))?;
+        let Some(Left::Over { file, creator }) = left else { continue };
         is_any = true;
         let done = if args.dry_run {
             "would remove"
@@ -37,6 +41,10 @@ pub(crate) fn run(args: &CleanArgs) -> Result<(), CliError> {
             "removed"
         };
         say(format_args!("{done} {}{}", path.display(), Holder(creator)));
+    }
+    for path in names::clean(&args.pools, args.dry_run).map_err(|e| CliError::new(exit::FAILURE, e))? {
+        is_any = true;
+        say(format_args!("{} {}", if args.dry_run { "would remove" } else { "removed" }, path.display()));
     }
     if !is_any {
         say("nothing is left over");

@@ -5,6 +5,7 @@
 mod args;
 mod clean;
 pub mod exit;
+mod inspect;
 mod probe;
 #[cfg(feature = "temporal")]
 mod run;
@@ -78,6 +79,7 @@ fn execute(command: Command, workflows: Workflows, activities: Activities) -> Re
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)
         }
         Command::Torture(args) => torture::run(args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),
     }
@@ -87,6 +89,7 @@ fn execute(command: Command, workflows: Workflows, activities: Activities) -> Re
 fn execute(command: Command) -> Result<(), CliError> {
     match command {
         Command::Torture(args) => torture::run(args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),
     }

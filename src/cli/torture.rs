@@ -7,7 +7,7 @@ use super::{
 };
 #[cfg(target_arch = "x86_64")]
 use crate::torture::step;
-use crate::torture::{TortureError, experiments, fencing, random, wakes};
+use crate::torture::{TortureError, attach, experiments, fencing, random, wakes};
 use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Write},
@@ -34,6 +34,9 @@ pub(crate) struct TortureArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
           conflicts_with_all = ["seconds", "seed", "tasks"])]
     stride: Option<u32>,
+    /// Have processes attach to a pool, and what may go wrong then go wrong
+    #[arg(long, hide = true, conflicts_with_all = ["seconds", "seed", "tasks", "single_step", "stride"])]
+    attach: bool,
     /// Play N rounds of sleep and wake instead, with wakers and sleepers killed or stopped in between
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=u32::MAX),
           conflicts_with_all = ["seconds", "tasks", "single_step"])]
@@ -66,6 +69,12 @@ impl From<TortureError> for CliError {
 /// # Errors
 /// Every fault that was found, in one line each on stderr; the last sums up.
 pub(crate) fn run(args: TortureArgs) -> Result<(), CliError> {
+    if args.attach {
+        return match attach::run(&mut |line| say(line))? {
+            0 => Ok(()),
+            n => Err(CliError::new(exit::FAILURE, format_args!("{n} scene(s) failed"))),
+        };
+    }
     if args.single_step {
         return single_step(&args);
     }

@@ -18,9 +18,13 @@ use crate::{
         word::{Outcome, Phase},
     },
     mem::segment::{NoSpace, Segment},
-    sync::{Bell, Relaxed, spin_loop},
+    sync::{Acquire, Bell, Relaxed, Release, spin_loop},
 };
-use std::{slice, sync::Arc, time::Duration};
+use std::{
+    slice,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 /// What a worker says of a task that it completed, beside the output. 0 is success; the rest belongs to the kind of task.
 pub(crate) const STATUS_OK: u32 = 0;
@@ -48,6 +52,9 @@ pub enum SubmitError {
     /// The segment is damaged.
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    /// Nobody is left who could look after the task.
+    #[error(transparent)]
+    CoordinatorDied(#[from] CoordinatorDied),
 }
 
 impl SubmitError {
@@ -60,6 +67,24 @@ impl SubmitError {
     pub(crate) fn is_want_of_room(&self) -> bool {
         matches!(self, SubmitError::Full(_) | SubmitError::NoSpace(NoSpace::Taken { .. }))
     }
+}
+
+/// The coordinator of the pool has ended: nothing that was submitted is looked after any more. Results that were finished can
+/// still be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator of the pool has ended: attach again once it runs")]
+pub struct CoordinatorDied;
+
+/// Why a wait for results ended without one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum WaitError {
+    /// None will come.
+    #[error(transparent)]
+    CoordinatorDied(#[from] CoordinatorDied),
+    /// The segment is damaged.
+    #[error(transparent)]
+    Corrupted(#[from] Corrupted),
 }
 
 /// Where a task goes.
@@ -77,6 +102,7 @@ pub(crate) struct Endpoint {
     name: Name,
     cursors: Cursors,
     spins: u32,
+    is_orphaned: AtomicBool,
 }
 
 /// Looks into the lanes before sleeping, where another core can bring something meanwhile: some microseconds, less than
@@ -94,7 +120,7 @@ impl Endpoint {
     /// As [`new`](Self::new), for one that looks so many times more before it sleeps.
     pub(crate) fn spinning(segment: Arc<Segment>, name: Name, spins: u32) -> Endpoint {
         let cursors = Cursors::new(segment.table());
-        Endpoint { segment, name, cursors, spins }
+        Endpoint { segment, name, cursors, spins, is_orphaned: AtomicBool::new(false) }
     }
 
     /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.
@@ -135,6 +161,9 @@ impl Endpoint {
     /// # Errors
     /// [`SubmitError`].
     pub(crate) fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
+        if self.is_orphaned() {
+            return Err(CoordinatorDied.into());
+        }
         self.check_len(len)?;
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
         let guard = Guard { endpoint: self, task };
@@ -231,6 +260,38 @@ impl Endpoint {
         Ok(taken.map(|(task, outcome)| Finished { guard: Guard { endpoint: self, task }, outcome }))
     }
 
+    /// The next finished task that this participant submitted; sleeps while there is none. `None`: `stop` became true, which
+    /// whoever changes it follows by a wake.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub(crate) fn wait(&self, stop: impl Fn() -> bool) -> Result<Option<Finished<'_>>, WaitError> {
+        loop {
+            // Asked before the look, so that nothing which was finished until then is missed.
+            let is_orphaned = self.is_orphaned();
+            if let Some(finished) = self.take()? {
+                return Ok(Some(finished));
+            }
+            if is_orphaned {
+                return Err(CoordinatorDied.into());
+            }
+            if stop() {
+                return Ok(None);
+            }
+            self.park(&[], None, &stop);
+        }
+    }
+
+    /// The coordinator has gone: from now on nothing is submitted, and every wait ends.
+    pub(crate) fn orphan(&self) {
+        self.is_orphaned.store(true, Release);
+        self.wake_self();
+    }
+
+    fn is_orphaned(&self) -> bool {
+        self.is_orphaned.load(Acquire)
+    }
+
     // ---- worker -----------------------------------------------------------------------------------------------------
 
     /// The next task of this lane.
@@ -246,11 +307,11 @@ impl Endpoint {
     }
 
     pub(crate) fn park_for(&self, waits: Waits<'_>, timeout: Option<Duration>, last_look: impl FnOnce() -> bool) {
-        self.table().park(&self.cursors, self.name, waits, timeout, last_look);
+        self.table().park(&self.cursors, self.name, waits, timeout, || self.is_orphaned() || last_look());
     }
 
     /// The next task for a worker of `queues`, its own lane first; sleeps while there is none. `None`: `stop` became true,
-    /// which whoever changes it follows by a wake.
+    /// which whoever changes it follows by a wake, or the coordinator has gone.
     pub(crate) fn next(&self, queues: &[LaneId], stop: impl Fn() -> bool) -> Result<Option<Claimed<'_>>, Corrupted> {
         let own = self.private();
         let mut has_slept = false;
@@ -267,7 +328,7 @@ impl Endpoint {
                 }
                 spin_loop();
             }
-            if stop() {
+            if stop() || self.is_orphaned() {
                 return Ok(None);
             }
             self.park(queues, None, &stop);

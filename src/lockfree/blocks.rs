@@ -138,6 +138,11 @@ pub(crate) fn blocks_of(classes: &[Class; CLASSES], chunk: usize) -> Option<Rang
     Some(span.blocks_of(chunk))
 }
 
+/// Can this be a chunk's word?
+pub(crate) const fn is_chunk(word: u64) -> bool {
+    word & TOUCHED == 0 || word & COMMITTED != 0
+}
+
 /// Why there is no block.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoBlock<E> {
@@ -180,6 +185,11 @@ impl Blocks<'_> {
                 spans.into_iter().find_map(|s| self.take_committed(&s, me)).ok_or(NoBlock::NoPages(e))
             }
         }
+    }
+
+    /// How many bytes it holds. `None`: there is no such block.
+    pub(crate) fn size(&self, block: usize) -> Option<usize> {
+        Span::all(&self.classes).find(|s| s.blocks().contains(&block)).map(|s| s.class.size as usize)
     }
 
     /// Are the pages of this block there? Stays so while somebody has it.
@@ -361,7 +371,7 @@ impl Blocks<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::lockfree::word::Phase;

@@ -27,7 +27,6 @@
 //! | `expires`, `limits`, `backoff`          |                       |                  |                             |
 //! | `output`, `status`, `not_before`        | the worker            | CLAIMED          | the submitter, RESERVED     |
 //! | `claimant`, `started`, `heartbeat`      | the worker            | CLAIMED          | submitter, coordinator, any |
-//! | `started`, from 0 only                  | the coordinator       | CLAIMED          | the coordinator             |
 //! | `claimant`, `exit`, `not_before`        | the coordinator       | CLAIMED, adopted | the submitter, RESERVED     |
 //! | `cancel`                                | who cancels           | any; an exchange | worker and coordinator      |
 //! | `input_bytes`                           | the submitter         | RESERVED         | the worker, CLAIMED         |
@@ -112,15 +111,15 @@ pub(crate) struct Descriptor {
     /// Pool time of the last sign of life of this attempt.
     pub(crate) heartbeat: AtomicU64,
     /// Reserved: progress (done, total), checkpoint ([`Payload`]), time stamps of submission, claim and completion.
-    #[cfg(not(all(test, loom)))]
+    #[cfg(not(all(test, any(loom, shuttle))))]
     _observed: [AtomicU64; 7],
-    #[cfg(not(all(test, loom)))]
+    #[cfg(not(all(test, any(loom, shuttle))))]
     _spare: [AtomicU64; 8],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
 }
 
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 const _: () = assert!(size_of::<Descriptor>() == 256 + 2 * INLINE);
 
 /// Where a payload lies and how long it is, packed: block number + 1 (0: inside the descriptor) in the high half, length
@@ -164,6 +163,12 @@ impl Limits {
         Limits { run_ms: (bits >> 32) as u32, silence_ms: bits as u32 }
     }
 
+    /// Pool time at which to look for the first time after a task that became READY at `now`: whoever claims it may be stopped
+    /// before it can say when it began.
+    pub(crate) fn first_look(self, now: u64) -> u64 {
+        self.deadline(now, now)
+    }
+
     /// Pool time at which an attempt that began at `started` and last spoke at `heartbeat` has gone too far.
     pub(crate) fn deadline(self, started: u64, heartbeat: u64) -> u64 {
         let after = |t: u64, ms: u32| if ms == 0 { u64::MAX } else { t.saturating_add(u64::from(ms) * MS) };
@@ -197,7 +202,7 @@ impl Backoff {
 /// Nanoseconds.
 pub(crate) const MS: u64 = 1_000_000;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 
@@ -215,7 +220,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, any(loom, shuttle)))]
 impl Descriptor {
     pub(crate) fn new(state: super::word::Task) -> Descriptor {
         Descriptor {

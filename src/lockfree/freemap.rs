@@ -41,6 +41,11 @@ impl FreeMap<'_> {
         None
     }
 
+    /// Is it probably free?
+    pub(crate) fn has(&self, i: usize) -> bool {
+        self.0[i / 64].load(Relaxed) >> (i % 64) & 1 == 1
+    }
+
     /// Sets the bit of something that has become free.
     pub(crate) fn give(&self, i: usize) {
         let (word, bit) = (&self.0[i / 64], 1 << (i % 64));
@@ -58,7 +63,7 @@ fn mask(w: usize, range: &Range<usize>) -> u64 {
     below(to) & !below(from)
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

@@ -49,11 +49,11 @@
 use super::word::{Hint, LAP_BITS, Slot};
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant, private},
 };
 
 /// Steps that a participant makes before it publishes its cursor.
-pub(crate) const PUBLISH: u64 = if cfg!(all(test, loom)) { 2 } else { 16 };
+pub(crate) const PUBLISH: u64 = if cfg!(all(test, any(loom, shuttle))) { 2 } else { 16 };
 
 /// Claims after which a taker looks at `rescan` though the lane is not empty: a busy lane must not starve a task
 /// without a hint.
@@ -88,9 +88,9 @@ impl LaneControl {
 /// Acquire and Release, so that a thread that goes on from another's cursor has seen what that one saw.
 #[derive(Default)]
 pub(crate) struct Cursor {
-    head: std::sync::atomic::AtomicU64,
-    tail: std::sync::atomic::AtomicU64,
-    claims: std::sync::atomic::AtomicU32,
+    head: private::AtomicU64,
+    tail: private::AtomicU64,
+    claims: private::AtomicU32,
 }
 
 impl Cursor {
@@ -117,6 +117,14 @@ pub(crate) struct Entry {
     seen_head: u64,
 }
 
+/// The words of a lane, for who looks on.
+pub(crate) struct Words<'s> {
+    pub(crate) head: &'s AtomicU64,
+    pub(crate) tail: &'s AtomicU64,
+    pub(crate) rescan: &'s AtomicU64,
+    pub(crate) slots: &'s [AtomicU64],
+}
+
 /// A lane: control words and slots, wherever they lie.
 #[derive(Clone, Copy)]
 pub(crate) struct Lane<'s> {
@@ -129,6 +137,11 @@ impl<'s> Lane<'s> {
     pub(crate) fn new(control: &'s LaneControl, slots: &'s [AtomicU64]) -> Self {
         debug_assert!(slots.len().is_power_of_two());
         Lane { control, slots }
+    }
+
+    pub(crate) fn words(&self) -> Words<'s> {
+        let LaneControl { head, tail, rescan } = self.control;
+        Words { head: &head.0, tail: &tail.0, rescan: &rescan.0, slots: self.slots }
     }
 
     fn slot(&self, position: u64) -> &'s AtomicU64 {
@@ -315,7 +328,7 @@ fn publish(shared: &AtomicU64, seen: u64, position: u64) {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

@@ -20,7 +20,7 @@
 //! sleeping is for those who have nothing to do (`PARK.md`).
 
 #![cfg_attr(
-    all(test, loom),
+    all(test, any(loom, shuttle)),
     allow(dead_code, unreachable_pub, reason = "the layers above are not compiled beside the models")
 )]
 
@@ -35,5 +35,5 @@ pub(crate) mod table;
 pub(crate) mod timer;
 pub(crate) mod word;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, any(loom, shuttle)))]
 mod tests;

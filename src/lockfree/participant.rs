@@ -44,18 +44,18 @@ pub(crate) struct Participant {
     pub(crate) status: AtomicU32,
     /// Tasks that it has completed, or answered, in this incarnation.
     pub(crate) finished: AtomicU64,
-    #[cfg(not(all(test, loom)))]
+    #[cfg(not(all(test, any(loom, shuttle))))]
     _spare: [AtomicU64; 11],
 }
 
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 const _: () = assert!(size_of::<Participant>() == 128);
 
 /// What is told about a participant beside its state: a page each, so that who writes here disturbs nobody.
 ///
 /// Reserved: its durable name (64 bytes), histograms of waits and runs (64 log-spaced buckets each), a ring of its last events
 /// (64 of 16 bytes).
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 #[repr(C, align(128))]
 pub(crate) struct Record {
     _name: [AtomicU64; 8],
@@ -65,7 +65,7 @@ pub(crate) struct Record {
     _spare: [AtomicU64; 248],
 }
 
-#[cfg(not(all(test, loom)))]
+#[cfg(not(all(test, any(loom, shuttle))))]
 const _: () = assert!(size_of::<Record>() == 4096);
 
 /// Id and incarnation of a participant: names one process for ever.
@@ -103,7 +103,7 @@ impl fmt::Debug for Name {
 }
 
 impl Participant {
-    #[cfg(all(test, loom))]
+    #[cfg(all(test, any(loom, shuttle)))]
     pub(crate) fn new() -> Participant {
         Participant {
             member: AtomicU64::new(0),

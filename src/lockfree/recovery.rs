@@ -8,7 +8,8 @@
 //! | the dead one's                 | becomes                                                                       |
 //! |--------------------------------|-------------------------------------------------------------------------------|
 //! | RESERVED                       | adopted, then FREE                                                            |
-//! | DONE, READY (as submitter)     | READY → DONE(cancelled); DONE adopted, then FREE                              |
+//! | DONE, READY (as submitter)     | READY → DONE(cancelled); DONE adopted, then FREE. So is that of submitters    |
+//! |                                | who died before: the dead one may have owed them the look of \[orphan]        |
 //! | CLAIMED                        | adopted, output discarded; then READY or DELAYED with the next attempt; or    |
 //! |                                | DONE(worker died, or timed out) if none is left, DONE(cancelled) if that was  |
 //! |                                | asked for, FREE if its submitter is dead too                                  |
@@ -22,7 +23,7 @@
 //! everybody: a wake that the dead one owed is among them.
 
 use super::{
-    descriptor::{Backoff, Limits},
+    descriptor::Backoff,
     participant::Name,
     table::{Cursors, Owned, Table, damaged, moved},
     word::{Block, Member, Outcome, Phase, Task},
@@ -103,7 +104,7 @@ impl Table<'_> {
         }
         let mut settled = Settled::default();
         for index in 0..self.descriptors.len() {
-            self.settle(me, dead, exit, index as u16, &mut settled)?;
+            self.settle(cursors, me, dead, exit, index as u16, &mut settled)?;
         }
         self.blocks.recover(dead)?;
         let words = self.participants.len().div_ceil(64);
@@ -114,32 +115,37 @@ impl Table<'_> {
         Ok(settled)
     }
 
-    fn settle(&self, me: Name, dead: Name, exit: u64, index: u16, settled: &mut Settled) -> Result<(), Corrupted> {
+    fn settle(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        dead: Name,
+        exit: u64,
+        index: u16,
+        settled: &mut Settled,
+    ) -> Result<(), Corrupted> {
         let d = &self.descriptors[index as usize];
         let owner = |w: Task| w.who() == dead.id();
-        // Not only this one: it may have died between making a task DONE or READY for one that was dead already, and finding
-        // that out ([orphan]).
-        let is_orphan = |w: Task| {
-            let member = self.participant(w.who())?.member(w.who().into())?;
-            Ok(matches!(member, Member::Dead(_)))
-        };
         loop {
             let word = self.load(index);
             let phase = word.phase().ok_or_else(|| damaged(index, word))?;
+            let has_dead_submitter = match phase {
+                Phase::Ready | Phase::Delayed | Phase::Done(_) if !mutant("no-late-orphans") => {
+                    matches!(self.participant(word.who())?.member(word.who().into())?, Member::Dead(_))
+                }
+                _ => owner(word),
+            };
             // A failed exchange here means that a living participant was faster: look again.
             match phase {
-                Phase::Done(_) if is_orphan(word)? => {
+                // Not only of this one: it may have died between making a task DONE or READY for one that was dead already, and
+                // finding that out ([orphan]).
+                Phase::Reserved | Phase::Done(_) if has_dead_submitter => {
                     if let Ok(word) = self.exchange(index, word, word.to(Phase::Reserved, me.id()), AcqRel) {
-                        settled.dropped += 1;
+                        settled.dropped += usize::from(phase != Phase::Reserved);
                         return self.release(Owned { index, word });
                     }
                 }
-                Phase::Reserved if owner(word) => {
-                    if let Ok(word) = self.exchange(index, word, word.to(Phase::Reserved, me.id()), AcqRel) {
-                        return self.release(Owned { index, word });
-                    }
-                }
-                Phase::Ready | Phase::Delayed if is_orphan(word)? => {
+                Phase::Ready | Phase::Delayed if has_dead_submitter => {
                     let _ = self.exchange(index, word, word.to(Phase::Done(Outcome::Cancelled), word.who()), AcqRel);
                 }
                 Phase::Ready | Phase::Delayed if d.addressee.load(Relaxed) == dead.bits() => {
@@ -150,8 +156,10 @@ impl Table<'_> {
                     }
                 }
                 Phase::Claimed if owner(word) && dead.id() != me.id() => {
+                    let now = self.now();
+                    let is_late = self.deadline(cursors, index, word, now) <= now;
                     if let Ok(word) = self.exchange(index, word, word.to(Phase::Claimed, me.id()), AcqRel) {
-                        return self.settle_claimed(me, dead, exit, Owned { index, word }, settled);
+                        return self.settle_claimed(me, dead, exit, is_late, Owned { index, word }, settled);
                     }
                 }
                 _ => return Ok(()),
@@ -165,13 +173,12 @@ impl Table<'_> {
         me: Name,
         dead: Name,
         exit: u64,
+        is_late: bool,
         task: Owned,
         settled: &mut Settled,
     ) -> Result<(), Corrupted> {
         let Owned { index, word } = task;
         let d = &self.descriptors[index as usize];
-        let deadline = Limits::of(d.limits.load(Relaxed)).deadline(d.started.load(Relaxed), d.heartbeat.load(Relaxed));
-        let has_begun = d.started.load(Relaxed) != 0;
         self.discard_attempt(task)?;
         // It may have died between its claim and its own store of this. (Not otherwise: what a dead coordinator had adopted
         // was another's.)
@@ -198,10 +205,9 @@ impl Table<'_> {
         } else if self.is_cancel_asked(index, word) {
             word.to(Phase::Done(Outcome::Cancelled), submitter.id())
         } else if self.has_attempts_left(d, word) {
-            d.claimant.store(0, Relaxed);
             let pause = Backoff::of(d.backoff.load(Relaxed)).after(word.attempt());
             self.next_attempt(task, false, submitter, pause)
-        } else if has_begun && deadline <= self.now() {
+        } else if is_late {
             word.to(Phase::Done(Outcome::TimedOut), submitter.id())
         } else {
             word.to(Phase::Done(Outcome::WorkerDied), submitter.id())

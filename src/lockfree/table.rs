@@ -19,8 +19,14 @@
 //! - \[park] `lockfree/PARK.md`.
 //! - \[orphan] [`super::participant`].
 //!
-//! and for those who wait for time ([`super::timer`]) or room: \[room] who frees a descriptor exchanges its word, fences, then
-//! looks whether somebody waits for room; who waits sets its bit, fences, then tries once more.
+//! and in these, whose first step is always an exchange:
+//!
+//! - \[timer], \[watch]: [`super::timer`].
+//! - \[room] Who frees a descriptor or block exchanges its word, fences, then looks whether somebody waits for room; who waits
+//!   sets its bit, fences, then tries once more.
+//! - \[cancel] Who asks a running task to end sets `cancel`, fences, then reads the task word again; who claims it or gives it
+//!   back exchanges that word, fences, then reads `cancel`. So either the request goes to whoever has it by now, or it ends
+//!   here: no attempt begins behind the back of one who was told that the task runs elsewhere.
 
 use super::{
     blocks::Blocks,
@@ -33,7 +39,10 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Bell, Ordering, Relaxed, Release, SeqCst, fence, fence_after_exchange, mutant},
+    sync::{
+        AcqRel, Acquire, AtomicU64, Bell, Mutex, Ordering, Relaxed, Release, SeqCst, fence, fence_after_exchange,
+        mutant,
+    },
 };
 
 /// Number of a lane.
@@ -127,7 +136,9 @@ pub(crate) struct Cursors {
     /// After whom to look for somebody to wake: each in turn gets work, and the runs that may stay with it.
     last_woken: std::sync::atomic::AtomicUsize,
     /// Threads of this process that are parked: in all, and by row of the idle masks. The last to leave takes the bit down.
-    parked: std::sync::Mutex<(usize, Box<[usize]>)>,
+    parked: Mutex<(usize, Box<[usize]>)>,
+    /// For the coordinator: which claim of each descriptor it saw last whose owner had not said when it began, and when.
+    seen: std::sync::Mutex<Vec<(Task, u64)>>,
     pub(crate) bell: Bell,
 }
 
@@ -137,7 +148,8 @@ impl Cursors {
         Cursors {
             lanes: (0..table.controls.len()).map(|_| Cursor::default()).collect(),
             last_woken: Default::default(),
-            parked: std::sync::Mutex::new((0, vec![0; table.queues + 1].into())),
+            parked: Mutex::new((0, vec![0; table.queues + 1].into())),
+            seen: Default::default(),
             bell: Bell::default(),
         }
     }
@@ -148,6 +160,19 @@ impl Cursors {
 
     pub(crate) fn of(&self, lane: LaneId) -> &Cursor {
         &self.lanes[lane.0 as usize]
+    }
+
+    /// When this claim was seen first, if it is the one that was seen last; otherwise it is now.
+    pub(crate) fn first_seen(&self, index: u16, claimed: Task, now: u64) -> u64 {
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if seen.len() <= index as usize {
+            seen.resize(index as usize + 1, (Task(0), 0));
+        }
+        let entry = &mut seen[index as usize];
+        if entry.0 != claimed {
+            *entry = (claimed, now);
+        }
+        entry.1
     }
 }
 
@@ -291,8 +316,7 @@ impl<'s> Table<'s> {
         self.exchange(task.index, task.word, ready, Release).map_err(|w| self.refused(me, task.index, w))?; // [publish]
         self.announce_ready(cursors, task.index, ready, lane, addressee)?;
         if expires != 0 || limits != Limits::default() {
-            let now = self.now();
-            self.arm(cursors, limits.deadline(now, now).min(if expires == 0 { NEVER } else { expires }));
+            self.arm(cursors, limits.first_look(self.now()).min(if expires == 0 { NEVER } else { expires }));
         }
         Ok(task.id())
     }
@@ -348,12 +372,16 @@ impl<'s> Table<'s> {
                     }
                 }
                 Some(Phase::Claimed) => {
-                    let member = self.participant(word.who())?.member(word.who().into())?;
+                    let member = || self.participant(word.who())?.member(word.who().into());
+                    let owner = member()?;
                     let _ = d.cancel.compare_exchange(asked, word.generation() + 1, AcqRel, Relaxed);
-                    fence_after_exchange(); // [park]
-                    // An id is given again only when no word names it, so while the word stands the member is its owner.
-                    if self.load(task.index) == word && self.is_cancel_asked(task.index, word) {
-                        return match member {
+                    if !mutant("no-cancel-fence") {
+                        fence_after_exchange(); // [cancel], [park]
+                    }
+                    // An id is given again only when no word names it, so between two equal looks at the member the word
+                    // named that one. (The word alone tells nothing: handed back, it may have come to an heir of the id.)
+                    if self.load(task.index) == word && self.is_cancel_asked(task.index, word) && member()? == owner {
+                        return match owner {
                             Member::Live(n) | Member::Dead(n) => {
                                 self.participants[word.who() as usize].wake_if_parked();
                                 Ok(Cancel::Running(Name::new(word.who(), n)))
@@ -446,8 +474,8 @@ impl<'s> Table<'s> {
         };
         let next = |index: u16, w: Task| {
             let d = &self.descriptors[index as usize];
-            // Few tasks have either, and most need not ask for the time.
-            let may_be_over = d.expires.load(Relaxed) != 0 || d.cancel.load(Relaxed) != 0;
+            // Few tasks expire, and the others need not ask for the time.
+            let may_be_over = d.expires.load(Relaxed) != 0;
             match may_be_over.then(|| self.is_over(index, w, self.now())).flatten() {
                 Some(outcome) => w.to(Phase::Done(outcome), w.who()),
                 None => w.to(Phase::Claimed, me.id()),
@@ -468,12 +496,18 @@ impl<'s> Table<'s> {
                 self.announce_done(cursors, index, word, Some((me, submitter)))?;
                 continue;
             }
+            let owned = Owned { index, word };
+            fence_after_exchange(); // [cancel]
+            if self.is_cancel_asked(index, word) && !mutant("no-cancel-check") {
+                self.complete(cursors, me, owned, Outcome::Cancelled)?;
+                continue;
+            }
             let d = &self.descriptors[index as usize];
             d.claimant.store(me.bits(), Relaxed);
             if d.limits.load(Relaxed) != 0 {
                 d.started.store(self.now(), Relaxed);
             }
-            return Ok(Some(Owned { index, word }));
+            return Ok(Some(owned));
         }
     }
 
@@ -494,6 +528,7 @@ impl<'s> Table<'s> {
     /// # Errors
     /// [`Corrupted`] if the word moved under its live owner, or a word or lane is damaged.
     pub(crate) fn give_back(&self, cursors: &Cursors, me: Name, task: Owned, again: Again) -> Result<bool, Corrupted> {
+        self.check_owned(me, task)?;
         let Owned { index, word } = task;
         self.check_owned(me, task)?;
         let d = &self.descriptors[index as usize];
@@ -512,15 +547,23 @@ impl<'s> Table<'s> {
             Again::Backoff => Backoff::of(d.backoff.load(Relaxed)).after(word.attempt()),
         };
         let next = self.next_attempt(task, again == Again::SameAttempt, submitter, delay);
-        self.exchange(index, word, next, AcqRel).map_err(|w| self.refused(me, index, w))?; // [requeue]
+        let time = if next.is(Phase::Delayed) {
+            d.not_before.load(Relaxed)
+        } else {
+            // It may have been reported as late, and isn't looked after any more.
+            Limits::of(d.limits.load(Relaxed)).first_look(self.now())
+        };
+        let success = if mutant("relaxed-requeue") { Relaxed } else { AcqRel };
+        self.exchange(index, word, next, success).map_err(|w| self.refused(me, index, w))?; // [requeue]
         if next.is(Phase::Ready) {
             self.announce_ready(cursors, index, next, lane, addressee)?;
-        } else {
-            self.arm(cursors, d.not_before.load(Relaxed));
         }
-        fence_after_exchange(); // [orphan]
-        if !self.is_live(submitter)? {
-            // Its submitter was recovered while the task was ours. If another has it by now, that one will see.
+        self.arm(cursors, time);
+        fence_after_exchange(); // [orphan], [cancel]
+        let is_unwanted = self.is_cancel_asked(index, next) || !self.is_live(submitter)?;
+        if is_unwanted && !mutant("no-return-check") {
+            // Its submitter asked for its end, or was recovered, while the task was ours. If another has it by now, that one
+            // will see.
             let done = next.to(Phase::Done(Outcome::Cancelled), next.who());
             if self.exchange(index, next, done, AcqRel).is_ok() {
                 self.announce_done(cursors, index, done, Some((me, submitter)))?;
@@ -542,8 +585,12 @@ impl<'s> Table<'s> {
     /// Frees what an attempt that will not be completed has written. For the owner of the word.
     pub(crate) fn discard_attempt(&self, task: Owned) -> Result<(), Corrupted> {
         let d = &self.descriptors[task.index as usize];
-        self.blocks.detach(Payload(d.output.load(Relaxed)), task.index, task.word)?;
+        let output = Payload(d.output.load(Relaxed));
+        self.blocks.detach(output, task.index, task.word)?;
         d.output.store(0, Relaxed);
+        if output.block().is_some() {
+            self.wake_for_room();
+        }
         Ok(())
     }
 
@@ -552,7 +599,7 @@ impl<'s> Table<'s> {
         let phase = if delay == 0 { Phase::Ready } else { Phase::Delayed };
         let d = &self.descriptors[task.index as usize];
         d.not_before.store(if delay == 0 { 0 } else { self.now().saturating_add(delay) }, Relaxed);
-        for word in [&d.started, &d.heartbeat] {
+        for word in [&d.claimant, &d.started, &d.heartbeat] {
             word.store(0, Relaxed);
         }
         if is_same { task.word.to(phase, submitter.id()) } else { task.word.again(phase, submitter.id()) }
@@ -701,10 +748,10 @@ impl<'s> Table<'s> {
             fence(SeqCst); // [park]
         }
         let own = [self.private(me.id()), self.completion(me.id())];
-        if !last_look()
-            && !waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
-            && !(waits.own && own.into_iter().any(|l| self.has_own_work(cursors, me, l)))
-        {
+        let is_called = last_look()
+            || waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
+            || waits.own && own.into_iter().any(|l| self.has_own_work(cursors, me, l));
+        if !is_called {
             participant.sleep(prepared, timeout);
         }
         let mut parked = parked();

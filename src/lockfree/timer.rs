@@ -17,7 +17,8 @@
 //!
 //! 1. Whoever gives a task a time tells the coordinator, if that would sleep longer. So a timer needs no process that waits.
 //! 2. A task with [`Limits`] is looked at no later than they allow after it became READY; from then on its owner's word
-//!    `started` tells. So a claim rings nobody.
+//!    `started` tells. So a claim rings nobody. An owner that has not said yet when it began, since it is stopped or about to,
+//!    began when the coordinator first saw it.
 //!
 //! # Ordering
 //!
@@ -60,7 +61,7 @@ pub(crate) struct Alarm {
     pub(crate) watched: AtomicU32,
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, any(loom, shuttle)))]
 impl Alarm {
     pub(crate) fn new() -> Alarm {
         Alarm { armed: AtomicU64::new(0), paused: AtomicU64::new(0), watched: AtomicU32::new(1) }
@@ -132,7 +133,7 @@ impl Table<'_> {
                         continue; // claimed, or cancelled by another
                     }
                     let expires = d.expires.load(Relaxed);
-                    let mut next = if expires == 0 { NEVER } else { expires };
+                    let next = if expires == 0 { NEVER } else { expires };
                     if word.is(Phase::Delayed) {
                         let not_before = d.not_before.load(Relaxed);
                         if not_before <= now {
@@ -142,9 +143,7 @@ impl Table<'_> {
                         next.min(not_before)
                     } else {
                         // It may be claimed from now on, by one who is stopped before it can say when.
-                        let limits = Limits::of(d.limits.load(Relaxed));
-                        next = next.min(limits.deadline(now, now));
-                        next
+                        next.min(Limits::of(d.limits.load(Relaxed)).first_look(now))
                     }
                 }
                 Some(Phase::Claimed) => {
@@ -152,12 +151,7 @@ impl Table<'_> {
                     if limits == Limits::default() {
                         return Ok(());
                     }
-                    // Its owner has not said yet when it began: stopped, or about to.
-                    let started = match d.started.compare_exchange(0, now, Relaxed, Relaxed) {
-                        Ok(_) => now,
-                        Err(started) => started,
-                    };
-                    let deadline = limits.deadline(started, d.heartbeat.load(Relaxed));
+                    let deadline = self.deadline(cursors, index, word, now);
                     let member = self.participant(word.who())?.member(word.who().into())?;
                     if self.load(index) != word {
                         continue;
@@ -180,6 +174,18 @@ impl Table<'_> {
             tick.next = tick.next.min(next);
             return Ok(());
         }
+    }
+
+    /// Pool time at which the attempt of this claim has gone too far. For the coordinator.
+    ///
+    /// Not marked in the descriptor: a mark that came late would count against the next claim.
+    pub(crate) fn deadline(&self, cursors: &Cursors, index: u16, claimed: Task, now: u64) -> u64 {
+        let d = &self.descriptors[index as usize];
+        let started = match d.started.load(Relaxed) {
+            0 => cursors.first_seen(index, claimed, now),
+            started => started,
+        };
+        Limits::of(d.limits.load(Relaxed)).deadline(started, d.heartbeat.load(Relaxed))
     }
 
     /// How a task that waits has ended already, if it has.
@@ -210,7 +216,12 @@ impl Table<'_> {
 
     /// Who has woken a worker has the coordinator look, in a while, whether that one came.
     pub(crate) fn have_watched(&self, cursors: &Cursors) {
-        fence(SeqCst); // [watch]
+        if !mutant("no-watch-fence") {
+            fence(SeqCst); // [watch]
+        }
+        if mutant("no-watch-ring") {
+            return;
+        }
         if self.alarm.watched.load(Relaxed) == 0 && self.alarm.watched.swap(1, AcqRel) == 0 {
             cursors.bell.ring();
         }

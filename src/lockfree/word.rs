@@ -12,6 +12,7 @@
 //! tasks a second through 1,024 slots, and an alias then costs a hint that the next sweep restores.
 
 use super::participant::Name;
+use crate::sync::mutant;
 use std::fmt;
 
 /// Bits of a generation or incarnation.
@@ -133,8 +134,9 @@ impl Task {
     }
 
     /// The first word of the descriptor's next life.
-    pub(crate) const fn reborn(self, submitter: u16) -> Task {
-        Task::new(Phase::Reserved, submitter, 0, self.generation().wrapping_add(1))
+    pub(crate) fn reborn(self, submitter: u16) -> Task {
+        let next = u64::from(!mutant("no-generation"));
+        Task::new(Phase::Reserved, submitter, 0, self.generation().wrapping_add(next))
     }
 }
 
@@ -209,6 +211,10 @@ impl Slot {
 
     pub(crate) const fn hint(self) -> Hint {
         Hint { index: self.0 as u16, generation: (self.0 >> 16) as u16 }
+    }
+
+    pub(crate) const fn lap(self) -> u64 {
+        self.0 >> 32 & LAP_MASK
     }
 
     /// Signed distance of this slot's lap from `lap`, across the wrap.
@@ -293,7 +299,7 @@ impl Member {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
 

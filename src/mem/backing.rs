@@ -249,8 +249,12 @@ pub(crate) enum Left {
 }
 
 impl Left {
-    /// `None`: it is gone, or no file of this user's.
-    fn open(path: &Path) -> io::Result<Option<Left>> {
+    /// `None`: it is gone, or no file of this user's. Who wants the name meanwhile takes the lock for a sign of life, so it is
+    /// not to be held for long.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn open(path: &Path) -> io::Result<Option<Left>> {
         let file = match open(path, false) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -269,21 +273,20 @@ impl Left {
     }
 }
 
-/// The named backings of this user's pools, by pool, in the order of their names.
+/// Pool and path of each named backing of this user's, in the order of their names.
 ///
 /// # Errors
-/// The directory, or one of them, can't be read.
-pub(crate) fn named() -> io::Result<Vec<(String, PathBuf, Left)>> {
+/// The directory can't be read.
+pub(crate) fn named() -> io::Result<Vec<(String, PathBuf)>> {
+    let prefix = prefix();
     let mut found = Vec::new();
     for entry in std::fs::read_dir(SHM)? {
         let entry = entry?;
-        if let Some(pool) = entry.file_name().to_str().and_then(|name| name.strip_prefix(&prefix()))
-            && let Some(left) = Left::open(&entry.path())?
-        {
-            found.push((pool.to_owned(), entry.path(), left));
+        if let Some(pool) = entry.file_name().to_str().and_then(|name| name.strip_prefix(&prefix)) {
+            found.push((pool.to_owned(), entry.path()));
         }
     }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found.sort();
     Ok(found)
 }
 

@@ -2,8 +2,10 @@
 
 use super::{
     Mode, READY,
+    attach::{Departed, Door},
     clock::Clock,
     exit::Exit,
+    names::NameError,
     output::{Lines, as_last_word},
     signal,
     spawn::{Child, Spawned, spawn, state},
@@ -107,6 +109,8 @@ pub(crate) enum Event<'a> {
     Output { label: &'a str, is_error: bool, line: &'a str },
     /// A process ended that was not asked to.
     Died { label: &'a str, pid: i32, exit: Exit, settled: Settled, restart_in: Option<Duration> },
+    /// A process that had attached has gone; not in order: it died.
+    Left { pid: i32, was_orderly: bool, settled: Settled },
     /// A signal, or the end of a grace, begins or hastens the end.
     Mode { mode: Mode },
     /// A worker is told to exit.
@@ -135,6 +139,8 @@ pub(crate) struct Summary {
     pub(crate) audit: Audit,
     /// How many did not end in time, and were killed for it.
     pub(crate) killed: usize,
+    /// How many that had attached are still there: what is in use is theirs.
+    pub(crate) attached: usize,
 }
 
 /// Why a pool ended though nobody asked it to, or never began.
@@ -144,6 +150,8 @@ pub(crate) enum PoolError {
     Segment(#[from] SegmentCreateError),
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    #[error(transparent)]
+    Name(#[from] NameError),
     #[error("cannot {step}: {source}")]
     Os { step: &'static str, source: Errno },
     /// A client gave up before it was ready; `why` is its last word.
@@ -222,6 +230,7 @@ pub(crate) struct Coordinator<'o> {
     ended: VecDeque<Ended>,
     /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
+    door: Option<Door>,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -276,8 +285,27 @@ impl<'o> Coordinator<'o> {
             grace,
             ended: VecDeque::new(),
             killed: 0,
+            door: None,
             observer,
         })
+    }
+
+    /// Lets other processes attach under a name; without one, under this process's id, if that can be had.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub(crate) fn listen(mut self, name: Option<&str>) -> Result<Self, PoolError> {
+        // Two descriptors for each.
+        let guests = 2 * self.table().participants.len() as u64;
+        raise_file_limit(80 + 3 * self.workers.len() as u64 + guests)
+            .map_err(|source| PoolError::Os { step: "raise the limit of open files", source })?;
+        self.door = match name {
+            Some(name) => Some(Door::open(name)?),
+            None => Door::open(&std::process::id().to_string())
+                .inspect_err(|e| tracing::warn!("nobody can attach to this pool, or inspect it: {e}"))
+                .ok(),
+        };
+        Ok(self)
     }
 
     fn table(&self) -> &Table<'_> {
@@ -294,7 +322,8 @@ impl<'o> Coordinator<'o> {
             self.kill_all();
         }
         result?;
-        Ok(Summary { audit: self.table().audit(), ended: self.ended.into(), killed: self.killed })
+        let attached = self.door.as_ref().map_or(0, Door::guests);
+        Ok(Summary { audit: self.table().audit(), ended: self.ended.into(), killed: self.killed, attached })
     }
 
     fn serve(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
@@ -316,6 +345,7 @@ impl<'o> Coordinator<'o> {
             }
             is_news = self.wait(companion)?;
             self.reap(companion)?;
+            self.attend()?;
             if self.hurry.is_some_and(|at| at <= Instant::now()) {
                 self.hasten();
             }
@@ -353,6 +383,11 @@ impl<'o> Coordinator<'o> {
                     }
                 }
                 Some(_) => {}
+            }
+        }
+        for (name, task) in late {
+            if let Some(pid) = self.door.as_mut().and_then(|door| door.kill(name)) {
+                (self.observer)(Event::OutOfTime { label: "attached", pid, task });
             }
         }
         Ok(())
@@ -437,6 +472,7 @@ impl<'o> Coordinator<'o> {
                 _ => None,
             })
             .chain(self.hurry)
+            .chain(self.door.as_ref().and_then(Door::deadline))
             .chain(self.give_back_at)
             .min();
         // Rounded up, or the last millisecond would be spent spinning.
@@ -457,6 +493,8 @@ impl<'o> Coordinator<'o> {
                 fds.extend(pipes.chain([child.as_fd()]).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
             }
         }
+        let door = self.door.iter().flat_map(Door::fds);
+        fds.extend(door.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(source) => return Err(PoolError::Os { step: "wait for the workers", source }),
@@ -585,6 +623,24 @@ impl<'o> Coordinator<'o> {
             Some(pause) => worker.life = Life::Due(Instant::now() + pause),
             None if over => {}
             None => return Err(PoolError::CrashLoop { label: worker.label.clone(), times: worker.failures, exit }),
+        }
+        Ok(())
+    }
+
+    /// Sees to those who attach: settles what the departed leave, then lets others in.
+    fn attend(&mut self) -> Result<(), PoolError> {
+        let Some(door) = &mut self.door else { return Ok(()) };
+        let mut news = door.look();
+        for Departed { guest, was_orderly } in std::mem::take(&mut news.departed) {
+            let exit = if was_orderly { Exit::Code(0) } else { Exit::Unknown };
+            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, exit.pack())?;
+            self.has_settled = true;
+            self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
+            self.wake_all();
+            (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
+        }
+        if let Some(door) = &mut self.door {
+            door.answer(news, &self.segment, self.bell.as_fd())?;
         }
         Ok(())
     }

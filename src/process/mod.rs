@@ -36,9 +36,11 @@
 //!
 //! Whatever ends the coordinator ends the rest: each child has PR_SET_PDEATHSIG (`prctl(2)`).
 
+pub(crate) mod attach;
 pub(crate) mod clock;
 pub(crate) mod coordinator;
 pub(crate) mod exit;
+pub(crate) mod names;
 pub(crate) mod output;
 pub(crate) mod signal;
 pub(crate) mod spawn;

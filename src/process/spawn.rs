@@ -115,14 +115,18 @@ pub(crate) fn state(pid: Pid) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+/// Sends a signal to this process and to no other, ever: the descriptor names it even when its number is reused.
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> nix::Result<()> {
+    let info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a live descriptor, a valid signal, and null for the default siginfo.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, info, 0) };
+    Errno::result(sent).map(drop)
+}
+
 impl Child {
-    /// Sends a signal to this process and to no other, ever: the descriptor names it even when its number is reused.
+    /// Sends a signal to this process and to no other, ever.
     pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
-        let info = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: a live descriptor, a valid signal, and null for the default siginfo.
-        let sent =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal as i32, info, 0) };
-        Errno::result(sent).map(drop)
+        pidfd_signal(self.pidfd.as_fd(), signal)
     }
 
     /// If the child has ended: kills what is left of its process group, reaps it, and says how it ended.

@@ -41,12 +41,13 @@ impl Companion for Watched {
 
 /// Runs the pool in this process, which becomes its coordinator, until it is told to end.
 ///
-/// `code_of`: the exit code by which the bridge tells what is wrong with the server.
+/// `name`: under which others attach to it. `code_of`: the exit code by which the bridge tells what is wrong with the server.
 ///
 /// # Errors
 /// [`PoolError`]. No process is left behind in any case.
 pub(crate) fn run(
     config: Config,
+    name: Option<&str>,
     workflows: Workflows,
     activities: Activities,
     companion: Option<&Watched>,
@@ -77,5 +78,6 @@ pub(crate) fn run(
             main: Box::new(move |seat| worker::activity_process(&seat, &activities, &activity_task_queue, slots)),
         },
     ];
-    Coordinator::new(wire::QUEUES, specs, grace, observer)?.run(companion.map(|c| c as &dyn Companion))
+    let coordinator = Coordinator::new(wire::QUEUES, specs, grace, observer)?.listen(name)?;
+    coordinator.run(companion.map(|c| c as &dyn Companion))
 }

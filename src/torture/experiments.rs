@@ -44,6 +44,7 @@ const DIE: u32 = 1;
 const BEAT: u32 = 2;
 
 type Figures = Result<String, String>;
+type Experiment = fn() -> Figures;
 
 /// Runs the experiments one by one, and hands each line to `observer`. True: ours passed them all. This process must have
 /// one thread.
@@ -51,7 +52,7 @@ type Figures = Result<String, String>;
 /// # Errors
 /// What could not be carried out.
 pub(crate) fn run(observer: &mut dyn FnMut(&str)) -> Result<bool, TortureError> {
-    let experiments: [(&str, fn() -> Figures); 5] = [
+    let experiments: [(&str, Experiment); 5] = [
         ("broken-pool", broken_pool),
         ("hanging-pool", hanging_pool),
         ("dead-lock-holder", dead_lock_holder),
@@ -67,7 +68,7 @@ pub(crate) fn run(observer: &mut dyn FnMut(&str)) -> Result<bool, TortureError> 
     Ok(passed)
 }
 
-fn in_a_process(experiment: fn() -> Figures) -> Result<(String, bool), TortureError> {
+fn in_a_process(experiment: Experiment) -> Result<(String, bool), TortureError> {
     let null = File::open("/dev/null").map_err(|e| os("open /dev/null")(errno(&e)))?;
     let Spawned { child, stdout, stderr } = spawn(&[null.as_fd()], || match experiment() {
         Ok(figures) => {

@@ -1,11 +1,13 @@
-//! Torture: processes are killed at random moments ([`random`]), after each single instruction ([`step`]) and in the middle
-//! of sleep and wake ([`wakes`]), and what was promised in `docs/crash.md` is checked each time.
+//! Torture: processes are killed at random moments ([`random`]), after each single instruction ([`step`]), in the middle of
+//! sleep and wake ([`wakes`]), and while they are attached from outside ([`attach`]), and what was promised in `docs/crash.md` is
+//! checked each time.
 //!
 //! It drives the library's own segment, endpoints and recovery, and adds nothing to them: what is killed here is the code
 //! that runs in a pool. It knows three faults. *Lost*: a task that a living client submitted never comes back. *Doubled*: a
 //! result comes twice, to the wrong client, or with the wrong content. *Leaked*: the audit finds something in use, or an
 //! invariant violated, when nothing is left to do.
 
+pub(crate) mod attach;
 mod crew;
 pub(crate) mod experiments;
 pub(crate) mod fencing;
@@ -15,20 +17,20 @@ pub(crate) mod random;
 pub(crate) mod step;
 pub(crate) mod wakes;
 
-use crate::{error::Corrupted, mem::segment::SegmentCreateError};
+use crate::{error::Corrupted, mem::segment::SegmentCreateError, process::names::NameError};
 use nix::{
     errno::Errno,
-    sys::mman::{MapFlags, ProtFlags, mmap_anonymous},
-    unistd::Pid,
-};
-use std::{num::NonZeroUsize, time::Duration};
-#[cfg(target_arch = "x86_64")]
-use {
-    nix::{
-        sys::{prctl::set_pdeathsig, signal::Signal},
-        unistd::{ForkResult, fork, getpid, getppid},
+    sys::{
+        mman::{MapFlags, ProtFlags, mmap_anonymous},
+        prctl::set_pdeathsig,
+        signal::Signal,
     },
-    std::panic::{AssertUnwindSafe, catch_unwind},
+    unistd::{ForkResult, Pid, fork, getpid, getppid},
+};
+use std::{
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 /// Why torture could not be carried out; what it finds is no such error.
@@ -38,6 +40,8 @@ pub(crate) enum TortureError {
     Segment(#[from] SegmentCreateError),
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    #[error(transparent)]
+    Name(#[from] NameError),
     #[error("{0}")]
     Pool(String),
     #[error("cannot {step}: {source}")]
@@ -75,7 +79,6 @@ fn os(step: &'static str) -> impl Fn(Errno) -> TortureError {
 }
 
 /// Forks a child that runs `main`, exits with what it returns, and does not outlive this process.
-#[cfg(target_arch = "x86_64")]
 fn forked(main: impl FnOnce() -> u8) -> Result<Pid, TortureError> {
     let parent = getpid();
     // SAFETY: this process has one thread, so the child may go on as an ordinary process.

@@ -432,7 +432,7 @@ impl Hits {
 impl Report {
     /// Kills that a run of this length must reach, or it has shown little.
     fn wanted(&self) -> u64 {
-        500.min(self.options.seconds * 8)
+        500.min(self.options.seconds * 10)
     }
 
     /// What is wrong, one line each; empty: every promise was kept.

@@ -74,7 +74,7 @@ const WORK: Part = |a| {
     if let Some(task) = table.claim(&a.cursors, a.name, QUEUE).unwrap() {
         let d = &table.descriptors[task.index as usize];
         let input = read(a, &d.input).unwrap();
-        a.ran.push(input);
+        a.ran.push((input, a.storage.moment()));
         d.output_bytes.set(super::output(input, task.word));
         assert!(place(a, task, &d.output, input + 100), "there are two blocks");
         table.complete(&a.cursors, a.name, task, Outcome::Completed).unwrap();

@@ -1,7 +1,10 @@
 //! Tasks through the queue: submitters, workers and a canceller, any of whom dies.
 
-use super::{Actor, COORDINATOR, Part, QUEUE, Storage, explore, explore_alive, join, play, settle};
-use crate::lockfree::{participant::Name, table::Cancel};
+use super::{Actor, COORDINATOR, Part, QUEUE, Storage, Take, explore, explore_alive, join, play, settle};
+use crate::{
+    lockfree::{participant::Name, table::Cancel},
+    sync::Relaxed,
+};
 use std::sync::Arc;
 
 const SUBMIT_ONE: Part = |a| {
@@ -74,7 +77,7 @@ fn one_of_two_workers_with_two_tasks_dies() {
 fn worker_dies_over_the_last_attempt() {
     explore("worker_dies_over_the_last_attempt", 3, |take| {
         let storage = Storage::new(3, 1);
-        storage.attempts(1);
+        storage.each(|d| d.max_attempts.store(1, Relaxed));
         play(take, storage, &[WORK_ONE, SUBMIT_ONE])
     });
 }
@@ -136,6 +139,36 @@ fn submitter_of_the_next_life_dies() {
     explore("submitter_of_the_next_life_dies", 1, |take| play(take, Storage::new(4, 1), &[CANCEL, WORK_ONE, WORK_ONE]));
 }
 
+/// Cancels a task, takes what has become of it, and uses the descriptor for one that only the coordinator may run.
+const CANCEL_THEN_ADDRESS: Part = |a| {
+    if let Some(task) = a.submit(1) {
+        a.cancel(1, task);
+    }
+    a.take();
+    a.submit_to(Name::new(COORDINATOR as u16, 1), 2);
+};
+
+/// A worker was about to claim a task, and its descriptor carries another's by then. That it can't have that rests on the
+/// generation in the word that it exchanges.
+fn next_life_is_for_another(take: Take) -> bool {
+    let storage = Arc::new(Storage::new(3, 1));
+    let coordinator = Actor::new(&storage, COORDINATOR);
+    let (worker, submitter) = (Actor::new(&storage, 1), Actor::new(&storage, 2));
+    let (worker, submitter) = take.play(&coordinator, vec![(worker, WORK_ONE), (submitter, CANCEL_THEN_ADDRESS)]);
+    let died = worker.died;
+    let mut actors = vec![coordinator, worker];
+    actors.extend(submitter.into_iter().map(join));
+    // Before `settle`, in which all that live run what they find in their own lanes.
+    assert!(actors[1].ran.iter().all(|r| r.0 != 2), "another's task was run");
+    settle(actors);
+    died
+}
+
+#[test]
+fn worker_with_a_hint_of_the_life_before_dies() {
+    explore("worker_with_a_hint_of_the_life_before_dies", 2, next_life_is_for_another);
+}
+
 /// One submitter reads a result and gives the descriptor back, another takes it and writes an input: \[release].
 #[test]
 fn a_descriptor_changes_hands() {
@@ -178,7 +211,7 @@ fn each_result_is_taken_by_one_thread() {
 #[test]
 fn a_cancellation_names_the_incarnation_that_runs_the_task() {
     explore_alive("a_cancellation_names_the_incarnation_that_runs_the_task", 3, |_| {
-        let storage = Arc::new(Storage::vacant(2, 1, 0));
+        let storage = Arc::new(Storage::vacant(1, 2, 1, 0));
         storage.table().admit(0, 0).unwrap();
         let mut submitter = Actor::new(&storage, 0);
         let task = submitter.submit(1).unwrap();

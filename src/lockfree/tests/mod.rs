@@ -1,6 +1,10 @@
-//! loom models of the core: interleavings up to a bound of preemptions, with a death before every step.
+//! Models of the core, under loom and under shuttle.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test --profile loom --no-default-features --lib -- --nocapture`
+//! `RUSTFLAGS="--cfg loom" cargo test --profile loom --no-default-features --lib -- --nocapture`: scenes of two or three
+//! threads, in all interleavings up to a bound of preemptions, with a death before every step.
+//!
+//! `RUSTFLAGS="--cfg shuttle" cargo test --profile loom --no-default-features --lib -- --nocapture`: whole pools, in
+//! interleavings chosen at random ([`shuttle_pool`]).
 //!
 //! A [`Storage`] lays a small table out on the heap, with lanes one lap and descriptors one generation before their wrap.
 //! An [`Actor`] is one participant and keeps a log of what it saw. [`explore`] repeats a scene with its victim dying
@@ -15,31 +19,51 @@
 //! another, so whether the exchange can come before that other load is never tried. Hence every scene is played with its
 //! threads started in both orders, and none on the main thread, which always comes first.
 
+#[cfg(loom)]
 mod loom_blocks;
+#[cfg(loom)]
+mod loom_cancel;
+#[cfg(loom)]
 mod loom_lane;
+#[cfg(loom)]
 mod loom_park;
+#[cfg(loom)]
 mod loom_private;
+#[cfg(loom)]
+mod loom_queues;
+#[cfg(loom)]
 mod loom_recovery;
+#[cfg(loom)]
+mod loom_retry;
+#[cfg(loom)]
+mod loom_room;
+#[cfg(loom)]
 mod loom_tasks;
+#[cfg(loom)]
+mod loom_timer;
 mod mutants;
+#[cfg(loom)]
+mod scene;
+#[cfg(shuttle)]
+mod shuttle_pool;
+
+#[cfg(loom)]
+use scene::{Part, Take, explore, explore_alive, join, play};
 
 use super::{
     blocks::{Blocks, CLASSES, COMMITTED, Class, chunks},
-    descriptor::Descriptor,
+    descriptor::{Descriptor, MS},
     freemap::FreeMap,
     lane::LaneControl,
     participant::{Name, Participant},
-    table::{Cancel, Cursors, LaneCapacity, LaneId, Table, TaskId, Waits},
-    timer::Alarm,
+    table::{Again, Cancel, Cursors, LaneCapacity, LaneId, Owned, Table, TaskId, Waits},
+    timer::{Alarm, NEVER, Tick},
     word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
 };
-use crate::sync::{AtomicU64, Inline, Relaxed, fate};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64 as Count, Ordering::SeqCst},
-    },
-    time::Instant,
+use crate::sync::{AtomicU64, Bell, Futex, Inline, Relaxed, fate, set_monotonic};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64 as Count, Ordering::SeqCst},
 };
 
 /// Participant 0, which recovers, and which runs what is left.
@@ -48,12 +72,16 @@ const QUEUE: LaneId = LaneId(0);
 const SLOTS: usize = 2;
 /// How the dead ended, for those who ask.
 const EXIT: u64 = 9;
+/// When a model begins.
+const START: u64 = 1000 * MS;
+const HOUR: u64 = 3_600_000 * MS;
 
 /// The words of a table, on the heap.
 struct Storage {
     participants: Vec<Participant>,
     descriptors: Vec<Descriptor>,
     free: Vec<AtomicU64>,
+    queues: usize,
     controls: Vec<LaneControl>,
     slots: Vec<AtomicU64>,
     idle: Vec<AtomicU64>,
@@ -64,6 +92,10 @@ struct Storage {
     block_bytes: Vec<Inline<1>>,
     /// Per chunk, whether the kernel has pages there.
     pages: Vec<AtomicU64>,
+    /// What rouses the coordinator, where it sleeps.
+    bell: Bell,
+    /// Counts what the logs tell, so that they tell the order too.
+    moments: Count,
 }
 
 impl Storage {
@@ -73,40 +105,57 @@ impl Storage {
     }
 
     fn with_blocks(participants: usize, descriptors: usize, blocks: usize) -> Storage {
-        let storage = Storage::vacant(participants, descriptors, blocks);
-        for id in 0..participants {
-            let name = storage.table().admit(id as u32, 0).unwrap();
+        Storage::vacant(1, participants, descriptors, blocks).admitted()
+    }
+
+    fn with_queues(queues: usize, participants: usize, descriptors: usize) -> Storage {
+        Storage::vacant(queues, participants, descriptors, 0).admitted()
+    }
+
+    fn admitted(self) -> Storage {
+        for id in 0..self.participants.len() {
+            let name = self.table().admit(id as u32, 0).unwrap();
             assert_eq!(name, Some(Name::new(id as u16, 1)));
         }
-        storage
+        self
     }
 
     /// Nobody is admitted yet.
-    fn vacant(participants: usize, descriptors: usize, blocks: usize) -> Storage {
+    fn vacant(queues: usize, participants: usize, descriptors: usize, blocks: usize) -> Storage {
+        set_monotonic(START);
         let words = |n: usize, v: u64| (0..n).map(|_| AtomicU64::new(v)).collect();
-        let lanes = 1 + 2 * participants;
+        let lanes = queues + 2 * participants;
         let last = Task::new(Phase::Free, 0, 0, (1 << GENERATION_BITS) - 1);
         let storage = Storage {
             participants: (0..participants).map(|_| Participant::new()).collect(),
             descriptors: (0..descriptors).map(|_| Descriptor::new(last)).collect(),
             free: words(1, (1 << descriptors) - 1),
+            queues,
             controls: (0..lanes).map(|_| LaneControl::new(SLOTS as u64 * LAP_MASK)).collect(),
             slots: words(lanes * SLOTS, Slot::empty(LAP_MASK).0),
-            idle: words(2, 0),
+            idle: words(queues + 1, 0),
             alarm: Alarm::new(),
             blocks: words(blocks, 0),
             free_blocks: words(1, (1 << blocks) - 1),
             chunks: words(chunks(&classes(blocks)), COMMITTED),
             block_bytes: (0..blocks).map(|_| Inline::new()).collect(),
             pages: words(chunks(&classes(blocks)), 1),
+            bell: Bell::default(),
+            moments: Count::new(0),
         };
-        storage.attempts(u8::MAX.into());
+        storage.each(|d| d.max_attempts.store(u8::MAX.into(), Relaxed));
         storage
     }
 
-    /// Sets how often a task may be attempted.
-    fn attempts(&self, n: u32) {
-        self.descriptors.iter().for_each(|d| d.max_attempts.store(n, Relaxed));
+    /// Says something of every task to come.
+    fn each(&self, say: impl Fn(&Descriptor)) {
+        self.descriptors.iter().for_each(say);
+    }
+
+    /// With a coordinator that sleeps, and hears of every wake.
+    fn with_bell(self) -> Storage {
+        self.alarm.watched.store(0, Relaxed);
+        Storage { bell: Bell(Some(Arc::new(Futex::new()))), ..self }
     }
 
     fn table(&self) -> Table<'_> {
@@ -120,13 +169,17 @@ impl Storage {
                 free: FreeMap(&self.free_blocks),
                 chunks: &self.chunks,
             },
-            queues: 1,
+            queues: self.queues,
             controls: &self.controls,
             slots: &self.slots,
             capacity: LaneCapacity { queue: SLOTS, private: SLOTS, completion: SLOTS },
             idle: &self.idle,
             alarm: &self.alarm,
         }
+    }
+
+    fn moment(&self) -> u64 {
+        self.moments.fetch_add(1, SeqCst)
     }
 }
 
@@ -141,11 +194,18 @@ fn classes(blocks: usize) -> [Class; CLASSES] {
 struct Actor {
     storage: Arc<Storage>,
     name: Name,
-    cursors: Cursors,
+    cursors: Arc<Cursors>,
     died: bool,
     accepted: Vec<u64>,
+    /// What it set out to cancel.
+    tried: Vec<u64>,
     cancelled: Vec<u64>,
-    ran: Vec<u64>,
+    /// What ran when it was cancelled, at whom, and when that was known.
+    asked: Vec<(u64, Name, u64)>,
+    /// What it began to run, and when.
+    ran: Vec<(u64, u64)>,
+    /// What it gave back to be attempted again.
+    returned: Vec<u64>,
     results: Vec<(u64, Outcome)>,
 }
 
@@ -155,16 +215,25 @@ impl Actor {
     }
 
     fn named(storage: &Arc<Storage>, name: Name) -> Actor {
+        let cursors = Cursors::new(&storage.table()).with_bell(storage.bell.clone());
         Actor {
             storage: storage.clone(),
             name,
-            cursors: Cursors::new(&storage.table()),
+            cursors: Arc::new(cursors),
             died: false,
             accepted: Vec::new(),
+            tried: Vec::new(),
             cancelled: Vec::new(),
+            asked: Vec::new(),
             ran: Vec::new(),
+            returned: Vec::new(),
             results: Vec::new(),
         }
+    }
+
+    /// Another thread of the same process.
+    fn thread(&self) -> Actor {
+        Actor { cursors: self.cursors.clone(), ..Actor::named(&self.storage, self.name) }
     }
 
     /// Lives through `part`, or dies before its `k`-th step (0: never).
@@ -186,30 +255,58 @@ impl Actor {
     }
 
     fn publish(&mut self, input: u64, lane: LaneId, addressee: Option<Name>) -> Option<TaskId> {
+        let task = self.table().reserve(self.name)?;
+        Some(self.publish_reserved(task, input, lane, addressee))
+    }
+
+    fn publish_reserved(&mut self, task: Owned, input: u64, lane: LaneId, addressee: Option<Name>) -> TaskId {
         let table = self.storage.table();
-        let task = table.reserve(self.name)?;
         table.descriptors[task.index as usize].input_bytes.set(input);
         let id = table.publish(&self.cursors, self.name, task, lane, addressee).unwrap();
         self.accepted.push(input);
-        Some(id)
+        id
     }
 
     fn cancel(&mut self, input: u64, task: TaskId) {
-        if self.table().cancel(&self.cursors, task).unwrap() == Cancel::Cancelled {
-            self.cancelled.push(input);
+        self.tried.push(input);
+        match self.table().cancel(&self.cursors, task).unwrap() {
+            Cancel::Cancelled => self.cancelled.push(input),
+            Cancel::Running(name) => self.asked.push((input, name, self.storage.moment())),
+            Cancel::Over => {}
         }
+    }
+
+    /// Claims the next task of `lane` and writes its output.
+    fn claim(&mut self, lane: LaneId) -> Option<(Owned, u64)> {
+        let table = self.storage.table();
+        let task = table.claim(&self.cursors, self.name, lane).unwrap()?;
+        let d = &table.descriptors[task.index as usize];
+        let input = d.input_bytes.get();
+        self.ran.push((input, self.storage.moment()));
+        d.output_bytes.set(output(input, task.word));
+        Some((task, input))
+    }
+
+    fn complete(&self, task: Owned, outcome: Outcome) {
+        self.table().complete(&self.cursors, self.name, task, outcome).unwrap();
     }
 
     /// Runs the next task of `lane`. False: there is none.
     fn work(&mut self, lane: LaneId) -> bool {
-        let table = self.storage.table();
-        let Some(task) = table.claim(&self.cursors, self.name, lane).unwrap() else { return false };
-        let d = &table.descriptors[task.index as usize];
-        let input = d.input_bytes.get();
-        self.ran.push(input);
-        d.output_bytes.set(output(input, task.word));
-        table.complete(&self.cursors, self.name, task, Outcome::Completed).unwrap();
+        let Some((task, _)) = self.claim(lane) else { return false };
+        self.complete(task, Outcome::Completed);
         true
+    }
+
+    /// Claims the next task of `lane` and gives it back, or completes it if no attempt is left.
+    fn give_back(&mut self, lane: LaneId, again: Again) {
+        if let Some((task, input)) = self.claim(lane) {
+            if self.table().give_back(&self.cursors, self.name, task, again).unwrap() {
+                self.returned.push(input);
+            } else {
+                self.complete(task, Outcome::Completed);
+            }
+        }
     }
 
     /// Takes the next result. False: there is none.
@@ -257,10 +354,22 @@ impl Actor {
         self.table().private(self.name.id())
     }
 
+    /// Runs all that it can.
+    fn work_off(&mut self) {
+        let mut lanes: Vec<LaneId> = (0..self.storage.queues).map(|q| self.table().queue(q)).collect();
+        lanes.push(self.private());
+        while lanes.iter().any(|&lane| self.work(lane)) {}
+    }
+
     /// Settles the death of another.
     fn recover(&self, dead: &Actor) {
         assert!(dead.died);
         self.table().recover(&self.cursors, self.name, dead.name, EXIT).unwrap();
+    }
+
+    /// Looks at the times, as the coordinator.
+    fn tick(&self) -> Tick {
+        self.table().tick(&self.cursors).unwrap()
     }
 }
 
@@ -269,20 +378,30 @@ fn output(input: u64, word: Task) -> u64 {
     input << 8 | u64::from(word.attempt())
 }
 
-/// Ends a scene: who lives runs and takes what is left, by fresh cursors and without another sweep. Then each accepted
-/// task must have been delivered once, with an outcome that the logs explain, and the audit must be clean.
+/// Ends a scene: who lives runs what is left, by fresh cursors and without another sweep, then what must wait, and takes.
+/// Then each accepted task must have been delivered once, with an outcome that the logs explain, and the audit must be
+/// clean.
 fn settle(mut actors: Vec<Actor>) -> Vec<Actor> {
     let storage = actors[0].storage.clone();
     for actor in actors.iter_mut().filter(|a| !a.died) {
-        actor.cursors = Cursors::new(&storage.table());
-        while actor.work(QUEUE) || actor.work(actor.private()) {}
+        actor.cursors = Arc::new(Cursors::new(&storage.table()));
+        actor.work_off();
+    }
+    let is_delayed = |d: &Descriptor| Task(d.state.load(Relaxed)).is(Phase::Delayed);
+    if storage.descriptors.iter().any(is_delayed) {
+        set_monotonic(NEVER - 1);
+        let mut alive = actors.iter_mut().filter(|a| !a.died);
+        alive.next().expect("somebody lives").tick();
+        actors.iter_mut().filter(|a| !a.died).for_each(Actor::work_off);
     }
     for actor in actors.iter_mut().filter(|a| !a.died) {
         while actor.take() {}
     }
     let deaths = actors.iter().filter(|a| a.died).count();
-    let runs = |input: u64| actors.iter().flat_map(|a| &a.ran).filter(|&&i| i == input).count();
+    let runs = |input: u64| actors.iter().flat_map(|a| &a.ran).filter(|r| r.0 == input).count();
+    let returns = |input: u64| actors.iter().flat_map(|a| &a.returned).filter(|&&i| i == input).count();
     let mut submitters: Vec<Name> = actors.iter().map(|a| a.name).collect();
+    submitters.sort_unstable_by_key(|name| name.bits());
     submitters.dedup();
     for name in submitters {
         let threads: Vec<&Actor> = actors.iter().filter(|a| a.name == name).collect();
@@ -291,129 +410,34 @@ fn settle(mut actors: Vec<Actor>) -> Vec<Actor> {
         accepted.sort_unstable();
         delivered.sort_unstable();
         if threads.iter().all(|a| !a.died) {
-            assert_eq!(accepted, delivered, "{name:?}: accepted against delivered");
+            assert_eq!(accepted, delivered, "{name:?}: accepted against delivered; {}", storage.table().audit());
         }
         assert!(delivered.is_sorted_by(|a, b| a < b), "{name:?}: delivered twice: {delivered:?}");
         for &(input, outcome) in threads.iter().flat_map(|a| &a.results) {
+            let promised = threads.iter().any(|a| a.cancelled.contains(&input));
+            let tried = threads.iter().any(|a| a.tried.contains(&input));
+            let is_said =
+                |word: fn(&Descriptor) -> &AtomicU64| storage.descriptors.iter().any(|d| word(d).load(Relaxed) != 0);
             let explained = match outcome {
                 Outcome::Completed => runs(input) > 0,
-                Outcome::Cancelled => deaths > 0 || runs(input) == 0,
+                Outcome::Cancelled => tried && (!promised || deaths > 0 || runs(input) <= returns(input)),
                 Outcome::WorkerDied | Outcome::AddresseeDied => deaths > 0,
-                _ => false,
+                Outcome::Expired => is_said(|d| &d.expires),
+                Outcome::TimedOut => deaths > 0 && is_said(|d| &d.limits),
             };
-            let promised = threads.iter().any(|a| a.cancelled.contains(&input));
-            assert!(explained && (outcome == Outcome::Cancelled) == promised, "{input} ended as {outcome:?}");
-            assert!(runs(input) <= 1 + deaths, "{input} ran {} times", runs(input));
+            let is_kept = !promised || outcome == Outcome::Cancelled;
+            assert!(explained && is_kept, "{input} ended as {outcome:?}");
         }
+    }
+    for input in actors.iter().flat_map(|a| &a.ran).map(|r| r.0) {
+        assert!(runs(input) <= 1 + deaths + returns(input), "{input} ran {} times", runs(input));
+    }
+    for &(input, name, when) in actors.iter().flat_map(|a| &a.asked) {
+        let others = actors.iter().filter(|a| a.name != name).flat_map(|a| &a.ran);
+        let late = others.filter(|r| r.0 == input && r.1 > when).count();
+        assert_eq!(late, 0, "{input} was begun anew after its end had been asked of {name:?}");
     }
     let audit = storage.table().audit();
     assert!(audit.is_clean(), "{audit}");
     actors
-}
-
-/// A part that a participant plays.
-type Part = fn(&mut Actor);
-
-/// One way to play a scene.
-#[derive(Clone, Copy)]
-struct Take {
-    /// The victim dies before this step; 0: nobody dies.
-    death: u32,
-    /// Threads start in the opposite order.
-    reversed: bool,
-}
-
-impl Take {
-    /// Starts each actor on a thread of its own.
-    fn start(self, cast: Vec<(Actor, u32, Part)>) -> Vec<Thread> {
-        let start = |(actor, death, part): (Actor, u32, Part)| loom::thread::spawn(move || actor.live(death, part));
-        if self.reversed {
-            let mut threads: Vec<Thread> = cast.into_iter().rev().map(start).collect();
-            threads.reverse();
-            threads
-        } else {
-            cast.into_iter().map(start).collect()
-        }
-    }
-
-    /// Plays the parts, of which the first is the victim's, waits for the victim, and has the coordinator settle its
-    /// death while the others go on.
-    fn play(self, coordinator: &Actor, cast: Vec<(Actor, Part)>) -> (Actor, Vec<Thread>) {
-        let mut death = self.death;
-        let cast = cast.into_iter().map(|(actor, part)| (actor, std::mem::take(&mut death), part)).collect();
-        let mut threads = self.start(cast);
-        let victim = join(threads.remove(0));
-        if victim.died {
-            coordinator.recover(&victim);
-        }
-        (victim, threads)
-    }
-}
-
-type Thread = loom::thread::JoinHandle<Actor>;
-
-fn join(thread: Thread) -> Actor {
-    thread.join().unwrap()
-}
-
-/// Participants 1, 2, … play `parts`; the first is the victim. True: it died.
-fn play(take: Take, storage: Storage, parts: &[Part]) -> bool {
-    let storage = Arc::new(storage);
-    let coordinator = Actor::new(&storage, COORDINATOR);
-    let cast = (1..).zip(parts).map(|(id, &part)| (Actor::new(&storage, id), part)).collect();
-    let (victim, others) = take.play(&coordinator, cast);
-    let died = victim.died;
-    let mut actors = vec![coordinator, victim];
-    actors.extend(others.into_iter().map(join));
-    settle(actors);
-    died
-}
-
-/// Plays a scene without a death, then with one before the victim's first step, its second, and so on, until it comes to
-/// its end alive. The scene says whether it died.
-fn explore(name: &str, bound: usize, scene: impl Fn(Take) -> bool + Send + Sync + 'static) {
-    let (start, scene, mut total) = (Instant::now(), Arc::new(scene), 0);
-    for death in 0.. {
-        let mut deaths = 0;
-        for reversed in [false, true] {
-            let scene = scene.clone();
-            let (executions, died) = check(bound, move || scene(Take { death, reversed }));
-            total += executions;
-            deaths += died;
-        }
-        if death > 0 && deaths == 0 {
-            println!("{name}: deaths before {} steps, {total} executions, {:.1?}", death - 1, start.elapsed());
-            return;
-        }
-    }
-}
-
-/// Plays a scene in which nobody dies.
-fn explore_alive(name: &str, bound: usize, scene: impl Fn(Take) + Send + Sync + 'static) {
-    let (start, scene, mut total) = (Instant::now(), Arc::new(scene), 0);
-    for reversed in [false, true] {
-        let scene = scene.clone();
-        total += check(bound, move || {
-            scene(Take { death: 0, reversed });
-            false
-        })
-        .0;
-    }
-    println!("{name}: {total} executions, {:.1?}", start.elapsed());
-}
-
-/// How often `scene` was played, and how often it said true.
-fn check(bound: usize, scene: impl Fn() -> bool + Send + Sync + 'static) -> (u64, u64) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(bound));
-    builder.max_branches = 20_000;
-    let counts = Arc::new((Count::new(0), Count::new(0)));
-    let seen = counts.clone();
-    builder.check(move || {
-        seen.0.fetch_add(1, SeqCst);
-        if scene() {
-            seen.1.fetch_add(1, SeqCst);
-        }
-    });
-    (counts.0.load(SeqCst), counts.1.load(SeqCst))
 }

@@ -15,6 +15,7 @@ const MUTANTS: &[(&str, &str)] = &[
     ("no-rescan-wake", "loom_park::a_rescan_wakes_for_what_it_leaves"),
     ("no-wake-next", "loom_park::a_swallowed_wake_is_passed_on"),
     ("give-back-punch-first", "loom_blocks::who_gives_a_chunk_back_dies"),
+    ("no-generation", "loom_tasks::worker_with_a_hint_of_the_life_before_dies"),
     ("relaxed-exchange", "loom_tasks::a_descriptor_changes_hands"),
 ];
 

@@ -122,7 +122,7 @@ const PLAIN: Path = Path {
 
 /// A worker, or a canceller, looks at a task whose descriptor has another life by the time of its exchange.
 const NEXT_LIFE: Path =
-    Path { prepare: |s| s.expect(INLINE, 2, ONCE_OR_CANCELLED), act: |s| s.work(&s.worker), ..PLAIN };
+    Path { prepare: |s| s.expect(INLINE, 2, ONCE_OR_CANCELLED), act: |s| s.work(s.worker), ..PLAIN };
 /// The coordinator has a dead worker's death to settle.
 const RECOVER: Path =
     Path { victim: Victim::Coordinator, prepare: Stage::leave_everything, act: Stage::recover, ..PLAIN };
@@ -138,17 +138,17 @@ const PATHS: [Path; 36] = [
         ..PLAIN
     },
     Path { name: "abandon-block", victim: Victim::Client, act: |s| s.abandon(&s.client), ..PLAIN },
-    Path { name: "claim-run-complete", prepare: |s| s.expect(INLINE, 2, ONCE), act: |s| s.work(&s.worker), ..PLAIN },
+    Path { name: "claim-run-complete", prepare: |s| s.expect(INLINE, 2, ONCE), act: |s| s.work(s.worker), ..PLAIN },
     Path {
         name: "claim-run-complete-block",
         prepare: |s| s.expect(BLOCK, 2, ONCE),
-        act: |s| s.work(&s.worker),
+        act: |s| s.work(s.worker),
         ..PLAIN
     },
     Path {
         name: "claim-run-complete-last-attempt",
         prepare: |s| s.expect(BLOCK, 1, ONCE_OR_DIED),
-        act: |s| s.work(&s.worker),
+        act: |s| s.work(s.worker),
         ..PLAIN
     },
     Path {
@@ -194,33 +194,33 @@ const PATHS: [Path; 36] = [
         name: "submit-addressed-to-the-dead",
         victim: Victim::Client,
         prepare: |s| s.recover().map(drop),
-        act: |s| s.address(&s.worker),
+        act: |s| s.address(s.worker),
         ..PLAIN
     },
     Path {
         name: "claim-addressed",
         prepare: |s| s.expect_addressed(ONCE_OR_ADDRESSEE_DIED),
-        act: |s| s.work_in(&s.worker, s.worker.private()),
+        act: |s| s.work_in(s.worker, s.worker.private()),
         ..PLAIN
     },
     Path {
         name: "submit-into-a-full-lane",
         prepare: Stage::fill_queue,
-        act: |s| s.submit(&s.worker, INLINE, 1, 3),
+        act: |s| s.submit(s.worker, INLINE, 1, 3),
         descriptors: CROWD,
         ..PLAIN
     },
     Path {
         name: "claim-after-an-overflow",
         prepare: Stage::leave_without_hint,
-        act: |s| s.work(&s.worker),
+        act: |s| s.work(s.worker),
         descriptors: CROWD,
         ..PLAIN
     },
     Path {
         name: "complete-into-a-full-lane",
         prepare: Stage::fill_completion_lane,
-        act: |s| s.work(&s.worker),
+        act: |s| s.work(s.worker),
         descriptors: CROWD,
         ..PLAIN
     },

@@ -175,7 +175,7 @@ impl Stage {
     pub(super) fn warm_up(&self) -> Result<(), String> {
         for tag in 0..WARM_UP {
             self.submit(&self.client, if tag % 2 == 0 { INLINE } else { BLOCK }, tag, 1)?;
-            self.work(&self.worker)?;
+            self.work(self.worker)?;
             self.take(&self.client)?;
         }
         Ok(())
@@ -424,7 +424,7 @@ impl Stage {
     /// A worker that has died with one of everything: a draft with a block, an output half written, a task of its own in
     /// each phase, two tasks that were addressed to it, and one whose attempts are used up.
     pub(super) fn leave_everything(&mut self) -> Result<(), String> {
-        self.submit(&self.worker, BLOCK, 1, 3)?;
+        self.submit(self.worker, BLOCK, 1, 3)?;
         self.work(&self.spare)?; // DONE
         self.expect(BLOCK, 3, ONCE)?;
         self.expect(INLINE, 1, &[Outcome::WorkerDied])?;
@@ -437,7 +437,7 @@ impl Stage {
             let half_written = self.worker.claim(queue);
             std::mem::forget(self.worker.claim(queue)); // CLAIMED
             std::mem::forget(self.worker.claim(self.worker.private()));
-            if self.submit(&self.worker, INLINE, 2, 3).is_ok() // READY
+            if self.submit(self.worker, INLINE, 2, 3).is_ok() // READY
                 && let Ok(Some(task)) = half_written
             {
                 // SAFETY: `_exit` ends the process at once, in the middle of the output.

@@ -1,0 +1,64 @@
+//! `shmworker inspect` of what the dead have left. Of pools that run: `torture --attach`.
+
+use std::{
+    fs::OpenOptions,
+    io::{BufRead, BufReader},
+    os::unix::fs::FileExt,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+fn shmworker(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+    command.args(args);
+    command
+}
+
+fn inspect(what: &str) -> Output {
+    shmworker(&["inspect", what]).output().unwrap()
+}
+
+#[track_caller]
+fn finds(output: &Output, code: i32, wanted: &[&str]) {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in wanted {
+        assert!(text.contains(part), "'{part}' is not in: {text}");
+    }
+}
+
+#[test]
+fn a_file_is_read_and_its_damage_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("segment");
+    let file = path.to_str().unwrap();
+    assert!(shmworker(&["probe", "--file", file, "--fill", "60000"]).output().unwrap().status.success());
+    finds(&inspect(file), 0, &["last seen running", "coordinator", "1024 attached", "no invariant is violated"]);
+
+    // The first mebibyte is followed by descriptors.
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0xff; 768], 1 << 20).unwrap();
+    let damaged =
+        ["its word has a phase, yet it is damaged task word 0xffffffffffffffff", "error: the segment is damaged"];
+    finds(&inspect(file), 1, &damaged);
+
+    let text = dir.path().join("text");
+    std::fs::write(&text, vec![b'x'; 10_000]).unwrap();
+    finds(&inspect(text.to_str().unwrap()), 1, &["not a segment: it begins with 0x7878787878787878"]);
+    finds(&inspect(dir.path().join("none").to_str().unwrap()), 1, &["cannot open the segment: No such file"]);
+}
+
+#[test]
+fn a_named_segment_outlives_those_who_had_it() {
+    let name = format!("inspect-{}", std::process::id());
+    let mut holder =
+        shmworker(&["probe", "--named", &name, "--hold"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    finds(&inspect(&name), 0, &[&format!("made by process {}", holder.id()), "no invariant is violated"]);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    finds(&inspect(&name), 0, &["4096 free, 0 reserved"]);
+    assert!(shmworker(&["clean", &name]).output().unwrap().status.success());
+    let gone = format!("no pool '{name}' runs");
+    finds(&inspect(&name), 1, &[&gone, "nor is there a named segment or a file"]);
+    assert!(!Path::new(&name).exists());
+}
