@@ -176,14 +176,15 @@ impl Play<'_> {
         let (name, len, words) = (self.names[who], [1, 600 << 10, 2 << 20, 5 << 20][arg as usize % 4], self.words);
         let has_memory = arg < 64;
         let commit = |chunk: usize| {
-            words.pages.borrow_mut()[chunk] |= has_memory;
-            if has_memory { Ok(()) } else { Err(chunk) }
+            let has_pages = &mut words.pages.borrow_mut()[chunk];
+            *has_pages |= has_memory; // those that are there need no memory
+            if *has_pages { Ok(()) } else { Err(chunk) }
         };
         let may: May = |was, now, name| was == Block::Free && now == Block::Held(name);
         let Some(answer) = self.act(name, k, may, |b| b.alloc(len, name, commit)) else { return };
         let fits = |&i: &usize| self.account[i] == Block::Free && words.size(i) >= len;
         let first = (0..BLOCKS).find(fits);
-        let has_pages = |i: &usize| words.chunks[words.chunk_of(*i)].load(Relaxed) & COMMITTED != 0;
+        let is_committed = |chunk: usize| words.chunks[chunk].load(Relaxed) & COMMITTED != 0;
         match answer {
             Ok(i) => {
                 let i = i as usize;
@@ -197,10 +198,8 @@ impl Play<'_> {
             }
             Err(NoBlock::Taken) => assert_eq!(first, None),
             Err(NoBlock::NoPages(chunk)) => {
-                assert!(
-                    !has_memory && !words.pages.borrow()[chunk] || words.chunks[chunk].load(Relaxed) & COMMITTED == 0
-                );
-                assert_eq!((0..BLOCKS).filter(fits).find(has_pages), None);
+                assert!(!has_memory && !words.pages.borrow()[chunk] && !is_committed(chunk), "chunk {chunk}");
+                assert!(!(0..BLOCKS).filter(fits).any(|i| is_committed(words.chunk_of(i))), "one was free");
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::{
         descriptor::{Backoff, Limits, MS},
         participant::Name,
         table::{Again, Cancel, Cursors, LaneId, Table},
+        timer::NEVER,
         word::{Outcome, Phase},
     },
     mem::segment::NoSpace,
@@ -386,10 +387,23 @@ impl<'e> Play<'e> {
     fn tick(&mut self, k: u32) {
         let Some(tick) = self.coordinate(k, Did::Tick, |t, c, _| t.tick(c).expect("undamaged")) else { return };
         assert!(tick.next > self.table().now(), "a time that has come is still waited for");
-        for (name, id) in tick.late {
-            let t = self.tasks.iter().find(|t| t.id == id).expect("a task");
-            let At::Claimed(by) = t.at else { panic!("{t:?} is late") };
-            assert_eq!(self.lives[by].name, name);
+        for (name, id) in &tick.late {
+            let t = self.tasks.iter().find(|t| t.id == *id).expect("a task");
+            assert!(matches!(t.at, At::Claimed(by) if self.lives[by].name == *name), "{t:?} is late");
+        }
+        for t in &self.tasks {
+            let d = &self.table().descriptors[t.id.index as usize];
+            let started = d.started.load(Relaxed);
+            let time = match t.at {
+                At::Delayed => d.not_before.load(Relaxed),
+                At::Claimed(by) if started != 0 && self.is_live(by) => {
+                    Limits::of(d.limits.load(Relaxed)).deadline(started, d.heartbeat.load(Relaxed))
+                }
+                _ => NEVER,
+            };
+            let expires = if matches!(t.at, At::Ready | At::Delayed) && t.expires != 0 { t.expires } else { NEVER };
+            let is_late = tick.late.iter().any(|(_, id)| *id == t.id);
+            assert!(is_late && time <= self.table().now() || tick.next <= time.min(expires), "slept through: {t:?}");
         }
     }
 
