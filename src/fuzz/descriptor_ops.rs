@@ -17,7 +17,7 @@ use crate::{
         descriptor::{Backoff, Limits, MS},
         participant::Name,
         table::{Again, Cancel, Cursors, LaneId, Table},
-        timer::NEVER,
+        timer::{Looks, NEVER},
         word::{Outcome, Phase},
     },
     mem::segment::NoSpace,
@@ -142,7 +142,7 @@ struct Play<'e> {
     /// Declared dead; they go on with what they have.
     fenced: Vec<Actor<'e>>,
     coordinator: Option<(Life, Cursors)>,
-    heads: Vec<u64>,
+    looks: Looks,
 }
 
 impl<'e> Play<'e> {
@@ -154,7 +154,7 @@ impl<'e> Play<'e> {
             actors: [const { None }; ACTORS],
             fenced: Vec::new(),
             coordinator: None,
-            heads: Vec::new(),
+            looks: Looks::default(),
         };
         play.succeed(false);
         (0..ACTORS).for_each(|who| play.arrive(who, 0));
@@ -412,9 +412,12 @@ impl<'e> Play<'e> {
     }
 
     fn watch(&mut self, k: u32) {
-        let mut heads = std::mem::take(&mut self.heads);
-        self.coordinate(k, Did::Nothing, |t, c, _| t.wake_others(c, &mut heads));
-        self.heads = heads;
+        // With the coordinator goes what it remembers.
+        let mut looks = std::mem::take(&mut self.looks);
+        let look = |t: &Table<'_>, c: &Cursors, _| t.look(c, &mut looks).expect("undamaged");
+        if self.coordinate(k, Did::Nothing, look).is_some() {
+            self.looks = looks;
+        }
     }
 
     fn audit(&self) {

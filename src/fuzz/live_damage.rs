@@ -12,6 +12,7 @@ use crate::{
         descriptor::{Backoff, Limits, MS},
         participant::Name,
         table::{Again, Cursors, LaneId},
+        timer::Looks,
     },
     mem::layout::Layout,
     process::{Mode, exit::Exit},
@@ -33,7 +34,7 @@ pub fn live_damage(data: &[u8]) {
     let (Some(coordinator), names) = (admit(), [(); ACTORS].map(|()| admit())) else { return };
     let actors = names.map(|name| Actor::new(stage.seat(name.expect("room for the first")).expect("a seat")));
     let mut play =
-        Play { stage: &stage, layout: layout(&stage), coordinator, heads: Vec::new(), actors, ids: Vec::new() };
+        Play { stage: &stage, layout: layout(&stage), coordinator, looks: Looks::default(), actors, ids: Vec::new() };
     let mut bytes = Bytes(data);
     while play.step(&mut bytes).is_some() {}
     // Once more in good order: whatever the words hold by now.
@@ -75,7 +76,7 @@ struct Play<'e> {
     stage: &'e Stage,
     layout: Layout,
     coordinator: Name,
-    heads: Vec<u64>,
+    looks: Looks,
     actors: [Actor<'e>; ACTORS],
     ids: Vec<TaskId>,
 }
@@ -247,7 +248,7 @@ impl<'e> Play<'e> {
             23 => stage.pass(1 << (arg % 40)),
             24 => {
                 let _ = table.tick(&cursors());
-                table.wake_others(&cursors(), &mut self.heads);
+                let _ = table.look(&cursors(), &mut self.looks);
             }
             25 => {
                 table.was_stopped(1 << (arg % 64));

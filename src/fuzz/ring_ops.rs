@@ -147,7 +147,7 @@ impl Ring<'_> {
     }
 
     fn take_rescan(&mut self, who: usize) {
-        match self.act(who, |lane, cursor| lane.take_rescan(cursor, true)) {
+        match self.act(who, |lane, cursor| lane.wants_rescan(cursor, true) && lane.take_rescan()) {
             Ok(due) => assert_eq!(due, std::mem::take(&mut self.rescan)),
             // Lowered, and nobody answers for it: the sweep after its death does.
             Err(k) => self.rescan &= k == 1,

@@ -266,10 +266,10 @@ impl<'s> Lane<'s> {
         removed
     }
 
-    /// Must the descriptors be looked at? Lowers the flag: the caller answers for it.
+    /// Is a look at the descriptors due, for a taker that comes by?
     ///
     /// `empty`: the lane was found empty; otherwise only every 1,024th call looks.
-    pub(crate) fn take_rescan(&self, cursor: &Cursor, empty: bool) -> bool {
+    pub(crate) fn wants_rescan(&self, cursor: &Cursor, empty: bool) -> bool {
         if !empty {
             let n = cursor.claims.load(Relaxed).wrapping_add(1);
             cursor.claims.store(n, Relaxed);
@@ -277,8 +277,13 @@ impl<'s> Lane<'s> {
                 return false;
             }
         }
-        // Acquire in the swap: what the raisers had made READY is seen by the scan that follows.
-        self.control.rescan.0.load(Relaxed) != 0 && self.control.rescan.0.swap(0, AcqRel) != 0
+        self.control.rescan.0.load(Relaxed) != 0
+    }
+
+    /// Lowers the flag. True: it was up, and the caller answers for it.
+    pub(crate) fn take_rescan(&self) -> bool {
+        // Acquire: what the raisers had made READY is seen by the scan that follows.
+        self.control.rescan.0.swap(0, AcqRel) != 0
     }
 
     /// Is there anything to look at? A stale hint counts. For the last look before sleeping.

@@ -11,7 +11,8 @@
 //! |----------------------|----------------------------------------------|-------------------------------------------------|
 //! | `member`             | the coordinator                              | the truth as it was: its successor goes on      |
 //! | `pid`, `role`        | the coordinator, before the fork             | information for people                          |
-//! | `futex`              | the participant (parked bit), wakers         | a sleeper that the sweep after a death wakes    |
+//! | `futex`              | the participant (both bits), wakers (WOKEN   | a sleeper that is marked as woken: whoever has  |
+//! |                      | up, the count on)                            | news for it, and the sweep, wake it             |
 //! | `finished`, `status` | the participant                              | the last value, which the coordinator reports   |
 //!
 //! # Ordering
@@ -27,8 +28,23 @@ use crate::{
 };
 use std::{fmt, time::Duration};
 
-/// Set in a futex word while its owner sleeps or is about to. The other 31 bits count the wakes.
+/// Set in a futex word while its owner sleeps or is about to.
 const PARKED: u32 = 1;
+/// Set by who wakes a parked one, before it calls the kernel; the owner takes it down as it leaves. Until then the waker may
+/// have died or been stopped in between. The other 30 bits count the wakes.
+const WOKEN: u32 = 2;
+const ONE_WAKE: u32 = 4;
+
+/// What somebody who has news for a participant found it to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Neither asleep nor about to be: it will see the news by itself.
+    Awake,
+    /// Parked, and woken just now.
+    Parked,
+    /// Parked, and another has woken it, or is about to: it has not left its sleep yet.
+    Woken,
+}
 
 /// One process, or the room for one.
 #[repr(C, align(128))]
@@ -123,10 +139,22 @@ impl Participant {
     }
 
     /// Announces that the owner is about to sleep. What it then finds in a last look, after a SeqCst fence, or else a
-    /// waker, ends the sleep (`PARK.md`).
+    /// waker, ends the sleep (`PARK.md`). One thread of the owner at a time calls this or [`end_park`](Self::end_park).
     pub(crate) fn prepare_to_park(&self) -> u32 {
-        // AcqRel: a waker that sees the bit sees all before it.
-        self.futex.word().fetch_or(PARKED, AcqRel) | PARKED
+        let word = self.futex.word();
+        let mut seen = word.load(Relaxed);
+        loop {
+            if seen & WOKEN != 0 {
+                // Another thread of ours sleeps, and its waker may have stopped short of the kernel. We finish that.
+                self.futex.wake_all();
+            }
+            let prepared = (seen | PARKED) & !WOKEN;
+            // AcqRel: a waker that sees the bit sees all before it.
+            match word.compare_exchange(seen, prepared, AcqRel, Relaxed) {
+                Ok(_) => return prepared,
+                Err(now) => seen = now,
+            }
+        }
     }
 
     /// Sleeps unless somebody has woken this participant since `prepared`.
@@ -135,29 +163,63 @@ impl Participant {
     }
 
     pub(crate) fn end_park(&self) {
-        self.futex.word().fetch_and(!PARKED, AcqRel);
+        self.futex.word().fetch_and(!(PARKED | WOKEN), AcqRel);
     }
 
-    /// Wakes the participant if it is parked. The caller has published its news and fenced.
-    pub(crate) fn wake_if_parked(&self) {
-        if self.futex.word().load(Relaxed) & PARKED != 0 {
-            self.wake();
+    /// Is it parked, and has nobody woken it since?
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.futex.word().load(Relaxed) & (PARKED | WOKEN) == PARKED
+    }
+
+    /// Wakes the participant if it is parked and nobody has woken it yet. The caller has published its news and fenced.
+    pub(crate) fn wake_if_parked(&self) -> Found {
+        let found = self.mark_woken();
+        if found == Found::Parked {
+            self.futex.wake_all();
+        }
+        found
+    }
+
+    /// Half a wake: a death or a stop before the other half, FUTEX_WAKE, leaves a sleeper whose word says so.
+    pub(crate) fn mark_woken(&self) -> Found {
+        let word = self.futex.word();
+        let mut seen = word.load(Relaxed);
+        loop {
+            match (seen & PARKED != 0, seen & WOKEN != 0) {
+                (false, _) => return Found::Awake,
+                (true, true) => return Found::Woken,
+                // AcqRel: the sleeper that finds its word changed sees the news.
+                (true, false) => match word.compare_exchange(seen, woken(seen), AcqRel, Relaxed) {
+                    Ok(_) => return Found::Parked,
+                    Err(now) => seen = now,
+                },
+            }
         }
     }
 
-    /// Wakes the participant whether it sleeps, is about to, or neither.
-    ///
-    /// A death between the two steps leaves a sleeper whose word has changed: the sweep wakes it.
+    /// Finishes the wake of one that is marked as woken, if its waker has not.
+    pub(crate) fn finish_wake(&self) {
+        if self.futex.word().load(Relaxed) & WOKEN != 0 {
+            self.futex.wake_all();
+        }
+    }
+
+    /// Wakes the participant whether it sleeps, is about to, or neither, and whoever else has.
     pub(crate) fn wake(&self) {
         let word = self.futex.word();
         let mut seen = word.load(Relaxed);
-        // One count on, parked bit off, in one step: a second waker need not call the kernel.
-        // AcqRel: the sleeper that finds its word changed sees the news.
-        while let Err(now) = word.compare_exchange(seen, (seen | PARKED).wrapping_add(1), AcqRel, Relaxed) {
+        // AcqRel: as above. The count alone ends the sleep of one that has not parked yet.
+        while let Err(now) = word.compare_exchange(seen, woken(seen), AcqRel, Relaxed) {
             seen = now;
         }
         self.futex.wake_all();
     }
+}
+
+/// A futex word after a wake.
+const fn woken(seen: u32) -> u32 {
+    let mark = if seen & PARKED != 0 { WOKEN } else { 0 };
+    (seen | mark).wrapping_add(ONE_WAKE)
 }
 
 /// Is this an id that a 12-bit field can hold and the table has?

@@ -14,7 +14,7 @@
 //! |                                | DONE(worker died, or timed out) if none is left, DONE(cancelled) if that was  |
 //! |                                | asked for, FREE if its submitter is dead too                                  |
 //! | READY, DELAYED, addressed to it| DONE(addressee died)                                                          |
-//! | HELD blocks, idle bits         | FREE, cleared                                                                 |
+//! | HELD blocks, idle bits, futex  | FREE, cleared, not parked                                                     |
 //!
 //! A deadline that has passed is not what ended a process that died for another reason at that very time; the two can't be told
 //! apart, and the submitter hears of the deadline.
@@ -111,6 +111,7 @@ impl Table<'_> {
         for row in 0..=self.queues {
             self.idle[row * words + dead.id() as usize / 64].fetch_and(!(1 << (dead.id() % 64)), AcqRel);
         }
+        participant.end_park();
         self.sweep(cursors)?;
         Ok(settled)
     }

@@ -33,8 +33,8 @@ use super::{
     descriptor::{Backoff, Descriptor, Limits, Payload},
     freemap::FreeMap,
     lane::{Cursor, Entry, Lane, LaneControl},
-    participant::{Name, Participant, check_id},
-    timer::{Alarm, NEVER},
+    participant::{Found, Name, Participant, check_id},
+    timer::{Alarm, NEVER, RESCANS, WAKES},
     word::{Hint, Member, Outcome, Phase, Task, is_legal},
 };
 use crate::{
@@ -336,7 +336,8 @@ impl<'s> Table<'s> {
         match addressee {
             None => self.wake_one(cursors, lane.0 as usize),
             Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
-                self.participant(name.id())?.wake_if_parked()
+                self.participant(name.id())?; // damage is told
+                self.wake(cursors, name.id());
             }
             Some(_) => {
                 // [orphan] Nobody will look into that lane again, or only a later incarnation, which must not have it.
@@ -383,7 +384,7 @@ impl<'s> Table<'s> {
                     if self.load(task.index) == word && self.is_cancel_asked(task.index, word) && member()? == owner {
                         return match owner {
                             Member::Live(n) | Member::Dead(n) => {
-                                self.participants[word.who() as usize].wake_if_parked();
+                                self.wake(cursors, word.who());
                                 Ok(Cancel::Running(Name::new(word.who(), n)))
                             }
                             Member::Vacant(_) => Err(damaged(task.index, word)),
@@ -417,7 +418,7 @@ impl<'s> Table<'s> {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
             }
-            if !self.lane(lane).take_rescan(cursors.of(lane), true) {
+            if !self.lane(lane).wants_rescan(cursors.of(lane), true) || !self.lane(lane).take_rescan() {
                 return Ok(None);
             }
             self.rescan(cursors, Some(lane), wanted)?;
@@ -446,18 +447,8 @@ impl<'s> Table<'s> {
         if !mutant("no-room-fence") {
             fence_after_exchange(); // [room]
         }
-        let words = self.idle_words();
-        for (w, mask) in self.idle[self.queues * words..].iter().enumerate() {
-            if mask.load(Relaxed) != 0 {
-                let sleepers = mask.swap(0, AcqRel);
-                (0..64).filter(|bit| sleepers >> bit & 1 == 1).for_each(|bit| {
-                    // A damaged mask can name a participant that is not there: then nobody sleeps there either.
-                    if let Some(p) = self.participants.get(w * 64 + bit) {
-                        p.wake();
-                    }
-                });
-            }
-        }
+        // Whoever else wakes them: the room may have come after the look of one that was marked as woken long ago.
+        self.idlers(self.queues).filter_map(|id| self.participants.get(id)).for_each(Participant::wake);
     }
 
     // ---- worker -----------------------------------------------------------------------------------------------------
@@ -484,8 +475,12 @@ impl<'s> Table<'s> {
         let cursor = cursors.of(lane);
         loop {
             let taken = self.take_from(cursors, lane, wanted, next)?; // [publish], [claim]
-            if self.lane(lane).take_rescan(cursor, taken.is_none()) {
-                self.rescan(cursors, Some(lane), wanted)?;
+            if self.lane(lane).wants_rescan(cursor, taken.is_none()) {
+                // First: with the flag down and no hints yet, nobody else would know of tasks that aren't ours.
+                self.have_watched(cursors, RESCANS);
+                if self.lane(lane).take_rescan() {
+                    self.rescan(cursors, Some(lane), wanted)?;
+                }
                 if taken.is_none() {
                     continue;
                 }
@@ -628,7 +623,7 @@ impl<'s> Table<'s> {
                 self.release(Owned { index, word })?;
             }
         } else {
-            self.participants[done.who() as usize].wake_if_parked();
+            self.wake(cursors, done.who());
         }
         Ok(())
     }
@@ -709,7 +704,7 @@ impl<'s> Table<'s> {
             fence(SeqCst); // [park]
             match (lane.0 as usize).checked_sub(self.queues) {
                 None => self.wake_one(cursors, lane.0 as usize),
-                Some(own) => self.participants[own % self.participants.len()].wake_if_parked(),
+                Some(own) => self.wake(cursors, (own % self.participants.len()) as u16),
             }
         }
         Ok(())
@@ -791,39 +786,52 @@ impl<'s> Table<'s> {
         found != Some(false)
     }
 
-    /// Is somebody parked, or about to be, before this queue?
-    pub(crate) fn has_sleepers(&self, queue: usize) -> bool {
+    /// Wakes this participant, if it is parked, for what is in its own lanes. The caller has published that and fenced.
+    fn wake(&self, cursors: &Cursors, id: u16) {
+        if self.participants[id as usize].wake_if_parked() == Found::Woken {
+            self.have_watched(cursors, WAKES);
+        }
+    }
+
+    /// The participants with a bit in this row of the idle masks. A damaged mask can name some that aren't there.
+    fn idlers(&self, row: usize) -> impl Iterator<Item = usize> + use<'_> {
         let words = self.idle_words();
-        self.idle[queue * words..][..words].iter().any(|mask| mask.load(Relaxed) != 0)
+        self.idle[row * words..][..words].iter().enumerate().flat_map(|(w, mask)| {
+            let bits = mask.load(Relaxed);
+            (bits != 0)
+                .then(|| (0..64).filter(move |b| bits >> b & 1 == 1).map(move |b| w * 64 + b))
+                .into_iter()
+                .flatten()
+        })
+    }
+
+    /// The participants that sleep before this queue, or are about to, and that nobody has woken.
+    pub(crate) fn sleepers(&self, queue: usize) -> impl Iterator<Item = usize> + use<'_> {
+        self.idlers(queue).filter(|&id| self.participants.get(id).is_some_and(Participant::is_asleep))
     }
 
     /// Wakes one who is parked before this queue. The caller has pushed and fenced.
     pub(crate) fn wake_one(&self, cursors: &Cursors, queue: usize) {
-        let words = self.idle_words();
-        let next = (cursors.last_woken.load(Relaxed) + 1) % (words * 64);
-        for k in 0..words {
-            let w = (next / 64 + k) % words;
-            let mask = &self.idle[queue * words + w];
-            let mut seen = mask.load(Relaxed);
-            while seen != 0 {
-                // In the first word those whose turn it is come first.
-                let turn = if k == 0 { seen & (u64::MAX << (next % 64)) } else { seen };
-                let bit = if turn != 0 { turn & turn.wrapping_neg() } else { seen & seen.wrapping_neg() };
-                // AcqRel: a sleeper that finds its bit gone sees the hint behind it.
-                match mask.compare_exchange(seen, seen & !bit, AcqRel, Relaxed) {
-                    Ok(_) => {
-                        let id = w * 64 + bit.trailing_zeros() as usize;
-                        cursors.last_woken.store(id, Relaxed);
-                        // A damaged mask can name a participant that is not there: then nobody sleeps there either.
-                        if let Some(p) = self.participants.get(id) {
-                            p.wake();
-                            self.have_watched(cursors);
-                        }
-                        return;
-                    }
-                    Err(now) => seen = now,
-                }
+        let last = cursors.last_woken.load(Relaxed);
+        let wake = |id: usize| match self.participants.get(id).map(Participant::wake_if_parked) {
+            Some(Found::Parked) => {
+                cursors.last_woken.store(id, Relaxed);
+                Some(true)
             }
+            Some(Found::Woken) => Some(false),
+            Some(Found::Awake) | None => None,
+        };
+        // Those after the last one come first. Twice over the mask, since most often it is empty.
+        let turns = self.idlers(queue).filter(|&id| id > last).chain(self.idlers(queue).filter(|&id| id <= last));
+        let mut is_owed = false;
+        for is_woken in turns.filter_map(wake) {
+            is_owed = true;
+            if is_woken {
+                break;
+            }
+        }
+        if is_owed {
+            self.have_watched(cursors, WAKES);
         }
     }
 

@@ -11,7 +11,7 @@
 //! |-----------|-------------------------------|---------------------------------------------------------------------|
 //! | `armed`   | the coordinator               | (its successor arms anew before it sleeps)                          |
 //! | `paused`  | the coordinator               | time that counts though the pool stood still                        |
-//! | `watched` | wakers (to 1), coordinator (0)| a ring that was not rung: the coordinator looks after each death    |
+//! | `watched` | anybody (up), coordinator (0) | a ring that was not rung: the coordinator looks after each death    |
 //!
 //! # Invariants
 //!
@@ -38,7 +38,7 @@
 
 use super::{
     descriptor::Limits,
-    participant::Name,
+    participant::{Name, Participant},
     table::{Cursors, Table, TaskId, damaged},
     word::{Member, Outcome, Phase, Task},
 };
@@ -57,7 +57,7 @@ pub(crate) struct Alarm {
     pub(crate) armed: AtomicU64,
     /// Nanoseconds in which the pool was stopped, so far.
     pub(crate) paused: AtomicU64,
-    /// 1: the coordinator looks by itself, soon, whether wakes were answered.
+    /// For what the coordinator looks by itself, soon: [`WAKES`], [`RESCANS`].
     pub(crate) watched: AtomicU32,
 }
 
@@ -66,6 +66,20 @@ impl Alarm {
     pub(crate) fn new() -> Alarm {
         Alarm { armed: AtomicU64::new(0), paused: AtomicU64::new(0), watched: AtomicU32::new(1) }
     }
+}
+
+/// Somebody was woken, and may be stopped; or its waker may.
+pub(crate) const WAKES: u32 = 1;
+/// A lane's rescan flag was taken down, and who did so may be stopped before it has stored the hints.
+pub(crate) const RESCANS: u32 = 2;
+
+/// What the coordinator remembers from one look at what may be owed to the next ([`Table::look`]).
+#[derive(Debug, Default)]
+pub(crate) struct Looks {
+    /// Where each queue's head was.
+    heads: Vec<u64>,
+    /// Who lowered a flag just before the last look may have had its word that somebody looks from before it.
+    has_swept: bool,
 }
 
 /// What a look at all times came to.
@@ -214,32 +228,40 @@ impl Table<'_> {
 
     // ---- wakes that nobody answers ----------------------------------------------------------------------------------
 
-    /// Who has woken a worker has the coordinator look, in a while, whether that one came.
-    pub(crate) fn have_watched(&self, cursors: &Cursors) {
+    /// Who has woken a worker, or goes about to store hints for others, has the coordinator look, in a while, whether that
+    /// was done.
+    pub(crate) fn have_watched(&self, cursors: &Cursors, what: u32) {
         if !mutant("no-watch-fence") {
             fence(SeqCst); // [watch]
         }
         if mutant("no-watch-ring") {
             return;
         }
-        if self.alarm.watched.load(Relaxed) == 0 && self.alarm.watched.swap(1, AcqRel) == 0 {
+        let word = &self.alarm.watched;
+        if word.load(Relaxed) & what == 0 && word.fetch_or(what, AcqRel) == 0 {
             cursors.bell.ring();
         }
     }
 
-    /// Wakes another for each queue that has stood still since the last look though somebody sleeps before it: whoever was
-    /// woken for it may be stopped. Coordinator only, some milliseconds after a ring and then for as long as this returns true.
+    /// Finishes what a stopped process may have begun: wakes who was marked as woken and sleeps on, wakes another for each
+    /// queue that has stood still since the last look though somebody sleeps before it, and stores hints again after a rescan.
+    /// Coordinator only, some milliseconds after a ring and then for as long as this returns true.
     ///
-    /// `heads`: where each queue's head was at the last look; empty at first.
-    pub(crate) fn wake_others(&self, cursors: &Cursors, heads: &mut Vec<u64>) -> bool {
-        self.alarm.watched.store(0, Relaxed);
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn look(&self, cursors: &Cursors, last: &mut Looks) -> Result<bool, Corrupted> {
+        let may_lack_hints = self.alarm.watched.swap(0, AcqRel) & RESCANS != 0;
         fence(SeqCst); // [watch]
-        heads.resize(self.queues, NEVER);
-        let mut is_waiting = false;
-        for (queue, last) in heads.iter_mut().enumerate() {
+        if std::mem::replace(&mut last.has_swept, may_lack_hints) || may_lack_hints {
+            self.sweep(cursors)?;
+        }
+        self.participants.iter().for_each(Participant::finish_wake);
+        last.heads.resize(self.queues, NEVER);
+        let mut is_waiting = may_lack_hints;
+        for (queue, last) in last.heads.iter_mut().enumerate() {
             let lane = self.lane(self.queue(queue));
             let cursor = cursors.of(self.queue(queue));
-            if !lane.has_work(cursor) || !self.has_sleepers(queue) {
+            if !lane.has_work(cursor) || self.sleepers(queue).next().is_none() {
                 *last = NEVER;
                 continue;
             }
@@ -249,6 +271,6 @@ impl Table<'_> {
                 self.wake_one(cursors, queue);
             }
         }
-        is_waiting
+        Ok(is_waiting)
     }
 }

@@ -350,7 +350,7 @@ fn dead_lock_holder() -> Figures {
         consumers.push((name, spawn(&[null.as_fd()], main).map_err(text)?.child));
     }
     for (name, child) in &consumers {
-        while table.idle[0].load(Relaxed) >> name.id() & 1 == 0 || state(child.pid) != Some('S') {
+        while !table.participants[name.id() as usize].is_asleep() || state(child.pid) != Some('S') {
             std::thread::yield_now();
         }
     }

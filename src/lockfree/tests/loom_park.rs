@@ -80,12 +80,15 @@ fn two_tasks_wake_two_sleepers() {
 #[test]
 fn a_swallowed_wake_is_passed_on() {
     explore_alive("a_swallowed_wake_is_passed_on", 2, |take| {
-        let storage = Arc::new(Storage::new(3, 2));
+        let storage = Arc::new(Storage::new(3, 3));
         let submit: Part = |a| {
-            a.submit_to(Name::new(1, 1), 1);
             a.submit(2);
+            a.submit_to(Name::new(1, 1), 1);
         };
-        let await_private: Part = |a| a.sleep_until(&[QUEUE], |a| a.work(a.private()));
+        // If it comes to the queue first, it leaves another task in the place of that one.
+        let await_private: Part = |a| {
+            a.sleep_until(&[QUEUE], |a| a.work(a.private()) || a.work(QUEUE) && a.submit(3).is_some());
+        };
         let [submitter, first, second] = [0, 1, 2].map(|id| Actor::new(&storage, id));
         let cast = vec![(submitter, 0, submit), (first, 0, await_private), (second, 0, AWAIT_WORK)];
         settle(take.start(cast).into_iter().map(join).collect());

@@ -95,7 +95,7 @@ fn one_of_two_who_wait_for_room_dies() {
 /// Two threads of one participant wait, and one bit stands for both.
 #[test]
 fn room_wakes_each_thread_of_a_participant() {
-    explore_alive("room_wakes_each_thread_of_a_participant", 2, |take| {
+    explore_alive("room_wakes_each_thread_of_a_participant", 1, |take| {
         let (storage, coordinator, owner) = full(3);
         let first = Actor::new(&storage, 2);
         let second = first.thread();

@@ -7,7 +7,7 @@ use crate::{
         descriptor::Limits,
         participant::Name,
         table::Again,
-        timer::NEVER,
+        timer::{Looks, NEVER},
         word::{Outcome, Phase},
     },
     sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, set_monotonic},
@@ -227,6 +227,27 @@ fn what_is_late_and_given_back_is_looked_after() {
     });
 }
 
+/// The coordinator of a pool in which nothing else goes on, until the task is done.
+const LOOK: Part = |a| {
+    let bell = a.storage.bell.0.clone().unwrap();
+    let mut looks = Looks::default();
+    loop {
+        let heard = bell.word().load(Acquire);
+        while a.table().look(&a.cursors, &mut looks).unwrap() {
+            loom::thread::yield_now();
+        }
+        if a.table().load(0).is(Phase::Done(Outcome::Completed)) {
+            return;
+        }
+        bell.wait(heard, None);
+    }
+};
+
+const AWAIT_WORK: Part = |a| {
+    a.await_work();
+    a.storage.bell.ring(); // ends the scene
+};
+
 /// A submitter's wake goes to a worker that is stopped. The coordinator, which sleeps, is rung and wakes the other in its
 /// place; nothing but the bell ends its sleep.
 #[test]
@@ -240,28 +261,26 @@ fn where_a_wake_is_not_answered_another_is_woken() {
         let submit: Part = |a| {
             a.submit(1);
         };
-        let await_work: Part = |a| {
-            a.await_work();
-            a.storage.bell.ring(); // ends the scene
-        };
-        let look: Part = |a| {
-            let bell = a.storage.bell.0.clone().unwrap();
-            let mut heads = Vec::new();
-            loop {
-                let heard = bell.word().load(Acquire);
-                while a.table().wake_others(&a.cursors, &mut heads) {
-                    loom::thread::yield_now();
-                }
-                if a.table().load(0).is(Phase::Done(Outcome::Completed)) {
-                    return;
-                }
-                bell.wait(heard, None);
-            }
-        };
-        let cast = vec![(submitter, 0, submit), (other, 0, await_work), (coordinator, 0, look)];
+        let cast = vec![(submitter, 0, submit), (other, 0, AWAIT_WORK), (coordinator, 0, LOOK)];
         let mut actors: Vec<Actor> = take.start(cast).into_iter().map(join).collect();
         storage.idle[0].fetch_and(!(1 << stopped.name.id()), AcqRel);
         actors.push(stopped);
         settle(actors);
+    });
+}
+
+/// A waker is stopped short of the kernel, for ever. Who submits then finds nobody else to wake; the coordinator is rung, and
+/// finishes that wake.
+#[test]
+fn what_a_stopped_waker_left_is_finished() {
+    explore_alive("what_a_stopped_waker_left_is_finished", 2, |take| {
+        let storage = Arc::new(Storage::new(3, 1).with_bell());
+        let [coordinator, submitter, sleeper] = std::array::from_fn(|id| Actor::new(&storage, id));
+        let submit: Part = |a| {
+            a.table().participants[2].mark_woken();
+            a.submit(1);
+        };
+        let cast = vec![(submitter, 0, submit), (sleeper, 0, AWAIT_WORK), (coordinator, 0, LOOK)];
+        settle(take.start(cast).into_iter().map(join).collect());
     });
 }

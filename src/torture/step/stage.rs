@@ -19,7 +19,7 @@ use crate::{
         segment::Segment,
     },
     process::{Mode, exit::Exit, spawn::state},
-    sync::{Relaxed, Release},
+    sync::Release,
     torture::{TortureError, fill, forked, os},
 };
 use nix::{
@@ -465,7 +465,7 @@ impl Stage {
         })?;
         self.sleeper.set(Some(pid));
         // With its bit set there is nothing but the futex on which it could sleep.
-        while self.table().idle[0].load(Relaxed) >> self.spare.name().id() & 1 == 0 || state(pid) != Some('S') {
+        while !self.table().participants[self.spare.name().id() as usize].is_asleep() || state(pid) != Some('S') {
             nix::sched::sched_yield().map_err(os("yield"))?;
         }
         Ok(())

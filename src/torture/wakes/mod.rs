@@ -32,6 +32,7 @@ use crate::{
     },
     process::{
         Mode,
+        clock::Clock,
         exit::Exit,
         spawn::{Child, Spawned, spawn, state},
     },
@@ -165,6 +166,8 @@ struct Run {
     segment: Arc<Segment>,
     me: Name,
     cursors: Cursors,
+    /// What of the coordinator answers for those who are stopped.
+    clock: Clock,
     board: &'static Board,
     seats: Vec<Seat>,
     /// The seat whose process is stopped.
@@ -205,6 +208,7 @@ impl Run {
         let mut run = Run {
             options,
             cursors: Cursors::new(segment.table()),
+            clock: Clock::new(),
             segment,
             me,
             // SAFETY: a board is made of atomic words, of which zero is a value.
@@ -332,7 +336,7 @@ impl Run {
 
     /// The bits of those who wait to be chosen.
     fn idle(&self) -> u64 {
-        self.table().idle[0].load(Relaxed)
+        self.table().sleepers(0).fold(0, |bits, id| bits | 1 << id)
     }
 
     fn is_idle(&self, name: Name) -> bool {
@@ -357,7 +361,9 @@ impl Run {
     fn begin(&mut self, round: u64) {
         if self.options.without_recovery {
             // What a waker leaves that has chosen all sleepers, and dies before it wakes one.
-            self.table().idle[0].store(0, Release);
+            for p in self.table().participants {
+                p.mark_woken();
+            }
         }
         self.report.rounds = round;
         self.board.round.store(round, Release);
@@ -439,7 +445,7 @@ impl Run {
     fn is_finished(&mut self, round: u64) -> Result<bool, TortureError> {
         let start = Instant::now();
         let patience = if self.options.without_recovery { Duration::from_secs(1) } else { PATIENCE };
-        let (mut next_ring, mut was_rung) = (RING, false);
+        let mut was_rung = false;
         loop {
             let seen = self.board.bell.word().load(Acquire);
             self.look_at_fuse()?;
@@ -459,10 +465,10 @@ impl Run {
                 self.report.faults.push(words);
                 return Ok(false);
             }
-            if self.stopped.is_some() && elapsed > next_ring {
-                next_ring += RING;
-                self.report.rings += u64::from(!std::mem::replace(&mut was_rung, true));
-                self.ring();
+            if self.stopped.is_some() {
+                // As the coordinator of a pool does.
+                self.clock.turn(self.segment.table(), &self.cursors, false)?;
+                self.report.rings += u64::from(elapsed > RING && !std::mem::replace(&mut was_rung, true));
             }
             if self.fused.is_some() && elapsed < TICK {
                 // Nobody rings for a death.
@@ -471,11 +477,6 @@ impl Run {
                 self.board.bell.wait(seen, Some(TICK));
             }
         }
-    }
-
-    /// What the coordinator does, every [`RING`] for as long as work is left: a wake may have gone to one who is stopped.
-    fn ring(&self) {
-        self.table().participants.iter().for_each(Participant::wake_if_parked);
     }
 
     fn unexpected_end(&self) -> Option<(Role, Exit)> {
