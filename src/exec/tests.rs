@@ -619,6 +619,10 @@ fn who_waits_for_a_block_sleeps_until_one_is_free() {
             while pool.segment.table().idle.iter().all(|mask| mask.load(Relaxed) == 0) {
                 std::thread::yield_now();
             }
+            let wakes = || pool.segment.table().participants[client.name().id() as usize].wakes();
+            let before = wakes();
+            (0..1000).for_each(|_| std::thread::yield_now());
+            assert_eq!(wakes(), before, "its own tries wake it");
             drop(only);
             let id = waiting.join().unwrap();
             assert_eq!(client.cancel(id).unwrap(), Cancel::Cancelled);

@@ -414,7 +414,7 @@ impl<'e> Play<'e> {
     fn watch(&mut self, k: u32) {
         // With the coordinator goes what it remembers.
         let mut looks = std::mem::take(&mut self.looks);
-        let look = |t: &Table<'_>, c: &Cursors, _| t.look(c, &mut looks).expect("undamaged");
+        let look = |t: &Table<'_>, c: &Cursors, _| t.look(c, &mut looks);
         if self.coordinate(k, Did::Nothing, look).is_some() {
             self.looks = looks;
         }

@@ -147,9 +147,10 @@ impl Ring<'_> {
     }
 
     fn take_rescan(&mut self, who: usize) {
-        match self.act(who, |lane, cursor| lane.wants_rescan(cursor, true) && lane.take_rescan()) {
+        match self
+            .act(who, |lane, cursor| lane.wants_rescan(cursor, true).is_some_and(|raised| lane.lower_rescan(raised)))
+        {
             Ok(due) => assert_eq!(due, std::mem::take(&mut self.rescan)),
-            // Lowered, and nobody answers for it: the sweep after its death does.
             Err(k) => self.rescan &= k == 1,
         }
     }

@@ -410,11 +410,14 @@ impl Segment {
         };
         self.table.blocks.alloc(len, me, commit).map_err(|e| match e {
             NoBlock::NoPages(shortage) => NoSpace::NoMemory { wanted: len, shortage },
-            NoBlock::Taken => {
-                let fitting = self.geometry.classes.iter().filter(|c| c.size as usize >= len);
-                NoSpace::Taken { wanted: len, blocks: fitting.map(|c| c.count as usize).sum() }
-            }
+            NoBlock::Taken => self.all_taken(len),
         })
+    }
+
+    /// That every block for so many bytes is in use.
+    pub(crate) fn all_taken(&self, len: usize) -> NoSpace {
+        let fitting = self.geometry.classes.iter().filter(|c| c.size as usize >= len);
+        NoSpace::Taken { wanted: len, blocks: fitting.map(|c| c.count as usize).sum() }
     }
 
     /// Is there memory that [`give_back`](Self::give_back) might give back?
