@@ -6,7 +6,7 @@
 //! before one leaves what a death before the next write leaves. What is private to a process ([`private`], [`Mutex`]) is gone
 //! with it, and makes no steps either.
 
-pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release, SeqCst};
+pub(crate) use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 
 /// Death before a chosen step, and what others do meanwhile.
 #[cfg(any(test, fuzzing))]
@@ -174,7 +174,7 @@ mod real {
     #[cfg(any(test, fuzzing))]
     pub(crate) use stepped::*;
 
-    pub(crate) use std::sync::Mutex;
+    pub(crate) use std::sync::{Mutex, MutexGuard};
     use std::{cell::UnsafeCell, time::Duration};
 
     /// Atomics that threads of one process share.
@@ -184,16 +184,22 @@ mod real {
 
     pub(crate) use std::{hint::spin_loop, sync::atomic::fence};
 
-    /// A SeqCst fence, for a place that follows an exchange of this thread.
+    /// A SeqCst fence. `_fault`: the name under which the models leave it out.
+    #[inline]
+    pub(crate) fn full_fence(_fault: &str) {
+        fence(super::Ordering::SeqCst);
+    }
+
+    /// A [`full_fence`], for a place that follows an exchange of this thread.
     ///
     /// On x86-64 that exchange was a full barrier already (Intel SDM vol. 3, 9.2.3.9: locked instructions have a total
     /// order, and no load passes one), so all that is left is to keep the compiler from moving anything across.
     #[inline]
-    pub(crate) fn fence_after_exchange() {
+    pub(crate) fn fence_after_exchange(_fault: &str) {
         if cfg!(target_arch = "x86_64") {
-            std::sync::atomic::compiler_fence(super::SeqCst)
+            std::sync::atomic::compiler_fence(super::Ordering::SeqCst)
         } else {
-            fence(super::SeqCst)
+            fence(super::Ordering::SeqCst)
         }
     }
 
@@ -299,15 +305,29 @@ mod mocked {
 
     atomic!(engine::sync::atomic);
 
-    pub(crate) use engine::sync::{Mutex, atomic::fence};
+    pub(crate) use engine::sync::atomic::fence;
+
+    // Under shuttle a process has one thread, so what is private to it is no matter of scheduling. And a thread that dies with
+    // a lock gives it back as it unwinds, which must not let others run: they would find themselves panicking.
+    #[cfg(loom)]
+    pub(crate) use loom::sync::{Mutex, MutexGuard};
+    #[cfg(not(loom))]
+    pub(crate) use std::sync::{Mutex, MutexGuard};
 
     pub(crate) mod private {
-        pub(crate) use super::engine::sync::atomic::{AtomicU32, AtomicU64};
+        #[cfg(loom)]
+        pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64};
+        #[cfg(not(loom))]
+        pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
     }
 
-    pub(crate) fn fence_after_exchange() {
-        fence(Ordering::SeqCst);
+    pub(crate) fn full_fence(fault: &str) {
+        if !mutant(fault) {
+            fence(Ordering::SeqCst);
+        }
     }
+
+    pub(crate) use full_fence as fence_after_exchange;
 
     std::thread_local! {
         // A model's threads run in turn on one thread of the process.

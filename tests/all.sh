@@ -27,6 +27,8 @@ core() {
     step "core: unit tests, no features" cargo test --no-default-features --lib
     step "core: loom models" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" \
         cargo test --profile loom --no-default-features --lib
+    step "core: shuttle pools" env RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/shuttle" \
+        cargo test --profile loom --no-default-features --lib
 }
 library() {
     step "library: build" cargo test --no-run

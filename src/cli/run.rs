@@ -2,7 +2,6 @@
 
 use super::{args::RunArgs, exit, exit::CliError};
 use crate::{
-    mem::segment::Options,
     process::{
         Mode,
         coordinator::{Event, PoolError, Summary},
@@ -13,7 +12,7 @@ use crate::{
         bridge::Config,
         connect::{ConnectError, Server},
         dev_server::{DEFAULT_PORT, DevServer, locate},
-        worker_pool::{self, Watched},
+        worker_pool::{self, Place, Watched},
         workflow::Workflows,
     },
 };
@@ -63,8 +62,7 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             max_cached_workflows: args.max_cached_workflows as usize,
             grace: args.grace,
         },
-        Options { backing: args.backing.of(args.name.as_deref()), reserve: args.reserve, ..Options::default() },
-        args.name.as_deref(),
+        Place { backing: args.backing.of(args.name.as_deref()), name: args.name, reserve: args.reserve },
         workflows,
         activities,
         dev_server.as_ref(),
@@ -108,8 +106,7 @@ fn start_dev_server(db: Option<&Path>) -> Result<DevServer, CliError> {
 
 fn serve(
     config: Config,
-    options: Options,
-    name: Option<&str>,
+    place: Place,
     workflows: Workflows,
     activities: Activities,
     dev_server: Option<&DevServer>,
@@ -151,8 +148,7 @@ fn serve(
         )),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
-    let result =
-        worker_pool::run(config, options, name, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
+    let result = worker_pool::run(config, place, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
     match result {
         Ok(summary) => conclude(&summary),
         Err(error) => Err(CliError::new(code(&error), error)),

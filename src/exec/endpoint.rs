@@ -110,6 +110,10 @@ pub(crate) struct Endpoint {
 /// a sleep and its wake cost.
 const SPINS: u32 = 100;
 
+/// Who waits for room looks again after so long: whoever made some may be stopped before it could say so, and nobody else
+/// knows.
+pub(crate) const ROOM: Duration = Duration::from_millis(100);
+
 impl Endpoint {
     /// The end of the participant to which the coordinator has given `name`.
     pub(crate) fn new(segment: Arc<Segment>, name: Name) -> Endpoint {
@@ -166,6 +170,10 @@ impl Endpoint {
             return Err(CoordinatorDied.into());
         }
         self.check_len(len)?;
+        if len > INLINE && !self.table().blocks.has_free(len) {
+            // Before a descriptor is taken, which would be given back at once: that wakes all who wait for room, ourselves too.
+            return Err(self.segment.all_taken(len).into());
+        }
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
         let guard = Guard { endpoint: self, task };
         let payload = self.place(task, len, |d| &d.input)?;
@@ -202,7 +210,7 @@ impl Endpoint {
                 }
             };
             if !look() {
-                self.park_for(Waits { room: true, own: true, queues: &[] }, None, look);
+                self.park_for(Waits { room: true, own: true, queues: &[] }, Some(ROOM), look);
             }
             match found {
                 Some(Err(e)) if e.is_want_of_room() && stop() => return Ok(None),
@@ -422,8 +430,8 @@ impl Draft<'_> {
     /// The payload's bytes, in place. Their former content is whatever lay there.
     pub(crate) fn payload(&mut self) -> Result<&mut [u8], Corrupted> {
         let (endpoint, task) = (self.guard.endpoint, self.guard.task);
-        let (start, len) = endpoint.segment.locate(task.index, self.payload, &endpoint.descriptor(task).input_bytes)?;
-        // SAFETY: the bytes lie in the segment (`locate`), and are ours alone while the word is RESERVED(me) (invariant 2
+        let (start, len) = endpoint.segment.locate(task, self.payload, &endpoint.descriptor(task).input_bytes)?;
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and are ours alone while the word is RESERVED(me) (invariant 2
         // of `descriptor`), which it is as long as this guard lives; the borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
     }
@@ -470,9 +478,8 @@ impl<'e> Claimed<'e> {
     /// The payload, read in place.
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         let d = self.endpoint.descriptor(self.task);
-        let (start, len) =
-            self.endpoint.segment.locate(self.task.index, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
-        // SAFETY: the bytes lie in the segment (`locate`), and nobody writes the input while the word is CLAIMED(me)
+        let (start, len) = self.endpoint.segment.locate(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes the input while the word is CLAIMED(me)
         // (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })
     }
@@ -574,7 +581,7 @@ impl<'e> Claimed<'e> {
         endpoint.table().check_owned(endpoint.name, self.task)?;
         let d = endpoint.descriptor(self.task);
         let payload = endpoint.place(self.task, len, |d| &d.output)?;
-        let (start, len) = endpoint.segment.locate(self.task.index, payload, &d.output_bytes)?;
+        let (start, len) = endpoint.segment.locate(self.task, payload, &d.output_bytes)?;
         // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me).
         fill(unsafe { slice::from_raw_parts_mut(start, len) });
         d.status.store(status, Relaxed);
@@ -633,8 +640,8 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     pub(crate) fn output(&self) -> Result<&[u8], Corrupted> {
         let (endpoint, task) = (&*self.guard.endpoint, self.guard.task);
         let d = endpoint.descriptor(task);
-        let (start, len) = endpoint.segment.locate(task.index, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
-        // SAFETY: the bytes lie in the segment (`locate`), and nobody writes them while the word is RESERVED(me)
+        let (start, len) = endpoint.segment.locate(task, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes them while the word is RESERVED(me)
         // (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })
     }

@@ -315,6 +315,20 @@ impl Blocks<'_> {
             && word.compare_exchange(Block::Free.bits(), Block::Held(me).bits(), Acquire, Relaxed).is_ok() // [block]
     }
 
+    /// Is the block attached to this life of this descriptor? Then nobody else has it.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if it isn't.
+    pub(crate) fn check_attached(&self, block: u32, index: u16, task: Task) -> Result<(), Corrupted> {
+        // Relaxed: who owns the task has seen it attached, or attached it ([publish] and its like).
+        let found = self.words[block as usize].load(Relaxed);
+        if found == Block::attached(index, task).bits() {
+            Ok(())
+        } else {
+            Err(Corrupted::new("attached block", block as usize, found))
+        }
+    }
+
     /// HELD(me) → ATTACHED. The descriptor's field refers to the block already.
     ///
     /// # Errors
@@ -329,7 +343,8 @@ impl Blocks<'_> {
 
     /// Frees the block if it is in state `from`: exact, so that a late owner frees nothing of a later one.
     pub(crate) fn free(&self, block: usize, from: Block) -> bool {
-        let freed = self.words[block].compare_exchange(from.bits(), Block::Free.bits(), Release, Relaxed).is_ok(); // [block]
+        let success = if mutant("relaxed-block") { Relaxed } else { Release }; // [block]
+        let freed = self.words[block].compare_exchange(from.bits(), Block::Free.bits(), success, Relaxed).is_ok();
         if freed {
             self.free.give(block);
         }

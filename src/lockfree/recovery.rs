@@ -26,11 +26,11 @@ use super::{
     descriptor::Backoff,
     participant::Name,
     table::{Cursors, Owned, Table, damaged, moved},
-    word::{Block, Member, Outcome, Phase, Task},
+    word::{Block, Hint, Member, Outcome, Phase, Task},
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, Relaxed, Release, SeqCst, fence, mutant},
+    sync::{AcqRel, Acquire, Relaxed, Release, full_fence, mutant},
 };
 
 /// What a death left, for the report.
@@ -53,7 +53,7 @@ impl Table<'_> {
         for (id, p) in self.participants.iter().enumerate() {
             let last = match p.member(id)? {
                 Member::Vacant(n) => n,
-                Member::Dead(n) if !self.is_named(id as u16) => n,
+                Member::Dead(n) if mutant("no-name-check") || !self.is_named(id as u16) => n,
                 _ => continue,
             };
             for word in [&p.pid, &p.role, &p.status] {
@@ -99,9 +99,7 @@ impl Table<'_> {
             return Ok(Settled::default()); // settled long ago: the id is another's by now
         }
         participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
-        if !mutant("no-orphan-fence") {
-            fence(SeqCst); // [orphan]
-        }
+        full_fence("no-orphan-fence"); // [orphan]
         let mut settled = Settled::default();
         for index in 0..self.descriptors.len() {
             self.settle(cursors, me, dead, exit, index as u16, &mut settled)?;
@@ -160,7 +158,15 @@ impl Table<'_> {
                     let now = self.now();
                     let is_late = self.deadline(cursors, index, word, now) <= now;
                     if let Ok(word) = self.exchange(index, word, word.to(Phase::Claimed, me.id()), AcqRel) {
-                        return self.settle_claimed(me, dead, exit, is_late, Owned { index, word }, settled);
+                        self.settle_claimed(me, dead, exit, is_late, Owned { index, word }, settled)?;
+                        let next = self.load(index);
+                        if next.is(Phase::Ready) && !mutant("no-second-hint") {
+                            // Not left to the sweep, for which a hint of the former READY would do: whoever is about to remove
+                            // that as stale may be stopped before it looks again.
+                            let lane = self.lane_of(index, d)?;
+                            let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, next))?; // or the flag is up
+                        }
+                        return Ok(());
                     }
                 }
                 _ => return Ok(()),
@@ -188,7 +194,7 @@ impl Table<'_> {
         }
         d.exit.store(exit, Relaxed);
         let submitter = Name::of(d.submitter.load(Relaxed));
-        if !self.is_live(submitter)? {
+        if !self.is_live(submitter)? && !mutant("no-dead-submitter") {
             settled.dropped += 1;
             let done = word.to(Phase::Done(Outcome::WorkerDied), submitter.id());
             self.exchange(index, word, done, AcqRel).map_err(|w| moved(index, w))?;
@@ -198,7 +204,7 @@ impl Table<'_> {
         }
         // Not `== dead`: what a dead coordinator had adopted was another's.
         let has_lost_addressee = match self.addressee(d) {
-            Some(addressee) => !self.is_live(addressee)?,
+            Some(addressee) => !self.is_live(addressee)? && !mutant("no-lost-addressee"),
             None => false,
         };
         let next = if has_lost_addressee {
@@ -217,7 +223,7 @@ impl Table<'_> {
             Some(Phase::Done(_)) => settled.failed += 1,
             _ => settled.requeued += 1,
         }
-        // [requeue]; the hint is left to the sweep, which follows every recovery, and the time to the tick after it.
+        // [requeue]; the time is left to the tick after it.
         self.exchange(index, word, next, AcqRel).map(drop).map_err(|w| moved(index, w))
     }
 
@@ -232,7 +238,8 @@ impl Table<'_> {
                 self.free.give(index);
             }
         }
-        fence(SeqCst); // [park]
+        // [park] needs no fence here: each word is exchanged, whether its owner sleeps or not, and who parks after that sees what
+        // came before.
         for (id, p) in self.participants.iter().enumerate() {
             if matches!(p.member(id)?, Member::Live(_)) {
                 p.wake();

@@ -34,16 +34,18 @@ use super::{
     freemap::FreeMap,
     lane::{Cursor, Entry, Lane, LaneControl},
     participant::{Found, Name, Participant, check_id},
-    timer::{Alarm, NEVER, RESCANS, WAKES},
+    timer::{Alarm, NEVER},
     word::{Hint, Member, Outcome, Phase, Task, is_legal},
 };
 use crate::{
     error::Corrupted,
     sync::{
-        AcqRel, Acquire, AtomicU64, Bell, Mutex, Ordering, Relaxed, Release, SeqCst, fence, fence_after_exchange,
-        mutant,
+        AcqRel, Acquire, AtomicU64, Bell, Mutex, MutexGuard, Ordering, Relaxed, Release, fence_after_exchange,
+        full_fence, mutant,
     },
 };
+
+use std::mem::ManuallyDrop;
 
 /// Number of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -236,7 +238,8 @@ impl<'s> Table<'s> {
     /// The lane in which a READY task's hint belongs.
     pub(crate) fn lane_of(&self, index: u16, d: &Descriptor) -> Result<LaneId, Corrupted> {
         let lane = d.lane.load(Relaxed);
-        if (lane as usize) < self.queues + self.participants.len() {
+        let private = if d.addressee.load(Relaxed) == 0 { 0 } else { self.participants.len() };
+        if (lane as usize) < self.queues + private {
             Ok(LaneId(lane))
         } else {
             Err(Corrupted::new("lane of descriptor", index.into(), lane.into()))
@@ -332,7 +335,7 @@ impl<'s> Table<'s> {
     ) -> Result<(), Corrupted> {
         // An overflow needs nothing more: the flag is up, and the wake below makes somebody look.
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
-        fence(SeqCst); // [park], [orphan]
+        full_fence("no-post-fence"); // [park], [orphan]
         match addressee {
             None => self.wake_one(cursors, lane.0 as usize),
             Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
@@ -376,12 +379,11 @@ impl<'s> Table<'s> {
                     let member = || self.participant(word.who())?.member(word.who().into());
                     let owner = member()?;
                     let _ = d.cancel.compare_exchange(asked, word.generation() + 1, AcqRel, Relaxed);
-                    if !mutant("no-cancel-fence") {
-                        fence_after_exchange(); // [cancel], [park]
-                    }
+                    fence_after_exchange("no-cancel-fence"); // [cancel], [park]
                     // An id is given again only when no word names it, so between two equal looks at the member the word
                     // named that one. (The word alone tells nothing: handed back, it may have come to an heir of the id.)
-                    if self.load(task.index) == word && self.is_cancel_asked(task.index, word) && member()? == owner {
+                    let is_same = mutant("no-cancel-recheck") || self.load(task.index) == word;
+                    if is_same && self.is_cancel_asked(task.index, word) && member()? == owner {
                         return match owner {
                             Member::Live(n) | Member::Dead(n) => {
                                 self.wake(cursors, word.who());
@@ -418,10 +420,9 @@ impl<'s> Table<'s> {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
             }
-            if !self.lane(lane).wants_rescan(cursors.of(lane), true) || !self.lane(lane).take_rescan() {
-                return Ok(None);
-            }
+            let Some(raised) = self.lane(lane).wants_rescan(cursors.of(lane), true) else { return Ok(None) };
             self.rescan(cursors, Some(lane), wanted)?;
+            self.lane(lane).lower_rescan(raised);
         }
     }
 
@@ -444,9 +445,7 @@ impl<'s> Table<'s> {
     /// Wakes all who wait for room, after the exchange that has made some. All, since what has become free may be too small for
     /// the first, and room is short anyway.
     pub(crate) fn wake_for_room(&self) {
-        if !mutant("no-room-fence") {
-            fence_after_exchange(); // [room]
-        }
+        fence_after_exchange("no-room-fence"); // [room]
         // Whoever else wakes them: the room may have come after the look of one that was marked as woken long ago.
         self.idlers(self.queues).filter_map(|id| self.participants.get(id)).for_each(Participant::wake);
     }
@@ -475,12 +474,9 @@ impl<'s> Table<'s> {
         let cursor = cursors.of(lane);
         loop {
             let taken = self.take_from(cursors, lane, wanted, next)?; // [publish], [claim]
-            if self.lane(lane).wants_rescan(cursor, taken.is_none()) {
-                // First: with the flag down and no hints yet, nobody else would know of tasks that aren't ours.
-                self.have_watched(cursors, RESCANS);
-                if self.lane(lane).take_rescan() {
-                    self.rescan(cursors, Some(lane), wanted)?;
-                }
+            if let Some(raised) = self.lane(lane).wants_rescan(cursor, taken.is_none()) {
+                self.rescan(cursors, Some(lane), wanted)?;
+                self.lane(lane).lower_rescan(raised);
                 if taken.is_none() {
                     continue;
                 }
@@ -492,7 +488,7 @@ impl<'s> Table<'s> {
                 continue;
             }
             let owned = Owned { index, word };
-            fence_after_exchange(); // [cancel]
+            fence_after_exchange("no-claim-fence"); // [cancel]
             if self.is_cancel_asked(index, word) && !mutant("no-cancel-check") {
                 self.complete(cursors, me, owned, Outcome::Cancelled)?;
                 continue;
@@ -525,7 +521,6 @@ impl<'s> Table<'s> {
     pub(crate) fn give_back(&self, cursors: &Cursors, me: Name, task: Owned, again: Again) -> Result<bool, Corrupted> {
         self.check_owned(me, task)?;
         let Owned { index, word } = task;
-        self.check_owned(me, task)?;
         let d = &self.descriptors[index as usize];
         let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
         if self.is_cancel_asked(index, word) {
@@ -553,16 +548,45 @@ impl<'s> Table<'s> {
         if next.is(Phase::Ready) {
             self.announce_ready(cursors, index, next, lane, addressee)?;
         }
-        self.arm(cursors, time);
-        fence_after_exchange(); // [orphan], [cancel]
+        self.arm(cursors, time); // its fence serves [orphan] and [cancel] too
         let is_unwanted = self.is_cancel_asked(index, next) || !self.is_live(submitter)?;
         if is_unwanted && !mutant("no-return-check") {
-            // Its submitter asked for its end, or was recovered, while the task was ours. If another has it by now, that one
-            // will see.
-            let done = next.to(Phase::Done(Outcome::Cancelled), next.who());
-            if self.exchange(index, next, done, AcqRel).is_ok() {
-                self.announce_done(cursors, index, done, Some((me, submitter)))?;
+            self.end_returned(cursors, me, Owned { index, word: next }, submitter)?;
+        }
+        Ok(true)
+    }
+
+    /// Ends a task that `me` gave back, since its submitter asked for its end, or was recovered, while it was ours. Whoever has
+    /// claimed it by now will see. The coordinator may have moved it meanwhile, and does not look whose it is.
+    fn end_returned(&self, cursors: &Cursors, me: Name, task: Owned, submitter: Name) -> Result<(), Corrupted> {
+        let Owned { index, mut word } = task;
+        while word.generation() == task.word.generation() {
+            match word.phase() {
+                Some(Phase::Ready | Phase::Delayed) => {
+                    let done = word.to(Phase::Done(Outcome::Cancelled), word.who());
+                    if self.exchange(index, word, done, AcqRel).is_ok() {
+                        return self.announce_done(cursors, index, done, Some((me, submitter)));
+                    }
+                }
+                Some(Phase::Done(_)) if !mutant("no-second-orphan-check") => {
+                    return self.drop_orphan(me, Owned { index, word }, submitter).map(drop);
+                }
+                _ => return Ok(()),
             }
+            word = self.load(index);
+        }
+        Ok(())
+    }
+
+    /// Releases a task that is DONE if its submitter is dead. False: it lives.
+    fn drop_orphan(&self, me: Name, task: Owned, submitter: Name) -> Result<bool, Corrupted> {
+        if self.is_live(submitter)? {
+            return Ok(false);
+        }
+        let Owned { index, word } = task;
+        // Through RESERVED(me), so that a death in here leaves a name.
+        if let Ok(word) = self.exchange(index, word, word.to(Phase::Reserved, me.id()), AcqRel) {
+            self.release(Owned { index, word })?;
         }
         Ok(true)
     }
@@ -613,16 +637,14 @@ impl<'s> Table<'s> {
     ) -> Result<(), Corrupted> {
         let lane = self.completion(check_id(done.who(), self.participants.len())? as u16);
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, done))?; // an overflow raises the flag
-        fence(SeqCst); // [park], [orphan]
-        if let Some((me, submitter)) = of
-            && !mutant("no-orphan-check")
-            && !self.is_live(submitter)?
-        {
-            // Through RESERVED(me), so that a death in here leaves a name.
-            if let Ok(word) = self.exchange(index, done, done.to(Phase::Reserved, me.id()), AcqRel) {
-                self.release(Owned { index, word })?;
+        full_fence("no-done-fence"); // [park], [orphan]
+        let is_orphan = match of {
+            Some((me, submitter)) if !mutant("no-orphan-check") => {
+                self.drop_orphan(me, Owned { index, word: done }, submitter)?
             }
-        } else {
+            _ => false,
+        };
+        if !is_orphan {
             self.wake(cursors, done.who());
         }
         Ok(())
@@ -654,9 +676,7 @@ impl<'s> Table<'s> {
             }
             if lane.remove(cursor, &entry) && !mutant("no-recheck") {
                 // Stale, and removed by us: we answer for what the task has become since.
-                if !mutant("no-remove-fence") {
-                    fence(SeqCst); // [remove]
-                }
+                full_fence("no-remove-fence"); // [remove]
                 word = self.load(hint.index);
                 while ours(word) {
                     match self.exchange(hint.index, word, to(hint.index, word), AcqRel) {
@@ -673,8 +693,8 @@ impl<'s> Table<'s> {
     ///
     /// Who takes from the lane wants no other hints than it takes: else it might remove them and store them again for ever.
     ///
-    /// One sleeper of that lane is woken for what was stored, since it may have looked while flag and hints were down. For
-    /// `None` that is left to the caller.
+    /// Nobody needs to be woken for what is stored: as long as a task had no hint, the lane's flag kept all from sleeping. For
+    /// `None`, which stores hints that the dead have taken away, the caller wakes.
     #[cold]
     pub(crate) fn rescan(
         &self,
@@ -682,7 +702,6 @@ impl<'s> Table<'s> {
         only: Option<LaneId>,
         wanted: impl Fn(Task, &Descriptor) -> bool,
     ) -> Result<(), Corrupted> {
-        let mut has_stored = false;
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
             let lane = match word.phase() {
@@ -692,19 +711,11 @@ impl<'s> Table<'s> {
                 None => return Err(damaged(index, word)),
             };
             if only.is_none_or(|l| l == lane) && wanted(word, d) {
-                fence(SeqCst); // [remove]
+                full_fence("no-sweep-fence"); // [remove]
                 let hint = Hint::of(index, word);
                 if !self.lane(lane).holds(cursors.of(lane), hint) {
                     let _ = self.lane(lane).push(cursors.of(lane), hint)?; // an overflow raises the flag again
-                    has_stored = true;
                 }
-            }
-        }
-        if let Some(lane) = only.filter(|_| has_stored && !mutant("no-rescan-wake")) {
-            fence(SeqCst); // [park]
-            match (lane.0 as usize).checked_sub(self.queues) {
-                None => self.wake_one(cursors, lane.0 as usize),
-                Some(own) => self.wake(cursors, (own % self.participants.len()) as u16),
             }
         }
         Ok(())
@@ -724,42 +735,16 @@ impl<'s> Table<'s> {
         timeout: Option<std::time::Duration>,
         last_look: impl FnOnce() -> bool,
     ) {
-        let participant = &self.participants[me.id() as usize];
-        let (word, bit) = (me.id() as usize / 64, 1 << (me.id() % 64));
-        let rows = || waits.queues.iter().map(|q| q.0 as usize).chain(waits.room.then_some(self.queues));
-        let mask = |row: usize| &self.idle[row * self.idle_words() + word];
-        let parked = || cursors.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let prepared = {
-            let mut parked = parked();
-            parked.0 += 1;
-            let prepared = participant.prepare_to_park();
-            for row in rows() {
-                parked.1[row] += 1;
-                mask(row).fetch_or(bit, AcqRel);
-            }
-            prepared
-        };
-        if !mutant("no-park-fence") {
-            fence(SeqCst); // [park]
-        }
+        let (parked, prepared) = Parked::begin(self, cursors, me, &waits);
+        full_fence("no-park-fence"); // [park]
         let own = [self.private(me.id()), self.completion(me.id())];
         let is_called = last_look()
             || waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
             || waits.own && own.into_iter().any(|l| self.has_own_work(cursors, me, l));
         if !is_called {
-            participant.sleep(prepared, timeout);
+            self.participants[me.id() as usize].sleep(prepared, timeout);
         }
-        let mut parked = parked();
-        for row in rows() {
-            parked.1[row] -= 1;
-            if parked.1[row] == 0 {
-                mask(row).fetch_and(!bit, AcqRel);
-            }
-        }
-        parked.0 -= 1;
-        if parked.0 == 0 {
-            participant.end_park();
-        }
+        drop(parked);
     }
 
     /// Is there anything for `me` in this lane of its own? Hints and a flag of who had the id before are none: a participant
@@ -789,7 +774,7 @@ impl<'s> Table<'s> {
     /// Wakes this participant, if it is parked, for what is in its own lanes. The caller has published that and fenced.
     fn wake(&self, cursors: &Cursors, id: u16) {
         if self.participants[id as usize].wake_if_parked() == Found::Woken {
-            self.have_watched(cursors, WAKES);
+            self.have_watched(cursors);
         }
     }
 
@@ -831,7 +816,7 @@ impl<'s> Table<'s> {
             }
         }
         if is_owed {
-            self.have_watched(cursors, WAKES);
+            self.have_watched(cursors);
         }
     }
 
@@ -840,9 +825,66 @@ impl<'s> Table<'s> {
     pub(crate) fn wake_next(&self, cursors: &Cursors, queues: &[LaneId]) {
         for &q in queues {
             if self.lane(q).has_work(cursors.of(q)) && !mutant("no-wake-next") {
-                fence(SeqCst); // [park]
+                full_fence("no-wake-next-fence"); // [park]
                 self.wake_one(cursors, q.0 as usize);
             }
+        }
+    }
+}
+
+/// A thread that is parked, or about to be, until this is dropped.
+struct Parked<'p> {
+    table: &'p Table<'p>,
+    cursors: &'p Cursors,
+    me: Name,
+    waits: &'p Waits<'p>,
+}
+
+impl<'p> Parked<'p> {
+    /// Also returns what the participant's word must still hold for it to sleep.
+    fn begin(table: &'p Table<'p>, cursors: &'p Cursors, me: Name, waits: &'p Waits<'p>) -> (Parked<'p>, u32) {
+        let parked = ManuallyDrop::new(Parked { table, cursors, me, waits });
+        let mut counts = parked.counts();
+        counts.0 += 1;
+        let prepared = table.participants[me.id() as usize].prepare_to_park();
+        for row in parked.rows() {
+            counts.1[row] += 1;
+            // AcqRel, here and where it is taken down: [park] asks for no more than that the fences order it.
+            parked.mask(row).fetch_or(parked.bit(), AcqRel);
+        }
+        drop(counts);
+        (ManuallyDrop::into_inner(parked), prepared)
+    }
+
+    fn rows(&self) -> impl Iterator<Item = usize> + use<'p> {
+        self.waits.queues.iter().map(|q| q.0 as usize).chain(self.waits.room.then_some(self.table.queues))
+    }
+
+    fn mask(&self, row: usize) -> &'p AtomicU64 {
+        &self.table.idle[row * self.table.idle_words() + self.me.id() as usize / 64]
+    }
+
+    fn bit(&self) -> u64 {
+        1 << (self.me.id() % 64)
+    }
+
+    fn counts(&self) -> MutexGuard<'p, (usize, Box<[usize]>)> {
+        self.cursors.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.counts();
+        for row in self.rows() {
+            counts.1[row] -= 1;
+            if counts.1[row] == 0 {
+                self.mask(row).fetch_and(!self.bit(), AcqRel);
+            }
+        }
+        counts.0 -= 1;
+        if counts.0 == 0 {
+            self.table.participants[self.me.id() as usize].end_park();
         }
     }
 }

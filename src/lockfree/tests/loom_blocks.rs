@@ -1,56 +1,18 @@
 //! Blocks: taken, attached to a task, filled, read by another participant, freed; and the pages behind them, that come and
 //! go by chunks.
 
-use super::{Actor, Part, QUEUE, Storage, explore, play};
-use crate::lockfree::{
-    descriptor::Payload,
-    table::Owned,
-    word::{Block, Outcome},
-};
-use crate::sync::{AtomicU64, Relaxed};
-use std::convert::Infallible;
-
-/// Takes a block, with its chunk's pages.
-fn alloc(a: &Actor) -> Option<usize> {
-    let commit = |chunk: usize| -> Result<(), Infallible> {
-        a.storage.pages[chunk].store(1, Relaxed);
-        Ok(())
-    };
-    let block = a.table().blocks.alloc(1, a.name, commit).ok()? as usize;
-    assert_has_pages(a);
-    Some(block)
-}
-
-/// The kernel knows no stale values, hence the exchange; it orders nothing.
-fn assert_has_pages(a: &Actor) {
-    assert_eq!(a.storage.pages[0].fetch_or(0, Relaxed), 1, "the chunk of a block in use has no pages");
-}
-
-/// Takes a block, attaches it to what `field` of the task refers to, and fills it. False: no block is free.
-fn place(a: &Actor, task: Owned, field: &AtomicU64, value: u64) -> bool {
-    let table = a.table();
-    let Some(block) = alloc(a) else { return false };
-    field.store(Payload::new(Some(block as u32), 1).0, Relaxed);
-    table.blocks.attach(block as u32, a.name, task.index, task.word).unwrap();
-    a.storage.block_bytes[block].set(value);
-    true
-}
-
-/// What lies in the block to which `field` refers, if it refers to one.
-fn read(a: &Actor, field: &AtomicU64) -> Option<u64> {
-    Payload(field.load(Relaxed)).block().map(|block| a.storage.block_bytes[block as usize].get())
-}
+use super::{Part, QUEUE, Storage, explore, output, play};
+use crate::lockfree::word::{Block, Outcome};
+use crate::sync::Relaxed;
 
 /// Submits a task whose input lies in a block; gives the descriptor back if there is none.
 const SUBMIT: Part = |a| {
     let table = a.storage.table();
     let task = table.reserve(a.name).unwrap();
-    let d = &table.descriptors[task.index as usize];
     let input = u64::from(a.name.id());
-    if place(a, task, &d.input, input) {
-        d.input_bytes.set(input);
-        table.publish(&a.cursors, a.name, task, QUEUE, None).unwrap();
-        a.accepted.push(input);
+    if let Some(block) = a.alloc() {
+        a.attach(block, task, &table.descriptors[task.index as usize].input, input);
+        a.publish_reserved(task, input, QUEUE, None);
     } else {
         table.release(task).unwrap();
     }
@@ -59,42 +21,28 @@ const SUBMIT: Part = |a| {
 /// Submits, then takes a result, which lies in a block.
 const SUBMIT_AND_TAKE: Part = |a| {
     SUBMIT(a);
-    let table = a.storage.table();
-    if let Some((task, outcome)) = table.take(&a.cursors, a.name).unwrap() {
-        let d = &table.descriptors[task.index as usize];
-        assert_eq!(read(a, &d.output), read(a, &d.input).map(|v| v + 100));
-        a.results.push((d.input_bytes.get(), outcome));
-        table.release(task).unwrap();
-    }
+    a.take();
 };
 
 /// Runs a task and answers from a block into a block.
 const WORK: Part = |a| {
-    let table = a.storage.table();
-    if let Some(task) = table.claim(&a.cursors, a.name, QUEUE).unwrap() {
-        let d = &table.descriptors[task.index as usize];
-        let input = read(a, &d.input).unwrap();
-        a.ran.push((input, a.storage.moment()));
-        d.output_bytes.set(super::output(input, task.word));
-        assert!(place(a, task, &d.output, input + 100), "there are two blocks");
-        table.complete(&a.cursors, a.name, task, Outcome::Completed).unwrap();
+    if let Some((task, input)) = a.claim(QUEUE) {
+        let block = a.alloc().expect("there are two blocks");
+        a.attach(block, task, &a.storage.descriptors[task.index as usize].output, output(input, task.word));
+        a.complete(task, Outcome::Completed);
     }
 };
 
 /// Takes a block and gives it back.
 const BORROW: Part = |a| {
-    let blocks = a.storage.table().blocks;
-    if let Some(block) = alloc(a) {
+    if let Some(block) = a.alloc() {
         a.storage.block_bytes[block].set(7);
-        assert_has_pages(a);
-        assert!(blocks.free(block, Block::Held(a.name)));
+        a.assert_has_pages();
+        assert!(a.table().blocks.free(block, Block::Held(a.name)));
     }
 };
 
-/// What the coordinator does now and then: gives back what is free.
-const GIVE_BACK: Part = |a| {
-    a.table().blocks.give_back(a.name, |chunk| a.storage.pages[chunk].store(0, Relaxed));
-};
+const GIVE_BACK: Part = |a| a.give_back_chunks();
 
 /// One chunk that has no pages yet.
 fn without_pages(blocks: usize) -> Storage {

@@ -1,7 +1,7 @@
 //! Sleeping and waking (`PARK.md`). A lost wake-up is a deadlock, which loom reports.
 
 use super::{Actor, COORDINATOR, Part, QUEUE, Storage, explore, explore_alive, join, settle};
-use crate::lockfree::participant::Name;
+use crate::lockfree::{participant::Name, word::Outcome};
 use std::sync::Arc;
 
 /// Runs one task and is then busy for ever.
@@ -115,6 +115,25 @@ fn a_rescan_wakes_for_what_it_leaves() {
         let [busy, sleeper] = [1, 2].map(|id| Actor::new(&storage, id));
         let mut actors = vec![submitter];
         actors.extend(take.start(vec![(busy, 0, work), (sleeper, 0, AWAIT_WORK)]).into_iter().map(join));
+        settle(actors);
+    });
+}
+
+/// A worker that is never without a task finds one without a hint on the way: others may sleep.
+#[test]
+fn a_busy_worker_wakes_for_what_it_finds() {
+    explore_alive("a_busy_worker_wakes_for_what_it_finds", 2, |take| {
+        let storage = Arc::new(Storage::new(3, 3));
+        let [mut submitter, mut busy, sleeper] = std::array::from_fn(|id| Actor::new(&storage, id));
+        SUBMIT_TWO(&mut submitter);
+        submitter.submit(3); // overflows
+        busy.work(QUEUE);
+        let claim: Part = |a| {
+            let (task, _) = a.claim(QUEUE).unwrap();
+            a.complete(task, Outcome::Completed);
+        };
+        let mut actors = vec![submitter];
+        actors.extend(take.start(vec![(busy, 0, claim), (sleeper, 0, AWAIT_WORK)]).into_iter().map(join));
         settle(actors);
     });
 }

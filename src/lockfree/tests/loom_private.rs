@@ -1,7 +1,7 @@
 //! Private lanes: a task that is addressed to one participant, and the death of that one.
 
-use super::{Actor, COORDINATOR, Part, Storage, Take, explore, join, play, settle};
-use crate::lockfree::participant::Name;
+use super::{Actor, COORDINATOR, Part, QUEUE, Storage, Take, explore, explore_alive, join, play, settle};
+use crate::lockfree::{participant::Name, table::Owned, word::Outcome};
 use std::sync::Arc;
 
 /// The participant to which tasks are addressed, and who comes after it under the same id.
@@ -63,6 +63,30 @@ fn submitter_to_a_private_lane_dies() {
             a.take();
         };
         play(take, Storage::new(3, 1), &[submit, WORK_PRIVATE])
+    });
+}
+
+/// A submitter dies while its task runs. Its id is not given again until the result is gone, which would be another's.
+#[test]
+fn the_heir_of_a_submitter_gets_nothing_of_it() {
+    explore_alive("the_heir_of_a_submitter_gets_nothing_of_it", 3, |take| {
+        let storage = Arc::new(Storage::new(3, 1));
+        let [coordinator, mut submitter, mut worker] = std::array::from_fn(|id| Actor::new(&storage, id));
+        submitter.submit(1);
+        worker.claim(QUEUE).unwrap();
+        let submitter = submitter.live(1, TAKE);
+        coordinator.recover(&submitter);
+        let complete: Part = |a| a.complete(Owned { index: 0, word: a.table().load(0) }, Outcome::Completed);
+        // What the coordinator does and what the heir does then, as one thread.
+        let inherit: Part = |a| {
+            if a.table().admit(0, 0).unwrap().is_some() {
+                a.take();
+            }
+        };
+        let heir = Actor::named(&storage, SUCCESSOR);
+        let mut actors = vec![coordinator, submitter];
+        actors.extend(take.start(vec![(worker, 0, complete), (heir, 0, inherit)]).into_iter().map(join));
+        settle(actors);
     });
 }
 

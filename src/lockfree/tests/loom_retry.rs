@@ -1,7 +1,14 @@
 //! Tasks that are given back to be attempted again, at once or later, against the deaths of those whom they concern.
 
-use super::{Actor, COORDINATOR, HOUR, Part, QUEUE, Storage, explore, explore_alive, join, play, settle};
-use crate::lockfree::{participant::Name, table::Again, word::Phase};
+use super::{Actor, COORDINATOR, HOUR, MS, Part, QUEUE, START, Storage, explore, explore_alive, join, play, settle};
+use crate::{
+    lockfree::{
+        participant::Name,
+        table::{Again, Owned},
+        word::Phase,
+    },
+    sync::{Relaxed, set_monotonic},
+};
 use std::sync::Arc;
 
 const WORK: Part = |a| {
@@ -43,9 +50,10 @@ fn submitter_of_what_is_given_back_dies() {
 
 /// A worker ends its part in a task, in one way or another, while the submitter is found dead: \[orphan]. Then the worker
 /// dies as well. Whatever it leaves must not wait for a submitter that is no more.
-fn submitter_dies_then_worker(name: &str, part: Part, bound: usize) {
-    explore(name, bound, move |take| {
+fn submitter_dies_then_worker(name: &str, part: Part, attempts: u32) {
+    explore(name, 3, move |take| {
         let storage = Arc::new(Storage::new(3, 1));
+        storage.each(|d| d.max_attempts.store(attempts, Relaxed));
         let [coordinator, mut submitter, worker] = std::array::from_fn(|id| Actor::new(&storage, id));
         submitter.submit(1);
         let mut threads = take.start(vec![(worker, take.death, part), (submitter, 1, TAKE)]);
@@ -65,17 +73,46 @@ fn submitter_dies_then_worker(name: &str, part: Part, bound: usize) {
 
 #[test]
 fn submitter_dies_then_the_worker_that_completes() {
-    submitter_dies_then_worker("submitter_dies_then_the_worker_that_completes", WORK, 3);
+    submitter_dies_then_worker("submitter_dies_then_the_worker_that_completes", WORK, 2);
+}
+
+#[test]
+fn submitter_dies_then_the_worker_over_the_last_attempt() {
+    submitter_dies_then_worker("submitter_dies_then_the_worker_over_the_last_attempt", WORK, 1);
 }
 
 #[test]
 fn submitter_dies_then_the_worker_that_hands_back() {
-    submitter_dies_then_worker("submitter_dies_then_the_worker_that_hands_back", HAND_BACK, 3);
+    submitter_dies_then_worker("submitter_dies_then_the_worker_that_hands_back", HAND_BACK, 2);
 }
 
 #[test]
 fn submitter_dies_then_the_worker_that_puts_off() {
-    submitter_dies_then_worker("submitter_dies_then_the_worker_that_puts_off", RETRY_LATER, 3);
+    submitter_dies_then_worker("submitter_dies_then_the_worker_that_puts_off", RETRY_LATER, 2);
+}
+
+/// The coordinator, which does not ask for whom a task is, ends it before the worker that gave it back finds nobody waiting.
+#[test]
+fn what_is_put_off_for_a_dead_submitter_expires() {
+    explore_alive("what_is_put_off_for_a_dead_submitter_expires", 3, |take| {
+        let storage = Arc::new(Storage::new(3, 1));
+        storage.each(|d| d.expires.store(START + MS, Relaxed));
+        let [coordinator, mut submitter, mut worker] = std::array::from_fn(|id| Actor::new(&storage, id));
+        submitter.submit(1);
+        worker.claim(QUEUE).unwrap();
+        let submitter = submitter.live(1, TAKE);
+        let put_off: Part = |a| {
+            let task = Owned { index: 0, word: a.table().load(0) };
+            a.give_back_claimed(task, 1, Again::After(HOUR));
+        };
+        let threads = take.start(vec![(worker, 0, put_off)]);
+        coordinator.recover(&submitter);
+        set_monotonic(START + 2 * MS);
+        coordinator.tick();
+        let mut actors = vec![coordinator, submitter];
+        actors.extend(threads.into_iter().map(join));
+        settle(actors);
+    });
 }
 
 /// What was addressed to a worker and is handed back by it waits in its private lane, or dies with it.
@@ -124,7 +161,7 @@ fn who_moves_a_delayed_task_dies() {
         let [coordinator, mut submitter, mut worker, successor] = std::array::from_fn(|id| Actor::new(&storage, id));
         submitter.submit(1);
         RETRY_LATER(&mut worker);
-        crate::sync::set_monotonic(2 * HOUR);
+        set_monotonic(2 * HOUR);
         let tick: Part = |a| {
             a.tick();
         };

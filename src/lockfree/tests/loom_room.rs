@@ -2,28 +2,17 @@
 
 use super::{Actor, COORDINATOR, Part, QUEUE, Storage, explore, explore_alive, join, settle};
 use crate::lockfree::{
-    descriptor::Payload,
     participant::Name,
-    table::{Again, Owned, Waits},
+    table::{Again, Owned},
     word::Block,
 };
-use crate::sync::Relaxed;
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 impl Actor {
     /// Sleeps until `find` finds room.
-    fn await_room<T>(&self, find: impl Fn(&Actor) -> Option<T>) -> T {
+    fn await_room<T>(&self, find: fn(&Actor) -> Option<T>) -> T {
         loop {
-            if let Some(room) = find(self) {
-                return room;
-            }
-            let mut found = None;
-            let waits = Waits { room: true, ..Waits::default() };
-            self.table().park(&self.cursors, self.name, waits, None, || {
-                found = find(self);
-                found.is_some()
-            });
-            if let Some(room) = found {
+            if let Some(room) = self.find_or_sleep(false, find) {
                 return room;
             }
         }
@@ -31,10 +20,6 @@ impl Actor {
 
     fn await_descriptor(&self) -> Owned {
         self.await_room(|a| a.table().reserve(a.name))
-    }
-
-    fn alloc(&self) -> Option<u32> {
-        self.table().blocks.alloc(1, self.name, |_| Ok::<(), Infallible>(())).ok()
     }
 }
 
@@ -115,8 +100,7 @@ fn who_gives_a_block_back_with_its_task_dies() {
         submitter.submit_to(Name::new(2, 1), 1);
         let (task, _) = worker.claim(worker.private()).unwrap();
         let block = worker.alloc().unwrap();
-        storage.descriptors[0].output.store(Payload::new(Some(block), 1).0, Relaxed);
-        storage.table().blocks.attach(block, worker.name, task.index, task.word).unwrap();
+        worker.attach(block, task, &storage.descriptors[0].output, 1);
         let give_back: Part = |a| {
             let task = Owned { index: 0, word: a.table().load(0) };
             a.table().give_back(&a.cursors, a.name, task, Again::SameAttempt).unwrap();

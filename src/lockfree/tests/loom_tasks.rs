@@ -220,6 +220,7 @@ fn a_cancellation_names_the_incarnation_that_runs_the_task() {
             let name = coordinator.table().admit(1, 0).unwrap().unwrap();
             Actor::named(&coordinator, name).live(0, WORK_ONE)
         });
+        submitter.tried.push(1);
         match submitter.table().cancel(&submitter.cursors, task).unwrap() {
             Cancel::Cancelled => submitter.cancelled.push(1),
             Cancel::Running(name) => assert_eq!(name, Name::new(1, 1)),

@@ -52,7 +52,7 @@ use scene::{Part, Take, explore, explore_alive, join, play};
 
 use super::{
     blocks::{Blocks, CLASSES, COMMITTED, Class, chunks},
-    descriptor::{Descriptor, MS},
+    descriptor::{Descriptor, MS, Payload},
     freemap::FreeMap,
     lane::LaneControl,
     participant::{Name, Participant},
@@ -61,9 +61,12 @@ use super::{
     word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
 };
 use crate::sync::{AtomicU64, Bell, Futex, Inline, Relaxed, fate, set_monotonic};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64 as Count, Ordering::SeqCst},
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool as Flag, AtomicU64 as Count, Ordering::SeqCst},
+    },
 };
 
 /// Participant 0, which recovers, and which runs what is left.
@@ -94,6 +97,8 @@ struct Storage {
     pages: Vec<AtomicU64>,
     /// What rouses the coordinator, where it sleeps.
     bell: Bell,
+    /// Whoever sleeps for more work may end, once it is woken.
+    is_over: Flag,
     /// Counts what the logs tell, so that they tell the order too.
     moments: Count,
 }
@@ -141,6 +146,7 @@ impl Storage {
             block_bytes: (0..blocks).map(|_| Inline::new()).collect(),
             pages: words(chunks(&classes(blocks)), 1),
             bell: Bell::default(),
+            is_over: Flag::new(false),
             moments: Count::new(0),
         };
         storage.each(|d| d.max_attempts.store(u8::MAX.into(), Relaxed));
@@ -152,10 +158,15 @@ impl Storage {
         self.descriptors.iter().for_each(say);
     }
 
+    /// With a coordinator that sleeps, and hears of times.
+    fn with_bell_for_times(self) -> Storage {
+        Storage { bell: Bell(Some(Arc::new(Futex::new()))), ..self }
+    }
+
     /// With a coordinator that sleeps, and hears of every wake.
     fn with_bell(self) -> Storage {
         self.alarm.watched.store(0, Relaxed);
-        Storage { bell: Bell(Some(Arc::new(Futex::new()))), ..self }
+        self.with_bell_for_times()
     }
 
     fn table(&self) -> Table<'_> {
@@ -176,6 +187,10 @@ impl Storage {
             idle: &self.idle,
             alarm: &self.alarm,
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(SeqCst)
     }
 
     fn moment(&self) -> u64 {
@@ -259,6 +274,42 @@ impl Actor {
         Some(self.publish_reserved(task, input, lane, addressee))
     }
 
+    /// Takes a block, with its chunk's pages.
+    fn alloc(&self) -> Option<usize> {
+        let commit = |chunk: usize| -> Result<(), Infallible> {
+            self.storage.pages[chunk].store(1, Relaxed);
+            Ok(())
+        };
+        let block = self.table().blocks.alloc(1, self.name, commit).ok()? as usize;
+        self.assert_has_pages();
+        Some(block)
+    }
+
+    /// The kernel knows no stale values, hence the exchange; it orders nothing.
+    fn assert_has_pages(&self) {
+        assert_eq!(self.storage.pages[0].fetch_or(0, Relaxed), 1, "the chunk of a block in use has no pages");
+    }
+
+    /// Attaches a block to what `field` of the task refers to, and fills it.
+    fn attach(&self, block: usize, task: Owned, field: &AtomicU64, value: u64) {
+        field.store(Payload::new(Some(block as u32), 1).0, Relaxed);
+        self.table().blocks.attach(block as u32, self.name, task.index, task.word).unwrap();
+        self.storage.block_bytes[block].set(value);
+    }
+
+    /// What lies in the block to which `field` refers, if it refers to one.
+    fn read(&self, field: &AtomicU64) -> Option<u64> {
+        if self.storage.blocks.is_empty() {
+            return None; // and no step, where there can be none
+        }
+        Payload(field.load(Relaxed)).block().map(|block| self.storage.block_bytes[block as usize].get())
+    }
+
+    /// What the coordinator does with chunks that are free.
+    fn give_back_chunks(&self) {
+        self.table().blocks.give_back(self.name, |chunk| self.storage.pages[chunk].store(0, Relaxed));
+    }
+
     fn publish_reserved(&mut self, task: Owned, input: u64, lane: LaneId, addressee: Option<Name>) -> TaskId {
         let table = self.storage.table();
         table.descriptors[task.index as usize].input_bytes.set(input);
@@ -282,6 +333,7 @@ impl Actor {
         let task = table.claim(&self.cursors, self.name, lane).unwrap()?;
         let d = &table.descriptors[task.index as usize];
         let input = d.input_bytes.get();
+        assert!(self.read(&d.input).is_none_or(|block| block == input), "input of {input}");
         self.ran.push((input, self.storage.moment()));
         d.output_bytes.set(output(input, task.word));
         Some((task, input))
@@ -301,11 +353,15 @@ impl Actor {
     /// Claims the next task of `lane` and gives it back, or completes it if no attempt is left.
     fn give_back(&mut self, lane: LaneId, again: Again) {
         if let Some((task, input)) = self.claim(lane) {
-            if self.table().give_back(&self.cursors, self.name, task, again).unwrap() {
-                self.returned.push(input);
-            } else {
-                self.complete(task, Outcome::Completed);
-            }
+            self.give_back_claimed(task, input, again);
+        }
+    }
+
+    fn give_back_claimed(&mut self, task: Owned, input: u64, again: Again) {
+        if self.table().give_back(&self.cursors, self.name, task, again).unwrap() {
+            self.returned.push(input);
+        } else {
+            self.complete(task, Outcome::Completed);
         }
     }
 
@@ -316,7 +372,9 @@ impl Actor {
         let d = &table.descriptors[task.index as usize];
         let input = d.input_bytes.get();
         if outcome == Outcome::Completed {
-            assert_eq!(d.output_bytes.get(), output(input, task.word), "output of {input}");
+            let expected = output(input, task.word);
+            assert_eq!(d.output_bytes.get(), expected, "output of {input}");
+            assert!(self.read(&d.output).is_none_or(|block| block == expected), "output of {input}, in a block");
         }
         if outcome == Outcome::WorkerDied {
             assert_eq!(d.exit.load(Relaxed), EXIT);
@@ -341,12 +399,25 @@ impl Actor {
         let mut has_slept = false;
         while !done(self) {
             let waits = Waits { queues, own: true, room: false };
-            self.storage.table().park(&self.cursors, self.name, waits, None, || false);
+            self.table().park(&self.cursors, self.name, waits, None, || self.storage.is_over());
             has_slept = true;
         }
         if has_slept {
             self.storage.table().wake_next(&self.cursors, queues);
         }
+    }
+
+    /// Sleeps once, unless `find` finds room before. `own`: what comes to its own lanes ends the sleep too.
+    fn find_or_sleep<T>(&self, own: bool, find: impl Fn(&Actor) -> Option<T>) -> Option<T> {
+        find(self).or_else(|| {
+            let mut found = None;
+            let waits = Waits { own, room: true, ..Waits::default() };
+            self.table().park(&self.cursors, self.name, waits, None, || {
+                found = find(self);
+                found.is_some()
+            });
+            found
+        })
     }
 
     /// The lane of what is addressed to it.
