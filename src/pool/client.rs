@@ -166,6 +166,12 @@ impl Client {
     }
 }
 
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Client").field(&self.shared.endpoint.name()).finish()
+    }
+}
+
 impl Drop for Client {
     fn drop(&mut self) {
         self.shared.lock().is_closed = true;
