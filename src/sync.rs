@@ -174,7 +174,7 @@ mod real {
     #[cfg(any(test, fuzzing))]
     pub(crate) use stepped::*;
 
-    pub(crate) use std::sync::Mutex;
+    pub(crate) use std::sync::{Mutex, MutexGuard};
     use std::{cell::UnsafeCell, time::Duration};
 
     /// Atomics that threads of one process share.
@@ -187,7 +187,7 @@ mod real {
     /// A SeqCst fence. `_fault`: the name under which the models leave it out.
     #[inline]
     pub(crate) fn full_fence(_fault: &str) {
-        fence(super::SeqCst);
+        fence(super::Ordering::SeqCst);
     }
 
     /// A [`full_fence`], for a place that follows an exchange of this thread.
@@ -197,9 +197,9 @@ mod real {
     #[inline]
     pub(crate) fn fence_after_exchange(_fault: &str) {
         if cfg!(target_arch = "x86_64") {
-            std::sync::atomic::compiler_fence(super::SeqCst)
+            std::sync::atomic::compiler_fence(super::Ordering::SeqCst)
         } else {
-            fence(super::SeqCst)
+            fence(super::Ordering::SeqCst)
         }
     }
 
@@ -310,9 +310,9 @@ mod mocked {
     // Under shuttle a process has one thread, so what is private to it is no matter of scheduling. And a thread that dies with
     // a lock gives it back as it unwinds, which must not let others run: they would find themselves panicking.
     #[cfg(loom)]
-    pub(crate) use loom::sync::Mutex;
+    pub(crate) use loom::sync::{Mutex, MutexGuard};
     #[cfg(not(loom))]
-    pub(crate) use std::sync::Mutex;
+    pub(crate) use std::sync::{Mutex, MutexGuard};
 
     pub(crate) mod private {
         #[cfg(loom)]

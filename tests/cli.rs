@@ -2,6 +2,7 @@
 
 use shmworker::cli::exit;
 use std::{
+    io::{BufRead, BufReader},
     net::{TcpListener, TcpStream},
     path::Path,
     process::{Command, Output, Stdio},
@@ -46,6 +47,66 @@ fn a_number_out_of_range_is_a_usage_error() {
 fn a_name_that_no_pool_can_have_is_a_usage_error() {
     let expected = "it must be 1 to 64 letters, digits, '.', '_' and '-'";
     usage(&["run", "--name", "a/b"], &format!("error: invalid value 'a/b' for '--name': {expected}"));
+    usage(&["clean", "a", "a/b"], &format!("error: invalid value 'a/b' for '[POOL]...': {expected}"));
+}
+
+#[test]
+fn what_a_segment_can_lie_on_is_said() {
+    let expected = "it must be 'memfd', 'named' or 'file:PATH'";
+    for wrong in ["disk", "file:", "named:x"] {
+        let line = format!("error: invalid value '{wrong}' for '--backing': {expected}");
+        usage(&["run", "--backing", wrong], &line);
+    }
+}
+
+/// Where the server is doesn't matter to a pool that can't even make its segment.
+#[test]
+fn what_a_segment_can_not_lie_on_is_said_before_the_server_is_asked() {
+    let run = ["run", "--address", "127.0.0.1:1", "--backing"];
+    let line = "error: cannot open '/' for a shared-memory segment: Is a directory (os error 21)";
+    fails(&[&run[..], &["file:/"]].concat(), &[], exit::FAILURE, line);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&file, "mine").unwrap();
+    let (name, backing) = (file.path().display(), format!("file:{}", file.path().display()));
+    let line = format!("error: '{name}' holds 4 bytes already: remove it, or choose another file");
+    fails(&[&run[..], &[&backing]].concat(), &[], exit::FAILURE, &line);
+    assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+}
+
+#[test]
+fn a_name_that_is_taken_is_said_and_a_file_can_be_inspected_afterwards() {
+    let pool = format!("cli-{}", std::process::id());
+    let home = tempfile::tempdir().unwrap();
+    let mut holder = command(home.path(), &["probe", "--named", &pool, "--hold"], &[]);
+    let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let run = |backing: &str| {
+        shmworker(&["run", "--address", "127.0.0.1:1", "--name", &pool, "--backing", backing, "-w1", "-a1"], &[])
+    };
+    let taken = run("named");
+    let line = format!(
+        " belongs to a pool that is alive, made by process {}: end that, or choose another name\n",
+        holder.id()
+    );
+    assert!(String::from_utf8_lossy(&taken.stderr).ends_with(&line), "{taken:?}");
+    assert_eq!(taken.status.code(), Some(exit::FAILURE.into()));
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+
+    let file = home.path().join("segment");
+    let ended = run(&format!("file:{}", file.display()));
+    assert_eq!(ended.status.code(), Some(exit::SERVER_UNREACHABLE.into()), "{ended:?}");
+    let found = shmworker(&["inspect", file.to_str().unwrap()], &[]);
+    let text = String::from_utf8_lossy(&found.stdout);
+    for part in ["queue 0 (\"workflow\")", "queue 1 (\"activity\")", "1 settled", "no invariant is violated"] {
+        assert!(text.contains(part), "'{part}' is not in: {text}");
+    }
+}
+
+#[test]
+fn a_missing_argument_is_named() {
+    usage(&["inspect"], "error: '<NAME|PID|FILE>' is missing: see 'shmworker inspect --help'");
+    usage(&["inspect", ""], "error: '<NAME|PID|FILE>' needs a value: see 'shmworker inspect --help'");
 }
 
 #[test]

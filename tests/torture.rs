@@ -62,6 +62,10 @@ fn what_breaks_pythons_pools_does_not_break_ours() {
     let output = passes(&torture(&["--experiments"]));
     assert_eq!(output.lines().count(), 5, "{output}");
     assert_eq!(sums(&output, ["got"]), [100], "{output}");
+    let [accepted, delivered] = sums(&output, ["accepted", "delivered"]);
+    assert_eq!(accepted, delivered, "{output}");
+    // What this machine does not allow is said.
+    assert_eq!(accepted == 0, output.contains("submissions='skipped"), "{output}");
 }
 
 #[test]
@@ -96,6 +100,7 @@ fn whoever_attaches_takes_part_and_is_missed_by_nobody() {
         "too-late",
         "coordinator-killed",
         "stale-socket",
+        "cleaned",
         "end",
     ];
     assert_eq!(scenes, expected, "{output}");

@@ -7,15 +7,18 @@ use super::{
     probe::ProbeArgs,
     torture::TortureArgs,
 };
+use crate::mem::backing::{LONGEST, is_pool_name};
 #[cfg(feature = "temporal")]
-use crate::temporal::{
-    connect::ConnectFlags,
-    starter::{Json, StarterOptions},
+use crate::{
+    mem::backing::Backing,
+    temporal::{
+        connect::ConnectFlags,
+        starter::{Json, StarterOptions},
+    },
 };
-#[cfg(feature = "temporal")]
-use clap::builder::NonEmptyStringValueParser;
 use clap::{
     CommandFactory, Parser, Subcommand,
+    builder::NonEmptyStringValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use std::{error::Error as _, ffi::OsString, ops::RangeInclusive};
@@ -96,6 +99,12 @@ pub(crate) struct RunArgs {
     /// Name under which others attach to the pool, and inspect it [default: the process id]
     #[arg(long, value_name = "NAME", value_parser = pool_name)]
     pub(crate) name: Option<String>,
+    /// Where the shared memory lies: 'named' can be inspected when every process is dead, 'file:PATH' stays until it is removed
+    #[arg(long, value_name = "memfd|named|file:PATH", default_value = "memfd", value_parser = backing)]
+    pub(crate) backing: BackingArg,
+    /// Take all shared memory at the start, so that none can be missing later [default: as it is used]
+    #[arg(long)]
+    pub(crate) reserve: bool,
     /// How long a drain lets activities finish before they are cancelled: 10s, 500ms, 2m
     #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true,
           value_parser = duration)]
@@ -108,6 +117,30 @@ pub(crate) struct RunArgs {
     pub(crate) dev_server_db: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+}
+
+/// On what the segment of a pool is to lie.
+#[cfg(feature = "temporal")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BackingArg {
+    /// Memory without a name.
+    Memfd,
+    /// Memory under the name of the pool.
+    Named,
+    /// A file.
+    File(PathBuf),
+}
+
+#[cfg(feature = "temporal")]
+impl BackingArg {
+    /// For a pool of this name; without one it has that of its process id, under which it is found as well.
+    pub(crate) fn of(self, name: Option<&str>) -> Backing {
+        match self {
+            BackingArg::Memfd => Backing::Memfd,
+            BackingArg::Named => Backing::Named(name.map_or_else(|| std::process::id().to_string(), str::to_owned)),
+            BackingArg::File(path) => Backing::File(path),
+        }
+    }
 }
 
 /// What `shmworker starter` was told.
@@ -261,6 +294,7 @@ fn explain(error: &clap::Error, argv: &[OsString]) -> String {
                 text(ContextKind::SuggestedArg).map_or(format!("see '{help}'"), |s| format!("did you mean '{s}'?"));
             format!("unknown {what} '{arg}': {remedy}")
         }
+        (ErrorKind::MissingRequiredArgument, Some(arg)) => format!("'{arg}' is missing: see '{help}'"),
         (ErrorKind::InvalidSubcommand, _) => {
             let typed = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             let suggested = text(ContextKind::SuggestedSubcommand);
@@ -296,9 +330,8 @@ fn as_typed(arg: &str, argv: &[OsString]) -> String {
     short.and_then(|a| a.get_short()).map_or_else(|| name.to_owned(), |short| format!("-{short}"))
 }
 
-/// A parser of names that the server would refuse only after everything has been started.
-#[cfg(feature = "temporal")]
-fn name() -> NonEmptyStringValueParser {
+/// A parser of names that would be refused only after everything has been started.
+pub(super) fn name() -> NonEmptyStringValueParser {
     NonEmptyStringValueParser::new()
 }
 
@@ -313,11 +346,22 @@ pub(super) fn number(
 }
 
 /// A name that a pool can have.
+pub(super) fn pool_name(text: &str) -> Result<String, String> {
+    if is_pool_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("it must be 1 to {LONGEST} letters, digits, '.', '_' and '-'"))
+    }
+}
+
+/// On what a segment lies.
 #[cfg(feature = "temporal")]
-fn pool_name(text: &str) -> Result<String, String> {
-    match crate::process::names::check(text) {
-        Ok(()) => Ok(text.to_owned()),
-        Err(_) => Err("it must be 1 to 64 letters, digits, '.', '_' and '-'".to_owned()),
+fn backing(text: &str) -> Result<BackingArg, String> {
+    match (text, text.strip_prefix("file:")) {
+        ("memfd", _) => Ok(BackingArg::Memfd),
+        ("named", _) => Ok(BackingArg::Named),
+        (_, Some(path)) if !path.is_empty() => Ok(BackingArg::File(path.into())),
+        _ => Err("it must be 'memfd', 'named' or 'file:PATH'".to_owned()),
     }
 }
 

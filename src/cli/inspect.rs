@@ -4,6 +4,7 @@
 //! it lies.
 
 use super::{
+    args::name,
     exit::{self, CliError},
     say,
 };
@@ -32,7 +33,7 @@ use std::{
 #[derive(clap::Args)]
 pub(crate) struct InspectArgs {
     /// Name of a pool, process id of its coordinator, or file of a segment
-    #[arg(value_name = "NAME|PID|FILE")]
+    #[arg(value_name = "NAME|PID|FILE", value_parser = name())]
     what: String,
 }
 

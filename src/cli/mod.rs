@@ -36,7 +36,8 @@ pub fn main() -> ExitCode {
 ///
 /// To be called before the program has started a thread: `run` forks.
 ///
-/// ```no_run
+#[cfg_attr(feature = "temporal", doc = "```no_run")]
+#[cfg_attr(not(feature = "temporal"), doc = "```ignore")]
 /// use shmworker::temporal::{activity::Activities, workflow::Workflows};
 ///
 /// fn main() -> std::process::ExitCode {

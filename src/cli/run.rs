@@ -12,7 +12,7 @@ use crate::{
         bridge::Config,
         connect::{ConnectError, Server},
         dev_server::{DEFAULT_PORT, DevServer, locate},
-        worker_pool::{self, Watched},
+        worker_pool::{self, Place, Watched},
         workflow::Workflows,
     },
 };
@@ -62,7 +62,7 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             max_cached_workflows: args.max_cached_workflows as usize,
             grace: args.grace,
         },
-        args.name.as_deref(),
+        Place { backing: args.backing.of(args.name.as_deref()), name: args.name, reserve: args.reserve },
         workflows,
         activities,
         dev_server.as_ref(),
@@ -106,7 +106,7 @@ fn start_dev_server(db: Option<&Path>) -> Result<DevServer, CliError> {
 
 fn serve(
     config: Config,
-    name: Option<&str>,
+    place: Place,
     workflows: Workflows,
     activities: Activities,
     dev_server: Option<&DevServer>,
@@ -148,7 +148,7 @@ fn serve(
         )),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
-    let result = worker_pool::run(config, name, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
+    let result = worker_pool::run(config, place, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
     match result {
         Ok(summary) => conclude(&summary),
         Err(error) => Err(CliError::new(code(&error), error)),

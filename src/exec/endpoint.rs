@@ -109,6 +109,10 @@ pub(crate) struct Endpoint {
 /// a sleep and its wake cost.
 const SPINS: u32 = 100;
 
+/// Who waits for room looks again after so long: whoever made some may be stopped before it could say so, and nobody else
+/// knows.
+pub(crate) const ROOM: Duration = Duration::from_millis(100);
+
 impl Endpoint {
     /// The end of the participant to which the coordinator has given `name`.
     pub(crate) fn new(segment: Arc<Segment>, name: Name) -> Endpoint {
@@ -165,6 +169,10 @@ impl Endpoint {
             return Err(CoordinatorDied.into());
         }
         self.check_len(len)?;
+        if len > INLINE && !self.table().blocks.has_free(len) {
+            // Before a descriptor is taken, which would be given back at once: that wakes all who wait for room, ourselves too.
+            return Err(self.segment.all_taken(len).into());
+        }
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
         let guard = Guard { endpoint: self, task };
         let payload = self.place(task, len, |d| &d.input)?;
@@ -201,7 +209,7 @@ impl Endpoint {
                 }
             };
             if !look() {
-                self.park_for(Waits { room: true, own: true, queues: &[] }, None, look);
+                self.park_for(Waits { room: true, own: true, queues: &[] }, Some(ROOM), look);
             }
             match found {
                 Some(Err(e)) if e.is_want_of_room() && stop() => return Ok(None),

@@ -3,7 +3,7 @@
 //! A future must not sleep, so a thread sleeps in its place: one per participant, started with the first [`Notifier`]. It
 //! parks as any other thread does, and only while somebody waits. The fast path never meets it.
 
-use super::endpoint::{Endpoint, Submission, SubmitError};
+use super::endpoint::{Endpoint, ROOM, Submission, SubmitError};
 use crate::{TaskId, lockfree::table::Waits};
 use std::{
     future::poll_fn,
@@ -83,7 +83,7 @@ impl Shared {
             }
             drop(waiting);
             let waits = Waits { room: true, ..Waits::default() };
-            self.endpoint.park_for(waits, None, || {
+            self.endpoint.park_for(waits, Some(ROOM), || {
                 let waiting = self.lock();
                 waiting.is_over || waiting.futures.iter().any(|(_, len)| self.endpoint.may_have_room(*len))
             });

@@ -5,12 +5,12 @@ use crate::{
     lockfree::{
         descriptor::{Backoff, INLINE, Limits},
         participant::Name,
-        table::{Again, Cancel, Cursors},
+        table::{Again, Cancel, Cursors, LaneId},
         timer::{NEVER, Tick},
-        word::Outcome,
+        word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
     },
     mem::{
-        layout::Geometry,
+        layout::{Geometry, classes},
         segment::{NoSpace, Segment},
     },
     process::exit::Exit,
@@ -29,7 +29,11 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(queues: usize) -> Pool {
-        let segment = Arc::new(Segment::create(Geometry::new(64, queues)).unwrap());
+        Pool::of(Geometry::new(64, queues))
+    }
+
+    fn of(geometry: Geometry) -> Pool {
+        let segment = Arc::new(Segment::create(geometry).unwrap());
         let coordinator = segment.table().admit(0, 0).unwrap().unwrap();
         Pool { segment, coordinator }
     }
@@ -148,6 +152,72 @@ fn a_full_table_and_a_full_arena_refuse_and_recover() {
     }
     assert_eq!(tags.len(), all);
     pool.assert_clean();
+}
+
+/// One queue, and lanes as short as can be.
+fn short_lanes(descriptors: u32) -> Geometry {
+    Geometry { descriptors, queue_slots: 16, private_slots: 16, completion_slots: 16, ..Geometry::new(4, 1) }
+}
+
+#[test]
+fn a_full_lane_loses_no_task() {
+    let pool = Pool::of(short_lanes(64));
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    let is_full = |lane| pool.segment.table().lane(lane).rescan_is_due();
+    for (to, lane) in [(QUEUE, worker.queue(0)), (To::Participant(worker.name()), worker.private())] {
+        for tag in 0..64 {
+            submit(&client, to, b"", tag, 1);
+        }
+        assert!(is_full(lane));
+        assert_eq!(client.try_submit(Submission::new(to), b"").err(), Some(SubmitError::Full(64)));
+        while let Some(task) = worker.claim(lane).unwrap() {
+            assert!(task.complete(0, 0, |_| {}).is_ok());
+        }
+        assert!(is_full(pool.segment.table().completion(client.name().id())));
+        let mut tags = HashSet::new();
+        while let Some(done) = client.take().unwrap() {
+            assert!(tags.insert(done.tag()), "delivered twice");
+        }
+        assert_eq!(tags.len(), 64);
+        pool.assert_clean();
+    }
+}
+
+#[test]
+fn tasks_go_on_across_the_wraps_of_generation_and_lap() {
+    const LAST: u64 = (1 << GENERATION_BITS) - 1;
+    let pool = Pool::of(short_lanes(2));
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    let table = pool.segment.table();
+    table.descriptors.iter().for_each(|d| d.state.store(Task::new(Phase::Free, 0, 0, LAST - 2).0, Relaxed));
+    table.slots.iter().for_each(|s| s.store(Slot::empty(LAP_MASK).0, Relaxed));
+    for lane in 0..table.controls.len() as u32 {
+        let words = table.lane(LaneId(lane)).words();
+        [words.head, words.tail].iter().for_each(|w| w.store(LAP_MASK * 16, Relaxed));
+    }
+    let mut former = None;
+    let names = [client.name(), worker.name()];
+    for tag in 0..100 {
+        // Without cursors of their own, they begin at the published ones, which lag behind.
+        let [client, worker] = names.map(|name| Endpoint::new(pool.segment.clone(), name));
+        let payload = vec![tag as u8; 300];
+        let id = submit(&client, QUEUE, &payload, tag, 9);
+        assert!(former.is_none_or(|former| client.cancel(former) == Ok(Cancel::Over)), "task {tag}");
+        let claimed = claim(&worker);
+        assert_eq!((claimed.input().unwrap(), claimed.attempt(), claimed.is_cancelled()), (&payload[..], 0, false));
+        // The request for this life is none for the next.
+        assert_eq!(client.cancel(id).unwrap(), Cancel::Running(worker.name()));
+        assert!(claimed.is_cancelled());
+        assert!(claimed.complete(0, 300, |room| room.copy_from_slice(&payload)).is_ok());
+        let done = client.take().unwrap().expect("a result");
+        assert_eq!((done.tag(), done.output().unwrap()), (tag, &payload[..]));
+        drop(done);
+        pool.assert_clean();
+        former = Some(id);
+    }
+    assert!((0..2).any(|i| table.load(i).generation() < 100), "no generation has wrapped");
+    let laps = |lane| table.lane(lane).words().slots.iter().map(|s| Slot(s.load(Relaxed)).lap()).max();
+    assert_eq!((laps(worker.queue(0)), laps(table.completion(client.name().id()))), (Some(6), Some(6)));
 }
 
 #[test]
@@ -529,6 +599,35 @@ fn a_future_waits_for_room() {
     for tag in 1..=2 {
         drop(claim(&worker));
         assert_eq!(client.take().unwrap().map(|done| done.tag()), Some(tag));
+    }
+    pool.assert_clean();
+}
+
+#[test]
+fn who_waits_for_a_block_sleeps_until_one_is_free() {
+    let pool = Pool::of(Geometry { classes: classes([1, 0, 0, 0, 0, 0, 0, 0]), ..Geometry::new(4, 1) });
+    let (client, other) = (Arc::new(pool.endpoint()), pool.endpoint());
+    let notifier = Notifier::start(client.clone()).unwrap();
+    let (payload, s) = ([1; 1000], Submission::new(QUEUE));
+    let as_thread = || client.submit(s, &payload, || false).unwrap().expect("never stopped");
+    let as_future = || block_on(notifier.submit(s, &payload)).unwrap();
+    for wait in [&as_thread as &(dyn Fn() -> crate::TaskId + Sync), &as_future] {
+        let only = other.draft(1000).unwrap();
+        assert!(matches!(client.try_submit(s, &payload), Err(SubmitError::NoSpace(NoSpace::Taken { blocks: 1, .. }))));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(wait);
+            while pool.segment.table().idle.iter().all(|mask| mask.load(Relaxed) == 0) {
+                std::thread::yield_now();
+            }
+            let wakes = || pool.segment.table().participants[client.name().id() as usize].wakes();
+            let before = wakes();
+            (0..1000).for_each(|_| std::thread::yield_now());
+            assert_eq!(wakes(), before, "its own tries wake it");
+            drop(only);
+            let id = waiting.join().unwrap();
+            assert_eq!(client.cancel(id).unwrap(), Cancel::Cancelled);
+        });
+        assert_eq!(outcome(&client), Outcome::Cancelled);
     }
     pool.assert_clean();
 }

@@ -248,7 +248,7 @@ impl<'e> Play<'e> {
             23 => stage.pass(1 << (arg % 40)),
             24 => {
                 let _ = table.tick(&cursors());
-                let _ = table.look(&cursors(), &mut self.looks);
+                table.look(&cursors(), &mut self.looks);
             }
             25 => {
                 table.was_stopped(1 << (arg % 64));

@@ -1,12 +1,16 @@
 //! The bodies of the fuzz targets (`fuzz/`), here because what they drive is private. The committed corpus runs with the
 //! unit tests too.
 
+mod arena_ops;
+mod descriptor_ops;
 mod live_damage;
 mod ring_ops;
 mod segment_open;
 mod stage;
 mod words;
 
+pub use arena_ops::arena_ops;
+pub use descriptor_ops::descriptor_ops;
 pub use live_damage::live_damage;
 pub use ring_ops::ring_ops;
 pub use segment_open::segment_open;
@@ -18,21 +22,29 @@ mod tests {
         let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
         let files: Vec<_> = std::fs::read_dir(&corpus).unwrap().map(|f| f.unwrap().path()).collect();
         assert!(!files.is_empty(), "{} has no inputs", corpus.display());
-        files.iter().for_each(|f| body(&std::fs::read(f).unwrap()));
+        for file in files {
+            let input = std::fs::read(&file).unwrap();
+            if let Err(cause) = std::panic::catch_unwind(|| body(&input)) {
+                eprintln!("the input was {}", file.display());
+                std::panic::resume_unwind(cause);
+            }
+        }
     }
 
-    #[test]
-    fn the_corpus_of_words_passes() {
-        replay("words", super::words);
+    macro_rules! corpora {
+        ($($name:ident $target:ident;)+) => {
+            $(#[test]
+            fn $name() {
+                replay(stringify!($target), super::$target);
+            })+
+        };
     }
-
-    #[test]
-    fn the_corpus_of_segment_open_passes() {
-        replay("segment_open", super::segment_open);
-    }
-
-    #[test]
-    fn the_corpus_of_ring_ops_passes() {
-        replay("ring_ops", super::ring_ops);
+    corpora! {
+        the_corpus_of_words_passes words;
+        the_corpus_of_ring_ops_passes ring_ops;
+        the_corpus_of_arena_ops_passes arena_ops;
+        the_corpus_of_descriptor_ops_passes descriptor_ops;
+        the_corpus_of_segment_open_passes segment_open;
+        the_corpus_of_live_damage_passes live_damage;
     }
 }

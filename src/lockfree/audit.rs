@@ -325,10 +325,6 @@ impl Auditor<'_> {
         // Before the slots, which only go on.
         let (head, tail) = (words.head.load(Acquire), words.tail.load(Acquire));
         let slots: Vec<Slot> = words.slots.iter().map(|w| Slot(w.load(Acquire))).collect();
-        if words.rescan.load(Relaxed) > 1 {
-            let found = format!("its word is {:#x}", words.rescan.load(Relaxed));
-            self.add("lane", id, "its rescan is due or not", found);
-        }
         let strays = slots.iter().enumerate().filter(|(_, s)| s.is_full());
         for (i, slot) in strays.filter(|(_, s)| usize::from(s.hint().index) >= self.table.descriptors.len()) {
             self.add("lane", id, "its hints name descriptors", format!("slot {i} is {slot:?}"));
@@ -683,7 +679,6 @@ mod tests {
     #[test]
     fn a_lane_that_no_history_can_have_left_is_named() {
         let lane = |s: &Scene, id| s.table().lane(LaneId(id)).words().slots.len() as u64;
-        names("its rescan is due or not", true, |s| s.table().lane(LaneId(4)).words().rescan.store(2, Relaxed));
         names("its hints name descriptors", true, |s| {
             let hint = Hint { index: DESCRIPTORS, generation: 0 };
             s.slot(0, 3).store(Slot::full(0, hint).0, Relaxed);

@@ -154,6 +154,9 @@ pub(crate) struct Limits {
     pub(crate) silence_ms: u32,
 }
 
+/// How often at most a task that waits is looked at for its limits.
+const LOOK: u64 = 10 * MS;
+
 impl Limits {
     pub(crate) const fn bits(self) -> u64 {
         (self.run_ms as u64) << 32 | self.silence_ms as u64
@@ -164,9 +167,10 @@ impl Limits {
     }
 
     /// Pool time at which to look for the first time after a task that became READY at `now`: whoever claims it may be stopped
-    /// before it can say when it began.
+    /// before it can say when it began. Not sooner than [`LOOK`], or a task with short limits would have the coordinator look all
+    /// the while that it waits.
     pub(crate) fn first_look(self, now: u64) -> u64 {
-        self.deadline(now, now)
+        self.deadline(now, now).max(now.saturating_add(LOOK))
     }
 
     /// Pool time at which an attempt that began at `started` and last spoke at `heartbeat` has gone too far.

@@ -17,7 +17,7 @@
 //! | `tail`   | who filled a slot, or saw it full  | pushers                    | a cursor that lags       |
 //! | `head`   | who emptied a slot, or saw it so   | takers                     | a cursor that lags       |
 //! | `rescan` | a pusher that found the lane full; | takers that find it empty, | a needless look at the   |
-//! |          | reset by who answers for it        | and every 1,024 claims     | descriptors, or the sweep|
+//! |          | lowered by who has looked          | and every 1,024 claims     | descriptors              |
 //!
 //! # Invariants
 //!
@@ -33,8 +33,10 @@
 //! - \[drain] AcqRel on emptying: the next pusher in this slot sees what the taker saw.
 //! - \[cursor] Release when publishing, Acquire when starting from it: who starts at `p` sees the slots before `p` as the
 //!   publisher did, so it never meets a slot older than its lap.
-//! - \[overflow] The flag is raised by a read-modify-write even when it is up: a plain store would cut the release
-//!   sequence of an earlier raiser, and who swaps it to 0 would miss that one's task. (loom finds it; x86 can't show it.)
+//! - \[overflow] `rescan` holds a flag, and counts how often it was raised. It is raised by a read-modify-write even when it
+//!   is up: a plain store would cut the release sequence of an earlier raiser, and who looks would miss that one's task.
+//!   (loom finds it; x86 can't show it.) It is lowered after the look, by an exchange that fails if it was raised again. So
+//!   while a task has no hint the flag is up, whoever is stopped or dies on the way, and nobody sleeps.
 //!
 //! # Crash
 //!
@@ -58,6 +60,10 @@ pub(crate) const PUBLISH: u64 = if cfg!(all(test, any(loom, shuttle))) { 2 } els
 /// Claims after which a taker looks at `rescan` though the lane is not empty: a busy lane must not starve a task
 /// without a hint.
 const RESCAN_EVERY: u32 = if cfg!(all(test, any(loom, shuttle))) { 2 } else { 1024 };
+
+/// In `rescan`: a look at the descriptors is due. The rest counts how often that was said.
+const UP: u64 = 1;
+const ONE_RAISE: u64 = 2;
 
 /// A word on cache lines of its own (two, since adjacent lines are fetched in pairs).
 #[repr(C, align(128))]
@@ -108,6 +114,10 @@ pub(crate) enum Push {
     /// No slot was empty; `rescan` is up, so that the task will be found without a hint.
     Overflowed,
 }
+
+/// That a look at the descriptors was due, and how often that had been said.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) struct Raised(u64);
 
 /// A hint seen at the head of a lane. Not ours: others see it too.
 pub(crate) struct Entry {
@@ -213,10 +223,15 @@ impl<'s> Lane<'s> {
     }
 
     fn raise_rescan(&self) {
+        let word = &self.control.rescan.0;
+        let raised = |seen: u64| (seen | UP).wrapping_add(ONE_RAISE);
+        let mut seen = word.load(Relaxed);
         if mutant("plain-flag") {
-            self.control.rescan.0.store(1, Release);
+            word.store(raised(seen), Release);
         } else if !mutant("no-overflow-flag") {
-            self.control.rescan.0.swap(1, AcqRel); // [overflow]
+            while let Err(now) = word.compare_exchange(seen, raised(seen), AcqRel, Relaxed) {
+                seen = now; // [overflow]
+            }
         }
     }
 
@@ -266,30 +281,37 @@ impl<'s> Lane<'s> {
         removed
     }
 
-    /// Is a look at the descriptors due, for a taker that comes by?
+    /// Is a look at the descriptors due, for a taker that comes by? It then looks, stores hints, and lowers the flag.
     ///
     /// `empty`: the lane was found empty; otherwise only every 1,024th call looks.
-    pub(crate) fn wants_rescan(&self, cursor: &Cursor, empty: bool) -> bool {
+    pub(crate) fn wants_rescan(&self, cursor: &Cursor, empty: bool) -> Option<Raised> {
         if !empty {
             let n = cursor.claims.load(Relaxed).wrapping_add(1);
             cursor.claims.store(n, Relaxed);
             if !n.is_multiple_of(RESCAN_EVERY) {
-                return false;
+                return None;
             }
         }
-        self.control.rescan.0.load(Relaxed) != 0
+        // Acquire: what the raisers had made READY is seen by the look that follows.
+        let seen = self.control.rescan.0.load(Acquire);
+        (seen & UP != 0).then_some(Raised(seen))
     }
 
-    /// Lowers the flag. True: it was up, and the caller answers for it.
-    pub(crate) fn take_rescan(&self) -> bool {
-        // Acquire: what the raisers had made READY is seen by the scan that follows.
-        self.control.rescan.0.swap(0, AcqRel) != 0
+    /// Lowers the flag, unless it was raised again since. Each task for which it was up has a hint by now.
+    pub(crate) fn lower_rescan(&self, Raised(seen): Raised) -> bool {
+        let word = &self.control.rescan.0;
+        if mutant("blind-lower") {
+            word.store(seen & !UP, Release);
+            return true;
+        }
+        // Release: who finds it down, and is about to sleep, sees those hints.
+        word.compare_exchange(seen, seen & !UP, AcqRel, Relaxed).is_ok()
     }
 
     /// Is there anything to look at? A stale hint counts. For the last look before sleeping.
     pub(crate) fn has_work(&self, cursor: &Cursor) -> bool {
         // A damaged slot counts as work: the claim that follows reports it.
-        self.control.rescan.0.load(Acquire) != 0 || !matches!(self.first(cursor), Ok(None))
+        self.rescan_is_due() || !matches!(self.first(cursor), Ok(None))
     }
 
     /// Is there a hint of this kind where a taker will meet it, between the head and the first empty slot? No snapshot: see
@@ -316,7 +338,7 @@ impl<'s> Lane<'s> {
 
     /// Is a look at the descriptors due?
     pub(crate) fn rescan_is_due(&self) -> bool {
-        self.control.rescan.0.load(Acquire) != 0
+        self.control.rescan.0.load(Acquire) & UP != 0
     }
 }
 

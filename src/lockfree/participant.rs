@@ -171,6 +171,12 @@ impl Participant {
         self.futex.word().load(Relaxed) & (PARKED | WOKEN) == PARKED
     }
 
+    /// How often it was woken, so far.
+    #[cfg(all(test, not(any(loom, shuttle))))]
+    pub(crate) fn wakes(&self) -> u32 {
+        self.futex.word().load(Relaxed) / ONE_WAKE
+    }
+
     /// Wakes the participant if it is parked and nobody has woken it yet. The caller has published its news and fenced.
     pub(crate) fn wake_if_parked(&self) -> Found {
         let found = self.mark_woken();

@@ -26,7 +26,7 @@ use super::{
     descriptor::Backoff,
     participant::Name,
     table::{Cursors, Owned, Table, damaged, moved},
-    word::{Block, Member, Outcome, Phase, Task},
+    word::{Block, Hint, Member, Outcome, Phase, Task},
 };
 use crate::{
     error::Corrupted,
@@ -158,7 +158,15 @@ impl Table<'_> {
                     let now = self.now();
                     let is_late = self.deadline(cursors, index, word, now) <= now;
                     if let Ok(word) = self.exchange(index, word, word.to(Phase::Claimed, me.id()), AcqRel) {
-                        return self.settle_claimed(me, dead, exit, is_late, Owned { index, word }, settled);
+                        self.settle_claimed(me, dead, exit, is_late, Owned { index, word }, settled)?;
+                        let next = self.load(index);
+                        if next.is(Phase::Ready) && !mutant("no-second-hint") {
+                            // Not left to the sweep, for which a hint of the former READY would do: whoever is about to remove
+                            // that as stale may be stopped before it looks again.
+                            let lane = self.lane_of(index, d)?;
+                            let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, next))?; // or the flag is up
+                        }
+                        return Ok(());
                     }
                 }
                 _ => return Ok(()),
@@ -215,7 +223,7 @@ impl Table<'_> {
             Some(Phase::Done(_)) => settled.failed += 1,
             _ => settled.requeued += 1,
         }
-        // [requeue]; the hint is left to the sweep, which follows every recovery, and the time to the tick after it.
+        // [requeue]; the time is left to the tick after it.
         self.exchange(index, word, next, AcqRel).map(drop).map_err(|w| moved(index, w))
     }
 

@@ -34,15 +34,18 @@ use super::{
     freemap::FreeMap,
     lane::{Cursor, Entry, Lane, LaneControl},
     participant::{Found, Name, Participant, check_id},
-    timer::{Alarm, NEVER, RESCANS, WAKES},
+    timer::{Alarm, NEVER},
     word::{Hint, Member, Outcome, Phase, Task, is_legal},
 };
 use crate::{
     error::Corrupted,
     sync::{
-        AcqRel, Acquire, AtomicU64, Bell, Mutex, Ordering, Relaxed, Release, fence_after_exchange, full_fence, mutant,
+        AcqRel, Acquire, AtomicU64, Bell, Mutex, MutexGuard, Ordering, Relaxed, Release, fence_after_exchange,
+        full_fence, mutant,
     },
 };
+
+use std::mem::ManuallyDrop;
 
 /// Number of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -235,7 +238,8 @@ impl<'s> Table<'s> {
     /// The lane in which a READY task's hint belongs.
     pub(crate) fn lane_of(&self, index: u16, d: &Descriptor) -> Result<LaneId, Corrupted> {
         let lane = d.lane.load(Relaxed);
-        if (lane as usize) < self.queues + self.participants.len() {
+        let private = if d.addressee.load(Relaxed) == 0 { 0 } else { self.participants.len() };
+        if (lane as usize) < self.queues + private {
             Ok(LaneId(lane))
         } else {
             Err(Corrupted::new("lane of descriptor", index.into(), lane.into()))
@@ -416,10 +420,9 @@ impl<'s> Table<'s> {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
             }
-            if !self.lane(lane).wants_rescan(cursors.of(lane), true) || !self.lane(lane).take_rescan() {
-                return Ok(None);
-            }
+            let Some(raised) = self.lane(lane).wants_rescan(cursors.of(lane), true) else { return Ok(None) };
             self.rescan(cursors, Some(lane), wanted)?;
+            self.lane(lane).lower_rescan(raised);
         }
     }
 
@@ -471,12 +474,9 @@ impl<'s> Table<'s> {
         let cursor = cursors.of(lane);
         loop {
             let taken = self.take_from(cursors, lane, wanted, next)?; // [publish], [claim]
-            if self.lane(lane).wants_rescan(cursor, taken.is_none()) {
-                // First: with the flag down and no hints yet, nobody else would know of tasks that aren't ours.
-                self.have_watched(cursors, RESCANS);
-                if self.lane(lane).take_rescan() {
-                    self.rescan(cursors, Some(lane), wanted)?;
-                }
+            if let Some(raised) = self.lane(lane).wants_rescan(cursor, taken.is_none()) {
+                self.rescan(cursors, Some(lane), wanted)?;
+                self.lane(lane).lower_rescan(raised);
                 if taken.is_none() {
                     continue;
                 }
@@ -693,8 +693,8 @@ impl<'s> Table<'s> {
     ///
     /// Who takes from the lane wants no other hints than it takes: else it might remove them and store them again for ever.
     ///
-    /// One sleeper of that lane is woken for what was stored, since it may have looked while flag and hints were down. For
-    /// `None` that is left to the caller.
+    /// Nobody needs to be woken for what is stored: as long as a task had no hint, the lane's flag kept all from sleeping. For
+    /// `None`, which stores hints that the dead have taken away, the caller wakes.
     #[cold]
     pub(crate) fn rescan(
         &self,
@@ -702,7 +702,6 @@ impl<'s> Table<'s> {
         only: Option<LaneId>,
         wanted: impl Fn(Task, &Descriptor) -> bool,
     ) -> Result<(), Corrupted> {
-        let mut has_stored = false;
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
             let lane = match word.phase() {
@@ -716,15 +715,7 @@ impl<'s> Table<'s> {
                 let hint = Hint::of(index, word);
                 if !self.lane(lane).holds(cursors.of(lane), hint) {
                     let _ = self.lane(lane).push(cursors.of(lane), hint)?; // an overflow raises the flag again
-                    has_stored = true;
                 }
-            }
-        }
-        if let Some(lane) = only.filter(|_| has_stored && !mutant("no-rescan-wake")) {
-            full_fence("no-rescan-fence"); // [park]
-            match (lane.0 as usize).checked_sub(self.queues) {
-                None => self.wake_one(cursors, lane.0 as usize),
-                Some(own) => self.wake(cursors, (own % self.participants.len()) as u16),
             }
         }
         Ok(())
@@ -744,40 +735,16 @@ impl<'s> Table<'s> {
         timeout: Option<std::time::Duration>,
         last_look: impl FnOnce() -> bool,
     ) {
-        let participant = &self.participants[me.id() as usize];
-        let (word, bit) = (me.id() as usize / 64, 1 << (me.id() % 64));
-        let rows = || waits.queues.iter().map(|q| q.0 as usize).chain(waits.room.then_some(self.queues));
-        let mask = |row: usize| &self.idle[row * self.idle_words() + word];
-        let parked = || cursors.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let prepared = {
-            let mut parked = parked();
-            parked.0 += 1;
-            let prepared = participant.prepare_to_park();
-            for row in rows() {
-                parked.1[row] += 1;
-                mask(row).fetch_or(bit, AcqRel);
-            }
-            prepared
-        };
+        let (parked, prepared) = Parked::begin(self, cursors, me, &waits);
         full_fence("no-park-fence"); // [park]
         let own = [self.private(me.id()), self.completion(me.id())];
         let is_called = last_look()
             || waits.queues.iter().any(|&l| self.lane(l).has_work(cursors.of(l)))
             || waits.own && own.into_iter().any(|l| self.has_own_work(cursors, me, l));
         if !is_called {
-            participant.sleep(prepared, timeout);
+            self.participants[me.id() as usize].sleep(prepared, timeout);
         }
-        let mut parked = parked();
-        for row in rows() {
-            parked.1[row] -= 1;
-            if parked.1[row] == 0 {
-                mask(row).fetch_and(!bit, AcqRel);
-            }
-        }
-        parked.0 -= 1;
-        if parked.0 == 0 {
-            participant.end_park();
-        }
+        drop(parked);
     }
 
     /// Is there anything for `me` in this lane of its own? Hints and a flag of who had the id before are none: a participant
@@ -807,7 +774,7 @@ impl<'s> Table<'s> {
     /// Wakes this participant, if it is parked, for what is in its own lanes. The caller has published that and fenced.
     fn wake(&self, cursors: &Cursors, id: u16) {
         if self.participants[id as usize].wake_if_parked() == Found::Woken {
-            self.have_watched(cursors, WAKES);
+            self.have_watched(cursors);
         }
     }
 
@@ -849,7 +816,7 @@ impl<'s> Table<'s> {
             }
         }
         if is_owed {
-            self.have_watched(cursors, WAKES);
+            self.have_watched(cursors);
         }
     }
 
@@ -861,6 +828,63 @@ impl<'s> Table<'s> {
                 full_fence("no-wake-next-fence"); // [park]
                 self.wake_one(cursors, q.0 as usize);
             }
+        }
+    }
+}
+
+/// A thread that is parked, or about to be, until this is dropped.
+struct Parked<'p> {
+    table: &'p Table<'p>,
+    cursors: &'p Cursors,
+    me: Name,
+    waits: &'p Waits<'p>,
+}
+
+impl<'p> Parked<'p> {
+    /// Also returns what the participant's word must still hold for it to sleep.
+    fn begin(table: &'p Table<'p>, cursors: &'p Cursors, me: Name, waits: &'p Waits<'p>) -> (Parked<'p>, u32) {
+        let parked = ManuallyDrop::new(Parked { table, cursors, me, waits });
+        let mut counts = parked.counts();
+        counts.0 += 1;
+        let prepared = table.participants[me.id() as usize].prepare_to_park();
+        for row in parked.rows() {
+            counts.1[row] += 1;
+            // AcqRel, here and where it is taken down: [park] asks for no more than that the fences order it.
+            parked.mask(row).fetch_or(parked.bit(), AcqRel);
+        }
+        drop(counts);
+        (ManuallyDrop::into_inner(parked), prepared)
+    }
+
+    fn rows(&self) -> impl Iterator<Item = usize> + use<'p> {
+        self.waits.queues.iter().map(|q| q.0 as usize).chain(self.waits.room.then_some(self.table.queues))
+    }
+
+    fn mask(&self, row: usize) -> &'p AtomicU64 {
+        &self.table.idle[row * self.table.idle_words() + self.me.id() as usize / 64]
+    }
+
+    fn bit(&self) -> u64 {
+        1 << (self.me.id() % 64)
+    }
+
+    fn counts(&self) -> MutexGuard<'p, (usize, Box<[usize]>)> {
+        self.cursors.parked.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        let mut counts = self.counts();
+        for row in self.rows() {
+            counts.1[row] -= 1;
+            if counts.1[row] == 0 {
+                self.mask(row).fetch_and(!self.bit(), AcqRel);
+            }
+        }
+        counts.0 -= 1;
+        if counts.0 == 0 {
+            self.table.participants[self.me.id() as usize].end_park();
         }
     }
 }

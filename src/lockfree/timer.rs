@@ -11,7 +11,8 @@
 //! |-----------|-------------------------------|---------------------------------------------------------------------|
 //! | `armed`   | the coordinator               | (its successor arms anew before it sleeps)                          |
 //! | `paused`  | the coordinator               | time that counts though the pool stood still                        |
-//! | `watched` | anybody (up), coordinator (0) | a ring that was not rung: the coordinator looks after each death    |
+//! | `watched` | wakers (RAISED), the          | a ring that was not rung: the next waker rings                      |
+//! |           | coordinator (SEEN, 0)         |                                                                     |
 //!
 //! # Invariants
 //!
@@ -24,8 +25,8 @@
 //!
 //! - \[timer] Who sets a time exchanges the task word, fences (SeqCst), then loads `armed`. The coordinator stores `armed` =
 //!   never (everything rings), fences (SeqCst), then reads the task words. Either it sees the word, or its sleep is ended.
-//! - \[watch] A waker pushes, wakes, fences (SeqCst), then looks at `watched`. The coordinator lowers it, fences (SeqCst), then
-//!   looks into the lanes. Either it sees the hint, or it is rung.
+//! - \[watch] A waker pushes, marks a sleeper as woken or finds it so, fences (SeqCst), then looks at `watched`. The coordinator
+//!   lowers it, fences (SeqCst), then looks at lanes and sleepers. Either it sees hint and mark, or it is rung.
 //!
 //! # Crash
 //!
@@ -44,7 +45,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, full_fence, monotonic, mutant},
+    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence, full_fence, monotonic, mutant},
 };
 
 /// No time.
@@ -57,7 +58,7 @@ pub(crate) struct Alarm {
     pub(crate) armed: AtomicU64,
     /// Nanoseconds in which the pool was stopped, so far.
     pub(crate) paused: AtomicU64,
-    /// For what the coordinator looks by itself, soon: [`WAKES`], [`RESCANS`].
+    /// [`RAISED`], [`SEEN`]: the coordinator is to look, soon, whether wakes were answered.
     pub(crate) watched: AtomicU32,
 }
 
@@ -69,18 +70,13 @@ impl Alarm {
 }
 
 /// Somebody was woken, and may be stopped; or its waker may.
-pub(crate) const WAKES: u32 = 1;
-/// A lane's rescan flag was taken down, and who did so may be stopped before it has stored the hints.
-pub(crate) const RESCANS: u32 = 2;
+pub(crate) const RAISED: u32 = 1;
+/// The coordinator knows. Until then each who has it watch rings: the first may be stopped short of that.
+pub(crate) const SEEN: u32 = 2;
 
-/// What the coordinator remembers from one look at what may be owed to the next ([`Table::look`]).
+/// What the coordinator remembers from one [`look`](Table::look) to the next: where each queue's head was.
 #[derive(Debug, Default)]
-pub(crate) struct Looks {
-    /// Where each queue's head was.
-    heads: Vec<u64>,
-    /// Who lowered a flag just before the last look may have had its word that somebody looks from before it.
-    has_swept: bool,
-}
+pub(crate) struct Looks(Vec<u64>);
 
 /// What a look at all times came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -165,6 +161,8 @@ impl Table<'_> {
                     }
                     let deadline = self.deadline(cursors, index, word, now);
                     let member = self.participant(word.who())?.member(word.who().into())?;
+                    // What was read above is of this claim, if the word still is.
+                    fence(Acquire);
                     if self.load(index) != word {
                         continue;
                     }
@@ -226,35 +224,34 @@ impl Table<'_> {
 
     // ---- wakes that nobody answers ----------------------------------------------------------------------------------
 
-    /// Who has woken a worker, or goes about to store hints for others, has the coordinator look, in a while, whether that
-    /// was done.
-    pub(crate) fn have_watched(&self, cursors: &Cursors, what: u32) {
+    /// Who has woken a worker, or met one that was woken and has not come yet, has the coordinator look, in a while, whether it
+    /// came.
+    pub(crate) fn have_watched(&self, cursors: &Cursors) {
         full_fence("no-watch-fence"); // [watch]
         if mutant("no-watch-ring") {
             return;
         }
         let word = &self.alarm.watched;
-        if word.load(Relaxed) & what == 0 && word.fetch_or(what, AcqRel) == 0 {
+        if word.load(Relaxed) != RAISED | SEEN && word.fetch_or(RAISED, AcqRel) & SEEN == 0 {
             cursors.bell.ring();
         }
     }
 
-    /// Finishes what a stopped process may have begun: wakes who was marked as woken and sleeps on, wakes another for each
-    /// queue that has stood still since the last look though somebody sleeps before it, and stores hints again after a rescan.
-    /// Coordinator only, some milliseconds after a ring and then for as long as this returns true.
-    ///
-    /// # Errors
-    /// [`Corrupted`] if a word or lane is damaged.
-    pub(crate) fn look(&self, cursors: &Cursors, last: &mut Looks) -> Result<bool, Corrupted> {
-        let may_lack_hints = self.alarm.watched.swap(0, AcqRel) & RESCANS != 0;
+    /// Is there to be a [`look`](Self::look)? Coordinator only, after each sleep.
+    pub(crate) fn is_watched(&self) -> bool {
+        let word = &self.alarm.watched;
+        word.load(Relaxed) != 0 && word.fetch_or(SEEN, AcqRel) != 0
+    }
+
+    /// Finishes what a stopped process may have begun: wakes another for each queue that has stood still since the last look
+    /// though somebody sleeps before it, and wakes who was marked as woken and sleeps on. Coordinator only, some milliseconds
+    /// after it was had to watch, and then for as long as this returns true.
+    pub(crate) fn look(&self, cursors: &Cursors, last: &mut Looks) -> bool {
+        self.alarm.watched.swap(0, AcqRel);
         full_fence("no-look-fence"); // [watch]
-        if std::mem::replace(&mut last.has_swept, may_lack_hints) || may_lack_hints {
-            self.sweep(cursors)?;
-        }
-        self.participants.iter().for_each(Participant::finish_wake);
-        last.heads.resize(self.queues, NEVER);
-        let mut is_waiting = may_lack_hints;
-        for (queue, last) in last.heads.iter_mut().enumerate() {
+        last.0.resize(self.queues, NEVER);
+        let mut is_waiting = false;
+        for (queue, last) in last.0.iter_mut().enumerate() {
             let lane = self.lane(self.queue(queue));
             let cursor = cursors.of(self.queue(queue));
             if !lane.has_work(cursor) || self.sleepers(queue).next().is_none() {
@@ -267,6 +264,8 @@ impl Table<'_> {
                 self.wake_one(cursors, queue);
             }
         }
-        Ok(is_waiting)
+        // Last: who was marked before it was looked for above is met here, and who is marked later was found asleep.
+        self.participants.iter().for_each(Participant::finish_wake);
+        is_waiting
     }
 }

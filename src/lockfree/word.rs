@@ -25,7 +25,7 @@ pub(crate) const LAP_MASK: u64 = (1 << LAP_BITS) - 1;
 /// Participants that a 12-bit field can name.
 pub(crate) const MAX_PARTICIPANTS: usize = 1 << 12;
 /// Descriptors that a 16-bit field can name.
-pub(crate) const MAX_DESCRIPTORS: usize = 1 << 16;
+pub(crate) const MAX_DESCRIPTORS: usize = (1 << 16) - 1;
 
 /// How a task ended, in the word itself: whoever ends a task that it does not own has nothing but the exchange.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]

@@ -8,11 +8,13 @@
 //!
 //! # Liveness
 //!
-//! Whoever makes or takes over a named or file backing holds its `flock(2)`, and so do all processes that it forks, since
-//! they share the open file: the lock is free once the last of them is gone, by the kernel's word. Nobody unlocks.
+//! Whoever makes or takes over a named or file backing locks its first byte for the open file (F_OFD_SETLK, `fcntl(2)`), which
+//! all processes share that it forks or hands the file to: the lock is free once the last of them is gone, by the kernel's
+//! word. Nobody unlocks, and who only looks takes no lock (F_OFD_GETLK), so that nobody takes that for a sign of life.
 //!
 //! A name can be pulled away between two steps: its creator has not locked it yet when a cleaner, or a second creator, comes
-//! by. So who locks a named backing looks whether it still has its name, and else begins again.
+//! by. So who locks a named backing looks whether it still has its name, and else begins again. That is one step for others,
+//! as is a look and the removal after it: both hold the file's `flock(2)` for that moment, and wait for it.
 //!
 //! The crate `shared_memory` makes the named ones. It is told at once not to own the name, which it would remove in each
 //! forked child that drops it; and it only sets the size, so space is allocated here, on a descriptor of our own.
@@ -33,7 +35,7 @@ use nix::{
 };
 use shared_memory::{ShmemConf, ShmemError};
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, Metadata, OpenOptions},
     io,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -41,8 +43,8 @@ use std::{
 
 /// Where POSIX shared memory lies on Linux (`shm_overview(7)`).
 const SHM: &str = "/dev/shm";
-/// Longest pool name: what a file name allows, less the prefix.
-const LONGEST: usize = 200;
+/// Longest name of a pool, in bytes.
+pub(crate) const LONGEST: usize = 64;
 /// How often a name may be pulled away while a segment is made.
 const TRIES: usize = 16;
 
@@ -93,12 +95,15 @@ impl Backing {
                 (File::from(fd), None)
             }
             Backing::Named(pool) => {
-                let path = shm_path(pool).ok_or_else(|| SegmentCreateError::Name(pool.clone()))?;
+                if !is_pool_name(pool) {
+                    return Err(SegmentCreateError::Name(pool.clone()));
+                }
+                let path = Path::new(SHM).join(prefix() + pool);
                 let file = create_named(&path, bytes)?;
                 (file, Some(Name { path, creator: std::process::id() }))
             }
             Backing::File(path) => {
-                let file = create_file(path, bytes)?;
+                let file = create_file(path)?;
                 (file, Some(Name { path: path.clone(), creator: std::process::id() }))
             }
         };
@@ -117,16 +122,19 @@ fn os(step: &'static str, bytes: usize, source: io::Error) -> SegmentCreateError
     SegmentCreateError::Os { step, bytes, source }
 }
 
+fn at(step: &'static str, path: &Path) -> impl Fn(io::Error) -> SegmentCreateError {
+    move |source| SegmentCreateError::At { step, path: path.to_owned(), source }
+}
+
 /// Every name of this user's pools begins so.
 fn prefix() -> String {
     format!("shmworker-{}-", geteuid())
 }
 
-/// `None`: no pool can have such a name.
-fn shm_path(pool: &str) -> Option<PathBuf> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let is_name = !pool.is_empty() && pool.len() <= LONGEST && pool.chars().all(is_plain);
-    is_name.then(|| Path::new(SHM).join(prefix() + pool))
+/// Can a pool have this name?
+pub(crate) fn is_pool_name(name: &str) -> bool {
+    let is_fit = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=LONGEST).contains(&name.len()) && name.chars().all(is_fit)
 }
 
 fn create_named(path: &Path, bytes: usize) -> Result<File, SegmentCreateError> {
@@ -136,57 +144,63 @@ fn create_named(path: &Path, bytes: usize) -> Result<File, SegmentCreateError> {
             Ok(mut shmem) => {
                 shmem.set_owner(false);
             }
-            Err(ShmemError::MappingIdExists) => {
-                match Left::open(path).map_err(|e| os("look at the former", bytes, e))? {
-                    Some(Left::Over { file, .. }) => {
-                        remove(path, &file).map_err(|e| os("remove the former", bytes, e))?
-                    }
-                    Some(Left::InUse { creator }) => return Err(in_use(path, creator)),
-                    None => {}
-                }
-                continue;
-            }
+            Err(ShmemError::MappingIdExists) => match clean(path, false).map_err(at("replace", path))? {
+                Left::InUse(creator) => return Err(in_use(path, creator)),
+                Left::Over(_) | Left::Gone => continue,
+            },
             Err(ShmemError::MapCreateFailed(e) | ShmemError::UnknownOsError(e)) => {
-                return Err(os("create", bytes, io::Error::from_raw_os_error(e as i32)));
+                return Err(at("create", path)(io::Error::from_raw_os_error(e as i32)));
             }
-            Err(e) => return Err(os("create", bytes, io::Error::other(e))),
+            Err(e) => return Err(at("create", path)(io::Error::other(e))),
         }
         match open(path, true) {
-            // Locked and still named: from here on it is ours.
-            Ok(file) => match lock(&file) {
-                Ok(true) if has_name(&file) => return Ok(file),
-                Ok(_) => {}
-                Err(e) => return Err(os("lock", bytes, e)),
-            },
+            Ok(file) => {
+                let is_ours = || {
+                    file.lock()?;
+                    // Locked and still named: from here on it is ours.
+                    let is_ours = lock(&file)? && has_name(&file);
+                    file.unlock()?;
+                    Ok(is_ours)
+                };
+                if is_ours().map_err(at("lock", path))? {
+                    return Ok(file);
+                }
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(os("open", bytes, e)),
+            Err(e) => return Err(at("open", path)(e)),
         }
     }
-    Err(in_use(path, None))
+    Err(in_use(path, Holder(None)))
 }
 
-fn create_file(path: &Path, bytes: usize) -> Result<File, SegmentCreateError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-        .open(path)
-        .map_err(|e| os("open the file of", bytes, e))?;
-    if !lock(&file).map_err(|e| os("lock the file of", bytes, e))? {
-        return Err(in_use(path, creator(&file)));
+fn create_file(path: &Path) -> Result<File, SegmentCreateError> {
+    for _ in 0..TRIES {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(path)
+            .map_err(at("open", path))?;
+        if !lock(&file).map_err(at("lock", path))? {
+            return Err(in_use(path, Holder(creator(&file))));
+        }
+        let meta = file.metadata().map_err(at("look at", path))?;
+        match (meta.is_file(), meta.len()) {
+            (false, _) => return Err(at("use", path)(io::Error::other("it is no regular file"))),
+            (true, 0) if meta.nlink() > 0 => return Ok(file),
+            // Its creator gave up, and took the name along.
+            (true, 0) => {}
+            (true, bytes) => return Err(SegmentCreateError::NotEmpty { path: path.to_owned(), bytes }),
+        }
     }
-    match file.metadata() {
-        Ok(m) if m.is_file() && m.len() == 0 => Ok(file),
-        Ok(m) => Err(SegmentCreateError::NotEmpty { path: path.to_owned(), bytes: m.len() }),
-        Err(e) => Err(os("look at the file of", bytes, e)),
-    }
+    Err(in_use(path, Holder(None)))
 }
 
-fn in_use(path: &Path, creator: Option<u64>) -> SegmentCreateError {
-    SegmentCreateError::InUse { path: path.to_owned(), creator: Holder(creator) }
+fn in_use(path: &Path, creator: Holder) -> SegmentCreateError {
+    SegmentCreateError::InUse { path: path.to_owned(), creator }
 }
 
 /// The process that made a segment, as far as that is known.
@@ -205,13 +219,28 @@ pub(super) fn open(path: &Path, writable: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(writable).custom_flags(flags.bits()).open(path)
 }
 
+/// What the living have locked.
+const LIFE: libc::flock = libc::flock {
+    l_type: libc::F_WRLCK as libc::c_short,
+    l_whence: libc::SEEK_SET as libc::c_short,
+    l_start: 0,
+    l_len: 1,
+    l_pid: 0,
+};
+
 /// False: somebody else's processes have the lock.
 pub(super) fn lock(file: &File) -> io::Result<bool> {
-    match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(e)) => Err(e),
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&LIFE)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(e) => Err(e.into()),
     }
+}
+
+fn is_alive(file: &File) -> io::Result<bool> {
+    let mut found = LIFE;
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+    Ok(found.l_type != libc::F_UNLCK as libc::c_short)
 }
 
 fn has_name(file: &File) -> bool {
@@ -240,37 +269,46 @@ pub(super) fn boot() -> u64 {
 
 // ---- left-overs -----------------------------------------------------------------------------------------------------
 
-/// A named backing that was found.
+/// What was found where a named backing may lie.
 pub(crate) enum Left {
-    /// All its processes are dead. `file` holds its lock.
-    Over { file: File, creator: Option<u64> },
+    /// One whose processes are all dead.
+    Over(Holder),
     /// Somebody lives who has it.
-    InUse { creator: Option<u64> },
+    InUse(Holder),
+    /// It is gone, or no file of this user's.
+    Gone,
 }
 
-impl Left {
-    /// `None`: it is gone, or no file of this user's. Who wants the name meanwhile takes the lock for a sign of life, so it is
-    /// not to be held for long.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn open(path: &Path) -> io::Result<Option<Left>> {
-        let file = match open(path, false) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        let meta = file.metadata()?;
-        if !meta.is_file() || meta.uid() != geteuid().as_raw() {
-            return Ok(None);
-        }
-        let creator = creator(&file);
-        Ok(match lock(&file)? {
-            true if has_name(&file) => Some(Left::Over { file, creator }),
-            true => None,
-            false => Some(Left::InUse { creator }),
-        })
+/// Removes a named backing if it is left over; a rehearsal leaves it.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn clean(path: &Path, is_rehearsal: bool) -> io::Result<Left> {
+    let file = match open(path, false) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Left::Gone),
+        Err(e) => return Err(e),
+    };
+    if !is_ours(&file.metadata()?) {
+        return Ok(Left::Gone);
     }
+    let creator = Holder(creator(&file));
+    file.lock()?; // until it is closed here, since nobody has been forked
+    if is_alive(&file)? {
+        return Ok(Left::InUse(creator));
+    }
+    if !has_name(&file) {
+        return Ok(Left::Gone);
+    }
+    if !is_rehearsal {
+        std::fs::remove_file(path)?;
+    }
+    Ok(Left::Over(creator))
+}
+
+/// In a directory where everybody may write.
+fn is_ours(meta: &Metadata) -> bool {
+    meta.is_file() && meta.uid() == geteuid().as_raw()
 }
 
 /// Pool and path of each named backing of this user's, in the order of their names.
@@ -282,19 +320,13 @@ pub(crate) fn named() -> io::Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(SHM)? {
         let entry = entry?;
-        if let Some(pool) = entry.file_name().to_str().and_then(|name| name.strip_prefix(&prefix)) {
+        let name = entry.file_name();
+        let Some(pool) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
+        // What has gone meanwhile is none.
+        if entry.metadata().is_ok_and(|meta| is_ours(&meta)) {
             found.push((pool.to_owned(), entry.path()));
         }
     }
     found.sort();
     Ok(found)
-}
-
-/// Removes the name of a left-over. Its lock is held, so nobody else does so, or takes it over, meanwhile.
-///
-/// # Errors
-/// The kernel's.
-pub(crate) fn remove(path: &Path, locked: &File) -> io::Result<()> {
-    debug_assert!(has_name(locked));
-    std::fs::remove_file(path)
 }

@@ -3,7 +3,7 @@
 //! Sources: `memfd_create(2)`, `fcntl(2)` on seals, `fallocate(2)`, `madvise(2)` on MADV_DONTFORK.
 
 use super::{
-    backing::{self, Backing, Holder},
+    backing::{self, Backing, Holder, LONGEST},
     layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, QueueName, VERSION},
     space::{self, Shortage},
 };
@@ -47,6 +47,16 @@ pub enum SegmentCreateError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The kernel refused a step.
+    #[error("cannot {step} '{}' for a shared-memory segment: {source}", path.display())]
+    At {
+        /// What was refused.
+        step: &'static str,
+        /// Where it was to lie.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// A limit leaves too little.
     #[error("cannot make a shared-memory segment: {0}")]
     NoSpace(#[from] Shortage),
@@ -54,7 +64,7 @@ pub enum SegmentCreateError {
     #[error("no segment can hold that many processes or queues")]
     Geometry,
     /// No pool can have this name.
-    #[error("invalid pool name '{0}': use up to 200 letters, digits, '.', '_' and '-'")]
+    #[error("invalid pool name '{0}': use 1 to {LONGEST} letters, digits, '.', '_' and '-'")]
     Name(String),
     /// Two queues have one name, or a name is empty or too long.
     #[error("invalid queue name '{0}': use up to 32 bytes, and each name once")]
@@ -89,7 +99,10 @@ pub enum SegmentOpenError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// It is no regular file, or too short for a header.
+    /// It is a directory, a pipe, a device.
+    #[error("not a segment: it is no regular file")]
+    NotAFile,
+    /// It is too short for a header.
     #[error("not a segment: a file of {found} bytes, where a header alone takes {expected}")]
     TooShort {
         /// Its size.
@@ -178,6 +191,13 @@ pub(crate) struct Options {
     pub(crate) queues: Vec<String>,
 }
 
+impl Options {
+    /// The usual segment, with queues of these names.
+    pub(crate) fn with_queues<const N: usize>(names: [&str; N]) -> Options {
+        Options { queues: names.map(str::to_owned).into(), ..Options::default() }
+    }
+}
+
 /// A mapped segment.
 pub(crate) struct Segment {
     // `table` borrows from `map`, which stays where it is for as long as `self` lives.
@@ -187,8 +207,9 @@ pub(crate) struct Segment {
     geometry: Geometry,
     layout: Layout,
     is_reserved: bool,
-    file: File,
+    // Its name goes before its lock does: behind the lock there may be the name of a successor.
     _name: Option<backing::Name>,
+    file: File,
 }
 
 // SAFETY: `header` points into `map`, which is shared memory made for concurrent access; the words behind it that change
@@ -305,7 +326,10 @@ impl Segment {
         let os = |step| move |source| SegmentOpenError::Os { step, source };
         let file = File::from(fd);
         let meta = file.metadata().map_err(os("look at"))?;
-        if !meta.is_file() || meta.len() < PAGE as u64 {
+        if !meta.is_file() {
+            return Err(SegmentOpenError::NotAFile);
+        }
+        if meta.len() < PAGE as u64 {
             return Err(SegmentOpenError::TooShort { found: meta.len(), expected: PAGE as u64 });
         }
         // Of what lies on tmpfs, only a memfd never had a name.
@@ -342,7 +366,7 @@ impl Segment {
         // hands out no longer borrow.
         let table = unsafe { table(map.as_mut_ptr(), &geometry, &layout) };
         let header = map.as_ptr().cast::<Header>();
-        Segment { table, header, map, geometry, layout, is_reserved: reserved != 0, file, _name: name }
+        Segment { table, header, map, geometry, layout, is_reserved: reserved != 0, _name: name, file }
     }
 
     /// All words of the segment, for as long as it is borrowed.
@@ -386,11 +410,14 @@ impl Segment {
         };
         self.table.blocks.alloc(len, me, commit).map_err(|e| match e {
             NoBlock::NoPages(shortage) => NoSpace::NoMemory { wanted: len, shortage },
-            NoBlock::Taken => {
-                let fitting = self.geometry.classes.iter().filter(|c| c.size as usize >= len);
-                NoSpace::Taken { wanted: len, blocks: fitting.map(|c| c.count as usize).sum() }
-            }
+            NoBlock::Taken => self.all_taken(len),
         })
+    }
+
+    /// That every block for so many bytes is in use.
+    pub(crate) fn all_taken(&self, len: usize) -> NoSpace {
+        let fitting = self.geometry.classes.iter().filter(|c| c.size as usize >= len);
+        NoSpace::Taken { wanted: len, blocks: fitting.map(|c| c.count as usize).sum() }
     }
 
     /// Is there memory that [`give_back`](Self::give_back) might give back?
@@ -519,6 +546,7 @@ mod tests {
     use std::{
         mem::offset_of,
         os::{fd::AsRawFd, unix::fs::FileExt},
+        sync::atomic::AtomicBool,
     };
 
     #[test]
@@ -634,6 +662,7 @@ mod tests {
         file.set_len(100).unwrap();
         let short = "not a segment: a file of 100 bytes, where a header alone takes 4096";
         assert_eq!(Segment::open(&path, false).err().unwrap().to_string(), short);
+        assert!(matches!(Segment::open(Path::new("/dev"), false), Err(SegmentOpenError::NotAFile)));
         assert!(matches!(Segment::open(Path::new("/nowhere"), false), Err(SegmentOpenError::Os { step: "open", .. })));
     }
 
@@ -676,8 +705,33 @@ mod tests {
     }
 
     #[test]
+    fn who_starts_while_others_clean_gets_the_name_and_keeps_it() {
+        let pool = format!("unit-{}-cleaned", std::process::id());
+        let path = format!("/dev/shm/shmworker-{}-{pool}", nix::unistd::geteuid());
+        let (path, options) = (Path::new(&path), Options { backing: Backing::Named(pool), ..Options::default() });
+        let is_over = &AtomicBool::new(false);
+        std::thread::scope(|s| {
+            for is_rehearsal in [true, false, false] {
+                s.spawn(move || {
+                    while !is_over.load(Relaxed) {
+                        backing::clean(path, is_rehearsal).unwrap();
+                    }
+                });
+            }
+            let faults = (0..300).find_map(|_| match Segment::create_with(small(), &options) {
+                Ok(_) if path.exists() => None,
+                Ok(_) => Some("its name was taken from the living".to_owned()),
+                Err(e) => Some(e.to_string()),
+            });
+            is_over.store(true, Relaxed);
+            assert_eq!(faults, None);
+        });
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn a_name_that_no_pool_can_have_is_refused() {
-        for name in ["", "a/b", "..\u{e4}", &"x".repeat(201)] {
+        for name in ["", "a/b", "..\u{e4}", &"x".repeat(LONGEST + 1)] {
             let options = Options { backing: Backing::Named(name.into()), ..Options::default() };
             let e = Segment::create_with(small(), &options).err().expect("refused");
             assert!(matches!(&e, SegmentCreateError::Name(n) if n == name), "{e}");

@@ -8,7 +8,6 @@ use crate::{
         table::{Cursors, Table, TaskId},
         timer::{Looks, NEVER},
     },
-    sync::Acquire,
 };
 use std::time::{Duration, Instant};
 
@@ -69,10 +68,10 @@ impl Clock {
             late = tick.late;
         }
         if self.look_at.is_some_and(|at| at <= Instant::now()) {
-            self.look_at = table.look(cursors, &mut self.looks)?.then(|| Instant::now() + ANSWER);
+            self.look_at = table.look(cursors, &mut self.looks).then(|| Instant::now() + ANSWER);
         }
-        if self.look_at.is_none() && table.alarm.watched.load(Acquire) != 0 {
-            self.look_at = Some(Instant::now() + ANSWER);
+        if table.is_watched() {
+            self.look_at.get_or_insert_with(|| Instant::now() + ANSWER);
         }
         Ok(late)
     }

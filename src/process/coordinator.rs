@@ -21,7 +21,7 @@ use crate::{
     },
     mem::{
         layout::Geometry,
-        segment::{Segment, SegmentCreateError},
+        segment::{Options, Segment, SegmentCreateError},
     },
     sync::{Acquire, Bell, Relaxed, Release, monotonic},
 };
@@ -235,9 +235,9 @@ pub(crate) struct Coordinator<'o> {
 }
 
 impl<'o> Coordinator<'o> {
-    /// Makes the segment. This process must have one thread, and keep to that.
+    /// Makes the segment, whose queues are those that have a name. This process must have one thread, and keep to that.
     pub(crate) fn new(
-        queues: usize,
+        options: &Options,
         specs: Vec<Spec>,
         grace: Duration,
         observer: &'o mut dyn FnMut(Event<'_>),
@@ -246,7 +246,7 @@ impl<'o> Coordinator<'o> {
         let processes: usize = specs.iter().map(|s| s.count).sum();
         // Room for a second life of each: an id is given again only when no word names it any more.
         let participants = (2 * processes + 2).next_multiple_of(64);
-        let segment = Arc::new(Segment::create(Geometry::new(participants, queues))?);
+        let segment = Arc::new(Segment::create_with(Geometry::new(participants, options.queues.len()), options)?);
         raise_file_limit(16 + 3 * processes as u64).map_err(os("raise the limit of open files"))?;
         set_child_subreaper(true).map_err(os("become a subreaper"))?;
         let me = segment.table().admit(std::process::id(), 0)?.ok_or(SegmentCreateError::Geometry)?;

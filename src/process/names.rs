@@ -12,6 +12,7 @@
 //!
 //! Sources: `unix(7)`, the XDG Base Directory Specification on XDG_RUNTIME_DIR.
 
+use crate::mem::backing::{LONGEST, is_pool_name};
 use nix::{
     errno::Errno,
     fcntl::OFlag,
@@ -32,13 +33,11 @@ use std::{
     io,
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
 
-/// Longest name of a pool.
-const LONGEST: usize = 64;
 const SUFFIX: &str = ".sock";
 /// Connections that wait until the coordinator looks.
 const BACKLOG: i32 = 128;
@@ -109,12 +108,7 @@ impl fmt::Display for Running {
 /// # Errors
 /// [`NameError::Invalid`].
 pub(crate) fn check(name: &str) -> Result<(), NameError> {
-    let is_fit = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if (1..=LONGEST).contains(&name.len()) && name.chars().all(is_fit) {
-        Ok(())
-    } else {
-        Err(NameError::Invalid(name.to_owned()))
-    }
+    if is_pool_name(name) { Ok(()) } else { Err(NameError::Invalid(name.to_owned())) }
 }
 
 // ---- directories ----------------------------------------------------------------------------------------------------
@@ -355,7 +349,9 @@ pub(crate) fn clean(pools: &[String], is_rehearsal: bool) -> Result<Vec<PathBuf>
         let _lock = enter(&place)?.map(|dir| lock(dir, &place)).transpose()?;
         each_socket(&place, |name, path| {
             let is_wanted = pools.is_empty() || pools.iter().any(|pool| pool == name);
-            if is_wanted && matches!(knock(path, 1), Ok(None)) {
+            // What is no socket refuses connections as well.
+            let is_socket = || symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+            if is_wanted && is_socket() && matches!(knock(path, 1), Ok(None)) {
                 if !is_rehearsal {
                     remove_file(path).map_err(os("remove", path))?;
                 }

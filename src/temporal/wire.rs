@@ -13,8 +13,8 @@ use std::time::Duration;
 pub(crate) const WORKFLOW_QUEUE: usize = 0;
 /// Queue of activity tasks.
 pub(crate) const ACTIVITY_QUEUE: usize = 1;
-/// How many queues a segment for Temporal has.
-pub(crate) const QUEUES: usize = 2;
+/// What they are called in the segment, in their order.
+pub(crate) const QUEUES: [&str; 2] = ["workflow", "activity"];
 
 /// What a task's payload is, and what its result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn no_run_of_a_dead_bridge_is_answered_for() {
-        let pool = Pool::new(wire::QUEUES);
+        let pool = Pool::new(wire::QUEUES.len());
         let (old, worker) = (pool.endpoint(), pool.endpoint());
         let mut host = WorkflowHost::new(sample::workflows(), "default".into(), "queue".into());
         let mut bridge = None;
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn activities_of_a_dead_bridge_are_cancelled_and_its_late_tasks_refused() {
-        let pool = Pool::new(wire::QUEUES);
+        let pool = Pool::new(wire::QUEUES.len());
         let old = pool.endpoint();
         let endpoint: &'static Endpoint = Box::leak(Box::new(pool.endpoint()));
         let shared = Shared { endpoint, in_flight: AtomicUsize::new(0), bridge: AtomicU64::new(0) };

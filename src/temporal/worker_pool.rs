@@ -8,9 +8,12 @@ use super::{
     wire, worker,
     workflow::Workflows,
 };
-use crate::process::{
-    coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary},
-    spawn::pidfd_open,
+use crate::{
+    mem::{backing::Backing, segment::Options},
+    process::{
+        coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary},
+        spawn::pidfd_open,
+    },
 };
 use nix::unistd::Pid;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,15 +42,24 @@ impl Companion for Watched {
     }
 }
 
+/// Where the pool is found, and on what its segment lies.
+pub(crate) struct Place {
+    /// Under which others attach to it; without one, the process id.
+    pub(crate) name: Option<String>,
+    pub(crate) backing: Backing,
+    /// Takes all memory at the start.
+    pub(crate) reserve: bool,
+}
+
 /// Runs the pool in this process, which becomes its coordinator, until it is told to end.
 ///
-/// `name`: under which others attach to it. `code_of`: the exit code by which the bridge tells what is wrong with the server.
+/// `code_of`: the exit code by which the bridge tells what is wrong with the server.
 ///
 /// # Errors
 /// [`PoolError`]. No process is left behind in any case.
 pub(crate) fn run(
     config: Config,
-    name: Option<&str>,
+    place: Place,
     workflows: Workflows,
     activities: Activities,
     companion: Option<&Watched>,
@@ -78,6 +90,8 @@ pub(crate) fn run(
             main: Box::new(move |seat| worker::activity_process(&seat, &activities, &activity_task_queue, slots)),
         },
     ];
-    let coordinator = Coordinator::new(wire::QUEUES, specs, grace, observer)?.listen(name)?;
+    let Place { name, backing, reserve } = place;
+    let options = Options { backing, reserve, ..Options::with_queues(wire::QUEUES) };
+    let coordinator = Coordinator::new(&options, specs, grace, observer)?.listen(name.as_deref())?;
     coordinator.run(companion.map(|c| c as &dyn Companion))
 }

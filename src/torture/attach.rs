@@ -10,6 +10,7 @@ use crate::{
         participant::Name,
         word::{Outcome as End, Phase},
     },
+    mem::segment::{Options, Segment},
     process::{
         Mode,
         attach::{self, AttachError, Refusal},
@@ -91,7 +92,9 @@ fn coordinate(name: &str, mut ready: PipeWriter) -> Outcome {
             let _ = ready.write_all(&[0]);
         }
     };
-    let coordinator = Coordinator::new(2, vec![workers], Duration::from_secs(10), &mut observer).map_err(text)?;
+    let options = Options::with_queues(["served", "unserved"]);
+    let coordinator =
+        Coordinator::new(&options, vec![workers], Duration::from_secs(10), &mut observer).map_err(text)?;
     let summary = coordinator.listen(Some(name)).map_err(text)?.run(None).map_err(text)?;
     if summary.audit.is_clean() { Ok(String::new()) } else { Err(format!("at the end: {}", summary.audit)) }
 }
@@ -272,7 +275,7 @@ fn same_name(pool: &Pool) -> Outcome {
     }
 }
 
-fn is_refused(result: Result<crate::mem::segment::Segment, AttachError>, wanted: Refusal) -> Outcome {
+fn is_refused(result: Result<Segment, AttachError>, wanted: Refusal) -> Outcome {
     match result {
         Err(AttachError::Refused { why, .. }) if why == wanted => Ok(format!("refused={why:?}")),
         Err(other) => Err(text(other)),
@@ -280,7 +283,7 @@ fn is_refused(result: Result<crate::mem::segment::Segment, AttachError>, wanted:
     }
 }
 
-fn over(path: &Path, name: &str) -> Result<crate::mem::segment::Segment, AttachError> {
+fn over(path: &Path, name: &str) -> Result<Segment, AttachError> {
     let socket = names::knock(path, 10).map_err(|e| AttachError::Os {
         step: "connect to",
         name: name.to_owned(),
@@ -354,25 +357,35 @@ fn rounds(pool: &Pool) -> Outcome {
     .and_then(|figures| is_clean(pool).map(|()| figures))
 }
 
+/// Another command of this program: whether it ended well, and what it said.
+fn command(args: &[&str]) -> Result<(bool, String, String), String> {
+    let output = Command::new("/proc/self/exe").args(args).output().map_err(text)?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
+}
+
+/// `shmworker clean`: it says this, and the socket is there or gone afterwards.
+fn cleans(args: &[&str], said: &str, path: &Path, is_there: bool) -> Result<(), String> {
+    match command(&[&["clean"], args].concat())? {
+        (true, stdout, stderr) if stdout == said && stderr.is_empty() && path.exists() == is_there => Ok(()),
+        other => Err(format!("{args:?}: {other:?}, and the socket is there: {}", path.exists())),
+    }
+}
+
 /// `shmworker inspect` of a pool that runs, by its name and by its process id, and of one that doesn't.
 fn inspected(pool: &Pool) -> Outcome {
-    let inspect = |what: &str| -> Result<(bool, String, String), String> {
-        let output = Command::new("/proc/self/exe").args(["inspect", what]).output().map_err(text)?;
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
-    };
     by_another(|| {
         let attached = attach::attach(&pool.name).map_err(text)?;
         attached.endpoint().try_submit(Submission::new(UNSERVED), &[1; 1000]).map_err(text)?;
         let row = format!("{}  attached", std::process::id());
         let wanted = [&*row, "coordinator", "worker:1", "1 ready", "1 attached", "no invariant is violated"];
         for what in [&pool.name, &pool.pid.to_string()] {
-            let (is_well, stdout, stderr) = inspect(what)?;
+            let (is_well, stdout, stderr) = command(&["inspect", what])?;
             if !is_well || wanted.iter().any(|w| !stdout.contains(w)) {
                 return Err(format!("{wanted:?} are not all in: {stdout}{stderr}"));
             }
         }
-        let (is_well, _, stderr) = inspect("none-of-ours")?;
+        let (is_well, _, stderr) = command(&["inspect", "none-of-ours"])?;
         match !is_well && stderr.contains(&format!("{} (pid {})", pool.name, pool.pid)) {
             true => Ok(String::new()),
             false => Err(format!("those that run are not named in: {stderr}")),
@@ -461,6 +474,19 @@ fn coordinator_killed(pool: &Pool) -> Outcome {
     Ok(format!("clients={} all_returned_after={:.0?}", clients.len(), killed.elapsed()))
 }
 
+/// The living keep their socket; that of a dead coordinator is removed. The pool is over then.
+fn cleaned(pool: &Pool, path: &Path) -> Outcome {
+    cleans(&[&pool.name], "nothing is left over\n", path, true)?;
+    works(pool)?;
+    kill(pool.pid, Signal::SIGKILL).map_err(text)?;
+    let _ = waitpid(pool.pid, None);
+    let line = path.display();
+    cleans(&[&pool.name, "--dry-run"], &format!("would remove {line}\n"), path, true)?;
+    cleans(&[&pool.name], &format!("removed {line}\n"), path, false)?;
+    cleans(&[&pool.name], "nothing is left over\n", path, false)?;
+    Ok(String::new())
+}
+
 /// Plays all scenes, says what each came to, and returns how many failed.
 ///
 /// # Errors
@@ -491,6 +517,8 @@ pub(crate) fn run(say: &mut dyn FnMut(String)) -> Result<usize, TortureError> {
     let stale = if path.exists() { "left" } else { "gone" };
     let pool = Pool::start(&name)?;
     play("stale-socket", works(&pool).map(|_| format!("socket={stale}")));
+    play("cleaned", cleaned(&pool, &path));
+    let pool = Pool::start(&name)?;
     play(
         "end",
         pool.stop().and_then(|_| match attach::observe(&name) {

@@ -6,11 +6,13 @@
 use super::{PATIENCE, TortureError, os, shared};
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Claimed, Endpoint, STATUS_OK, Submission, To},
+    exec::endpoint::{Claimed, Endpoint, STATUS_OK, Submission, SubmitError, To},
     lockfree::{table::Cursors, word::Outcome},
     mem::{
+        backing::Backing,
         layout::{Geometry, Layout},
-        segment::Segment,
+        segment::{NoSpace, Options, Segment, SegmentCreateError},
+        space::{Limit, Shortage},
     },
     process::{
         Mode,
@@ -22,12 +24,14 @@ use crate::{
 };
 use nix::{
     errno::Errno,
+    mount::{MsFlags, mount},
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sched::{CloneFlags, unshare},
     sys::{
         resource::{Resource, getrlimit, setrlimit},
-        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction},
+        signal::{Signal, kill},
     },
-    unistd::{Pid, getpid, getppid},
+    unistd::{Pid, getegid, geteuid, getpid, getppid},
 };
 use std::{collections::HashSet, fmt::Display, fs::File, io::Read, os::fd::AsFd, sync::Arc};
 
@@ -222,7 +226,8 @@ fn with_pool(workers: usize, client: fn(&Endpoint, &Beats) -> Figures) -> Figure
         Event::Died { restart_in: Some(_), .. } => respawned += 1,
         _ => {}
     };
-    let summary = Coordinator::new(1, specs, PATIENCE, &mut observer).and_then(|pool| pool.run(None)).map_err(text)?;
+    let pool = Coordinator::new(&Options::with_queues(["tasks"]), specs, PATIENCE, &mut observer);
+    let summary = pool.and_then(|pool| pool.run(None)).map_err(text)?;
     if !complaints.is_empty() || !summary.audit.is_clean() || summary.killed > 0 {
         return Err(format!("{complaints}{} killed at the end, {}", summary.killed, summary.audit));
     }
@@ -368,21 +373,72 @@ fn dead_lock_holder() -> Figures {
     if got.len() as u64 == LATER && table.audit().is_clean() { Ok(figures) } else { Err(figures) }
 }
 
-/// A segment that is larger than what the process may have: an error that names the size, and no SIGBUS.
+/// More than may be had, for a segment and for a payload: errors with both numbers, and no SIGBUS over what was accepted.
 fn too_little_memory() -> Figures {
     const LIMIT: u64 = 1 << 20;
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: ignoring a signal installs no handler. Without this the kernel would kill us for the attempt.
-    unsafe { sigaction(Signal::SIGXFSZ, &ignore) }.map_err(text)?;
+    let geometry = Geometry::new(64, 1);
+    let layout = Layout::of(&geometry).ok_or("no segment has this geometry")?;
+    // Room for the head of the segment, and for three chunks of the smallest blocks.
+    let submissions = match own_shm(layout.arena + (3 << 20)) {
+        Ok(()) => fill_shm(geometry)?,
+        Err(e) => format!("submissions='skipped: no file system of its own can be had here ({e})'"),
+    };
     let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).map_err(text)?;
     setrlimit(Resource::RLIMIT_FSIZE, LIMIT.min(hard), hard).map_err(text)?;
-    let geometry = Geometry::new(64, 1);
-    let bytes = Layout::of(&geometry).ok_or("no segment has this geometry")?.total;
+    let wanted = layout.total as u64;
     match Segment::create(geometry) {
-        Err(error) if error.to_string().contains(&bytes.to_string()) => {
-            Ok(format!("bytes={bytes} limit={LIMIT} refused='{error}'"))
+        Err(SegmentCreateError::NoSpace(s)) if (s.limit, s.wanted, s.free) == (Limit::FileSize, wanted, LIMIT) => {
+            Ok(format!("segment='{s}' {submissions}"))
         }
-        Err(error) => Err(format!("the error doesn't name the size: {error}")),
-        Ok(_) => Err(format!("a segment of {bytes} bytes was made though {LIMIT} are the limit")),
+        Err(other) => Err(format!("not the limit on file sizes: {other}")),
+        Ok(_) => Err(format!("a segment of {wanted} bytes was made though {LIMIT} are the limit")),
     }
+}
+
+/// Gives this process a /dev/shm of this size, which ends with it.
+fn own_shm(bytes: usize) -> Result<(), std::io::Error> {
+    let (user, group) = (geteuid(), getegid());
+    if unshare(CloneFlags::CLONE_NEWNS).is_err() {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+        // Files belong to users that the namespace knows (`user_namespaces(7)`).
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+        std::fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
+    }
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    let (options, none) = (format!("size={bytes}"), MsFlags::empty());
+    Ok(mount(Some("shmworker-torture"), "/dev/shm", Some("tmpfs"), none, Some(options.as_str()))?)
+}
+
+/// Submits until /dev/shm is full; whatever was accepted comes back whole, and then there is room again.
+fn fill_shm(geometry: Geometry) -> Figures {
+    let options = Options { backing: Backing::Named("torture".to_owned()), ..Options::with_queues(["tasks"]) };
+    let segment = Arc::new(Segment::create_with(geometry, &options).map_err(text)?);
+    let table = segment.table();
+    let admit = || table.admit(0, 0).map_err(text)?.ok_or_else(|| "no participant is left".to_owned());
+    let (client, worker) = (Endpoint::new(segment.clone(), admit()?), Endpoint::new(segment.clone(), admit()?));
+    let payload = |tag: u64| [tag as u8; 3000];
+    let submit = |tag| client.try_submit(Submission { tag, ..Submission::new(To::Queue(QUEUE)) }, &payload(tag));
+    let mut accepted = 0;
+    let refused = loop {
+        match submit(accepted) {
+            Ok(_) => accepted += 1,
+            Err(SubmitError::NoSpace(e @ NoSpace::NoMemory { shortage: Shortage { limit, wanted, free, .. }, .. }))
+                if limit == Limit::FileSystem && free < wanted =>
+            {
+                break e;
+            }
+            Err(other) => return Err(format!("after {accepted} payloads: {other}")),
+        }
+    };
+    let mut delivered = 0;
+    while let Some(task) = worker.claim(worker.queue(QUEUE)).map_err(text)? {
+        let seen = <[u8; 3000]>::try_from(task.input().map_err(text)?).map_err(text)?;
+        task.complete(STATUS_OK, 0, |_| {}).map_err(|(e, _)| text(e))?;
+        let done = client.take().map_err(text)?;
+        delivered += u64::from(done.is_some_and(|done| payload(done.tag()) == seen));
+    }
+    submit(0).map_err(|e| format!("there is room again: {e}"))?;
+    let figures = format!("accepted={accepted} delivered={delivered} refused='{refused}'");
+    if accepted > 0 && delivered == accepted { Ok(figures) } else { Err(figures) }
 }

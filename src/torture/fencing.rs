@@ -14,6 +14,7 @@ use crate::{
         table::{Cursors, TaskId},
         word::{Outcome, Phase},
     },
+    mem::segment::Options,
     process::{
         Mode,
         coordinator::{Coordinator, Event, PoolError, Role, Seat, Spec},
@@ -82,7 +83,7 @@ pub(crate) fn run(without_fence: bool) -> Result<&'static Report, TortureError> 
         _ => {}
     };
     let pool = |e: PoolError| TortureError::Pool(e.to_string());
-    Coordinator::new(1, vec![client, worker], Duration::from_secs(10), &mut observer)
+    Coordinator::new(&Options::with_queues(["tasks"]), vec![client, worker], Duration::from_secs(10), &mut observer)
         .map_err(pool)?
         .run(None)
         .map_err(pool)?;

@@ -7,7 +7,7 @@ use crate::{
         descriptor::Limits,
         participant::Name,
         table::Again,
-        timer::{Looks, NEVER, WAKES},
+        timer::{Looks, NEVER, RAISED, SEEN},
         word::{Outcome, Phase},
     },
     sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, set_monotonic},
@@ -233,7 +233,9 @@ const LOOK: Part = |a| {
     let mut looks = Looks::default();
     loop {
         let heard = bell.word().load(Acquire);
-        while a.table().look(&a.cursors, &mut looks).unwrap() {
+        let mut is_waiting = false;
+        while a.table().is_watched() || is_waiting {
+            is_waiting = a.table().look(&a.cursors, &mut looks);
             loom::thread::yield_now();
         }
         if a.table().load(0).is(Phase::Done(Outcome::Completed)) {
@@ -269,8 +271,8 @@ fn where_a_wake_is_not_answered_another_is_woken() {
     });
 }
 
-/// A waker is stopped short of the kernel, for ever. Who submits then finds nobody else to wake; the coordinator is rung, and
-/// finishes that wake.
+/// A waker is stopped short of the kernel, and another short of the bell, for ever. Who submits then finds nobody else to wake;
+/// the coordinator is rung, and finishes that wake.
 #[test]
 fn what_a_stopped_waker_left_is_finished() {
     explore_alive("what_a_stopped_waker_left_is_finished", 2, |take| {
@@ -278,6 +280,7 @@ fn what_a_stopped_waker_left_is_finished() {
         let [coordinator, submitter, sleeper] = std::array::from_fn(|id| Actor::new(&storage, id));
         let submit: Part = |a| {
             a.table().participants[2].mark_woken();
+            a.storage.alarm.watched.fetch_or(RAISED, AcqRel);
             a.submit(1);
         };
         let cast = vec![(submitter, 0, submit), (sleeper, 0, AWAIT_WORK), (coordinator, 0, LOOK)];
@@ -292,7 +295,7 @@ fn a_look_finishes_what_was_begun_before_it() {
     explore_alive("a_look_finishes_what_was_begun_before_it", 1, |take| {
         let storage = Arc::new(Storage::new(4, 1).with_bell());
         let [coordinator, submitter, sleeper, stopped] = std::array::from_fn(|id| Actor::new(&storage, id));
-        storage.alarm.watched.store(WAKES, Release);
+        storage.alarm.watched.store(RAISED | SEEN, Release);
         let submit: Part = |a| {
             a.submit_to(Name::new(2, 1), 1);
         };

@@ -16,6 +16,7 @@ const MUTANTS: &[(&str, &str)] = &[
     // [overflow]
     ("no-overflow-flag", "loom_lane::submitter_to_a_full_lane_dies"),
     ("plain-flag", "loom_lane::one_flag_carries_two_overflows"),
+    ("blind-lower", "loom_lane::one_flag_carries_two_overflows"),
     // [orphan], and whose death recovery asks for
     ("no-orphan-check", "loom_tasks::submitter_dies_while_its_task_runs"),
     ("no-orphan-fence", "loom_tasks::submitter_dies_while_its_task_runs"),
@@ -30,8 +31,6 @@ const MUTANTS: &[(&str, &str)] = &[
     ("no-park-fence", "loom_park::there_and_back"),
     ("no-post-fence", "loom_park::there_and_back"),
     ("no-done-fence", "loom_park::there_and_back"),
-    ("no-rescan-wake", "loom_park::a_rescan_wakes_for_what_it_leaves"),
-    ("no-rescan-fence", "loom_park::a_busy_worker_wakes_for_what_it_finds"),
     ("no-wake-next", "loom_park::a_swallowed_wake_is_passed_on"),
     // [room]
     ("no-room-fence", "loom_room::who_makes_room_dies"),

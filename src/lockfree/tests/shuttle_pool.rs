@@ -240,7 +240,7 @@ fn play(figures: &Figures) {
             table.wake_for_room(); // the blocks were its own for a moment
         }
         let next = coordinator.tick().next;
-        let is_waiting = is_watching && table.look(&coordinator.cursors, &mut looks).unwrap();
+        let is_waiting = is_watching && table.look(&coordinator.cursors, &mut looks);
         if next != NEVER {
             thread::yield_now();
             set_monotonic(next);
