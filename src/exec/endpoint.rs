@@ -412,8 +412,8 @@ impl Draft<'_> {
     /// The payload's bytes, in place. Their former content is whatever lay there.
     pub(crate) fn payload(&mut self) -> Result<&mut [u8], Corrupted> {
         let (endpoint, task) = (self.guard.endpoint, self.guard.task);
-        let (start, len) = endpoint.segment.locate(task.index, self.payload, &endpoint.descriptor(task).input_bytes)?;
-        // SAFETY: the bytes lie in the segment (`locate`), and are ours alone while the word is RESERVED(me) (invariant 2
+        let (start, len) = endpoint.segment.locate(task, self.payload, &endpoint.descriptor(task).input_bytes)?;
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and are ours alone while the word is RESERVED(me) (invariant 2
         // of `descriptor`), which it is as long as this guard lives; the borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
     }
@@ -460,9 +460,8 @@ impl<'e> Claimed<'e> {
     /// The payload, read in place.
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         let d = self.endpoint.descriptor(self.task);
-        let (start, len) =
-            self.endpoint.segment.locate(self.task.index, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
-        // SAFETY: the bytes lie in the segment (`locate`), and nobody writes the input while the word is CLAIMED(me)
+        let (start, len) = self.endpoint.segment.locate(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes the input while the word is CLAIMED(me)
         // (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })
     }
@@ -564,7 +563,7 @@ impl<'e> Claimed<'e> {
         endpoint.table().check_owned(endpoint.name, self.task)?;
         let d = endpoint.descriptor(self.task);
         let payload = endpoint.place(self.task, len, |d| &d.output)?;
-        let (start, len) = endpoint.segment.locate(self.task.index, payload, &d.output_bytes)?;
+        let (start, len) = endpoint.segment.locate(self.task, payload, &d.output_bytes)?;
         // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me).
         fill(unsafe { slice::from_raw_parts_mut(start, len) });
         d.status.store(status, Relaxed);
@@ -620,8 +619,8 @@ impl Finished<'_> {
     pub(crate) fn output(&self) -> Result<&[u8], Corrupted> {
         let (endpoint, task) = (self.guard.endpoint, self.guard.task);
         let d = endpoint.descriptor(task);
-        let (start, len) = endpoint.segment.locate(task.index, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
-        // SAFETY: the bytes lie in the segment (`locate`), and nobody writes them while the word is RESERVED(me)
+        let (start, len) = endpoint.segment.locate(task, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes them while the word is RESERVED(me)
         // (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })
     }

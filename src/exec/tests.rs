@@ -603,6 +603,21 @@ fn a_future_waits_for_room() {
     pool.assert_clean();
 }
 
+/// The lane of an addressee, in a task that has none.
+#[test]
+fn a_task_for_nobody_in_the_lane_of_somebody_is_damage() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    submit(&client, QUEUE, b"", 1, 2);
+    let claimed = claim(&worker);
+    let d = &pool.segment.table().descriptors.iter().find(|d| d.tag.load(Relaxed) == 1).unwrap();
+    for lane in [1, 1 + pool.segment.table().participants.len() as u32 - 1] {
+        d.lane.store(lane, Relaxed);
+        assert!(pool.segment.table().lane_of(0, d).is_err(), "{lane}");
+    }
+    assert!(claimed.give_back(Again::Backoff).is_err());
+}
+
 #[test]
 fn who_waits_for_a_block_sleeps_until_one_is_free() {
     let pool = Pool::of(Geometry { classes: classes([1, 0, 0, 0, 0, 0, 0, 0]), ..Geometry::new(4, 1) });

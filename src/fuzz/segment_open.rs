@@ -6,7 +6,7 @@ use crate::{
     lockfree::{
         descriptor::Payload,
         participant::Name,
-        table::{Cursors, TaskId},
+        table::{Cursors, Owned, TaskId},
         word::Member,
     },
     mem::{
@@ -148,7 +148,8 @@ fn look(segment: &Segment) {
     for (index, d) in (0..).zip(segment.table().descriptors) {
         assert!(!format!("{:?}", segment.table().load(index)).is_empty());
         for (payload, inline) in [(&d.input, &d.input_bytes), (&d.output, &d.output_bytes)] {
-            if let Ok((start, len)) = segment.locate(index, Payload(payload.load(Relaxed)), inline) {
+            let task = Owned { index, word: segment.table().load(index) };
+            if let Ok((start, len)) = segment.locate(task, Payload(payload.load(Relaxed)), inline) {
                 // SAFETY: `locate` says that the bytes lie in the segment, which nobody else has.
                 let bytes = unsafe { std::slice::from_raw_parts(start, len) };
                 std::hint::black_box(bytes.iter().fold(0, |sum: u8, b| sum.wrapping_add(*b)));

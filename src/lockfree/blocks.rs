@@ -315,6 +315,20 @@ impl Blocks<'_> {
             && word.compare_exchange(Block::Free.bits(), Block::Held(me).bits(), Acquire, Relaxed).is_ok() // [block]
     }
 
+    /// Is the block attached to this life of this descriptor? Then nobody else has it.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if it isn't.
+    pub(crate) fn check_attached(&self, block: u32, index: u16, task: Task) -> Result<(), Corrupted> {
+        // Relaxed: who owns the task has seen it attached, or attached it ([publish] and its like).
+        let found = self.words[block as usize].load(Relaxed);
+        if found == Block::attached(index, task).bits() {
+            Ok(())
+        } else {
+            Err(Corrupted::new("attached block", block as usize, found))
+        }
+    }
+
     /// HELD(me) → ATTACHED. The descriptor's field refers to the block already.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::{
         descriptor::{INLINE, Payload},
         freemap::FreeMap,
         participant::Name,
-        table::Table,
+        table::{Owned, Table},
     },
     sync::{AtomicU64, Inline, Relaxed},
 };
@@ -444,23 +444,25 @@ impl Segment {
         self.map.advise(Advice::DontFork)
     }
 
-    /// Where a payload lies: pointer and length. The length is checked against the place.
+    /// Where a payload of this task lies: pointer and length. The length is checked against the place; a block must be attached
+    /// to this life of the descriptor, so that two tasks never share one.
     ///
     /// Whether the bytes may be touched is for the caller to know, by the task word.
     ///
     /// # Errors
-    /// [`Corrupted`] if the payload refers to no block, or is longer than its place.
+    /// [`Corrupted`] if the payload refers to no block of this task's, or is longer than its place.
     pub(crate) fn locate<const N: usize>(
         &self,
-        index: u16,
+        task: Owned,
         payload: Payload,
         inline: &Inline<N>,
     ) -> Result<(*mut u8, usize), Corrupted> {
-        let damaged = || Corrupted::new("payload of descriptor", index.into(), payload.0);
+        let damaged = || Corrupted::new("payload of descriptor", task.index.into(), payload.0);
         let (start, room) = match payload.block() {
             None => (inline.as_ptr(), INLINE),
             Some(block) => {
                 let (offset, size) = self.layout.block(&self.geometry, block).ok_or_else(damaged)?;
+                self.table.blocks.check_attached(block, task.index, task.word)?;
                 // The layout keeps every block inside the mapping.
                 (self.map.as_mut_ptr().wrapping_add(offset), size)
             }
@@ -758,12 +760,21 @@ mod tests {
     fn a_payload_outside_its_place_is_damage() {
         let s = Segment::create(Geometry::new(64, 1)).unwrap();
         let inline = &s.table().descriptors[0].input_bytes;
-        assert!(s.locate(0, Payload::new(None, INLINE as u32), inline).is_ok());
-        assert!(s.locate(0, Payload::new(None, INLINE as u32 + 1), inline).is_err());
-        assert!(s.locate(0, Payload::new(Some(0), 4097), inline).is_err());
-        assert!(s.locate(0, Payload::new(Some(1 << 20), 1), inline).is_err());
+        let task = Owned { index: 0, word: s.table().load(0) };
+        let locate = |block, len| s.locate(task, Payload::new(block, len), inline);
+        assert!(locate(None, INLINE as u32).is_ok());
+        assert!(locate(None, INLINE as u32 + 1).is_err());
         let last = s.geometry.blocks() as u32 - 1;
-        let (start, len) = s.locate(0, Payload::new(Some(last), s.max_payload() as u32), inline).unwrap();
+        for block in [0, last] {
+            assert!(locate(Some(block), 1).is_err(), "nobody's block");
+            s.table().blocks.words[block as usize].store(Block::attached(0, task.word).bits(), Relaxed);
+        }
+        assert!(locate(Some(0), 1).is_ok());
+        assert!(locate(Some(0), 4097).is_err());
+        assert!(locate(Some(1 << 20), 1).is_err());
+        let (start, len) = locate(Some(last), s.max_payload() as u32).unwrap();
         assert_eq!(start as usize + len, s.map.as_ptr() as usize + s.layout.total);
+        s.table().blocks.words[0].store(Block::attached(1, task.word).bits(), Relaxed);
+        assert!(locate(Some(0), 1).is_err(), "another's block");
     }
 }
