@@ -370,17 +370,21 @@ mod mocked {
         pub(crate) fn word(&self) -> &AtomicU32 {
             &self.word
         }
+        /// Though another failed meanwhile: it is that failure that is to be told.
+        fn lock(&self) -> engine::sync::MutexGuard<'_, ()> {
+            self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        }
         pub(crate) fn wait(&self, expected: u32, _: Option<Duration>) {
             fate::step();
-            let guard = self.lock.lock().unwrap();
+            let guard = self.lock();
             // The kernel's own look at the word is no step of ours.
             if self.word.0.load(Ordering::Relaxed) == expected {
-                drop(self.changed.wait(guard).unwrap());
+                drop(self.changed.wait(guard));
             }
         }
         pub(crate) fn wake_all(&self) {
             fate::step();
-            let _guard = self.lock.lock().unwrap();
+            let _guard = self.lock();
             self.changed.notify_all();
         }
     }

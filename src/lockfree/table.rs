@@ -40,7 +40,7 @@ use super::{
 use crate::{
     error::Corrupted,
     sync::{
-        AcqRel, Acquire, AtomicU64, Bell, Mutex, MutexGuard, Ordering, Relaxed, Release, fence_after_exchange,
+        AcqRel, Acquire, AtomicU64, Bell, Mutex, MutexGuard, Ordering, Relaxed, Release, fence, fence_after_exchange,
         full_fence, mutant,
     },
 };
@@ -235,14 +235,19 @@ impl<'s> Table<'s> {
         Ok(member == Member::Live(name.incarnation()))
     }
 
-    /// The lane in which a READY task's hint belongs.
-    pub(crate) fn lane_of(&self, index: u16, d: &Descriptor) -> Result<LaneId, Corrupted> {
+    /// The lane in which the hint of a task in state `word` belongs. `None`: the descriptor has moved on.
+    pub(crate) fn lane_of(&self, index: u16, d: &Descriptor, word: Task) -> Result<Option<LaneId>, Corrupted> {
         let lane = d.lane.load(Relaxed);
         let private = if d.addressee.load(Relaxed) == 0 { 0 } else { self.participants.len() };
         if (lane as usize) < self.queues + private {
-            Ok(LaneId(lane))
-        } else {
+            return Ok(Some(LaneId(lane)));
+        }
+        // The two may be of two lives. Acquire: neither is newer than the word that is read now.
+        fence(Acquire);
+        if mutant("no-lane-recheck") || self.load(index) == word {
             Err(Corrupted::new("lane of descriptor", index.into(), lane.into()))
+        } else {
+            Ok(None)
         }
     }
 
@@ -522,7 +527,8 @@ impl<'s> Table<'s> {
         self.check_owned(me, task)?;
         let Owned { index, word } = task;
         let d = &self.descriptors[index as usize];
-        let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
+        let lane = self.lane_of(index, d, word)?.ok_or_else(|| self.refused(me, index, self.load(index)))?;
+        let (addressee, submitter) = (self.addressee(d), self.submitter(index)?);
         if self.is_cancel_asked(index, word) {
             self.complete(cursors, me, task, Outcome::Cancelled)?;
             return Ok(true);
@@ -705,7 +711,10 @@ impl<'s> Table<'s> {
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
             let lane = match word.phase() {
-                Some(Phase::Ready) => self.lane_of(index, d)?,
+                Some(Phase::Ready) => match self.lane_of(index, d, word)? {
+                    Some(lane) => lane,
+                    None => continue,
+                },
                 Some(Phase::Done(_)) => self.completion(check_id(word.who(), self.participants.len())? as u16),
                 Some(_) => continue,
                 None => return Err(damaged(index, word)),
