@@ -160,12 +160,10 @@ impl Table<'_> {
                     if let Ok(word) = self.exchange(index, word, word.to(Phase::Claimed, me.id()), AcqRel) {
                         self.settle_claimed(me, dead, exit, is_late, Owned { index, word }, settled)?;
                         let next = self.load(index);
-                        if next.is(Phase::Ready)
-                            && !mutant("no-second-hint")
-                            && let Some(lane) = self.lane_of(index, d, next)?
-                        {
+                        if next.is(Phase::Ready) && !mutant("no-second-hint") {
                             // Not left to the sweep, for which a hint of the former READY would do: whoever is about to remove
                             // that as stale may be stopped before it looks again.
+                            let lane = self.lane_of(index, d)?;
                             let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, next))?; // or the flag is up
                         }
                         return Ok(());

@@ -40,7 +40,7 @@ use super::{
 use crate::{
     error::Corrupted,
     sync::{
-        AcqRel, Acquire, AtomicU64, Bell, Mutex, MutexGuard, Ordering, Relaxed, Release, fence, fence_after_exchange,
+        AcqRel, Acquire, AtomicU64, Bell, Mutex, MutexGuard, Ordering, Relaxed, Release, fence_after_exchange,
         full_fence, mutant,
     },
 };
@@ -235,19 +235,13 @@ impl<'s> Table<'s> {
         Ok(member == Member::Live(name.incarnation()))
     }
 
-    /// The lane in which the hint of a task in state `word` belongs. `None`: the descriptor has moved on.
-    pub(crate) fn lane_of(&self, index: u16, d: &Descriptor, word: Task) -> Result<Option<LaneId>, Corrupted> {
+    /// The lane in which a READY task's hint belongs.
+    pub(crate) fn lane_of(&self, index: u16, d: &Descriptor) -> Result<LaneId, Corrupted> {
         let lane = d.lane.load(Relaxed);
-        let private = if d.addressee.load(Relaxed) == 0 { 0 } else { self.participants.len() };
-        if (lane as usize) < self.queues + private {
-            return Ok(Some(LaneId(lane)));
-        }
-        // The two may be of two lives. Acquire: neither is newer than the word that is read now.
-        fence(Acquire);
-        if mutant("no-lane-recheck") || self.load(index) == word {
-            Err(Corrupted::new("lane of descriptor", index.into(), lane.into()))
+        if (lane as usize) < self.queues + self.participants.len() {
+            Ok(LaneId(lane))
         } else {
-            Ok(None)
+            Err(Corrupted::new("lane of descriptor", index.into(), lane.into()))
         }
     }
 
@@ -329,7 +323,7 @@ impl<'s> Table<'s> {
         Ok(task.id())
     }
 
-    /// Who has made a task READY stores its hint and wakes one who can claim it.
+    /// Who has made a task READY stores its hint and wakes one who can claim it. `lane` and `addressee` are those of this life.
     pub(crate) fn announce_ready(
         &self,
         cursors: &Cursors,
@@ -338,6 +332,9 @@ impl<'s> Table<'s> {
         lane: LaneId,
         addressee: Option<Name>,
     ) -> Result<(), Corrupted> {
+        if addressee.is_none() && lane.0 as usize >= self.queues {
+            return Err(Corrupted::new("lane of a descriptor without addressee", index.into(), lane.0.into()));
+        }
         // An overflow needs nothing more: the flag is up, and the wake below makes somebody look.
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
         full_fence("no-post-fence"); // [park], [orphan]
@@ -527,8 +524,7 @@ impl<'s> Table<'s> {
         self.check_owned(me, task)?;
         let Owned { index, word } = task;
         let d = &self.descriptors[index as usize];
-        let lane = self.lane_of(index, d, word)?.ok_or_else(|| self.refused(me, index, self.load(index)))?;
-        let (addressee, submitter) = (self.addressee(d), self.submitter(index)?);
+        let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
         if self.is_cancel_asked(index, word) {
             self.complete(cursors, me, task, Outcome::Cancelled)?;
             return Ok(true);
@@ -711,10 +707,7 @@ impl<'s> Table<'s> {
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
             let lane = match word.phase() {
-                Some(Phase::Ready) => match self.lane_of(index, d, word)? {
-                    Some(lane) => lane,
-                    None => continue,
-                },
+                Some(Phase::Ready) => self.lane_of(index, d)?,
                 Some(Phase::Done(_)) => self.completion(check_id(word.who(), self.participants.len())? as u16),
                 Some(_) => continue,
                 None => return Err(damaged(index, word)),

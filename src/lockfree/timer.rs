@@ -214,8 +214,7 @@ impl Table<'_> {
     /// DELAYED → READY, unless something else has become of it.
     fn wake_up(&self, cursors: &Cursors, index: u16, word: Task) -> Result<(), Corrupted> {
         let d = &self.descriptors[index as usize];
-        let Some(lane) = self.lane_of(index, d, word)? else { return Ok(()) };
-        let addressee = self.addressee(d);
+        let (lane, addressee) = (self.lane_of(index, d)?, self.addressee(d));
         let ready = word.to(Phase::Ready, word.who());
         if self.exchange(index, word, ready, AcqRel).is_ok() {
             self.announce_ready(cursors, index, ready, lane, addressee)?;

@@ -64,7 +64,6 @@ const MUTANTS: &[(&str, &str)] = &[
     ("no-dead-submitter", "shuttle_pool::by_priority"),
     ("no-lost-addressee", "shuttle_pool::by_priority"),
     ("no-name-check", "shuttle_pool::by_priority"),
-    ("no-lane-recheck", "shuttle_pool::by_priority"),
     ("no-cancel-check", "shuttle_pool::by_priority"),
     ("no-timer-ring", "shuttle_pool::by_priority"),
     ("give-back-punch-first", "shuttle_pool::by_priority"),
