@@ -111,6 +111,8 @@ pub(crate) enum Event<'a> {
     Died { label: &'a str, pid: i32, exit: Exit, settled: Settled, restart_in: Option<Duration> },
     /// A process that had attached has gone; not in order: it died.
     Left { pid: i32, was_orderly: bool, settled: Settled },
+    /// After the death of `who` was settled an invariant of the segment is broken.
+    Unsound { who: &'a str, audit: &'a Audit },
     /// A signal, or the end of a grace, begins or hastens the end.
     Mode { mode: Mode },
     /// A worker is told to exit.
@@ -141,6 +143,8 @@ pub(crate) struct Summary {
     pub(crate) killed: usize,
     /// How many that had attached are still there: what is in use is theirs.
     pub(crate) attached: usize,
+    /// After how many deaths an invariant was broken.
+    pub(crate) unsound: usize,
 }
 
 /// Why a pool ended though nobody asked it to, or never began.
@@ -230,6 +234,7 @@ pub(crate) struct Coordinator<'o> {
     ended: VecDeque<Ended>,
     /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
+    unsound: usize,
     door: Option<Door>,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
@@ -285,6 +290,7 @@ impl<'o> Coordinator<'o> {
             grace,
             ended: VecDeque::new(),
             killed: 0,
+            unsound: 0,
             door: None,
             observer,
         })
@@ -323,7 +329,13 @@ impl<'o> Coordinator<'o> {
         }
         result?;
         let attached = self.door.as_ref().map_or(0, Door::guests);
-        Ok(Summary { audit: self.table().audit(), ended: self.ended.into(), killed: self.killed, attached })
+        Ok(Summary {
+            audit: self.table().audit(),
+            ended: self.ended.into(),
+            killed: self.killed,
+            attached,
+            unsound: self.unsound,
+        })
     }
 
     fn serve(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
@@ -582,6 +594,8 @@ impl<'o> Coordinator<'o> {
         // Release: a client that sees the count sees what the recovery settled. The sweep's wake may have come before.
         self.segment.header().control.deaths.fetch_add(1, Release);
         self.wake_all();
+        let label = self.workers[i].label.clone();
+        self.audit_after(&label);
 
         let worker = &mut self.workers[i];
         self.ended.push_back(Ended { label: worker.label.clone(), pid, exit, finished });
@@ -627,6 +641,15 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
+    /// A death is when a broken invariant is most likely, and rare enough to look for one.
+    fn audit_after(&mut self, who: &str) {
+        let audit = self.table().audit();
+        if !audit.violations.is_empty() {
+            self.unsound += 1;
+            (self.observer)(Event::Unsound { who, audit: &audit });
+        }
+    }
+
     /// Sees to those who attach: settles what the departed leave, then lets others in.
     fn attend(&mut self) -> Result<(), PoolError> {
         let Some(door) = &mut self.door else { return Ok(()) };
@@ -638,6 +661,7 @@ impl<'o> Coordinator<'o> {
             self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
             self.wake_all();
             (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
+            self.audit_after("attached");
         }
         if let Some(door) = &mut self.door {
             door.answer(news, &self.segment, self.bell.as_fd())?;

@@ -228,7 +228,7 @@ fn with_pool(workers: usize, client: fn(&Endpoint, &Beats) -> Figures) -> Figure
     };
     let pool = Coordinator::new(&Options::with_queues(["tasks"]), specs, PATIENCE, &mut observer);
     let summary = pool.and_then(|pool| pool.run(None)).map_err(text)?;
-    if !complaints.is_empty() || !summary.audit.is_clean() || summary.killed > 0 {
+    if !complaints.is_empty() || !summary.audit.is_clean() || summary.unsound + summary.killed > 0 {
         return Err(format!("{complaints}{} killed at the end, {}", summary.killed, summary.audit));
     }
     Ok(format!("{said} respawned={respawned}"))
