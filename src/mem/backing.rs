@@ -16,6 +16,22 @@
 //! by. So who locks a named backing looks whether it still has its name, and else begins again. That is one step for others,
 //! as is a look and the removal after it: both hold the file's `flock(2)` for that moment, and wait for it.
 //!
+//! # What a death leaves
+//!
+//! | state of a backing       | written by                           | a death leaves                                            |
+//! |--------------------------|--------------------------------------|-----------------------------------------------------------|
+//! | the lock (the kernel's)  | who makes it or takes it over        | it is free once the last process with the file has gone   |
+//! | the name                 | its maker; removed by that or by     | a left-over: taken over by the next pool of that name, or |
+//! |                          | `clean`                              | removed by `shmworker clean`                              |
+//! | `flock`, for a moment    | who is making it, or cleaning        | the kernel gives it back. Stopped there, one makes others |
+//! |                          |                                      | wait who make or clean that name, and nobody in a pool    |
+//! | `creator`, `boot`        | its maker                            | a hint for people, of this run of the machine alone       |
+//!
+//! These are the kernel's own orders: no atomic of ours has a part in them.
+//!
+//! What checks this page: the tests in `mem/segment.rs` (one living pool per file; who starts while others clean) and
+//! `tests/segment.rs` (what a killed pool leaves, and that the living keep theirs).
+//!
 //! The crate `shared_memory` makes the named ones. It is told at once not to own the name, which it would remove in each
 //! forked child that drops it; and it only sets the size, so space is allocated here, on a descriptor of our own.
 
