@@ -42,12 +42,13 @@
 //!
 //! # Crash and progress
 //!
-//! It writes nothing, so a read-only mapping will do and its death leaves nothing. It reads each word a bounded number of times
-//! and waits for nobody: what moves under it is left for the next audit. Damaged words are findings, never followed.
+//! It writes nothing, so a read-only mapping will do and its death leaves nothing. It reads each word a bounded number
+//! of times and waits for nobody: what moves under it is left for the next audit. Damaged words are findings, never
+//! followed.
 //!
-//! What checks this page: the tests below, which break each rule by itself and audit a segment at rest and one in which two
-//! threads work; `fuzz/fuzz_targets/segment_open.rs` and `live_damage.rs`. It ends every model, unit test of endpoints and
-//! torture run.
+//! What checks this page: the tests below, which break each rule by itself and audit a segment at rest and one in which
+//! two threads work; `fuzz/fuzz_targets/segment_open.rs` and `live_damage.rs`. It is asked at the end of the models,
+//! the tests of endpoints, each kill of `shmworker torture --single-step`, and each pool.
 
 use super::{
     descriptor::{Descriptor, INLINE, Payload},

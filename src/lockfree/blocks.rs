@@ -2,7 +2,8 @@
 //!
 //! # States
 //!
-//! A block: `FREE → HELD(name) → ATTACHED(descriptor, generation) → FREE`, and `HELD → FREE` when it is given back unused.
+//! A block: `FREE → HELD(name) → ATTACHED(descriptor, generation) → FREE`, and `HELD → FREE` when it is given back
+//! unused.
 //!
 //! A chunk: `absent(n) → committed, touched(n) ⇄ committed(n) → absent(n + 1)`.
 //!
@@ -47,10 +48,11 @@
 //!
 //! # Progress
 //!
-//! Lock-free; `alloc` looks at each word twice at most when the hints run out. While a chunk is given back its blocks are
-//! held, so an `alloc` at that moment may find none: it is to be tried again like any that found none. What checks this
-//! page: `loom_blocks.rs`, `loom_room.rs` and `mutants.rs` in `lockfree/tests/`, the tests below and in `mem/segment.rs`,
-//! `fuzz/fuzz_targets/arena_ops.rs`, and `shmworker torture --single-step` (the paths with a block, and `give-back`).
+//! Lock-free; `alloc` looks at each word twice at most when the hints run out. While a chunk is given back its blocks
+//! are held, so an `alloc` at that moment may find none: it is to be tried again like any that found none. What checks
+//! this page: `loom_blocks.rs`, `loom_room.rs` and `mutants.rs` in `lockfree/tests/`, the tests below and in
+//! `mem/segment.rs`, `fuzz/fuzz_targets/arena_ops.rs`, and `shmworker torture --single-step` (the paths with a block,
+//! and `give-back`).
 
 use super::{
     descriptor::Payload,
@@ -249,7 +251,7 @@ impl Blocks<'_> {
         }
     }
 
-    /// Is any chunk committed? No promise that it still is, and who commits one rings ([`super::timer`]).
+    /// Is any chunk committed? No promise that it still is; who commits one rings the coordinator.
     pub(crate) fn has_committed(&self) -> bool {
         self.chunks.iter().any(|word| word.load(Relaxed) & COMMITTED != 0)
     }
@@ -339,8 +341,8 @@ impl Blocks<'_> {
     /// [`Corrupted`] if the block is not ours: nobody else may move it.
     pub(crate) fn attach(&self, block: u32, me: Name, index: u16, task: Task) -> Result<(), Corrupted> {
         let to = Block::attached(index, task).bits();
-        // Release, for the audit of who lives: it finds the field that refers to the block (invariant 2). The task's next owner
-        // has both by [publish] or [complete].
+        // Release, for the audit of who lives: it finds the field that refers to the block (invariant 2). The task's
+        // next owner has both by [publish] or [complete].
         self.words[block as usize]
             .compare_exchange(Block::Held(me).bits(), to, Release, Relaxed)
             .map(drop)

@@ -7,26 +7,27 @@
 //!
 //! # Words
 //!
-//! | word                 | written by                              | read by        | a death leaves                        |
-//! |----------------------|-----------------------------------------|----------------|---------------------------------------|
-//! | `member`             | the coordinator (`admit`, `recover`)    | all            | the truth as it was: its successor    |
-//! |                      |                                         |                | goes on                               |
-//! | `pid`, `role`        | the coordinator: `admit`; the `pid` of  | people         | information for people; 0, if the     |
-//! |                      | a child once it has been forked         |                | coordinator died right after the fork |
-//! | `futex`              | the participant (both bits), wakers     | participant,   | a sleeper that is marked as woken: the|
-//! |                      | (WOKEN up, the count on); recovery, for | wakers,        | coordinator's next look wakes it, of  |
-//! |                      | the dead (both bits down)               | coordinator    | which whoever meets it sees to, and so|
-//! |                      |                                         |                | does the sweep                        |
-//! | `finished`, `status` | the participant; `admit`, 0             | coordinator    | the last value, which is reported     |
+//! | word                 | written by                           | read by      | a death leaves                      |
+//! |----------------------|--------------------------------------|--------------|-------------------------------------|
+//! | `member`             | the coordinator (`admit`, `recover`) | all          | the truth: its successor goes on    |
+//! | `pid`, `role`        | the coordinator, in `admit`; `pid`   | people       | information for people              |
+//! |                      | of a child once it is forked         |              |                                     |
+//! | `futex`              | the participant (both bits), wakers  | participant, | a sleeper that is marked as woken:  |
+//! |                      | (WOKEN up, count on); for the dead   | wakers,      | the sweep wakes it. If its waker is |
+//! |                      | recovery (both bits down)            | coordinator  | only stopped, the coordinator does, |
+//! |                      |                                      |              | by a look that other wakers ask for |
+//! | `finished`, `status` | the participant; `admit`, 0          | coordinator  | the last value, for the report      |
 //!
-//! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it prepared,
-//! in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its FUTEX_WAIT, and
-//! another thread that takes WOKEN down meanwhile, for it to miss one: negligible, and then the next wake ends its sleep.
+//! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
+//! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its
+//! FUTEX_WAIT, and another thread that takes WOKEN down meanwhile, for it to miss one: negligible, and then the next
+//! wake ends its sleep.
 //!
 //! # Invariants
 //!
 //! 1. The incarnation only grows. A name is `Live` once, then `Dead`, and not before the kernel has reported the death.
-//! 2. An id is given again only when no task word, no `submitter` or `addressee` of a task in use and no HELD block names it.
+//! 2. An id is given again only when no task word, no `submitter` or `addressee` of a task in use and no HELD block
+//!    names it.
 //! 3. PARKED is up while a thread of the participant sleeps or is about to; WOKEN only together with it.
 //! 4. Every wake changes the word, so whoever has prepared before it does not fall asleep after it.
 //!
@@ -34,25 +35,26 @@
 //!
 //! - \[orphan] The coordinator stores `Dead`, fences (SeqCst), then scans; who has made a task DONE for a submitter, or
 //!   READY for an addressee, fences (SeqCst), then loads `member`. One of the two sees the other's, so no such task stays.
-//! - \[wake] Release in `mark_woken` and `wake` pairs with Acquire in `prepare_to_park` and `end_park`: who takes the mark
-//!   down, or prepares after the wake, sees the news. Who wakes without a fence (the sweep, a new mode) needs no more.
+//! - \[wake] Release in `mark_woken` and `wake` pairs with Acquire in `prepare_to_park` and `end_park`: who takes the
+//!   mark down, or prepares after the wake, sees the news. Who wakes without a fence (the sweep, a new mode) needs no
+//!   more.
 //! - Parking: \[park], in `lockfree/PARK.md`; what was left half done: \[watch], in [`super::timer`].
 //!
 //! # Crash
 //!
-//! Dead as a sleeper: recovery clears its two bits and its idle bits; a wake that it had swallowed is made up for by the sweep,
-//! which wakes everybody. Dead as a waker, between the exchange and FUTEX_WAKE: the sweep again. Only stopped there: the
-//! coordinator finishes it ([`Participant::finish_wake`]), or another thread of the sleeper's that is about to park.
-//! Dead as the coordinator, in `admit` or before the fork: an id that is not `Live` yet, or one without a process, which is to be
-//! settled as a death.
+//! Dead as a sleeper: recovery clears its two bits and its idle bits; a wake that it had swallowed is made up for by
+//! the sweep, which wakes everybody. Dead as a waker, between the exchange and FUTEX_WAKE: the sweep again. Only
+//! stopped there: the coordinator finishes it ([`Participant::finish_wake`]), or another thread of the sleeper's that
+//! is about to park. Dead as the coordinator, in `admit` or before the fork: an id that is not `Live` yet, or one
+//! without a process, which is to be settled as a death.
 //!
 //! # Progress
 //!
 //! A failed exchange means that another's has succeeded; but for that no operation repeats anything, and none waits.
 //!
-//! What checks this page: `loom_park.rs`, `loom_queues.rs` (threads of one participant), `loom_private.rs`, `loom_recovery.rs`
-//! and `mutants.rs` in `lockfree/tests/`; `exec/tests.rs` (an id is given again only when nobody names it);
-//! `shmworker torture --wakes`, and `--single-step` (`park`, `wake`).
+//! What checks this page: `loom_park.rs`, `loom_queues.rs` (threads of one participant), `loom_private.rs`,
+//! `loom_recovery.rs` and `mutants.rs` in `lockfree/tests/`; `exec/tests.rs` (an id is given again only when nobody
+//! names it); `shmworker torture --wakes`, and `--single-step` (`park`, `wake`).
 
 use super::word::{MAX_PARTICIPANTS, Member};
 use crate::{

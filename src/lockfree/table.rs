@@ -10,25 +10,25 @@
 //!
 //! # Words
 //!
-//! Beside those of the structures that it is made of, each with its own page, the idle masks: a row per queue and one for room,
-//! a bit per participant.
+//! Beside those of the structures that it is made of, each with its own page, the idle masks: a row per queue and one
+//! for room, a bit per participant.
 //!
-//! | word       | written by                       | read by                      | a death leaves                          |
-//! |------------|----------------------------------|------------------------------|-----------------------------------------|
-//! | idle masks | the participant; recovery, for   | who has posted work or made  | a bit of one who does not sleep: wakers |
-//! |            | the dead                         | room; the coordinator's look | see by its own word, and look on        |
+//! | word       | written by                     | read by                      | a death leaves                      |
+//! |------------|--------------------------------|------------------------------|-------------------------------------|
+//! | idle masks | the participant; recovery, for | who has posted work or made  | a bit of one who is not asleep: its |
+//! |            | the dead                       | room; the coordinator's look | word says so, and wakers look on    |
 //!
 //! [`Cursors`] are private to a process, and go with it.
 //!
 //! # Invariants
 //!
 //! 1. Task words change in one place, [`Table::exchange`], and by the legal transitions only.
-//! 2. A task that is READY or DONE has its hint in its lane, or the lane's `rescan` is up, or somebody is between its own
-//!    exchange and the hint: whose death the sweep follows, and whose stop delays that one task.
+//! 2. A task that is READY or DONE has its hint in its lane, or the lane's `rescan` is up, or somebody is between its
+//!    own exchange and the hint: whose death the sweep follows, and whose stop delays that one task.
 //! 3. Who removes a hint has claimed its task, or answers for it (\[remove]).
-//! 4. Who is addressed alone claims the task; and no incarnation gets what was for the one before.
-//! 5. Work that is announced wakes one who sleeps before it; if that one does not come, the coordinator's next look wakes
-//!    another (`PARK.md`).
+//! 4. What is addressed is claimed by its addressee alone, and not by a later incarnation under that id.
+//! 5. Work that is announced wakes one who sleeps before it; if that one does not come, the coordinator's next look
+//!    wakes another (`PARK.md`).
 //!
 //! # Ordering
 //!
@@ -47,31 +47,32 @@
 //!   back exchanges that word, fences, then reads `cancel`. So either the request goes to whoever has it by now, or it ends
 //!   here: no attempt begins behind the back of one who was told that the task runs elsewhere.
 //!
-//! Where the step before the fence is an exchange of the same thread, whoever it is (making room, \[cancel]), the exchange does
-//! for the fence on x86-64 (`fence_after_exchange`). In all others it may be a load or a store, or lie far back.
+//! Who makes room, and both sides of \[cancel], come from an exchange, which on x86-64 is such a fence by itself
+//! (`fence_after_exchange`). In all other pairs the step before the fence may be a load or a store.
 //!
 //! # Crash
 //!
-//! | in            | after            | it leaves                                    | settled by                                  |
-//! |---------------|------------------|----------------------------------------------|---------------------------------------------|
-//! | `reserve`     | the exchange     | RESERVED                                     | recovery releases it                        |
-//! | `publish`     | the exchange     | READY without hint, a sleeper, a time unheard| recovery drops what the dead had submitted  |
-//! | `take_from`   | the exchange     | CLAIMED or RESERVED, and a stale hint        | recovery; the next taker removes the hint   |
-//! | `take_from`   | removing a hint  | perhaps a task without hint                  | the sweep                                   |
-//! | `complete`    | the exchange     | DONE without hint, or its submitter asleep   | the sweep                                   |
-//! | `give_back`   | the exchange     | READY without hint, a time unheard           | the sweep; the tick after each death        |
-//! | `cancel`      | the request      | a request that nobody was told of            | the worker sees it, or whoever settles it   |
-//! | `release`     | freeing blocks   | RESERVED, whose blocks are free already      | recovery releases it: `detach` frees no more|
-//! | `rescan`      | some hints       | the flag is up still                         | the next rescan                             |
-//! | `park`        | any step         | idle bits, PARKED                            | recovery clears them, the sweep wakes all   |
+//! | in          | after           | it leaves                               | settled by                                |
+//! |-------------|-----------------|-----------------------------------------|-------------------------------------------|
+//! | `reserve`   | the exchange    | RESERVED                                | recovery releases it                      |
+//! | `publish`   | the exchange    | READY, no hint, a time unheard          | recovery drops it                         |
+//! | `take_from` | the exchange    | CLAIMED or RESERVED, and a stale hint   | recovery; the next taker removes that     |
+//! | `take_from` | removing a hint | perhaps a task without hint             | the sweep                                 |
+//! | `complete`  | the exchange    | DONE without hint, its submitter asleep | the sweep                                 |
+//! | `give_back` | the exchange    | READY, no hint, a time unheard          | the sweep; the tick after each death      |
+//! | `cancel`    | the request     | a request that nobody was woken for     | its worker sees it, or who settles it     |
+//! | `release`   | freeing blocks  | RESERVED, without its blocks            | recovery releases it                      |
+//! | `rescan`    | some hints      | the flag, up still                      | the next rescan                           |
+//! | `park`      | any step        | idle bits, PARKED                       | recovery clears them, the sweep wakes all |
 //!
 //! # Progress
 //!
-//! Lock-free: where an exchange fails, another's has succeeded. `reserve`, `rescan` and a last look walk all descriptors once;
-//! `claim` and `take` go on while they meet hints that are stale, each of which somebody has stored. Only `park` sleeps.
+//! Lock-free: where an exchange fails, another's has succeeded. `reserve`, `rescan` and a last look walk all
+//! descriptors once; `claim` and `take` go on while they meet hints that are stale, each of which somebody has stored.
+//! Only `park` sleeps.
 //!
-//! What checks this page: all of `lockfree/tests/` (a scene per file, and `mutants.rs`, in which each fence and each second look
-//! is left out once), `exec/tests.rs`, `fuzz/fuzz_targets/descriptor_ops.rs` and `live_damage.rs`, `shmworker torture`.
+//! What checks this page: all of `lockfree/tests/` (in `mutants.rs` fences and second looks are left out, which a model
+//! must notice), `exec/tests.rs`, `fuzz/fuzz_targets/descriptor_ops.rs` and `live_damage.rs`, `shmworker torture`.
 
 use super::{
     blocks::Blocks,
@@ -406,8 +407,8 @@ impl<'s> Table<'s> {
     pub(crate) fn cancel(&self, cursors: &Cursors, task: TaskId) -> Result<Cancel, Corrupted> {
         let d = &self.descriptors[task.index as usize];
         loop {
-            // Before the word, hence Acquire: who asked for another life's cancellation since then has changed it, and the
-            // exchange fails.
+            // Before the word, hence Acquire: who asked for another life's cancellation since then has changed it, and
+            // the exchange fails.
             let asked = d.cancel.load(Acquire);
             let word = self.load(task.index);
             if word.generation() != task.generation {
@@ -896,8 +897,8 @@ impl<'p> Parked<'p> {
         let prepared = table.participants[me.id() as usize].prepare_to_park();
         for row in parked.rows() {
             counts.1[row] += 1;
-            // AcqRel, here and where it is taken down, is more than is needed: the fence that follows orders it ([park], [room]),
-            // and who sees an old bit goes by the futex word.
+            // AcqRel, here and where it is taken down, is more than is needed: the fence that follows orders it
+            // ([park], [room]), and who sees an old bit goes by the futex word.
             parked.mask(row).fetch_or(parked.bit(), AcqRel);
         }
         drop(counts);

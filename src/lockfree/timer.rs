@@ -1,5 +1,5 @@
-//! Time: delays, expiry and deadlines. The coordinator sees to them all; of what has expired a worker that meets it sooner ends
-//! it as well (`claim`). And wakes that nobody answers.
+//! Time: delays, expiry and deadlines. The coordinator sees to them all; of what has expired a worker that meets it
+//! sooner ends it as well (`claim`). And wakes that nobody answers.
 //!
 //! # Pool time
 //!
@@ -10,16 +10,17 @@
 //!
 //! `armed`: a time, while the coordinator sleeps until then; NEVER, while it looks or while nothing has a time.
 //!
-//! `watched`: `0 → RAISED → RAISED, SEEN → 0`: nothing to look for; somebody was woken; the coordinator will look; it looks.
+//! `watched`: `0 → RAISED → RAISED, SEEN → 0`: nothing to look for; somebody was woken; the coordinator will look; it
+//! looks.
 //!
 //! # Words
 //!
-//! | word      | written by            | read by             | a death leaves                                              |
-//! |-----------|-----------------------|---------------------|-------------------------------------------------------------|
-//! | `armed`   | the coordinator       | who sets a time     | (its successor arms anew before it sleeps)                  |
-//! | `paused`  | the coordinator       | all                 | time that counts though the pool stood still                |
-//! | `watched` | wakers (RAISED), the  | wakers, the         | a ring that was not rung: the next waker rings              |
-//! |           | coordinator (SEEN, 0) | coordinator         |                                                             |
+//! | word      | written by            | read by         | a death leaves                                 |
+//! |-----------|-----------------------|-----------------|------------------------------------------------|
+//! | `armed`   | the coordinator       | who sets a time | (its successor arms anew before it sleeps)     |
+//! | `paused`  | the coordinator       | all             | time that counts though the pool stood still   |
+//! | `watched` | wakers (RAISED), the  | wakers, the     | a ring that was not rung: the next waker rings |
+//! |           | coordinator (SEEN, 0) | coordinator     |                                                |
 //!
 //! # Invariants
 //!
@@ -37,17 +38,18 @@
 //!
 //! # Crash
 //!
-//! Who dies between setting a time and ringing leaves a death, after which the coordinator looks at all tasks anyway. Who is
-//! only stopped there leaves a time of which the coordinator hears when that one goes on, or at its next tick for whatever else.
+//! Who dies between setting a time and ringing leaves a death, after which the coordinator looks at all tasks anyway.
+//! Who is only stopped there leaves a time of which the coordinator hears when that one goes on, or at its next tick
+//! for whatever else.
 //!
-//! A worker that was woken may be stopped, and so may its waker, before FUTEX_WAKE or before the bell. What of that holds up
-//! others [`Table::look`] finishes, some milliseconds after `watched` was raised; until the coordinator has said by SEEN that it
-//! knows, each who raises it rings.
+//! A worker that was woken may be stopped, and so may its waker, before FUTEX_WAKE or before the bell. What of that
+//! holds up others [`Table::look`] finishes, some milliseconds after `watched` was raised; until the coordinator has
+//! said by SEEN that it knows, each who raises it rings.
 //!
 //! # Progress
 //!
-//! Wait-free for all but the coordinator: a store, a load, at most one system call. The coordinator's `tick` looks at each task
-//! once, and again only where another has moved it.
+//! Wait-free for all but the coordinator: a store, a load, at most one system call. The coordinator's `tick` looks at
+//! each task once, and again only where another has moved it.
 //!
 //! What checks this page: `loom_timer.rs`, `loom_retry.rs` and `mutants.rs` in `lockfree/tests/`, `exec/tests.rs`,
 //! `process/clock.rs`, `shmworker torture --wakes` (stops), and `--single-step` (`tick`, `submit-with-times`, `retry`).
@@ -117,7 +119,7 @@ impl Table<'_> {
 
     /// Who has exchanged the word of a task which has to do with this time tells the coordinator.
     pub(crate) fn arm(&self, cursors: &Cursors, time: u64) {
-        full_fence("no-timer-fence"); // [timer]; Acquire is more than the fence leaves to be asked for
+        full_fence("no-timer-fence"); // [timer]; after it any load would do
         if time < self.alarm.armed.load(Acquire) && !mutant("no-timer-ring") {
             cursors.bell.ring();
         }
@@ -147,6 +149,7 @@ impl Table<'_> {
         loop {
             let word = self.load(index);
             let next = match word.phase() {
+                // Relaxed, for what waits: if a time is of a later life or attempt, who has begun that rings.
                 Some(Phase::Ready | Phase::Delayed) => {
                     let outcome = self.is_over(index, word, now);
                     if let Some(outcome) = outcome {

@@ -7,9 +7,9 @@
 //!
 //! # Words
 //!
-//! Values only: who writes a word, and what a death leaves in it, stands with the structure that has it. What one structure
-//! alone knows is packed there: [`Name`] and the futex word in `participant`, `rescan` in `lane`, a chunk's word in `blocks`,
-//! `watched` in `timer`, the fields of a task in `descriptor`.
+//! Values only: who writes a word, and what a death leaves in it, stands with the structure that has it. What one
+//! structure alone knows is packed there: [`Name`] and the futex word in `participant`, `rescan` in `lane`, a chunk's
+//! word in `blocks`, `watched` in `timer`, the fields of a task in `descriptor`.
 //!
 //! | word | bits, high to low |
 //! |---|---|
@@ -18,10 +18,10 @@
 //! | block | kind 4 · spare 4 · holder 16 · generation or incarnation 40 |
 //! | participant | phase 4 · spare 20 · incarnation 40 |
 //!
-//! The generation in a slot saves work; safety comes from the exchange on the whole task word. 40 bits of generation wrap
-//! after five days for one descriptor reused 2.5 million times a second; 31 bits of lap after 30 hours at 20 million
-//! tasks a second through 1,024 slots, and an alias then costs a hint, which the next rescan of that lane restores, or the
-//! sweep after the next death.
+//! The generation in a slot saves work; safety comes from the exchange on the whole task word. 40 bits of generation
+//! wrap after five days for one descriptor reused 2.5 million times a second; 31 bits of lap after 30 hours at 20
+//! million tasks a second through 1,024 slots, and an alias then costs a hint, which the next rescan of that lane
+//! restores, or the sweep after the next death.
 //!
 //! # Invariants
 //!
@@ -31,8 +31,9 @@
 //!
 //! # Ordering, crash, progress
 //!
-//! A word is written at once, so nobody sees or leaves half of one, and there is no loop here. Checked by the tests below and
-//! `fuzz/fuzz_targets/words.rs`; that the generation in the task word is needed, by the mutant `no-generation`.
+//! A word is written at once, so nobody sees or leaves half of one, and there is no loop here. Checked by the tests
+//! below and `fuzz/fuzz_targets/words.rs`; that the generation in the task word is needed, by the mutant
+//! `no-generation`.
 
 use super::participant::Name;
 use crate::sync::mutant;

@@ -1,10 +1,10 @@
 //! Backings: what file a segment's pages belong to, and how long that file lives.
 //!
-//! | backing | lives                                             | for                                           |
-//! |---------|---------------------------------------------------|-----------------------------------------------|
-//! | memfd   | as long as a process has it; has no name          | the usual case: sealed, nothing is left behind |
-//! | named   | in `/dev/shm`, until its creator ends in order    | the post-mortem, when every process is dead   |
-//! | file    | until somebody removes it                         | state that outlives the machine's run         |
+//! | backing | lives                                          | for                                            |
+//! |---------|------------------------------------------------|------------------------------------------------|
+//! | memfd   | as long as a process has it; has no name       | the usual case: sealed, nothing is left behind |
+//! | named   | in `/dev/shm`, until its creator ends in order | the post-mortem, when every process is dead    |
+//! | file    | until somebody removes it                      | state that outlives the machine's run          |
 //!
 //! # Liveness
 //!
@@ -18,14 +18,14 @@
 //!
 //! # What a death leaves
 //!
-//! | state of a backing       | written by                           | a death leaves                                            |
-//! |--------------------------|--------------------------------------|-----------------------------------------------------------|
-//! | the lock (the kernel's)  | who makes it or takes it over        | it is free once the last process with the file has gone   |
-//! | the name                 | its maker; removed by that or by     | a left-over: taken over by the next pool of that name, or |
-//! |                          | `clean`                              | removed by `shmworker clean`                              |
-//! | `flock`, for a moment    | who is making it, or cleaning        | the kernel gives it back. Stopped there, one makes others |
-//! |                          |                                      | wait who make or clean that name, and nobody in a pool    |
-//! | `creator`, `boot`        | its maker                            | a hint for people, of this run of the machine alone       |
+//! | state             | written by                     | a death leaves                                              |
+//! |-------------------|--------------------------------|-------------------------------------------------------------|
+//! | lock              | who makes it, or takes it over | it is free once the last process that has the file has gone |
+//! | name              | its maker; removed by that, or | a left-over, for the next pool of that name or for          |
+//! |                   | by `clean`                     | `shmworker clean`                                           |
+//! | `flock`           | who makes it, or cleans        | nothing. Who is stopped with it has those wait who make or  |
+//! |                   |                                | clean that name, and nobody in a pool                       |
+//! | `creator`, `boot` | its maker                      | a hint for people, of this run of the machine alone         |
 //!
 //! These are the kernel's own orders: no atomic of ours has a part in them.
 //!
