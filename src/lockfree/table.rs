@@ -52,18 +52,18 @@
 //!
 //! # Crash
 //!
-//! | in          | after           | it leaves                               | settled by                                |
-//! |-------------|-----------------|-----------------------------------------|-------------------------------------------|
-//! | `reserve`   | the exchange    | RESERVED                                | recovery releases it                      |
-//! | `publish`   | the exchange    | READY, no hint, a time unheard          | recovery drops it                         |
-//! | `take_from` | the exchange    | CLAIMED or RESERVED, and a stale hint   | recovery; the next taker removes that     |
-//! | `take_from` | removing a hint | perhaps a task without hint             | the sweep                                 |
-//! | `complete`  | the exchange    | DONE without hint, its submitter asleep | the sweep                                 |
-//! | `give_back` | the exchange    | READY, no hint, a time unheard          | the sweep; the tick after each death      |
-//! | `cancel`    | the request     | a request that nobody was woken for     | its worker sees it, or who settles it     |
-//! | `release`   | freeing blocks  | RESERVED, without its blocks            | recovery releases it                      |
-//! | `rescan`    | some hints      | the flag, up still                      | the next rescan                           |
-//! | `park`      | any step        | idle bits, PARKED                       | recovery clears them, the sweep wakes all |
+//! | in          | after           | it leaves                             | settled by                            |
+//! |-------------|-----------------|---------------------------------------|---------------------------------------|
+//! | `reserve`   | the exchange    | RESERVED                              | recovery releases it                  |
+//! | `publish`   | the exchange    | READY, no hint, a time unheard        | recovery drops it                     |
+//! | `take_from` | the exchange    | CLAIMED or RESERVED, a stale hint     | recovery; the next taker removes that |
+//! | `take_from` | removing a hint | perhaps a task without hint           | the sweep                             |
+//! | `complete`  | the exchange    | DONE without hint, a submitter asleep | the sweep                             |
+//! | `give_back` | the exchange    | READY, no hint, a time unheard        | the sweep; the tick after each death  |
+//! | `cancel`    | the request     | a request that nobody was woken for   | its worker sees it, or recovery       |
+//! | `release`   | freeing blocks  | RESERVED, without its blocks          | recovery releases it                  |
+//! | `rescan`    | some hints      | the flag, up still                    | the next rescan                       |
+//! | `park`      | any step        | idle bits, PARKED                     | recovery clears them, the sweep wakes |
 //!
 //! # Progress
 //!
