@@ -1,7 +1,7 @@
 //! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom or shuttle in the models.
 //!
 //! In the models, unit tests and fuzz targets, and nowhere else, every operation that others can notice is also a *step* at
-//! which the running thread may be made to die ([`fate`]): a death is a panic that unwinds and leaves the shared words as they
+//! which the running thread may be made to die (`fate`): a death is a panic that unwinds and leaves the shared words as they
 //! are, as a SIGKILL would; guards that are dropped on the way write nothing any more. Loads and fences are no steps: a death
 //! before one leaves what a death before the next write leaves. What is private to a process ([`private`], [`Mutex`]) is gone
 //! with it, and makes no steps either.

@@ -77,6 +77,8 @@ impl Seat {
     /// A client says that it is ready to serve.
     pub(crate) fn ready(&self) {
         let table = self.endpoint.segment().table();
+        // Release, for the Acquire in `clients_ready`: what it has set up for the workers comes before them. The bell
+        // rouses.
         table.participants[self.endpoint.name().id() as usize].status.store(READY, Release);
         // SAFETY: `spawn` keeps the bell open in a child, which never closes it.
         let bell = unsafe { BorrowedFd::borrow_raw(self.bell) };
@@ -457,6 +459,7 @@ impl<'o> Coordinator<'o> {
             (self.specs[self.workers[i].spec].main)(Seat { endpoint, bell })
         })
         .map_err(|source| PoolError::Os { step: "fork a process", source })?;
+        // Relaxed: for people; the child may run by now.
         self.table().participants[name.id() as usize].pid.store(child.pid.as_raw() as u32, Relaxed);
         let worker = &mut self.workers[i];
         worker.last_word = None;
@@ -587,7 +590,7 @@ impl<'o> Coordinator<'o> {
         }
         let pid = child.pid.as_raw();
         let record = &self.segment.table().participants[name.id() as usize];
-        let finished = record.finished.load(Relaxed);
+        let finished = record.finished.load(Relaxed); // it is dead: this is the last value
         let was_ready = record.status.load(Acquire) == READY;
         let settled = self.segment.table().recover(&self.cursors, self.me, name, exit.pack())?;
         self.has_settled = true;
@@ -688,6 +691,7 @@ impl<'o> Coordinator<'o> {
         self.mode = mode;
         self.hurry = Some(Instant::now() + self.grace);
         (self.observer)(Event::Mode { mode });
+        // Release for those who look by themselves; who sleeps has it by the wake below.
         self.segment.header().control.mode.store(mode as u32, Release);
         for w in &mut self.workers {
             let role = self.specs[w.spec].role;
