@@ -1,6 +1,6 @@
 //! Tasks through the queue: submitters, workers and a canceller, any of whom dies.
 
-use super::{Actor, COORDINATOR, Part, QUEUE, Storage, Take, explore, explore_alive, join, play, settle};
+use super::{Actor, COORDINATOR, Part, QUEUE, Storage, Take, explore, explore_alive, join, play, settle, spawn};
 use crate::{
     lockfree::{participant::Name, table::Cancel},
     sync::Relaxed,
@@ -216,7 +216,7 @@ fn a_cancellation_names_the_incarnation_that_runs_the_task() {
         let mut submitter = Actor::new(&storage, 0);
         let task = submitter.submit(1).unwrap();
         let coordinator = storage.clone();
-        let worker = loom::thread::spawn(move || {
+        let worker = spawn(move || {
             let name = coordinator.table().admit(1, 0).unwrap().unwrap();
             Actor::named(&coordinator, name).live(0, WORK_ONE)
         });
