@@ -297,10 +297,10 @@ mod mocked {
     use shuttle as engine;
     use std::{cell::Cell, sync::LazyLock, time::Duration};
 
-    /// Is this fault wanted? `SHMWORKER_MUTANT` names it.
+    /// Is this fault wanted? `SHMWORKER_MUTANT` names it, or several with a plus sign between them.
     pub(crate) fn mutant(name: &str) -> bool {
         static WANTED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("SHMWORKER_MUTANT").ok());
-        WANTED.as_deref() == Some(name)
+        WANTED.as_deref().is_some_and(|wanted| wanted.split('+').any(|w| w == name))
     }
 
     atomic!(engine::sync::atomic);
