@@ -81,6 +81,7 @@ fn each_mutant_fails_its_model() {
                 .args([&model, "--exact"])
                 .env("SHMWORKER_MUTANT", mutant)
                 .env("SHMWORKER_SEED", "1")
+                .env_remove("SHMWORKER_POOLS")
                 .output()
                 .unwrap();
             let report = String::from_utf8_lossy(&run.stdout);
