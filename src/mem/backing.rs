@@ -61,8 +61,9 @@ use std::{
 const SHM: &str = "/dev/shm";
 /// Longest name of a pool, in bytes.
 pub(crate) const LONGEST: usize = 64;
-/// How often a name may be pulled away while a segment is made.
-const TRIES: usize = 16;
+/// How often a name may be pulled away while a segment is made. Each try takes some microseconds, and whoever cleans without a
+/// pause wins many of them.
+const TRIES: usize = 10_000;
 
 /// On what a segment lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
