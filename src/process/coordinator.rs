@@ -646,7 +646,7 @@ impl<'o> Coordinator<'o> {
 
     /// A death is when a broken invariant is most likely, and rare enough to look for one.
     fn audit_after(&mut self, who: &str) {
-        let audit = self.table().audit();
+        let audit = self.table().audit_live();
         if !audit.violations.is_empty() {
             self.unsound += 1;
             (self.observer)(Event::Unsound { who, audit: &audit });
