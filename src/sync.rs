@@ -1,7 +1,7 @@
 //! The only door to atomics, fences, futexes and unsynchronised cells: std, or loom or shuttle in the models.
 //!
 //! In the models, unit tests and fuzz targets, and nowhere else, every operation that others can notice is also a *step* at
-//! which the running thread may be made to die ([`fate`]): a death is a panic that unwinds and leaves the shared words as they
+//! which the running thread may be made to die (`fate`): a death is a panic that unwinds and leaves the shared words as they
 //! are, as a SIGKILL would; guards that are dropped on the way write nothing any more. Loads and fences are no steps: a death
 //! before one leaves what a death before the next write leaves. What is private to a process ([`private`], [`Mutex`]) is gone
 //! with it, and makes no steps either.
@@ -297,10 +297,10 @@ mod mocked {
     use shuttle as engine;
     use std::{cell::Cell, sync::LazyLock, time::Duration};
 
-    /// Is this fault wanted? `SHMWORKER_MUTANT` names it.
+    /// Is this fault wanted? `SHMWORKER_MUTANT` names it, or several with a plus sign between them.
     pub(crate) fn mutant(name: &str) -> bool {
         static WANTED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("SHMWORKER_MUTANT").ok());
-        WANTED.as_deref() == Some(name)
+        WANTED.as_deref().is_some_and(|wanted| wanted.split('+').any(|w| w == name))
     }
 
     atomic!(engine::sync::atomic);
@@ -370,17 +370,21 @@ mod mocked {
         pub(crate) fn word(&self) -> &AtomicU32 {
             &self.word
         }
+        /// Though another failed meanwhile: it is that failure that is to be told.
+        fn lock(&self) -> engine::sync::MutexGuard<'_, ()> {
+            self.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        }
         pub(crate) fn wait(&self, expected: u32, _: Option<Duration>) {
             fate::step();
-            let guard = self.lock.lock().unwrap();
+            let guard = self.lock();
             // The kernel's own look at the word is no step of ours.
             if self.word.0.load(Ordering::Relaxed) == expected {
-                drop(self.changed.wait(guard).unwrap());
+                drop(self.changed.wait(guard));
             }
         }
         pub(crate) fn wake_all(&self) {
             fate::step();
-            let _guard = self.lock.lock().unwrap();
+            let _guard = self.lock();
             self.changed.notify_all();
         }
     }

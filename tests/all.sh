@@ -35,7 +35,7 @@ library() {
     step "library: unit tests" cargo test --lib --bins
     step "library: doctests" cargo test --doc
     step "library: command line" cargo test --test cli
-    step "library: torture" cargo test --test torture --test segment --test raw_sync
+    step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
 }
 torture() {
     # Its own build: it takes seconds, and nothing of Temporal is in what is stepped through.

@@ -136,6 +136,9 @@ fn serve(
             "attached process {pid} died: {} of its tasks are dropped, {} that it ran go to others",
             settled.dropped, settled.requeued
         )),
+        Event::Unsound { who, audit } => {
+            complain(format_args!("ERROR: shared memory is not sound after the death of {who}: {audit}"))
+        }
         Event::Mode { mode: Mode::Draining } => say("draining: what runs is finished, nothing new is taken"),
         Event::Mode { mode: Mode::Cancelling } => say("cancelling what still runs"),
         Event::Mode { .. } => {}
@@ -180,6 +183,15 @@ fn conclude(summary: &Summary) -> Result<(), CliError> {
         return Err(CliError::new(
             exit::FAILURE,
             format_args!("shared memory is not clean at the end: {}", summary.audit),
+        ));
+    }
+    if summary.unsound > 0 {
+        let deaths = summary.unsound;
+        return Err(CliError::new(
+            exit::FAILURE,
+            format_args!(
+                "shared memory was not sound after {deaths} of the deaths above: please report what was said there"
+            ),
         ));
     }
     match summary.attached {

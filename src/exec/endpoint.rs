@@ -8,6 +8,8 @@
 //!
 //! Payloads are written and read in place. A guard that is dropped on the way gives its descriptor back, so an early
 //! return leaks nothing; a death is the coordinator's to settle.
+//!
+//! Fields of descriptors are Relaxed here: they travel with the task word ([`crate::lockfree::descriptor`], Ordering).
 
 use crate::{
     error::Corrupted,
@@ -310,12 +312,13 @@ impl Endpoint {
 
     /// The coordinator has gone: from now on nothing is submitted, and every wait ends.
     pub(crate) fn orphan(&self) {
+        // Release, for the Acquire below; for who sleeps, or is about to, the wake orders it.
         self.is_orphaned.store(true, Release);
         self.wake_self();
     }
 
     pub(crate) fn is_orphaned(&self) -> bool {
-        self.is_orphaned.load(Acquire)
+        self.is_orphaned.load(Acquire) // in `wait` the look that follows stays behind it
     }
 
     // ---- worker -----------------------------------------------------------------------------------------------------
@@ -364,7 +367,8 @@ impl Endpoint {
 
     /// One task more that this participant has done, for the report: a worker's completions, a client's answers.
     pub(crate) fn count(&self) {
-        self.table().participants[self.name.id() as usize].finished.fetch_add(1, Relaxed); // threads of this process only
+        // Relaxed: from threads of this process only, and a figure for the report.
+        self.table().participants[self.name.id() as usize].finished.fetch_add(1, Relaxed);
     }
 
     /// For who has claimed after a park, which may have been ended for the sake of another task: wakes the next worker if
@@ -431,8 +435,9 @@ impl Draft<'_> {
     pub(crate) fn payload(&mut self) -> Result<&mut [u8], Corrupted> {
         let (endpoint, task) = (self.guard.endpoint, self.guard.task);
         let (start, len) = endpoint.segment.locate(task, self.payload, &endpoint.descriptor(task).input_bytes)?;
-        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and are ours alone while the word is RESERVED(me) (invariant 2
-        // of `descriptor`), which it is as long as this guard lives; the borrow of `self` excludes a second slice.
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and are ours alone
+        // while the word is RESERVED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives; the
+        // borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
     }
 
@@ -479,8 +484,8 @@ impl<'e> Claimed<'e> {
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         let d = self.endpoint.descriptor(self.task);
         let (start, len) = self.endpoint.segment.locate(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
-        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes the input while the word is CLAIMED(me)
-        // (invariant 2 of `descriptor`), which it is as long as this guard lives.
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes the
+        // input while the word is CLAIMED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })
     }
 
@@ -582,7 +587,8 @@ impl<'e> Claimed<'e> {
         let d = endpoint.descriptor(self.task);
         let payload = endpoint.place(self.task, len, |d| &d.output)?;
         let (start, len) = endpoint.segment.locate(self.task, payload, &d.output_bytes)?;
-        // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me).
+        // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me); `&mut self`
+        // excludes a second slice.
         fill(unsafe { slice::from_raw_parts_mut(start, len) });
         d.status.store(status, Relaxed);
         Ok(())
@@ -641,8 +647,8 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
         let (endpoint, task) = (&*self.guard.endpoint, self.guard.task);
         let d = endpoint.descriptor(task);
         let (start, len) = endpoint.segment.locate(task, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
-        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes them while the word is RESERVED(me)
-        // (invariant 2 of `descriptor`), which it is as long as this guard lives.
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes them
+        // while the word is RESERVED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })
     }
 }

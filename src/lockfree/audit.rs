@@ -38,7 +38,17 @@
 //! # Ordering
 //!
 //! Words are loaded with Acquire, so fields are at least as new as the word; an Acquire fence before the word is loaded again
-//! keeps the fields from being newer than that.
+//! keeps the fields from being newer than that. A word that is judged by itself is loaded Relaxed.
+//!
+//! # Crash and progress
+//!
+//! It writes nothing, so a read-only mapping will do and its death leaves nothing. It reads each word a bounded number
+//! of times and waits for nobody: what moves under it is left for the next audit. Damaged words are findings, never
+//! followed.
+//!
+//! What checks this page: the tests below, which break each rule by itself and audit a segment at rest and one in which
+//! two threads work; `fuzz/fuzz_targets/segment_open.rs` and `live_damage.rs`. It is asked at the end of the models,
+//! the tests of endpoints, each kill of `shmworker torture --single-step`, and each pool.
 
 use super::{
     descriptor::{Descriptor, INLINE, Payload},

@@ -2,7 +2,10 @@
 //!
 //! # States
 //!
-//! `FREE → HELD(name) → ATTACHED(descriptor, generation) → FREE`, and `HELD → FREE` when it is given back unused.
+//! A block: `FREE → HELD(name) → ATTACHED(descriptor, generation) → FREE`, and `HELD → FREE` when it is given back
+//! unused.
+//!
+//! A chunk: `absent(n) → committed, touched(n) ⇄ committed(n) → absent(n + 1)`.
 //!
 //! # Words
 //!
@@ -45,9 +48,11 @@
 //!
 //! # Progress
 //!
-//! Lock-free; `alloc` looks at each word twice at most when the hints run out. While a chunk is given back its blocks are
-//! held, so an `alloc` at that moment may find none: it is to be tried again like any that found none. What checks this
-//! page: `lockfree/tests/loom_blocks.rs`.
+//! Lock-free; `alloc` looks at each word twice at most when the hints run out. While a chunk is given back its blocks
+//! are held, so an `alloc` at that moment may find none: it is to be tried again like any that found none. What checks
+//! this page: `loom_blocks.rs`, `loom_room.rs` and `mutants.rs` in `lockfree/tests/`, the tests below and in
+//! `mem/segment.rs`, `fuzz/fuzz_targets/arena_ops.rs`, and `shmworker torture --single-step` (the paths with a block,
+//! and `give-back`).
 
 use super::{
     descriptor::Payload,
@@ -211,6 +216,7 @@ impl Blocks<'_> {
 
     /// A block of a chunk that is committed already.
     fn take_committed(&self, span: &Span, me: Name) -> Option<u32> {
+        // Relaxed: looked at again once the block is held.
         let is_committed = |&i: &usize| self.chunks[span.chunk_of(i)].load(Relaxed) & COMMITTED != 0;
         span.blocks()
             .filter(is_committed)
@@ -245,7 +251,7 @@ impl Blocks<'_> {
         }
     }
 
-    /// Is any chunk committed?
+    /// Is any chunk committed? No promise that it still is; who commits one rings the coordinator.
     pub(crate) fn has_committed(&self) -> bool {
         self.chunks.iter().any(|word| word.load(Relaxed) & COMMITTED != 0)
     }
@@ -259,7 +265,7 @@ impl Blocks<'_> {
                 let word = &self.chunks[chunk];
                 let seen = word.load(Relaxed); // compared again below
                 if seen & TOUCHED != 0 {
-                    word.fetch_and(!TOUCHED, Relaxed);
+                    word.fetch_and(!TOUCHED, Relaxed); // a hint, as above
                     is_any_left = true;
                 } else if seen & COMMITTED != 0 {
                     is_any_left |= !self.give_back_chunk(me, &span, chunk, seen, &mut punch);
@@ -335,6 +341,8 @@ impl Blocks<'_> {
     /// [`Corrupted`] if the block is not ours: nobody else may move it.
     pub(crate) fn attach(&self, block: u32, me: Name, index: u16, task: Task) -> Result<(), Corrupted> {
         let to = Block::attached(index, task).bits();
+        // Release, for the audit of who lives: it finds the field that refers to the block (invariant 2). The task's
+        // next owner has both by [publish] or [complete].
         self.words[block as usize]
             .compare_exchange(Block::Held(me).bits(), to, Release, Relaxed)
             .map(drop)
@@ -370,6 +378,7 @@ impl Blocks<'_> {
     /// [`Corrupted`] if a word is none of a block's.
     pub(crate) fn recover(&self, dead: Name) -> Result<(), Corrupted> {
         for (i, word) in self.words.iter().enumerate() {
+            // [block], as in `free`; the dead one's own accesses came before the kernel's word of its death.
             let bits = word.load(Acquire);
             match Block::of(bits) {
                 Some(Block::Held(name)) if name == dead => {

@@ -19,18 +19,40 @@
 //!
 //! # Words
 //!
-//! | word                                    | written by            | while            | read by                     |
-//! |-----------------------------------------|-----------------------|------------------|-----------------------------|
-//! | `state`                                 | who wins the exchange | always           | everyone                    |
-//! | `lane`, `addressee`, `submitter`, `kind`,| the submitter        | RESERVED         | worker and coordinator, any |
-//! | `tag`, `max_attempts`, `input`,         |                       |                  | time: hence atomic          |
-//! | `expires`, `limits`, `backoff`          |                       |                  |                             |
-//! | `output`, `status`, `not_before`        | the worker            | CLAIMED          | the submitter, RESERVED     |
-//! | `claimant`, `started`, `heartbeat`      | the worker            | CLAIMED          | submitter, coordinator, any |
-//! | `claimant`, `exit`, `not_before`        | the coordinator       | CLAIMED, adopted | the submitter, RESERVED     |
-//! | `cancel`                                | who cancels           | any; an exchange | worker and coordinator      |
-//! | `input_bytes`                           | the submitter         | RESERVED         | the worker, CLAIMED         |
-//! | `output_bytes`                          | the worker            | CLAIMED          | the submitter, RESERVED     |
+//! *Owner*: the worker in CLAIMED, or the coordinator in its place once it has adopted the word. Fields are atomic,
+//! since others than the owner look at them: by an old hint, for the times, or in an audit.
+//!
+//! | word                                     | written by            | while    | read by                            |
+//! |------------------------------------------|-----------------------|----------|------------------------------------|
+//! | `state`                                  | who wins the exchange | always   | everyone                           |
+//! | `lane`, `addressee`, `submitter`, `tag`, | the submitter         | RESERVED | worker and coordinator, any time   |
+//! | `kind`, `max_attempts`, `expires`,       |                       |          |                                    |
+//! | `limits`, `backoff`                      |                       |          |                                    |
+//! | `input`                                  | the submitter         | RESERVED | the worker, CLAIMED                |
+//! | `output`                                 | the submitter, 0      | RESERVED | the submitter, RESERVED            |
+//! |                                          | the worker; the owner | CLAIMED  |                                    |
+//! |                                          | to discard an attempt |          |                                    |
+//! | `status`                                 | the submitter, 0      | RESERVED | the submitter, RESERVED            |
+//! |                                          | the worker            | CLAIMED  |                                    |
+//! | `claimant`, `started`, `heartbeat`       | the submitter, 0      | RESERVED | the coordinator, any time; of      |
+//! |                                          | the worker; for the   | CLAIMED  | `claimant` the submitter, RESERVED |
+//! |                                          | next attempt, 0, the  |          |                                    |
+//! |                                          | owner; `claimant`, if |          |                                    |
+//! |                                          | 0, the coordinator    |          |                                    |
+//! | `not_before`                             | the owner             | CLAIMED  | the coordinator, DELAYED           |
+//! | `exit`                                   | the submitter, 0      | RESERVED | the submitter, RESERVED            |
+//! |                                          | the coordinator       | CLAIMED  |                                    |
+//! | `cancel`                                 | the submitter, 0: a   | RESERVED | submitter, worker and coordinator  |
+//! |                                          | plain store: nobody   |          |                                    |
+//! |                                          | can ask for it yet    |          |                                    |
+//! |                                          | who cancels: an       | any      |                                    |
+//! |                                          | exchange              |          |                                    |
+//! | `input_bytes`                            | the submitter         | RESERVED | the worker, CLAIMED                |
+//! | `output_bytes`                           | the worker            | CLAIMED  | the submitter, RESERVED            |
+//!
+//! `reserve` resets `input` and `output`; `publish` sets `lane`, `addressee` and `submitter`, and resets `claimant`,
+//! `exit`, `cancel`, `started` and `heartbeat`; `next_attempt` sets `not_before`, and resets `claimant`, `started` and
+//! `heartbeat`.
 //!
 //! # Invariants
 //!
@@ -41,7 +63,8 @@
 //! 3. A reference of an older generation can read nothing and change nothing.
 //! 4. A block is attached only while the field that refers to it is set. In FREE the fields mean nothing: who reserves the
 //!    descriptor resets them, so that one who was wrongly declared dead has nothing to write when it gives up its own.
-//! 5. `cancel` asks for something only where it names the generation of `state`.
+//! 5. `cancel` asks for something only where it names the generation of `state`: a request that comes late, after the
+//!    reset by the next life's `publish`, is none.
 //!
 //! # Ordering
 //!
@@ -55,12 +78,16 @@
 //!
 //! # Crash
 //!
-//! What a death leaves is one of the states, with the dead one's name in it. RESERVED: nobody else saw it, it is released.
-//! CLAIMED: the attempt is spent. DONE: released if its submitter is the dead one. See [`super::recovery`].
+//! What a death leaves is one of the states, with the dead one's name in it. RESERVED: nobody else saw it, it is
+//! released. CLAIMED: the attempt is spent. DONE: released if its submitter is the dead one. See [`super::recovery`].
+//! Of the fields it leaves some written and some not: they mean nothing until the exchange that the dead one did not
+//! come to, and whoever owns the word next writes them anew, or discards them (`output`).
 //!
 //! # Progress
 //!
-//! Each transition is one exchange. What checks this page: `lockfree/tests/`.
+//! Each transition is one exchange: it succeeds, or another's has. What checks this page: `loom_tasks.rs`,
+//! `loom_retry.rs`, `loom_cancel.rs` and `mutants.rs` in `lockfree/tests/`, `fuzz/fuzz_targets/descriptor_ops.rs`, and
+//! `shmworker torture` (`--single-step` kills after each instruction of each transition).
 
 use crate::sync::{AtomicU32, AtomicU64, Inline};
 

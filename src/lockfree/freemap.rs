@@ -1,12 +1,40 @@
 //! A map of what is free: hints, so that nobody has to search the truth.
 //!
-//! A set bit says "probably free", a clear one "probably not". Who clears a bit looks at the truth then; who dies between
-//! freeing and setting the bit leaves a missing hint, which the sweep after its death sets again. Bits of the ends of a
-//! range may share a word with another range.
+//! # States
+//!
+//! A set bit says "probably free", a clear one "probably not". The truth is the task word of a descriptor, the owner
+//! word of a block.
+//!
+//! # Words
+//!
+//! | word  | written by                                   | read by             | a death leaves                 |
+//! |-------|----------------------------------------------|---------------------|--------------------------------|
+//! | a bit | cleared by who looks for something free; set | those who look; the | a missing bit: cleared and not |
+//! |       | by who has freed it, and by recovery         | audit               | taken, or freed and not set    |
+//!
+//! Bits of the ends of a range may share a word with another range.
+//!
+//! # Invariants
+//!
+//! 1. No bit gives a right: who clears one then makes the exchange on the truth, and goes on to the next if that fails.
+//! 2. A missing bit costs time and no room: who finds no bit asks the truth of all before it gives up
+//!    ([`super::table::Table::reserve`], [`super::blocks::Blocks::alloc`]).
 //!
 //! # Ordering
 //!
-//! All Relaxed: nothing is concluded from a bit, and the truth has orderings of its own.
+//! All Relaxed: nothing is concluded from a bit, and the truth has orderings of its own. So on hardware that is weaker
+//! than x86-64 `give` may go by an old value and set nothing: a missing bit.
+//!
+//! # Crash
+//!
+//! The sweep after a death sets the bit of each free descriptor, and [`super::blocks::Blocks::recover`] that of each
+//! free block.
+//!
+//! # Progress
+//!
+//! Each bit that `take` loses in a word is one that another has got; it looks at each word in turn and ends. Checked by
+//! the test below, `fuzz/fuzz_targets/arena_ops.rs` and `descriptor_ops.rs`, and by the audit wherever that is at rest
+//! on x86-64: what is free has its bit.
 
 use crate::sync::{AtomicU64, Relaxed};
 use std::ops::Range;

@@ -19,6 +19,8 @@
 //! | `rescan` | a pusher that found the lane full; | takers that find it empty, | a needless look at the   |
 //! |          | lowered by who has looked          | and every 1,024 claims     | descriptors              |
 //!
+//! `rescan` is a flag, bit 0, and above it the count of how often it was raised.
+//!
 //! # Invariants
 //!
 //! 1. Positions are filled in order and emptied in order: a pusher (taker) goes on to `p + 1` only after an acquiring
@@ -41,12 +43,15 @@
 //! # Crash
 //!
 //! Every operation is one exchange on one word followed by cursor updates that may be lost. A pusher that slept for
-//! exactly one wrap of the lap may leave a hint beyond the tail, where nobody meets it: that is why [`Lane::holds`] walks
-//! from the head to the first empty slot, and the sweep stores the hint again.
+//! exactly one wrap of the lap may leave a hint beyond the tail, where nobody meets it: that is why [`Lane::holds`]
+//! walks from the head to the first empty slot, so that the next rescan of the lane, or the sweep after the next death,
+//! stores the hint again.
 //!
 //! # Progress
 //!
-//! Lock-free: a failed exchange means that another participant's succeeded. Checked by `lockfree/tests/loom_lane.rs`.
+//! Lock-free: a failed exchange means that another participant's succeeded. Checked by `loom_lane.rs` and `mutants.rs`
+//! in `lockfree/tests/`, the tests below (damage, and who slept for laps), `fuzz/fuzz_targets/ring_ops.rs`, which
+//! begins at the wrap of the lap too, and `shmworker torture --single-step` (the paths with a full lane).
 
 use super::word::{Hint, LAP_BITS, Slot};
 use crate::{
@@ -225,7 +230,7 @@ impl<'s> Lane<'s> {
     fn raise_rescan(&self) {
         let word = &self.control.rescan.0;
         let raised = |seen: u64| (seen | UP).wrapping_add(ONE_RAISE);
-        let mut seen = word.load(Relaxed);
+        let mut seen = word.load(Relaxed); // compared again
         if mutant("plain-flag") {
             word.store(raised(seen), Release);
         } else if !mutant("no-overflow-flag") {
@@ -286,6 +291,7 @@ impl<'s> Lane<'s> {
     /// `empty`: the lane was found empty; otherwise only every 1,024th call looks.
     pub(crate) fn wants_rescan(&self, cursor: &Cursor, empty: bool) -> Option<Raised> {
         if !empty {
+            // Relaxed, and no read-modify-write: threads that count at once may lose some.
             let n = cursor.claims.load(Relaxed).wrapping_add(1);
             cursor.claims.store(n, Relaxed);
             if !n.is_multiple_of(RESCAN_EVERY) {

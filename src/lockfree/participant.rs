@@ -2,24 +2,59 @@
 //!
 //! # States
 //!
-//! `Vacant(n) → Live(n + 1) → Dead(n + 1) → Vacant(n + 1)`. The incarnation counts the uses of an id, so a name
-//! (id and incarnation) is never given twice, while the 12-bit id alone is, once no word of the segment names it.
+//! `Vacant(0) → Live(1) → Dead(1) → Live(2) → Dead(2) → …`. The incarnation counts the uses of an id, so a name (id and
+//! incarnation) is never given twice, while the 12-bit id alone is, once no word of the segment names it.
 //!
 //! # Words
 //!
-//! | word                 | written by                                   | a death leaves                                  |
-//! |----------------------|----------------------------------------------|-------------------------------------------------|
-//! | `member`             | the coordinator                              | the truth as it was: its successor goes on      |
-//! | `pid`, `role`        | the coordinator, before the fork             | information for people                          |
-//! | `futex`              | the participant (both bits), wakers (WOKEN   | a sleeper that is marked as woken: whoever has  |
-//! |                      | up, the count on)                            | news for it, and the sweep, wake it             |
-//! | `finished`, `status` | the participant                              | the last value, which the coordinator reports   |
+//! | word                 | written by                           | read by      | a death leaves                      |
+//! |----------------------|--------------------------------------|--------------|-------------------------------------|
+//! | `member`             | the coordinator (`admit`, `recover`) | all          | the truth: its successor goes on    |
+//! | `pid`, `role`        | the coordinator, in `admit`; `pid`   | people       | information for people              |
+//! |                      | of a child once it is forked         |              |                                     |
+//! | `futex`              | the participant (both bits), wakers  | participant, | a sleeper that is marked as woken:  |
+//! |                      | (WOKEN up, count on); for the dead   | wakers,      | the sweep wakes it. If its waker is |
+//! |                      | recovery (both bits down)            | coordinator  | only stopped, the coordinator does, |
+//! |                      |                                      |              | by a look that other wakers ask for |
+//! | `finished`, `status` | the participant; `admit`, 0          | coordinator  | the last value, for the report      |
+//!
+//! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
+//! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its
+//! FUTEX_WAIT, and another thread that takes WOKEN down meanwhile, for it to miss one: negligible, and then the next
+//! wake ends its sleep.
+//!
+//! # Invariants
+//!
+//! 1. The incarnation only grows. A name is `Live` once, then `Dead`, and not before the kernel has reported the death.
+//! 2. An id is given again only when no task word, no `submitter` or `addressee` of a task in use and no HELD block
+//!    names it.
+//! 3. PARKED is up while a thread of the participant sleeps or is about to; WOKEN only together with it.
+//! 4. Every wake changes the word, so whoever has prepared before it does not fall asleep after it.
 //!
 //! # Ordering
 //!
 //! - \[orphan] The coordinator stores `Dead`, fences (SeqCst), then scans; who has made a task DONE for a submitter, or
 //!   READY for an addressee, fences (SeqCst), then loads `member`. One of the two sees the other's, so no such task stays.
-//! - Parking: `lockfree/PARK.md`.
+//! - \[wake] Release in `mark_woken` and `wake` pairs with Acquire in `prepare_to_park` and `end_park`: who takes the
+//!   mark down, or prepares after the wake, sees the news. Who wakes without a fence (the sweep, a new mode) needs no
+//!   more.
+//! - Parking: \[park], in `lockfree/PARK.md`; what was left half done: \[watch], in [`super::timer`].
+//!
+//! # Crash
+//!
+//! Dead as a sleeper: recovery clears its two bits and its idle bits; a wake that it had swallowed is made up for by
+//! the sweep, which wakes everybody. Dead as a waker, between the exchange and FUTEX_WAKE: the sweep again. Only
+//! stopped there: the coordinator finishes it ([`Participant::finish_wake`]), or another thread of the sleeper's that
+//! is about to park. Dead as the coordinator, in `admit` or before the fork: an id that is not `Live` yet, or one
+//! without a process, which is to be settled as a death.
+//!
+//! # Progress
+//!
+//! A failed exchange means that another's has succeeded; but for that no operation repeats anything, and none waits.
+//!
+//! What checks this page: `loom_park.rs`, `loom_queues.rs` (threads of one participant), `loom_private.rs`,
+//! `loom_recovery.rs` and `mutants.rs` in `lockfree/tests/`; `exec/tests.rs` (an id is given again only when nobody
+//! names it); `shmworker torture --wakes`, and `--single-step` (`park`, `wake`).
 
 use super::word::{MAX_PARTICIPANTS, Member};
 use crate::{
@@ -31,7 +66,7 @@ use std::{fmt, time::Duration};
 /// Set in a futex word while its owner sleeps or is about to.
 const PARKED: u32 = 1;
 /// Set by who wakes a parked one, before it calls the kernel; the owner takes it down as it leaves. Until then the waker may
-/// have died or been stopped in between. The other 30 bits count the wakes.
+/// have died or been stopped in between. The other 30 bits count the wakes: a wrap is discussed above.
 const WOKEN: u32 = 2;
 const ONE_WAKE: u32 = 4;
 
@@ -149,7 +184,7 @@ impl Participant {
                 self.futex.wake_all();
             }
             let prepared = (seen | PARKED) & !WOKEN;
-            // AcqRel: a waker that sees the bit sees all before it.
+            // [wake] Acquire: the last look sees the news of a wake that came before. The rest is the fence's ([park]).
             match word.compare_exchange(seen, prepared, AcqRel, Relaxed) {
                 Ok(_) => return prepared,
                 Err(now) => seen = now,
@@ -163,11 +198,13 @@ impl Participant {
     }
 
     pub(crate) fn end_park(&self) {
+        // [wake] Acquire: what is done after the sleep sees the news. Release only continues what it replaces.
         self.futex.word().fetch_and(!(PARKED | WOKEN), AcqRel);
     }
 
     /// Is it parked, and has nobody woken it since?
     pub(crate) fn is_asleep(&self) -> bool {
+        // Relaxed: after the fence of a waker or of the coordinator's look ([park], [watch]).
         self.futex.word().load(Relaxed) & (PARKED | WOKEN) == PARKED
     }
 
@@ -194,7 +231,7 @@ impl Participant {
             match (seen & PARKED != 0, seen & WOKEN != 0) {
                 (false, _) => return Found::Awake,
                 (true, true) => return Found::Woken,
-                // AcqRel: the sleeper that finds its word changed sees the news.
+                // [wake] Release. (What was read first is only compared: the caller's fence orders it, [park].)
                 (true, false) => match word.compare_exchange(seen, woken(seen), AcqRel, Relaxed) {
                     Ok(_) => return Found::Parked,
                     Err(now) => seen = now,
@@ -205,6 +242,7 @@ impl Participant {
 
     /// Finishes the wake of one that is marked as woken, if its waker has not.
     pub(crate) fn finish_wake(&self) {
+        // Relaxed: [watch]. A mark that is not seen here is of a waker that sees `watched` lowered, and rings.
         if self.futex.word().load(Relaxed) & WOKEN != 0 {
             self.futex.wake_all();
         }
@@ -214,7 +252,7 @@ impl Participant {
     pub(crate) fn wake(&self) {
         let word = self.futex.word();
         let mut seen = word.load(Relaxed);
-        // AcqRel: as above. The count alone ends the sleep of one that has not parked yet.
+        // [wake] Release. The count alone ends the sleep of one that has not parked yet.
         while let Err(now) = word.compare_exchange(seen, woken(seen), AcqRel, Relaxed) {
             seen = now;
         }

@@ -1,9 +1,11 @@
 //! Recovery: what a dead participant owned is settled, and every hint that its death may have cost is restored.
 //!
-//! Run by the coordinator alone, once the kernel has reported the death. Each step is one exchange, and what it acts on is
-//! first *adopted* (the word names the coordinator instead of the dead one), so a recovery that is itself killed leaves
-//! words that name a dead coordinator, or still the dead one: its successor recovers that coordinator, and again all who
-//! are marked dead, in whatever order.
+//! Run by the coordinator alone, once the kernel has reported the death.
+//!
+//! # States
+//!
+//! The dead one is marked `Dead`; each of its words is *adopted* (it names the coordinator instead), then settled; its
+//! blocks are freed, its idle bits and its two futex bits cleared; the sweep restores all hints.
 //!
 //! | the dead one's                 | becomes                                                                       |
 //! |--------------------------------|-------------------------------------------------------------------------------|
@@ -19,8 +21,45 @@
 //! A deadline that has passed is not what ended a process that died for another reason at that very time; the two can't be told
 //! apart, and the submitter hears of the deadline.
 //!
-//! The sweep then gives every READY and DONE task a hint that no lane holds, sets the free bits of what is free, and wakes
-//! everybody: a wake that the dead one owed is among them.
+//! The sweep, which follows a death and nothing else, then gives every READY and DONE task a hint that no lane holds,
+//! sets the free bits of free descriptors, and wakes everybody: a wake that the dead one owed is among them. What a
+//! process that is only stopped owes is for [`Table::look`].
+//!
+//! # Words
+//!
+//! None of its own. It writes `member` (with [`Table::admit`], nobody else does), the words and fields of what it has
+//! adopted, HELD words of the dead one, and hints.
+//!
+//! # Invariants
+//!
+//! 1. Nothing is taken from the living: what is adopted or freed names one who is dead, and a name has an incarnation
+//!    (HELD, `addressee`), or its id is not given again while a word has it (task words).
+//! 2. Fields are written only once the word is adopted; an exchange that fails was lost to one who lives, and changes
+//!    nothing.
+//! 3. Each step may be made again: what is settled names the dead one no more.
+//!
+//! # Ordering
+//!
+//! - \[orphan] The mark, a fence, then the scan: [`super::participant`].
+//! - \[requeue] AcqRel in each exchange here: Acquire, so that what the owner before wrote comes before what is
+//!   written now; Release, so that the next owner has both. All changes of a word are read-modify-writes, so the
+//!   release sequence of \[publish] goes on through them.
+//! - \[remove] In the sweep, by `rescan`: [`super::table`].
+//! - What the dead one itself wrote came before the kernel's word of its death.
+//!
+//! # Crash
+//!
+//! Each step is one exchange, so a recovery that is itself killed leaves words that name a dead coordinator, or still
+//! the dead one: its successor recovers that coordinator, and again all who are marked dead, in whatever order.
+//!
+//! # Progress
+//!
+//! One walk over all words; a word is looked at again only where one who lives has moved it meanwhile. Nobody waits for
+//! it but who waits for what the dead one had.
+//!
+//! What checks this page: `loom_recovery.rs`, every scene with a death, and `mutants.rs` in `lockfree/tests/`;
+//! `fuzz/fuzz_targets/descriptor_ops.rs`; `shmworker torture`, at random and by `--single-step` (`recover`: the
+//! coordinator killed over it, at each instruction), and `--fencing` (nothing moves before the kernel's word).
 
 use super::{
     descriptor::Backoff,
@@ -72,6 +111,8 @@ impl Table<'_> {
 
     /// Does a word of the segment name this id? (Then it must not be given to another.)
     fn is_named(&self, id: u16) -> bool {
+        // Relaxed: fields are at least as new as the word before them. Who stores the name of a dead one later finds
+        // that it is not live, whoever has the id ([orphan]).
         let task = (0..).zip(self.descriptors).any(|(index, d)| {
             let word = self.load(index);
             !word.is(Phase::Free)
@@ -98,6 +139,7 @@ impl Table<'_> {
         {
             return Ok(Settled::default()); // settled long ago: the id is another's by now
         }
+        // By the only writer, hence no exchange. Release as in `admit`; [orphan] asks for the fence alone.
         participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
         full_fence("no-orphan-fence"); // [orphan]
         let mut settled = Settled::default();
@@ -107,6 +149,7 @@ impl Table<'_> {
         self.blocks.recover(dead)?;
         let words = self.participants.len().div_ceil(64);
         for row in 0..=self.queues {
+            // AcqRel asks for nothing: a bit is a hint, and its owner is gone.
             self.idle[row * words + dead.id() as usize / 64].fetch_and(!(1 << (dead.id() % 64)), AcqRel);
         }
         participant.end_park();

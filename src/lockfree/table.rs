@@ -8,9 +8,31 @@
 //! Numbered: one per queue, then one private lane per participant (work that only it can do), then one completion lane
 //! per participant (its finished tasks).
 //!
+//! # Words
+//!
+//! Beside those of the structures that it is made of, each with its own page, the idle masks: a row per queue and one
+//! for room, a bit per participant.
+//!
+//! | word       | written by                     | read by                      | a death leaves                      |
+//! |------------|--------------------------------|------------------------------|-------------------------------------|
+//! | idle masks | the participant; recovery, for | who has posted work or made  | a bit of one who is not asleep: its |
+//! |            | the dead                       | room; the coordinator's look | word says so, and wakers look on    |
+//!
+//! [`Cursors`] are private to a process, and go with it.
+//!
+//! # Invariants
+//!
+//! 1. Task words change in one place, [`Table::exchange`], and by the legal transitions only.
+//! 2. A task that is READY or DONE has its hint in its lane, or the lane's `rescan` is up, or somebody is between its
+//!    own exchange and the hint: whose death the sweep follows, and whose stop delays that one task.
+//! 3. Who removes a hint has claimed its task, or answers for it (\[remove]).
+//! 4. What is addressed is claimed by its addressee alone, and not by a later incarnation under that id.
+//! 5. Work that is announced wakes one who sleeps before it; if that one does not come, the coordinator's next look
+//!    wakes another (`PARK.md`).
+//!
 //! # Ordering
 //!
-//! SeqCst stands in fences only, in three pairs:
+//! SeqCst stands in fences only, in these pairs:
 //!
 //! - \[remove] Who removes a hint without claiming its task fences and reads the task word again; who looks whether a
 //!   lane holds a task's hint reads the word, fences, then looks. Either the look misses the removed hint and stores a new
@@ -18,15 +40,39 @@
 //!   empties the slot, B finds A's hint stale, recovery makes the task READY and the sweep still sees the hint.
 //! - \[park] `lockfree/PARK.md`.
 //! - \[orphan] [`super::participant`].
-//!
-//! and in these, whose first step is always an exchange:
-//!
 //! - \[timer], \[watch]: [`super::timer`].
 //! - \[room] Who frees a descriptor or block exchanges its word, fences, then looks whether somebody waits for room; who waits
 //!   sets its bit, fences, then tries once more.
 //! - \[cancel] Who asks a running task to end sets `cancel`, fences, then reads the task word again; who claims it or gives it
 //!   back exchanges that word, fences, then reads `cancel`. So either the request goes to whoever has it by now, or it ends
 //!   here: no attempt begins behind the back of one who was told that the task runs elsewhere.
+//!
+//! Who makes room, and both sides of \[cancel], come from an exchange, which on x86-64 is such a fence by itself
+//! (`fence_after_exchange`). In all other pairs the step before the fence may be a load or a store.
+//!
+//! # Crash
+//!
+//! | in          | after           | it leaves                             | settled by                            |
+//! |-------------|-----------------|---------------------------------------|---------------------------------------|
+//! | `reserve`   | the exchange    | RESERVED                              | recovery releases it                  |
+//! | `publish`   | the exchange    | READY, no hint, a time unheard        | recovery drops it                     |
+//! | `take_from` | the exchange    | CLAIMED or RESERVED, a stale hint     | recovery; the next taker removes that |
+//! | `take_from` | removing a hint | perhaps a task without hint           | the sweep                             |
+//! | `complete`  | the exchange    | DONE without hint, a submitter asleep | the sweep                             |
+//! | `give_back` | the exchange    | READY, no hint, a time unheard        | the sweep; the tick after each death  |
+//! | `cancel`    | the request     | a request that nobody was woken for   | its worker sees it, or recovery       |
+//! | `release`   | freeing blocks  | RESERVED, without its blocks          | recovery releases it                  |
+//! | `rescan`    | some hints      | the flag, up still                    | the next rescan                       |
+//! | `park`      | any step        | idle bits, PARKED                     | recovery clears them, the sweep wakes |
+//!
+//! # Progress
+//!
+//! Lock-free: where an exchange fails, another's has succeeded. `reserve`, `rescan` and a last look walk all
+//! descriptors once; `claim` and `take` go on while they meet hints that are stale, each of which somebody has stored.
+//! Only `park` sleeps.
+//!
+//! What checks this page: all of `lockfree/tests/` (in `mutants.rs` fences and second looks are left out, which a model
+//! must notice), `exec/tests.rs`, `fuzz/fuzz_targets/descriptor_ops.rs` and `live_damage.rs`, `shmworker torture`.
 
 use super::{
     blocks::Blocks,
@@ -238,8 +284,7 @@ impl<'s> Table<'s> {
     /// The lane in which a READY task's hint belongs.
     pub(crate) fn lane_of(&self, index: u16, d: &Descriptor) -> Result<LaneId, Corrupted> {
         let lane = d.lane.load(Relaxed);
-        let private = if d.addressee.load(Relaxed) == 0 { 0 } else { self.participants.len() };
-        if (lane as usize) < self.queues + private {
+        if (lane as usize) < self.queues + self.participants.len() {
             Ok(LaneId(lane))
         } else {
             Err(Corrupted::new("lane of descriptor", index.into(), lane.into()))
@@ -283,7 +328,7 @@ impl<'s> Table<'s> {
     }
 
     fn try_reserve(&self, index: u16, me: Name) -> Option<Owned> {
-        let word = Task(self.descriptors[index as usize].state.load(Relaxed));
+        let word = Task(self.descriptors[index as usize].state.load(Relaxed)); // compared again by the exchange
         if !word.is(Phase::Free) {
             return None;
         }
@@ -324,7 +369,7 @@ impl<'s> Table<'s> {
         Ok(task.id())
     }
 
-    /// Who has made a task READY stores its hint and wakes one who can claim it.
+    /// Who has made a task READY stores its hint and wakes one who can claim it. `lane` and `addressee` are those of this life.
     pub(crate) fn announce_ready(
         &self,
         cursors: &Cursors,
@@ -333,6 +378,9 @@ impl<'s> Table<'s> {
         lane: LaneId,
         addressee: Option<Name>,
     ) -> Result<(), Corrupted> {
+        if addressee.is_none() && lane.0 as usize >= self.queues {
+            return Err(Corrupted::new("lane of a descriptor without addressee", index.into(), lane.0.into()));
+        }
         // An overflow needs nothing more: the flag is up, and the wake below makes somebody look.
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
         full_fence("no-post-fence"); // [park], [orphan]
@@ -361,7 +409,8 @@ impl<'s> Table<'s> {
     pub(crate) fn cancel(&self, cursors: &Cursors, task: TaskId) -> Result<Cancel, Corrupted> {
         let d = &self.descriptors[task.index as usize];
         loop {
-            // Before the word: who asked for another life's cancellation since then has changed it, and the exchange fails.
+            // Before the word, hence Acquire: who asked for another life's cancellation since then has changed it, and
+            // the exchange fails.
             let asked = d.cancel.load(Acquire);
             let word = self.load(task.index);
             if word.generation() != task.generation {
@@ -378,6 +427,7 @@ impl<'s> Table<'s> {
                 Some(Phase::Claimed) => {
                     let member = || self.participant(word.who())?.member(word.who().into());
                     let owner = member()?;
+                    // AcqRel: nothing travels with it, the fence orders it.
                     let _ = d.cancel.compare_exchange(asked, word.generation() + 1, AcqRel, Relaxed);
                     fence_after_exchange("no-cancel-fence"); // [cancel], [park]
                     // An id is given again only when no word names it, so between two equal looks at the member the word
@@ -782,7 +832,7 @@ impl<'s> Table<'s> {
     fn idlers(&self, row: usize) -> impl Iterator<Item = usize> + use<'_> {
         let words = self.idle_words();
         self.idle[row * words..][..words].iter().enumerate().flat_map(|(w, mask)| {
-            let bits = mask.load(Relaxed);
+            let bits = mask.load(Relaxed); // the caller has fenced: [park], [room], [watch]
             (bits != 0)
                 .then(|| (0..64).filter(move |b| bits >> b & 1 == 1).map(move |b| w * 64 + b))
                 .into_iter()
@@ -797,7 +847,7 @@ impl<'s> Table<'s> {
 
     /// Wakes one who is parked before this queue. The caller has pushed and fenced.
     pub(crate) fn wake_one(&self, cursors: &Cursors, queue: usize) {
-        let last = cursors.last_woken.load(Relaxed);
+        let last = cursors.last_woken.load(Relaxed); // a preference
         let wake = |id: usize| match self.participants.get(id).map(Participant::wake_if_parked) {
             Some(Found::Parked) => {
                 cursors.last_woken.store(id, Relaxed);
@@ -849,7 +899,8 @@ impl<'p> Parked<'p> {
         let prepared = table.participants[me.id() as usize].prepare_to_park();
         for row in parked.rows() {
             counts.1[row] += 1;
-            // AcqRel, here and where it is taken down: [park] asks for no more than that the fences order it.
+            // AcqRel, here and where it is taken down, is more than is needed: the fence that follows orders it
+            // ([park], [room]), and who sees an old bit goes by the futex word.
             parked.mask(row).fetch_or(parked.bit(), AcqRel);
         }
         drop(counts);

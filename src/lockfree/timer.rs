@@ -1,18 +1,26 @@
-//! Time: delays, expiry and deadlines, of which the coordinator alone takes care.
+//! Time: delays, expiry and deadlines. The coordinator sees to them all; of what has expired a worker that meets it
+//! sooner ends it as well (`claim`). And wakes that nobody answers.
 //!
 //! # Pool time
 //!
 //! CLOCK_MONOTONIC less the time in which the whole pool was stopped: what a stop costs is nobody's fault. All times in
 //! descriptors are pool times, in nanoseconds.
 //!
+//! # States
+//!
+//! `armed`: a time, while the coordinator sleeps until then; NEVER, while it looks or while nothing has a time.
+//!
+//! `watched`: `0 → RAISED → RAISED, SEEN → 0`: nothing to look for; somebody was woken; the coordinator will look; it
+//! looks.
+//!
 //! # Words
 //!
-//! | word      | written by                    | a death leaves                                                      |
-//! |-----------|-------------------------------|---------------------------------------------------------------------|
-//! | `armed`   | the coordinator               | (its successor arms anew before it sleeps)                          |
-//! | `paused`  | the coordinator               | time that counts though the pool stood still                        |
-//! | `watched` | wakers (RAISED), the          | a ring that was not rung: the next waker rings                      |
-//! |           | coordinator (SEEN, 0)         |                                                                     |
+//! | word      | written by            | read by         | a death leaves                                 |
+//! |-----------|-----------------------|-----------------|------------------------------------------------|
+//! | `armed`   | the coordinator       | who sets a time | (its successor arms anew before it sleeps)     |
+//! | `paused`  | the coordinator       | all             | time that counts though the pool stood still   |
+//! | `watched` | wakers (RAISED), the  | wakers, the     | a ring that was not rung: the next waker rings |
+//! |           | coordinator (SEEN, 0) | coordinator     |                                                |
 //!
 //! # Invariants
 //!
@@ -31,11 +39,20 @@
 //! # Crash
 //!
 //! Who dies between setting a time and ringing leaves a death, after which the coordinator looks at all tasks anyway.
+//! Who is only stopped there leaves a time of which the coordinator hears when that one goes on, or at its next tick
+//! for whatever else.
+//!
+//! A worker that was woken may be stopped, and so may its waker, before FUTEX_WAKE or before the bell. What of that
+//! holds up others [`Table::look`] finishes, some milliseconds after `watched` was raised; until the coordinator has
+//! said by SEEN that it knows, each who raises it rings.
 //!
 //! # Progress
 //!
-//! Wait-free for all but the coordinator: a store, a load, at most one system call. Checked by
-//! `lockfree/tests/loom_timer.rs`.
+//! Wait-free for all but the coordinator: a store, a load, at most one system call. The coordinator's `tick` looks at
+//! each task once, and again only where another has moved it.
+//!
+//! What checks this page: `loom_timer.rs`, `loom_retry.rs` and `mutants.rs` in `lockfree/tests/`, `exec/tests.rs`,
+//! `process/clock.rs`, `shmworker torture --wakes` (stops), and `--single-step` (`tick`, `submit-with-times`, `retry`).
 
 use super::{
     descriptor::Limits,
@@ -90,6 +107,7 @@ pub(crate) struct Tick {
 impl Table<'_> {
     /// Pool time.
     pub(crate) fn now(&self) -> u64 {
+        // Relaxed: nothing is concluded from it but the time, which may be that of a moment ago.
         monotonic().saturating_sub(self.alarm.paused.load(Relaxed))
     }
 
@@ -101,7 +119,7 @@ impl Table<'_> {
 
     /// Who has exchanged the word of a task which has to do with this time tells the coordinator.
     pub(crate) fn arm(&self, cursors: &Cursors, time: u64) {
-        full_fence("no-timer-fence"); // [timer]
+        full_fence("no-timer-fence"); // [timer]; after it any load would do
         if time < self.alarm.armed.load(Acquire) && !mutant("no-timer-ring") {
             cursors.bell.ring();
         }
@@ -131,6 +149,7 @@ impl Table<'_> {
         loop {
             let word = self.load(index);
             let next = match word.phase() {
+                // Relaxed, for what waits: if a time is of a later life or attempt, who has begun that rings.
                 Some(Phase::Ready | Phase::Delayed) => {
                     let outcome = self.is_over(index, word, now);
                     if let Some(outcome) = outcome {
@@ -232,6 +251,7 @@ impl Table<'_> {
             return;
         }
         let word = &self.alarm.watched;
+        // Relaxed: [watch]. Both up, so the look that will lower them comes after the fence above.
         if word.load(Relaxed) != RAISED | SEEN && word.fetch_or(RAISED, AcqRel) & SEEN == 0 {
             cursors.bell.ring();
         }
@@ -240,6 +260,7 @@ impl Table<'_> {
     /// Is there to be a [`look`](Self::look)? Coordinator only, after each sleep.
     pub(crate) fn is_watched(&self) -> bool {
         let word = &self.alarm.watched;
+        // Relaxed: who raises what is not seen here finds SEEN down, and its ring ends the next sleep.
         word.load(Relaxed) != 0 && word.fetch_or(SEEN, AcqRel) != 0
     }
 
@@ -247,6 +268,7 @@ impl Table<'_> {
     /// though somebody sleeps before it, and wakes who was marked as woken and sleeps on. Coordinator only, some milliseconds
     /// after it was had to watch, and then for as long as this returns true.
     pub(crate) fn look(&self, cursors: &Cursors, last: &mut Looks) -> bool {
+        // First: who raises it from here on is looked after by another look, who raised it before by this one.
         self.alarm.watched.swap(0, AcqRel);
         full_fence("no-look-fence"); // [watch]
         last.0.resize(self.queues, NEVER);

@@ -1,10 +1,10 @@
 //! Backings: what file a segment's pages belong to, and how long that file lives.
 //!
-//! | backing | lives                                             | for                                           |
-//! |---------|---------------------------------------------------|-----------------------------------------------|
-//! | memfd   | as long as a process has it; has no name          | the usual case: sealed, nothing is left behind |
-//! | named   | in `/dev/shm`, until its creator ends in order    | the post-mortem, when every process is dead   |
-//! | file    | until somebody removes it                         | state that outlives the machine's run         |
+//! | backing | lives                                          | for                                            |
+//! |---------|------------------------------------------------|------------------------------------------------|
+//! | memfd   | as long as a process has it; has no name       | the usual case: sealed, nothing is left behind |
+//! | named   | in `/dev/shm`, until its creator ends in order | the post-mortem, when every process is dead    |
+//! | file    | until somebody removes it                      | state that outlives the machine's run          |
 //!
 //! # Liveness
 //!
@@ -15,6 +15,22 @@
 //! A name can be pulled away between two steps: its creator has not locked it yet when a cleaner, or a second creator, comes
 //! by. So who locks a named backing looks whether it still has its name, and else begins again. That is one step for others,
 //! as is a look and the removal after it: both hold the file's `flock(2)` for that moment, and wait for it.
+//!
+//! # What a death leaves
+//!
+//! | state             | written by                     | a death leaves                                              |
+//! |-------------------|--------------------------------|-------------------------------------------------------------|
+//! | lock              | who makes it, or takes it over | it is free once the last process that has the file has gone |
+//! | name              | its maker; removed by that, or | a left-over, for the next pool of that name or for          |
+//! |                   | by `clean`                     | `shmworker clean`                                           |
+//! | `flock`           | who makes it, or cleans        | nothing. Who is stopped with it has those wait who make or  |
+//! |                   |                                | clean that name, and nobody in a pool                       |
+//! | `creator`, `boot` | its maker                      | a hint for people, of this run of the machine alone         |
+//!
+//! These are the kernel's own orders: no atomic of ours has a part in them.
+//!
+//! What checks this page: the tests in `mem/segment.rs` (one living pool per file; who starts while others clean) and
+//! `tests/segment.rs` (what a killed pool leaves, and that the living keep theirs).
 //!
 //! The crate `shared_memory` makes the named ones. It is told at once not to own the name, which it would remove in each
 //! forked child that drops it; and it only sets the size, so space is allocated here, on a descriptor of our own.
@@ -45,8 +61,9 @@ use std::{
 const SHM: &str = "/dev/shm";
 /// Longest name of a pool, in bytes.
 pub(crate) const LONGEST: usize = 64;
-/// How often a name may be pulled away while a segment is made.
-const TRIES: usize = 16;
+/// How often a name may be pulled away while a segment is made. Each try takes some microseconds, and whoever cleans without a
+/// pause wins many of them.
+const TRIES: usize = 10_000;
 
 /// On what a segment lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,6 +17,32 @@
 //! ```
 //!
 //! Zeroed memory is a valid empty segment except for the two free maps.
+//!
+//! # Words
+//!
+//! Each region's stand with its module. Of the header:
+//!
+//! | word              | written by                          | read by      | a death leaves                         |
+//! |-------------------|-------------------------------------|--------------|----------------------------------------|
+//! | identity, queues' | its maker, before anybody shares it | who attaches | a file that is refused, or lacks names |
+//! | names             |                                     |              |                                        |
+//! | `mode`            | the coordinator                     | all          | the last one                           |
+//! | `deaths`          | the coordinator                     | clients      | a count that lacks the death that was  |
+//! |                   |                                     |              | being settled                          |
+//! | `armed`, `paused` | the coordinator                     | all          | see [`crate::lockfree::timer`]         |
+//! | `watched`         | wakers and the coordinator          | the same     | see [`crate::lockfree::timer`]         |
+//!
+//! # Invariants
+//!
+//! Regions do not overlap, begin on cache lines of their own, and end where the segment does, for each geometry that
+//! has a layout. The layout is computed from a geometry that was read once, never from words that others can change.
+//!
+//! # Ordering
+//!
+//! `mode` and `deaths` are stored with Release and loaded with Acquire: who sees a death counted sees what its recovery
+//! has settled. Who shares a segment got it by a fork or a socket, after its identity was written.
+//!
+//! What checks this page: the tests below, `const` assertions at each structure, `fuzz/fuzz_targets/segment_open.rs`.
 
 use crate::{
     lockfree::{
@@ -131,7 +157,7 @@ pub(crate) struct Identity {
 
 const _: () = assert!(size_of::<Header>() <= PAGE);
 
-/// Words about the whole pool. Written by the coordinator alone.
+/// Words about the whole pool. Written by the coordinator, but for the [`Alarm`]'s `watched`, which is anybody's.
 #[repr(C, align(128))]
 pub(crate) struct Control {
     /// How far the pool is in its life, in the terms of `process`.

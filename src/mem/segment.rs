@@ -1,5 +1,35 @@
 //! A segment: one mapping, made by the coordinator and shared with all that it forks, or that attach to it.
 //!
+//! # Words
+//!
+//! | bytes              | written by                                     | a death leaves                          |
+//! |--------------------|------------------------------------------------|-----------------------------------------|
+//! | identity           | its maker, before anybody shares it            | no magic: who opens the file is refused |
+//! | queue names, free  | its maker; the maps by all from then on        | a file without a living owner, see      |
+//! | maps               |                                                | [`super::backing`]                      |
+//! | all other words    | as their modules say                           | as their modules say                    |
+//! | payloads           | whom the task word, or HELD, names             | bytes that nobody reads                 |
+//! | pages of the arena | allocated by who holds a block of the chunk,   | pages that nobody counts on, which who  |
+//! |                    | punched by the coordinator that holds them all | commits the chunk next finds there      |
+//!
+//! # Invariants
+//!
+//! 1. The geometry is read once, checked, and kept privately: all bounds follow from that copy, whatever others write.
+//! 2. The file is as long as the layout says, and a memfd is sealed against being resized (who has a file is trusted
+//!    not to), so no access inside the mapping faults for want of file; pages are allocated before they are written, so
+//!    none does for want of memory.
+//! 3. Of a payload only place and length are given out ([`Segment::locate`]), inside the mapping, and in a block only
+//!    if that is attached to this life of the descriptor. A slice of it is made where the task word says that its bytes
+//!    are ours.
+//!
+//! # Ordering
+//!
+//! None of its own: a segment is handed on by a fork or a socket; from then on its words order themselves.
+//!
+//! What checks this page: the tests below, `tests/segment.rs` (limits, full file systems, left-overs),
+//! `fuzz/fuzz_targets/segment_open.rs` and `live_damage.rs`; that children do not have it, `shmworker torture
+//! --fencing`.
+//!
 //! Sources: `memfd_create(2)`, `fcntl(2)` on seals, `fallocate(2)`, `madvise(2)` on MADV_DONTFORK.
 
 use super::{
@@ -212,8 +242,9 @@ pub(crate) struct Segment {
     file: File,
 }
 
-// SAFETY: `header` points into `map`, which is shared memory made for concurrent access; the words behind it that change
-// are atomic.
+// SAFETY: `header` points into `map`, which is shared memory made for concurrent access. What changes behind it is
+// atomic, but for the bytes of payloads, of which this type gives out raw pointers only: who makes slices of them
+// argues by the task word.
 unsafe impl Send for Segment {}
 // SAFETY: as for Send.
 unsafe impl Sync for Segment {}
@@ -243,7 +274,8 @@ impl Segment {
             geometry,
         };
         // SAFETY: the mapping is page-aligned and at least a page long, the header starts with its identity, and nobody
-        // else uses the mapping yet. The control words after it stay zeroed.
+        // else uses the mapping yet: a memfd is known to us alone, a file locked. The control words after it stay
+        // zeroed.
         unsafe { map.as_mut_ptr().cast::<Identity>().write(identity) };
         let name = match (&options.backing, name) {
             (Backing::File(_), Some(name)) => {
@@ -271,7 +303,7 @@ impl Segment {
             (0..n).for_each(|i| map.give(i));
         }
         if self.is_reserved {
-            table.blocks.chunks.iter().for_each(|chunk| chunk.store(COMMITTED, Relaxed));
+            table.blocks.chunks.iter().for_each(|chunk| chunk.store(COMMITTED, Relaxed)); // nobody shares it yet
         }
     }
 
@@ -280,8 +312,9 @@ impl Segment {
     pub(crate) fn words(&self) -> &[AtomicU64] {
         let (start, end) = (std::mem::offset_of!(Header, control), self.layout.arena);
         let words = self.map.as_mut_ptr().wrapping_add(start).cast();
-        // SAFETY: aligned and inside the mapping by the layout, which outlives `self`; shared memory is only ever accessed
-        // through atomics here, and any bits are words.
+        // SAFETY: aligned and inside the mapping, which lives as long as `self`, by the layout; any bits are words. All
+        // there is accessed through atomics only, but for payloads in descriptors, of which who damages them holds no
+        // slice.
         unsafe { std::slice::from_raw_parts(words, (end - start) / size_of::<AtomicU64>()) }
     }
 
@@ -376,13 +409,15 @@ impl Segment {
 
     /// The words about the whole pool.
     pub(crate) fn header(&self) -> &Header {
-        // SAFETY: `header` is the start of `map`, which has a page for it; any bytes are a header.
+        // SAFETY: `header` is the start of `map`, which has a page for it; any bytes are a header. Its identity, which
+        // is not atomic, is written no more.
         unsafe { &*self.header }
     }
 
     /// The name of a queue, as far as it is text; empty if it has none.
     pub(crate) fn queue_name(&self, queue: usize) -> String {
         let words = self.header().queues.get(queue).map_or(&[][..], |name| name);
+        // Relaxed: written before it was shared.
         let bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
         String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
     }

@@ -11,6 +11,18 @@
 //!   that the kernel would drop first counts as free. Swap doesn't.
 //! - A file system, tmpfs or other, has a size of its own. A memfd's has none.
 //!
+//! # Invariants
+//!
+//! Where [`allocate`] succeeds every page of its range is there, until somebody punches it; where it fails it has
+//! written nothing, and what pages it got nobody counts on. It knows no words: that a chunk has its pages is said in
+//! [`crate::lockfree::blocks`] once it has returned, so a death in it leaves pages at most, which whoever holds a block
+//! of the chunk next asks for again. A stop in it holds up nobody: others allocate the same range meanwhile, to the
+//! same effect.
+//!
+//! What checks this page: the tests below; `tests/segment.rs` with small limits and full file systems;
+//! `fuzz/fuzz_targets/arena_ops.rs` for what follows from a refusal; `shmworker torture --experiments`
+//! (`too-little-memory`).
+//!
 //! Sources: `fallocate(2)`, `setrlimit(2)`, `statfs(2)`, `proc_meminfo(5)`, the kernel's `cgroup-v2.rst` and
 //! `cgroup-v1/memory.rst`.
 

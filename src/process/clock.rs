@@ -70,6 +70,8 @@ impl Clock {
         if self.look_at.is_some_and(|at| at <= Instant::now()) {
             self.look_at = table.look(cursors, &mut self.looks).then(|| Instant::now() + ANSWER);
         }
+        // After the look, which has lowered the word: what is up by now was raised since, and gets a look of its own.
+        // And after each sleep, rung for or not: who has raised it rings until it is said here that it was seen.
         if table.is_watched() {
             self.look_at.get_or_insert_with(|| Instant::now() + ANSWER);
         }

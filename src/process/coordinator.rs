@@ -77,6 +77,8 @@ impl Seat {
     /// A client says that it is ready to serve.
     pub(crate) fn ready(&self) {
         let table = self.endpoint.segment().table();
+        // Release, for the Acquire in `clients_ready`: what it has set up for the workers comes before them. The bell
+        // rouses.
         table.participants[self.endpoint.name().id() as usize].status.store(READY, Release);
         // SAFETY: `spawn` keeps the bell open in a child, which never closes it.
         let bell = unsafe { BorrowedFd::borrow_raw(self.bell) };
@@ -111,6 +113,8 @@ pub(crate) enum Event<'a> {
     Died { label: &'a str, pid: i32, exit: Exit, settled: Settled, restart_in: Option<Duration> },
     /// A process that had attached has gone; not in order: it died.
     Left { pid: i32, was_orderly: bool, settled: Settled },
+    /// After the death of `who` was settled an invariant of the segment is broken.
+    Unsound { who: &'a str, audit: &'a Audit },
     /// A signal, or the end of a grace, begins or hastens the end.
     Mode { mode: Mode },
     /// A worker is told to exit.
@@ -141,6 +145,8 @@ pub(crate) struct Summary {
     pub(crate) killed: usize,
     /// How many that had attached are still there: what is in use is theirs.
     pub(crate) attached: usize,
+    /// After how many deaths an invariant was broken.
+    pub(crate) unsound: usize,
 }
 
 /// Why a pool ended though nobody asked it to, or never began.
@@ -250,6 +256,7 @@ pub(crate) struct Coordinator<'o> {
     ended: VecDeque<Ended>,
     /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
+    unsound: usize,
     door: Option<Door>,
     owner: Option<Owner>,
     observer: &'o mut dyn FnMut(Event<'_>),
@@ -318,6 +325,7 @@ impl<'o> Coordinator<'o> {
             grace,
             ended: VecDeque::new(),
             killed: 0,
+            unsound: 0,
             door: None,
             owner: None,
             observer,
@@ -363,7 +371,13 @@ impl<'o> Coordinator<'o> {
         }
         result?;
         let attached = self.door.as_ref().map_or(0, Door::guests);
-        Ok(Summary { audit: self.table().audit(), ended: self.ended.into(), killed: self.killed, attached })
+        Ok(Summary {
+            audit: self.table().audit(),
+            ended: self.ended.into(),
+            killed: self.killed,
+            attached,
+            unsound: self.unsound,
+        })
     }
 
     fn serve(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
@@ -485,6 +499,7 @@ impl<'o> Coordinator<'o> {
             (self.specs[self.workers[i].spec].main)(Seat { endpoint, bell })
         })
         .map_err(|source| PoolError::Os { step: "fork a process", source })?;
+        // Relaxed: for people; the child may run by now.
         self.table().participants[name.id() as usize].pid.store(child.pid.as_raw() as u32, Relaxed);
         let worker = &mut self.workers[i];
         worker.last_word = None;
@@ -625,13 +640,15 @@ impl<'o> Coordinator<'o> {
         }
         let pid = child.pid.as_raw();
         let record = &self.segment.table().participants[name.id() as usize];
-        let finished = record.finished.load(Relaxed);
+        let finished = record.finished.load(Relaxed); // it is dead: this is the last value
         let was_ready = record.status.load(Acquire) == READY;
         let settled = self.segment.table().recover(&self.cursors, self.me, name, exit.pack())?;
         self.has_settled = true;
         // Release: a client that sees the count sees what the recovery settled. The sweep's wake may have come before.
         self.segment.header().control.deaths.fetch_add(1, Release);
         self.wake_all();
+        let label = self.workers[i].label.clone();
+        self.audit_after(&label);
 
         let worker = &mut self.workers[i];
         self.ended.push_back(Ended { label: worker.label.clone(), pid, exit, finished });
@@ -686,6 +703,15 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
+    /// A death is when a broken invariant is most likely, and rare enough to look for one.
+    fn audit_after(&mut self, who: &str) {
+        let audit = self.table().audit_live();
+        if !audit.violations.is_empty() {
+            self.unsound += 1;
+            (self.observer)(Event::Unsound { who, audit: &audit });
+        }
+    }
+
     /// Sees to those who attach: settles what the departed leave, then lets others in.
     fn attend(&mut self) -> Result<(), PoolError> {
         let Some(door) = &mut self.door else { return Ok(()) };
@@ -697,6 +723,7 @@ impl<'o> Coordinator<'o> {
             self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
             self.wake_all();
             (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
+            self.audit_after("attached");
         }
         if let Some(door) = &mut self.door {
             door.answer(news, &self.segment, self.bell.as_fd())?;
@@ -723,6 +750,7 @@ impl<'o> Coordinator<'o> {
         self.mode = mode;
         self.hurry = Some(Instant::now() + self.grace);
         (self.observer)(Event::Mode { mode });
+        // Release for those who look by themselves; who sleeps has it by the wake below.
         self.segment.header().control.mode.store(mode as u32, Release);
         for w in &mut self.workers {
             let role = self.specs[w.spec].role;

@@ -228,7 +228,7 @@ fn with_pool(workers: usize, client: fn(&Endpoint, &Beats) -> Figures) -> Figure
     };
     let pool = Coordinator::new(&Options::with_queues(["tasks"]), specs, PATIENCE, &mut observer);
     let summary = pool.and_then(|pool| pool.run(None)).map_err(text)?;
-    if !complaints.is_empty() || !summary.audit.is_clean() || summary.killed > 0 {
+    if !complaints.is_empty() || !summary.audit.is_clean() || summary.unsound + summary.killed > 0 {
         return Err(format!("{complaints}{} killed at the end, {}", summary.killed, summary.audit));
     }
     Ok(format!("{said} respawned={respawned}"))
@@ -282,7 +282,7 @@ fn hanging_pool() -> Figures {
     })
 }
 
-/// A task of a long life in each worker.
+/// A task of a long life in each worker. Relaxed, as each word is a sign by itself, but for the count.
 #[repr(C)]
 struct Beats {
     is_over: AtomicU64,
@@ -301,7 +301,7 @@ impl Beats {
         let beat = &self.tasks[task];
         beat.pid.store(std::process::id().into(), Relaxed);
         while self.is_over.load(Relaxed) == 0 {
-            beat.count.fetch_add(1, Release);
+            beat.count.fetch_add(1, Release); // who sees the beat sees whose it is
             std::thread::yield_now();
         }
     }

@@ -40,7 +40,8 @@ const LEAVE_A_CHILD: u32 = 2;
 /// What an attempt of the first may take.
 const LIMIT: Limits = Limits { run_ms: 50, silence_ms: 0 };
 
-/// What coordinator and client saw.
+/// What coordinator and client saw. Figures and flags, each for itself, and read in the end once the others have gone:
+/// Relaxed.
 #[derive(Default)]
 #[repr(C)]
 pub(crate) struct Report {
@@ -122,7 +123,8 @@ fn leave_a_child(task: &Claimed<'_>) -> Option<u8> {
         ForkResult::Child => {
             // SAFETY: no handler but the default action, which ends the process as it should.
             let _ = unsafe { nix::sys::signal::signal(Signal::SIGSEGV, nix::sys::signal::SigHandler::SigDfl) };
-            // SAFETY: deliberately none: MADV_DONTFORK left nothing here, and the fault is what is to be seen.
+            // SAFETY: one of two. MADV_DONTFORK has left nothing here, so that the read ends this child: what is to be
+            // seen. Or, if it failed to, a byte is read that nobody writes while the parent has the task.
             let byte = unsafe { input.as_ptr().read_volatile() };
             // SAFETY: ends the process at once.
             unsafe { libc::_exit(i32::from(byte)) }
@@ -174,7 +176,7 @@ fn play(endpoint: &Endpoint, report: &Report, without_fence: bool) -> Result<(),
         }
     }
     if without_fence {
-        let owner = table.descriptors[task.index as usize].claimant.load(Relaxed);
+        let owner = table.descriptors[task.index as usize].claimant.load(Relaxed); // stopped, long after it stored that
         table.recover(&Cursors::new(table), endpoint.name(), Name::of(owner), 0).map_err(|e| text(&e))?;
     }
     while report.stuck.load(Relaxed) == 0 {

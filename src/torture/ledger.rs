@@ -62,7 +62,7 @@ impl State {
 pub(crate) struct Book {
     submitted: AtomicU64,
     accepted: AtomicU64,
-    /// Deliveries, by [`index`] of their outcome.
+    /// Deliveries by outcome, in the order of [`OUTCOMES`].
     outcomes: [AtomicU64; OUTCOMES.len()],
     entries: [AtomicU64; WINDOW],
     /// Times that a worker began the task: its tag's low 56 bits, then 8 bits of count.

@@ -218,7 +218,7 @@ impl Torturer {
         self.fill_seats()?;
         self.all(Signal::SIGCONT);
         for (mode, role) in [(Mode::Draining, "client"), (Mode::Stopping, "worker")] {
-            self.segment.header().control.mode.store(mode as u32, Release);
+            self.segment.header().control.mode.store(mode as u32, Release); // as the coordinator of a pool
             self.segment.table().participants.iter().for_each(Participant::wake);
             while self.seats.iter().any(|s| s.running.is_some() && s.role.name() == role) {
                 self.wait(Duration::from_millis(100))?;
@@ -370,7 +370,7 @@ impl Torturer {
         self.segment.table().recover(&self.cursors, self.me, name, exit.pack())?;
         self.recoveries.push(before.elapsed());
         self.is_news = true;
-        self.segment.header().control.deaths.fetch_add(1, Release);
+        self.segment.header().control.deaths.fetch_add(1, Release); // as the coordinator of a pool
         Ok(())
     }
 

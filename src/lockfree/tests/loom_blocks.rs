@@ -64,8 +64,8 @@ fn worker_with_blocks_dies() {
 
 #[test]
 fn one_of_two_who_want_the_last_block_dies() {
-    for parts in [[BORROW, BORROW], [BORROW, SUBMIT], [SUBMIT, BORROW]] {
-        explore("one_of_two_who_want_the_last_block_dies", 2, move |take| {
+    for (parts, bound) in [([BORROW, BORROW], 2), ([BORROW, SUBMIT], 1), ([SUBMIT, BORROW], 2)] {
+        explore("one_of_two_who_want_the_last_block_dies", bound, move |take| {
             play(take, Storage::with_blocks(3, 1, 1), &parts)
         });
     }

@@ -1,6 +1,7 @@
 //! Lanes that are too small for their tasks, and hints that are removed while somebody looks for them.
 
-use super::{Actor, COORDINATOR, Part, QUEUE, Storage, explore, explore_alive, join, play, settle};
+use super::{Actor, COORDINATOR, EXIT, Part, QUEUE, Storage, explore, explore_alive, join, play, settle};
+use crate::lockfree::{participant::Name, word::Phase};
 use std::sync::Arc;
 
 const SUBMIT_THREE: Part = |a| {
@@ -62,5 +63,30 @@ fn remover_of_a_stale_hint_meets_the_sweep() {
         actors.extend(remover.into_iter().map(join));
         settle(actors);
         died
+    });
+}
+
+/// The same, where who removes the hint is stopped for good before it looks again. The task has a hint of its own by then.
+#[test]
+fn who_is_stopped_over_a_stale_hint_hides_no_task() {
+    explore("who_is_stopped_over_a_stale_hint_hides_no_task", 3, |take| {
+        let storage = Arc::new(Storage::new(4, 1));
+        let [coordinator, mut submitter, victim, remover] = std::array::from_fn(|id| Actor::new(&storage, id));
+        submitter.submit(1);
+        let victim = victim.live(2, WORK_ONE);
+        assert!(storage.table().load(0).is(Phase::Claimed), "it died before its second step, the removal");
+        let recover: Part = |a| {
+            a.table().recover(&a.cursors, a.name, Name::new(2, 1), EXIT).unwrap();
+        };
+        let threads = take.start(vec![(remover, take.death, WORK_ONE), (coordinator, 0, recover)]);
+        let mut actors: Vec<Actor> = threads.into_iter().map(join).collect();
+        let (remover, coordinator) = (&actors[0], &actors[1]);
+        let is_stopped = remover.died;
+        if is_stopped && !storage.table().load(0).is(Phase::Ready) {
+            coordinator.recover(remover); // what it has taken it may keep as long as it lives
+        }
+        actors.extend([submitter, victim]);
+        settle(actors);
+        is_stopped
     });
 }

@@ -58,7 +58,7 @@ fn the_first_queue_comes_first() {
 /// Both wakes may come to one worker, which passes on what was meant for the second.
 #[test]
 fn tasks_of_two_queues_wake_two_sleepers() {
-    explore_alive("tasks_of_two_queues_wake_two_sleepers", 2, |take| {
+    explore_alive("tasks_of_two_queues_wake_two_sleepers", 1, |take| {
         let storage = Arc::new(Storage::with_queues(2, 3, 2));
         let [submitter, first, second] = std::array::from_fn(|id| Actor::new(&storage, id));
         let cast = vec![(submitter, 0, SUBMIT_LOW_AND_HIGH), (first, 0, AWAIT_ANY), (second, 0, AWAIT_ANY)];

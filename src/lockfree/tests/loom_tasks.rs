@@ -1,6 +1,6 @@
 //! Tasks through the queue: submitters, workers and a canceller, any of whom dies.
 
-use super::{Actor, COORDINATOR, Part, QUEUE, Storage, Take, explore, explore_alive, join, play, settle};
+use super::{Actor, COORDINATOR, Part, QUEUE, Storage, Take, explore, explore_alive, join, play, settle, spawn};
 use crate::{
     lockfree::{participant::Name, table::Cancel},
     sync::Relaxed,
@@ -45,7 +45,7 @@ const CANCEL_ANOTHER: Part = |a| {
 
 #[test]
 fn worker_dies() {
-    explore("worker_dies", 3, |take| play(take, Storage::new(3, 2), &[WORK_TWO, SUBMIT_TWO]));
+    explore("worker_dies", 2, |take| play(take, Storage::new(3, 2), &[WORK_TWO, SUBMIT_TWO]));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn canceller_dies() {
 
 #[test]
 fn worker_dies_beside_a_canceller() {
-    explore("worker_dies_beside_a_canceller", 2, |take| play(take, Storage::new(3, 2), &[WORK_TWO, CANCEL]));
+    explore("worker_dies_beside_a_canceller", 1, |take| play(take, Storage::new(3, 2), &[WORK_TWO, CANCEL]));
 }
 
 #[test]
@@ -121,6 +121,7 @@ fn worker_dies_between_submitter_and_canceller() {
 }
 
 #[test]
+#[ignore = "large: run by hand"]
 fn canceller_dies_between_submitter_and_worker() {
     explore("canceller_dies_between_submitter_and_worker", 1, |take| {
         play(take, Storage::new(4, 2), &[CANCEL_ANOTHER, SUBMIT_ONE, WORK_ONE])
@@ -129,6 +130,7 @@ fn canceller_dies_between_submitter_and_worker() {
 
 /// One descriptor, used twice, while a worker holds a hint of its former life.
 #[test]
+#[ignore = "large: run by hand"]
 fn worker_with_a_stale_hint_dies() {
     explore("worker_with_a_stale_hint_dies", 1, |take| play(take, Storage::new(4, 1), &[WORK_ONE, WORK_ONE, CANCEL]));
 }
@@ -216,7 +218,7 @@ fn a_cancellation_names_the_incarnation_that_runs_the_task() {
         let mut submitter = Actor::new(&storage, 0);
         let task = submitter.submit(1).unwrap();
         let coordinator = storage.clone();
-        let worker = loom::thread::spawn(move || {
+        let worker = spawn(move || {
             let name = coordinator.table().admit(1, 0).unwrap().unwrap();
             Actor::named(&coordinator, name).live(0, WORK_ONE)
         });

@@ -1,7 +1,7 @@
 //! Times: whoever sets one against the coordinator that looks, arms and sleeps (\[timer], \[watch]). A task that is forgotten
 //! is a deadlock.
 
-use super::{Actor, HOUR, MS, Part, QUEUE, START, Storage, Take, explore, explore_alive, join, play, settle};
+use super::{Actor, HOUR, MS, Part, QUEUE, START, Storage, Take, explore, explore_alive, join, play, settle, spawn};
 use crate::{
     lockfree::{
         descriptor::Limits,
@@ -58,7 +58,7 @@ fn retry_is_not_forgotten(take: Take) -> bool {
     let reported = deaths.clone();
     let retry: Part = |a| a.give_back(QUEUE, Again::After(HOUR));
     let mut threads = take.start(vec![(worker, take.death, retry)]);
-    let coordinator = loom::thread::spawn(move || {
+    let coordinator = spawn(move || {
         let reap = |a: &Actor| {
             if reported.load(Acquire) == 1 && a.table().is_live(Name::new(2, 1)) == Ok(true) {
                 a.table().recover(&a.cursors, a.name, Name::new(2, 1), super::EXIT).unwrap();
@@ -193,7 +193,7 @@ fn a_late_look_counts_against_no_other_claim() {
         let [first, coordinator] =
             <[Actor; 2]>::try_from(threads.into_iter().map(join).collect::<Vec<_>>()).ok().unwrap();
         set_monotonic(START + HOUR);
-        let second = loom::thread::spawn(move || second.live(take.death, WORK));
+        let second = spawn(move || second.live(take.death, WORK));
         let second = join(second);
         assert!(coordinator.tick().late.is_empty(), "killed for a time in which it did not run");
         let died = second.died;

@@ -48,7 +48,7 @@ mod scene;
 mod shuttle_pool;
 
 #[cfg(loom)]
-use scene::{Part, Take, explore, explore_alive, join, play};
+use scene::{Part, Take, explore, explore_alive, join, play, spawn};
 
 use super::{
     blocks::{Blocks, CLASSES, COMMITTED, Class, chunks},

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// A fault (`sync::mutant` says where it is planted) and the model that fails for it.
+/// A fault, or several (`sync::mutant` says where each is planted), and the model that fails for it.
 #[cfg(loom)]
 const MUTANTS: &[(&str, &str)] = &[
     // The whole word: what is done by exchange, and what travels with it.
@@ -10,9 +10,10 @@ const MUTANTS: &[(&str, &str)] = &[
     ("relaxed-exchange", "loom_tasks::a_descriptor_changes_hands"),
     ("relaxed-requeue", "loom_retry::worker_that_gives_back_dies"),
     // [remove]
-    ("no-recheck", "loom_lane::remover_of_a_stale_hint_meets_the_sweep"),
-    ("no-remove-fence", "loom_lane::remover_of_a_stale_hint_meets_the_sweep"),
-    ("no-sweep-fence", "loom_lane::remover_of_a_stale_hint_meets_the_sweep"),
+    ("no-recheck", "loom_recovery::recoverer_of_a_worker_dies"),
+    ("no-remove-fence", "loom_recovery::recoverer_of_a_worker_dies"),
+    ("no-second-hint", "loom_lane::who_is_stopped_over_a_stale_hint_hides_no_task"),
+    ("no-second-hint+no-sweep-fence", "loom_lane::remover_of_a_stale_hint_meets_the_sweep"),
     // [overflow]
     ("no-overflow-flag", "loom_lane::submitter_to_a_full_lane_dies"),
     ("plain-flag", "loom_lane::one_flag_carries_two_overflows"),
@@ -80,6 +81,7 @@ fn each_mutant_fails_its_model() {
                 .args([&model, "--exact"])
                 .env("SHMWORKER_MUTANT", mutant)
                 .env("SHMWORKER_SEED", "1")
+                .env_remove("SHMWORKER_POOLS")
                 .output()
                 .unwrap();
             let report = String::from_utf8_lossy(&run.stdout);

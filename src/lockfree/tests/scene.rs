@@ -25,8 +25,7 @@ pub(super) struct Take {
 impl Take {
     /// Starts each actor on a thread of its own.
     pub(super) fn start(self, cast: Vec<(Actor, u32, Part)>) -> Vec<Thread> {
-        let start = |(actor, death, part): (Actor, u32, Part)| loom::thread::spawn(move || actor.live(death, part));
-        THREADS.set(cast.len() + 1);
+        let start = |(actor, death, part): (Actor, u32, Part)| spawn(move || actor.live(death, part));
         if self.reversed {
             let mut threads: Vec<Thread> = cast.into_iter().rev().map(start).collect();
             threads.reverse();
@@ -51,6 +50,11 @@ impl Take {
 }
 
 pub(super) type Thread = loom::thread::JoinHandle<Actor>;
+
+pub(super) fn spawn(life: impl FnOnce() -> Actor + 'static) -> Thread {
+    THREADS.set(THREADS.get() + 1);
+    loom::thread::spawn(life)
+}
 
 pub(super) fn join(thread: Thread) -> Actor {
     thread.join().unwrap()
@@ -111,6 +115,7 @@ fn check(bound: usize, scene: impl Fn() -> bool + Send + Sync + 'static) -> (u64
     let seen = counts.clone();
     builder.check(move || {
         seen.0.fetch_add(1, SeqCst);
+        THREADS.set(1);
         if scene() {
             seen.1.fetch_add(1, SeqCst);
         }
@@ -119,8 +124,8 @@ fn check(bound: usize, scene: impl Fn() -> bool + Send + Sync + 'static) -> (u64
 }
 
 std::thread_local! {
-    /// Threads of the scene that was played last, the coordinator's among them. (A model is played on one thread.)
-    static THREADS: Cell<usize> = const { Cell::new(0) };
+    /// Threads of the scene that was played last, its main thread among them. (A model is played on one thread.)
+    static THREADS: Cell<usize> = const { Cell::new(1) };
 }
 
 fn report(name: &str, bound: usize, deaths: u32, executions: u64, start: Instant) {

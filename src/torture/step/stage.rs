@@ -397,6 +397,7 @@ impl Stage {
         let is_free = word.is(Phase::Free);
         if is_free && self.without_generation {
             let before = Task::new(Phase::Free, 0, 0, word.generation() - 1);
+            // The fault that is to be noticed. It is free, and nobody else runs.
             self.table().descriptors[last.index as usize].state.store(before.0, Release);
         }
         let barred = (to != To::Queue(0)).then(|| self.worker.name());

@@ -23,7 +23,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use std::{collections::HashMap, mem::offset_of};
+use std::{collections::HashMap, hint::black_box, mem::offset_of};
 
 /// Stops a traced process just behind itself: begin and end of the path.
 #[inline(always)]
@@ -37,10 +37,23 @@ pub(super) fn be_traced(path: impl FnOnce()) -> u8 {
     if ptrace::traceme().is_err() {
         return 101;
     }
-    mark();
-    path();
-    mark();
+    from_a_page(|| {
+        mark();
+        path();
+        mark();
+    });
     101
+}
+
+/// Runs `f` where the stack is at the same place of a page each time, however deep it is: by where its ends lie in their cache
+/// lines, a copy on the stack takes a turn more or less.
+#[inline(never)]
+fn from_a_page(f: impl FnOnce()) {
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+    let page = Page([0; 4096]);
+    black_box(&page.0);
+    f();
 }
 
 /// The instructions of a path, in the order in which they run.

@@ -51,6 +51,7 @@ pub(super) struct Fuse(AtomicU64);
 
 impl Fuse {
     pub(super) fn lay(&self, order: Order) {
+        // Release here, AcqRel in the exchanges: an order is this word alone, and travels whole.
         let (kills, works) = (u64::from(order.blow == Blow::Kill), u64::from(order.act == Act::Work));
         self.0.store(1 << 34 | kills << 33 | works << 32 | u64::from(order.length), Release);
     }

@@ -80,7 +80,8 @@ const DELAY: u64 = 100_000;
 /// The longest fuse, in instructions: somewhat more than it takes to submit a task.
 const FUSE: u64 = if cfg!(debug_assertions) { 6_000 } else { 600 };
 
-/// What the processes of a run share beside the segment.
+/// What the processes of a run share beside the segment. Release and Acquire: who sees how far one has come sees what
+/// that one had done in the segment.
 #[repr(C)]
 struct Board {
     round: AtomicU64,
