@@ -325,10 +325,10 @@ impl Shared {
         if let Some(lost) = inbox.over {
             return Poll::Ready(Err(lost));
         }
-        if let Some(Slot::Waiting(waker)) = inbox.slots.get_mut(tag) {
-            if waker.replace(context.waker().clone()).is_none() {
-                inbox.futures += 1;
-            }
+        if let Some(Slot::Waiting(waker)) = inbox.slots.get_mut(tag)
+            && waker.replace(context.waker().clone()).is_none()
+        {
+            inbox.futures += 1;
         }
         if inbox.waiting > 0 {
             self.changed.notify_all();

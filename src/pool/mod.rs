@@ -20,6 +20,7 @@
 //! The caller is a client of its own pool. The coordinator is a process beside it, which never has a second thread, so that its
 //! forks are safe; workers are its children. None outlives the caller.
 
+mod builder;
 mod client;
 mod codec;
 mod context;
@@ -29,10 +30,12 @@ mod start;
 mod tasks;
 mod worker;
 
+pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
 pub use handle::{Handle, TaskError};
-pub use start::{Builder, StartError};
+
+pub use start::StartError;
 pub use tasks::{Failure, Task, Tasks};
 
 use crate::exec::endpoint::{Submission, SubmitError, To};

@@ -1,6 +1,6 @@
 //! Starting a pool: the segment, the coordinator's process, and the client that the caller becomes.
 
-use super::{Pool, client::Client, tasks::Tasks, worker};
+use super::{Pool, builder::Builder, client::Client, tasks::Tasks, worker};
 use crate::{
     error::Corrupted,
     exec::endpoint::Endpoint,
@@ -66,36 +66,7 @@ fn os<E: Into<std::io::Error>>(step: &'static str) -> impl Fn(E) -> StartError {
     move |source| StartError::Os { step, source: source.into() }
 }
 
-/// What a pool is to be like; [`fork`](Self::fork) makes it.
-#[derive(Clone, Debug)]
-pub struct Builder {
-    workers: Option<usize>,
-    grace: Duration,
-}
-
-impl Default for Builder {
-    fn default() -> Builder {
-        Builder { workers: None, grace: Duration::from_secs(10) }
-    }
-}
-
 impl Builder {
-    /// How many worker processes. By default as many as this process may use cores, affinity and cgroup quota counted.
-    ///
-    /// # Panics
-    /// For 0.
-    pub fn workers(mut self, n: usize) -> Builder {
-        assert!(n > 0, "a pool needs a worker");
-        self.workers = Some(n);
-        self
-    }
-
-    /// How long workers have to end once the pool ends; then they are killed.
-    pub fn grace(mut self, grace: Duration) -> Builder {
-        self.grace = grace;
-        self
-    }
-
     /// Starts the pool by forking this process, which must have no second thread. Tasks may be closures that capture.
     ///
     /// # Errors
