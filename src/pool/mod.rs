@@ -20,33 +20,45 @@
 //! The caller is a client of its own pool. The coordinator is a process beside it, which never has a second thread, so that its
 //! forks are safe; workers are its children. None outlives the caller.
 
+mod aligned;
 mod builder;
+mod chunk;
 mod client;
 mod codec;
 mod context;
 mod handle;
+mod map;
+mod options;
+mod output;
 mod panics;
+mod scope;
 mod start;
+mod submitter;
 mod tasks;
 mod worker;
 
 pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
-pub use handle::{Handle, TaskError};
-
+pub use handle::{Blame, Finished, Handle, Reply, TaskError, Worker};
+pub use map::{Map, Unordered};
+pub use options::{Retry, TaskOptions};
+pub use output::Output;
+pub use scope::{Report, Row, Scope};
 pub use start::StartError;
-pub use tasks::{Failure, Task, Tasks};
+pub use submitter::Submitter;
+pub use tasks::{Failure, Task, Tasks, UnknownTask};
 
-use crate::exec::endpoint::{Submission, SubmitError, To};
+use crate::exec::endpoint::SubmitError;
 use client::{Client, Lost};
 use start::Crew;
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
-/// Worker processes that run your functions. Dropping it waits for all that was submitted, then ends them.
+/// Worker processes that run your functions. What submits to it are the methods of [`Submitter`]. Dropping it waits for all
+/// that was submitted, then ends the workers.
 #[derive(Debug)]
 pub struct Pool {
-    client: Arc<Client>,
+    submitter: Submitter,
     crew: Crew,
 }
 
@@ -56,14 +68,8 @@ impl Pool {
         Builder::default()
     }
 
-    /// Submits a task; sleeps while there is no room for it.
-    ///
-    /// # Errors
-    /// [`PoolError`]: the input has no encoding or is too large, or the pool has ended.
-    pub fn submit<I: Wire, O: Wire>(&self, task: Task<I, O>, input: I::Ref<'_>) -> Result<Handle<O>, PoolError> {
-        let submission = Submission { kind: task.index, ..Submission::new(To::Queue(0)) };
-        let (tag, id) = I::encode(input, |bytes| self.client.submit(submission, bytes))??;
-        Ok(Handle::new(self.client.clone(), tag, id))
+    fn client(&self) -> &Arc<Client> {
+        self.submitter.client()
     }
 
     /// Ends the pool once all that was submitted has been run.
@@ -71,39 +77,62 @@ impl Pool {
     /// # Errors
     /// [`PoolError`] if its coordinator failed.
     pub fn join(mut self) -> Result<(), PoolError> {
-        self.client.drain()?;
+        self.client().drain(None).map_err(|lost| self.client().why_lost(lost))?;
         self.crew.end().map_err(PoolError::Ended)
+    }
+}
+
+impl Deref for Pool {
+    type Target = Submitter;
+
+    fn deref(&self) -> &Submitter {
+        &self.submitter
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         // Who wants to know how it ended calls `join`.
-        let _ = self.client.drain();
+        let _ = self.client().drain(None);
         let _ = self.crew.end();
     }
 }
 
 /// Why a pool could not take a task, or ended.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
     /// The input has no encoding.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// No such task is registered.
+    #[error(transparent)]
+    Task(#[from] UnknownTask),
+    /// No queue has this name.
+    #[error("no queue is named {name:?}; the pool's are: {queues}")]
+    Queue {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        queues: String,
+    },
     /// It was not accepted.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    /// Somebody has asked the pool to end: it finishes what it has.
+    #[error("the pool drains: it finishes what was submitted, and takes nothing more")]
+    Draining,
     /// The coordinator ended for this reason.
     #[error("the pool has ended: {0}")]
     Ended(String),
 }
 
-impl From<Lost> for PoolError {
-    fn from(lost: Lost) -> PoolError {
+impl Client {
+    fn why_lost(&self, lost: Lost) -> PoolError {
         match lost {
-            Lost::CoordinatorDied(e) => PoolError::Submit(e.into()),
+            Lost::CoordinatorDied(e) => self.why_not(e.into()),
             Lost::Corrupted(e) => PoolError::Submit(e.into()),
+            Lost::TooDeep(_) => PoolError::Ended(lost.to_string()),
         }
     }
 }
