@@ -17,6 +17,9 @@
 //! |                      | recovery (both bits down)            | coordinator  | only stopped, the coordinator does, |
 //! |                      |                                      |              | by a look that other wakers ask for |
 //! | `finished`, `status` | the participant; `admit`, 0          | coordinator  | the last value, for the report      |
+//! | `fault`              | the participant, once, in the        | coordinator  | the task whose thread got a fatal   |
+//! |                      | handler of a fatal signal; `admit`,  |              | signal, or 0: recovery blames it    |
+//! |                      | 0                                    |              |                                     |
 //!
 //! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
 //! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its
@@ -95,8 +98,10 @@ pub(crate) struct Participant {
     pub(crate) status: AtomicU32,
     /// Tasks that it has completed, or answered, in this incarnation.
     pub(crate) finished: AtomicU64,
+    /// The task over which it got a fatal signal ([`super::table::TaskId::note`]); 0: none is known.
+    pub(crate) fault: AtomicU64,
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 11],
+    _spare: [AtomicU64; 10],
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
@@ -163,6 +168,7 @@ impl Participant {
             role: AtomicU32::new(0),
             status: AtomicU32::new(0),
             finished: AtomicU64::new(0),
+            fault: AtomicU64::new(0),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::{
     lockfree::{
         audit::Audit,
         participant::{Name, Participant},
-        recovery::Settled,
+        recovery::{Death, Settled},
         table::{Cursors, Table, TaskId},
     },
     mem::{
@@ -199,6 +199,8 @@ struct Output {
 /// A process was killed for a deadline.
 struct Sentence {
     at: Instant,
+    /// Over these.
+    late: Vec<TaskId>,
     was_reported: bool,
 }
 
@@ -423,11 +425,12 @@ impl<'o> Coordinator<'o> {
             let (label, pid) = (w.label.as_str(), child.pid.as_raw());
             match sentence {
                 None => {
-                    if let Some((_, task)) = late.iter().find(|(late, _)| late == name) {
+                    let late: Vec<_> = late.iter().filter(|(who, _)| who == name).map(|(_, task)| *task).collect();
+                    if let Some(task) = late.first() {
                         (self.observer)(Event::OutOfTime { label, pid, task: *task });
                         // It may have ended by itself; then `reap` finds it.
                         let _ = child.signal(Signal::SIGKILL);
-                        *sentence = Some(Sentence { at: Instant::now(), was_reported: false });
+                        *sentence = Some(Sentence { at: Instant::now(), late, was_reported: false });
                     }
                 }
                 Some(s) if !s.was_reported && s.at.elapsed() >= STUCK_AFTER => {
@@ -523,7 +526,9 @@ impl<'o> Coordinator<'o> {
             .iter()
             .filter_map(|w| match w.life {
                 Life::Due(at) if self.specs[w.spec].role == Role::Client || self.clients_ready() => Some(at),
-                Life::Running { sentence: Some(Sentence { at, was_reported: false }), .. } => Some(at + STUCK_AFTER),
+                Life::Running { sentence: Some(Sentence { at, was_reported: false, .. }), .. } => {
+                    Some(at + STUCK_AFTER)
+                }
                 _ => None,
             })
             .chain(self.hurry)
@@ -642,7 +647,12 @@ impl<'o> Coordinator<'o> {
         let record = &self.segment.table().participants[name.id() as usize];
         let finished = record.finished.load(Relaxed); // it is dead: this is the last value
         let was_ready = record.status.load(Acquire) == READY;
-        let settled = self.segment.table().recover(&self.cursors, self.me, name, exit.pack())?;
+        let late = match &sentence {
+            Some(sentence) if exit == Exit::Signal(Signal::SIGKILL as u8) => &sentence.late[..],
+            _ => &[], // it was faster
+        };
+        let death = Death { exit: exit.pack(), peak_kib: 0, late };
+        let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
         // Release: a client that sees the count sees what the recovery settled. The sweep's wake may have come before.
         self.segment.header().control.deaths.fetch_add(1, Release);
@@ -697,7 +707,7 @@ impl<'o> Coordinator<'o> {
     /// The owner has died: nobody wants anything any more.
     fn bury_owner(&mut self) -> Result<(), PoolError> {
         let Some(owner) = self.owner.take() else { return Ok(()) };
-        self.segment.table().recover(&self.cursors, self.me, owner.name, Exit::Unknown.pack())?;
+        self.segment.table().recover(&self.cursors, self.me, owner.name, Death::of(Exit::Unknown.pack()))?;
         self.has_settled = true;
         self.set_mode(Mode::Stopping);
         Ok(())
@@ -718,7 +728,7 @@ impl<'o> Coordinator<'o> {
         let mut news = door.look();
         for Departed { guest, was_orderly } in std::mem::take(&mut news.departed) {
             let exit = if was_orderly { Exit::Code(0) } else { Exit::Unknown };
-            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, exit.pack())?;
+            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, Death::of(exit.pack()))?;
             self.has_settled = true;
             self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
             self.wake_all();
