@@ -25,7 +25,7 @@ use crate::{
 use std::{
     ops::Deref,
     slice,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -106,6 +106,8 @@ pub(crate) struct Endpoint {
     cursors: Cursors,
     spins: u32,
     is_orphaned: AtomicBool,
+    /// Why the coordinator has gone, if it, or somebody, said.
+    why_orphaned: OnceLock<String>,
 }
 
 /// Looks into the lanes before sleeping, where another core can bring something meanwhile: some microseconds, less than
@@ -127,7 +129,8 @@ impl Endpoint {
     /// As [`new`](Self::new), for one that looks so many times more before it sleeps.
     pub(crate) fn spinning(segment: Arc<Segment>, name: Name, spins: u32) -> Endpoint {
         let cursors = Cursors::new(segment.table());
-        Endpoint { segment, name, cursors, spins, is_orphaned: AtomicBool::new(false) }
+        let (is_orphaned, why_orphaned) = (AtomicBool::new(false), OnceLock::new());
+        Endpoint { segment, name, cursors, spins, is_orphaned, why_orphaned }
     }
 
     /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.
@@ -315,6 +318,18 @@ impl Endpoint {
         // Release, for the Acquire below; for who sleeps, or is about to, the wake orders it.
         self.is_orphaned.store(true, Release);
         self.wake_self();
+    }
+
+    /// As [`orphan`](Self::orphan), for this reason.
+    pub(crate) fn orphan_because(&self, why: &str) {
+        // The first one stands.
+        let _ = self.why_orphaned.set(why.to_owned());
+        self.orphan();
+    }
+
+    /// Why the coordinator has gone, where that is known.
+    pub(crate) fn why_orphaned(&self) -> Option<&str> {
+        self.why_orphaned.get().map(String::as_str)
     }
 
     pub(crate) fn is_orphaned(&self) -> bool {

@@ -24,6 +24,7 @@ mod builder;
 mod client;
 mod codec;
 mod context;
+mod control;
 mod handle;
 mod panics;
 mod start;
@@ -33,6 +34,7 @@ mod worker;
 pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
+pub use control::{ControlError, Shutdown};
 pub use handle::{Handle, TaskError};
 
 pub use start::StartError;
@@ -71,8 +73,10 @@ impl Pool {
     /// # Errors
     /// [`PoolError`] if its coordinator failed.
     pub fn join(mut self) -> Result<(), PoolError> {
-        self.client.drain()?;
-        self.crew.end().map_err(PoolError::Ended)
+        let drained = self.client.drain();
+        // Why it ended says more than that nothing came back.
+        self.crew.end().map_err(PoolError::Ended)?;
+        Ok(drained?)
     }
 }
 

@@ -4,7 +4,7 @@ use super::{context::Context, panics, tasks::Tasks};
 use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, STATUS_OK, SubmitError},
-    process::{Mode, coordinator::Seat},
+    process::coordinator::Seat,
 };
 use std::time::Duration;
 
@@ -20,17 +20,19 @@ pub(crate) const STATUS_TOO_LARGE: u32 = 4;
 /// How long to wait for room for an output before looking again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs tasks of all queues, the first before the second, until the pool stops.
+/// Runs tasks of all queues, the first before the second, until the pool stops or this worker is to leave.
 ///
 /// # Errors
 /// [`Corrupted`] if the segment is damaged.
 pub(crate) fn work(seat: &Seat, tasks: &Tasks, queues: usize) -> Result<(), Corrupted> {
     let endpoint = seat.endpoint;
     let queues: Vec<_> = (0..queues).map(|q| endpoint.queue(q)).collect();
-    let control = &endpoint.segment().header().control;
-    let is_over = || Mode::of(control) >= Mode::Stopping;
-    while let Some(claimed) = endpoint.next(&queues, is_over)? {
+    seat.ready();
+    while !seat.is_over()
+        && let Some(claimed) = endpoint.next(&queues, || seat.is_over())?
+    {
         run(tasks, claimed)?;
+        seat.after_task();
     }
     Ok(())
 }
