@@ -63,6 +63,8 @@ pub use mem::{
 };
 #[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
 pub use pool::{Pool, Tasks};
+#[cfg(not(all(test, any(loom, shuttle))))]
+pub use process::limits::WorkerLimits;
 #[cfg(feature = "temporal")]
 pub mod temporal;
 

@@ -119,7 +119,8 @@ fn serve(
         Event::Started => say("waiting for keyboard interrupt or for all workers to exit"),
         Event::Output { label, is_error: false, line } => say(format_args!("[{label}] {line}")),
         Event::Output { label, is_error: true, line } => complain(format_args!("[{label}] {line}")),
-        Event::Died { label, pid, exit, settled, restart_in } => {
+        Event::Replaced { label, pid, why } => say(format_args!("{label} (pid {pid}) has left: {why}")),
+        Event::Died { label, pid, exit, settled, restart_in, .. } => {
             let then = match restart_in {
                 None => "not started again, since the pool is ending".to_owned(),
                 Some(Duration::ZERO) => "starting it again".to_owned(),

@@ -25,7 +25,7 @@ use crate::{
 use std::{
     ops::Deref,
     slice,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -108,6 +108,8 @@ pub(crate) struct Endpoint {
     pid: u32,
     spins: u32,
     is_orphaned: AtomicBool,
+    /// Why the coordinator has gone, if it, or somebody, said.
+    why_orphaned: OnceLock<String>,
 }
 
 /// Looks into the lanes before sleeping, where another core can bring something meanwhile: some microseconds, less than
@@ -129,8 +131,8 @@ impl Endpoint {
     /// As [`new`](Self::new), for one that looks so many times more before it sleeps.
     pub(crate) fn spinning(segment: Arc<Segment>, name: Name, spins: u32) -> Endpoint {
         let cursors = Cursors::new(segment.table());
-        let pid = std::process::id();
-        Endpoint { segment, name, cursors, pid, spins, is_orphaned: AtomicBool::new(false) }
+        let (pid, is_orphaned, why_orphaned) = (std::process::id(), AtomicBool::new(false), OnceLock::new());
+        Endpoint { segment, name, cursors, pid, spins, is_orphaned, why_orphaned }
     }
 
     /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.
@@ -318,6 +320,18 @@ impl Endpoint {
         // Release, for the Acquire below; for who sleeps, or is about to, the wake orders it.
         self.is_orphaned.store(true, Release);
         self.wake_self();
+    }
+
+    /// As [`orphan`](Self::orphan), for this reason.
+    pub(crate) fn orphan_because(&self, why: &str) {
+        // The first one stands.
+        let _ = self.why_orphaned.set(why.to_owned());
+        self.orphan();
+    }
+
+    /// Why the coordinator has gone, where that is known.
+    pub(crate) fn why_orphaned(&self) -> Option<&str> {
+        self.why_orphaned.get().map(String::as_str)
     }
 
     pub(crate) fn is_orphaned(&self) -> bool {

@@ -20,6 +20,8 @@
 //! | `fault`              | the participant, once, in the        | coordinator  | the task whose thread got a fatal   |
 //! |                      | handler of a fatal signal; `admit`,  |              | signal, or 0: recovery blames it    |
 //! |                      | 0                                    |              |                                     |
+//! | `leave`              | the coordinator, and a worker for    | both         | why it was about to leave: a death  |
+//! |                      | itself: a reason; `admit`, 0         |              | all the same                        |
 //!
 //! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
 //! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its
@@ -41,6 +43,8 @@
 //! - \[wake] Release in `mark_woken` and `wake` pairs with Acquire in `prepare_to_park` and `end_park`: who takes the
 //!   mark down, or prepares after the wake, sees the news. Who wakes without a fence (the sweep, a new mode) needs no
 //!   more.
+//! - \[leave] Release in `ask_to_leave`, Acquire in `leaves`. Its owner looks between two tasks, and as a last look before it
+//!   sleeps; the wake that follows the store ends a sleep that was prepared before it (invariant 4).
 //! - Parking: \[park], in `lockfree/PARK.md`; what was left half done: \[watch], in [`super::timer`].
 //!
 //! # Crash
@@ -62,7 +66,7 @@
 use super::word::{MAX_PARTICIPANTS, Member};
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Futex, Relaxed},
+    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Futex, Relaxed, Release},
 };
 use std::{fmt, time::Duration};
 
@@ -100,14 +104,21 @@ pub(crate) struct Participant {
     pub(crate) finished: AtomicU64,
     /// The task over which it got a fatal signal ([`super::table::TaskId::note`]); 0: none is known.
     pub(crate) fault: AtomicU64,
+    /// Not 0: it is to end once what it runs is finished. The number is the reason, in the terms of `process`.
+    pub(crate) leave: AtomicU32,
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 10],
+    _pad: AtomicU32,
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    _spare: [AtomicU64; 9],
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
 const _: () = assert!(size_of::<Participant>() == 128);
 
 /// What is told about a participant beside its state: a page each, so that who writes here disturbs nobody.
+///
+/// Its last word: why it gives up. Written by itself, read by the coordinator once it is dead; it counts for the name that stands
+/// before it, so nobody clears it.
 ///
 /// Reserved: its durable name (64 bytes), histograms of waits and runs (64 log-spaced buckets each), a ring of its last events
 /// (64 of 16 bytes).
@@ -118,11 +129,42 @@ pub(crate) struct Record {
     _waits: [AtomicU64; 64],
     _runs: [AtomicU64; 64],
     _events: [[AtomicU64; 2]; 64],
-    _spare: [AtomicU64; 248],
+    /// The name of whose word it is, then the text, of which a zero is the end.
+    last_word_of: AtomicU64,
+    last_word: [AtomicU64; 63],
+    _spare: [AtomicU64; 184],
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
 const _: () = assert!(size_of::<Record>() == 4096);
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+impl Record {
+    /// The participant says why it gives up, in as much as there is room for.
+    pub(crate) fn give_up(&self, me: Name, why: &str) {
+        let why = &why.as_bytes()[..why.floor_char_boundary(size_of_val(&self.last_word))];
+        let mut pieces = why.chunks(8);
+        for word in &self.last_word {
+            let mut bytes = [0; 8];
+            let piece = pieces.next().unwrap_or_default();
+            bytes[..piece.len()].copy_from_slice(piece);
+            word.store(u64::from_le_bytes(bytes), Relaxed);
+        }
+        // Release, though it is read after the kernel's word of its death, which orders everything: if that comes midway, the
+        // name is not there.
+        self.last_word_of.store(me.bits(), Release);
+    }
+
+    /// Why this participant, which is dead, gave up, if it said so.
+    pub(crate) fn last_word(&self, dead: Name) -> Option<String> {
+        if self.last_word_of.load(Acquire) != dead.bits() {
+            return None;
+        }
+        let bytes: Vec<u8> = self.last_word.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
+        let text = bytes.split(|&b| b == 0).next().unwrap_or_default();
+        Some(String::from_utf8_lossy(text).into_owned())
+    }
+}
 
 /// Id and incarnation of a participant: names one process for ever.
 ///
@@ -169,6 +211,7 @@ impl Participant {
             status: AtomicU32::new(0),
             finished: AtomicU64::new(0),
             fault: AtomicU64::new(0),
+            leave: AtomicU32::new(0),
         }
     }
 
@@ -263,6 +306,20 @@ impl Participant {
             seen = now;
         }
         self.futex.wake_all();
+    }
+}
+
+impl Participant {
+    /// Asks a worker to end once what it runs is finished, for a reason that is not 0. The first one asked for stands.
+    pub(crate) fn ask_to_leave(&self, reason: u32) {
+        // [leave] Release: what led to it comes before. Relaxed: a reason that stands says all there is to say.
+        let _ = self.leave.compare_exchange(0, reason, Release, Relaxed);
+        self.wake();
+    }
+
+    /// Why it is to leave; 0: it is not.
+    pub(crate) fn leaves(&self) -> u32 {
+        self.leave.load(Acquire) // [leave]
     }
 }
 

@@ -168,7 +168,7 @@ impl Table<'_> {
                 Member::Dead(n) if mutant("no-name-check") || !self.is_named(id as u16) => n,
                 _ => continue,
             };
-            for word in [&p.pid, &p.role, &p.status] {
+            for word in [&p.pid, &p.role, &p.status, &p.leave] {
                 word.store(0, Relaxed);
             }
             p.finished.store(0, Relaxed);

@@ -43,7 +43,7 @@ use crate::{
         blocks::{Blocks, COMMITTED, NoBlock, chunks},
         descriptor::{INLINE, Payload},
         freemap::FreeMap,
-        participant::Name,
+        participant::{Name, Record},
         table::{Owned, Table},
     },
     sync::{AtomicU64, Inline, Relaxed},
@@ -405,6 +405,18 @@ impl Segment {
     /// All words of the segment, for as long as it is borrowed.
     pub(crate) fn table(&self) -> &Table<'_> {
         &self.table
+    }
+
+    /// What is told about the participant with this id. `None`: there is none.
+    pub(crate) fn record(&self, id: u16) -> Option<&Record> {
+        if u32::from(id) >= self.geometry.participants {
+            return None;
+        }
+        let offset = self.layout.records + usize::from(id) * size_of::<Record>();
+        // SAFETY: the region of the records lies within the mapping.
+        let record = unsafe { self.map.as_ptr().add(offset) };
+        // SAFETY: aligned, since regions start at multiples of 128; valid, since every bit pattern is valid for words.
+        Some(unsafe { &*record.cast() })
     }
 
     /// The words about the whole pool.

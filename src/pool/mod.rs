@@ -26,6 +26,7 @@ mod chunk;
 mod client;
 mod codec;
 mod context;
+mod control;
 mod handle;
 mod map;
 mod options;
@@ -40,6 +41,7 @@ mod worker;
 pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
+pub use control::{ControlError, Shutdown};
 pub use handle::{Blame, Finished, Handle, Reply, TaskError, Worker};
 pub use map::{Map, Unordered};
 pub use options::{Retry, TaskOptions};
@@ -77,8 +79,10 @@ impl Pool {
     /// # Errors
     /// [`PoolError`] if its coordinator failed.
     pub fn join(mut self) -> Result<(), PoolError> {
-        self.client().drain(None).map_err(|lost| self.client().why_lost(lost))?;
-        self.crew.end().map_err(PoolError::Ended)
+        let drained = self.client().drain(None);
+        // Why it ended says more than that nothing came back.
+        self.crew.end().map_err(PoolError::Ended)?;
+        drained.map(drop).map_err(|lost| self.client().why_lost(lost))
     }
 }
 

@@ -1,6 +1,13 @@
 //! Starting a pool: the segment, the coordinator's process, and the client that the caller becomes.
 
-use super::{Pool, builder::Builder, client::Client, tasks::Tasks, worker};
+use super::{
+    Pool,
+    builder::Builder,
+    client::Client,
+    control::{Control, Shutdown},
+    tasks::Tasks,
+    worker,
+};
 use crate::{
     error::Corrupted,
     exec::endpoint::Endpoint,
@@ -10,27 +17,20 @@ use crate::{
         segment::{Options, Segment, SegmentCreateError},
     },
     process::{
-        coordinator::{Coordinator, Event, Owner, PoolError, Role, Spec, make_bell, participants_for},
+        coordinator::{Coordinator, Event, Owner, PoolError, Role, Spec, make_bell, participants_for, processes_for},
+        limits::WorkerLimits,
+        orders::{self, News},
         spawn::{fork_apart, pidfd_open},
     },
     sync::Bell,
 };
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        eventfd::EventFd,
-        signal::SigSet,
-        wait::{Id, WaitPidFlag, waitid},
-    },
+    sys::{eventfd::EventFd, signal::SigSet, socket::MsgFlags},
     unistd::{getpid, getppid},
 };
 use std::{
-    io::{Read, Write},
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::Arc,
     thread::JoinHandle,
     time::Duration,
@@ -79,7 +79,8 @@ impl Builder {
         let workers = self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let options = Options::with_queues(["default"]);
         let queues = options.queues.len();
-        let segment = Arc::new(Segment::create_with(Geometry::new(participants_for(workers + 1), queues), &options)?);
+        let (participants, max_workers) = room_for(workers, self.max_workers);
+        let segment = Arc::new(Segment::create_with(Geometry::new(participants, queues), &options)?);
         let admit = |pid| segment.table().admit(pid, 0)?.ok_or(StartError::Segment(SegmentCreateError::Geometry));
         let coordinator = admit(0)?;
         let me = admit(std::process::id())?;
@@ -87,8 +88,16 @@ impl Builder {
             PoolError::Os { step, source } => os(step)(source),
             _ => unreachable!("it only asks the kernel"),
         })?;
-        let (ours, theirs) = UnixStream::pair().map_err(os("make a socket pair"))?;
-        let seat = CoordinatorsSeat { segment: &segment, name: coordinator, owner: me, workers, grace: self.grace };
+        let (ours, theirs) = orders::pair().map_err(os("make a socket pair"))?;
+        let seat = CoordinatorsSeat {
+            segment: &segment,
+            name: coordinator,
+            owner: me,
+            workers,
+            max_workers,
+            limits: &self.limits,
+            grace: self.grace,
+        };
         let keep = [segment.as_fd(), bell.as_fd(), theirs.as_fd()];
         let owner = getpid();
         let child = fork_apart(&keep, || seat.serve(owner, &bell, &theirs, &tasks, queues))
@@ -98,47 +107,49 @@ impl Builder {
         let endpoint = Endpoint::new(segment.clone(), me).with_bell(Bell::new(bell.as_raw_fd()));
         let client = Arc::new(Client::new(Arc::new(endpoint)));
         let pidfd = pidfd_open(child).map_err(os("watch the coordinator"))?;
-        let crew = Crew::watch(&client, pidfd, ours, bell).map_err(os("start a thread"))?;
+        let control = Arc::new(Control::new(ours, child.as_raw() as u32));
+        let crew = Crew::watch(&client, pidfd, control, bell).map_err(os("start a thread"))?;
         Ok(Pool { client, crew })
     }
+}
+
+/// How many participants a segment needs for so many workers, and how many workers it then has room for.
+fn room_for(workers: usize, at_most: Option<usize>) -> (usize, usize) {
+    let participants = participants_for(at_most.unwrap_or(2 * workers).max(workers) + 1);
+    let max_workers = at_most.unwrap_or(processes_for(participants) - 1);
+    (participants, max_workers.max(workers))
 }
 
 /// The coordinator's process, as the caller has it.
 #[derive(Debug)]
 pub(crate) struct Crew {
-    connection: Option<UnixStream>,
-    watcher: Option<JoinHandle<Result<(), String>>>,
+    control: Arc<Control>,
+    watcher: Option<JoinHandle<Result<Shutdown, String>>>,
     /// Whoever submits rings it, by its number.
     _bell: EventFd,
 }
 
 impl Crew {
-    fn watch(client: &Arc<Client>, pidfd: OwnedFd, connection: UnixStream, bell: EventFd) -> std::io::Result<Crew> {
-        let endpoint = client.endpoint().clone();
-        let mut words = connection.try_clone()?;
+    fn watch(client: &Arc<Client>, pidfd: OwnedFd, control: Arc<Control>, bell: EventFd) -> std::io::Result<Crew> {
+        let (client, watched) = (client.clone(), control.clone());
         let watcher = std::thread::Builder::new().name("pool-watch".into()).spawn(move || {
             // Signals are for the threads of the program.
             let _ = SigSet::all().thread_block();
-            let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
-            endpoint.orphan();
-            let mut why = String::new();
-            let _ = words.read_to_string(&mut why);
-            let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
-            if why.is_empty() { Ok(()) } else { Err(why) }
+            watched.watch(&client, &pidfd)
         })?;
-        Ok(Crew { connection: Some(connection), watcher: Some(watcher), _bell: bell })
+        Ok(Crew { control, watcher: Some(watcher), _bell: bell })
     }
 
-    /// Has the workers end, and waits until all have. Says why the coordinator failed, if it did.
-    pub(crate) fn end(&mut self) -> Result<(), String> {
-        if let Some(connection) = self.connection.take() {
-            // The coordinator reads the end of the stream; the other direction stays open for its last word.
-            let _ = connection.shutdown(std::net::Shutdown::Write);
-        }
+    pub(super) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Has the workers end, and waits until all have. Says how the pool ended; an error: the coordinator failed.
+    pub(super) fn end(&mut self) -> Result<Shutdown, String> {
+        self.control.hang_up();
         match self.watcher.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
-            Some(Err(_)) | None => Ok(()),
+            Some(Err(_)) | None => Ok(Shutdown::default()),
         }
     }
 }
@@ -148,23 +159,20 @@ struct CoordinatorsSeat<'a> {
     name: Name,
     owner: Name,
     workers: usize,
+    max_workers: usize,
+    limits: &'a WorkerLimits,
     grace: Duration,
 }
 
 impl CoordinatorsSeat<'_> {
     /// The life of the coordinator's process, from the fork on; its exit code.
-    fn serve(
-        &self,
-        owner: nix::unistd::Pid,
-        bell: &EventFd,
-        connection: &UnixStream,
-        tasks: &Tasks,
-        queues: usize,
-    ) -> u8 {
+    fn serve(&self, owner: nix::unistd::Pid, bell: &EventFd, connection: &OwnedFd, tasks: &Tasks, queues: usize) -> u8 {
         match self.run(owner, bell, connection, tasks, queues) {
-            Ok(()) => 0,
+            Ok(Ok(())) => 0,
+            // It has said so itself.
+            Ok(Err(_)) => 1,
             Err(e) => {
-                let _ = (&*connection).write_all(e.to_string().as_bytes());
+                let _ = orders::say(connection.as_fd(), &News::Failed(e.to_string()), MsgFlags::empty());
                 1
             }
         }
@@ -174,14 +182,14 @@ impl CoordinatorsSeat<'_> {
         &self,
         owner: nix::unistd::Pid,
         bell: &EventFd,
-        connection: &UnixStream,
+        connection: &OwnedFd,
         tasks: &Tasks,
         queues: usize,
-    ) -> Result<(), PoolError> {
+    ) -> Result<Result<(), PoolError>, PoolError> {
         let os = |step| move |source| PoolError::Os { step, source };
         let pidfd = pidfd_open(owner).map_err(os("watch the pool's owner"))?;
         if getppid() != owner {
-            return Ok(()); // it died before we could look after its pool
+            return Ok(Ok(())); // it died before we could look after its pool
         }
         let copy = |fd: std::os::fd::BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(|e| os("copy a descriptor")(Errno::from_raw(e.raw_os_error().unwrap_or(0))))
@@ -202,10 +210,11 @@ impl CoordinatorsSeat<'_> {
         let mut observer = |event: Event<'_>| match event {
             Event::Output { is_error: false, line, .. } => println!("{line}"),
             Event::Output { is_error: true, line, .. } => eprintln!("{line}"),
+            Event::Replaced { label, pid, why } => tracing::debug!("{label} (pid {pid}) has left: {why}"),
             Event::Died { label, pid, exit, .. } => tracing::warn!("{label} (pid {pid}) ended with {exit}"),
             _ => {}
         };
         let pool = Coordinator::over(self.segment.clone(), self.name, bell, vec![spec], self.grace, &mut observer)?;
-        pool.owned_by(owner).run(None).map(drop)
+        Ok(pool.limited(self.limits.clone()).owned_by(owner, self.max_workers)?.run(None).map(drop))
     }
 }

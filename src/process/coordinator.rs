@@ -1,11 +1,13 @@
 //! The coordinator: makes the segment, forks the rest, sleeps in `poll`, and settles what the dead leave.
 
 use super::{
-    Mode, READY,
+    Mode, READY, UNFIT,
     attach::{Departed, Door},
     clock::Clock,
     exit::Exit,
+    limits::{Leave, Stay, Unfit, WorkerLimits},
     names::NameError,
+    orders::{self, Ended, Heard, News, Order, Outbox},
     output::{Lines, as_last_word},
     signal,
     spawn::{Child, Spawned, spawn, state},
@@ -17,7 +19,8 @@ use crate::{
         audit::Audit,
         participant::{Name, Participant},
         recovery::{Death, Settled},
-        table::{Cursors, Table, TaskId},
+        table::{Cancel, Cursors, Table, TaskId},
+        word::Phase,
     },
     mem::{
         layout::Geometry,
@@ -33,6 +36,7 @@ use nix::{
         prctl::{set_child_subreaper, set_name},
         signal::Signal,
         signalfd::SignalFd,
+        socket::MsgFlags,
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
     unistd::{Pid, getpid},
@@ -40,7 +44,8 @@ use nix::{
 use std::{
     collections::VecDeque,
     ffi::CString,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fmt,
+    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -55,6 +60,8 @@ const REMEMBERED: usize = 1000;
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// How long memory has to be unused before the kernel has it back: so long, or twice.
 const UNUSED: Duration = Duration::from_secs(30);
+/// How long the kernel, which did not let a process be forked, is left alone.
+const NO_FORK: Duration = Duration::from_secs(1);
 /// The first back-off before a failed process is started again; it doubles with each failure in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -67,23 +74,75 @@ pub(crate) enum Role {
     Worker,
 }
 
-/// What a forked process is given.
+/// What a process of the pool is given. Its threads share it.
 pub(crate) struct Seat {
     pub(crate) endpoint: &'static Endpoint,
-    bell: std::os::fd::RawFd,
+    bell: RawFd,
+    stay: Stay,
 }
 
 impl Seat {
-    /// A client says that it is ready to serve.
-    pub(crate) fn ready(&self) {
-        let table = self.endpoint.segment().table();
-        // Release, for the Acquire in `clients_ready`: what it has set up for the workers comes before them. The bell
-        // rouses.
-        table.participants[self.endpoint.name().id() as usize].status.store(READY, Release);
+    /// The seat of the participant `name`, in its own process, for as long as that lives.
+    ///
+    /// # Errors
+    /// The segment can't be kept from children of this process.
+    pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd) -> std::io::Result<Seat> {
+        segment.keep_from_children()?;
+        let endpoint = Box::leak(Box::new(Endpoint::new(segment, name).with_bell(Bell::new(bell))));
+        Ok(Seat { endpoint, bell, stay: Stay::default() })
+    }
+
+    /// Limits this process, which is the `index`-th worker. If that can't be done, that is its last word.
+    ///
+    /// # Errors
+    /// [`Unfit`]: it must end, and so does the pool.
+    pub(crate) fn limited(mut self, limits: &WorkerLimits, index: usize) -> Result<Seat, Unfit> {
+        let stay = limits.apply(index).and_then(|()| Stay::new(limits));
+        self.stay = stay.inspect_err(|why| {
+            self.give_up(&why.to_string());
+            // Release, though the coordinator looks once the process is dead: as in `ready`.
+            self.me().status.store(UNFIT, Release);
+        })?;
+        Ok(self)
+    }
+
+    fn me(&self) -> &Participant {
+        &self.endpoint.segment().table().participants[self.endpoint.name().id() as usize]
+    }
+
+    /// What rings the coordinator.
+    pub(crate) fn bell(&self) -> BorrowedFd<'static> {
         // SAFETY: `spawn` keeps the bell open in a child, which never closes it.
-        let bell = unsafe { BorrowedFd::borrow_raw(self.bell) };
+        unsafe { BorrowedFd::borrow_raw(self.bell) }
+    }
+
+    /// Says why this process is about to end: that stands in the coordinator's own word of it.
+    pub(crate) fn give_up(&self, why: &str) {
+        let name = self.endpoint.name();
+        if let Some(record) = self.endpoint.segment().record(name.id()) {
+            record.give_up(name, why);
+        }
+    }
+
+    /// Says that this process is ready to serve.
+    pub(crate) fn ready(&self) {
+        // Release, for the Acquire in `is_ready`: what a client has set up for the workers comes before them. The bell rouses.
+        self.me().status.store(READY, Release);
         // A full counter rings as well.
-        let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
+        let _ = nix::unistd::write(self.bell(), &1u64.to_ne_bytes());
+    }
+
+    /// Is a worker to end now, or as soon as what it runs is finished? It looks before each task, and as a last look before it
+    /// sleeps; whoever changes this wakes it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.me().leaves() != 0 || Mode::of(&self.endpoint.segment().header().control) == Mode::Stopping
+    }
+
+    /// A worker calls this after each task that it took from a queue: past its limits it leaves.
+    pub(crate) fn after_task(&self) {
+        if let Some(why) = self.stay.after_task() {
+            self.me().ask_to_leave(why as u32);
+        }
     }
 }
 
@@ -110,7 +169,9 @@ pub(crate) enum Event<'a> {
     /// A line of a child's output.
     Output { label: &'a str, is_error: bool, line: &'a str },
     /// A process ended that was not asked to.
-    Died { label: &'a str, pid: i32, exit: Exit, settled: Settled, restart_in: Option<Duration> },
+    Died { label: &'a str, pid: i32, exit: Exit, peak_kib: u64, settled: Settled, restart_in: Option<Duration> },
+    /// A worker has left in order while the pool goes on. Another takes its place at once, unless the pool has become smaller.
+    Replaced { label: &'a str, pid: i32, why: Leave },
     /// A process that had attached has gone; not in order: it died.
     Left { pid: i32, was_orderly: bool, settled: Settled },
     /// After the death of `who` was settled an invariant of the segment is broken.
@@ -127,15 +188,6 @@ pub(crate) enum Event<'a> {
     Stuck { label: &'a str, pid: i32, state: char },
 }
 
-/// One process that has ended.
-#[derive(Clone, Debug)]
-pub(crate) struct Ended {
-    pub(crate) label: String,
-    pub(crate) pid: i32,
-    pub(crate) exit: Exit,
-    pub(crate) finished: u64,
-}
-
 /// How a pool ended.
 #[derive(Debug)]
 pub(crate) struct Summary {
@@ -143,6 +195,8 @@ pub(crate) struct Summary {
     pub(crate) audit: Audit,
     /// How many did not end in time, and were killed for it.
     pub(crate) killed: usize,
+    /// How many tasks were cancelled for the end of the pool, or asked to end.
+    pub(crate) cancelled: usize,
     /// How many that had attached are still there: what is in use is theirs.
     pub(crate) attached: usize,
     /// After how many deaths an invariant was broken.
@@ -167,10 +221,22 @@ pub(crate) enum PoolError {
     #[error("the dev server ended unexpectedly; its state is lost unless it had a database file")]
     CompanionDied,
     #[error(
-        "{label} died {times} times in a row before it had done anything (last: {exit}); its output above says why, \
-         and what it leaves to do stays where it came from"
+        "{label} died {times} times in a row before it had done anything (last: {exit}{}); its output above says why, \
+         and what it leaves to do stays where it came from",
+        Said(why)
     )]
-    CrashLoop { label: String, times: u32, exit: Exit },
+    CrashLoop { label: String, times: u32, exit: Exit, why: Option<String> },
+    /// A worker can't be given its limits; `why` is its last word.
+    #[error("{label} ended before it had begun: {why}")]
+    Unfit { label: String, why: String },
+}
+
+struct Said<'a>(&'a Option<String>);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
 }
 
 /// A process beside the pool that is watched with it, and stopped by its owner after it.
@@ -188,6 +254,26 @@ struct Worker {
     /// Deaths in a row that count as failures.
     failures: u32,
     last_word: Option<String>,
+    /// The pool has become smaller: there is no next one.
+    is_retired: bool,
+}
+
+impl Worker {
+    fn new(spec: usize, kind: &Spec, number: usize) -> Worker {
+        Worker {
+            label: if kind.role == Role::Client { kind.name.into() } else { format!("{}:{number}", kind.name) },
+            spec,
+            life: Life::Due(Instant::now()),
+            restarts: 0,
+            failures: 0,
+            last_word: None,
+            is_retired: false,
+        }
+    }
+
+    fn name(&self) -> Option<Name> {
+        if let Life::Running { name, .. } = self.life { Some(name) } else { None }
+    }
 }
 
 /// Standard output or error of a child; `None` once it has closed it.
@@ -221,14 +307,38 @@ enum Life {
 pub(crate) struct Owner {
     pub(crate) name: Name,
     pub(crate) pidfd: OwnedFd,
-    /// Closed by the owner, or readable: it has no more to submit.
+    /// One end of [`orders::pair`].
     pub(crate) connection: OwnedFd,
+}
+
+/// All workers are replaced, one after another.
+#[derive(Default)]
+struct Roll {
+    /// The orders that wait for it.
+    ids: Vec<u32>,
+    /// Those that follow.
+    next: VecDeque<usize>,
+    /// Whose turn it is, and who that was before.
+    turn: Option<(usize, Name)>,
+}
+
+/// What a sleep brought.
+struct Roused {
+    /// The bell rang.
+    has_rung: bool,
+    /// Processes that have written something, or ended.
+    stirred: Vec<usize>,
 }
 
 /// Participants for so many processes: with room for a second life of each, since an id is given again only when no word names
 /// it any more.
 pub(crate) const fn participants_for(processes: usize) -> usize {
     (2 * processes + 2).next_multiple_of(64)
+}
+
+/// How many processes a table of so many participants has room for; the inverse of [`participants_for`].
+pub(crate) const fn processes_for(participants: usize) -> usize {
+    participants.saturating_sub(2) / 2
 }
 
 /// What rouses a coordinator from its sleep.
@@ -258,9 +368,17 @@ pub(crate) struct Coordinator<'o> {
     ended: VecDeque<Ended>,
     /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
+    cancelled: usize,
     unsound: usize,
     door: Option<Door>,
     owner: Option<Owner>,
+    /// The owner may still order something.
+    is_owner_heard: bool,
+    outbox: Outbox,
+    limits: WorkerLimits,
+    /// The most workers that there is room for.
+    at_most: usize,
+    roll: Option<Roll>,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -295,20 +413,10 @@ impl<'o> Coordinator<'o> {
         raise_file_limit(16 + 3 * processes as u64).map_err(os("raise the limit of open files"))?;
         set_child_subreaper(true).map_err(os("become a subreaper"))?;
         let cursors = Cursors::new(segment.table());
-        let now = Instant::now();
         let workers = specs
             .iter()
             .enumerate()
-            .flat_map(|(spec, s)| {
-                (0..s.count).map(move |i| Worker {
-                    label: if s.role == Role::Client { s.name.into() } else { format!("{}:{i}", s.name) },
-                    spec,
-                    life: Life::Due(now),
-                    restarts: 0,
-                    failures: 0,
-                    last_word: None,
-                })
-            })
+            .flat_map(|(spec, kind)| (0..kind.count).map(move |number| Worker::new(spec, kind, number)))
             .collect();
         let signals = signal::take_over().map_err(os("take signals over"))?;
         Ok(Coordinator {
@@ -327,17 +435,37 @@ impl<'o> Coordinator<'o> {
             grace,
             ended: VecDeque::new(),
             killed: 0,
+            cancelled: 0,
             unsound: 0,
             door: None,
             owner: None,
+            is_owner_heard: false,
+            outbox: Outbox::default(),
+            limits: WorkerLimits::new(),
+            at_most: processes,
+            roll: None,
             observer,
         })
     }
 
-    /// The pool is this process's: it ends with it.
-    pub(crate) fn owned_by(mut self, owner: Owner) -> Self {
+    /// The pool, which has workers of one kind, is this process's: it ends with it, and hears it and signals say how many workers
+    /// there are, up to `at_most`.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(crate) fn owned_by(mut self, owner: Owner, at_most: usize) -> Result<Self, PoolError> {
+        let os = |step| move |source| PoolError::Os { step, source };
+        raise_file_limit(16 + 3 * at_most as u64).map_err(os("raise the limit of open files"))?;
+        signal::take_over_resizing(&mut self.signals).map_err(os("take signals over"))?;
         self.owner = Some(owner);
-        self
+        self.is_owner_heard = true;
+        self.at_most = at_most;
+        Ok(self)
+    }
+
+    /// Limits what each worker may use.
+    pub(crate) fn limited(self, limits: WorkerLimits) -> Self {
+        Coordinator { limits, ..self }
     }
 
     /// Lets other processes attach under a name; without one, under this process's id, if that can be had.
@@ -371,12 +499,17 @@ impl<'o> Coordinator<'o> {
         if result.is_err() {
             self.kill_all();
         }
+        self.say_goodbye(match &result {
+            Ok(()) => News::Over { cancelled: self.cancelled as u64, killed: self.killed as u64 },
+            Err(why) => News::Failed(why.to_string()),
+        });
         result?;
         let attached = self.door.as_ref().map_or(0, Door::guests);
         Ok(Summary {
             audit: self.table().audit(),
             ended: self.ended.into(),
             killed: self.killed,
+            cancelled: self.cancelled,
             attached,
             unsound: self.unsound,
         })
@@ -392,18 +525,21 @@ impl<'o> Coordinator<'o> {
             if !announced && clients_ready && self.mode == Mode::Running {
                 announced = true;
                 (self.observer)(Event::Started);
+                self.tell(News::Started);
             }
-            if self.mode >= Mode::Draining && self.killed == 0 && !self.any(|s| s.role == Role::Client) {
-                self.set_mode(Mode::Stopping);
+            if self.mode >= Mode::Draining && self.killed == 0 && !self.has_clients() {
+                self.set_mode(Mode::Stopping)?;
             }
+            self.roll_on();
             if self.workers.iter().all(|w| matches!(w.life, Life::Over)) {
                 return Ok(());
             }
-            is_news = self.wait(companion)?;
-            self.reap(companion)?;
+            let Roused { has_rung, stirred } = self.wait(companion)?;
+            is_news = has_rung;
+            self.reap(companion, &stirred)?;
             self.attend()?;
             if self.hurry.is_some_and(|at| at <= Instant::now()) {
-                self.hasten();
+                self.hasten()?;
             }
         }
     }
@@ -455,13 +591,21 @@ impl<'o> Coordinator<'o> {
         self.workers.iter().any(|w| kind(&self.specs[w.spec]) && !matches!(w.life, Life::Over))
     }
 
+    /// Is there somebody who submits, and may want to finish that?
+    fn has_clients(&self) -> bool {
+        self.owner.is_some() || self.any(|s| s.role == Role::Client)
+    }
+
+    fn is_ready(&self, name: Name) -> bool {
+        self.table().participants[name.id() as usize].status.load(Acquire) == READY
+    }
+
     /// Has every client been ready once?
     fn clients_ready(&self) -> bool {
-        self.workers.iter().filter(|w| self.specs[w.spec].role == Role::Client).all(|w| {
-            w.restarts > 0
-                || matches!(&w.life, Life::Running { name, .. }
-                    if self.table().participants[name.id() as usize].status.load(Acquire) == READY)
-        })
+        self.workers
+            .iter()
+            .filter(|w| self.specs[w.spec].role == Role::Client)
+            .all(|w| w.restarts > 0 || w.name().is_some_and(|name| self.is_ready(name)))
     }
 
     fn fork_due(&mut self, clients_ready: bool) -> Result<(), PoolError> {
@@ -492,16 +636,28 @@ impl<'o> Coordinator<'o> {
             (self.observer)(Event::Starting { label: &worker.label });
         }
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
-        let Spawned { child, stdout, stderr } = spawn(&[self.bell.as_fd(), self.segment.as_fd()], || {
-            name_process(&self.workers[i].label);
-            let endpoint = Endpoint::new(self.segment.clone(), name).with_bell(Bell::new(bell));
-            let endpoint = Box::leak(Box::new(endpoint));
-            if self.segment.keep_from_children().is_err() {
-                return 101;
+        let spawned = spawn(&[self.bell.as_fd(), self.segment.as_fd()], || {
+            let worker = &self.workers[i];
+            name_process(&worker.label);
+            let kind = &self.specs[worker.spec];
+            let seat = Seat::take(self.segment.clone(), name, bell).ok();
+            let seat = match kind.role {
+                Role::Worker => seat.and_then(|seat| seat.limited(&self.limits, i).ok()),
+                Role::Client => seat,
+            };
+            seat.map_or(101, |seat| (kind.main)(seat))
+        });
+        let Spawned { child, stdout, stderr } = match spawned {
+            Ok(spawned) => spawned,
+            // Of processes or memory there may be more later, and the others go on.
+            Err(source @ (Errno::EAGAIN | Errno::ENOMEM)) if self.workers.iter().any(|w| w.name().is_some()) => {
+                self.segment.table().recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
+                tracing::warn!("cannot fork {}: {source}; trying again in {NO_FORK:?}", self.workers[i].label);
+                self.workers[i].life = Life::Due(Instant::now() + NO_FORK);
+                return Ok(());
             }
-            (self.specs[self.workers[i].spec].main)(Seat { endpoint, bell })
-        })
-        .map_err(|source| PoolError::Os { step: "fork a process", source })?;
+            Err(source) => return Err(PoolError::Os { step: "fork a process", source }),
+        };
         // Relaxed: for people; the child may run by now.
         self.table().participants[name.id() as usize].pid.store(child.pid.as_raw() as u32, Relaxed);
         let worker = &mut self.workers[i];
@@ -517,15 +673,14 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
-    /// Sleeps until something happens, and deals with signals and output.
-    ///
-    /// True: the bell rang.
-    fn wait(&mut self, companion: Option<&dyn Companion>) -> Result<bool, PoolError> {
+    /// Sleeps until something happens, and deals with signals, orders and output.
+    fn wait(&mut self, companion: Option<&dyn Companion>) -> Result<Roused, PoolError> {
+        let clients_ready = self.clients_ready();
         let deadline = self
             .workers
             .iter()
             .filter_map(|w| match w.life {
-                Life::Due(at) if self.specs[w.spec].role == Role::Client || self.clients_ready() => Some(at),
+                Life::Due(at) if self.specs[w.spec].role == Role::Client || clients_ready => Some(at),
                 Life::Running { sentence: Some(Sentence { at, was_reported: false, .. }), .. } => {
                     Some(at + STUCK_AFTER)
                 }
@@ -540,77 +695,91 @@ impl<'o> Coordinator<'o> {
             Some(left) => PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         };
+        // Whose they are; those of processes come last, and only they are looked at again if nothing is new.
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
         ];
-        if let Some(c) = companion {
-            fds.push(PollFd::new(c.fd(), PollFlags::POLLIN));
+        let mut add = |fd, flags| {
+            fds.push(PollFd::new(fd, flags));
+            fds.len() - 1
+        };
+        let of_companion = companion.map(|c| add(c.fd(), PollFlags::POLLIN));
+        let of_owner = self.owner.as_ref().map(|o| add(o.pidfd.as_fd(), PollFlags::POLLIN));
+        let mut interest = PollFlags::empty();
+        interest.set(PollFlags::POLLIN, self.is_owner_heard);
+        interest.set(PollFlags::POLLOUT, !self.outbox.is_empty());
+        // Not with no interest: a connection that is closed would be news for ever.
+        let connection = self.owner.as_ref().filter(|_| !interest.is_empty());
+        let of_connection = connection.map(|o| add(o.connection.as_fd(), interest));
+        for fd in self.door.iter().flat_map(Door::fds) {
+            add(fd, PollFlags::POLLIN);
         }
-        for w in &self.workers {
+        let mut of_processes = Vec::new();
+        for (i, w) in self.workers.iter().enumerate() {
             if let Life::Running { child, output, .. } = &w.life {
                 let pipes = output.iter().filter_map(|o| o.lines.as_ref()).map(Lines::as_fd);
-                fds.extend(pipes.chain([child.as_fd()]).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+                of_processes.extend(pipes.chain([child.as_fd()]).map(|fd| (i, add(fd, PollFlags::POLLIN))));
             }
         }
-        let door = self.door.iter().flat_map(Door::fds);
-        fds.extend(door.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let owner = self.owner.iter().flat_map(|o| [&o.pidfd, &o.connection]);
-        fds.extend(owner.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(source) => return Err(PoolError::Os { step: "wait for the workers", source }),
         }
-        let companion_died = companion.is_some() && fds[2].any().unwrap_or(false);
-        let news_of_owner =
-            self.owner.is_some().then(|| fds[fds.len() - 2..].iter().map(|fd| fd.any().unwrap_or(false)));
-        let news_of_owner = news_of_owner.map(|mut news| [news.next(), news.next()].map(Option::unwrap_or_default));
+        let is_new = |of: usize| fds[of].any().unwrap_or(false);
+        let mut stirred: Vec<usize> = of_processes.into_iter().filter(|(_, fd)| is_new(*fd)).map(|(i, _)| i).collect();
+        stirred.dedup();
+        let [companion_died, owner_died, owner_speaks] =
+            [of_companion, of_owner, of_connection].map(|of| of.is_some_and(is_new));
         drop(fds);
         self.clock.has_slept(self.segment.table());
         let has_rung = self.bell.read().is_ok();
-        self.pump();
-        match news_of_owner {
-            Some([true, _]) => self.bury_owner()?,
-            Some([_, true]) => self.set_mode(Mode::Stopping),
-            _ => {}
+        for &i in &stirred {
+            self.pump(i);
+        }
+        if owner_died {
+            self.bury_owner()?;
+        } else if owner_speaks {
+            self.hear_owner()?;
         }
         if companion_died {
             return Err(PoolError::CompanionDied);
         }
         while let Ok(Some(info)) = self.signals.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
-                Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP) => self.hasten(),
+                Ok(Signal::SIGHUP) if self.owner.is_some() => self.roll(None),
+                Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP) => self.hasten()?,
+                Ok(signal @ (Signal::SIGTTIN | Signal::SIGTTOU)) => self.resize_by_signal(signal),
                 Ok(Signal::SIGTSTP) => self.suspend(),
                 _ => {} // SIGCHLD: `reap` follows; SIGCONT: `suspend` has seen to it, or somebody else stopped us
             }
         }
-        Ok(has_rung)
+        Ok(Roused { has_rung, stirred })
     }
 
-    fn pump(&mut self) {
-        for w in &mut self.workers {
-            if let Life::Running { output, .. } = &mut w.life {
-                for Output { lines, is_error } in output {
-                    let is_open = lines.as_mut().is_none_or(|lines| {
-                        lines.pump(|line| match as_last_word(line) {
-                            Some(why) => w.last_word = Some(why.to_owned()),
-                            None => (self.observer)(Event::Output { label: &w.label, is_error: *is_error, line }),
-                        })
-                    });
-                    if !is_open {
-                        *lines = None;
-                    }
-                }
+    /// Passes on what a process has written.
+    fn pump(&mut self, i: usize) {
+        let w = &mut self.workers[i];
+        let Life::Running { output, .. } = &mut w.life else { return };
+        for Output { lines, is_error } in output {
+            let is_open = lines.as_mut().is_none_or(|lines| {
+                lines.pump(|line| match as_last_word(line) {
+                    Some(why) => w.last_word = Some(why.to_owned()),
+                    None => (self.observer)(Event::Output { label: &w.label, is_error: *is_error, line }),
+                })
+            });
+            if !is_open {
+                *lines = None;
             }
         }
     }
 
-    fn reap(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
-        for i in 0..self.workers.len() {
+    fn reap(&mut self, companion: Option<&dyn Companion>, stirred: &[usize]) -> Result<(), PoolError> {
+        for &i in stirred {
             if let Life::Running { child, .. } = &self.workers[i].life
-                && let Some(exit) = child.try_reap()
+                && let Some((exit, peak_kib)) = child.try_reap_with_peak()
             {
-                self.bury(i, exit)?;
+                self.bury(i, exit, peak_kib)?;
             }
         }
         // As a subreaper we inherit what dead workers left behind elsewhere; the companion is for its owner to reap.
@@ -631,8 +800,8 @@ impl<'o> Coordinator<'o> {
     }
 
     /// A process is gone: what it owned is settled, and what comes next is decided.
-    fn bury(&mut self, i: usize, exit: Exit) -> Result<(), PoolError> {
-        self.pump();
+    fn bury(&mut self, i: usize, exit: Exit, peak_kib: u64) -> Result<(), PoolError> {
+        self.pump(i);
         let worker = &mut self.workers[i];
         let Life::Running { child, name, since, output, sentence } = std::mem::replace(&mut worker.life, Life::Over)
         else {
@@ -644,9 +813,13 @@ impl<'o> Coordinator<'o> {
             }
         }
         let pid = child.pid.as_raw();
+        // It is dead: these are the last values.
         let record = &self.segment.table().participants[name.id() as usize];
-        let finished = record.finished.load(Relaxed); // it is dead: this is the last value
-        let was_ready = record.status.load(Acquire) == READY;
+        let finished = record.finished.load(Relaxed);
+        let (status, leave) = (record.status.load(Acquire), Leave::of(record.leaves()));
+        if let Some(why) = self.segment.record(name.id()).and_then(|record| record.last_word(name)) {
+            worker.last_word = Some(why);
+        }
         let late = match &sentence {
             Some(sentence) if exit == Exit::Signal(Signal::SIGKILL as u8) => &sentence.late[..],
             _ => &[], // it was faster
@@ -660,11 +833,13 @@ impl<'o> Coordinator<'o> {
         let label = self.workers[i].label.clone();
         self.audit_after(&label);
 
-        let worker = &mut self.workers[i];
-        self.ended.push_back(Ended { label: worker.label.clone(), pid, exit, finished });
+        let ended = Ended { label, name, pid, exit, peak_kib, finished };
+        self.tell(News::Ended(ended.clone()));
+        self.ended.push_back(ended);
         if self.ended.len() > REMEMBERED {
             self.ended.pop_front();
         }
+        let worker = &mut self.workers[i];
         let role = self.specs[worker.spec].role;
         let asked = match role {
             _ if self.killed > 0 => true,
@@ -674,42 +849,202 @@ impl<'o> Coordinator<'o> {
         if asked {
             return Ok(());
         }
+        worker.restarts += 1;
+        if let (Exit::Code(0), Some(why)) = (exit, leave) {
+            worker.failures = 0;
+            if !worker.is_retired {
+                worker.life = Life::Due(Instant::now());
+            }
+            (self.observer)(Event::Replaced { label: &worker.label, pid, why });
+            return Ok(());
+        }
+        if status == UNFIT {
+            let why = worker.last_word.take().unwrap_or_else(|| exit.to_string());
+            return Err(PoolError::Unfit { label: worker.label.clone(), why });
+        }
         // A client that dies while it drains is not started again: what it leaves stays where it came from.
-        let over = role == Role::Client && self.mode >= Mode::Draining;
-        if role == Role::Client && worker.restarts == 0 && !was_ready && self.mode == Mode::Running {
+        let over = role == Role::Client && self.mode >= Mode::Draining || worker.is_retired;
+        if role == Role::Client && worker.restarts == 1 && status != READY && self.mode == Mode::Running {
             let why = worker
                 .last_word
                 .take()
                 .unwrap_or_else(|| format!("{} ended with {exit} before it was ready", worker.label));
             return Err(PoolError::ClientGaveUp { why, exit });
         }
-        // Who was killed over a task had begun to work.
-        let useful = finished > 0 || sentence.is_some() || since.elapsed() >= SETTLED_AFTER;
+        // Whoever died over a task, or was killed over one, had begun to work: the task is to blame.
+        let has_worked = finished > 0 || sentence.is_some() || settled.requeued + settled.failed > 0;
+        let useful = has_worked || since.elapsed() >= SETTLED_AFTER;
         worker.failures = if useful { 0 } else { worker.failures + 1 };
-        worker.restarts += 1;
         let restart_in = match worker.failures {
             0 | 1 => Duration::ZERO,
             n => FIRST_BACKOFF * 2u32.pow(n.min(CRASH_LOOP) - 2),
         };
         let restart_in = (!over && worker.failures < CRASH_LOOP).then_some(restart_in);
-        (self.observer)(Event::Died { label: &worker.label, pid, exit, settled, restart_in });
-        if let Some(line) = worker.last_word.take() {
-            (self.observer)(Event::Output { label: &worker.label, is_error: true, line: &line });
+        (self.observer)(Event::Died { label: &worker.label, pid, exit, peak_kib, settled, restart_in });
+        let why = worker.last_word.take();
+        if let Some(line) = &why {
+            (self.observer)(Event::Output { label: &worker.label, is_error: true, line });
         }
         match restart_in {
             Some(pause) => worker.life = Life::Due(Instant::now() + pause),
             None if over => {}
-            None => return Err(PoolError::CrashLoop { label: worker.label.clone(), times: worker.failures, exit }),
+            None => {
+                let (label, times) = (worker.label.clone(), worker.failures);
+                return Err(PoolError::CrashLoop { label, times, exit, why });
+            }
         }
         Ok(())
     }
+
+    // ---- the owner --------------------------------------------------------------------------------------------------
 
     /// The owner has died: nobody wants anything any more.
     fn bury_owner(&mut self) -> Result<(), PoolError> {
         let Some(owner) = self.owner.take() else { return Ok(()) };
         self.segment.table().recover(&self.cursors, self.me, owner.name, Death::of(Exit::Unknown.pack()))?;
         self.has_settled = true;
-        self.set_mode(Mode::Stopping);
+        self.set_mode(Mode::Stopping)
+    }
+
+    fn tell(&mut self, news: News) {
+        if let Some(owner) = &self.owner {
+            self.outbox.push(owner.connection.as_fd(), news);
+        }
+    }
+
+    /// Tells the owner, which may be stopped, all that is left to tell.
+    fn say_goodbye(&mut self, news: News) {
+        self.tell(news);
+        let Some(owner) = &self.owner else { return };
+        while !self.outbox.is_empty() {
+            let mut fds = [
+                PollFd::new(owner.connection.as_fd(), PollFlags::POLLOUT),
+                PollFd::new(owner.pidfd.as_fd(), PollFlags::POLLIN),
+            ];
+            let polled = poll(&mut fds, PollTimeout::NONE);
+            if polled.is_err_and(|e| e != Errno::EINTR) || fds[1].any().unwrap_or(false) {
+                return;
+            }
+            self.outbox.flush(owner.connection.as_fd());
+        }
+    }
+
+    fn hear_owner(&mut self) -> Result<(), PoolError> {
+        loop {
+            let Some(owner) = &self.owner else { return Ok(()) };
+            self.outbox.flush(owner.connection.as_fd());
+            match orders::hear(owner.connection.as_fd(), MsgFlags::MSG_DONTWAIT) {
+                Heard::Nothing => return Ok(()),
+                Heard::End => {
+                    self.is_owner_heard = false;
+                    return self.set_mode(Mode::Stopping);
+                }
+                Heard::Message(Order::Resize { id, workers }) => {
+                    let news = match self.resize(workers as usize) {
+                        Ok(from) => News::Done { id, from: from as u32, to: workers },
+                        Err(why) => News::Refused { id, why },
+                    };
+                    self.tell(news);
+                }
+                Heard::Message(Order::Roll { id }) => self.roll(Some(id)),
+                Heard::Message(Order::Shutdown { grace }) => {
+                    self.grace = grace;
+                    self.set_mode(Mode::Draining)?;
+                }
+            }
+        }
+    }
+
+    /// From now on there are so many workers. Returns how many there were.
+    fn resize(&mut self, to: usize) -> Result<usize, String> {
+        if self.mode != Mode::Running {
+            return Err("the pool is ending".into());
+        }
+        if to == 0 {
+            return Err("a pool needs a worker: end it to be without".into());
+        }
+        if to > self.at_most {
+            let most = self.at_most;
+            return Err(format!(
+                "no room for {to} workers: this pool was made for at most {most}; `max_workers` makes more"
+            ));
+        }
+        let from = self.workers.iter().filter(|w| !w.is_retired).count();
+        for (i, w) in self.workers.iter_mut().enumerate() {
+            w.is_retired = i >= to;
+            match w.life {
+                Life::Over if i < to => {
+                    w.failures = 0;
+                    w.life = Life::Due(Instant::now());
+                }
+                Life::Due(_) if i >= to => w.life = Life::Over,
+                Life::Running { name, .. } if i >= to => ask_to_leave(&self.segment, name),
+                _ => {}
+            }
+        }
+        for number in self.workers.len()..to {
+            self.workers.push(Worker::new(0, &self.specs[0], number));
+        }
+        Ok(from)
+    }
+
+    fn resize_by_signal(&mut self, signal: Signal) {
+        let now = self.workers.iter().filter(|w| !w.is_retired).count();
+        let to = if signal == Signal::SIGTTIN { now + 1 } else { now - 1 };
+        if let Err(why) = self.resize(to) {
+            tracing::warn!("{signal} changes nothing: {why}");
+        }
+    }
+
+    /// Begins to replace all who are there, those too whose turn has been. `id`: who wants to hear when that is done.
+    fn roll(&mut self, id: Option<u32>) {
+        let roll = self.roll.get_or_insert_default();
+        roll.ids.extend(id);
+        roll.next = (0..self.workers.len()).collect();
+    }
+
+    /// The next is asked to leave when the one before is replaced.
+    fn roll_on(&mut self) {
+        while let Some(roll) = &self.roll {
+            if let Some((i, before)) = roll.turn {
+                let is_done = match self.workers[i].life {
+                    Life::Running { name, .. } => name != before && self.is_ready(name),
+                    Life::Due(_) => false,
+                    Life::Over => true,
+                };
+                if !is_done {
+                    return;
+                }
+            }
+            let Some(roll) = &mut self.roll else { return };
+            let next = roll.next.pop_front().map(|i| (i, self.workers[i].name()));
+            roll.turn = next.and_then(|(i, name)| Some((i, name?)));
+            match (next, roll.turn) {
+                (None, _) => {
+                    let workers = self.workers.iter().filter(|w| !w.is_retired).count() as u32;
+                    for id in std::mem::take(&mut roll.ids) {
+                        self.tell(News::Done { id, from: workers, to: workers });
+                    }
+                    self.roll = None;
+                }
+                (Some(_), Some((_, name))) => ask_to_leave(&self.segment, name),
+                (Some(_), None) => {} // it is about to be a fresh one anyway
+            }
+        }
+    }
+
+    /// Everything that has not ended is cancelled, or asked to end.
+    fn cancel_all(&mut self) -> Result<(), PoolError> {
+        let table = self.segment.table();
+        for index in 0..table.descriptors.len() as u16 {
+            let word = table.load(index);
+            if word.is(Phase::Ready) || word.is(Phase::Delayed) || word.is(Phase::Claimed) {
+                match table.cancel(&self.cursors, TaskId { index, generation: word.generation() })? {
+                    Cancel::Cancelled | Cancel::Running(_) => self.cancelled += 1,
+                    Cancel::Over => {}
+                }
+            }
+        }
         Ok(())
     }
 
@@ -744,18 +1079,21 @@ impl<'o> Coordinator<'o> {
     // ---- the end ----------------------------------------------------------------------------------------------------
 
     /// One step nearer to the end.
-    fn hasten(&mut self) {
+    fn hasten(&mut self) -> Result<(), PoolError> {
         match self.mode {
-            Mode::Running if !self.any(|s| s.role == Role::Client) => self.set_mode(Mode::Stopping),
+            Mode::Running if !self.has_clients() => self.set_mode(Mode::Stopping),
             Mode::Running => self.set_mode(Mode::Draining),
             Mode::Draining => self.set_mode(Mode::Cancelling),
-            Mode::Cancelling | Mode::Stopping => self.kill_running(),
+            Mode::Cancelling | Mode::Stopping => {
+                self.kill_running();
+                Ok(())
+            }
         }
     }
 
-    fn set_mode(&mut self, mode: Mode) {
+    fn set_mode(&mut self, mode: Mode) -> Result<(), PoolError> {
         if self.mode >= mode {
-            return;
+            return Ok(());
         }
         self.mode = mode;
         self.hurry = Some(Instant::now() + self.grace);
@@ -772,6 +1110,9 @@ impl<'o> Coordinator<'o> {
             }
         }
         self.wake_all();
+        self.tell(News::Mode(mode));
+        // An owner is not among those who cancel what is theirs.
+        if mode == Mode::Cancelling && self.owner.is_some() { self.cancel_all() } else { Ok(()) }
     }
 
     /// Makes everybody look at the control words. Each is woken whether it sleeps or not: who is about to sleep has set its
@@ -828,6 +1169,10 @@ impl<'o> Coordinator<'o> {
         self.table().was_stopped(monotonic() - before);
         all(Signal::SIGCONT);
     }
+}
+
+fn ask_to_leave(segment: &Segment, name: Name) {
+    segment.table().participants[name.id() as usize].ask_to_leave(Leave::Asked as u32);
 }
 
 /// What `ps` and `top` show. The kernel keeps 15 bytes, so a long label loses its middle and not its number.

@@ -40,7 +40,9 @@ pub(crate) mod attach;
 pub(crate) mod clock;
 pub(crate) mod coordinator;
 pub(crate) mod exit;
+pub(crate) mod limits;
 pub(crate) mod names;
+pub(crate) mod orders;
 pub(crate) mod output;
 pub(crate) mod signal;
 pub(crate) mod spawn;
@@ -63,7 +65,13 @@ pub(crate) enum Mode {
 
 impl Mode {
     pub(crate) fn of(control: &Control) -> Mode {
-        match control.mode.load(Acquire) {
+        Mode::from(control.mode.load(Acquire))
+    }
+}
+
+impl From<u32> for Mode {
+    fn from(bits: u32) -> Mode {
+        match bits {
             0 => Mode::Running,
             1 => Mode::Draining,
             2 => Mode::Cancelling,
@@ -73,5 +81,7 @@ impl Mode {
     }
 }
 
-/// `Participant::status` of a client that is ready to serve.
+/// `Participant::status` of a process that is ready to serve.
 pub(crate) const READY: u32 = 1;
+/// `Participant::status` of a worker that can't be one, nor can its successor: its last word says why.
+pub(crate) const UNFIT: u32 = 2;

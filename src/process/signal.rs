@@ -22,6 +22,15 @@ pub(crate) fn take_over() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&handled(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
+/// Takes two more over, for a pool that can be resized: one worker more, one less.
+pub(crate) fn take_over_resizing(signals: &mut SignalFd) -> nix::Result<()> {
+    let mut set = handled();
+    set.add(Signal::SIGTTIN);
+    set.add(Signal::SIGTTOU);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+    signals.set_mask(&set)
+}
+
 /// In a forked child: signals as an ordinary process has them, except that the terminal's are the coordinator's business.
 pub(crate) fn reset_in_child() -> nix::Result<()> {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());

@@ -1,6 +1,7 @@
 //! Forking a child that can't outlive its parent, can't be mistaken for another, and speaks through pipes.
 //!
-//! Sources: `fork(2)`, `pidfd_open(2)`, `pidfd_send_signal(2)`, `waitid(2)` with P_PIDFD, `prctl(2)`.
+//! Sources: `fork(2)`, `pidfd_open(2)`, `pidfd_send_signal(2)`, `waitid(2)` with P_PIDFD and, of the system call,
+//! rusage, `prctl(2)`.
 
 use super::{exit::Exit, signal};
 use nix::{
@@ -159,21 +160,39 @@ impl Child {
 
     /// If the child has ended: kills what is left of its process group, reaps it, and says how it ended.
     pub(crate) fn try_reap(&self) -> Option<Exit> {
-        let id = || Id::PIDFd(self.pidfd.as_fd());
+        self.try_reap_with_peak().map(|(exit, _)| exit)
+    }
+
+    /// As [`try_reap`](Self::try_reap), with the most memory that it, or a child that it had reaped, had resident: KiB, 0 if that
+    /// isn't known.
+    pub(crate) fn try_reap_with_peak(&self) -> Option<(Exit, u64)> {
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        match waitid(id(), peek) {
+        match waitid(Id::PIDFd(self.pidfd.as_fd()), peek) {
             Ok(WaitStatus::StillAlive) => return None,
             Ok(_) => {}
             // Somebody else reaped it: it is gone, how isn't known.
-            Err(_) => return Some(Exit::Unknown),
+            Err(_) => return Some((Exit::Unknown, 0)),
         }
         // While the zombie stands, its number, which is the group's, can't be another's.
         let _ = nix::sys::signal::killpg(self.pid, Signal::SIGKILL);
-        Some(match waitid(id(), WaitPidFlag::WEXITED) {
-            Ok(WaitStatus::Exited(_, code)) => Exit::Code(code as u8),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as u8),
-            _ => Exit::Unknown,
-        })
+        Some(self.reap().unwrap_or((Exit::Unknown, 0)))
+    }
+
+    /// Reaps the zombie. The C library's `waitid` lacks the kernel's last argument, which is what it has used.
+    fn reap(&self) -> nix::Result<(Exit, u64)> {
+        // SAFETY: zeros are a value of this plain structure.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        let (which, fd) = (libc::P_PIDFD, self.pidfd.as_raw_fd());
+        // SAFETY: a live descriptor, and two live structures that the kernel fills.
+        let reaped =
+            unsafe { libc::syscall(libc::SYS_waitid, which, fd, &raw mut info, libc::WEXITED, &raw mut usage) };
+        Errno::result(reaped)?;
+        // SAFETY: `waitid` has succeeded, so this is what SIGCHLD carries.
+        let status = unsafe { info.si_status() } as u8;
+        let exit = if info.si_code == libc::CLD_EXITED { Exit::Code(status) } else { Exit::Signal(status) };
+        Ok((exit, usage.ru_maxrss as u64))
     }
 }
 

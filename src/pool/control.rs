@@ -1,0 +1,243 @@
+//! The owner's end of a pool's management: orders to the coordinator, and what that tells. Tasks never pass here.
+
+use super::{Pool, client::Client};
+use crate::process::{
+    Mode,
+    exit::Exit,
+    orders::{Ended, Heard, News, Order, hear, say},
+};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        socket::{MsgFlags, Shutdown as Direction, shutdown},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Ended processes that are remembered.
+const REMEMBERED: usize = 1000;
+
+/// Why a pool was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// It can't be done: what was wanted, what is possible, and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// The pool has ended, for this reason.
+    #[error("the pool has ended: {0}")]
+    Ended(String),
+}
+
+/// How a pool ended that was shut down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// Tasks that were still there when their time was over: cancelled, or, where they ran, asked to end.
+    pub cancelled: u64,
+    /// Workers that did not end in time, and were killed.
+    pub killed: u64,
+}
+
+impl Pool {
+    /// From now on the pool has so many workers: the missing ones are started, those with the highest numbers leave as soon as
+    /// they have finished what they run. No task is lost. Does not wait for either. Returns how many there were.
+    ///
+    /// The coordinator does the same by one for each SIGTTIN (one more) and SIGTTOU (one less).
+    ///
+    /// # Errors
+    /// [`ControlError`]: more than [`Builder::max_workers`](super::Builder::max_workers), none, or the pool is ending.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// let pool = Pool::builder().workers(2).max_workers(16).fork(Tasks::new())?;
+    /// assert_eq!(pool.resize(8)?, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn resize(&self, workers: usize) -> Result<usize, ControlError> {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        self.crew.control().order(|id| Order::Resize { id, workers }).map(|(from, _)| from as usize)
+    }
+
+    /// Replaces every worker by a fresh process, one after another: each finishes what it runs, and the next one leaves only once
+    /// the replacement is ready. No task is lost. Waits until all have been replaced, which takes as long as the longest task
+    /// of each.
+    ///
+    /// The coordinator does the same, without anybody waiting for it, on SIGHUP.
+    ///
+    /// # Errors
+    /// [`ControlError`]: the pool has ended meanwhile.
+    pub fn restart_workers(&self) -> Result<(), ControlError> {
+        self.crew.control().order(|id| Order::Roll { id }).map(drop)
+    }
+
+    /// The process id of the pool's coordinator, to which signals may be sent: SIGTTIN and SIGTTOU for a worker more or less,
+    /// SIGHUP for fresh workers, SIGTERM or SIGINT for the end. The first of these lets what was submitted finish and refuses
+    /// more, the second cancels what is left, the third kills.
+    pub fn coordinator_pid(&self) -> u32 {
+        self.crew.control().coordinator
+    }
+
+    /// Ends the pool: takes nothing more, and waits until all that was submitted has been run. What is not finished after `grace`
+    /// is cancelled; workers that have not ended after as long again are killed.
+    ///
+    /// # Errors
+    /// [`ControlError::Ended`] if the coordinator failed.
+    pub fn shutdown(mut self, grace: Duration) -> Result<Shutdown, ControlError> {
+        self.crew.control().tell(&Order::Shutdown { grace });
+        // How that went, the end says.
+        let _ = self.client.drain();
+        self.crew.end().map_err(ControlError::Ended)
+    }
+}
+
+/// The owner's end of the connection.
+#[derive(Debug)]
+pub(super) struct Control {
+    connection: OwnedFd,
+    coordinator: u32,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_id: u32,
+    answers: HashMap<u32, Result<(u32, u32), String>>,
+    ended: VecDeque<Ended>,
+    last_word: Option<Result<Shutdown, String>>,
+    /// The coordinator is dead, and this is how the pool ended.
+    over: Option<Result<Shutdown, String>>,
+}
+
+impl Control {
+    /// `connection`: the owner's end of [`pair`](crate::process::orders::pair).
+    pub(super) fn new(connection: OwnedFd, coordinator: u32) -> Control {
+        Control { connection, coordinator, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives an order that is answered, and waits for the answer.
+    fn order(&self, order: impl FnOnce(u32) -> Order) -> Result<(u32, u32), ControlError> {
+        let mut state = self.lock();
+        state.last_id = state.last_id.wrapping_add(1);
+        let id = state.last_id;
+        self.tell(&order(id));
+        loop {
+            if let Some(answer) = state.answers.remove(&id) {
+                return answer.map_err(ControlError::Refused);
+            }
+            if let Some(over) = &state.over {
+                let why = over.as_ref().err().map_or("it was shut down", String::as_str);
+                return Err(ControlError::Ended(why.to_owned()));
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Gives an order. A coordinator that is dead gets none, which whoever waits hears from the watcher.
+    fn tell(&self, order: &Order) {
+        let _ = say(self.connection.as_fd(), order, MsgFlags::empty());
+    }
+
+    /// There is no more to submit: once workers have finished what they run, they end. The other direction stays open for the
+    /// coordinator's last word.
+    pub(super) fn hang_up(&self) {
+        let _ = shutdown(self.connection.as_raw_fd(), Direction::Write);
+    }
+
+    /// Processes of the pool that have ended, the last [`REMEMBERED`] of them.
+    pub(super) fn ended(&self) -> Vec<Ended> {
+        self.lock().ended.iter().cloned().collect()
+    }
+
+    /// Hears the coordinator until it is dead; then ends all waits of `client`. Reaps it if it is a child, and says how the pool
+    /// ended.
+    pub(super) fn watch(self: &Arc<Self>, client: &Arc<Client>, coordinator: &OwnedFd) -> Result<Shutdown, String> {
+        let mut is_open = true;
+        loop {
+            let mut fds = [coordinator, &self.connection].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+            let fds = if is_open { &mut fds[..] } else { &mut fds[..1] };
+            if poll(fds, PollTimeout::NONE) == Err(Errno::EINTR) {
+                continue;
+            }
+            // Asked before the last look, so that its last word isn't missed.
+            let is_dead = fds[0].any().unwrap_or(false);
+            while is_open {
+                match hear(self.connection.as_fd(), MsgFlags::MSG_DONTWAIT) {
+                    Heard::Message(news) => self.file(news, client),
+                    Heard::Nothing => break,
+                    Heard::End => is_open = false,
+                }
+            }
+            if is_dead {
+                break;
+            }
+        }
+        let exit = match waitid(Id::PIDFd(coordinator.as_fd()), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, code)) => Exit::Code(code as u8),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as u8),
+            _ => Exit::Unknown,
+        };
+        let pid = self.coordinator;
+        let mut state = self.lock();
+        let over = state
+            .last_word
+            .take()
+            .unwrap_or_else(|| Err(format!("its coordinator (pid {pid}) died without a word: {exit}")));
+        state.over = Some(over.clone());
+        drop(state);
+        self.changed.notify_all();
+        match &over {
+            Err(why) => client.endpoint().orphan_because(why),
+            Ok(_) => client.endpoint().orphan(),
+        }
+        over
+    }
+
+    fn file(self: &Arc<Self>, news: News, client: &Arc<Client>) {
+        let mut state = self.lock();
+        match news {
+            News::Started => {}
+            News::Mode(Mode::Draining) => self.drain(client),
+            News::Mode(_) => {}
+            News::Ended(ended) => {
+                state.ended.push_back(ended);
+                if state.ended.len() > REMEMBERED {
+                    state.ended.pop_front();
+                }
+            }
+            News::Done { id, from, to } => {
+                state.answers.insert(id, Ok((from, to)));
+            }
+            News::Refused { id, why } => {
+                state.answers.insert(id, Err(why));
+            }
+            News::Over { cancelled, killed } => state.last_word = Some(Ok(Shutdown { cancelled, killed })),
+            News::Failed(why) => state.last_word = Some(Err(why)),
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Hangs up once all that was submitted has come back. (Nothing more is taken from here on: whoever submits counts its task
+    /// first, and looks at the mode then.)
+    fn drain(self: &Arc<Self>, client: &Arc<Client>) {
+        let (control, client) = (self.clone(), client.clone());
+        // Without the thread the drain ends when its grace is over.
+        let _ = std::thread::Builder::new().name("pool-drain".into()).spawn(move || {
+            let _ = client.drain();
+            control.hang_up();
+        });
+    }
+}
