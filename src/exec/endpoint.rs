@@ -24,6 +24,7 @@ use crate::{
 };
 use std::{
     ops::Deref,
+    os::fd::{AsRawFd, OwnedFd},
     slice,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -106,6 +107,8 @@ pub(crate) struct Endpoint {
     cursors: Cursors,
     spins: u32,
     is_orphaned: AtomicBool,
+    /// What `cursors` ring, where nobody else keeps it.
+    own_bell: Option<OwnedFd>,
 }
 
 /// Looks into the lanes before sleeping, where another core can bring something meanwhile: some microseconds, less than
@@ -127,12 +130,18 @@ impl Endpoint {
     /// As [`new`](Self::new), for one that looks so many times more before it sleeps.
     pub(crate) fn spinning(segment: Arc<Segment>, name: Name, spins: u32) -> Endpoint {
         let cursors = Cursors::new(segment.table());
-        Endpoint { segment, name, cursors, spins, is_orphaned: AtomicBool::new(false) }
+        Endpoint { segment, name, cursors, spins, is_orphaned: AtomicBool::new(false), own_bell: None }
     }
 
     /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.
     pub(crate) fn with_bell(self, bell: Bell) -> Endpoint {
         Endpoint { cursors: self.cursors.with_bell(bell), ..self }
+    }
+
+    /// As [`with_bell`](Self::with_bell), for a bell that is kept open for as long as this endpoint is used.
+    pub(crate) fn with_own_bell(self, bell: OwnedFd) -> Endpoint {
+        let rung = Bell::new(bell.as_raw_fd());
+        Endpoint { own_bell: Some(bell), ..self.with_bell(rung) }
     }
 
     pub(crate) fn name(&self) -> Name {

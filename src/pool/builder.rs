@@ -1,17 +1,25 @@
 //! What a pool is to be like, before it is started.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What a pool is to be like; [`fork`](Self::fork) makes it.
-#[derive(Clone, Debug)]
+/// What a pool is to be like; [`fork`](Self::fork), [`forkserver`](Self::forkserver) or [`exec`](Self::exec) makes it.
+#[derive(Clone, Debug, Default)]
 pub struct Builder {
-    pub(super) workers: Option<usize>,
-    pub(super) grace: Duration,
+    pub(super) settings: Settings,
 }
 
-impl Default for Builder {
-    fn default() -> Builder {
-        Builder { workers: None, grace: Duration::from_secs(10) }
+/// What was asked for, as the coordinator is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Settings {
+    pub(super) workers: Option<usize>,
+    pub(super) grace: Duration,
+    pub(super) start_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { workers: None, grace: Duration::from_secs(10), start_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -22,13 +30,20 @@ impl Builder {
     /// For 0.
     pub fn workers(mut self, n: usize) -> Builder {
         assert!(n > 0, "a pool needs a worker");
-        self.workers = Some(n);
+        self.settings.workers = Some(n);
         self
     }
 
-    /// How long workers have to end once the pool ends; then they are killed.
+    /// How long workers have to end once the pool ends; then they are killed. By default 10 seconds.
     pub fn grace(mut self, grace: Duration) -> Builder {
-        self.grace = grace;
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How long the pool's coordinator may take until it has started all workers; then it is killed, and that is
+    /// [`StartError::TimedOut`](super::StartError::TimedOut). By default 30 seconds.
+    pub fn start_timeout(mut self, at_most: Duration) -> Builder {
+        self.settings.start_timeout = at_most;
         self
     }
 }

@@ -25,6 +25,7 @@ mod client;
 mod codec;
 mod context;
 mod handle;
+mod launch;
 mod panics;
 mod start;
 mod tasks;
@@ -34,6 +35,9 @@ pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
 pub use handle::{Handle, TaskError};
+pub use launch::init;
+#[doc(hidden)]
+pub use launch::init_before_main;
 
 pub use start::StartError;
 pub use tasks::{Failure, Task, Tasks};

@@ -8,7 +8,7 @@ use super::{
     names::NameError,
     output::{Lines, as_last_word},
     signal,
-    spawn::{Child, Spawned, spawn, state},
+    spawn::{Child, spawn, spawn_inheriting, state},
 };
 use crate::{
     error::Corrupted,
@@ -74,16 +74,30 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    /// The seat of the participant `name`, in its own process, for as long as that lives.
+    ///
+    /// # Errors
+    /// The segment can't be kept from children of this process.
+    pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: std::os::fd::RawFd) -> std::io::Result<Seat> {
+        segment.keep_from_children()?;
+        let endpoint = Box::leak(Box::new(Endpoint::new(segment, name).with_bell(Bell::new(bell))));
+        Ok(Seat { endpoint, bell })
+    }
+
+    /// What rings the coordinator.
+    pub(crate) fn bell(&self) -> BorrowedFd<'static> {
+        // SAFETY: `spawn` keeps the bell open in a child, which never closes it.
+        unsafe { BorrowedFd::borrow_raw(self.bell) }
+    }
+
     /// A client says that it is ready to serve.
     pub(crate) fn ready(&self) {
         let table = self.endpoint.segment().table();
         // Release, for the Acquire in `clients_ready`: what it has set up for the workers comes before them. The bell
         // rouses.
         table.participants[self.endpoint.name().id() as usize].status.store(READY, Release);
-        // SAFETY: `spawn` keeps the bell open in a child, which never closes it.
-        let bell = unsafe { BorrowedFd::borrow_raw(self.bell) };
         // A full counter rings as well.
-        let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
+        let _ = nix::unistd::write(self.bell(), &1u64.to_ne_bytes());
     }
 }
 
@@ -190,7 +204,7 @@ struct Worker {
     last_word: Option<String>,
 }
 
-/// Standard output or error of a child; `None` once it has closed it.
+/// Standard output or error of a child; `None` once it has closed it, or if it has this process's.
 struct Output {
     lines: Option<Lines>,
     is_error: bool,
@@ -259,6 +273,7 @@ pub(crate) struct Coordinator<'o> {
     unsound: usize,
     door: Option<Door>,
     owner: Option<Owner>,
+    captures_output: bool,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -328,6 +343,7 @@ impl<'o> Coordinator<'o> {
             unsound: 0,
             door: None,
             owner: None,
+            captures_output: true,
             observer,
         })
     }
@@ -335,6 +351,12 @@ impl<'o> Coordinator<'o> {
     /// The pool is this process's: it ends with it.
     pub(crate) fn owned_by(mut self, owner: Owner) -> Self {
         self.owner = Some(owner);
+        self
+    }
+
+    /// Children write to this process's standard output and error.
+    pub(crate) fn inheriting_output(mut self) -> Self {
+        self.captures_output = false;
         self
     }
 
@@ -489,16 +511,19 @@ impl<'o> Coordinator<'o> {
             (self.observer)(Event::Starting { label: &worker.label });
         }
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
-        let Spawned { child, stdout, stderr } = spawn(&[self.bell.as_fd(), self.segment.as_fd()], || {
+        let keep = [self.bell.as_fd(), self.segment.as_fd()];
+        let main = || {
             name_process(&self.workers[i].label);
-            let endpoint = Endpoint::new(self.segment.clone(), name).with_bell(Bell::new(bell));
-            let endpoint = Box::leak(Box::new(endpoint));
-            if self.segment.keep_from_children().is_err() {
-                return 101;
+            match Seat::take(self.segment.clone(), name, bell) {
+                Ok(seat) => (self.specs[self.workers[i].spec].main)(seat),
+                Err(_) => 101,
             }
-            (self.specs[self.workers[i].spec].main)(Seat { endpoint, bell })
-        })
-        .map_err(|source| PoolError::Os { step: "fork a process", source })?;
+        };
+        let spawned = match self.captures_output {
+            true => spawn(&keep, main).map(|s| (s.child, [Some(s.stdout), Some(s.stderr)])),
+            false => spawn_inheriting(&keep, main).map(|child| (child, [None, None])),
+        };
+        let (child, [stdout, stderr]) = spawned.map_err(|source| PoolError::Os { step: "fork a process", source })?;
         // Relaxed: for people; the child may run by now.
         self.table().participants[name.id() as usize].pid.store(child.pid.as_raw() as u32, Relaxed);
         let worker = &mut self.workers[i];
@@ -508,7 +533,7 @@ impl<'o> Coordinator<'o> {
             name,
             since: Instant::now(),
             output: [(stdout, false), (stderr, true)]
-                .map(|(pipe, is_error)| Output { lines: Some(Lines::new(pipe)), is_error }),
+                .map(|(pipe, is_error)| Output { lines: pipe.map(Lines::new), is_error }),
             sentence: None,
         };
         Ok(())
@@ -794,9 +819,7 @@ impl<'o> Coordinator<'o> {
         }
         for w in &mut self.workers {
             if let Life::Running { child, .. } = &w.life {
-                let mut fds = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
-                while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
-                child.try_reap();
+                child.reap();
             }
             w.life = Life::Over;
         }
@@ -821,7 +844,7 @@ impl<'o> Coordinator<'o> {
 }
 
 /// What `ps` and `top` show. The kernel keeps 15 bytes, so a long label loses its middle and not its number.
-fn name_process(label: &str) {
+pub(crate) fn name_process(label: &str) {
     let name = match label.rsplit_once(':') {
         Some((kind, number)) if label.len() > 15 => format!("{:.*}:{number}", 14 - number.len().min(14), kind),
         _ => label.to_owned(),
