@@ -13,6 +13,7 @@
 //! be read in place; short of room, the blocks are copied out too, up to a budget. So a thread may submit more tasks than the
 //! segment has descriptors before it waits for the first.
 
+use super::home::{AnotherProcess, Home};
 use crate::{
     error::Corrupted,
     exec::endpoint::{CoordinatorDied, Endpoint, FinishedBy, Submission, SubmitError},
@@ -85,10 +86,13 @@ pub(crate) enum Lost {
     CoordinatorDied(#[from] CoordinatorDied),
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    #[error(transparent)]
+    AnotherProcess(#[from] AnotherProcess),
 }
 
 /// See the module.
 pub(crate) struct Client {
+    home: Home,
     shared: Arc<Shared>,
     /// The thread for futures.
     helper: Mutex<Option<JoinHandle<()>>>,
@@ -101,9 +105,15 @@ struct Shared {
 }
 
 impl Client {
-    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Client {
+    pub(crate) fn new(endpoint: Arc<Endpoint>, home: Home) -> Client {
         let shared = Shared { endpoint, inbox: Mutex::default(), changed: Condvar::new() };
-        Client { shared: Arc::new(shared), helper: Mutex::default() }
+        Client { home, shared: Arc::new(shared), helper: Mutex::default() }
+    }
+
+    /// # Errors
+    /// This process is a fork of the client's: it must touch neither the segment nor a lock, nor wait for a thread.
+    pub(crate) fn check_home(&self) -> Result<(), AnotherProcess> {
+        self.home.check()
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -120,11 +130,13 @@ impl Client {
 
     /// Waits until the task of this ticket has come back, or nothing will, or the time is over (`None`).
     pub(crate) fn wait(&self, tag: usize, until: Option<Instant>) -> Result<Option<Box<Done>>, Lost> {
+        self.check_home()?;
         self.shared.wait(tag, until)
     }
 
     /// As [`wait`](Self::wait), for a future.
     pub(crate) fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Box<Done>, Lost>> {
+        self.check_home()?;
         if let found @ Poll::Ready(_) = self.shared.poll(tag, context) {
             return found;
         }
@@ -148,6 +160,9 @@ impl Client {
 
     /// The result isn't wanted any more.
     pub(crate) fn forget(&self, tag: usize) {
+        if self.check_home().is_err() {
+            return;
+        }
         let mut inbox = self.shared.lock();
         match inbox.slots.get_mut(tag) {
             Some(Slot::Done(_)) => drop(inbox.take(tag)),
@@ -162,6 +177,7 @@ impl Client {
 
     /// Waits until everything that was submitted has come back, or nothing will.
     pub(crate) fn drain(&self) -> Result<(), Lost> {
+        self.check_home()?;
         self.shared.drain()
     }
 }
@@ -174,6 +190,11 @@ impl std::fmt::Debug for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
+        if self.check_home().is_err() {
+            // Its results lie in a segment that is not here.
+            std::mem::forget(self.shared.clone());
+            return;
+        }
         self.shared.lock().is_closed = true;
         self.shared.changed.notify_all();
         self.shared.endpoint.wake_self();

@@ -3,6 +3,7 @@
 use super::{
     client::{Client, Done, Lost},
     codec::{CodecError, Wire},
+    home::AnotherProcess,
     worker::{STATUS_FAILED, STATUS_PANICKED, STATUS_TOO_LARGE, STATUS_UNKNOWN},
 };
 use crate::{
@@ -79,6 +80,9 @@ pub enum TaskError {
     /// The segment is damaged.
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    /// This process is a fork of the one whose task it is.
+    #[error(transparent)]
+    AnotherProcess(#[from] AnotherProcess),
 }
 
 impl From<Lost> for TaskError {
@@ -86,6 +90,7 @@ impl From<Lost> for TaskError {
         match lost {
             Lost::CoordinatorDied(e) => e.into(),
             Lost::Corrupted(e) => e.into(),
+            Lost::AnotherProcess(e) => e.into(),
         }
     }
 }
@@ -124,9 +129,10 @@ impl<O: Wire> Handle<O> {
     /// Cancels the task if it does not run yet, and asks it to end if it does. What becomes of it the wait tells.
     ///
     /// # Errors
-    /// [`Corrupted`] if the segment is damaged.
-    pub fn cancel(&self) -> Result<(), Corrupted> {
-        self.client.endpoint().cancel(self.task).map(|_: Cancel| ())
+    /// [`TaskError::Corrupted`] if the segment is damaged, [`TaskError::AnotherProcess`] in a fork.
+    pub fn cancel(&self) -> Result<(), TaskError> {
+        self.client.check_home()?;
+        self.client.endpoint().cancel(self.task).map(|_: Cancel| ()).map_err(TaskError::from)
     }
 }
 

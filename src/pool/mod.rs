@@ -25,6 +25,7 @@ mod client;
 mod codec;
 mod context;
 mod handle;
+mod home;
 mod launch;
 mod panics;
 mod start;
@@ -35,6 +36,7 @@ pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
 pub use handle::{Handle, TaskError};
+pub use home::AnotherProcess;
 pub use launch::init;
 #[doc(hidden)]
 pub use launch::init_before_main;
@@ -65,6 +67,7 @@ impl Pool {
     /// # Errors
     /// [`PoolError`]: the input has no encoding or is too large, or the pool has ended.
     pub fn submit<I: Wire, O: Wire>(&self, task: Task<I, O>, input: I::Ref<'_>) -> Result<Handle<O>, PoolError> {
+        self.client.check_home()?;
         let submission = Submission { kind: task.index, ..Submission::new(To::Queue(0)) };
         let (tag, id) = I::encode(input, |bytes| self.client.submit(submission, bytes))??;
         Ok(Handle::new(self.client.clone(), tag, id))
@@ -82,6 +85,9 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if self.client.check_home().is_err() {
+            return;
+        }
         // Who wants to know how it ended calls `join`.
         let _ = self.client.drain();
         let _ = self.crew.end();
@@ -98,6 +104,9 @@ pub enum PoolError {
     /// It was not accepted.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    /// This process is a fork of the one whose pool it is.
+    #[error(transparent)]
+    AnotherProcess(#[from] AnotherProcess),
     /// The coordinator ended for this reason.
     #[error("the pool has ended: {0}")]
     Ended(String),
@@ -108,6 +117,7 @@ impl From<Lost> for PoolError {
         match lost {
             Lost::CoordinatorDied(e) => PoolError::Submit(e.into()),
             Lost::Corrupted(e) => PoolError::Submit(e.into()),
+            Lost::AnotherProcess(e) => e.into(),
         }
     }
 }

@@ -4,6 +4,7 @@ use super::{
     Pool,
     builder::{Builder, Settings},
     client::Client,
+    home::Home,
     launch,
     tasks::Tasks,
     worker,
@@ -239,7 +240,8 @@ impl Builder {
         segment.keep_from_children().map_err(os("keep children away from the segment"))?;
         let bell = OwnedFd::from(bell);
         let endpoint = Endpoint::new(segment, Name::of(plan.owner)).with_own_bell(bell);
-        let client = Arc::new(Client::new(Arc::new(endpoint)));
+        let home = Home::here().map_err(os("map a page"))?;
+        let client = Arc::new(Client::new(Arc::new(endpoint), home));
         let crew = Crew::watch(&client, process, ours).map_err(os("start a thread"))?;
         Ok(Pool { client, crew })
     }
