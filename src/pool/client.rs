@@ -16,7 +16,12 @@
 //! be read in place; short of room, the blocks are copied out too, up to a budget. So a thread may submit more tasks than the
 //! segment has descriptors before it waits for the first.
 
-use super::{PoolError, aligned::Aligned, worker};
+use super::{
+    PoolError,
+    aligned::Aligned,
+    home::{AnotherProcess, Home},
+    worker,
+};
 use crate::{
     error::Corrupted,
     exec::endpoint::{CoordinatorDied, Draft, Endpoint, FinishedBy, Submission, SubmitError},
@@ -25,13 +30,14 @@ use crate::{
         table::{Cancel, TaskId},
         word::Outcome,
     },
+    process::Mode,
 };
 use slab::Slab;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll, Waker},
     thread::JoinHandle,
@@ -121,17 +127,18 @@ pub(crate) enum Lost {
     /// A task waits at the bottom of so many others that no stack would hold more.
     #[error("this task waits {0} tasks deep for one that only this process can run: let tasks nest less deeply")]
     TooDeep(usize),
+    #[error(transparent)]
+    AnotherProcess(#[from] AnotherProcess),
 }
 
 /// See the module.
 pub(crate) struct Client {
+    home: Home,
     shared: Arc<Shared>,
     /// The thread for futures.
     helper: Mutex<Option<JoinHandle<()>>>,
     /// One at a time: so that of two submissions with one key the second finds the first.
     keyed: Mutex<()>,
-    /// Why the pool has ended, if its coordinator said so.
-    reason: OnceLock<String>,
 }
 
 struct Shared {
@@ -145,16 +152,8 @@ struct Shared {
 }
 
 impl Client {
-    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Client {
-        Client::of(endpoint, false)
-    }
-
-    /// As [`new`](Self::new), in a worker.
-    pub(super) fn in_worker(endpoint: Arc<Endpoint>) -> Client {
-        Client::of(endpoint, true)
-    }
-
-    fn of(endpoint: Arc<Endpoint>, is_workers: bool) -> Client {
+    /// `is_workers`: its threads run tasks while they wait.
+    pub(super) fn new(endpoint: Arc<Endpoint>, home: Home, is_workers: bool) -> Client {
         let shared = Shared {
             endpoint,
             is_workers,
@@ -162,7 +161,13 @@ impl Client {
             changed: Condvar::new(),
             outstanding: AtomicUsize::new(0),
         };
-        Client { shared: Arc::new(shared), helper: Mutex::default(), keyed: Mutex::default(), reason: OnceLock::new() }
+        Client { home, shared: Arc::new(shared), helper: Mutex::default(), keyed: Mutex::default() }
+    }
+
+    /// # Errors
+    /// This process is a fork of the client's: it must touch neither the segment nor a lock, nor wait for a thread.
+    pub(super) fn check_home(&self) -> Result<(), AnotherProcess> {
+        self.home.check()
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -171,22 +176,22 @@ impl Client {
 
     /// Tasks submitted, less those that have come back.
     pub(crate) fn outstanding(&self) -> usize {
-        self.shared.outstanding.load(Relaxed)
+        self.shared.outstanding.load(SeqCst)
     }
 
     /// Submits `len` bytes that `fill` writes in place; short of room, makes some or waits for it. Returns the ticket to wait
     /// with, and the task.
     ///
     /// # Errors
-    /// [`SubmitError`]; for want of room only if results worth more than [`BUDGET`] wait to be taken, or in a worker that
+    /// [`PoolError`]; for want of room only if results worth more than [`BUDGET`] wait to be taken, or in a worker that
     /// can't run other tasks meanwhile.
     pub(super) fn submit(
         &self,
         s: Submission,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
-    ) -> Result<(usize, TaskId), SubmitError> {
-        self.shared.submit(s, None, len, fill)
+    ) -> Result<(usize, TaskId), PoolError> {
+        self.submit_as(s, None, len, fill)
     }
 
     /// As [`submit`](Self::submit), unless a task with this key is under way: then that one's ticket.
@@ -196,7 +201,8 @@ impl Client {
         key: &str,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
-    ) -> Result<usize, SubmitError> {
+    ) -> Result<usize, PoolError> {
+        self.check_home()?;
         let _alone = self.keyed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut inbox = self.shared.lock();
         self.shared.file(&mut inbox);
@@ -209,12 +215,39 @@ impl Client {
             return Ok(tag);
         }
         drop(inbox);
-        let (tag, task) = self.shared.submit(s, Some(key.into()), len, fill)?;
+        let (tag, task) = self.submit_as(s, Some(key.into()), len, fill)?;
         // `None` only if it has come back already.
         if let Some(slot) = self.shared.lock().slots.get_mut(tag) {
             slot.task = Some(task);
         }
         Ok(tag)
+    }
+
+    fn submit_as(
+        &self,
+        s: Submission,
+        key: Option<Arc<str>>,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(usize, TaskId), PoolError> {
+        self.check_home()?;
+        let shared = &*self.shared;
+        // Counted first, and then the mode: who drains reads them the other way round. So what is taken is waited for.
+        shared.outstanding.fetch_add(1, SeqCst);
+        let is_refused = !shared.is_workers && shared.is_draining();
+        let submitted = if is_refused {
+            Err(PoolError::Draining)
+        } else {
+            shared.submit(s, key, len, fill).map_err(|e| match (e, shared.endpoint.why_orphaned()) {
+                (SubmitError::CoordinatorDied(_), Some(why)) => PoolError::Ended(why.to_owned()),
+                _ => e.into(),
+            })
+        };
+        if submitted.is_err() {
+            shared.outstanding.fetch_sub(1, SeqCst);
+            shared.tell_all();
+        }
+        submitted
     }
 
     /// A further handle for this ticket.
@@ -225,10 +258,11 @@ impl Client {
     }
 
     /// Cancels a task that was submitted with this ticket.
-    pub(super) fn cancel(&self, tag: usize, task: Option<TaskId>) -> Result<(), Corrupted> {
+    pub(super) fn cancel(&self, tag: usize, task: Option<TaskId>) -> Result<(), Lost> {
+        self.check_home()?;
         let task = task.or_else(|| self.shared.lock().slots.get(tag)?.task);
         match task {
-            Some(task) => self.shared.endpoint.cancel(task).map(|_: Cancel| ()),
+            Some(task) => Ok(self.shared.endpoint.cancel(task).map(|_: Cancel| ())?),
             None => Ok(()),
         }
     }
@@ -254,6 +288,7 @@ impl Client {
         until: Option<Instant>,
         look: impl FnMut(&mut Inbox) -> Option<T>,
     ) -> Result<Option<T>, Lost> {
+        self.check_home()?;
         match worker::of(&self.shared.endpoint) {
             Some(worker) => self.shared.wait_in_worker(&worker, own, until, look),
             None => self.shared.wait(until, look),
@@ -262,6 +297,7 @@ impl Client {
 
     /// As [`wait`](Self::wait), for a future.
     pub(super) fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Arc<Done>, Lost>> {
+        self.check_home()?;
         if let found @ Poll::Ready(_) = self.shared.poll(tag, context) {
             return found;
         }
@@ -305,24 +341,6 @@ impl Client {
         }
     }
 
-    /// Says why nothing comes any more, once that is known.
-    pub(super) fn end_because(&self, why: String) {
-        // The first reason is the reason.
-        let _ = self.reason.set(why);
-    }
-
-    pub(super) fn reason(&self) -> Option<&str> {
-        self.reason.get().map(String::as_str)
-    }
-
-    /// Why nothing was submitted, in the words of whoever did.
-    pub(super) fn why_not(&self, e: SubmitError) -> PoolError {
-        match (e, self.reason()) {
-            (SubmitError::CoordinatorDied(_), Some(why)) => PoolError::Ended(why.to_owned()),
-            _ => e.into(),
-        }
-    }
-
     /// Asks for the end of all that is outstanding.
     pub(super) fn cancel_all(&self) -> Result<(), Corrupted> {
         self.shared.endpoint.cancel_all()
@@ -343,6 +361,11 @@ impl std::fmt::Debug for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
+        if self.check_home().is_err() {
+            // Its results lie in a segment that is not here.
+            std::mem::forget(self.shared.clone());
+            return;
+        }
         self.shared.lock().is_closed = true;
         self.shared.changed.notify_all();
         self.shared.endpoint.wake_self();
@@ -375,15 +398,15 @@ impl Shared {
             }
             tag
         };
-        self.outstanding.fetch_add(1, Relaxed);
-        match draft.submit(Submission { tag: tag as u64, ..s }) {
-            Ok(task) => Ok((tag, task)),
-            Err(e) => {
-                self.outstanding.fetch_sub(1, Relaxed);
-                self.lock().slots.remove(tag);
-                Err(e.into())
-            }
-        }
+        draft.submit(Submission { tag: tag as u64, ..s }).map(|task| (tag, task)).map_err(|e| {
+            self.lock().slots.remove(tag);
+            e.into()
+        })
+    }
+
+    /// Has somebody asked the pool to end?
+    fn is_draining(&self) -> bool {
+        Mode::of(&self.endpoint.segment().header().control) >= Mode::Draining
     }
 
     fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
@@ -422,7 +445,7 @@ impl Shared {
             match self.endpoint.take_owned() {
                 Ok(Some(finished)) => {
                     has_come = true;
-                    self.outstanding.fetch_sub(1, Relaxed);
+                    self.outstanding.fetch_sub(1, SeqCst);
                     if let Err(e) = inbox.put(finished) {
                         break Some(e.into());
                     }
@@ -442,16 +465,18 @@ impl Shared {
             }
         }
         if has_come && inbox.waiting > 0 {
-            self.tell_others();
+            if self.is_workers {
+                self.endpoint.wake_self();
+            }
+            self.changed.notify_all();
         }
         has_come
     }
 
-    /// Wakes those who wait for results beside this thread, however they sleep.
-    fn tell_others(&self) {
-        if self.is_workers {
-            self.endpoint.wake_self();
-        }
+    /// Has all who wait look again, the leader too.
+    fn tell_all(&self) {
+        self.endpoint.wake_self();
+        drop(self.lock()); // who has looked just before is asleep by now
         self.changed.notify_all();
     }
 

@@ -4,6 +4,7 @@ use super::{
     PoolError,
     client::{Client, Done, Ending, Lost},
     codec::{Bytes, CodecError, Pods, Wire},
+    home::AnotherProcess,
     worker::{STATUS_FAILED, STATUS_PANICKED, STATUS_TIMED_OUT, STATUS_UNKNOWN},
 };
 use crate::{
@@ -99,6 +100,9 @@ pub enum TaskError {
     /// An item of a [`map`](super::Submitter::map) could not be submitted.
     #[error("it could not be submitted: {0}")]
     NotSubmitted(#[source] Box<PoolError>),
+    /// This process is a fork of the one whose task it is.
+    #[error(transparent)]
+    AnotherProcess(#[from] AnotherProcess),
 }
 
 impl TaskError {
@@ -269,9 +273,9 @@ impl<O: Wire> Handle<O> {
     /// Cancels the task if it does not run yet, and asks it to end if it does. What becomes of it the wait tells.
     ///
     /// # Errors
-    /// [`Corrupted`] if the segment is damaged.
-    pub fn cancel(&self) -> Result<(), Corrupted> {
-        self.client.cancel(self.tag, self.task)
+    /// [`TaskError::Corrupted`] if the segment is damaged, [`TaskError::AnotherProcess`] in a fork.
+    pub fn cancel(&self) -> Result<(), TaskError> {
+        self.client.cancel(self.tag, self.task).map_err(|lost| self.client.why(lost))
     }
 }
 
@@ -389,7 +393,10 @@ impl Client {
     /// Why nothing came, in the words of whoever waits.
     pub(super) fn why(&self, lost: Lost) -> TaskError {
         match lost {
-            Lost::CoordinatorDied(e) => self.reason().map_or(e.into(), |why| TaskError::PoolEnded(why.to_owned())),
+            Lost::CoordinatorDied(e) => {
+                self.endpoint().why_orphaned().map_or(e.into(), |why| TaskError::PoolEnded(why.to_owned()))
+            }
+            Lost::AnotherProcess(e) => e.into(),
             Lost::Corrupted(e) => e.into(),
             Lost::TooDeep(n) => TaskError::TooDeep(n),
         }

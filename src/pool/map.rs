@@ -284,7 +284,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                 (s.max_attempts, s.kind) = (1, s.kind | CHUNK);
                 client.submit(s, chunk.size(), |place| chunk.write(place))
             };
-            sent.map_err(|e| client.why_not(e))
+            sent
         });
         match sent {
             Ok(ticket) => {

@@ -28,6 +28,8 @@ mod codec;
 mod context;
 mod control;
 mod handle;
+mod home;
+mod launch;
 mod map;
 mod options;
 mod output;
@@ -43,6 +45,10 @@ pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
 pub use control::{ControlError, Shutdown};
 pub use handle::{Blame, Finished, Handle, Reply, TaskError, Worker};
+pub use home::AnotherProcess;
+pub use launch::init;
+#[doc(hidden)]
+pub use launch::init_before_main;
 pub use map::{Map, Unordered};
 pub use options::{Retry, TaskOptions};
 pub use output::Output;
@@ -96,6 +102,9 @@ impl Deref for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if self.client.check_home().is_err() {
+            return;
+        }
         // Who wants to know how it ended calls `join`.
         let _ = self.client().drain(None);
         let _ = self.crew.end();
@@ -126,6 +135,9 @@ pub enum PoolError {
     /// Somebody has asked the pool to end: it finishes what it has.
     #[error("the pool drains: it finishes what was submitted, and takes nothing more")]
     Draining,
+    /// This process is a fork of the one whose pool it is.
+    #[error(transparent)]
+    AnotherProcess(#[from] AnotherProcess),
     /// The coordinator ended for this reason.
     #[error("the pool has ended: {0}")]
     Ended(String),
@@ -134,9 +146,12 @@ pub enum PoolError {
 impl Client {
     fn why_lost(&self, lost: Lost) -> PoolError {
         match lost {
-            Lost::CoordinatorDied(e) => self.why_not(e.into()),
+            Lost::CoordinatorDied(e) => {
+                self.endpoint().why_orphaned().map_or(PoolError::Submit(e.into()), |why| PoolError::Ended(why.to_owned()))
+            }
             Lost::Corrupted(e) => PoolError::Submit(e.into()),
             Lost::TooDeep(_) => PoolError::Ended(lost.to_string()),
+            Lost::AnotherProcess(e) => e.into(),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     scope::{Report, Scope},
     tasks::{self, JSON, Signatures, Task},
 };
-use crate::{TaskId, exec::endpoint::Submission, process::Mode};
+use crate::{TaskId, exec::endpoint::Submission};
 use bytemuck::Pod;
 use std::sync::Arc;
 
@@ -22,8 +22,6 @@ pub struct Submitter {
     queues: Arc<[String]>,
     /// How many tasks run at once.
     width: usize,
-    /// The tasks of a pool that drains may submit others; nobody else may.
-    is_workers: bool,
 }
 
 /// Either its own descriptor, or, for a key, perhaps another's.
@@ -38,9 +36,8 @@ impl Submitter {
         signatures: Arc<Signatures>,
         queues: Arc<[String]>,
         width: usize,
-        is_workers: bool,
     ) -> Submitter {
-        Submitter { client, signatures, queues, width, is_workers }
+        Submitter { client, signatures, queues, width }
     }
 
     pub(super) fn client(&self) -> &Arc<Client> {
@@ -264,9 +261,6 @@ impl Submitter {
         task: Task<I, O>,
         options: &TaskOptions,
     ) -> Result<Submission, PoolError> {
-        if !self.is_workers && Mode::of(&self.client.endpoint().segment().header().control) >= Mode::Draining {
-            return Err(PoolError::Draining);
-        }
         tasks::check(&self.signatures, task)?;
         Ok(options.submission(self.queue(options)?, task.kind))
     }
@@ -282,13 +276,12 @@ impl Submitter {
 
     fn dispatch(&self, s: Submission, options: &TaskOptions, payload: &[u8]) -> Result<Ticket, PoolError> {
         let fill = |place: &mut [u8]| place.copy_from_slice(payload);
-        let result = match &options.key {
+        match &options.key {
             None => self.client.submit(s, payload.len(), fill).map(|(tag, task)| Ticket { tag, task: Some(task) }),
             Some(key) => {
                 self.client.submit_keyed(s, key, payload.len(), fill).map(|tag| Ticket { tag, task: None })
             }
-        };
-        result.map_err(|e| self.client.why_not(e))
+        }
     }
 
     fn queue(&self, options: &TaskOptions) -> Result<usize, PoolError> {

@@ -13,6 +13,7 @@ use std::{
     any::{Any, TypeId, type_name},
     collections::{BTreeMap, HashMap},
     fmt,
+    hash::{DefaultHasher, Hash, Hasher},
     marker::PhantomData,
     sync::Arc,
 };
@@ -317,6 +318,19 @@ impl Tasks {
         }
         self.handlers.insert(task.kind, Box::new(handler));
         task
+    }
+
+    /// Name and types of each.
+    pub(super) fn signatures(&self) -> Vec<String> {
+        let line = |s: &Signature| format!("{:?}: {} -> {}", s.name, s.types[0].1, s.types[1].1);
+        self.signatures.values().map(line).collect()
+    }
+
+    /// The same for the same tasks, in all processes of one program.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.signatures().hash(&mut hasher);
+        hasher.finish()
     }
 
     pub(super) fn get(&self, kind: u32) -> Option<&Handler> {

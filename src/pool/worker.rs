@@ -18,8 +18,10 @@ use super::{
     client::{Client, Lost},
     codec::Codec,
     context::Context,
+    home::Home,
     output::Room,
     panics,
+    start::Work,
     submitter::Submitter,
     tasks::{CHUNK, Failure, JSON, Tasks},
 };
@@ -117,23 +119,26 @@ pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
 ///
 /// # Errors
 /// Why it can't go on, as a line for people.
-pub(super) fn work(seat: &Seat, tasks: &'static Tasks, queues: usize, slots: usize) -> Result<(), String> {
-    fault::install(seat.endpoint);
+pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<(), String> {
+    let Work { slots, ref queues, workers } = *work;
+    let endpoint = seat.endpoint.clone();
+    fault::install(endpoint.participant()).map_err(|e| format!("cannot watch for fatal signals: {e}"))?;
     for hook in &tasks.on_start {
         hook().map_err(|failure| format!("the start hook of this worker failed: {}", failure.message))?;
     }
-    let endpoint = seat.endpoint.clone();
-    let client = Arc::new(Client::in_worker(endpoint.clone()));
+    let home = Home::here().map_err(|e| format!("cannot map a page: {e}"))?;
+    let client = Arc::new(Client::new(endpoint.clone(), home, true));
     let core = Arc::new(Core {
-        queues: (0..queues).map(|q| endpoint.queue(q)).collect(),
-        label: seat.label,
+        queues: (0..queues.len()).map(|q| endpoint.queue(q)).collect(),
+        label: seat.number(),
         endpoint,
         tasks,
-        submitter: Submitter::new(client.clone(), tasks.signatures.clone(), seat.queues.clone()),
+        submitter: Submitter::new(client.clone(), tasks.signatures.clone(), queues.as_slice().into(), slots * workers),
         states: tasks.states().map(|state| (state, OnceLock::new())).collect(),
         making: Mutex::default(),
         gate: (slots > 1).then(Gate::default),
     });
+    seat.ready();
     let ended: Result<(), Lost> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..slots)
             .map(|slot| {

@@ -10,7 +10,7 @@ use super::{
     orders::{self, Ended, Heard, News, Order, Outbox},
     output::{Lines, as_last_word},
     signal,
-    spawn::{Child, Spawned, spawn, state},
+    spawn::{Child, spawn, spawn_inheriting, state},
 };
 use crate::{
     error::Corrupted,
@@ -76,7 +76,9 @@ pub(crate) enum Role {
 
 /// What a process of the pool is given. Its threads share it.
 pub(crate) struct Seat {
-    pub(crate) endpoint: &'static Endpoint,
+    pub(crate) endpoint: &'static Arc<Endpoint>,
+    /// Its number among the workers, and for the label.
+    number: u32,
     bell: RawFd,
     stay: Stay,
 }
@@ -86,18 +88,22 @@ impl Seat {
     ///
     /// # Errors
     /// The segment can't be kept from children of this process.
-    pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd) -> std::io::Result<Seat> {
+    pub(crate) fn take(segment: Arc<Segment>, name: Name, number: u32, bell: RawFd) -> std::io::Result<Seat> {
         segment.keep_from_children()?;
-        let endpoint = Box::leak(Box::new(Endpoint::new(segment, name).with_bell(Bell::new(bell))));
-        Ok(Seat { endpoint, bell, stay: Stay::default() })
+        let endpoint = Box::leak(Box::new(Arc::new(Endpoint::new(segment, name).with_bell(Bell::new(bell)))));
+        Ok(Seat { endpoint, number, bell, stay: Stay::default() })
     }
 
-    /// Limits this process, which is the `index`-th worker. If that can't be done, that is its last word.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Limits this process. If that can't be done, that is its last word.
     ///
     /// # Errors
     /// [`Unfit`]: it must end, and so does the pool.
-    pub(crate) fn limited(mut self, limits: &WorkerLimits, index: usize) -> Result<Seat, Unfit> {
-        let stay = limits.apply(index).and_then(|()| Stay::new(limits));
+    pub(crate) fn limited(mut self, limits: &WorkerLimits) -> Result<Seat, Unfit> {
+        let stay = limits.apply(self.number as usize).and_then(|()| Stay::new(limits));
         self.stay = stay.inspect_err(|why| {
             self.give_up(&why.to_string());
             // Release, though the coordinator looks once the process is dead: as in `ready`.
@@ -276,7 +282,7 @@ impl Worker {
     }
 }
 
-/// Standard output or error of a child; `None` once it has closed it.
+/// Standard output or error of a child; `None` once it has closed it, or if it has this process's.
 struct Output {
     lines: Option<Lines>,
     is_error: bool,
@@ -379,6 +385,7 @@ pub(crate) struct Coordinator<'o> {
     /// The most workers that there is room for.
     at_most: usize,
     roll: Option<Roll>,
+    captures_output: bool,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -444,6 +451,7 @@ impl<'o> Coordinator<'o> {
             limits: WorkerLimits::new(),
             at_most: processes,
             roll: None,
+            captures_output: true,
             observer,
         })
     }
@@ -466,6 +474,12 @@ impl<'o> Coordinator<'o> {
     /// Limits what each worker may use.
     pub(crate) fn limited(self, limits: WorkerLimits) -> Self {
         Coordinator { limits, ..self }
+    }
+
+    /// Children write to this process's standard output and error.
+    pub(crate) fn inheriting_output(mut self) -> Self {
+        self.captures_output = false;
+        self
     }
 
     /// Lets other processes attach under a name; without one, under this process's id, if that can be had.
@@ -636,18 +650,23 @@ impl<'o> Coordinator<'o> {
             (self.observer)(Event::Starting { label: &worker.label });
         }
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
-        let spawned = spawn(&[self.bell.as_fd(), self.segment.as_fd()], || {
+        let keep = [self.bell.as_fd(), self.segment.as_fd()];
+        let main = || {
             let worker = &self.workers[i];
             name_process(&worker.label);
             let kind = &self.specs[worker.spec];
-            let seat = Seat::take(self.segment.clone(), name, bell).ok();
+            let seat = Seat::take(self.segment.clone(), name, i as u32, bell).ok();
             let seat = match kind.role {
-                Role::Worker => seat.and_then(|seat| seat.limited(&self.limits, i).ok()),
+                Role::Worker => seat.and_then(|seat| seat.limited(&self.limits).ok()),
                 Role::Client => seat,
             };
             seat.map_or(101, |seat| (kind.main)(seat))
-        });
-        let Spawned { child, stdout, stderr } = match spawned {
+        };
+        let spawned = match self.captures_output {
+            true => spawn(&keep, main).map(|s| (s.child, [Some(s.stdout), Some(s.stderr)])),
+            false => spawn_inheriting(&keep, main).map(|child| (child, [None, None])),
+        };
+        let (child, [stdout, stderr]) = match spawned {
             Ok(spawned) => spawned,
             // Of processes or memory there may be more later, and the others go on.
             Err(source @ (Errno::EAGAIN | Errno::ENOMEM)) if self.workers.iter().any(|w| w.name().is_some()) => {
@@ -667,7 +686,7 @@ impl<'o> Coordinator<'o> {
             name,
             since: Instant::now(),
             output: [(stdout, false), (stderr, true)]
-                .map(|(pipe, is_error)| Output { lines: Some(Lines::new(pipe)), is_error }),
+                .map(|(pipe, is_error)| Output { lines: pipe.map(Lines::new), is_error }),
             sentence: None,
         };
         Ok(())
@@ -1145,9 +1164,7 @@ impl<'o> Coordinator<'o> {
         }
         for w in &mut self.workers {
             if let Life::Running { child, .. } = &w.life {
-                let mut fds = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
-                while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
-                child.try_reap();
+                child.reap();
             }
             w.life = Life::Over;
         }
@@ -1176,7 +1193,7 @@ fn ask_to_leave(segment: &Segment, name: Name) {
 }
 
 /// What `ps` and `top` show. The kernel keeps 15 bytes, so a long label loses its middle and not its number.
-fn name_process(label: &str) {
+pub(crate) fn name_process(label: &str) {
     let name = match label.rsplit_once(':') {
         Some((kind, number)) if label.len() > 15 => format!("{:.*}:{number}", 14 - number.len().min(14), kind),
         _ => label.to_owned(),
