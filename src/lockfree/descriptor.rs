@@ -280,7 +280,7 @@ impl Backoff {
     /// less follows from `seed` alone, as random numbers would need a source.
     pub(crate) fn pause(self, attempt: u8, seed: u64) -> u64 {
         let full = self.after(attempt);
-        full - (u128::from(full / 4) * u128::from(mixed(seed)) >> 64) as u64
+        full - ((u128::from(full / 4) * u128::from(mixed(seed))) >> 64) as u64
     }
 }
 

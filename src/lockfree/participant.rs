@@ -222,6 +222,13 @@ impl Participant {
         Member::of(bits).ok_or(Corrupted::new("participant", id, bits))
     }
 
+    /// Its thread that runs this task got a fatal signal. The first one counts: what follows may follow from it.
+    ///
+    /// Relaxed: read once the kernel has said that this process is dead.
+    pub(crate) fn note_fault(&self, task: u64) {
+        let _ = self.fault.compare_exchange(0, task, Relaxed, Relaxed);
+    }
+
     /// Announces that the owner is about to sleep. What it then finds in a last look, after a SeqCst fence, or else a
     /// waker, ends the sleep (`PARK.md`). One thread of the owner at a time calls this or [`end_park`](Self::end_park).
     pub(crate) fn prepare_to_park(&self) -> u32 {

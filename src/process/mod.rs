@@ -41,6 +41,7 @@ pub(crate) mod clock;
 pub(crate) mod coordinator;
 pub(crate) mod exit;
 pub(crate) mod limits;
+pub(crate) mod fault;
 pub(crate) mod names;
 pub(crate) mod orders;
 pub(crate) mod output;
