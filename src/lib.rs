@@ -62,7 +62,7 @@ pub use mem::{
     space::{Limit, Shortage},
 };
 #[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
-pub use pool::{Pool, Tasks};
+pub use pool::{Pool, Tasks, init};
 #[cfg(not(all(test, any(loom, shuttle))))]
 pub use process::limits::WorkerLimits;
 #[cfg(feature = "temporal")]

@@ -24,6 +24,7 @@ use crate::{
 };
 use std::{
     ops::Deref,
+    os::fd::{AsRawFd, OwnedFd},
     slice,
     sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
@@ -108,6 +109,8 @@ pub(crate) struct Endpoint {
     is_orphaned: AtomicBool,
     /// Why the coordinator has gone, if it, or somebody, said.
     why_orphaned: OnceLock<String>,
+    /// What `cursors` ring, where nobody else keeps it.
+    own_bell: Option<OwnedFd>,
 }
 
 /// Looks into the lanes before sleeping, where another core can bring something meanwhile: some microseconds, less than
@@ -129,13 +132,26 @@ impl Endpoint {
     /// As [`new`](Self::new), for one that looks so many times more before it sleeps.
     pub(crate) fn spinning(segment: Arc<Segment>, name: Name, spins: u32) -> Endpoint {
         let cursors = Cursors::new(segment.table());
-        let (is_orphaned, why_orphaned) = (AtomicBool::new(false), OnceLock::new());
-        Endpoint { segment, name, cursors, spins, is_orphaned, why_orphaned }
+        Endpoint {
+            segment,
+            name,
+            cursors,
+            spins,
+            is_orphaned: AtomicBool::new(false),
+            why_orphaned: OnceLock::new(),
+            own_bell: None,
+        }
     }
 
     /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.
     pub(crate) fn with_bell(self, bell: Bell) -> Endpoint {
         Endpoint { cursors: self.cursors.with_bell(bell), ..self }
+    }
+
+    /// As [`with_bell`](Self::with_bell), for a bell that is kept open for as long as this endpoint is used.
+    pub(crate) fn with_own_bell(self, bell: OwnedFd) -> Endpoint {
+        let rung = Bell::new(bell.as_raw_fd());
+        Endpoint { own_bell: Some(bell), ..self.with_bell(rung) }
     }
 
     pub(crate) fn name(&self) -> Name {

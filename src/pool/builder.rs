@@ -1,21 +1,34 @@
 //! What a pool is to be like, before it is started.
 
 use crate::WorkerLimits;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What a pool is to be like; [`fork`](Self::fork) makes it.
-#[derive(Clone, Debug)]
+/// What a pool is to be like; [`fork`](Self::fork), [`forkserver`](Self::forkserver) or [`exec`](Self::exec) makes it.
+#[derive(Clone, Debug, Default)]
 pub struct Builder {
+    pub(super) settings: Settings,
+}
+
+/// What was asked for, as the coordinator is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Settings {
     pub(super) workers: Option<usize>,
     pub(super) max_workers: Option<usize>,
     pub(super) limits: WorkerLimits,
     pub(super) grace: Duration,
+    pub(super) start_timeout: Duration,
 }
 
-impl Default for Builder {
-    fn default() -> Builder {
-        let limits = WorkerLimits::new();
-        Builder { workers: None, max_workers: None, limits, grace: Duration::from_secs(10) }
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            workers: None,
+            max_workers: None,
+            limits: WorkerLimits::new(),
+            grace: Duration::from_secs(10),
+            start_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -26,26 +39,33 @@ impl Builder {
     /// For 0.
     pub fn workers(mut self, n: usize) -> Builder {
         assert!(n > 0, "a pool needs a worker");
-        self.workers = Some(n);
+        self.settings.workers = Some(n);
         self
     }
 
     /// How many there may be once the pool is [resized](super::Pool::resize): each takes some shared memory from the start, about
     /// 30 KiB. By default twice as many as there are at first, and at least 30.
     pub fn max_workers(mut self, n: usize) -> Builder {
-        self.max_workers = Some(n);
+        self.settings.max_workers = Some(n);
         self
     }
 
     /// What each worker may use, and after how much it is replaced by a fresh one.
     pub fn worker_limits(mut self, limits: WorkerLimits) -> Builder {
-        self.limits = limits;
+        self.settings.limits = limits;
         self
     }
 
-    /// How long workers have to end once the pool ends; then they are killed.
+    /// How long workers have to end once the pool ends; then they are killed. By default 10 seconds.
     pub fn grace(mut self, grace: Duration) -> Builder {
-        self.grace = grace;
+        self.settings.grace = grace;
+        self
+    }
+
+    /// How long the pool's coordinator may take until it has started all workers; then it is killed, and that is
+    /// [`StartError::TimedOut`](super::StartError::TimedOut). By default 30 seconds.
+    pub fn start_timeout(mut self, at_most: Duration) -> Builder {
+        self.settings.start_timeout = at_most;
         self
     }
 }

@@ -3,16 +3,13 @@
 use super::{Pool, client::Client};
 use crate::process::{
     Mode,
-    exit::Exit,
     orders::{Ended, Heard, News, Order, hear, say},
+    spawn::Child,
 };
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        socket::{MsgFlags, Shutdown as Direction, shutdown},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid},
-    },
+    sys::socket::{MsgFlags, Shutdown as Direction, shutdown},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -161,12 +158,12 @@ impl Control {
         self.lock().ended.iter().cloned().collect()
     }
 
-    /// Hears the coordinator until it is dead; then ends all waits of `client`. Reaps it if it is a child, and says how the pool
+    /// Hears the coordinator until it is dead; then ends all waits of `client`. Reaps it, and says how the pool
     /// ended.
-    pub(super) fn watch(self: &Arc<Self>, client: &Arc<Client>, coordinator: &OwnedFd) -> Result<Shutdown, String> {
+    pub(super) fn watch(self: &Arc<Self>, client: &Arc<Client>, coordinator: &Child) -> Result<Shutdown, String> {
         let mut is_open = true;
         loop {
-            let mut fds = [coordinator, &self.connection].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+            let mut fds = [coordinator.as_fd(), self.connection.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             let fds = if is_open { &mut fds[..] } else { &mut fds[..1] };
             if poll(fds, PollTimeout::NONE) == Err(Errno::EINTR) {
                 continue;
@@ -184,11 +181,7 @@ impl Control {
                 break;
             }
         }
-        let exit = match waitid(Id::PIDFd(coordinator.as_fd()), WaitPidFlag::WEXITED) {
-            Ok(WaitStatus::Exited(_, code)) => Exit::Code(code as u8),
-            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as u8),
-            _ => Exit::Unknown,
-        };
+        let exit = coordinator.reap();
         let pid = self.coordinator;
         let mut state = self.lock();
         let over = state

@@ -26,6 +26,7 @@ mod codec;
 mod context;
 mod control;
 mod handle;
+mod launch;
 mod panics;
 mod start;
 mod tasks;
@@ -36,6 +37,9 @@ pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
 pub use control::{ControlError, Shutdown};
 pub use handle::{Handle, TaskError};
+pub use launch::init;
+#[doc(hidden)]
+pub use launch::init_before_main;
 
 pub use start::StartError;
 pub use tasks::{Failure, Task, Tasks};

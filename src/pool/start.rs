@@ -2,9 +2,10 @@
 
 use super::{
     Pool,
-    builder::Builder,
+    builder::{Builder, Settings},
     client::Client,
     control::{Control, Shutdown},
+    launch,
     tasks::Tasks,
     worker,
 };
@@ -17,24 +18,38 @@ use crate::{
         segment::{Options, Segment, SegmentCreateError},
     },
     process::{
-        coordinator::{Coordinator, Event, Owner, PoolError, Role, Spec, make_bell, participants_for, processes_for},
+        coordinator::{
+            Coordinator, Event, Owner, PoolError, Role, Seat, Spec, Unfit, make_bell, name_process, participants_for,
+            processes_for,
+        },
         limits::WorkerLimits,
-        orders::{self, News},
-        spawn::{fork_apart, pidfd_open},
+        orders,
+        spawn::{Child, fork_apart, pidfd_open},
     },
-    sync::Bell,
 };
 use nix::{
     errno::Errno,
-    sys::{eventfd::EventFd, signal::SigSet, socket::MsgFlags},
-    unistd::{getpid, getppid},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        eventfd::EventFd,
+        signal::{SigSet, Signal},
+    },
+    unistd::{Pid, getppid},
 };
+use serde::{Deserialize, Serialize};
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    io::ErrorKind,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+/// The name of the thread that watches the coordinator.
+pub(super) const WATCHER: &str = "shmworker-watch";
 
 /// Why a pool could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +58,55 @@ pub enum StartError {
     /// The caller has threads, of which a fork would copy the locks and not the threads.
     #[error(
         "this process has {0} threads: a fork would copy their locks as they are. Make the pool before any thread is \
-         started, or start it another way"
+         started, or use forkserver() or exec()"
     )]
     Threads(usize),
+    /// The program has not said which tasks it has.
+    #[error(
+        "shmworker::init was not called: make `shmworker::init(tasks)` the first line of `main`, before any runtime, or \
+         `shmworker::init!(tasks)` a line of the test's file"
+    )]
+    NotInitialized,
+    /// It has said so when it had threads already.
+    #[error(
+        "shmworker::init was called when this process had {0} threads: make it the first line of `main`, before any \
+         runtime; under `#[tokio::main]` that is a `main` of its own, which then calls the async one"
+    )]
+    InitTooLate(usize),
+    /// What builds the tasks starts threads.
+    #[error(
+        "the function given to shmworker::init leaves {0} threads in its process, which is to fork workers: start them in a \
+         task"
+    )]
+    ThreadsOfTasks(usize),
+    /// Caller and coordinator do not register the same tasks.
+    #[error(
+        "task {number} is {here} in this process and {there} in the pool's: let the function given to shmworker::init \
+         depend on nothing that changes"
+    )]
+    OtherTasks {
+        /// Which task is the first to differ, from 1.
+        number: usize,
+        /// The caller's: name and types.
+        here: String,
+        /// The coordinator's.
+        there: String,
+    },
+    /// The coordinator could not begin, for this reason.
+    #[error("the pool's coordinator could not start: {0}")]
+    Refused(String),
+    /// The coordinator's process ended, in this way, before it had said anything.
+    #[error(
+        "the process that was to be the pool's coordinator ended with {0} before it was that; where it executes this \
+         program again, `shmworker::init` must be the first line of `main`"
+    )]
+    Ended(String),
+    /// The workers were not started in time.
+    #[error(
+        "the pool's coordinator has not started its workers within {0:?}; where it executes this program again, \
+         `shmworker::init` must be the first line of `main`"
+    )]
+    TimedOut(Duration),
     /// No segment.
     #[error(transparent)]
     Segment(#[from] SegmentCreateError),
@@ -66,51 +127,228 @@ fn os<E: Into<std::io::Error>>(step: &'static str) -> impl Fn(E) -> StartError {
     move |source| StartError::Os { step, source: source.into() }
 }
 
+/// What a coordinator is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Plan {
+    method: Method,
+    settings: Settings,
+    workers: usize,
+    max_workers: usize,
+    queues: usize,
+    /// Its participant, and the owner's.
+    coordinator: u64,
+    owner: u64,
+    /// The owner's process, whose child it is.
+    owner_pid: i32,
+}
+
+/// How workers come to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Method {
+    Fork,
+    Exec,
+}
+
+/// What a coordinator says once.
+#[derive(Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// All workers are started.
+    Started,
+    /// It can't, for this reason.
+    Refused(String),
+    /// It has these tasks, by their signatures.
+    OtherTasks(Vec<String>),
+}
+
 impl Builder {
-    /// Starts the pool by forking this process, which must have no second thread. Tasks may be closures that capture.
+    /// Starts the pool by forking this process, which must have no second thread. Tasks may be closures that capture; workers
+    /// share, copy on write, what this process has in memory.
     ///
     /// # Errors
-    /// [`StartError`].
+    /// [`StartError`]: [`Threads`](StartError::Threads) if there are any but those of other pools.
     pub fn fork(self, tasks: Tasks) -> Result<Pool, StartError> {
-        let threads = std::fs::read_dir("/proc/self/task").map_err(os("count this process's threads"))?.count();
+        let threads = launch::threads().map_err(os("count this process's threads"))?;
         if threads > 1 {
             return Err(StartError::Threads(threads));
         }
-        let workers = self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        self.start(Method::Fork, &tasks, |ground, theirs| {
+            let seat = ground.seat();
+            fork_apart(&[seat.segment.as_fd(), seat.bell.as_fd(), seat.connection.as_fd(), theirs.as_fd()], || {
+                seat.serve(&theirs, &tasks)
+            })
+            .map_err(os("fork the coordinator"))
+        })
+    }
+
+    /// Starts the pool from a clean process: executes this program again, which becomes the coordinator and forks the
+    /// workers. This process may have threads, a runtime, whatever; nothing of it is copied.
+    ///
+    /// The tasks are those of [`shmworker::init`](crate::init()).
+    ///
+    /// # Errors
+    /// [`StartError`].
+    ///
+    /// ```no_run
+    /// # fn tasks() -> shmworker::Tasks { shmworker::Tasks::new() }
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     shmworker::init(tasks);
+    ///     let pool = shmworker::Pool::builder().workers(4).forkserver()?;
+    ///     pool.join()?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn forkserver(self) -> Result<Pool, StartError> {
+        self.execute(Method::Fork)
+    }
+
+    /// As [`forkserver`](Self::forkserver), but each worker executes this program again too: it has an address space of its
+    /// own, laid out anew, and shares no page with the others but those of the program and the segment. A worker costs a
+    /// program start, and the memory that one takes.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn exec(self) -> Result<Pool, StartError> {
+        self.execute(Method::Exec)
+    }
+
+    fn execute(self, method: Method) -> Result<Pool, StartError> {
+        let tasks = launch::tasks()?;
+        self.start(method, &tasks, |ground, theirs| {
+            let Ground { segment, bell, connection, .. } = ground;
+            launch::start_coordinator(
+                &ground.plan,
+                &tasks,
+                [segment.as_fd(), bell.as_fd(), connection.as_fd()],
+                &ground.answers,
+                theirs,
+            )
+            .map_err(os("execute this program again"))
+        })
+    }
+
+    /// Starts the pool, whose coordinator's process `launch` makes. That has the ground laid for it, and says through its end of
+    /// a socket pair how it went.
+    fn start(
+        self,
+        method: Method,
+        tasks: &Tasks,
+        launch: impl FnOnce(&Ground, UnixStream) -> Result<Pid, StartError>,
+    ) -> Result<Pool, StartError> {
+        let plugs = launch::plug_standard_streams().map_err(os("open /dev/null"))?;
+        let (ground, ours, theirs) = Ground::lay(self.settings, method)?;
+        drop(plugs);
+        let process = Process(Child::of(launch(&ground, theirs)?).map_err(os("watch the coordinator"))?);
+        let Ground { segment, plan, bell, connection, answers } = ground;
+        drop(connection);
+        process.answer(&answers, plan.settings.start_timeout, tasks)?;
+        segment.keep_from_children().map_err(os("keep children away from the segment"))?;
+        let bell = OwnedFd::from(bell);
+        let endpoint = Endpoint::new(segment, Name::of(plan.owner)).with_own_bell(bell);
+        let client = Arc::new(Client::new(Arc::new(endpoint)));
+        let crew = Crew::watch(&client, process, ours).map_err(os("start a thread"))?;
+        Ok(Pool { client, crew })
+    }
+}
+
+/// All that is there before the coordinator is.
+struct Ground {
+    segment: Arc<Segment>,
+    plan: Plan,
+    bell: EventFd,
+    /// The coordinator's end.
+    connection: OwnedFd,
+    /// The caller's end.
+    answers: UnixStream,
+}
+
+impl Ground {
+    /// With the caller's end of the connection, and the coordinator's of the answers.
+    fn lay(settings: Settings, method: Method) -> Result<(Ground, OwnedFd, UnixStream), StartError> {
+        let workers = settings.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let options = Options::with_queues(["default"]);
         let queues = options.queues.len();
-        let (participants, max_workers) = room_for(workers, self.max_workers);
-        let segment = Arc::new(Segment::create_with(Geometry::new(participants, queues), &options)?);
+        let (participants, max_workers) = room_for(workers, settings.max_workers);
+        let segment = Segment::create_with(Geometry::new(participants, queues), &options)?;
         let admit = |pid| segment.table().admit(pid, 0)?.ok_or(StartError::Segment(SegmentCreateError::Geometry));
-        let coordinator = admit(0)?;
-        let me = admit(std::process::id())?;
+        let coordinator = admit(0)?.bits();
+        let owner = admit(std::process::id())?.bits();
+        let plan = Plan {
+            method,
+            settings,
+            workers,
+            max_workers,
+            queues,
+            coordinator,
+            owner,
+            owner_pid: std::process::id() as i32,
+        };
         let bell = make_bell().map_err(|e| match e {
             PoolError::Os { step, source } => os(step)(source),
             _ => unreachable!("it only asks the kernel"),
         })?;
-        let (ours, theirs) = orders::pair().map_err(os("make a socket pair"))?;
-        let seat = CoordinatorsSeat {
-            segment: &segment,
-            name: coordinator,
-            owner: me,
-            workers,
-            max_workers,
-            limits: &self.limits,
-            grace: self.grace,
-        };
-        let keep = [segment.as_fd(), bell.as_fd(), theirs.as_fd()];
-        let owner = getpid();
-        let child = fork_apart(&keep, || seat.serve(owner, &bell, &theirs, &tasks, queues))
-            .map_err(os("fork the coordinator"))?;
-        drop(theirs);
-        segment.keep_from_children().map_err(os("keep children away from the segment"))?;
-        let endpoint = Endpoint::new(segment.clone(), me).with_bell(Bell::new(bell.as_raw_fd()));
-        let client = Arc::new(Client::new(Arc::new(endpoint)));
-        let pidfd = pidfd_open(child).map_err(os("watch the coordinator"))?;
-        let control = Arc::new(Control::new(ours, child.as_raw() as u32));
-        let crew = Crew::watch(&client, pidfd, control, bell).map_err(os("start a thread"))?;
-        Ok(Pool { client, crew })
+        let (ours, connection) = orders::pair().map_err(os("make a socket pair"))?;
+        let (answers, theirs) = UnixStream::pair().map_err(os("make a socket pair"))?;
+        Ok((Ground { segment: Arc::new(segment), plan, bell, connection, answers }, ours, theirs))
     }
+
+    fn seat(&self) -> CoordinatorsSeat<'_> {
+        CoordinatorsSeat { segment: &self.segment, plan: &self.plan, bell: &self.bell, connection: &self.connection }
+    }
+}
+
+/// The coordinator's process, which ends with this.
+struct Process(Child);
+
+impl Process {
+    /// Waits until it has started the workers.
+    fn answer(&self, socket: &UnixStream, at_most: Duration, tasks: &Tasks) -> Result<(), StartError> {
+        let until = Instant::now() + at_most;
+        let step = "hear from the coordinator";
+        let mut is_open = true;
+        loop {
+            // In this order: what one that is found dead had said is there to be read.
+            let mut fds = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            fds.extend(is_open.then(|| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
+            let left = until.saturating_duration_since(Instant::now());
+            // Rounded up, or the last millisecond would be spent spinning.
+            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut fds, timeout) {
+                Ok(0) if left.is_zero() => return Err(StartError::TimedOut(at_most)),
+                Ok(0) | Err(Errno::EINTR) => continue,
+                Ok(_) => {}
+                Err(e) => return Err(os(step)(e)),
+            }
+            let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+            if fds.get(1).is_some_and(is_ready) {
+                match launch::receive(socket) {
+                    Ok((Answer::Started, _)) => return Ok(()),
+                    Ok((Answer::Refused(why), _)) => return Err(StartError::Refused(why)),
+                    Ok((Answer::OtherTasks(there), _)) => return Err(other_tasks(tasks.signatures(), &there)),
+                    // It has closed its end, perhaps by dying.
+                    Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+                        is_open = false;
+                    }
+                    Err(e) => return Err(os(step)(e)),
+                }
+            } else if is_ready(&fds[0]) {
+                return Err(StartError::Ended(self.0.reap().to_string()));
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.signal(Signal::SIGKILL);
+        self.0.reap();
+    }
+}
+
+fn other_tasks(here: &[String], there: &[String]) -> StartError {
+    let n = here.iter().zip(there).take_while(|(here, there)| here == there).count();
+    let of = |tasks: &[String]| tasks.get(n).map_or("absent".to_owned(), Clone::clone);
+    StartError::OtherTasks { number: n + 1, here: of(here), there: of(there) }
 }
 
 /// How many participants a segment needs for so many workers, and how many workers it then has room for.
@@ -125,19 +363,22 @@ fn room_for(workers: usize, at_most: Option<usize>) -> (usize, usize) {
 pub(crate) struct Crew {
     control: Arc<Control>,
     watcher: Option<JoinHandle<Result<Shutdown, String>>>,
-    /// Whoever submits rings it, by its number.
-    _bell: EventFd,
 }
 
 impl Crew {
-    fn watch(client: &Arc<Client>, pidfd: OwnedFd, control: Arc<Control>, bell: EventFd) -> std::io::Result<Crew> {
+    fn watch(client: &Arc<Client>, process: Process, connection: OwnedFd) -> std::io::Result<Crew> {
+        let control = Arc::new(Control::new(connection, process.0.pid.as_raw() as u32));
         let (client, watched) = (client.clone(), control.clone());
-        let watcher = std::thread::Builder::new().name("pool-watch".into()).spawn(move || {
+        let (runs, is_running) = std::sync::mpsc::sync_channel(1);
+        let watcher = std::thread::Builder::new().name(WATCHER.into()).spawn(move || {
+            let _ = runs.send(());
             // Signals are for the threads of the program.
             let _ = SigSet::all().thread_block();
-            watched.watch(&client, &pidfd)
+            watched.watch(&client, &process.0)
         })?;
-        Ok(Crew { control, watcher: Some(watcher), _bell: bell })
+        // Only then it has its name, by which `launch::threads` knows it.
+        let _ = is_running.recv();
+        Ok(Crew { control, watcher: Some(watcher) })
     }
 
     pub(super) fn control(&self) -> &Control {
@@ -154,67 +395,75 @@ impl Crew {
     }
 }
 
-struct CoordinatorsSeat<'a> {
-    segment: &'a Arc<Segment>,
-    name: Name,
-    owner: Name,
-    workers: usize,
-    max_workers: usize,
-    limits: &'a WorkerLimits,
-    grace: Duration,
+/// What the coordinator's process has of the pool.
+pub(super) struct CoordinatorsSeat<'a> {
+    pub(super) segment: &'a Arc<Segment>,
+    pub(super) plan: &'a Plan,
+    pub(super) bell: &'a EventFd,
+    pub(super) connection: &'a OwnedFd,
 }
 
 impl CoordinatorsSeat<'_> {
-    /// The life of the coordinator's process, from the fork on; its exit code.
-    fn serve(&self, owner: nix::unistd::Pid, bell: &EventFd, connection: &OwnedFd, tasks: &Tasks, queues: usize) -> u8 {
-        match self.run(owner, bell, connection, tasks, queues) {
-            Ok(Ok(())) => 0,
-            // It has said so itself.
-            Ok(Err(_)) => 1,
+    /// The life of the coordinator's process; its exit code. It says on `answers` how its start went. Whatever stops it later it
+    /// has said on the connection.
+    pub(super) fn serve(&self, answers: &UnixStream, tasks: &Tasks) -> u8 {
+        let mut has_started = false;
+        let mut started = || {
+            has_started = true;
+            // To no effect if the owner has died.
+            let _ = launch::send(answers, &Answer::Started, &[]);
+        };
+        match self.run(tasks, &mut started) {
+            Ok(()) => 0,
+            Err(_) if has_started => 1,
             Err(e) => {
-                let _ = orders::say(connection.as_fd(), &News::Failed(e.to_string()), MsgFlags::empty());
+                let _ = launch::send(answers, &Answer::Refused(e.to_string()), &[]);
                 1
             }
         }
     }
 
-    fn run(
-        &self,
-        owner: nix::unistd::Pid,
-        bell: &EventFd,
-        connection: &OwnedFd,
-        tasks: &Tasks,
-        queues: usize,
-    ) -> Result<Result<(), PoolError>, PoolError> {
+    fn run(&self, tasks: &Tasks, started: &mut dyn FnMut()) -> Result<(), PoolError> {
         let os = |step| move |source| PoolError::Os { step, source };
-        let pidfd = pidfd_open(owner).map_err(os("watch the pool's owner"))?;
-        if getppid() != owner {
-            return Ok(Ok(())); // it died before we could look after its pool
+        let &Plan { method, workers, max_workers, queues, ref settings, .. } = self.plan;
+        let limits = settings.limits.clone();
+        name_process("coordinator");
+        launch::settle_standard_streams().map_err(os("open /dev/null"))?;
+        let owner_pid = Pid::from_raw(self.plan.owner_pid);
+        let pidfd = pidfd_open(owner_pid).map_err(os("watch the pool's owner"))?;
+        if getppid() != owner_pid {
+            return Ok(()); // it died before we could look after its pool
         }
         let copy = |fd: std::os::fd::BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(|e| os("copy a descriptor")(Errno::from_raw(e.raw_os_error().unwrap_or(0))))
         };
-        let owner = Owner { name: self.owner, pidfd, connection: copy(connection.as_fd())? };
+        let owner = Owner { name: Name::of(self.plan.owner), pidfd, connection: copy(self.connection.as_fd())? };
         // SAFETY: `bell` is an eventfd, and this is a copy of its descriptor that nobody else has.
-        let bell = unsafe { EventFd::from_owned_fd(copy(bell.as_fd())?) };
+        let bell = unsafe { EventFd::from_owned_fd(copy(self.bell.as_fd())?) };
         // SAFETY: the worker's copy of this process's memory, in which the table lives on until that exits.
         let tasks: &'static Tasks = unsafe { &*std::ptr::from_ref(tasks) };
-        let main = Box::new(move |seat| match worker::work(&seat, tasks, queues) {
-            Ok(()) => 0,
-            Err(e) => {
-                eprintln!("{e}");
-                1
-            }
-        });
-        let spec = Spec { name: "worker", role: Role::Worker, count: self.workers, main };
+        let main: Box<dyn Fn(Seat) -> u8> = match method {
+            Method::Fork => Box::new(move |seat| work(seat, &limits, tasks, queues)),
+            Method::Exec => Box::new(move |seat| launch::become_another_worker(&seat, &limits, tasks, queues)),
+        };
+        let spec = Spec { name: "worker", role: Role::Worker, count: workers, main };
         let mut observer = |event: Event<'_>| match event {
-            Event::Output { is_error: false, line, .. } => println!("{line}"),
-            Event::Output { is_error: true, line, .. } => eprintln!("{line}"),
+            Event::Started => started(),
             Event::Replaced { label, pid, why } => tracing::debug!("{label} (pid {pid}) has left: {why}"),
             Event::Died { label, pid, exit, .. } => tracing::warn!("{label} (pid {pid}) ended with {exit}"),
             _ => {}
         };
-        let pool = Coordinator::over(self.segment.clone(), self.name, bell, vec![spec], self.grace, &mut observer)?;
-        Ok(pool.limited(self.limits.clone()).owned_by(owner, self.max_workers)?.run(None).map(drop))
+        let (segment, me) = (self.segment.clone(), Name::of(self.plan.coordinator));
+        let pool = Coordinator::over(segment, me, bell, vec![spec], settings.grace, &mut observer)?;
+        pool.inheriting_output().owned_by(owner, max_workers)?.run(None).map(drop)
     }
+}
+
+/// The life of a worker's process; its exit code.
+pub(super) fn work(seat: Seat, limits: &WorkerLimits, tasks: &Tasks, queues: usize) -> u8 {
+    let result = match seat.limited(limits) {
+        Ok(seat) => worker::work(&seat, tasks, queues).map_err(|e| seat.give_up(&e.to_string())),
+        Err(Unfit) => Err(()),
+    };
+    u8::from(result.is_err())
 }

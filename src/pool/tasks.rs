@@ -5,7 +5,13 @@ use super::{
     context::Context,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::{collections::HashMap, fmt, marker::PhantomData};
+use std::{
+    any::type_name,
+    collections::HashMap,
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    marker::PhantomData,
+};
 
 /// Why a task of yours failed: a text for whoever waits for it. Any error turns into one by `?`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +78,7 @@ type Handler = Box<dyn Fn(&Context<'_>, &[u8], Sink<'_>) -> Result<(), Failure>>
 pub struct Tasks {
     handlers: Vec<Handler>,
     names: HashMap<String, u32>,
+    signatures: Vec<String>,
 }
 
 impl fmt::Debug for Tasks {
@@ -125,7 +132,20 @@ impl Tasks {
         let index = self.handlers.len() as u32;
         assert!(self.names.insert(name.to_owned(), index).is_none(), "a task named {name:?} is registered already");
         self.handlers.push(Box::new(handler));
+        self.signatures.push(format!("{name:?}: {} -> {}", type_name::<I>(), type_name::<O>()));
         Task { index, kind: PhantomData }
+    }
+
+    /// Name and types of each, in their order.
+    pub(crate) fn signatures(&self) -> &[String] {
+        &self.signatures
+    }
+
+    /// The same for the same tasks in the same order, in all processes of one program.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.signatures.hash(&mut hasher);
+        hasher.finish()
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&Handler> {

@@ -5,12 +5,12 @@ use super::{
     attach::{Departed, Door},
     clock::Clock,
     exit::Exit,
-    limits::{Leave, Stay, Unfit, WorkerLimits},
+    limits::{Leave, Stay, WorkerLimits},
     names::NameError,
     orders::{self, Ended, Heard, News, Order, Outbox},
     output::{Lines, as_last_word},
     signal,
-    spawn::{Child, Spawned, spawn, state},
+    spawn::{Child, spawn, spawn_inheriting, state},
 };
 use crate::{
     error::Corrupted,
@@ -92,16 +92,19 @@ impl Seat {
         Ok(Seat { endpoint, bell, stay: Stay::default() })
     }
 
-    /// Limits this process, which is the `index`-th worker. If that can't be done, that is its last word.
+    /// Limits this process, a worker. If that can't be done it says so in its last word.
     ///
     /// # Errors
     /// [`Unfit`]: it must end, and so does the pool.
-    pub(crate) fn limited(mut self, limits: &WorkerLimits, index: usize) -> Result<Seat, Unfit> {
-        let stay = limits.apply(index).and_then(|()| Stay::new(limits));
-        self.stay = stay.inspect_err(|why| {
+    pub(crate) fn limited(mut self, limits: &WorkerLimits) -> Result<Seat, Unfit> {
+        // Relaxed: the coordinator wrote it before it made this process.
+        let number = self.me().role.load(Relaxed) as usize;
+        let stay = limits.apply(number).and_then(|()| Stay::new(limits));
+        self.stay = stay.map_err(|why| {
             self.give_up(&why.to_string());
             // Release, though the coordinator looks once the process is dead: as in `ready`.
             self.me().status.store(UNFIT, Release);
+            Unfit
         })?;
         Ok(self)
     }
@@ -146,6 +149,10 @@ impl Seat {
     }
 }
 
+/// A worker could not be given its limits, and has said why.
+#[derive(Debug)]
+pub(crate) struct Unfit;
+
 /// A kind of process: how often it runs, and what it runs.
 pub(crate) struct Spec {
     /// Its label is `name`, or `name:i` where there may be several.
@@ -164,7 +171,7 @@ pub(crate) enum Event<'a> {
     ClientsReady,
     /// A process is about to be forked.
     Starting { label: &'a str },
-    /// All are forked.
+    /// All are forked; in a pool with an owner they are ready too.
     Started,
     /// A line of a child's output.
     Output { label: &'a str, is_error: bool, line: &'a str },
@@ -276,7 +283,7 @@ impl Worker {
     }
 }
 
-/// Standard output or error of a child; `None` once it has closed it.
+/// Standard output or error of a child; `None` once it has closed it, or if it has this process's.
 struct Output {
     lines: Option<Lines>,
     is_error: bool,
@@ -373,10 +380,10 @@ pub(crate) struct Coordinator<'o> {
     /// The owner may still order something.
     is_owner_heard: bool,
     outbox: Outbox,
-    limits: WorkerLimits,
     /// The most workers that there is room for.
     at_most: usize,
     roll: Option<Roll>,
+    captures_output: bool,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -439,9 +446,9 @@ impl<'o> Coordinator<'o> {
             owner: None,
             is_owner_heard: false,
             outbox: Outbox::default(),
-            limits: WorkerLimits::new(),
             at_most: processes,
             roll: None,
+            captures_output: true,
             observer,
         })
     }
@@ -461,9 +468,10 @@ impl<'o> Coordinator<'o> {
         Ok(self)
     }
 
-    /// Limits what each worker may use.
-    pub(crate) fn limited(self, limits: WorkerLimits) -> Self {
-        Coordinator { limits, ..self }
+    /// Children write to this process's standard output and error.
+    pub(crate) fn inheriting_output(mut self) -> Self {
+        self.captures_output = false;
+        self
     }
 
     /// Lets other processes attach under a name; without one, under this process's id, if that can be had.
@@ -520,7 +528,7 @@ impl<'o> Coordinator<'o> {
             self.keep_time(is_news)?;
             let clients_ready = self.clients_ready();
             self.fork_due(clients_ready)?;
-            if !announced && clients_ready && self.mode == Mode::Running {
+            if !announced && clients_ready && self.mode == Mode::Running && self.workers_ready() {
                 announced = true;
                 (self.observer)(Event::Started);
                 self.tell(News::Started);
@@ -597,6 +605,11 @@ impl<'o> Coordinator<'o> {
         self.table().participants[name.id() as usize].status.load(Acquire) == READY
     }
 
+    /// Are all workers ready, where somebody waits for that? Those of a pool without an owner never say so.
+    fn workers_ready(&self) -> bool {
+        self.owner.is_none() || self.workers.iter().all(|w| w.name().is_some_and(|name| self.is_ready(name)))
+    }
+
     /// Has every client been ready once?
     fn clients_ready(&self) -> bool {
         self.workers
@@ -633,18 +646,19 @@ impl<'o> Coordinator<'o> {
             (self.observer)(Event::Starting { label: &worker.label });
         }
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
-        let spawned = spawn(&[self.bell.as_fd(), self.segment.as_fd()], || {
-            let worker = &self.workers[i];
-            name_process(&worker.label);
-            let kind = &self.specs[worker.spec];
-            let seat = Seat::take(self.segment.clone(), name, bell).ok();
-            let seat = match kind.role {
-                Role::Worker => seat.and_then(|seat| seat.limited(&self.limits, i).ok()),
-                Role::Client => seat,
-            };
-            seat.map_or(101, |seat| (kind.main)(seat))
-        });
-        let Spawned { child, stdout, stderr } = match spawned {
+        let keep = [self.bell.as_fd(), self.segment.as_fd()];
+        let main = || {
+            name_process(&self.workers[i].label);
+            match Seat::take(self.segment.clone(), name, bell) {
+                Ok(seat) => (self.specs[self.workers[i].spec].main)(seat),
+                Err(_) => 101,
+            }
+        };
+        let spawned = match self.captures_output {
+            true => spawn(&keep, main).map(|s| (s.child, [Some(s.stdout), Some(s.stderr)])),
+            false => spawn_inheriting(&keep, main).map(|child| (child, [None, None])),
+        };
+        let (child, [stdout, stderr]) = match spawned {
             Ok(spawned) => spawned,
             // Of processes or memory there may be more later, and the others go on.
             Err(source @ (Errno::EAGAIN | Errno::ENOMEM)) if self.workers.iter().any(|w| w.name().is_some()) => {
@@ -664,7 +678,7 @@ impl<'o> Coordinator<'o> {
             name,
             since: Instant::now(),
             output: [(stdout, false), (stderr, true)]
-                .map(|(pipe, is_error)| Output { lines: Some(Lines::new(pipe)), is_error }),
+                .map(|(pipe, is_error)| Output { lines: pipe.map(Lines::new), is_error }),
             sentence: None,
         };
         Ok(())
@@ -1135,9 +1149,7 @@ impl<'o> Coordinator<'o> {
         }
         for w in &mut self.workers {
             if let Life::Running { child, .. } = &w.life {
-                let mut fds = [PollFd::new(child.as_fd(), PollFlags::POLLIN)];
-                while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
-                child.try_reap();
+                child.reap();
             }
             w.life = Life::Over;
         }
@@ -1166,7 +1178,7 @@ fn ask_to_leave(segment: &Segment, name: Name) {
 }
 
 /// What `ps` and `top` show. The kernel keeps 15 bytes, so a long label loses its middle and not its number.
-fn name_process(label: &str) {
+pub(crate) fn name_process(label: &str) {
     let name = match label.rsplit_once(':') {
         Some((kind, number)) if label.len() > 15 => format!("{:.*}:{number}", 14 - number.len().min(14), kind),
         _ => label.to_owned(),

@@ -7,6 +7,7 @@ use super::{exit::Exit, signal};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl, open},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         prctl::set_pdeathsig,
         signal::Signal,
@@ -42,15 +43,28 @@ pub(crate) struct Spawned {
 /// # Errors
 /// What the kernel refused. A caller with threads must not come here: the child would have a copy of their locks.
 pub(crate) fn spawn(keep: &[BorrowedFd<'_>], main: impl FnOnce() -> u8) -> nix::Result<Spawned> {
-    let parent = getpid();
     let (stdout, child_stdout) = pipe2(OFlag::O_CLOEXEC)?;
     let (stderr, child_stderr) = pipe2(OFlag::O_CLOEXEC)?;
     for fd in [&stdout, &stderr] {
         fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
+    let child = fork_child(keep, Some([child_stdout, child_stderr]), main)?;
+    Ok(Spawned { child, stdout, stderr })
+}
+
+/// As [`spawn`], for a child that writes to this process's standard output and error.
+///
+/// # Errors
+/// As for [`spawn`].
+pub(crate) fn spawn_inheriting(keep: &[BorrowedFd<'_>], main: impl FnOnce() -> u8) -> nix::Result<Child> {
+    fork_child(keep, None, main)
+}
+
+fn fork_child(keep: &[BorrowedFd<'_>], output: Option<[OwnedFd; 2]>, main: impl FnOnce() -> u8) -> nix::Result<Child> {
+    let parent = getpid();
     // What is buffered here must not be written a second time by the child.
     let _ = std::io::stdout().flush();
-    // SAFETY: this process has one thread (see above), so the child may go on as an ordinary process.
+    // SAFETY: this process has one thread (see `spawn`), so the child may go on as an ordinary process.
     match unsafe { fork() }? {
         ForkResult::Child => {
             let prepared = || -> nix::Result<()> {
@@ -62,8 +76,10 @@ pub(crate) fn spawn(keep: &[BorrowedFd<'_>], main: impl FnOnce() -> u8) -> nix::
                 setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
                 signal::reset_in_child()?;
                 dup2_stdin(open("/dev/null", OFlag::O_RDONLY, Mode::empty())?)?;
-                dup2_stdout(&child_stdout)?;
-                dup2_stderr(&child_stderr)?;
+                if let Some([stdout, stderr]) = &output {
+                    dup2_stdout(stdout)?;
+                    dup2_stderr(stderr)?;
+                }
                 close_all_but(keep)
             };
             let code = match prepared() {
@@ -77,7 +93,7 @@ pub(crate) fn spawn(keep: &[BorrowedFd<'_>], main: impl FnOnce() -> u8) -> nix::
         ForkResult::Parent { child: pid } => {
             // The child does the same; whoever is first, the group exists before either goes on. It may be gone already.
             let _ = setpgid(pid, pid);
-            Ok(Spawned { child: Child { pid, pidfd: pidfd_open(pid)? }, stdout, stderr })
+            Child::of(pid)
         }
     }
 }
@@ -153,9 +169,25 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> nix::Result
 }
 
 impl Child {
+    /// A child that has not been reaped.
+    pub(crate) fn of(pid: Pid) -> nix::Result<Child> {
+        Ok(Child { pid, pidfd: pidfd_open(pid)? })
+    }
+
     /// Sends a signal to this process and to no other, ever.
     pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
         pidfd_signal(self.pidfd.as_fd(), signal)
+    }
+
+    /// Waits until the child has ended, then as [`try_reap`](Self::try_reap).
+    pub(crate) fn reap(&self) -> Exit {
+        loop {
+            let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+            if let Some(exit) = self.try_reap() {
+                return exit;
+            }
+        }
     }
 
     /// If the child has ended: kills what is left of its process group, reaps it, and says how it ended.
@@ -175,11 +207,11 @@ impl Child {
         }
         // While the zombie stands, its number, which is the group's, can't be another's.
         let _ = nix::sys::signal::killpg(self.pid, Signal::SIGKILL);
-        Some(self.reap().unwrap_or((Exit::Unknown, 0)))
+        Some(self.bury().unwrap_or((Exit::Unknown, 0)))
     }
 
     /// Reaps the zombie. The C library's `waitid` lacks the kernel's last argument, which is what it has used.
-    fn reap(&self) -> nix::Result<(Exit, u64)> {
+    fn bury(&self) -> nix::Result<(Exit, u64)> {
         // SAFETY: zeros are a value of this plain structure.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         // SAFETY: as above.

@@ -1,0 +1,427 @@
+//! Processes that execute this program again, and what they do instead of its `main`.
+//!
+//! # An invitation
+//!
+//! Who starts such a process gives it, as standard input, one end of a socket pair in which an invitation lies already: what it
+//! is to be, together with the descriptors of the segment and of all else that it needs. So nothing has to be made
+//! inheritable, not even for a moment, in a program whose other threads may be starting processes too. [`VARIABLE`] names
+//! the socket by its inode. [`init`] takes the variable out of the environment and the socket off standard input, so that
+//! nothing of both reaches processes that tasks start.
+//!
+//! ```text
+//!    forkserver   caller ──exec──▶ coordinator ──fork──▶ workers
+//!    exec         caller ──exec──▶ coordinator ──fork, exec──▶ workers
+//! ```
+//!
+//! # What can go wrong
+//!
+//! - The new process never gets to [`init`]: it runs `main` as if a user had started it. It ends, which its pidfd says, or its
+//!   time is over and it is killed. Meanwhile it starts no pool: for that it would have to call [`init`].
+//! - It gets there late, when threads run already: it refuses, and so does its parent, which has come the same way.
+//! - The variable is there, the socket isn't: somebody has set it by hand, or a process that never called [`init`] has started
+//!   another that does. That one says so and ends.
+//! - Caller and coordinator register different tasks: the one tells the other its own, and which differ is in the error.
+
+use super::{
+    panics,
+    start::{self, Answer, CoordinatorsSeat, Plan, StartError},
+    tasks::Tasks,
+};
+use crate::{
+    lockfree::participant::Name,
+    mem::segment::Segment,
+    process::{
+        coordinator::{Seat, name_process},
+        limits::WorkerLimits,
+        signal,
+    },
+};
+use nix::{
+    cmsg_space,
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open},
+    sys::{
+        eventfd::EventFd,
+        prctl::set_pdeathsig,
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+        socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
+        stat::{Mode, fstat},
+    },
+    unistd::{Pid, dup2_stdin, getppid},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    ffi::OsStr,
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+        unix::{net::UnixStream, process::CommandExt},
+    },
+    process::{Command, Stdio},
+    sync::{Arc, OnceLock},
+};
+
+/// The inode of the socket that is a new process's standard input.
+const VARIABLE: &str = "SHMWORKER_START";
+/// What this process executes, whatever has become of the file meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+/// A longer message is none.
+const LONGEST_MESSAGE: u32 = 16 << 20;
+/// Exit code of who could not become what it was started for.
+const FAILED: u8 = 101;
+
+/// What this process was told by [`init`].
+struct Registry {
+    tasks: fn() -> Tasks,
+    /// How many threads ran at that time.
+    threads: usize,
+}
+
+static REGISTRY: OnceLock<Registry> = OnceLock::new();
+
+/// What a process is started for.
+#[derive(Serialize, Deserialize)]
+enum Invitation {
+    /// With the segment, the bell and the connection to the owner.
+    Coordinator { plan: Plan, fingerprint: u64 },
+    /// With the segment and the bell.
+    Worker { name: u64, parent: i32, label: String, limits: WorkerLimits, queues: usize, fingerprint: u64 },
+}
+
+/// Says which tasks this program has, for pools made by [`Builder::forkserver`](crate::pool::Builder::forkserver) and
+/// [`Builder::exec`](crate::pool::Builder::exec). **The first line of `main`**, before any runtime or thread is started.
+///
+/// Such pools execute this program again. In those processes this function does not return: they become the pool's
+/// coordinator and workers, which build the same tasks by the same function. It is a plain `fn`, since nothing that was
+/// captured would be there. It must start no thread: what workers need of those they start in a task.
+///
+/// The executable is `/proc/self/exe`, so it may be replaced or deleted meanwhile. The processes get the same arguments, so that
+/// `ps` shows whose they are. What stands before this call runs in each of them.
+///
+/// ```
+/// use shmworker::Tasks;
+///
+/// fn tasks() -> Tasks {
+///     let mut tasks = Tasks::new();
+///     tasks.function("square", |x: u64| x * x);
+///     tasks
+/// }
+///
+/// fn main() {
+///     shmworker::init(tasks);
+///     app();
+/// }
+///
+/// // #[tokio::main] async fn app() { … }
+/// fn app() {}
+/// ```
+///
+/// Where there is no `main` of one's own, in `#[test]` functions, use [`init!`](crate::init!).
+///
+/// # Panics
+/// If it was called before: a program has one set of tasks.
+pub fn init(tasks: fn() -> Tasks) {
+    // Without /proc no program can be executed again either, which is said then.
+    let registry = Registry { tasks, threads: threads().unwrap_or(1) };
+    let is_first = REGISTRY.set(registry).is_ok();
+    assert!(is_first, "shmworker::init was called before: a program has one set of tasks");
+    if let Some(inode) = std::env::var_os(VARIABLE) {
+        let code = take_part(&inode).unwrap_or_else(|why| {
+            eprintln!("{why}");
+            FAILED
+        });
+        std::process::exit(code.into());
+    }
+}
+
+/// [`init()`] for programs without a `main` of their own: at the top of a file of `#[test]` functions.
+///
+/// ```
+/// fn tasks() -> shmworker::Tasks {
+///     let mut tasks = shmworker::Tasks::new();
+///     tasks.function("square", |x: u64| x * x);
+///     tasks
+/// }
+/// shmworker::init!(tasks);
+///
+/// # /*
+/// #[test]
+/// # */
+/// fn squares() {
+///     let pool = shmworker::Pool::builder().workers(2).forkserver().unwrap();
+/// }
+/// # squares();
+/// ```
+///
+/// It has the loader call [`init()`] before `main`. So the pool's processes, coordinator and workers, live before `main`: of what
+/// Rust sets up there they lack the message at a stack overflow, which is a plain SIGSEGV then. It must stand in the crate
+/// that is the program (of a library the linker may drop it), once, and needs glibc or another loader that knows `.init_array`.
+#[macro_export]
+macro_rules! init {
+    ($tasks:expr) => {
+        const _: () = {
+            extern "C" fn init() {
+                $crate::pool::init_before_main($tasks);
+            }
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static INIT: extern "C" fn() = init;
+        };
+    };
+}
+
+/// What [`init!`](crate::init!) has the loader call.
+#[doc(hidden)]
+pub fn init_before_main(tasks: fn() -> Tasks) {
+    if std::env::var_os(VARIABLE).is_some() {
+        // As Rust does before `main`.
+        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+        // SAFETY: ignoring a signal installs no handler that could run at a bad moment.
+        let _ = unsafe { sigaction(Signal::SIGPIPE, &ignore) };
+    }
+    init(tasks);
+}
+
+/// The threads of this process, but those that watch pools: what they do a fork can't catch half done.
+pub(super) fn threads() -> io::Result<usize> {
+    let is_foreign = |task: io::Result<std::fs::DirEntry>| match task {
+        Ok(task) => match std::fs::read_to_string(task.path().join("comm")) {
+            Ok(name) => (name.trim_end() != start::WATCHER).then_some(Ok(())),
+            Err(_) => None, // it has ended
+        },
+        Err(e) => Some(Err(e)),
+    };
+    let tasks: io::Result<Vec<()>> = std::fs::read_dir("/proc/self/task")?.filter_map(is_foreign).collect();
+    tasks.map(|tasks| tasks.len())
+}
+
+/// Keeps descriptors made from now on off 0 to 2, where they would be taken for the standard streams.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn plug_standard_streams() -> nix::Result<Vec<OwnedFd>> {
+    let mut plugs = Vec::new();
+    loop {
+        let fd = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+        if fd.as_raw_fd() > 2 {
+            return Ok(plugs);
+        }
+        plugs.push(fd);
+    }
+}
+
+/// Gives this process an empty standard input, which would be the caller's otherwise, and an output if it has none.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn settle_standard_streams() -> nix::Result<()> {
+    for plug in plug_standard_streams()? {
+        fcntl(&plug, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        std::mem::forget(plug); // whatever writes there has it for as long as this process lives
+    }
+    dup2_stdin(open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+// ---- who starts -----------------------------------------------------------------------------------------------------
+
+/// The tasks that other processes of this program will have.
+///
+/// # Errors
+/// It can't be executed again.
+pub(super) fn tasks() -> Result<Tasks, StartError> {
+    match REGISTRY.get() {
+        None => Err(StartError::NotInitialized),
+        Some(&Registry { threads, .. }) if threads > 1 => Err(StartError::InitTooLate(threads)),
+        Some(registry) => Ok((registry.tasks)()),
+    }
+}
+
+/// Starts the coordinator that the plan describes. Its end of `answers` is what it says how that went by.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn start_coordinator(
+    plan: &Plan,
+    tasks: &Tasks,
+    fds: [BorrowedFd<'_>; 3],
+    answers: &UnixStream,
+    theirs: UnixStream,
+) -> io::Result<Pid> {
+    let invitation = Invitation::Coordinator { plan: plan.clone(), fingerprint: tasks.fingerprint() };
+    send(answers, &invitation, &fds)?;
+    let child = this_program(theirs)?.process_group(0).spawn()?;
+    Ok(Pid::from_raw(child.id() as i32))
+}
+
+/// In a child that the coordinator has forked: executes this program as a worker. Returns if that fails, with the exit code.
+pub(super) fn become_another_worker(seat: &Seat, limits: &WorkerLimits, tasks: &Tasks, queues: usize) -> u8 {
+    let result = UnixStream::pair().and_then(|(ours, theirs)| {
+        let name = seat.endpoint.name().bits();
+        // The kernel names it anew when it executes a program.
+        let label = std::fs::read_to_string("/proc/self/comm")?.trim_end().to_owned();
+        let (parent, fingerprint) = (getppid().as_raw(), tasks.fingerprint());
+        let limits = limits.clone();
+        let invitation = Invitation::Worker { name, parent, label, limits, queues, fingerprint };
+        send(&ours, &invitation, &[seat.endpoint.segment().as_fd(), seat.bell()])?;
+        Err::<(), _>(this_program(theirs)?.exec())
+    });
+    if let Err(e) = result {
+        eprintln!("cannot execute this program as a worker: {e}");
+    }
+    FAILED
+}
+
+fn this_program(invitation: UnixStream) -> io::Result<Command> {
+    let inode = fstat(&invitation)?.st_ino;
+    let mut command = Command::new(THIS_PROGRAM);
+    let mut args = std::env::args_os();
+    if let Some(name) = args.next() {
+        command.arg0(name);
+    }
+    command.args(args).env(VARIABLE, inode.to_string()).stdin(Stdio::from(OwnedFd::from(invitation)));
+    Ok(command)
+}
+
+// ---- who is started -------------------------------------------------------------------------------------------------
+
+/// The life of a process that was started by the library; its exit code.
+///
+/// # Errors
+/// What was wrong, where there is nobody else to tell.
+fn take_part(inode: &OsStr) -> Result<u8, String> {
+    let stdin = io::stdin();
+    let is_ours = fstat(&stdin).is_ok_and(|found| inode.to_str() == Some(found.st_ino.to_string().as_str()));
+    if !is_ours {
+        return Err(format!(
+            "{VARIABLE} is set, but no pool has started this process: unset it; if a process of your program has started \
+             this one, have that call shmworker::init on its first line"
+        ));
+    }
+    let text = |e: io::Error| e.to_string();
+    // The copy is close-on-exec, and none of the standard streams.
+    let socket: UnixStream = stdin.as_fd().try_clone_to_owned().map_err(text)?.into();
+    let (invitation, fds) = receive::<Invitation>(&socket).map_err(text)?;
+    match invitation {
+        Invitation::Coordinator { plan, fingerprint } => {
+            let refused = match enter(fingerprint) {
+                Ok(tasks) => match coordinate(plan, fds, &socket, tasks) {
+                    Ok(code) => return Ok(code),
+                    Err(why) => Answer::Refused(why),
+                },
+                Err(answer) => answer,
+            };
+            // To no effect if the caller has died.
+            let _ = send(&socket, &refused, &[]);
+            Ok(FAILED)
+        }
+        Invitation::Worker { name, parent, label, limits, queues, fingerprint } => {
+            let tasks = enter(fingerprint).map_err(|refused| match refused {
+                Answer::OtherTasks(ours) => format!("{label} registers other tasks than its coordinator: {ours:?}"),
+                Answer::Refused(why) => why,
+                Answer::Started => unreachable!("nothing has"),
+            })?;
+            let seat = sit_down(Name::of(name), Pid::from_raw(parent), &label, fds)?;
+            Ok(start::work(seat, &limits, tasks, queues))
+        }
+    }
+}
+
+/// Rids this process of what only the invitation needed, and builds its tasks.
+///
+/// # Errors
+/// What to tell who started it.
+fn enter(fingerprint: u64) -> Result<&'static Tasks, Answer> {
+    let refused = |why: &dyn std::fmt::Display| Answer::Refused(why.to_string());
+    let registry = REGISTRY.get().unwrap_or_else(|| unreachable!("init has set it"));
+    if registry.threads > 1 {
+        return Err(refused(&StartError::InitTooLate(registry.threads)));
+    }
+    // SAFETY: this process has one thread.
+    unsafe { std::env::remove_var(VARIABLE) };
+    settle_standard_streams().and_then(|()| signal::reset_in_child()).map_err(|e| refused(&e))?;
+    let tasks = panics::catch(registry.tasks)
+        .map_err(|panic| refused(&format_args!("the function given to shmworker::init panicked at {panic}")))?;
+    match threads() {
+        Ok(1) => {}
+        Ok(threads) => return Err(refused(&StartError::ThreadsOfTasks(threads))),
+        Err(e) => return Err(refused(&format_args!("cannot count this process's threads: {e}"))),
+    }
+    match tasks.fingerprint() == fingerprint {
+        true => Ok(Box::leak(Box::new(tasks))),
+        false => Err(Answer::OtherTasks(tasks.signatures().to_vec())),
+    }
+}
+
+/// The life of a coordinator.
+///
+/// # Errors
+/// Why it could not begin.
+fn coordinate(plan: Plan, fds: Vec<OwnedFd>, socket: &UnixStream, tasks: &'static Tasks) -> Result<u8, String> {
+    let [segment, bell, connection] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| MISSING)?;
+    let segment = Arc::new(Segment::attach(segment, true).map_err(|e| e.to_string())?);
+    // SAFETY: what comes in this place is the eventfd that the caller has made.
+    let bell = unsafe { EventFd::from_owned_fd(bell) };
+    let seat = CoordinatorsSeat { segment: &segment, plan: &plan, bell: &bell, connection: &connection };
+    Ok(seat.serve(socket, tasks))
+}
+
+/// # Errors
+/// Why there is no seat for this worker.
+fn sit_down(name: Name, parent: Pid, label: &str, fds: Vec<OwnedFd>) -> Result<Seat, String> {
+    let [segment, bell] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| MISSING)?;
+    // The kernel drops it when a program with privileges of its own is executed.
+    set_pdeathsig(Signal::SIGKILL).map_err(|e| e.to_string())?;
+    if getppid() != parent {
+        return Err(format!("the coordinator of {label} has ended"));
+    }
+    name_process(label);
+    let segment = Segment::attach(segment, true).map_err(|e| e.to_string())?;
+    Seat::take(Arc::new(segment), name, bell.into_raw_fd()).map_err(|e| e.to_string())
+}
+
+const MISSING: &str = "descriptors that belong to the invitation are missing";
+
+// ---- messages -------------------------------------------------------------------------------------------------------
+
+/// Sends a message, and with its first bytes the descriptors. It fits into the socket's buffer.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn send(socket: &UnixStream, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let message = postcard::to_stdvec(message).map_err(io::Error::other)?;
+    let head = (message.len() as u32).to_ne_bytes();
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let rights = if raw.is_empty() { &[][..] } else { &rights[..] };
+    // A stream takes four bytes whole, or none.
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&head)], rights, MsgFlags::MSG_NOSIGNAL, None)?;
+    (&*socket).write_all(&message)
+}
+
+/// # Errors
+/// The kernel's; `UnexpectedEof`: the other end is closed.
+pub(super) fn receive<T: DeserializeOwned>(mut socket: &UnixStream) -> io::Result<(T, Vec<OwnedFd>)> {
+    let mut head = [0; 4];
+    let mut space = cmsg_space!([RawFd; 3]);
+    let mut fds = Vec::new();
+    let read = {
+        let mut slices = [IoSliceMut::new(&mut head)];
+        let received = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        for message in received.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raw) = message {
+                // SAFETY: the kernel has just given us these descriptors, which nobody else knows.
+                fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        received.bytes
+    };
+    let len = u32::from_ne_bytes(head);
+    if read < head.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if len > LONGEST_MESSAGE {
+        return Err(io::Error::other(format!("a message of {len} bytes, where {LONGEST_MESSAGE} are the most")));
+    }
+    let mut message = vec![0; len as usize];
+    socket.read_exact(&mut message)?;
+    postcard::from_bytes(&message).map(|message| (message, fds)).map_err(io::Error::other)
+}
