@@ -14,13 +14,13 @@
 use crate::{
     error::Corrupted,
     lockfree::{
-        descriptor::{Backoff, Descriptor, INLINE, Limits, Payload},
+        descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules},
         participant::Name,
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         word::{Outcome, Phase},
     },
     mem::segment::{NoSpace, Segment},
-    sync::{Acquire, Bell, Relaxed, Release, spin_loop},
+    sync::{Acquire, AtomicU64, Bell, Inline, Relaxed, Release, spin_loop},
 };
 use std::{
     ops::Deref,
@@ -105,6 +105,8 @@ pub(crate) struct Endpoint {
     segment: Arc<Segment>,
     name: Name,
     cursors: Cursors,
+    /// Of the process in which it was made: a system call less for each task.
+    pid: u32,
     spins: u32,
     is_orphaned: AtomicBool,
     /// Why the coordinator has gone, if it, or somebody, said.
@@ -136,6 +138,7 @@ impl Endpoint {
             segment,
             name,
             cursors,
+            pid: std::process::id(),
             spins,
             is_orphaned: AtomicBool::new(false),
             why_orphaned: OnceLock::new(),
@@ -263,7 +266,7 @@ impl Endpoint {
         &self,
         task: Owned,
         len: usize,
-        field: impl Fn(&Descriptor) -> &crate::sync::AtomicU64,
+        field: impl Fn(&Descriptor) -> &AtomicU64,
     ) -> Result<Payload, SubmitError> {
         let field = field(self.descriptor(task));
         if len <= INLINE {
@@ -442,14 +445,20 @@ pub(crate) struct Submission {
     pub(crate) kind: u32,
     /// The submitter's note, given back with the result.
     pub(crate) tag: u64,
-    /// Attempts after which a worker's death ends the task; at least 1.
+    /// How many attempts there may be; at least 1. One that was broken off by what another task did to its process counts not.
     pub(crate) max_attempts: u8,
     /// No attempt begins later than this from now.
     pub(crate) expires_in: Option<Duration>,
     /// What each attempt may take; past that its worker is killed.
     pub(crate) limits: Limits,
-    /// How long the next attempt waits.
+    /// How long the next attempt waits: so long, or up to a quarter less.
     pub(crate) backoff: Backoff,
+    /// Milliseconds after which a handler is to end by itself; 0: it may take its time. Nobody is killed for it.
+    pub(crate) timeout_ms: u32,
+    /// After which outcomes there is another attempt, while one is left: a set of [`crate::lockfree::descriptor::retry_on`].
+    pub(crate) retry_on: u8,
+    /// Deaths of workers by its fault after which no attempt follows, whatever are left; 0 and 255: no such limit.
+    pub(crate) max_deaths: u8,
 }
 
 impl Submission {
@@ -457,7 +466,19 @@ impl Submission {
     pub(crate) const fn new(to: To) -> Submission {
         let limits = Limits { run_ms: 0, silence_ms: 0 };
         let backoff = Backoff { first_ms: 0, longest_ms: 0 };
-        Submission { to, kind: 0, tag: 0, max_attempts: 1, expires_in: None, limits, backoff }
+        let Rules { timeout_ms, retry_on, max_deaths } = Rules::USUAL;
+        Submission {
+            to,
+            kind: 0,
+            tag: 0,
+            max_attempts: 1,
+            expires_in: None,
+            limits,
+            backoff,
+            timeout_ms,
+            retry_on,
+            max_deaths,
+        }
     }
 }
 
@@ -488,13 +509,21 @@ impl Draft<'_> {
         d.max_attempts.store(s.max_attempts.max(1).into(), Relaxed);
         d.status.store(STATUS_OK, Relaxed);
         let table = endpoint.table();
+        let now = table.now();
         let expires = s.expires_in.map_or(0, |t| {
             let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
-            table.now().saturating_add(ns).max(1)
+            now.saturating_add(ns).max(1)
         });
         d.expires.store(expires, Relaxed);
         d.limits.store(s.limits.bits(), Relaxed);
         d.backoff.store(s.backoff.bits(), Relaxed);
+        let Submission { timeout_ms, retry_on, max_deaths, .. } = s;
+        d.rules.store(Rules { timeout_ms, retry_on, max_deaths }.bits(), Relaxed);
+        d.submitted.store(now, Relaxed);
+        for word in [&d.blame, &d.ran_by, &d.ran, &d.total] {
+            word.store(0, Relaxed);
+        }
+        d.place.store(0, Relaxed);
         let (lane, addressee) = match s.to {
             To::Queue(q) => (table.queue(q), None),
             To::Participant(name) => (table.private(table.check_participant(name)?), Some(name)),
@@ -513,11 +542,15 @@ pub(crate) struct Claimed<'e> {
 impl<'e> Claimed<'e> {
     /// The payload, read in place.
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
-        let d = self.endpoint.descriptor(self.task);
-        let (start, len) = self.endpoint.segment.locate(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)?;
+        let (start, len) = self.locate_input()?;
         // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes the
         // input while the word is CLAIMED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })
+    }
+
+    fn locate_input(&self) -> Result<(*mut u8, usize), Corrupted> {
+        let d = self.endpoint.descriptor(self.task);
+        self.endpoint.segment.locate(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)
     }
 
     pub(crate) fn kind(&self) -> u32 {
@@ -538,12 +571,173 @@ impl<'e> Claimed<'e> {
         self.endpoint.table().is_cancel_asked(self.task.index, self.task.word)
     }
 
+    /// Which life of which descriptor it is.
+    pub(crate) fn id(&self) -> TaskId {
+        self.task.id()
+    }
+
+    /// Its fields, while they are its worker's.
+    fn fields(&self) -> Option<&'e Descriptor> {
+        let Claimed { endpoint, task, .. } = *self;
+        endpoint.table().check_owned(endpoint.name, task).is_ok().then(|| endpoint.descriptor(task))
+    }
+
+    /// The attempt begins, in this slot of the process (from 1), in which `depth` others wait for it, directly or not. From
+    /// here on it may be blamed for the death of the process. `label`: the number of the worker's, for people.
+    pub(crate) fn begin(&self, slot: u16, depth: u16, label: u32) {
+        debug_assert_ne!(slot, 0, "slots are counted from 1");
+        if let Some(d) = self.fields() {
+            d.ran_by.store(u64::from(self.endpoint.pid) << 32 | u64::from(label), Relaxed);
+            d.total.store(0, Relaxed);
+            d.started.store(self.endpoint.table().now(), Relaxed);
+            d.place.store(Place { slot, depth, is_alone: false }.bits(), Relaxed);
+        }
+    }
+
+    /// Nothing else runs in this process from here on, but what waits and what is begun for this one in its own slot: if
+    /// the process dies, it dies of that.
+    pub(crate) fn run_alone(&self) {
+        if let Some(d) = self.fields() {
+            let place = Place::of(d.place.load(Relaxed));
+            d.place.store(Place { is_alone: true, ..place }.bits(), Relaxed);
+        }
+    }
+
+    /// May it have killed a worker that ran others beside it? Then this attempt is to run alone.
+    pub(crate) fn is_suspect(&self) -> bool {
+        Blame::of(self.endpoint.descriptor(self.task).blame.load(Relaxed)).is_suspect
+    }
+
+    fn rules(&self) -> Rules {
+        Rules::of(self.endpoint.descriptor(self.task).rules.load(Relaxed))
+    }
+
+    /// After which outcomes there is to be another attempt: a set of [`crate::lockfree::descriptor::retry_on`].
+    pub(crate) fn retry_on(&self) -> u8 {
+        self.rules().retry_on
+    }
+
+    /// How long the handler may take, if its submitter has said so. Nobody is killed for it.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        let ms = self.rules().timeout_ms;
+        (ms != 0).then(|| Duration::from_millis(ms.into()))
+    }
+
+    /// How much of [`timeout`](Self::timeout) is left since the attempt began.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        let started = self.endpoint.descriptor(self.task).started.load(Relaxed);
+        let ran = if started == 0 { 0 } else { self.endpoint.table().now().saturating_sub(started) };
+        self.timeout().map(|t| t.saturating_sub(Duration::from_nanos(ran)))
+    }
+
     /// A sign of life, for tasks whose silence is limited.
     pub(crate) fn heartbeat(&self) {
-        let (endpoint, table) = (self.endpoint, self.endpoint.table());
-        if table.check_owned(endpoint.name, self.task).is_ok() {
-            endpoint.descriptor(self.task).heartbeat.store(table.now(), Relaxed);
+        if let Some(d) = self.fields() {
+            d.heartbeat.store(self.endpoint.table().now(), Relaxed);
         }
+    }
+
+    /// How much of how much is done, for people; `total` 0: nobody knows. No sign of life.
+    pub(crate) fn progress(&self, done: u64, total: u64) {
+        if let Some(d) = self.fields() {
+            d.done.store(done, Relaxed);
+            d.total.store(total.saturating_add(1), Relaxed);
+        }
+    }
+
+    /// Its input, and what it may do while that is read.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the payload is damaged.
+    pub(crate) fn run(&mut self) -> Result<(&[u8], Running<'_, 'e>), Corrupted> {
+        let (start, len) = self.locate_input()?;
+        // SAFETY: as in `input`. Nobody ends the task while `Running` has borrowed it, which neither completes nor gives
+        // it away; and what can be written through that is output and checkpoints, other bytes than these.
+        let input = unsafe { slice::from_raw_parts(start, len) };
+        Ok((input, Running(self)))
+    }
+
+    /// Keeps these bytes for the next attempt, in place of the former checkpoint, if this one does not come to an end. A
+    /// death at any moment leaves the one or the other, whole.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: there is no room for them, and the former checkpoint stands.
+    pub(crate) fn checkpoint(&mut self, bytes: &[u8]) -> Result<(), SubmitError> {
+        let Claimed { endpoint, task, .. } = *self;
+        endpoint.check_len(bytes.len())?;
+        endpoint.table().check_owned(endpoint.name, task)?;
+        let block = if bytes.is_empty() {
+            None
+        } else {
+            let block = endpoint.segment.alloc(bytes.len(), endpoint.name, || endpoint.cursors.bell.ring())?;
+            let (start, size) = endpoint.segment.place_of(block)?;
+            debug_assert!(bytes.len() <= size, "the block that was asked for");
+            // SAFETY: the block lies in the segment and holds so many bytes (`alloc`), and they are ours alone while we
+            // hold it (invariant 1 of `blocks`): no other slice of them exists.
+            unsafe { start.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+            Some(block)
+        };
+        let payload = Payload::new(block, bytes.len() as u32);
+        Ok(endpoint.table().keep_checkpoint(endpoint.name, task, payload)?)
+    }
+
+    /// The last checkpoint of this task, of whichever attempt, read in place. `None`: there was none.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the payload is damaged.
+    pub(crate) fn last_checkpoint(&self) -> Result<Option<&[u8]>, Corrupted> {
+        let Claimed { endpoint, task, .. } = *self;
+        let Some(payload) = endpoint.descriptor(task).last_checkpoint() else { return Ok(None) };
+        if payload == Payload::default() {
+            return Ok(Some(&[]));
+        }
+        let block = payload.block().ok_or(Corrupted::new("checkpoint of descriptor", task.index.into(), payload.0))?;
+        let (start, len) = endpoint.segment.locate_block(task, payload, block)?;
+        // SAFETY: the bytes lie in a block of this task's (`locate_block`), and nobody writes or frees a valid checkpoint
+        // while the word is CLAIMED(me) but `checkpoint`, which takes `&mut self`.
+        Ok(Some(unsafe { slice::from_raw_parts(start, len) }))
+    }
+
+    /// Finds room for so many bytes of output, to be written in place while the task runs. What was reserved before is
+    /// given up, whatever comes of it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: there is no room.
+    pub(crate) fn reserve_output(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
+        let Claimed { endpoint, task, .. } = *self;
+        endpoint.check_len(len)?;
+        endpoint.table().check_owned(endpoint.name, task)?;
+        endpoint.table().discard_output(task)?;
+        let d = endpoint.descriptor(task);
+        let payload = endpoint.place(task, len, |d| &d.output)?;
+        let (start, len) = endpoint.segment.locate(task, payload, &d.output_bytes)?;
+        // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me); `&mut self`
+        // excludes a second slice.
+        Ok(unsafe { slice::from_raw_parts_mut(start, len) })
+    }
+
+    /// Of what was reserved for the output, only so many bytes are it; no more than were reserved.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the task was taken from this process.
+    pub(crate) fn truncate_output(&mut self, len: usize) -> Result<(), Corrupted> {
+        let Claimed { endpoint, task, .. } = *self;
+        endpoint.table().check_owned(endpoint.name, task)?;
+        let field = &endpoint.descriptor(task).output;
+        let payload = Payload(field.load(Relaxed));
+        field.store(Payload::new(payload.block(), payload.len().min(len) as u32).0, Relaxed);
+        Ok(())
+    }
+
+    /// CLAIMED → DONE, with the output that was reserved and written.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn complete_reserved(mut self, status: u32) -> Result<(), Corrupted> {
+        self.open = false;
+        let Claimed { endpoint, task, .. } = self;
+        endpoint.table().check_owned(endpoint.name, task)?;
+        self.finish(Outcome::Completed, status)
     }
 
     /// CLAIMED → DONE, with `len` bytes of output that `fill` writes in place.
@@ -577,16 +771,24 @@ impl<'e> Claimed<'e> {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
-        let written = self.write_output(status, len, fill);
+        let written = self.reserve_output(len).map(fill);
         self.open = matches!(&written, Err(e) if !matches!(e, SubmitError::Corrupted(_)));
-        if let Err(e) = written {
-            return Err((e, self.open.then_some(self)));
+        match written {
+            Ok(()) => self.finish(outcome, status).map_err(|e| (e.into(), None)),
+            Err(e) => Err((e, self.open.then_some(self))),
         }
-        let endpoint = self.endpoint;
-        endpoint
-            .table()
-            .complete(&endpoint.cursors, endpoint.name, self.task, outcome)
-            .map_err(|e| (e.into(), None))?;
+    }
+
+    /// The output is written, and the word was ours just now.
+    fn finish(&self, outcome: Outcome, status: u32) -> Result<(), Corrupted> {
+        let Claimed { endpoint, task, .. } = *self;
+        let (table, d) = (endpoint.table(), endpoint.descriptor(task));
+        d.status.store(status, Relaxed);
+        let started = d.started.load(Relaxed);
+        if started != 0 {
+            d.ran.store(table.now().saturating_sub(started), Relaxed);
+        }
+        table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
         endpoint.count();
         Ok(())
     }
@@ -610,20 +812,6 @@ impl<'e> Claimed<'e> {
     pub(crate) fn pause(&self, at_most: Duration) {
         self.endpoint.park_for(Waits { room: true, ..Waits::default() }, Some(at_most), || false);
     }
-
-    fn write_output(&mut self, status: u32, len: usize, fill: impl FnOnce(&mut [u8])) -> Result<(), SubmitError> {
-        let endpoint = self.endpoint;
-        endpoint.check_len(len)?;
-        endpoint.table().check_owned(endpoint.name, self.task)?;
-        let d = endpoint.descriptor(self.task);
-        let payload = endpoint.place(self.task, len, |d| &d.output)?;
-        let (start, len) = endpoint.segment.locate(self.task, payload, &d.output_bytes)?;
-        // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me); `&mut self`
-        // excludes a second slice.
-        fill(unsafe { slice::from_raw_parts_mut(start, len) });
-        d.status.store(status, Relaxed);
-        Ok(())
-    }
 }
 
 impl Drop for Claimed<'_> {
@@ -633,10 +821,38 @@ impl Drop for Claimed<'_> {
             let (endpoint, table) = (self.endpoint, self.endpoint.table());
             // Damage is reported by the next operation that meets it; here is nobody to tell.
             let _ = table.check_owned(endpoint.name, self.task).and_then(|()| {
-                endpoint.descriptor(self.task).status.store(STATUS_ABANDONED, Relaxed);
-                table.complete(&endpoint.cursors, endpoint.name, self.task, Outcome::Completed)
+                table.discard_output(self.task)?; // half of one, perhaps
+                self.finish(Outcome::Completed, STATUS_ABANDONED)
             });
         }
+    }
+}
+
+/// A task that runs: all that [`Claimed`] can do while its input is read.
+pub(crate) struct Running<'c, 'e>(&'c mut Claimed<'e>);
+
+impl<'e> Deref for Running<'_, 'e> {
+    type Target = Claimed<'e>;
+
+    fn deref(&self) -> &Claimed<'e> {
+        self.0
+    }
+}
+
+impl Running<'_, '_> {
+    /// [`Claimed::checkpoint`].
+    pub(crate) fn checkpoint(&mut self, bytes: &[u8]) -> Result<(), SubmitError> {
+        self.0.checkpoint(bytes)
+    }
+
+    /// [`Claimed::reserve_output`].
+    pub(crate) fn reserve_output(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
+        self.0.reserve_output(len)
+    }
+
+    /// [`Claimed::truncate_output`].
+    pub(crate) fn truncate_output(&mut self, len: usize) -> Result<(), Corrupted> {
+        self.0.truncate_output(len)
     }
 }
 
@@ -650,8 +866,12 @@ pub(crate) struct FinishedBy<E: Deref<Target = Endpoint>> {
 pub(crate) type Finished<'e> = FinishedBy<&'e Endpoint>;
 
 impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
+    fn descriptor(&self) -> &Descriptor {
+        self.guard.endpoint.descriptor(self.guard.task)
+    }
+
     pub(crate) fn tag(&self) -> u64 {
-        self.guard.endpoint.descriptor(self.guard.task).tag.load(Relaxed)
+        self.descriptor().tag.load(Relaxed)
     }
 
     pub(crate) fn outcome(&self) -> Outcome {
@@ -659,25 +879,88 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     }
 
     pub(crate) fn status(&self) -> u32 {
-        self.guard.endpoint.descriptor(self.guard.task).status.load(Relaxed)
+        self.descriptor().status.load(Relaxed)
     }
 
     /// Who claimed it last; `None` if nobody ever did.
     pub(crate) fn claimant(&self) -> Option<Name> {
-        let bits = self.guard.endpoint.descriptor(self.guard.task).claimant.load(Relaxed);
+        let bits = self.descriptor().claimant.load(Relaxed);
         (bits != 0).then(|| Name::of(bits))
     }
 
-    /// How its worker ended, packed, if it died.
+    /// How the last worker that died over it ended, packed; 0: none did, or nobody knows.
     pub(crate) fn exit(&self) -> u64 {
-        self.guard.endpoint.descriptor(self.guard.task).exit.load(Relaxed)
+        self.descriptor().exit.load(Relaxed)
+    }
+
+    /// How many attempts were begun, but those that were handed back or broken off by what another task did.
+    pub(crate) fn attempts(&self) -> u32 {
+        // An attempt that another has followed counts in the word; the last one has a claimant.
+        u32::from(self.guard.task.word.attempt()) + u32::from(self.claimant().is_some())
+    }
+
+    fn blame(&self) -> Blame {
+        Blame::of(self.descriptor().blame.load(Relaxed))
+    }
+
+    /// How many workers died by its fault.
+    pub(crate) fn deaths(&self) -> u32 {
+        self.blame().deaths.into()
+    }
+
+    /// The most memory that the last worker that died over it ever had, in KiB. `None`: none did, or it isn't known.
+    pub(crate) fn peak_kib(&self) -> Option<u64> {
+        let kib = self.blame().peak_kib;
+        (kib != 0).then_some(kib.into())
+    }
+
+    /// Was it set aside because it has killed as many workers as it may?
+    pub(crate) fn is_poison(&self) -> bool {
+        matches!(self.outcome, Outcome::WorkerDied | Outcome::TimedOut)
+            && Rules::of(self.descriptor().rules.load(Relaxed)).is_poison(self.blame().deaths)
+    }
+
+    /// What its last attempt said of its progress: how much of how much; of 0 if nobody knows of how much.
+    pub(crate) fn progress(&self) -> Option<(u64, u64)> {
+        let total = self.descriptor().total.load(Relaxed).checked_sub(1)?;
+        Some((self.descriptor().done.load(Relaxed), total))
+    }
+
+    /// Process id, and number of the label, of who began it last.
+    pub(crate) fn ran_by(&self) -> Option<(u32, u32)> {
+        let bits = self.descriptor().ran_by.load(Relaxed);
+        (bits != 0).then_some(((bits >> 32) as u32, bits as u32))
+    }
+
+    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, until now.
+    pub(crate) fn waited(&self) -> Duration {
+        let d = self.descriptor();
+        let until = match d.started.load(Relaxed) {
+            0 => self.guard.endpoint.table().now(),
+            started => started,
+        };
+        Duration::from_nanos(until.saturating_sub(d.submitted.load(Relaxed)))
+    }
+
+    /// How long the last attempt took that has ended.
+    pub(crate) fn ran(&self) -> Duration {
+        Duration::from_nanos(self.descriptor().ran.load(Relaxed))
+    }
+
+    /// The input as it was submitted, read in place.
+    pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
+        self.bytes(|d| (&d.input, &d.input_bytes))
     }
 
     /// The output, read in place; empty unless the outcome is `Completed`.
     pub(crate) fn output(&self) -> Result<&[u8], Corrupted> {
+        self.bytes(|d| (&d.output, &d.output_bytes))
+    }
+
+    fn bytes(&self, of: impl Fn(&Descriptor) -> (&AtomicU64, &Inline<INLINE>)) -> Result<&[u8], Corrupted> {
         let (endpoint, task) = (&*self.guard.endpoint, self.guard.task);
-        let d = endpoint.descriptor(task);
-        let (start, len) = endpoint.segment.locate(task, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
+        let (field, inline) = of(endpoint.descriptor(task));
+        let (start, len) = endpoint.segment.locate(task, Payload(field.load(Relaxed)), inline)?;
         // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes them
         // while the word is RESERVED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })

@@ -5,6 +5,7 @@ use crate::{
     lockfree::{
         descriptor::{Backoff, INLINE, Limits},
         participant::Name,
+        recovery::Death,
         table::{Again, Cancel, Cursors, LaneId},
         timer::{NEVER, Tick},
         word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
@@ -45,8 +46,12 @@ impl Pool {
 
     /// What the coordinator does when the kernel has reported the death of `name`.
     pub(crate) fn bury(&self, name: Name) {
+        self.settle(name, Death::of(Exit::Signal(9).pack()));
+    }
+
+    fn settle(&self, name: Name, death: Death<'_>) {
         let table = self.segment.table();
-        table.recover(&Cursors::new(table), self.coordinator, name, Exit::Signal(9).pack()).unwrap();
+        table.recover(&Cursors::new(table), self.coordinator, name, death).unwrap();
     }
 
     /// What the coordinator does when it is rung, or a time has come.
@@ -524,7 +529,7 @@ fn what_takes_too_long_or_is_silent_is_named_and_then_reported() {
         assert_eq!(late, Some(vec![(victim.name(), id)]));
         assert!(client.take().unwrap().is_none(), "nothing is taken from the living");
         std::mem::forget(claimed);
-        pool.bury(victim.name());
+        pool.settle(victim.name(), Death { late: &[id], ..Death::of(Exit::Signal(9).pack()) });
         assert_eq!(outcome(&client), Outcome::TimedOut);
     }
     pool.assert_clean();

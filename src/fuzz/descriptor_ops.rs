@@ -16,6 +16,7 @@ use crate::{
     lockfree::{
         descriptor::{Backoff, Limits, MS},
         participant::Name,
+        recovery::Death,
         table::{Again, Cancel, Cursors, LaneId, Table},
         timer::{Looks, NEVER},
         word::{Outcome, Phase},
@@ -311,7 +312,8 @@ impl<'e> Play<'e> {
 
     fn recover(&mut self, dead: Life, k: u32) {
         let name = self.lives[dead].name;
-        let settle = |t: &Table<'_>, c: &Cursors, me| t.recover(c, me, name, KILLED.pack()).expect("undamaged");
+        let settle =
+            |t: &Table<'_>, c: &Cursors, me| t.recover(c, me, name, Death::of(KILLED.pack())).expect("undamaged");
         if self.coordinate(k, Did::Recover(dead, dead), settle).is_none() {
             return;
         }

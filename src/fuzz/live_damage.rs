@@ -11,6 +11,7 @@ use crate::{
     lockfree::{
         descriptor::{Backoff, Limits, MS},
         participant::Name,
+        recovery::Death,
         table::{Again, Cursors, LaneId},
         timer::Looks,
     },
@@ -265,7 +266,7 @@ impl<'e> Play<'e> {
     fn bury(&mut self, who: usize) {
         let table = self.stage.table();
         let dead = self.actors[who].endpoint.name();
-        let _ = table.recover(&Cursors::new(table), self.coordinator, dead, Exit::Signal(9).pack());
+        let _ = table.recover(&Cursors::new(table), self.coordinator, dead, Death::of(Exit::Signal(9).pack()));
         if self.stage.has_seats()
             && let Ok(Some(name)) = table.admit(1, 1)
             && let Some(endpoint) = self.stage.seat(name)
@@ -286,5 +287,8 @@ fn submission(arg: u8, to: &[Name]) -> Submission {
         expires_in: (has(4) == 1).then(|| Duration::from_millis(arg.into())),
         limits: Limits { run_ms: has(5), silence_ms: has(6) },
         backoff: Backoff { first_ms: has(7), longest_ms: u32::from(arg) },
+        timeout_ms: has(2),
+        retry_on: arg,
+        max_deaths: arg & 1,
     }
 }

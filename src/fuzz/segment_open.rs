@@ -6,6 +6,7 @@ use crate::{
     lockfree::{
         descriptor::Payload,
         participant::Name,
+        recovery::Death,
         table::{Cursors, Owned, TaskId},
         word::Member,
     },
@@ -210,7 +211,7 @@ fn coordinate(segment: &Segment) -> Result<(), Corrupted> {
     let mut names = live(segment);
     let Some(me) = names.pop() else { return Ok(()) };
     for dead in names {
-        let _ = table.recover(&cursors, me, dead, Exit::Signal(9).pack());
+        let _ = table.recover(&cursors, me, dead, Death::of(Exit::Signal(9).pack()));
     }
     segment.give_back(me);
     segment.give_back(me);

@@ -27,7 +27,8 @@
 //! | `state`                                  | who wins the exchange | always   | everyone                           |
 //! | `lane`, `addressee`, `submitter`, `tag`, | the submitter         | RESERVED | worker and coordinator, any time   |
 //! | `kind`, `max_attempts`, `expires`,       |                       |          |                                    |
-//! | `limits`, `backoff`                      |                       |          |                                    |
+//! | `limits`, `backoff`, `rules`,            |                       |          |                                    |
+//! | `submitted`                              |                       |          |                                    |
 //! | `input`                                  | the submitter         | RESERVED | the worker, CLAIMED                |
 //! | `output`                                 | the submitter, 0      | RESERVED | the submitter, RESERVED            |
 //! |                                          | the worker; the owner | CLAIMED  |                                    |
@@ -47,12 +48,37 @@
 //! |                                          | can ask for it yet    |          |                                    |
 //! |                                          | who cancels: an       | any      |                                    |
 //! |                                          | exchange              |          |                                    |
+//! | `place`                                  | the submitter, 0      | RESERVED | the coordinator, once its owner is |
+//! |                                          | the worker; for the   | CLAIMED  | dead                               |
+//! |                                          | next attempt, 0, the  |          |                                    |
+//! |                                          | owner                 |          |                                    |
+//! | `ran_by`, `ran`, `total`, `done`         | the submitter, 0      | RESERVED | the submitter, RESERVED; `done`    |
+//! |                                          | the worker; of `ran`  | CLAIMED  | only where `total` is not 0        |
+//! |                                          | the coordinator       |          |                                    |
+//! | `blame`                                  | the submitter, 0      | RESERVED | the worker, CLAIMED; the           |
+//! |                                          | the coordinator; the  | CLAIMED  | submitter, RESERVED                |
+//! |                                          | worker that acquits   |          |                                    |
+//! | `checkpoints`, `checkpoint`              | see [`super::checkpoint`]: they outlive attempts                      |
 //! | `input_bytes`                            | the submitter         | RESERVED | the worker, CLAIMED                |
 //! | `output_bytes`                           | the worker            | CLAIMED  | the submitter, RESERVED            |
 //!
-//! `reserve` resets `input` and `output`; `publish` sets `lane`, `addressee` and `submitter`, and resets `claimant`,
-//! `exit`, `cancel`, `started` and `heartbeat`; `next_attempt` sets `not_before`, and resets `claimant`, `started` and
-//! `heartbeat`.
+//! `reserve` resets `input`, `output` and `checkpoints`; `publish` sets `lane`, `addressee` and `submitter`, and resets
+//! `claimant`, `exit`, `cancel`, `started` and `heartbeat`; the submission sets or resets the rest before that;
+//! `next_attempt` sets `not_before`, and resets `claimant`, `started`, `heartbeat` and `place`.
+//!
+//! # What a death leaves in what is told of a run
+//!
+//! | word        | left by a dead worker                    | which means                                          |
+//! |-------------|------------------------------------------|------------------------------------------------------|
+//! | `place`     | 0: it had claimed the task and not begun | the task is no candidate for the blame               |
+//! |             | slot and depth                           | a candidate, if none of its slot is deeper           |
+//! | `ran_by`    | of this attempt, or of the one before    | a report for people                                  |
+//! | `started`   | a time, or 0                             | the coordinator makes `ran` of it                    |
+//! | `total`,    | of two reports at most, the later `done` | a report for people; the first `done` has no meaning |
+//! | `done`      | beside the earlier `total`               | before its `total`                                   |
+//! | `blame`     | (written by who survives)                | a dead coordinator has counted a death or has not:   |
+//! |             |                                          | its successor counts none ([`super::recovery`])      |
+//! | checkpoints | the former or the new one, whole         | [`super::checkpoint`]                                |
 //!
 //! # Invariants
 //!
@@ -61,7 +87,7 @@
 //!    submitter in RESERVED, the worker in CLAIMED (the coordinator in its place once it has adopted the word), nobody
 //!    in FREE, READY and DONE. Taking a descriptor and being named in it are one exchange.
 //! 3. A reference of an older generation can read nothing and change nothing.
-//! 4. A block is attached only while the field that refers to it is set. In FREE the fields mean nothing: who reserves the
+//! 4. A block is attached only while the field that refers to it is set (`input`, `output`, `checkpoint`). In FREE the fields mean nothing: who reserves the
 //!    descriptor resets them, so that one who was wrongly declared dead has nothing to write when it gives up its own.
 //! 5. `cancel` asks for something only where it names the generation of `state`: a request that comes late, after the
 //!    reset by the next life's `publish`, is none.
@@ -94,7 +120,8 @@ use crate::sync::{AtomicU32, AtomicU64, Inline};
 /// Payload bytes that fit into a descriptor, each for input and output.
 pub(crate) const INLINE: usize = 256;
 
-/// One task's record. The first two cache lines are what every task needs, the third is for those who look on.
+/// One task's record. The first two cache lines are what every task needs, the third is for retries and for those who look
+/// on, the fourth is touched only by tasks that speak of their progress or leave checkpoints.
 #[repr(C, align(64))]
 pub(crate) struct Descriptor {
     /// The truth: [`super::word::Task`].
@@ -113,7 +140,7 @@ pub(crate) struct Descriptor {
     pub(crate) input: AtomicU64,
     /// [`Payload`] of the output.
     pub(crate) output: AtomicU64,
-    /// Attempts after which a worker's death ends the task.
+    /// How many attempts there may be.
     pub(crate) max_attempts: AtomicU32,
     /// The worker's own word on how it went.
     pub(crate) status: AtomicU32,
@@ -132,16 +159,34 @@ pub(crate) struct Descriptor {
     pub(crate) cancel: AtomicU64,
     /// Pool time before which a DELAYED task is not READY.
     pub(crate) not_before: AtomicU64,
-    /// Pool time at which the attempt began, where `limits` asks for it; 0: not yet.
+    /// Pool time at which the attempt began, where `limits` asks for it or its worker says so; 0: not yet.
     pub(crate) started: AtomicU64,
 
     /// Pool time of the last sign of life of this attempt.
     pub(crate) heartbeat: AtomicU64,
-    /// Reserved: progress (done, total), checkpoint ([`Payload`]), time stamps of submission, claim and completion.
+    /// Pool time of its submission.
+    pub(crate) submitted: AtomicU64,
+    /// [`Rules`].
+    pub(crate) rules: AtomicU64,
+    /// [`Blame`].
+    pub(crate) blame: AtomicU64,
+    /// [`Place`] of the attempt in its worker.
+    pub(crate) place: AtomicU32,
+    /// Which of `checkpoint` is valid ([`super::checkpoint`]).
+    pub(crate) checkpoints: AtomicU32,
+    /// Process id, and number of the label, of who began it last, high half and low half; 0: nobody yet.
+    pub(crate) ran_by: AtomicU64,
+    /// Nanoseconds that the last attempt took.
+    pub(crate) ran: AtomicU64,
+    /// How much there is to do, plus 1; 0: nothing was said of this attempt.
+    pub(crate) total: AtomicU64,
+
+    /// How much of it is done.
+    pub(crate) done: AtomicU64,
+    /// [`Payload`]s in blocks, used in turn.
+    pub(crate) checkpoint: [AtomicU64; 2],
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _observed: [AtomicU64; 7],
-    #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 8],
+    _spare: [AtomicU64; 5],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
 }
@@ -230,6 +275,111 @@ impl Backoff {
     }
 }
 
+impl Backoff {
+    /// As [`after`](Self::after), less up to a quarter, so that what failed together does not come back together. How much
+    /// less follows from `seed` alone, as random numbers would need a source.
+    pub(crate) fn pause(self, attempt: u8, seed: u64) -> u64 {
+        let full = self.after(attempt);
+        full - ((u128::from(full / 4) * u128::from(mixed(seed))) >> 64) as u64
+    }
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): each bit of the seed moves half of the others.
+const fn mixed(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+/// Outcomes after which a task is attempted again while attempts are left: bits of [`Rules::retry_on`].
+pub(crate) mod retry_on {
+    /// Its code gave an error.
+    pub(crate) const FAILED: u8 = 1;
+    /// Its code panicked.
+    pub(crate) const PANICKED: u8 = 2;
+    /// Its worker died, or ended.
+    pub(crate) const DIED: u8 = 4;
+    /// Its worker was killed since it ran for too long, or was silent for too long.
+    pub(crate) const TIMED_OUT: u8 = 8;
+    /// Its worker gave it up without a result.
+    pub(crate) const ABANDONED: u8 = 16;
+}
+
+/// How a task wants to be treated, packed: timeout 32 · spare 16 · deaths 8 · retry_on 8.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Rules {
+    /// Milliseconds after which the handler is to end by itself; 0: it may take its time.
+    pub(crate) timeout_ms: u32,
+    /// A set of [`retry_on`]. The coordinator looks at those that it settles, the worker at the others.
+    pub(crate) retry_on: u8,
+    /// Deaths by its fault after which it is set aside whatever attempts are left; 0 or 255: no limit of its own.
+    pub(crate) max_deaths: u8,
+}
+
+impl Rules {
+    pub(crate) const USUAL: Rules =
+        Rules { timeout_ms: 0, retry_on: retry_on::DIED | retry_on::TIMED_OUT, max_deaths: 0 };
+
+    pub(crate) const fn bits(self) -> u64 {
+        (self.timeout_ms as u64) << 32 | (self.max_deaths as u64) << 8 | self.retry_on as u64
+    }
+
+    pub(crate) const fn of(bits: u64) -> Rules {
+        Rules { timeout_ms: (bits >> 32) as u32, retry_on: bits as u8, max_deaths: (bits >> 8) as u8 }
+    }
+
+    /// Has it killed as many workers as it may?
+    pub(crate) const fn is_poison(self, deaths: u8) -> bool {
+        !matches!(self.max_deaths, 0 | u8::MAX) && deaths >= self.max_deaths
+    }
+}
+
+/// What deaths have shown of a task, packed: peak_kib 32 · spare 23 · suspect 1 · deaths 8.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Blame {
+    /// Workers that died by its fault.
+    pub(crate) deaths: u8,
+    /// One of several that a worker ran as it died, and nobody knows which of them it was: its next attempt is to run alone.
+    pub(crate) is_suspect: bool,
+    /// The most memory that the last worker that died over it ever had, in KiB; 0: not known.
+    pub(crate) peak_kib: u32,
+}
+
+impl Blame {
+    pub(crate) const fn bits(self) -> u64 {
+        (self.peak_kib as u64) << 32 | (self.is_suspect as u64) << 8 | self.deaths as u64
+    }
+
+    pub(crate) const fn of(bits: u64) -> Blame {
+        Blame { deaths: bits as u8, is_suspect: bits >> 8 & 1 == 1, peak_kib: (bits >> 32) as u32 }
+    }
+}
+
+/// Where in its worker an attempt runs, packed: slot 16 · alone 1 · depth 15.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Place {
+    /// From 1; 0: the attempt has not begun.
+    pub(crate) slot: u16,
+    /// Tasks of the same slot that wait for it, directly or not.
+    pub(crate) depth: u16,
+    /// Nothing else runs in that process.
+    pub(crate) is_alone: bool,
+}
+
+impl Place {
+    const MAX_DEPTH: u16 = (1 << 15) - 1;
+
+    pub(crate) const fn bits(self) -> u32 {
+        let depth = if self.depth < Place::MAX_DEPTH { self.depth } else { Place::MAX_DEPTH };
+        (self.slot as u32) << 16 | (self.is_alone as u32) << 15 | depth as u32
+    }
+
+    pub(crate) const fn of(bits: u32) -> Place {
+        Place { slot: (bits >> 16) as u16, depth: bits as u16 & Place::MAX_DEPTH, is_alone: bits >> 15 & 1 == 1 }
+    }
+}
+
 /// Nanoseconds.
 pub(crate) const MS: u64 = 1_000_000;
 
@@ -248,6 +398,31 @@ mod tests {
         assert_eq!(Backoff::of(backoff.bits()), backoff);
         assert_eq!([0, 1, 2, 255].map(|a| backoff.after(a) / MS), [10, 20, 35, 35]);
         assert_eq!(Backoff::default().after(9), 0);
+        assert_eq!(Backoff::default().pause(9, 1), 0);
+    }
+
+    #[test]
+    fn a_pause_is_shortened_by_up_to_a_quarter_and_always_by_the_same() {
+        let backoff = Backoff { first_ms: 1000, longest_ms: 60_000 };
+        let pauses: Vec<u64> = (0..1000).map(|seed| backoff.pause(1, seed)).collect();
+        assert!(pauses.iter().all(|p| (1500 * MS..=2000 * MS).contains(p)));
+        assert!(pauses.iter().min() < Some(&(1520 * MS)) && pauses.iter().max() > Some(&(1980 * MS)));
+        assert_eq!(backoff.pause(1, 7), pauses[7]);
+    }
+
+    #[test]
+    fn rules_blame_and_place_come_back_from_their_words() {
+        let rules = Rules { timeout_ms: u32::MAX, retry_on: 0x1f, max_deaths: 3 };
+        assert_eq!(Rules::of(rules.bits()), rules);
+        assert_eq!([2, 3, 4].map(|deaths| rules.is_poison(deaths)), [false, true, true]);
+        for max_deaths in [0, u8::MAX] {
+            assert!(!Rules { max_deaths, ..rules }.is_poison(u8::MAX), "{max_deaths} is no limit");
+        }
+        let blame = Blame { deaths: u8::MAX, is_suspect: true, peak_kib: u32::MAX };
+        assert_eq!(Blame::of(blame.bits()), blame);
+        let place = Place { slot: u16::MAX, depth: Place::MAX_DEPTH, is_alone: false };
+        assert_eq!(Place::of(place.bits()), place);
+        assert_eq!(Place::of(Place { depth: u16::MAX, is_alone: true, ..place }.bits()).slot, u16::MAX);
     }
 }
 
@@ -274,6 +449,16 @@ impl Descriptor {
             not_before: AtomicU64::new(0),
             started: AtomicU64::new(0),
             heartbeat: AtomicU64::new(0),
+            submitted: AtomicU64::new(0),
+            rules: AtomicU64::new(Rules::USUAL.bits()),
+            blame: AtomicU64::new(0),
+            place: AtomicU32::new(0),
+            checkpoints: AtomicU32::new(0),
+            ran_by: AtomicU64::new(0),
+            ran: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            checkpoint: [AtomicU64::new(0), AtomicU64::new(0)],
             input_bytes: Inline::new(),
             output_bytes: Inline::new(),
         }

@@ -26,6 +26,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod blocks;
+pub(crate) mod checkpoint;
 pub(crate) mod descriptor;
 pub(crate) mod freemap;
 pub(crate) mod lane;

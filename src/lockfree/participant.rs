@@ -19,6 +19,9 @@
 //! | `finished`, `status` | the participant; `admit`, 0          | coordinator  | the last value, for the report      |
 //! | `leave`              | the coordinator, and a worker for    | both         | why it was about to leave: a death  |
 //! |                      | itself: a reason; `admit`, 0         |              | all the same                        |
+//! | `fault`              | the participant, once, in the        | coordinator  | the task whose thread got a fatal   |
+//! |                      | handler of a fatal signal; `admit`,  |              | signal, or 0: recovery blames it    |
+//! |                      | 0                                    |              |                                     |
 //!
 //! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
 //! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its
@@ -99,12 +102,14 @@ pub(crate) struct Participant {
     pub(crate) status: AtomicU32,
     /// Tasks that it has completed, or answered, in this incarnation.
     pub(crate) finished: AtomicU64,
+    /// The task over which it got a fatal signal ([`super::table::TaskId::note`]); 0: none is known.
+    pub(crate) fault: AtomicU64,
     /// Not 0: it is to end once what it runs is finished. The number is the reason, in the terms of `process`.
     pub(crate) leave: AtomicU32,
     #[cfg(not(all(test, any(loom, shuttle))))]
     _pad: AtomicU32,
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 10],
+    _spare: [AtomicU64; 9],
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
@@ -205,6 +210,7 @@ impl Participant {
             role: AtomicU32::new(0),
             status: AtomicU32::new(0),
             finished: AtomicU64::new(0),
+            fault: AtomicU64::new(0),
             leave: AtomicU32::new(0),
         }
     }
@@ -214,6 +220,13 @@ impl Participant {
     pub(crate) fn member(&self, id: usize) -> Result<Member, Corrupted> {
         let bits = self.member.load(Acquire);
         Member::of(bits).ok_or(Corrupted::new("participant", id, bits))
+    }
+
+    /// Its thread that runs this task got a fatal signal. The first one counts: what follows may follow from it.
+    ///
+    /// Relaxed: read once the kernel has said that this process is dead.
+    pub(crate) fn note_fault(&self, task: u64) {
+        let _ = self.fault.compare_exchange(0, task, Relaxed, Relaxed);
     }
 
     /// Announces that the owner is about to sleep. What it then finds in a last look, after a SeqCst fence, or else a

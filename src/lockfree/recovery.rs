@@ -12,14 +12,38 @@
 //! | RESERVED                       | adopted, then FREE                                                            |
 //! | DONE, READY (as submitter)     | READY → DONE(cancelled); DONE adopted, then FREE. So is that of submitters    |
 //! |                                | who died before: the dead one may have owed them the look of \[orphan]        |
-//! | CLAIMED                        | adopted, output discarded; then READY or DELAYED with the next attempt; or    |
-//! |                                | DONE(worker died, or timed out) if none is left, DONE(cancelled) if that was  |
-//! |                                | asked for, FREE if its submitter is dead too                                  |
+//! | CLAIMED                        | adopted, output discarded; then, by the verdict below, READY or DELAYED; or   |
+//! |                                | DONE(worker died, or timed out), DONE(cancelled) if that was asked for, FREE  |
+//! |                                | if its submitter is dead too                                                  |
 //! | READY, DELAYED, addressed to it| DONE(addressee died)                                                          |
 //! | HELD blocks, idle bits, futex  | FREE, cleared, not parked                                                     |
 //!
-//! A deadline that has passed is not what ended a process that died for another reason at that very time; the two can't be told
-//! apart, and the submitter hears of the deadline.
+//! # Blame
+//!
+//! Which of the tasks that a process ran has ended it? Those that it had CLAIMED are looked at together, before any is
+//! settled. In each slot only the deepest ran, the others waited for it; one that had not begun (slot 0) did nothing. The
+//! deepest are the *candidates*; if one ran alone, those of its slot only. *Guilty* is
+//!
+//! 1. what the process was killed over ([`Death::late`]); if nothing,
+//! 2. what a fatal signal was noted over (`fault` in its [`super::participant`]); if nothing,
+//! 3. the candidate, if there is one only.
+//!
+//! | verdict      | on                                            | attempt | blame      | settled as                  |
+//! |--------------|-----------------------------------------------|---------|------------|-----------------------------|
+//! | *guilty*     | see above                                     | + 1     | deaths + 1 | DONE if that is too many;   |
+//! |              |                                               |         |            | else by `retry_on` and the  |
+//! |              |                                               |         |            | attempts that are left      |
+//! | *suspect*    | each candidate, if nobody is guilty           | + 1     | is marked: | by `retry_on` and attempts  |
+//! |              |                                               |         | its next   |                             |
+//! |              |                                               |         | attempt    |                             |
+//! |              |                                               |         | runs alone |                             |
+//! | *bystander*  | the others, where the process was killed over | same    |            | READY                       |
+//! |              | one                                           |         |            |                             |
+//! | *spent*      | the others, where it died otherwise           | + 1     |            | by `retry_on` and attempts  |
+//!
+//! A recovery that was begun by another before knows less, since what that one has settled is gone: in what it left
+//! nobody is found guilty for being the only one (rule 3), and what it had adopted is suspect. So a death is counted once,
+//! or never.
 //!
 //! The sweep, which follows a death and nothing else, then gives every READY and DONE task a hint that no lane holds,
 //! sets the free bits of free descriptors, and wakes everybody: a wake that the dead one owed is among them. What a
@@ -62,9 +86,9 @@
 //! coordinator killed over it, at each instruction), and `--fencing` (nothing moves before the kernel's word).
 
 use super::{
-    descriptor::Backoff,
+    descriptor::{Blame, Place, Rules, retry_on},
     participant::Name,
-    table::{Cursors, Owned, Table, damaged, moved},
+    table::{Cursors, Owned, Table, TaskId, damaged, moved},
     word::{Block, Hint, Member, Outcome, Phase, Task},
 };
 use crate::{
@@ -83,6 +107,55 @@ pub(crate) struct Settled {
     pub(crate) dropped: usize,
 }
 
+/// How a participant ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Death<'d> {
+    /// `process::exit::Exit`, packed, for those who waited for it.
+    pub(crate) exit: u64,
+    /// The most memory that it ever had, in KiB; 0: not known.
+    pub(crate) peak_kib: u64,
+    /// The tasks of its that had run for too long, or were silent for too long: it was killed for that.
+    pub(crate) late: &'d [TaskId],
+}
+
+impl Death<'_> {
+    /// By itself, as far as is known.
+    pub(crate) const fn of(exit: u64) -> Death<'static> {
+        Death { exit, peak_kib: 0, late: &[] }
+    }
+}
+
+/// What a task had to do with the death of its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Guilty,
+    Suspect,
+    Bystander,
+    Spent,
+}
+
+/// The verdict on each task that the dead one had.
+#[derive(Debug)]
+struct Judgement {
+    verdicts: Vec<(TaskId, Verdict)>,
+}
+
+impl Judgement {
+    /// On a task that has or had this place. What the dead one had adopted was another's.
+    fn on(&self, task: TaskId, place: Place) -> Verdict {
+        let own = self.verdicts.iter().find(|(id, _)| *id == task).map(|(_, verdict)| *verdict);
+        own.unwrap_or(if place.slot == 0 { Verdict::Spent } else { Verdict::Suspect })
+    }
+}
+
+/// A death that is being settled.
+struct Case<'d> {
+    me: Name,
+    dead: Name,
+    death: Death<'d>,
+    judgement: Judgement,
+}
+
 impl Table<'_> {
     /// Gives the lowest unused id to a new participant. Coordinator only. `None`: every id is in use or still named.
     ///
@@ -99,6 +172,7 @@ impl Table<'_> {
                 word.store(0, Relaxed);
             }
             p.finished.store(0, Relaxed);
+            p.fault.store(0, Relaxed);
             p.pid.store(pid, Relaxed);
             p.role.store(role, Relaxed);
             let name = Name::new(id as u16, last + 1);
@@ -129,22 +203,28 @@ impl Table<'_> {
 
     /// Settles what `dead` owned, then sweeps. Only after the kernel's word that its process is gone; safe to repeat.
     ///
-    /// `exit`: how it ended, packed, for those who waited for it.
-    ///
     /// # Errors
     /// [`Corrupted`] if a word is damaged.
-    pub(crate) fn recover(&self, cursors: &Cursors, me: Name, dead: Name, exit: u64) -> Result<Settled, Corrupted> {
+    pub(crate) fn recover(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        dead: Name,
+        death: Death<'_>,
+    ) -> Result<Settled, Corrupted> {
         let participant = self.participant(dead.id())?;
-        if !matches!(participant.member(dead.id().into())?, Member::Live(n) | Member::Dead(n) if n == dead.incarnation())
-        {
-            return Ok(Settled::default()); // settled long ago: the id is another's by now
-        }
+        let was_begun = match participant.member(dead.id().into())? {
+            Member::Live(n) if n == dead.incarnation() => false,
+            Member::Dead(n) if n == dead.incarnation() => true,
+            _ => return Ok(Settled::default()), // settled long ago: the id is another's by now
+        };
         // By the only writer, hence no exchange. Release as in `admit`; [orphan] asks for the fence alone.
         participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
         full_fence("no-orphan-fence"); // [orphan]
+        let case = Case { me, dead, death, judgement: self.judge(dead, death, was_begun) };
         let mut settled = Settled::default();
         for index in 0..self.descriptors.len() {
-            self.settle(cursors, me, dead, exit, index as u16, &mut settled)?;
+            self.settle(cursors, &case, index as u16, &mut settled)?;
         }
         self.blocks.recover(dead)?;
         let words = self.participants.len().div_ceil(64);
@@ -157,15 +237,50 @@ impl Table<'_> {
         Ok(settled)
     }
 
-    fn settle(
-        &self,
-        cursors: &Cursors,
-        me: Name,
-        dead: Name,
-        exit: u64,
-        index: u16,
-        settled: &mut Settled,
-    ) -> Result<(), Corrupted> {
+    /// Which of its tasks have ended this participant. It moves no more, so its words and fields belong together.
+    fn judge(&self, dead: Name, death: Death<'_>, was_begun: bool) -> Judgement {
+        let mut claimed: Vec<(Place, TaskId)> = Vec::new();
+        for (index, d) in (0..).zip(self.descriptors) {
+            let word = self.load(index);
+            // Not what it had adopted, as a coordinator; nor what it died over before it could sign, which had not begun.
+            if word.is(Phase::Claimed) && word.who() == dead.id() && d.claimant.load(Relaxed) == dead.bits() {
+                claimed.push((Place::of(d.place.load(Relaxed)), Owned { index, word }.id()));
+            }
+        }
+        let fault = self.participants[dead.id() as usize].fault.load(Relaxed);
+        let is_late = |id: &TaskId| death.late.contains(id);
+        let was_killed = claimed.iter().any(|(_, id)| is_late(id));
+        let has_fault = claimed.iter().any(|(_, id)| id.note() == fault);
+
+        let alone = claimed.iter().find(|(place, _)| place.is_alone).map(|(place, _)| place.slot);
+        let mut candidates: Vec<_> =
+            claimed.iter().filter(|(p, _)| p.slot != 0 && alone.is_none_or(|slot| slot == p.slot)).collect();
+        candidates.sort_unstable_by_key(|(p, _)| (p.slot, std::cmp::Reverse(p.depth)));
+        candidates.dedup_by_key(|(p, _)| p.slot);
+        let verdict = |id: &TaskId| match candidates.iter().any(|(_, candidate)| candidate == id) {
+            _ if was_killed => {
+                if is_late(id) {
+                    Verdict::Guilty
+                } else {
+                    Verdict::Bystander
+                }
+            }
+            _ if has_fault => {
+                if id.note() == fault {
+                    Verdict::Guilty
+                } else {
+                    Verdict::Spent
+                }
+            }
+            true if candidates.len() == 1 && !was_begun => Verdict::Guilty,
+            true => Verdict::Suspect,
+            false => Verdict::Spent,
+        };
+        Judgement { verdicts: claimed.iter().map(|(_, id)| (*id, verdict(id))).collect() }
+    }
+
+    fn settle(&self, cursors: &Cursors, case: &Case<'_>, index: u16, settled: &mut Settled) -> Result<(), Corrupted> {
+        let Case { me, dead, .. } = *case;
         let d = &self.descriptors[index as usize];
         let owner = |w: Task| w.who() == dead.id();
         loop {
@@ -198,10 +313,8 @@ impl Table<'_> {
                     }
                 }
                 Phase::Claimed if owner(word) && dead.id() != me.id() => {
-                    let now = self.now();
-                    let is_late = self.deadline(cursors, index, word, now) <= now;
                     if let Ok(word) = self.exchange(index, word, word.to(Phase::Claimed, me.id()), AcqRel) {
-                        self.settle_claimed(me, dead, exit, is_late, Owned { index, word }, settled)?;
+                        self.settle_claimed(case, Owned { index, word }, settled)?;
                         let next = self.load(index);
                         if next.is(Phase::Ready) && !mutant("no-second-hint") {
                             // Not left to the sweep, for which a hint of the former READY would do: whoever is about to remove
@@ -218,24 +331,22 @@ impl Table<'_> {
     }
 
     /// The rest for a claimed task, which the coordinator owns by now.
-    fn settle_claimed(
-        &self,
-        me: Name,
-        dead: Name,
-        exit: u64,
-        is_late: bool,
-        task: Owned,
-        settled: &mut Settled,
-    ) -> Result<(), Corrupted> {
+    fn settle_claimed(&self, case: &Case<'_>, task: Owned, settled: &mut Settled) -> Result<(), Corrupted> {
+        let Case { me, dead, death, .. } = *case;
         let Owned { index, word } = task;
         let d = &self.descriptors[index as usize];
-        self.discard_attempt(task)?;
+        self.discard_output(task)?;
+        self.tidy_checkpoints(task)?;
         // It may have died between its claim and its own store of this. (Not otherwise: what a dead coordinator had adopted
         // was another's.)
         if d.claimant.load(Relaxed) == 0 {
             d.claimant.store(dead.bits(), Relaxed);
         }
-        d.exit.store(exit, Relaxed);
+        d.exit.store(death.exit, Relaxed);
+        let started = d.started.load(Relaxed);
+        if started != 0 {
+            d.ran.store(self.now().saturating_sub(started), Relaxed);
+        }
         let submitter = Name::of(d.submitter.load(Relaxed));
         if !self.is_live(submitter)? && !mutant("no-dead-submitter") {
             settled.dropped += 1;
@@ -254,13 +365,8 @@ impl Table<'_> {
             word.to(Phase::Done(Outcome::AddresseeDied), submitter.id())
         } else if self.is_cancel_asked(index, word) {
             word.to(Phase::Done(Outcome::Cancelled), submitter.id())
-        } else if self.has_attempts_left(d, word) {
-            let pause = Backoff::of(d.backoff.load(Relaxed)).after(word.attempt());
-            self.next_attempt(task, false, submitter, pause)
-        } else if is_late {
-            word.to(Phase::Done(Outcome::TimedOut), submitter.id())
         } else {
-            word.to(Phase::Done(Outcome::WorkerDied), submitter.id())
+            self.sentence(case, task, submitter)
         };
         match next.phase() {
             Some(Phase::Done(_)) => settled.failed += 1,
@@ -268,6 +374,34 @@ impl Table<'_> {
         }
         // [requeue]; the time is left to the tick after it.
         self.exchange(index, word, next, AcqRel).map(drop).map_err(|w| moved(index, w))
+    }
+
+    /// The next word of a claimed task, by the verdict on it; its blame and the fields of its next attempt are made ready.
+    fn sentence(&self, case: &Case<'_>, task: Owned, submitter: Name) -> Task {
+        let (word, d) = (task.word, &self.descriptors[task.index as usize]);
+        let verdict = case.judgement.on(task.id(), Place::of(d.place.load(Relaxed)));
+        if verdict == Verdict::Bystander {
+            return self.next_attempt(task, true, submitter, 0);
+        }
+        let (rules, mut blame) = (Rules::of(d.rules.load(Relaxed)), Blame::of(d.blame.load(Relaxed)));
+        blame.peak_kib = u32::try_from(case.death.peak_kib).unwrap_or(u32::MAX);
+        match verdict {
+            Verdict::Guilty => blame.deaths = blame.deaths.saturating_add(1),
+            Verdict::Suspect => blame.is_suspect = true,
+            Verdict::Bystander | Verdict::Spent => {}
+        }
+        d.blame.store(blame.bits(), Relaxed);
+        let (outcome, cause) = if case.death.late.contains(&task.id()) {
+            (Outcome::TimedOut, retry_on::TIMED_OUT)
+        } else {
+            (Outcome::WorkerDied, retry_on::DIED)
+        };
+        let is_poison = verdict == Verdict::Guilty && rules.is_poison(blame.deaths);
+        if is_poison || rules.retry_on & cause == 0 || !self.has_attempts_left(d, word) {
+            word.to(Phase::Done(outcome), submitter.id())
+        } else {
+            self.next_attempt(task, false, submitter, self.pause(task))
+        }
     }
 
     /// Restores every hint from the truth, and wakes everybody.

@@ -76,12 +76,13 @@
 
 use super::{
     blocks::Blocks,
-    descriptor::{Backoff, Descriptor, Limits, Payload},
+    checkpoint,
+    descriptor::{Backoff, Blame, Descriptor, Limits, Payload},
     freemap::FreeMap,
     lane::{Cursor, Entry, Lane, LaneControl},
     participant::{Found, Name, Participant, check_id},
     timer::{Alarm, NEVER},
-    word::{Hint, Member, Outcome, Phase, Task, is_legal},
+    word::{GENERATION_BITS, Hint, Member, Outcome, Phase, Task, is_legal},
 };
 use crate::{
     error::Corrupted,
@@ -114,6 +115,18 @@ pub(crate) struct Owned {
 impl Owned {
     pub(crate) fn id(&self) -> TaskId {
         TaskId { index: self.index, generation: self.word.generation() }
+    }
+
+    /// A number of this attempt, and of hardly another.
+    fn seed(&self) -> u64 {
+        u64::from(self.index) << 48 ^ u64::from(self.word.attempt()) << 40 ^ self.word.generation()
+    }
+}
+
+impl TaskId {
+    /// As a word that says of nothing else, and is not 0.
+    pub(crate) const fn note(self) -> u64 {
+        (self.index as u64 + 1) << GENERATION_BITS | self.generation
     }
 }
 
@@ -337,6 +350,7 @@ impl<'s> Table<'s> {
         for payload in [&d.input, &d.output] {
             payload.store(0, Relaxed);
         }
+        d.checkpoints.store(checkpoint::NONE, Relaxed);
         Some(Owned { index, word })
     }
 
@@ -485,6 +499,7 @@ impl<'s> Table<'s> {
         for payload in [&d.input, &d.output] {
             self.blocks.detach(Payload(payload.load(Relaxed)), task.index, task.word)?;
         }
+        self.drop_checkpoints(task)?;
         let free = task.word.to(Phase::Free, 0);
         self.exchange(task.index, task.word, free, Release).map_err(|w| moved(task.index, w))?; // [release]
         self.free.give(task.index as usize);
@@ -580,12 +595,17 @@ impl<'s> Table<'s> {
         if again != Again::SameAttempt && !self.has_attempts_left(d, word) {
             return Ok(false);
         }
-        self.discard_attempt(task)?;
+        self.discard_output(task)?;
         let delay = match again {
             Again::SameAttempt => 0,
             Again::After(ns) => ns,
-            Again::Backoff => Backoff::of(d.backoff.load(Relaxed)).after(word.attempt()),
+            Again::Backoff => self.pause(task),
         };
+        let blame = Blame::of(d.blame.load(Relaxed));
+        if blame.is_suspect && again != Again::SameAttempt {
+            // Its attempt has come to an end, and its process lives.
+            d.blame.store(Blame { is_suspect: false, ..blame }.bits(), Relaxed);
+        }
         let next = self.next_attempt(task, again == Again::SameAttempt, submitter, delay);
         let time = if next.is(Phase::Delayed) {
             d.not_before.load(Relaxed)
@@ -651,8 +671,14 @@ impl<'s> Table<'s> {
         u32::from(word.attempt()) + 1 < d.max_attempts.load(Relaxed) && word.attempt() < u8::MAX
     }
 
-    /// Frees what an attempt that will not be completed has written. For the owner of the word.
-    pub(crate) fn discard_attempt(&self, task: Owned) -> Result<(), Corrupted> {
+    /// How long the next attempt of a task waits, by what its submitter asked for.
+    pub(crate) fn pause(&self, task: Owned) -> u64 {
+        let backoff = Backoff::of(self.descriptors[task.index as usize].backoff.load(Relaxed));
+        backoff.pause(task.word.attempt(), task.seed())
+    }
+
+    /// Frees the output that was written so far. For the owner of the word.
+    pub(crate) fn discard_output(&self, task: Owned) -> Result<(), Corrupted> {
         let d = &self.descriptors[task.index as usize];
         let output = Payload(d.output.load(Relaxed));
         self.blocks.detach(output, task.index, task.word)?;
@@ -671,6 +697,7 @@ impl<'s> Table<'s> {
         for word in [&d.claimant, &d.started, &d.heartbeat] {
             word.store(0, Relaxed);
         }
+        d.place.store(0, Relaxed);
         if is_same { task.word.to(phase, submitter.id()) } else { task.word.again(phase, submitter.id()) }
     }
 

@@ -504,17 +504,38 @@ impl Segment {
         payload: Payload,
         inline: &Inline<N>,
     ) -> Result<(*mut u8, usize), Corrupted> {
-        let damaged = || Corrupted::new("payload of descriptor", task.index.into(), payload.0);
-        let (start, room) = match payload.block() {
-            None => (inline.as_ptr(), INLINE),
-            Some(block) => {
-                let (offset, size) = self.layout.block(&self.geometry, block).ok_or_else(damaged)?;
-                self.table.blocks.check_attached(block, task.index, task.word)?;
-                // The layout keeps every block inside the mapping.
-                (self.map.as_mut_ptr().wrapping_add(offset), size)
-            }
-        };
-        if payload.len() <= room { Ok((start, payload.len())) } else { Err(damaged()) }
+        match payload.block() {
+            None if payload.len() <= INLINE => Ok((inline.as_ptr(), payload.len())),
+            None => Err(Corrupted::new("payload of descriptor", task.index.into(), payload.0)),
+            Some(block) => self.locate_block(task, payload, block),
+        }
+    }
+
+    /// As [`locate`](Self::locate), for a payload that lies in a block.
+    pub(crate) fn locate_block(
+        &self,
+        task: Owned,
+        payload: Payload,
+        block: u32,
+    ) -> Result<(*mut u8, usize), Corrupted> {
+        let (start, size) = self.place_of(block)?;
+        self.table.blocks.check_attached(block, task.index, task.word)?;
+        if payload.len() <= size {
+            Ok((start, payload.len()))
+        } else {
+            Err(Corrupted::new("payload of descriptor", task.index.into(), payload.0))
+        }
+    }
+
+    /// Where a block lies, and its size. Whose its bytes are is for the caller to know.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if there is no such block.
+    pub(crate) fn place_of(&self, block: u32) -> Result<(*mut u8, usize), Corrupted> {
+        let damaged = Corrupted::new("number of a block", block as usize, block.into());
+        let (offset, size) = self.layout.block(&self.geometry, block).ok_or(damaged)?;
+        // The layout keeps every block inside the mapping.
+        Ok((self.map.as_mut_ptr().wrapping_add(offset), size))
     }
 }
 
@@ -695,7 +716,7 @@ mod tests {
         at(
             offset_of!(Identity, version),
             &[9],
-            "a segment of layout version 9, where this program knows version 1: use the program that made it",
+            "a segment of layout version 9, where this program knows version 2: use the program that made it",
         );
         let long =
             format!("a damaged segment: {total} bytes long, {} by its header, {total} by its geometry", total ^ 1);

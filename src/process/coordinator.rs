@@ -18,7 +18,7 @@ use crate::{
     lockfree::{
         audit::Audit,
         participant::{Name, Participant},
-        recovery::Settled,
+        recovery::{Death, Settled},
         table::{Cancel, Cursors, Table, TaskId},
         word::Phase,
     },
@@ -292,6 +292,8 @@ struct Output {
 /// A process was killed for a deadline.
 struct Sentence {
     at: Instant,
+    /// Over these.
+    late: Vec<TaskId>,
     was_reported: bool,
 }
 
@@ -567,11 +569,12 @@ impl<'o> Coordinator<'o> {
             let (label, pid) = (w.label.as_str(), child.pid.as_raw());
             match sentence {
                 None => {
-                    if let Some((_, task)) = late.iter().find(|(late, _)| late == name) {
+                    let late: Vec<_> = late.iter().filter(|(who, _)| who == name).map(|(_, task)| *task).collect();
+                    if let Some(task) = late.first() {
                         (self.observer)(Event::OutOfTime { label, pid, task: *task });
                         // It may have ended by itself; then `reap` finds it.
                         let _ = child.signal(Signal::SIGKILL);
-                        *sentence = Some(Sentence { at: Instant::now(), was_reported: false });
+                        *sentence = Some(Sentence { at: Instant::now(), late, was_reported: false });
                     }
                 }
                 Some(s) if !s.was_reported && s.at.elapsed() >= STUCK_AFTER => {
@@ -662,7 +665,7 @@ impl<'o> Coordinator<'o> {
             Ok(spawned) => spawned,
             // Of processes or memory there may be more later, and the others go on.
             Err(source @ (Errno::EAGAIN | Errno::ENOMEM)) if self.workers.iter().any(|w| w.name().is_some()) => {
-                self.segment.table().recover(&self.cursors, self.me, name, Exit::Unknown.pack())?;
+                self.segment.table().recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
                 tracing::warn!("cannot fork {}: {source}; trying again in {NO_FORK:?}", self.workers[i].label);
                 self.workers[i].life = Life::Due(Instant::now() + NO_FORK);
                 return Ok(());
@@ -692,7 +695,9 @@ impl<'o> Coordinator<'o> {
             .iter()
             .filter_map(|w| match w.life {
                 Life::Due(at) if self.specs[w.spec].role == Role::Client || clients_ready => Some(at),
-                Life::Running { sentence: Some(Sentence { at, was_reported: false }), .. } => Some(at + STUCK_AFTER),
+                Life::Running { sentence: Some(Sentence { at, was_reported: false, .. }), .. } => {
+                    Some(at + STUCK_AFTER)
+                }
                 _ => None,
             })
             .chain(self.hurry)
@@ -829,7 +834,12 @@ impl<'o> Coordinator<'o> {
         if let Some(why) = self.segment.record(name.id()).and_then(|record| record.last_word(name)) {
             worker.last_word = Some(why);
         }
-        let settled = self.segment.table().recover(&self.cursors, self.me, name, exit.pack())?;
+        let late = match &sentence {
+            Some(sentence) if exit == Exit::Signal(Signal::SIGKILL as u8) => &sentence.late[..],
+            _ => &[], // it was faster
+        };
+        let death = Death { exit: exit.pack(), peak_kib, late };
+        let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
         // Release: a client that sees the count sees what the recovery settled. The sweep's wake may have come before.
         self.segment.header().control.deaths.fetch_add(1, Release);
@@ -905,7 +915,7 @@ impl<'o> Coordinator<'o> {
     /// The owner has died: nobody wants anything any more.
     fn bury_owner(&mut self) -> Result<(), PoolError> {
         let Some(owner) = self.owner.take() else { return Ok(()) };
-        self.segment.table().recover(&self.cursors, self.me, owner.name, Exit::Unknown.pack())?;
+        self.segment.table().recover(&self.cursors, self.me, owner.name, Death::of(Exit::Unknown.pack()))?;
         self.has_settled = true;
         self.set_mode(Mode::Stopping)
     }
@@ -1067,7 +1077,7 @@ impl<'o> Coordinator<'o> {
         let mut news = door.look();
         for Departed { guest, was_orderly } in std::mem::take(&mut news.departed) {
             let exit = if was_orderly { Exit::Code(0) } else { Exit::Unknown };
-            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, exit.pack())?;
+            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, Death::of(exit.pack()))?;
             self.has_settled = true;
             self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
             self.wake_all();

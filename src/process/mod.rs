@@ -40,6 +40,7 @@ pub(crate) mod attach;
 pub(crate) mod clock;
 pub(crate) mod coordinator;
 pub(crate) mod exit;
+pub(crate) mod fault;
 pub(crate) mod limits;
 pub(crate) mod names;
 pub(crate) mod orders;

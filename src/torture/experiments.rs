@@ -7,7 +7,7 @@ use super::{PATIENCE, TortureError, os, shared};
 use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Endpoint, STATUS_OK, Submission, SubmitError, To},
-    lockfree::{table::Cursors, word::Outcome},
+    lockfree::{recovery::Death, table::Cursors, word::Outcome},
     mem::{
         backing::Backing,
         layout::{Geometry, Layout},
@@ -363,7 +363,7 @@ fn dead_lock_holder() -> Figures {
     child.signal(Signal::SIGKILL).map_err(text)?;
     poll(&mut [PollFd::new(child.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE).map_err(text)?;
     let exit = child.try_reap().unwrap_or(Exit::Unknown);
-    table.recover(&Cursors::new(table), me, dead, exit.pack()).map_err(|e: Corrupted| text(e))?;
+    table.recover(&Cursors::new(table), me, dead, Death::of(exit.pack())).map_err(|e: Corrupted| text(e))?;
     (0..LATER).try_for_each(|tag| submit(&client, SQUARE, tag, 1))?;
     let mut got = HashSet::new();
     for _ in 0..LATER {

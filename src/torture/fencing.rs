@@ -11,6 +11,7 @@ use crate::{
     lockfree::{
         descriptor::Limits,
         participant::Name,
+        recovery::Death,
         table::{Cursors, TaskId},
         word::{Outcome, Phase},
     },
@@ -177,7 +178,7 @@ fn play(endpoint: &Endpoint, report: &Report, without_fence: bool) -> Result<(),
     }
     if without_fence {
         let owner = table.descriptors[task.index as usize].claimant.load(Relaxed); // stopped, long after it stored that
-        table.recover(&Cursors::new(table), endpoint.name(), Name::of(owner), 0).map_err(|e| text(&e))?;
+        table.recover(&Cursors::new(table), endpoint.name(), Name::of(owner), Death::of(0)).map_err(|e| text(&e))?;
     }
     while report.stuck.load(Relaxed) == 0 {
         report.looks.fetch_add(1, Relaxed);

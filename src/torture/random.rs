@@ -13,6 +13,7 @@ use crate::{
     lockfree::{
         audit::Audit,
         participant::{Name, Participant},
+        recovery::Death,
         table::Cursors,
         word::Phase,
     },
@@ -367,7 +368,7 @@ impl Torturer {
             return Ok(());
         }
         let before = Instant::now();
-        self.segment.table().recover(&self.cursors, self.me, name, exit.pack())?;
+        self.segment.table().recover(&self.cursors, self.me, name, Death::of(exit.pack()))?;
         self.recoveries.push(before.elapsed());
         self.is_news = true;
         self.segment.header().control.deaths.fetch_add(1, Release); // as the coordinator of a pool

@@ -1,6 +1,6 @@
 //! Lanes that are too small for their tasks, and hints that are removed while somebody looks for them.
 
-use super::{Actor, COORDINATOR, EXIT, Part, QUEUE, Storage, explore, explore_alive, join, play, settle};
+use super::{Actor, COORDINATOR, Death, EXIT, Part, QUEUE, Storage, explore, explore_alive, join, play, settle};
 use crate::lockfree::{participant::Name, word::Phase};
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ fn who_is_stopped_over_a_stale_hint_hides_no_task() {
         let victim = victim.live(2, WORK_ONE);
         assert!(storage.table().load(0).is(Phase::Claimed), "it died before its second step, the removal");
         let recover: Part = |a| {
-            a.table().recover(&a.cursors, a.name, Name::new(2, 1), EXIT).unwrap();
+            a.table().recover(&a.cursors, a.name, Name::new(2, 1), Death::of(EXIT)).unwrap();
         };
         let threads = take.start(vec![(remover, take.death, WORK_ONE), (coordinator, 0, recover)]);
         let mut actors: Vec<Actor> = threads.into_iter().map(join).collect();

@@ -1,6 +1,6 @@
 //! A coordinator that dies over a recovery, and its successor.
 
-use super::{Actor, EXIT, Part, QUEUE, Storage, explore, join, settle};
+use super::{Actor, Death, EXIT, Part, QUEUE, Storage, explore, join, settle};
 use crate::lockfree::participant::Name;
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ const WORK: Part = |a| {
 };
 
 const RECOVER: Part = |a| {
-    a.table().recover(&a.cursors, a.name, DEAD, EXIT).unwrap();
+    a.table().recover(&a.cursors, a.name, DEAD, Death::of(EXIT)).unwrap();
 };
 
 /// A worker dies at every step of a task that `submit` submits, then the coordinator at every step of settling that, while

@@ -1,7 +1,9 @@
 //! Times: whoever sets one against the coordinator that looks, arms and sleeps (\[timer], \[watch]). A task that is forgotten
 //! is a deadlock.
 
-use super::{Actor, HOUR, MS, Part, QUEUE, START, Storage, Take, explore, explore_alive, join, play, settle, spawn};
+use super::{
+    Actor, Death, HOUR, MS, Part, QUEUE, START, Storage, Take, explore, explore_alive, join, play, settle, spawn,
+};
 use crate::{
     lockfree::{
         descriptor::Limits,
@@ -61,7 +63,7 @@ fn retry_is_not_forgotten(take: Take) -> bool {
     let coordinator = spawn(move || {
         let reap = |a: &Actor| {
             if reported.load(Acquire) == 1 && a.table().is_live(Name::new(2, 1)) == Ok(true) {
-                a.table().recover(&a.cursors, a.name, Name::new(2, 1), super::EXIT).unwrap();
+                a.table().recover(&a.cursors, a.name, Name::new(2, 1), Death::of(super::EXIT)).unwrap();
             }
         };
         coordinator.keep_time(reap, |a| {

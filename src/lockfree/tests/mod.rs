@@ -56,6 +56,7 @@ use super::{
     freemap::FreeMap,
     lane::LaneControl,
     participant::{Name, Participant},
+    recovery::Death,
     table::{Again, Cancel, Cursors, LaneCapacity, LaneId, Owned, Table, TaskId, Waits},
     timer::{Alarm, NEVER, Tick},
     word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
@@ -435,7 +436,7 @@ impl Actor {
     /// Settles the death of another.
     fn recover(&self, dead: &Actor) {
         assert!(dead.died);
-        self.table().recover(&self.cursors, self.name, dead.name, EXIT).unwrap();
+        self.table().recover(&self.cursors, self.name, dead.name, Death::of(EXIT)).unwrap();
     }
 
     /// Looks at the times, as the coordinator.

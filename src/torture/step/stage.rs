@@ -11,6 +11,7 @@ use crate::{
     lockfree::{
         descriptor::Limits,
         participant::{Name, Participant},
+        recovery::Death,
         table::{Again, Cancel, Cursors, LaneId, Table, TaskId},
         word::{Outcome, Phase, Task},
     },
@@ -304,7 +305,7 @@ impl Stage {
     }
 
     fn settle(&self, me: Name, cursors: &Cursors, dead: Name) -> Result<(), Corrupted> {
-        self.table().recover(cursors, me, dead, KILLED.pack()).map(drop)
+        self.table().recover(cursors, me, dead, Death::of(KILLED.pack())).map(drop)
     }
 
     // ---- before the kill --------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ use crate::{
     lockfree::{
         audit::Audit,
         participant::{Name, Participant},
+        recovery::Death,
         table::{Cursors, Table},
         word::{Outcome, Phase},
     },
@@ -395,7 +396,7 @@ impl Run {
                 let exit = seat.child.try_reap().unwrap_or(Exit::Unknown);
                 let (role, name) = (seat.role, seat.name);
                 self.count_hit(name);
-                self.table().recover(&self.cursors, self.me, name, exit.pack())?;
+                self.table().recover(&self.cursors, self.me, name, Death::of(exit.pack()))?;
                 self.seats[victim] = self.start(victim, role)?;
             }
         }
