@@ -134,8 +134,16 @@ impl Endpoint {
     /// As [`new`](Self::new), for one that looks so many times more before it sleeps.
     pub(crate) fn spinning(segment: Arc<Segment>, name: Name, spins: u32) -> Endpoint {
         let cursors = Cursors::new(segment.table());
-        let (pid, is_orphaned, why_orphaned) = (std::process::id(), AtomicBool::new(false), OnceLock::new());
-        Endpoint { segment, name, cursors, pid, spins, is_orphaned, why_orphaned, own_bell: None }
+        Endpoint {
+            segment,
+            name,
+            cursors,
+            pid: std::process::id(),
+            spins,
+            is_orphaned: AtomicBool::new(false),
+            why_orphaned: OnceLock::new(),
+            own_bell: None,
+        }
     }
 
     /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.

@@ -17,11 +17,11 @@
 //! |                      | recovery (both bits down)            | coordinator  | only stopped, the coordinator does, |
 //! |                      |                                      |              | by a look that other wakers ask for |
 //! | `finished`, `status` | the participant; `admit`, 0          | coordinator  | the last value, for the report      |
+//! | `leave`              | the coordinator, and a worker for    | both         | why it was about to leave: a death  |
+//! |                      | itself: a reason; `admit`, 0         |              | all the same                        |
 //! | `fault`              | the participant, once, in the        | coordinator  | the task whose thread got a fatal   |
 //! |                      | handler of a fatal signal; `admit`,  |              | signal, or 0: recovery blames it    |
 //! |                      | 0                                    |              |                                     |
-//! | `leave`              | the coordinator, and a worker for    | both         | why it was about to leave: a death  |
-//! |                      | itself: a reason; `admit`, 0         |              | all the same                        |
 //!
 //! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
 //! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its

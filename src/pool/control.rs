@@ -158,13 +158,12 @@ impl Control {
         self.lock().ended.iter().cloned().collect()
     }
 
-    /// Hears the coordinator until it is dead; then ends all waits of `client`. Reaps it if it is a child, and says how the pool
+    /// Hears the coordinator until it is dead; then ends all waits of `client`. Reaps it, and says how the pool
     /// ended.
     pub(super) fn watch(self: &Arc<Self>, client: &Arc<Client>, coordinator: &Child) -> Result<Shutdown, String> {
         let mut is_open = true;
         loop {
-            let mut fds =
-                [coordinator.as_fd(), self.connection.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let mut fds = [coordinator.as_fd(), self.connection.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             let fds = if is_open { &mut fds[..] } else { &mut fds[..1] };
             if poll(fds, PollTimeout::NONE) == Err(Errno::EINTR) {
                 continue;

@@ -28,11 +28,11 @@ use super::{
     tasks::Tasks,
 };
 use crate::{
-    WorkerLimits,
     lockfree::participant::Name,
     mem::segment::Segment,
     process::{
         coordinator::{Seat, name_process},
+        limits::WorkerLimits,
         signal,
     },
 };
@@ -84,7 +84,7 @@ enum Invitation {
     /// With the segment, the bell and the connection to the owner.
     Coordinator { plan: Plan, fingerprint: u64 },
     /// With the segment and the bell.
-    Worker { name: u64, parent: i32, number: u32, label: String, work: Work, limits: WorkerLimits, fingerprint: u64 },
+    Worker { name: u64, parent: i32, label: String, work: Work, fingerprint: u64 },
 }
 
 /// Says which tasks this program has, for pools made by [`Builder::forkserver`](crate::pool::Builder::forkserver) and
@@ -253,14 +253,13 @@ pub(super) fn start_coordinator(
 }
 
 /// In a child that the coordinator has forked: executes this program as a worker. Returns if that fails, with the exit code.
-pub(super) fn become_another_worker(seat: &Seat, tasks: &Tasks, work: &Work, limits: &WorkerLimits) -> u8 {
+pub(super) fn become_another_worker(seat: &Seat, tasks: &Tasks, work: &Work) -> u8 {
     let result = UnixStream::pair().and_then(|(ours, theirs)| {
         let name = seat.endpoint.name().bits();
         // The kernel names it anew when it executes a program.
         let label = std::fs::read_to_string("/proc/self/comm")?.trim_end().to_owned();
         let (parent, fingerprint) = (getppid().as_raw(), tasks.fingerprint());
-        let (number, work, limits) = (seat.number(), work.clone(), limits.clone());
-        let invitation = Invitation::Worker { name, parent, number, label, work, limits, fingerprint };
+        let invitation = Invitation::Worker { name, parent, label, work: work.clone(), fingerprint };
         send(&ours, &invitation, &[seat.endpoint.segment().as_fd(), seat.bell()])?;
         Err::<(), _>(this_program(theirs)?.exec())
     });
@@ -313,15 +312,14 @@ fn take_part(inode: &OsStr) -> Result<u8, String> {
             let _ = send(&socket, &refused, &[]);
             Ok(FAILED)
         }
-        Invitation::Worker { name, parent, number, label, work, limits, fingerprint } => {
+        Invitation::Worker { name, parent, label, work, fingerprint } => {
             let tasks = enter(fingerprint).map_err(|refused| match refused {
                 Answer::OtherTasks(ours) => format!("{label} registers other tasks than its coordinator: {ours:?}"),
                 Answer::Refused(why) => why,
                 Answer::Started => unreachable!("nothing has"),
             })?;
-            let seat = sit_down(Name::of(name), Pid::from_raw(parent), number, &label, fds)?;
-            // Why not has been said.
-            Ok(seat.limited(&limits).map_or(FAILED, |seat| work.run(&seat, tasks)))
+            let seat = sit_down(Name::of(name), Pid::from_raw(parent), &label, fds)?;
+            Ok(work.run(seat, tasks))
         }
     }
 }
@@ -367,7 +365,7 @@ fn coordinate(plan: Plan, fds: Vec<OwnedFd>, socket: &UnixStream, tasks: &'stati
 
 /// # Errors
 /// Why there is no seat for this worker.
-fn sit_down(name: Name, parent: Pid, number: u32, label: &str, fds: Vec<OwnedFd>) -> Result<Seat, String> {
+fn sit_down(name: Name, parent: Pid, label: &str, fds: Vec<OwnedFd>) -> Result<Seat, String> {
     let [segment, bell] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| MISSING)?;
     // The kernel drops it when a program with privileges of its own is executed.
     set_pdeathsig(Signal::SIGKILL).map_err(|e| e.to_string())?;
@@ -376,7 +374,7 @@ fn sit_down(name: Name, parent: Pid, number: u32, label: &str, fds: Vec<OwnedFd>
     }
     name_process(label);
     let segment = Segment::attach(segment, true).map_err(|e| e.to_string())?;
-    Seat::take(Arc::new(segment), name, number, bell.into_raw_fd()).map_err(|e| e.to_string())
+    Seat::take(Arc::new(segment), name, bell.into_raw_fd()).map_err(|e| e.to_string())
 }
 
 const MISSING: &str = "descriptors that belong to the invitation are missing";

@@ -23,7 +23,8 @@ use crate::{
             Coordinator, Event, Owner, PoolError, Role, Seat, Spec, make_bell, name_process, participants_for,
             processes_for,
         },
-        orders::{self, News},
+        limits::WorkerLimits,
+        orders,
         spawn::{Child, fork_apart, pidfd_open},
     },
 };
@@ -245,7 +246,7 @@ impl Builder {
         let bell = OwnedFd::from(bell);
         let endpoint = Endpoint::new(segment, Name::of(plan.owner)).with_own_bell(bell);
         let home = Home::here().map_err(os("map a page"))?;
-        let client = Arc::new(Client::new(Arc::new(endpoint), home));
+        let client = Arc::new(Client::new(Arc::new(endpoint), home, false));
         let crew = Crew::watch(&client, process, ours).map_err(os("start a thread"))?;
         Ok(Pool { client, crew })
     }
@@ -395,8 +396,8 @@ pub(super) struct CoordinatorsSeat<'a> {
 }
 
 impl CoordinatorsSeat<'_> {
-    /// The life of the coordinator's process; its exit code. It says on `answers` how its start went, and whatever stops it
-    /// later on the connection.
+    /// The life of the coordinator's process; its exit code. It says on `answers` how its start went. Whatever stops it later it
+    /// has said on the connection.
     pub(super) fn serve(&self, answers: &UnixStream, tasks: &Tasks) -> u8 {
         let mut has_started = false;
         let mut started = || {
@@ -406,7 +407,6 @@ impl CoordinatorsSeat<'_> {
         };
         match self.run(tasks, &mut started) {
             Ok(()) => 0,
-            // It has said so itself.
             Err(_) if has_started => 1,
             Err(e) => {
                 let _ = launch::send(answers, &Answer::Refused(e.to_string()), &[]);
@@ -433,14 +433,11 @@ impl CoordinatorsSeat<'_> {
         let bell = unsafe { EventFd::from_owned_fd(copy(self.bell.as_fd())?) };
         // SAFETY: the worker's copy of this process's memory, in which the table lives on until that exits.
         let tasks: &'static Tasks = unsafe { &*std::ptr::from_ref(tasks) };
-        let work = Work { slots: settings.slots, queues: settings.queues.clone(), workers };
-        // What is executed anew limits itself.
-        let (limits, limited) = (settings.limits.clone(), settings.limits.clone());
-        let (main, limits): (Box<dyn Fn(Seat) -> u8>, _) = match method {
-            Method::Fork => (Box::new(move |seat| work.run(&seat, tasks)), limits),
-            Method::Exec => {
-                (Box::new(move |seat| launch::become_another_worker(&seat, tasks, &work, &limited)), Default::default())
-            }
+        let Settings { slots, queues, limits, .. } = settings.clone();
+        let work = Work { slots, queues, workers, limits };
+        let main: Box<dyn Fn(Seat) -> u8> = match method {
+            Method::Fork => Box::new(move |seat| work.run(seat, tasks)),
+            Method::Exec => Box::new(move |seat| launch::become_another_worker(&seat, tasks, &work)),
         };
         let spec = Spec { name: "worker", role: Role::Worker, count: workers, main };
         let mut observer = |event: Event<'_>| match event {
@@ -451,7 +448,7 @@ impl CoordinatorsSeat<'_> {
         };
         let (segment, me) = (self.segment.clone(), Name::of(self.plan.coordinator));
         let pool = Coordinator::over(segment, me, bell, vec![spec], settings.grace, &mut observer)?;
-        pool.inheriting_output().limited(limits).owned_by(owner, max_workers)?.run(None).map(drop)
+        pool.inheriting_output().owned_by(owner, max_workers)?.run(None).map(drop)
     }
 }
 
@@ -462,17 +459,17 @@ pub(super) struct Work {
     pub(super) queues: Vec<String>,
     /// How many there were at first.
     pub(super) workers: usize,
+    pub(super) limits: WorkerLimits,
 }
 
 impl Work {
     /// The life of a worker's process; its exit code.
-    pub(super) fn run(&self, seat: &Seat, tasks: &'static Tasks) -> u8 {
-        match worker::work(seat, tasks, self) {
-            Ok(()) => 0,
-            Err(why) => {
-                seat.give_up(&why);
-                1
-            }
-        }
+    pub(super) fn run(&self, seat: Seat, tasks: &'static Tasks) -> u8 {
+        let result = match seat.limited(&self.limits) {
+            Ok(seat) => worker::work(&seat, tasks, self).map_err(|why| seat.give_up(&why)),
+            // It has said why.
+            Err(Unfit) => Err(()),
+        };
+        u8::from(result.is_err())
     }
 }

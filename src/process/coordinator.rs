@@ -5,7 +5,7 @@ use super::{
     attach::{Departed, Door},
     clock::Clock,
     exit::Exit,
-    limits::{Leave, Stay, Unfit, WorkerLimits},
+    limits::{Leave, Stay, WorkerLimits},
     names::NameError,
     orders::{self, Ended, Heard, News, Order, Outbox},
     output::{Lines, as_last_word},
@@ -77,8 +77,6 @@ pub(crate) enum Role {
 /// What a process of the pool is given. Its threads share it.
 pub(crate) struct Seat {
     pub(crate) endpoint: &'static Arc<Endpoint>,
-    /// Its number among the workers, and for the label.
-    number: u32,
     bell: RawFd,
     stay: Stay,
 }
@@ -88,28 +86,31 @@ impl Seat {
     ///
     /// # Errors
     /// The segment can't be kept from children of this process.
-    pub(crate) fn take(segment: Arc<Segment>, name: Name, number: u32, bell: RawFd) -> std::io::Result<Seat> {
+    pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd) -> std::io::Result<Seat> {
         segment.keep_from_children()?;
         let endpoint = Box::leak(Box::new(Arc::new(Endpoint::new(segment, name).with_bell(Bell::new(bell)))));
-        Ok(Seat { endpoint, number, bell, stay: Stay::default() })
+        Ok(Seat { endpoint, bell, stay: Stay::default() })
     }
 
-    pub(crate) fn number(&self) -> u32 {
-        self.number
-    }
-
-    /// Limits this process. If that can't be done, that is its last word.
+    /// Limits this process, a worker. If that can't be done it says so in its last word.
     ///
     /// # Errors
     /// [`Unfit`]: it must end, and so does the pool.
     pub(crate) fn limited(mut self, limits: &WorkerLimits) -> Result<Seat, Unfit> {
-        let stay = limits.apply(self.number as usize).and_then(|()| Stay::new(limits));
-        self.stay = stay.inspect_err(|why| {
+        let stay = limits.apply(self.number() as usize).and_then(|()| Stay::new(limits));
+        self.stay = stay.map_err(|why| {
             self.give_up(&why.to_string());
             // Release, though the coordinator looks once the process is dead: as in `ready`.
             self.me().status.store(UNFIT, Release);
+            Unfit
         })?;
         Ok(self)
+    }
+
+    /// Which of the coordinator's processes it is.
+    pub(crate) fn number(&self) -> u32 {
+        // Relaxed: the coordinator wrote it before it made this process.
+        self.me().role.load(Relaxed)
     }
 
     fn me(&self) -> &Participant {
@@ -152,6 +153,10 @@ impl Seat {
     }
 }
 
+/// A worker could not be given its limits, and has said why.
+#[derive(Debug)]
+pub(crate) struct Unfit;
+
 /// A kind of process: how often it runs, and what it runs.
 pub(crate) struct Spec {
     /// Its label is `name`, or `name:i` where there may be several.
@@ -170,7 +175,7 @@ pub(crate) enum Event<'a> {
     ClientsReady,
     /// A process is about to be forked.
     Starting { label: &'a str },
-    /// All are forked.
+    /// All are forked; in a pool with an owner they are ready too.
     Started,
     /// A line of a child's output.
     Output { label: &'a str, is_error: bool, line: &'a str },
@@ -381,7 +386,6 @@ pub(crate) struct Coordinator<'o> {
     /// The owner may still order something.
     is_owner_heard: bool,
     outbox: Outbox,
-    limits: WorkerLimits,
     /// The most workers that there is room for.
     at_most: usize,
     roll: Option<Roll>,
@@ -448,7 +452,6 @@ impl<'o> Coordinator<'o> {
             owner: None,
             is_owner_heard: false,
             outbox: Outbox::default(),
-            limits: WorkerLimits::new(),
             at_most: processes,
             roll: None,
             captures_output: true,
@@ -469,11 +472,6 @@ impl<'o> Coordinator<'o> {
         self.is_owner_heard = true;
         self.at_most = at_most;
         Ok(self)
-    }
-
-    /// Limits what each worker may use.
-    pub(crate) fn limited(self, limits: WorkerLimits) -> Self {
-        Coordinator { limits, ..self }
     }
 
     /// Children write to this process's standard output and error.
@@ -536,7 +534,7 @@ impl<'o> Coordinator<'o> {
             self.keep_time(is_news)?;
             let clients_ready = self.clients_ready();
             self.fork_due(clients_ready)?;
-            if !announced && clients_ready && self.mode == Mode::Running {
+            if !announced && clients_ready && self.mode == Mode::Running && self.workers_ready() {
                 announced = true;
                 (self.observer)(Event::Started);
                 self.tell(News::Started);
@@ -612,6 +610,11 @@ impl<'o> Coordinator<'o> {
 
     fn is_ready(&self, name: Name) -> bool {
         self.table().participants[name.id() as usize].status.load(Acquire) == READY
+    }
+
+    /// Are all workers ready, where somebody waits for that? Those of a pool without an owner never say so.
+    fn workers_ready(&self) -> bool {
+        self.owner.is_none() || self.workers.iter().all(|w| w.name().is_some_and(|name| self.is_ready(name)))
     }
 
     /// Has every client been ready once?
@@ -843,7 +846,7 @@ impl<'o> Coordinator<'o> {
             Some(sentence) if exit == Exit::Signal(Signal::SIGKILL as u8) => &sentence.late[..],
             _ => &[], // it was faster
         };
-        let death = Death { exit: exit.pack(), peak_kib: 0, late };
+        let death = Death { exit: exit.pack(), peak_kib, late };
         let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
         // Release: a client that sees the count sees what the recovery settled. The sweep's wake may have come before.

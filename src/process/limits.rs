@@ -111,9 +111,9 @@ impl WorkerLimits {
     /// Sets, in the worker's process, what the kernel keeps. `index`: which worker of the pool it is.
     ///
     /// # Errors
-    /// [`Unfit`]; then the process must not become a worker.
-    pub(crate) fn apply(&self, index: usize) -> Result<(), Unfit> {
-        let unfit = |limit, remedy| move |source| Unfit { limit, remedy, source };
+    /// [`NoLimit`]; then the process must not become a worker.
+    pub(crate) fn apply(&self, index: usize) -> Result<(), NoLimit> {
+        let unfit = |limit, remedy| move |source| NoLimit { limit, remedy, source };
         if self.nice != 0 {
             let why = unfit(format!("nice({})", self.nice), "give 0 or more, or run with CAP_SYS_NICE");
             renice(self.nice).map_err(why)?;
@@ -138,13 +138,13 @@ impl WorkerLimits {
 
 /// A limit could not be set in a worker's process, nor will it be in the next.
 #[derive(Debug)]
-pub(crate) struct Unfit {
+pub(crate) struct NoLimit {
     limit: String,
     remedy: &'static str,
     source: Errno,
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for NoLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a worker can't be limited by {}: {}; {}", self.limit, self.source.desc(), self.remedy)
     }
@@ -258,8 +258,8 @@ impl Stay {
     /// In the worker's process, which forks no more.
     ///
     /// # Errors
-    /// [`Unfit`]: its memory can't be looked at.
-    pub(crate) fn new(limits: &WorkerLimits) -> Result<Stay, Unfit> {
+    /// [`NoLimit`]: its memory can't be looked at.
+    pub(crate) fn new(limits: &WorkerLimits) -> Result<Stay, NoLimit> {
         let quota = match limits.max_tasks {
             // Fibonacci hashing: neighbouring process ids come to lie far apart.
             Some(n) => {
@@ -270,7 +270,7 @@ impl Stay {
         };
         let memory = limits.max_memory.map(|bytes| {
             let (limit, remedy) = (format!("max_memory({bytes})"), "mount /proc, or leave it out");
-            Ok((Statm::open().map_err(|source| Unfit { limit, remedy, source })?, bytes))
+            Ok((Statm::open().map_err(|source| NoLimit { limit, remedy, source })?, bytes))
         });
         let cpu = limits.cpu_seconds.map(|seconds| Duration::from_secs(seconds) / 2);
         Ok(Stay { memory: memory.transpose()?, cpu, quota, ..Stay::default() })

@@ -50,7 +50,7 @@ pub(crate) struct Ended {
 /// What the coordinator tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum News {
-    /// All workers are forked.
+    /// All workers are ready.
     Started,
     /// The pool is nearer to its end.
     Mode(Mode),

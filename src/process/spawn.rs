@@ -207,11 +207,11 @@ impl Child {
         }
         // While the zombie stands, its number, which is the group's, can't be another's.
         let _ = nix::sys::signal::killpg(self.pid, Signal::SIGKILL);
-        Some(self.reap().unwrap_or((Exit::Unknown, 0)))
+        Some(self.bury().unwrap_or((Exit::Unknown, 0)))
     }
 
     /// Reaps the zombie. The C library's `waitid` lacks the kernel's last argument, which is what it has used.
-    fn reap(&self) -> nix::Result<(Exit, u64)> {
+    fn bury(&self) -> nix::Result<(Exit, u64)> {
         // SAFETY: zeros are a value of this plain structure.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
