@@ -202,14 +202,10 @@ fn descriptors() -> Vec<String> {
 }
 
 /// A joined thread stands in the list for a moment yet.
-fn has_one_thread() -> bool {
-    for _ in 0..1_000_000 {
-        if fs::read_dir("/proc/self/task").unwrap().count() == 1 {
-            return true;
-        }
+fn await_one_thread() {
+    while fs::read_dir("/proc/self/task").unwrap().count() > 1 {
         std::thread::yield_now();
     }
-    false
 }
 
 fn assert_childless() {
@@ -281,12 +277,13 @@ fn standard_streams_that_are_closed() {
     for fd in 0..3 {
         close(fd).unwrap();
     }
+    let before = descriptors();
     for (_, start) in METHODS {
         let pool = start(two()).unwrap();
         squares(&pool);
         assert_eq!(pool.submit(register().1.print, &"to nowhere".into()).unwrap().wait(), Ok(0));
         drop(pool);
-        assert_eq!(descriptors(), Vec::<String>::new());
+        assert_eq!(descriptors(), before);
     }
 }
 
@@ -419,7 +416,7 @@ fn what_fails_at_start_is_said_at_start() {
     setrlimit(Resource::RLIMIT_FSIZE, 1 << 20, hard).unwrap();
     for (_, start) in METHODS {
         let e = refused(start);
-        assert!(matches!(e, StartError::Segment(_)) && e.to_string().contains("1.0 MiB"), "{e}");
+        assert!(matches!(e, StartError::Segment(_)) && e.to_string().contains("raise it with 'ulimit -f'"), "{e}");
     }
     setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
 
@@ -442,7 +439,7 @@ fn fifty_pools_leave_nothing() {
             let pool = start(Pool::builder().workers(1)).unwrap();
             assert_eq!(pool.submit(register().1.square, &7).unwrap().wait(), Ok(49));
         }
-        assert!(has_one_thread());
+        await_one_thread();
         assert_eq!(descriptors().len(), before, "{:?}", descriptors());
         assert_childless();
     }
@@ -459,14 +456,14 @@ fn a_start_that_fails_leaves_nothing() {
             let pool = start(Pool::builder().workers(1));
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
             let has_started = pool.map_err(|e| has_failed_at.insert(e.to_string())).map(|pool| squares(&pool)).is_ok();
-            assert!(has_one_thread());
+            await_one_thread();
             assert_eq!(descriptors().len(), before, "{method}, {limit}: {:?}", descriptors());
             assert_childless();
             has_started
         });
         assert!(started, "{method}: {has_failed_at:#?}");
     }
-    assert!(has_failed_at.len() >= 4, "{has_failed_at:#?}");
+    assert!(has_failed_at.len() >= 3, "{has_failed_at:#?}");
 }
 
 fn a_panic_ends_its_pool() {
@@ -505,7 +502,7 @@ fn a_fork_of_the_owner_keeps_off() {
             }
             ForkResult::Parent { child } => {
                 assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)), "{method}");
-                handles.map(|handle| assert_eq!(handle.wait(), Ok(49)));
+                handles.into_iter().for_each(|handle| assert_eq!(handle.wait(), Ok(49)));
                 squares(&pool);
             }
         }

@@ -57,6 +57,7 @@ use std::{
     },
     process::{Command, Stdio},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 /// The inode of the socket that is a new process's standard input.
@@ -180,8 +181,19 @@ pub fn init_before_main(tasks: fn() -> Tasks) {
     init(tasks);
 }
 
+/// The threads that stay in this process: one that was joined just now stands in the kernel's list for a moment yet.
+pub(super) fn lasting_threads() -> io::Result<usize> {
+    for _ in 0..100 {
+        if threads()? == 1 {
+            return Ok(1);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    threads()
+}
+
 /// The threads of this process, but those that watch pools: what they do a fork can't catch half done.
-pub(super) fn threads() -> io::Result<usize> {
+fn threads() -> io::Result<usize> {
     let is_foreign = |task: io::Result<std::fs::DirEntry>| match task {
         Ok(task) => match std::fs::read_to_string(task.path().join("comm")) {
             Ok(name) => (name.trim_end() != start::WATCHER).then_some(Ok(())),
@@ -312,6 +324,7 @@ fn take_part(inode: &OsStr) -> Result<u8, String> {
             Ok(FAILED)
         }
         Invitation::Worker { name, parent, label, queues, fingerprint } => {
+            drop(socket);
             let tasks = enter(fingerprint).map_err(|refused| match refused {
                 Answer::OtherTasks(ours) => format!("{label} registers other tasks than its coordinator: {ours:?}"),
                 Answer::Refused(why) => why,
@@ -338,7 +351,7 @@ fn enter(fingerprint: u64) -> Result<&'static Tasks, Answer> {
     settle_standard_streams().and_then(|()| signal::reset_in_child()).map_err(|e| refused(&e))?;
     let tasks = panics::catch(registry.tasks)
         .map_err(|panic| refused(&format_args!("the function given to shmworker::init panicked at {panic}")))?;
-    match threads() {
+    match lasting_threads() {
         Ok(1) => {}
         Ok(threads) => return Err(refused(&StartError::ThreadsOfTasks(threads))),
         Err(e) => return Err(refused(&format_args!("cannot count this process's threads: {e}"))),

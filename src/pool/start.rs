@@ -163,7 +163,7 @@ impl Builder {
     /// # Errors
     /// [`StartError`]: [`Threads`](StartError::Threads) if there are any but those of other pools.
     pub fn fork(self, tasks: Tasks) -> Result<Pool, StartError> {
-        let threads = launch::threads().map_err(os("count this process's threads"))?;
+        let threads = launch::lasting_threads().map_err(os("count this process's threads"))?;
         if threads > 1 {
             return Err(StartError::Threads(threads));
         }
