@@ -135,26 +135,27 @@ pub fn init(tasks: fn() -> Tasks) {
 
 /// [`init()`] for programs without a `main` of their own: at the top of a file of `#[test]` functions.
 ///
-/// ```
-/// fn tasks() -> shmworker::Tasks {
-///     let mut tasks = shmworker::Tasks::new();
+/// ```no_run,standalone_crate
+/// use shmworker::{Pool, Tasks};
+///
+/// fn tasks() -> Tasks {
+///     let mut tasks = Tasks::new();
 ///     tasks.function("square", |x: u64| x * x);
 ///     tasks
 /// }
+///
 /// shmworker::init!(tasks);
 ///
-/// # /*
 /// #[test]
-/// # */
-/// fn squares() {
-///     let pool = shmworker::Pool::builder().workers(2).forkserver().unwrap();
+/// fn a_pool_starts_beside_other_tests() {
+///     let pool = Pool::builder().workers(2).forkserver().unwrap();
+///     pool.join().unwrap();
 /// }
-/// # squares();
 /// ```
 ///
 /// It has the loader call [`init()`] before `main`. So the pool's processes, coordinator and workers, live before `main`: of what
-/// Rust sets up there they lack the message at a stack overflow, which is a plain SIGSEGV then. It must stand in the crate
-/// that is the program (of a library the linker may drop it), once, and needs glibc or another loader that knows `.init_array`.
+/// Rust sets up there they lack the message at a stack overflow, which is a plain SIGSEGV then. It must stand once, in the crate
+/// that is the program: of a library the linker may drop it. It needs a loader that knows `.init_array`, as that of glibc does.
 #[macro_export]
 macro_rules! init {
     ($tasks:expr) => {
