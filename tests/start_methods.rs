@@ -9,10 +9,10 @@ use nix::{
     libc,
     sys::{
         resource::{Resource, getrlimit, setrlimit},
-        signal::{SigHandler, Signal, signal},
+        signal::{SigHandler, Signal, kill, signal},
         wait::{WaitStatus, wait, waitpid},
     },
-    unistd::{ForkResult, close, fork, getpid, getppid},
+    unistd::{ForkResult, Pid, close, fork, getpid, getppid},
 };
 use shmworker::{
     Pool, Tasks,
@@ -33,8 +33,8 @@ const SCENE: &str = "--scene";
 
 struct Registered {
     square: Task<u64, u64>,
-    /// Its process and that one's parent.
-    process: Task<(), (i32, i32)>,
+    /// Its process, that one's parent, and which execution of the program it runs in.
+    process: Task<(), (i32, i32, u128)>,
     descriptors: Task<(), Vec<String>>,
     print: Task<String, usize>,
     for_ever: Task<(), ()>,
@@ -45,7 +45,7 @@ fn register() -> (Tasks, Registered) {
     let mut tasks = Tasks::new();
     let registered = Registered {
         square: tasks.function("square", |x: u64| x * x),
-        process: tasks.function("process", |()| (getpid().as_raw(), getppid().as_raw())),
+        process: tasks.function("process", |()| (getpid().as_raw(), getppid().as_raw(), execution())),
         descriptors: tasks.function("descriptors", |()| descriptors()),
         print: tasks.function("print", |line: String| {
             println!("{line}");
@@ -77,6 +77,14 @@ fn tasks() -> Tasks {
         _ => {}
     }
     tasks
+}
+
+/// Which execution of a program this process is in: a number that the kernel draws for each (`getauxval(3)`), and a fork keeps.
+fn execution() -> u128 {
+    // SAFETY: a plain number in, and one out.
+    let bytes = unsafe { libc::getauxval(libc::AT_RANDOM) } as *const u128;
+    // SAFETY: the kernel has put 16 bytes there, which stay.
+    unsafe { bytes.read_unaligned() }
 }
 
 type Start = fn(Builder) -> Result<Pool, StartError>;
@@ -202,14 +210,10 @@ fn descriptors() -> Vec<String> {
 }
 
 /// A joined thread stands in the list for a moment yet.
-fn has_one_thread() -> bool {
-    for _ in 0..1_000_000 {
-        if fs::read_dir("/proc/self/task").unwrap().count() == 1 {
-            return true;
-        }
+fn await_one_thread() {
+    while fs::read_dir("/proc/self/task").unwrap().count() > 1 {
         std::thread::yield_now();
     }
-    false
 }
 
 fn assert_childless() {
@@ -234,9 +238,10 @@ fn every_method_runs_tasks() {
 }
 
 fn workers_are_where_the_method_says() {
-    let addresses = METHODS.map(|(method, start)| {
+    for (method, start) in METHODS {
         let pool = start(Pool::builder().workers(1)).unwrap();
-        let (worker, coordinator) = pool.submit(register().1.process, &()).unwrap().wait().unwrap();
+        let ask = || pool.submit(register().1.process, &()).unwrap().wait().unwrap();
+        let (worker, coordinator, program) = ask();
         let of = |pid: i32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
         let parent = of(coordinator, "stat").rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse();
         assert_eq!(parent, Ok(getpid().as_raw()), "{method}");
@@ -246,13 +251,18 @@ fn workers_are_where_the_method_says() {
             "{method}"
         );
         assert_eq!(of(worker, "cmdline"), of(getpid().as_raw(), "cmdline"), "{method}");
-        [getpid().as_raw(), coordinator, worker].map(|pid| {
-            let maps = of(pid, "maps");
-            maps.lines().find(|line| line.ends_with("[stack]")).expect("a stack").split_once('-').unwrap().1.to_owned()
-        })
-    });
-    let differ = addresses.clone().map(|[owner, coordinator, worker]| (owner != coordinator, coordinator != worker));
-    assert_eq!(differ, [(false, false), (true, false), (true, true)], "{addresses:?}");
+
+        kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
+        let (successor, _, its_program) = ask();
+        assert_ne!(successor, worker);
+        let is_copy = (program == execution(), program == its_program);
+        let expected = match method {
+            "fork" => (true, true),
+            "forkserver" => (false, true),
+            _ => (false, false),
+        };
+        assert_eq!(is_copy, expected, "{method}");
+    }
 }
 
 fn pools_stand_side_by_side() {
@@ -281,12 +291,13 @@ fn standard_streams_that_are_closed() {
     for fd in 0..3 {
         close(fd).unwrap();
     }
+    let before = descriptors();
     for (_, start) in METHODS {
         let pool = start(two()).unwrap();
         squares(&pool);
         assert_eq!(pool.submit(register().1.print, &"to nowhere".into()).unwrap().wait(), Ok(0));
         drop(pool);
-        assert_eq!(descriptors(), Vec::<String>::new());
+        assert_eq!(descriptors(), before);
     }
 }
 
@@ -419,7 +430,7 @@ fn what_fails_at_start_is_said_at_start() {
     setrlimit(Resource::RLIMIT_FSIZE, 1 << 20, hard).unwrap();
     for (_, start) in METHODS {
         let e = refused(start);
-        assert!(matches!(e, StartError::Segment(_)) && e.to_string().contains("1.0 MiB"), "{e}");
+        assert!(matches!(e, StartError::Segment(_)) && e.to_string().contains("raise it with 'ulimit -f'"), "{e}");
     }
     setrlimit(Resource::RLIMIT_FSIZE, hard, hard).unwrap();
 
@@ -442,7 +453,7 @@ fn fifty_pools_leave_nothing() {
             let pool = start(Pool::builder().workers(1)).unwrap();
             assert_eq!(pool.submit(register().1.square, &7).unwrap().wait(), Ok(49));
         }
-        assert!(has_one_thread());
+        await_one_thread();
         assert_eq!(descriptors().len(), before, "{:?}", descriptors());
         assert_childless();
     }
@@ -459,14 +470,14 @@ fn a_start_that_fails_leaves_nothing() {
             let pool = start(Pool::builder().workers(1));
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
             let has_started = pool.map_err(|e| has_failed_at.insert(e.to_string())).map(|pool| squares(&pool)).is_ok();
-            assert!(has_one_thread());
+            await_one_thread();
             assert_eq!(descriptors().len(), before, "{method}, {limit}: {:?}", descriptors());
             assert_childless();
             has_started
         });
         assert!(started, "{method}: {has_failed_at:#?}");
     }
-    assert!(has_failed_at.len() >= 4, "{has_failed_at:#?}");
+    assert!(has_failed_at.len() >= 3, "{has_failed_at:#?}");
 }
 
 fn a_panic_ends_its_pool() {
@@ -505,7 +516,7 @@ fn a_fork_of_the_owner_keeps_off() {
             }
             ForkResult::Parent { child } => {
                 assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)), "{method}");
-                handles.map(|handle| assert_eq!(handle.wait(), Ok(49)));
+                handles.into_iter().for_each(|handle| assert_eq!(handle.wait(), Ok(49)));
                 squares(&pool);
             }
         }
@@ -516,7 +527,7 @@ fn a_fork_of_the_owner_keeps_off() {
 fn owner() -> ExitCode {
     let pools = METHODS.map(|(_, start)| {
         let pool = start(two().grace(Duration::from_millis(100))).unwrap();
-        let (worker, coordinator) = pool.submit(register().1.process, &()).unwrap().wait().unwrap();
+        let (worker, coordinator, _) = pool.submit(register().1.process, &()).unwrap().wait().unwrap();
         let busy = pool.submit(register().1.for_ever, &()).unwrap();
         println!("{worker}\n{coordinator}");
         let children = fs::read_to_string(format!("/proc/{coordinator}/task/{coordinator}/children")).unwrap();

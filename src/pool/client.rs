@@ -63,7 +63,7 @@ pub(super) struct Ending {
     pub(super) deaths: u32,
     pub(super) is_poison: bool,
     pub(super) peak_kib: u64,
-    pub(super) progress: (u64, u64),
+    pub(super) progress: Option<(u64, u64)>,
     /// Process id and number of the worker.
     pub(super) ran_by: Option<(u32, u32)>,
     pub(super) waited: Duration,
@@ -269,16 +269,20 @@ impl Client {
 
     /// Waits until the task of this ticket has come back, or nothing will, or the time is over (`None`). The ticket is used up
     /// by the result.
-    pub(super) fn wait(&self, tag: usize, task: Option<TaskId>, until: Option<Instant>) -> Result<Option<Arc<Done>>, Lost> {
+    pub(super) fn wait(
+        &self,
+        tag: usize,
+        task: Option<TaskId>,
+        until: Option<Instant>,
+    ) -> Result<Option<Arc<Done>>, Lost> {
         let own = task.map(|task| (tag, task));
         self.wait_for(own.as_slice(), until, |inbox| inbox.take(tag))
     }
 
     /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
     pub(super) fn wait_any(&self, tickets: &[(usize, TaskId)]) -> Result<(usize, Arc<Done>), Lost> {
-        let look = |inbox: &mut Inbox| {
-            tickets.iter().enumerate().find_map(|(i, &(tag, _))| Some((i, inbox.take(tag)?)))
-        };
+        let look =
+            |inbox: &mut Inbox| tickets.iter().enumerate().find_map(|(i, &(tag, _))| Some((i, inbox.take(tag)?)));
         self.wait_for(tickets, None, look).map(|found| found.unwrap_or_else(|| unreachable!("there is no time limit")))
     }
 
@@ -309,7 +313,9 @@ impl Client {
                 // Then this thread waits itself.
                 Err(_) => {
                     let done = self.shared.wait(None, |inbox| inbox.take(tag));
-                    return Poll::Ready(done.map(|done| done.unwrap_or_else(|| unreachable!("there is no time limit"))));
+                    return Poll::Ready(
+                        done.map(|done| done.unwrap_or_else(|| unreachable!("there is no time limit"))),
+                    );
                 }
             }
         }
@@ -503,7 +509,11 @@ impl Shared {
         has_moved
     }
 
-    fn wait<T>(&self, until: Option<Instant>, mut look: impl FnMut(&mut Inbox) -> Option<T>) -> Result<Option<T>, Lost> {
+    fn wait<T>(
+        &self,
+        until: Option<Instant>,
+        mut look: impl FnMut(&mut Inbox) -> Option<T>,
+    ) -> Result<Option<T>, Lost> {
         let mut inbox = self.lock();
         loop {
             if let Some(found) = look(&mut inbox) {
@@ -638,7 +648,7 @@ impl Inbox {
             attempts: finished.attempts(),
             deaths: finished.deaths(),
             is_poison: finished.is_poison(),
-            peak_kib: finished.peak_kib(),
+            peak_kib: finished.peak_kib().unwrap_or(0),
             progress: finished.progress(),
             ran_by: finished.ran_by(),
             waited: finished.waited(),

@@ -100,7 +100,7 @@ impl<'c> Context<'c> {
         if self.is_item {
             return Ok(None);
         }
-        Ok(self.claimed.last_checkpoint()?.map(<[u8]>::to_vec))
+        Ok(self.claimed.last_checkpoint()?)
     }
 
     /// The worker's own value of this type, which [`Tasks::state`](super::Tasks::state) makes: once per process, when a task

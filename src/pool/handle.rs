@@ -147,7 +147,7 @@ impl Blame {
             deaths: ending.deaths,
             is_poison: ending.is_poison,
             peak_kib: ending.peak_kib,
-            progress: (ending.progress != (0, 0)).then_some(ending.progress),
+            progress: ending.progress,
         }
     }
 }
@@ -354,9 +354,7 @@ pub(super) fn finished<T>(
             waited: done.ending.waited,
             ran: done.ending.ran,
         },
-        Err(e) => {
-            Finished { result: Err(e), worker: None, attempts: 0, waited: Duration::ZERO, ran: Duration::ZERO }
-        }
+        Err(e) => Finished { result: Err(e), worker: None, attempts: 0, waited: Duration::ZERO, ran: Duration::ZERO },
     }
 }
 

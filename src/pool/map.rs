@@ -339,7 +339,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
     fn unpack(&mut self, Flight { first, chunk }: Flight, done: &Done) {
         let again = self.options.attempts - 1;
         if done.outcome == Outcome::WorkerDied {
-            let culprit = done.ending.progress.0;
+            let culprit = done.ending.progress.map_or(0, |(at, _)| at);
             for (i, item) in (0..).zip(chunk.items()) {
                 match if i == culprit { again } else { self.options.attempts } {
                     0 => self.finish(first + i, Err(TaskError::Died(Blame::of_item(&done.ending)))),

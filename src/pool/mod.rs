@@ -102,7 +102,7 @@ impl Deref for Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        if self.client.check_home().is_err() {
+        if self.client().check_home().is_err() {
             return;
         }
         // Who wants to know how it ended calls `join`.
@@ -146,9 +146,10 @@ pub enum PoolError {
 impl Client {
     fn why_lost(&self, lost: Lost) -> PoolError {
         match lost {
-            Lost::CoordinatorDied(e) => {
-                self.endpoint().why_orphaned().map_or(PoolError::Submit(e.into()), |why| PoolError::Ended(why.to_owned()))
-            }
+            Lost::CoordinatorDied(e) => self
+                .endpoint()
+                .why_orphaned()
+                .map_or(PoolError::Submit(e.into()), |why| PoolError::Ended(why.to_owned())),
             Lost::Corrupted(e) => PoolError::Submit(e.into()),
             Lost::TooDeep(_) => PoolError::Ended(lost.to_string()),
             Lost::AnotherProcess(e) => e.into(),

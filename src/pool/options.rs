@@ -1,8 +1,8 @@
 //! What is said of a task beside its input: where it waits, how long, how often it is tried.
 
 use crate::{
-    exec::endpoint::{Submission, To, retry},
-    lockfree::descriptor::{Backoff, Limits},
+    exec::endpoint::{Submission, To},
+    lockfree::descriptor::{Backoff, Limits, retry_on},
 };
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ impl TaskOptions {
             attempts: 1,
             first_pause: Duration::ZERO,
             longest_pause: Duration::from_secs(60),
-            retry_on: retry::FAILED | retry::PANICKED | retry::DIED | retry::TIMED_OUT,
+            retry_on: retry_on::FAILED | retry_on::PANICKED | retry_on::DIED | retry_on::TIMED_OUT,
             max_worker_deaths: 3,
             timeout: None,
             grace: Duration::from_secs(5),
@@ -110,10 +110,10 @@ impl TaskOptions {
     pub fn retry_on(mut self, ends: impl IntoIterator<Item = Retry>) -> TaskOptions {
         self.retry_on = ends.into_iter().fold(0, |bits, end| {
             bits | match end {
-                Retry::Failed => retry::FAILED,
-                Retry::Panicked => retry::PANICKED,
-                Retry::Died => retry::DIED,
-                Retry::TimedOut => retry::TIMED_OUT,
+                Retry::Failed => retry_on::FAILED,
+                Retry::Panicked => retry_on::PANICKED,
+                Retry::Died => retry_on::DIED,
+                Retry::TimedOut => retry_on::TIMED_OUT,
             }
         });
         self

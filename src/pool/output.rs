@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Room for one output.
 pub(super) enum Room<'c> {
     /// The task's own, in the segment.
-    InPlace(&'c mut Writer<'c>),
+    InPlace(Writer<'c, 'c>),
     /// Of one item of a chunk.
     Private(&'c mut Aligned),
 }
@@ -95,7 +95,8 @@ impl<T: Pod> Output<'_, '_, Pods<T>> {
         if self.codec == Codec::Json {
             return Err(Failure::permanent("JSON can't say raw numbers: submit to this task from a program"));
         }
-        let len = n.checked_mul(size_of::<T>()).ok_or_else(|| Failure::permanent(format!("{n} values are too many")))?;
+        let len =
+            n.checked_mul(size_of::<T>()).ok_or_else(|| Failure::permanent(format!("{n} values are too many")))?;
         let bytes = self.room.reserve(len)?;
         Ok(bytemuck::try_cast_slice_mut(bytes).map_err(CodecError::shape)?)
     }

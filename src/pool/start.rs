@@ -7,6 +7,7 @@ use super::{
     control::{Control, Shutdown},
     home::Home,
     launch,
+    submitter::Submitter,
     tasks::Tasks,
     worker,
 };
@@ -20,7 +21,7 @@ use crate::{
     },
     process::{
         coordinator::{
-            Coordinator, Event, Owner, PoolError, Role, Seat, Spec, make_bell, name_process, participants_for,
+            Coordinator, Event, Owner, PoolError, Role, Seat, Spec, Unfit, make_bell, name_process, participants_for,
             processes_for,
         },
         limits::WorkerLimits,
@@ -34,7 +35,6 @@ use nix::{
     sys::{
         eventfd::EventFd,
         signal::{SigSet, Signal},
-        socket::MsgFlags,
     },
     unistd::{Pid, getppid},
 };
@@ -240,6 +240,7 @@ impl Builder {
         drop(plugs);
         let process = Process(Child::of(launch(&ground, theirs)?).map_err(os("watch the coordinator"))?);
         let Ground { segment, plan, bell, connection, answers } = ground;
+        let (queues, width) = (plan.settings.queues.as_slice().into(), plan.workers * plan.settings.slots);
         drop(connection);
         process.answer(&answers, plan.settings.start_timeout, tasks)?;
         segment.keep_from_children().map_err(os("keep children away from the segment"))?;
@@ -248,7 +249,8 @@ impl Builder {
         let home = Home::here().map_err(os("map a page"))?;
         let client = Arc::new(Client::new(Arc::new(endpoint), home, false));
         let crew = Crew::watch(&client, process, ours).map_err(os("start a thread"))?;
-        Ok(Pool { client, crew })
+        let submitter = Submitter::new(client, tasks.signatures.clone(), queues, width);
+        Ok(Pool { submitter, crew })
     }
 }
 
@@ -267,13 +269,14 @@ impl Ground {
     /// With the caller's end of the connection, and the coordinator's of the answers.
     fn lay(settings: Settings, method: Method) -> Result<(Ground, OwnedFd, UnixStream), StartError> {
         let workers = settings.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let options = Options::with_queues(settings.queues.iter().map(String::as_str));
+        let options = Options::with_queues(settings.queues.iter().cloned());
         let (participants, max_workers) = room_for(workers, settings.max_workers);
         let segment = Segment::create_with(Geometry::new(participants, options.queues.len()), &options)?;
         let admit = |pid| segment.table().admit(pid, 0)?.ok_or(StartError::Segment(SegmentCreateError::Geometry));
         let coordinator = admit(0)?.bits();
         let owner = admit(std::process::id())?.bits();
-        let plan = Plan { method, settings, workers, max_workers, coordinator, owner, owner_pid: std::process::id() as i32 };
+        let plan =
+            Plan { method, settings, workers, max_workers, coordinator, owner, owner_pid: std::process::id() as i32 };
         let bell = make_bell().map_err(|e| match e {
             PoolError::Os { step, source } => os(step)(source),
             _ => unreachable!("it only asks the kernel"),
@@ -315,7 +318,7 @@ impl Process {
                 match launch::receive(socket) {
                     Ok((Answer::Started, _)) => return Ok(()),
                     Ok((Answer::Refused(why), _)) => return Err(StartError::Refused(why)),
-                    Ok((Answer::OtherTasks(there), _)) => return Err(other_tasks(tasks.signatures(), &there)),
+                    Ok((Answer::OtherTasks(there), _)) => return Err(other_tasks(&tasks.signatures(), &there)),
                     // It has closed its end, perhaps by dying.
                     Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
                         is_open = false;

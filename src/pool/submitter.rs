@@ -278,9 +278,7 @@ impl Submitter {
         let fill = |place: &mut [u8]| place.copy_from_slice(payload);
         match &options.key {
             None => self.client.submit(s, payload.len(), fill).map(|(tag, task)| Ticket { tag, task: Some(task) }),
-            Some(key) => {
-                self.client.submit_keyed(s, key, payload.len(), fill).map(|tag| Ticket { tag, task: None })
-            }
+            Some(key) => self.client.submit_keyed(s, key, payload.len(), fill).map(|tag| Ticket { tag, task: None }),
         }
     }
 

@@ -164,7 +164,7 @@ pub(super) fn kind_by_name(signatures: &Signatures, name: &str) -> Result<u32, U
     }
 }
 
-type Handler = Box<dyn Fn(&Context<'_>, &[u8], Codec, &mut Room<'_>) -> Result<(), Failure> + Send + Sync>;
+pub(super) type Handler = Box<dyn Fn(&Context<'_>, &[u8], Codec, &mut Room<'_>) -> Result<(), Failure> + Send + Sync>;
 type Init = Box<dyn Fn() -> Result<Box<dyn Any + Send + Sync>, Failure> + Send + Sync>;
 type Hook<R> = Box<dyn Fn() -> R + Send + Sync>;
 
@@ -357,7 +357,10 @@ mod tests {
         assert_eq!(square.kind, Task::<u64, u64>::named("square").kind);
         assert_eq!(check(&tasks.signatures, square), Ok(()));
         let wrong = check(&tasks.signatures, Task::<u32, u64>::named("square")).unwrap_err();
-        assert_eq!(wrong.to_string(), "the task \"square\" is registered as u64 -> u64, and submitted to as u32 -> u64");
+        assert_eq!(
+            wrong.to_string(),
+            "the task \"square\" is registered as u64 -> u64, and submitted to as u32 -> u64"
+        );
         let unknown = kind_by_name(&tasks.signatures, "cube").unwrap_err();
         assert_eq!(unknown.to_string(), "no task named \"cube\" is registered; those that are: square");
     }

@@ -23,12 +23,15 @@ use super::{
     panics,
     start::Work,
     submitter::Submitter,
-    tasks::{CHUNK, Failure, JSON, Tasks},
+    tasks::{CHUNK, Failure, Handler, JSON, Tasks},
 };
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Claimed, Endpoint, STATUS_OK, SubmitError, retry},
-    lockfree::table::{Again, LaneId, TaskId},
+    exec::endpoint::{Claimed, Endpoint, STATUS_OK, SubmitError},
+    lockfree::{
+        descriptor::retry_on,
+        table::{Again, LaneId, TaskId},
+    },
     process::{coordinator::Seat, fault},
 };
 use std::{
@@ -104,6 +107,8 @@ pub(super) struct Current {
     slot: u16,
     /// How many tasks are on the stack.
     depth: usize,
+    /// The one on top.
+    task: Option<TaskId>,
 }
 
 thread_local! {
@@ -120,9 +125,9 @@ pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
 /// # Errors
 /// Why it can't go on, as a line for people.
 pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<(), String> {
-    let Work { slots, ref queues, workers } = *work;
+    let Work { slots, ref queues, workers, .. } = *work;
     let endpoint = seat.endpoint.clone();
-    fault::install(endpoint.participant()).map_err(|e| format!("cannot watch for fatal signals: {e}"))?;
+    fault::install(seat.endpoint.participant()).map_err(|e| format!("cannot watch for fatal signals: {e}"))?;
     for hook in &tasks.on_start {
         hook().map_err(|failure| format!("the start hook of this worker failed: {}", failure.message))?;
     }
@@ -160,7 +165,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
             }
         }
         // What its tasks have submitted and not waited for is this worker's to see to the end.
-        set_current(Some(Current { core: core.clone(), slot: 0, depth: 0 }));
+        set_current(Some(Current { core: core.clone(), slot: 0, depth: 0, task: None }));
         let drained = client.drain(None).map(drop);
         set_current(None);
         ended.and(drained)
@@ -181,7 +186,7 @@ fn set_current(current: Option<Current>) {
 
 /// The life of a slot.
 fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
-    let current = Current { core, slot, depth: 0 };
+    let current = Current { core, slot, depth: 0, task: None };
     set_current(Some(current.clone()));
     let core = &current.core;
     let result = loop {
@@ -255,12 +260,15 @@ impl Current {
         // One that waits is inside already.
         gate.filter(|_| self.depth > 0).inspect(|gate| gate.leave());
         gate.inspect(|gate| gate.join(is_alone));
-        claimed.begin(self.slot, depth as u16, self.core.label, is_alone);
-        set_current(Some(Current { depth, ..self.clone() }));
-        let before = fault::running(Some(claimed.id()));
+        claimed.begin(self.slot + 1, self.depth as u16, self.core.label);
+        if is_alone {
+            claimed.run_alone();
+        }
+        fault::running(Some(claimed.id()));
+        set_current(Some(Current { depth, task: Some(claimed.id()), ..self.clone() }));
         let result = run(&self.core, claimed);
-        fault::running(before);
         set_current(Some(self.clone()));
+        fault::running(self.task);
         gate.inspect(|gate| gate.leave());
         gate.filter(|_| self.depth > 0).inspect(|gate| gate.join(false));
         result
@@ -305,39 +313,22 @@ enum Went {
     Badly { status: u32, retry: u8, text: String },
 }
 
-/// Runs one task, or the items of a chunk, to its end or to its next attempt.
+/// Runs one task to its end or to its next attempt.
 fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
     let kind = claimed.kind();
     let codec = if kind & JSON == 0 { Codec::Compact } else { Codec::Json };
     let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
         return leave(claimed, STATUS_UNKNOWN, &[]);
     };
-    let input = claimed.input()?;
     if kind & CHUNK != 0 {
-        let mut output = Vec::new();
-        let mut private = Aligned::default();
-        for (i, item) in chunk::items(input)?.enumerate() {
-            if claimed.is_cancelled() {
-                return claimed.cancelled();
-            }
-            claimed.progress(i as u64, 0);
-            private.resize(0);
-            let context = Context { claimed: &claimed, core, is_item: true };
-            match attempt(&context, || handler(&context, item?, codec, &mut Room::Private(&mut private))) {
-                Went::Well => chunk::push(&mut output, STATUS_OK, private.bytes()),
-                Went::Badly { status, retry, text } => {
-                    let again = if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
-                    chunk::push(&mut output, status | again, text.as_bytes());
-                }
-            }
-        }
-        return leave(claimed, STATUS_OK, &output);
+        return match run_items(core, &claimed, handler)? {
+            Some(output) => leave(claimed, STATUS_OK, &output),
+            None => claimed.cancelled(),
+        };
     }
-    let mut writer = claimed.writer();
     let context = Context { claimed: &claimed, core, is_item: false };
-    let went = attempt(&context, || handler(&context, input, codec, &mut Room::InPlace(&mut writer)));
-    drop(writer);
-    match went {
+    let input = claimed.input()?;
+    match attempt(&context, || handler(&context, input, codec, &mut Room::InPlace(claimed.writer()))) {
         Went::Well => claimed.complete_reserved(STATUS_OK),
         Went::Badly { .. } if claimed.is_cancelled() => claimed.cancelled(),
         Went::Badly { retry, status, text } => {
@@ -345,12 +336,32 @@ fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
                 0 => Some(claimed),
                 _ => claimed.give_back(Again::Backoff)?,
             };
-            match left {
-                Some(claimed) => leave(claimed, status, text.as_bytes()),
-                None => Ok(()),
+            left.map_or(Ok(()), |claimed| leave(claimed, status, text.as_bytes()))
+        }
+    }
+}
+
+/// Runs the items of a chunk; `None`: it was cancelled.
+fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<Option<Vec<u8>>, Corrupted> {
+    let context = Context { claimed, core, is_item: true };
+    let mut output = Vec::new();
+    let mut private = Aligned::default();
+    for (i, item) in chunk::items(claimed.input()?)?.enumerate() {
+        if claimed.is_cancelled() {
+            return Ok(None);
+        }
+        let item = item?;
+        claimed.progress(i as u64, 0);
+        private.resize(0);
+        match attempt(&context, || handler(&context, item, Codec::Compact, &mut Room::Private(&mut private))) {
+            Went::Well => chunk::push(&mut output, STATUS_OK, private.bytes()),
+            Went::Badly { status, retry, text } => {
+                let again = if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
+                chunk::push(&mut output, status | again, text.as_bytes());
             }
         }
     }
+    Ok(Some(output))
 }
 
 fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>) -> Went {
@@ -359,11 +370,11 @@ fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>)
         Ok(Err(failure)) => {
             let is_late = !context.is_item && context.time_left() == Some(Duration::ZERO);
             let (status, retry) =
-                if is_late { (STATUS_TIMED_OUT, retry::TIMED_OUT) } else { (STATUS_FAILED, retry::FAILED) };
+                if is_late { (STATUS_TIMED_OUT, retry_on::TIMED_OUT) } else { (STATUS_FAILED, retry_on::FAILED) };
             let retry = if failure.is_permanent && !is_late { 0 } else { retry };
             Went::Badly { status, retry, text: failure.message }
         }
-        Err(panic) => Went::Badly { status: STATUS_PANICKED, retry: retry::PANICKED, text: panic.to_string() },
+        Err(panic) => Went::Badly { status: STATUS_PANICKED, retry: retry_on::PANICKED, text: panic.to_string() },
     }
 }
 
@@ -372,10 +383,7 @@ fn leave(claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupt
     let (mut status, mut output) = (status, output);
     let mut text;
     loop {
-        let reserved = {
-            let mut writer = claimed.writer();
-            Room::InPlace(&mut writer).reserve(output.len()).map(|place| place.copy_from_slice(output))
-        };
+        let reserved = Room::InPlace(claimed.writer()).reserve(output.len()).map(|place| place.copy_from_slice(output));
         match reserved {
             Ok(()) => return claimed.complete_reserved(status),
             Err(SubmitError::Corrupted(e)) => return Err(e),

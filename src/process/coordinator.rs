@@ -655,15 +655,11 @@ impl<'o> Coordinator<'o> {
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
         let keep = [self.bell.as_fd(), self.segment.as_fd()];
         let main = || {
-            let worker = &self.workers[i];
-            name_process(&worker.label);
-            let kind = &self.specs[worker.spec];
-            let seat = Seat::take(self.segment.clone(), name, i as u32, bell).ok();
-            let seat = match kind.role {
-                Role::Worker => seat.and_then(|seat| seat.limited(&self.limits).ok()),
-                Role::Client => seat,
-            };
-            seat.map_or(101, |seat| (kind.main)(seat))
+            name_process(&self.workers[i].label);
+            match Seat::take(self.segment.clone(), name, bell) {
+                Ok(seat) => (self.specs[self.workers[i].spec].main)(seat),
+                Err(_) => 101,
+            }
         };
         let spawned = match self.captures_output {
             true => spawn(&keep, main).map(|s| (s.child, [Some(s.stdout), Some(s.stderr)])),
