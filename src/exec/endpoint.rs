@@ -779,7 +779,7 @@ impl<'e> Claimed<'e> {
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
         let written = {
             let mut writer = self.writer();
-            writer.reserve(len).and_then(|()| Ok(fill(writer.bytes()?)))
+            writer.reserve(len).and_then(|()| Ok(writer.bytes().map(fill)?))
         };
         self.open = matches!(&written, Err(e) if !matches!(e, SubmitError::Corrupted(_)));
         match written {

@@ -744,7 +744,9 @@ fn run_in<'w>(worker: &'w Endpoint, places: &[(u16, u16)]) -> Vec<Claimed<'w>> {
 
 /// One of several tasks that a worker runs, so that two may be told apart by more than their places.
 fn several(client: &Endpoint, n: u64, s: Submission) {
-    (0..n).for_each(|tag| drop(client.try_submit(Submission { tag, ..s }, b"").unwrap()));
+    for tag in 0..n {
+        client.try_submit(Submission { tag, ..s }, b"").unwrap();
+    }
 }
 
 /// What became of a task after its worker's death: attempt, and whether it is suspect.
@@ -958,24 +960,24 @@ fn a_checkpoint_is_there_for_the_next_attempt_however_the_last_one_ended() {
     let client = pool.endpoint();
     submit(&client, QUEUE, b"", 1, 9);
     let first = pool.endpoint();
-    let mut task = claim(&first);
+    let task = claim(&first);
     assert_eq!(task.last_checkpoint().unwrap(), None);
     for bytes in [&b"a"[..], &[], &[7; 5000]] {
         task.checkpoint(bytes).unwrap();
-        assert_eq!(task.last_checkpoint().unwrap(), Some(bytes));
+        assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(bytes));
     }
     std::mem::forget(task);
     pool.bury(first.name());
     let second = pool.endpoint();
     let task = claim(&second);
-    assert_eq!(task.last_checkpoint().unwrap(), Some(&[7; 5000][..]));
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&[7; 5000][..]));
     assert!(task.give_back(Again::SameAttempt).unwrap().is_none());
-    let mut task = claim(&second);
-    assert_eq!(task.last_checkpoint().unwrap(), Some(&[7; 5000][..]));
+    let task = claim(&second);
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&[7; 5000][..]));
     // What is refused leaves the former one.
     let refused = task.checkpoint(&vec![0; MAX_PAYLOAD + 1]).unwrap_err();
     assert!(matches!(refused, SubmitError::TooLarge { .. }));
-    assert_eq!(task.last_checkpoint().unwrap(), Some(&[7; 5000][..]));
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&[7; 5000][..]));
     let audit = pool.segment.table().audit();
     assert!(audit.violations.is_empty() && audit.blocks_in_use == 1, "{audit}");
     drop(task);
@@ -993,14 +995,14 @@ fn a_checkpoint_without_room_leaves_the_former_and_waits_for_none() {
     let pool = Pool::of(Geometry { classes: classes([2, 0, 0, 0, 0, 0, 0, 0]), ..Geometry::new(4, 1) });
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     submit(&client, QUEUE, b"", 1, 9);
-    let mut task = claim(&worker);
+    let task = claim(&worker);
     task.checkpoint(b"first").unwrap();
     let other = client.draft(1000).unwrap();
     assert!(task.checkpoint(b"second").unwrap_err().is_transient());
-    assert_eq!(task.last_checkpoint().unwrap(), Some(&b"first"[..]));
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&b"first"[..]));
     drop(other);
     task.checkpoint(b"second").unwrap();
-    assert_eq!(task.last_checkpoint().unwrap(), Some(&b"second"[..]));
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&b"second"[..]));
     drop(task);
     drop(client.take().unwrap());
     pool.assert_clean();
@@ -1012,14 +1014,17 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     for (reserved, len) in [(10, 10), (5000, 5000), (5000, 3), (5000, 9000), (0, 0)] {
         submit(&client, QUEUE, &[3; 400], 1, 1);
-        let mut task = claim(&worker);
-        let (input, mut running) = task.run().unwrap();
+        let task = claim(&worker);
+        let (input, mut writer) = (task.input().unwrap(), task.writer());
         // A first guess, too small, that is given up.
-        running.reserve_output(300).unwrap().fill(1);
-        running.reserve_output(reserved).unwrap().fill(2);
-        running.checkpoint(input).unwrap();
-        assert_eq!(running.last_checkpoint().unwrap(), Some(&[3; 400][..]));
-        running.truncate_output(len).unwrap();
+        for (len, byte) in [(300, 1), (reserved, 2)] {
+            writer.reserve(len).unwrap();
+            writer.bytes().unwrap().fill(byte);
+        }
+        task.checkpoint(input).unwrap();
+        assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&[3; 400][..]));
+        writer.truncate(len).unwrap();
+        drop(writer);
         task.complete_reserved(5).unwrap();
         let done = client.take().unwrap().expect("the result");
         assert_eq!((done.status(), done.output().unwrap()), (5, &vec![2; len.min(reserved)][..]));
@@ -1029,8 +1034,8 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
     // What was reserved and not completed is nobody's: given up, ended as asked, abandoned, or answered otherwise.
     for end in 0..4 {
         submit(&client, QUEUE, b"", 1, 2);
-        let mut task = claim(&worker);
-        task.reserve_output(5000).unwrap().fill(2);
+        let task = claim(&worker);
+        task.writer().reserve(5000).unwrap();
         match end {
             0 => {
                 assert!(task.give_back(Again::SameAttempt).unwrap().is_none());
@@ -1055,16 +1060,16 @@ fn a_result_says_how_long_it_waited_and_ran_and_how_often() {
     client.try_submit(s, b"").unwrap();
     pass(5);
     let task = claim(&worker);
-    assert_eq!((task.timeout(), task.deadline()), (Some(ms(50)), Some(ms(50))));
+    assert_eq!((task.timeout(), task.time_left()), (Some(ms(50)), Some(ms(50))));
     task.begin(1, 0, 2);
     pass(20);
-    assert_eq!(task.deadline(), Some(ms(30)));
+    assert_eq!(task.time_left(), Some(ms(30)));
     task.progress(1, 0);
     assert!(task.give_back(Again::After(0)).unwrap().is_none());
     let task = claim(&worker);
     task.begin(1, 0, 2);
     pass(60);
-    assert_eq!(task.deadline(), Some(Duration::ZERO));
+    assert_eq!(task.time_left(), Some(Duration::ZERO));
     drop(task);
     pass(1);
     let done = client.take().unwrap().expect("the result");

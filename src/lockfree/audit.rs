@@ -528,7 +528,7 @@ mod tests {
             assert!(claim().complete(0, 1000, |_| {}).is_ok()); // DONE
             submit(To::Queue(0), 1000);
             let claim_and_keep = || {
-                let mut task = claim();
+                let task = claim();
                 task.begin(1, 0, 0);
                 (0..2).for_each(|_| task.checkpoint(&[1; 1000]).unwrap());
                 task
@@ -803,13 +803,13 @@ mod tests {
         let Scene { segment, client, worker, .. } = Scene::new();
         std::thread::scope(|s| {
             let runs = s.spawn(|| {
-                while let Some(mut task) = worker.next(&[worker.queue(0)], || false).unwrap() {
+                while let Some(task) = worker.next(&[worker.queue(0)], || false).unwrap() {
                     let is_last = task.kind() == LAST;
                     task.begin(1, 0, 0);
                     for len in [0, 600, 500] {
                         // Whether there is room or not.
                         let _ = task.checkpoint(&[2; 600][..len]);
-                        let _ = task.reserve_output(len).map(drop);
+                        let _ = task.writer().reserve(len);
                     }
                     match task.attempt() {
                         0 if !is_last => assert!(task.give_back(Again::After(0)).unwrap().is_none()),

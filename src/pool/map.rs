@@ -276,15 +276,14 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
     fn submit(&mut self, first: u64, chunk: Chunk, attempts: u8) {
         let sent = self.pool.submission(self.task, &self.options).and_then(|mut s| {
             let client = self.pool.client();
-            let sent = if chunk.len() == 1 {
+            if chunk.len() == 1 {
                 s.max_attempts = attempts;
                 client.submit(s, chunk.weight(), |place| chunk.write_only(place))
             } else {
                 // What is tried again is tried one by one.
                 (s.max_attempts, s.kind) = (1, s.kind | CHUNK);
                 client.submit(s, chunk.size(), |place| chunk.write(place))
-            };
-            sent
+            }
         });
         match sent {
             Ok(ticket) => {

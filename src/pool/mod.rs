@@ -19,6 +19,16 @@
 //!
 //! The caller is a client of its own pool. The coordinator is a process beside it, which never has a second thread, so that its
 //! forks are safe; workers are its children. None outlives the caller.
+//!
+//! | | workers are | it needs |
+//! |---|---|---|
+//! | [`fork`](Builder::fork) | copies of the caller: tasks may capture what it has | a caller with one thread |
+//! | [`forkserver`](Builder::forkserver) | copies of a fresh process of the same program | [`init`] first in `main` |
+//! | [`exec`](Builder::exec) | fresh processes of the same program | [`init`] first in `main` |
+//!
+//! What workers print goes where the caller's output goes, as it is; their standard input is empty. The terminal's signals are
+//! for the caller alone. A pool belongs to the process that made it: in a fork of that one each call is an
+//! [`AnotherProcess`] error. A task may make a pool of its own, by any method, which ends with its worker.
 
 mod aligned;
 mod builder;

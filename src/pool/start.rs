@@ -241,9 +241,10 @@ impl Builder {
         let process = Process(Child::of(launch(&ground, theirs)?).map_err(os("watch the coordinator"))?);
         let Ground { segment, plan, bell, connection, answers } = ground;
         let (queues, width) = (plan.settings.queues.as_slice().into(), plan.workers * plan.settings.slots);
+        segment.keep_from_children().map_err(os("keep children away from the segment"))?;
+        // Each end is the coordinator's alone now, so that its death closes it.
         drop(connection);
         process.answer(&answers, plan.settings.start_timeout, tasks)?;
-        segment.keep_from_children().map_err(os("keep children away from the segment"))?;
         let bell = OwnedFd::from(bell);
         let endpoint = Endpoint::new(segment, Name::of(plan.owner)).with_own_bell(bell);
         let home = Home::here().map_err(os("map a page"))?;
@@ -297,16 +298,17 @@ struct Process(Child);
 impl Process {
     /// Waits until it has started the workers.
     fn answer(&self, socket: &UnixStream, at_most: Duration, tasks: &Tasks) -> Result<(), StartError> {
-        let until = Instant::now() + at_most;
+        let until = Instant::now().checked_add(at_most);
         let step = "hear from the coordinator";
         let mut is_open = true;
         loop {
             // In this order: what one that is found dead had said is there to be read.
             let mut fds = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
             fds.extend(is_open.then(|| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
             // Rounded up, or the last millisecond would be spent spinning.
-            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            let timeout = left.saturating_add(Duration::from_millis(1));
+            let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
             match poll(&mut fds, timeout) {
                 Ok(0) if left.is_zero() => return Err(StartError::TimedOut(at_most)),
                 Ok(0) | Err(Errno::EINTR) => continue,
