@@ -83,15 +83,13 @@ pub enum StartError {
     ThreadsOfTasks(usize),
     /// Caller and coordinator do not register the same tasks.
     #[error(
-        "task {number} is {here} in this process and {there} in the pool's: let the function given to shmworker::init \
-         depend on nothing that changes"
+        "the pool's processes do not register the tasks of this one: {here} is registered here only, {there} there only; let \
+         the function given to shmworker::init depend on nothing that changes"
     )]
     OtherTasks {
-        /// Which task is the first to differ, from 1.
-        number: usize,
-        /// The caller's: name and types.
+        /// The caller's that the coordinator hasn't: name and types; the first of them.
         here: String,
-        /// The coordinator's.
+        /// The coordinator's that the caller hasn't.
         there: String,
     },
     /// The coordinator could not begin, for this reason.
@@ -343,9 +341,10 @@ impl Drop for Process {
 }
 
 fn other_tasks(here: &[String], there: &[String]) -> StartError {
-    let n = here.iter().zip(there).take_while(|(here, there)| here == there).count();
-    let of = |tasks: &[String]| tasks.get(n).map_or("absent".to_owned(), Clone::clone);
-    StartError::OtherTasks { number: n + 1, here: of(here), there: of(there) }
+    let first = |these: &[String], those: &[String]| {
+        these.iter().find(|task| !those.contains(task)).map_or("nothing".to_owned(), String::clone)
+    };
+    StartError::OtherTasks { here: first(here, there), there: first(there, here) }
 }
 
 /// How many participants a segment needs for so many workers, and how many workers it then has room for.
