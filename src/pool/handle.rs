@@ -68,7 +68,7 @@ pub enum TaskError {
     #[error("{0}")]
     Died(Blame),
     /// It ran, or was silent, for longer than it may, and no attempt was left.
-    #[error("the task ran out of time{0}")]
+    #[error("the task ran out of time{killed}{circumstances}", killed = killed(.0), circumstances = Circumstances(.0))]
     TimedOut(Blame),
     /// It was cancelled before it ran, or ended when it was asked to.
     #[error("the task was cancelled")]
@@ -162,18 +162,32 @@ impl Blame {
 impl fmt::Display for Blame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.exit.as_str(), self.is_poison) {
-            ("", _) => {}
+            ("", _) => f.write_str("no worker died")?,
             (exit, false) => write!(f, "the task's worker died: {exit}")?,
             (exit, true) => write!(f, "the task is poison: it has killed {} workers (last: {exit})", self.deaths)?,
         }
-        if self.attempts > 1 {
-            write!(f, "; attempt {}", self.attempts)?;
+        write!(f, "{}", Circumstances(self))
+    }
+}
+
+fn killed(Blame { exit, .. }: &Blame) -> String {
+    if exit.is_empty() { String::new() } else { format!("; its worker was killed: {exit}") }
+}
+
+/// What is known beside the death, as clauses that follow another.
+struct Circumstances<'b>(&'b Blame);
+
+impl fmt::Display for Circumstances<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Blame { attempts, progress, peak_kib, .. } = self.0;
+        if *attempts > 1 {
+            write!(f, "; attempt {attempts}")?;
         }
-        if let Some((done, total)) = self.progress {
+        if let Some((done, total)) = progress {
             write!(f, "; it was at {done} of {total}")?;
         }
-        if self.peak_kib > 0 {
-            write!(f, "; memory at most {} MiB", self.peak_kib.div_ceil(1024))?;
+        if *peak_kib > 0 {
+            write!(f, "; memory at most {} MiB", peak_kib.div_ceil(1024))?;
         }
         Ok(())
     }
