@@ -21,7 +21,7 @@ use std::{
 /// A scene's name comes behind this.
 const SCENE: &str = "--scene";
 /// Seconds after which a scene is ended by SIGALRM: far longer than any takes on a machine that is busy with more.
-const PATIENCE: u32 = 120;
+const PATIENCE: u32 = 60;
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) type Scene = (&'static str, fn());
