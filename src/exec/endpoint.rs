@@ -255,6 +255,11 @@ impl Endpoint {
         self.park_for(waits, Some(ROOM), || self.may_have_room(len) || self.has_results());
     }
 
+    /// Does somebody sleep for want of a descriptor or block?
+    pub(crate) fn is_room_wanted(&self) -> bool {
+        self.table().is_room_wanted()
+    }
+
     /// Do results wait to be taken?
     fn has_results(&self) -> bool {
         self.table().has_own_work(&self.cursors, self.name, self.table().completion(self.name.id()))
@@ -521,6 +526,11 @@ impl Draft<'_> {
         // while the word is RESERVED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives; the
         // borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
+    }
+
+    /// The task that it is to be.
+    pub(crate) fn id(&self) -> TaskId {
+        self.guard.task.id()
     }
 
     fn fill_and_submit(mut self, s: Submission, payload: &[u8]) -> Result<TaskId, SubmitError> {

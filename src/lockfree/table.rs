@@ -507,6 +507,11 @@ impl<'s> Table<'s> {
         Ok(())
     }
 
+    /// Does somebody sleep for want of room, or is about to? An answer that may be late: for who looks again.
+    pub(crate) fn is_room_wanted(&self) -> bool {
+        self.idle[self.queues * self.idle_words()..].iter().any(|mask| mask.load(Relaxed) != 0)
+    }
+
     /// Wakes all who wait for room, after the exchange that has made some. All, since what has become free may be too small for
     /// the first, and room is short anyway.
     pub(crate) fn wake_for_room(&self) {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    exec::endpoint::{CoordinatorDied, Draft, Endpoint, FinishedBy, Submission, SubmitError},
+    exec::endpoint::{CoordinatorDied, Draft, Endpoint, FinishedBy, ROOM, Submission, SubmitError},
     lockfree::{
         descriptor::INLINE,
         table::{Cancel, TaskId},
@@ -89,9 +89,18 @@ struct Slot {
     /// How many handles want the result; with none it is dropped as it comes.
     handles: usize,
     key: Option<Arc<str>>,
-    /// `None` until it is known, and once it does not matter.
-    task: Option<TaskId>,
+    task: TaskId,
     state: State,
+}
+
+impl Slot {
+    /// The result, if it lies in a block.
+    fn in_place(&mut self) -> Option<&mut Arc<Done>> {
+        match &mut self.state {
+            State::Done(done) if matches!(done.output, Output::InPlace(_)) => Some(done),
+            _ => None,
+        }
+    }
 }
 
 enum State {
@@ -107,6 +116,8 @@ pub(super) struct Inbox {
     keys: HashMap<Arc<str>, usize>,
     /// Bytes in private results.
     private: usize,
+    /// Tickets of results that lie in blocks, and of some that don't any more.
+    in_place: Vec<usize>,
     /// Somebody sleeps in the kernel for all.
     has_leader: bool,
     /// How many others sleep.
@@ -137,8 +148,6 @@ pub(crate) struct Client {
     shared: Arc<Shared>,
     /// The thread for futures.
     helper: Mutex<Option<JoinHandle<()>>>,
-    /// One at a time: so that of two submissions with one key the second finds the first.
-    keyed: Mutex<()>,
 }
 
 struct Shared {
@@ -161,7 +170,7 @@ impl Client {
             changed: Condvar::new(),
             outstanding: AtomicUsize::new(0),
         };
-        Client { home, shared: Arc::new(shared), helper: Mutex::default(), keyed: Mutex::default() }
+        Client { home, shared: Arc::new(shared), helper: Mutex::default() }
     }
 
     /// # Errors
@@ -201,26 +210,14 @@ impl Client {
         key: &str,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
-    ) -> Result<usize, PoolError> {
+    ) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
-        let _alone = self.keyed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut inbox = self.shared.lock();
-        self.shared.file(&mut inbox);
-        let is_of_key = |slot: &Slot| slot.key.as_deref() == Some(key) && matches!(slot.state, State::Waiting(_));
-        if let Some(&tag) = inbox.keys.get(key)
-            && let Some(slot) = inbox.slots.get_mut(tag)
-            && is_of_key(slot)
-        {
-            slot.handles += 1;
-            return Ok(tag);
+        // It needs no room then.
+        let joined = self.shared.join(&mut self.shared.lock(), key);
+        match joined {
+            Some(ticket) => Ok(ticket),
+            None => self.submit_as(s, Some(key.into()), len, fill),
         }
-        drop(inbox);
-        let (tag, task) = self.submit_as(s, Some(key.into()), len, fill)?;
-        // `None` only if it has come back already.
-        if let Some(slot) = self.shared.lock().slots.get_mut(tag) {
-            slot.task = Some(task);
-        }
-        Ok(tag)
     }
 
     fn submit_as(
@@ -235,15 +232,16 @@ impl Client {
         // Counted first, and then the mode: who drains reads them the other way round. So what is taken is waited for.
         shared.outstanding.fetch_add(1, SeqCst);
         let is_refused = !shared.is_workers && shared.is_draining();
+        let mut has_joined = false;
         let submitted = if is_refused {
             Err(PoolError::Draining)
         } else {
-            shared.submit(s, key, len, fill).map_err(|e| match (e, shared.endpoint.why_orphaned()) {
+            shared.submit(s, key, len, fill, &mut has_joined).map_err(|e| match (e, shared.endpoint.why_orphaned()) {
                 (SubmitError::CoordinatorDied(_), Some(why)) => PoolError::Ended(why.to_owned()),
                 _ => e.into(),
             })
         };
-        if submitted.is_err() {
+        if submitted.is_err() || has_joined {
             shared.outstanding.fetch_sub(1, SeqCst);
             shared.tell_all();
         }
@@ -257,26 +255,16 @@ impl Client {
         }
     }
 
-    /// Cancels a task that was submitted with this ticket.
-    pub(super) fn cancel(&self, tag: usize, task: Option<TaskId>) -> Result<(), Lost> {
+    /// Cancels a task.
+    pub(super) fn cancel(&self, task: TaskId) -> Result<(), Lost> {
         self.check_home()?;
-        let task = task.or_else(|| self.shared.lock().slots.get(tag)?.task);
-        match task {
-            Some(task) => Ok(self.shared.endpoint.cancel(task).map(|_: Cancel| ())?),
-            None => Ok(()),
-        }
+        Ok(self.shared.endpoint.cancel(task).map(|_: Cancel| ())?)
     }
 
     /// Waits until the task of this ticket has come back, or nothing will, or the time is over (`None`). The ticket is used up
     /// by the result.
-    pub(super) fn wait(
-        &self,
-        tag: usize,
-        task: Option<TaskId>,
-        until: Option<Instant>,
-    ) -> Result<Option<Arc<Done>>, Lost> {
-        let own = task.map(|task| (tag, task));
-        self.wait_for(own.as_slice(), until, |inbox| inbox.take(tag))
+    pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Arc<Done>>, Lost> {
+        self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag))
     }
 
     /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
@@ -300,12 +288,7 @@ impl Client {
     }
 
     /// As [`wait`](Self::wait), for a future.
-    pub(super) fn poll(
-        &self,
-        tag: usize,
-        task: Option<TaskId>,
-        context: &mut Context<'_>,
-    ) -> Poll<Result<Arc<Done>, Lost>> {
+    pub(super) fn poll(&self, tag: usize, task: TaskId, context: &mut Context<'_>) -> Poll<Result<Arc<Done>, Lost>> {
         self.check_home()?;
         if worker::of(&self.shared.endpoint).is_some() {
             // If this thread went to sleep, nobody might be left who could run the task.
@@ -334,19 +317,7 @@ impl Client {
 
     /// This handle's result isn't wanted any more.
     pub(super) fn forget(&self, tag: usize) {
-        let mut inbox = self.shared.lock();
-        let Some(slot) = inbox.slots.get_mut(tag) else { return };
-        slot.handles -= 1;
-        if slot.handles > 0 {
-            return;
-        }
-        if let State::Waiting(wakers) = &mut slot.state {
-            let gone = std::mem::take(wakers).len();
-            inbox.futures -= gone;
-        } else {
-            slot.handles = 1;
-            drop(inbox.take(tag));
-        }
+        self.shared.lock().forget(tag);
     }
 
     /// Files what has come back, if anything is outstanding: for a worker between two tasks, whose tasks may have left some
@@ -415,23 +386,46 @@ impl Shared {
         key: Option<Arc<str>>,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
+        has_joined: &mut bool,
     ) -> Result<(usize, TaskId), SubmitError> {
-        // Before the ticket: it may have to wait for room.
+        // Before the ticket, and under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
         let mut draft = self.draft(len)?;
         fill(draft.payload()?);
-        let tag = {
-            let mut inbox = self.lock();
-            let state = State::Waiting(Vec::new());
-            let tag = inbox.slots.insert(Slot { handles: 1, key: key.clone(), task: None, state });
-            if let Some(key) = key {
-                inbox.remember(key, tag);
+        let task = draft.id();
+        let mut inbox = self.lock();
+        if let Some(key) = &key
+            && let Some(ticket) = self.join(&mut inbox, key)
+        {
+            *has_joined = true;
+            return Ok(ticket);
+        }
+        let state = State::Waiting(Vec::new());
+        let tag = inbox.slots.insert(Slot { handles: 1, key: key.clone(), task, state });
+        if let Some(key) = key {
+            inbox.remember(key, tag);
+        }
+        drop(inbox);
+        match draft.submit(Submission { tag: tag as u64, ..s }) {
+            Ok(task) => Ok((tag, task)),
+            Err(e) => {
+                // It will not come back. Who has joined meanwhile is told of the damage.
+                let mut inbox = self.lock();
+                if inbox.slots[tag].handles == 1 {
+                    inbox.slots.remove(tag);
+                }
+                Err(e.into())
             }
-            tag
-        };
-        draft.submit(Submission { tag: tag as u64, ..s }).map(|task| (tag, task)).map_err(|e| {
-            self.lock().slots.remove(tag);
-            e.into()
-        })
+        }
+    }
+
+    /// A ticket of the task with this key, if one is under way.
+    fn join(&self, inbox: &mut Inbox, key: &str) -> Option<(usize, TaskId)> {
+        self.file(inbox);
+        let &tag = inbox.keys.get(key)?;
+        let slot = inbox.slots.get_mut(tag)?;
+        let is_under_way = slot.key.as_deref() == Some(key) && matches!(slot.state, State::Waiting(_));
+        slot.handles += usize::from(is_under_way);
+        is_under_way.then_some((tag, slot.task))
     }
 
     /// Has somebody asked the pool to end?
@@ -484,6 +478,9 @@ impl Shared {
                 Err(e) => break Some(e.into()),
             }
         };
+        if !inbox.in_place.is_empty() && self.endpoint.is_room_wanted() {
+            self.move_out(inbox);
+        }
         if let (None, Some(lost)) = (inbox.over, lost) {
             inbox.over = Some(lost);
             has_come = true;
@@ -513,24 +510,26 @@ impl Shared {
     /// Makes room: copies results out of the segment that lie there still.
     fn move_out(&self, inbox: &mut Inbox) -> bool {
         let mut has_moved = false;
-        let mut private = inbox.private;
-        for (_, slot) in &mut inbox.slots {
-            if private >= BUDGET {
-                break;
-            }
+        let Inbox { slots, private, in_place, .. } = inbox;
+        in_place.retain(|&tag| {
+            let Some(done) = slots.get_mut(tag).and_then(Slot::in_place) else { return false };
             // Not what somebody reads just now.
-            if let State::Done(done) = &mut slot.state
-                && let Some(done) = Arc::get_mut(done)
-                && let Output::InPlace(finished) = &done.output
+            let Some(done) = Arc::get_mut(done).filter(|_| *private < BUDGET) else { return true };
+            if let Output::InPlace(finished) = &done.output
                 && let Ok(bytes) = finished.output()
             {
-                private += bytes.len();
+                *private += bytes.len();
                 done.output = Output::Private(bytes.into());
                 has_moved = true;
             }
-        }
-        inbox.private = private;
+            false
+        });
         has_moved
+    }
+
+    /// How long to sleep, who may sleep for so long: where results lie in blocks, others may come to need the room.
+    fn nap(&self, inbox: &Inbox, at_most: Option<Duration>) -> Option<Duration> {
+        if inbox.in_place.is_empty() { at_most } else { Some(at_most.map_or(ROOM, |t| t.min(ROOM))) }
     }
 
     fn wait<T>(
@@ -569,6 +568,7 @@ impl Shared {
             return inbox;
         }
         inbox.has_leader = true;
+        let at_most = self.nap(&inbox, at_most);
         drop(inbox);
         self.endpoint.rest(at_most);
         inbox = self.lock();
@@ -608,7 +608,10 @@ impl Shared {
                 continue;
             }
             let mut found = None;
-            self.lock().waiting += 1;
+            let mut inbox = self.lock();
+            inbox.waiting += 1;
+            let left = self.nap(&inbox, left);
+            drop(inbox);
             worker.park(left, || {
                 // Filed by another thread since the look above, which woke those who slept by then.
                 found = look(&mut self.lock());
@@ -686,12 +689,37 @@ impl Inbox {
         } else {
             Output::InPlace(finished)
         };
+        let is_in_place = matches!(output, Output::InPlace(_));
         let done = State::Done(Arc::new(Done { outcome, status, ending, output }));
         if let State::Waiting(wakers) = std::mem::replace(&mut slot.state, done) {
             self.futures -= wakers.len();
             wakers.into_iter().for_each(Waker::wake);
         }
+        if is_in_place {
+            // The stale ones are found out here, each once in a while.
+            if self.in_place.len() == self.in_place.capacity() {
+                let slots = &mut self.slots;
+                self.in_place.retain(|&tag| slots.get_mut(tag).and_then(Slot::in_place).is_some());
+            }
+            self.in_place.push(tag);
+        }
         Ok(())
+    }
+
+    /// A handle's result isn't wanted any more.
+    fn forget(&mut self, tag: usize) {
+        let Some(slot) = self.slots.get_mut(tag) else { return };
+        slot.handles -= 1;
+        if slot.handles > 0 {
+            return;
+        }
+        if let State::Waiting(wakers) = &mut slot.state {
+            let gone = std::mem::take(wakers).len();
+            self.futures -= gone;
+        } else {
+            slot.handles = 1;
+            drop(self.take(tag));
+        }
     }
 
     /// For one handle, which it uses up.

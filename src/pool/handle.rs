@@ -44,8 +44,7 @@ use std::{
 pub struct Handle<O: Wire> {
     client: Arc<Client>,
     tag: usize,
-    /// `None`: the client knows, or that of whom this one joined.
-    task: Option<TaskId>,
+    task: TaskId,
     is_over: bool,
     output: PhantomData<fn() -> O>,
 }
@@ -228,7 +227,7 @@ impl fmt::Display for Worker {
 }
 
 impl<O: Wire> Handle<O> {
-    pub(super) fn new(client: Arc<Client>, tag: usize, task: Option<TaskId>) -> Handle<O> {
+    pub(super) fn new(client: Arc<Client>, (tag, task): (usize, TaskId)) -> Handle<O> {
         Handle { client, tag, task, is_over: false, output: PhantomData }
     }
 
@@ -267,7 +266,7 @@ impl<O: Wire> Handle<O> {
     /// A further handle for the same task, for which the result is bytes.
     pub(super) fn share(&self) -> Handle<Bytes> {
         self.client.share(self.tag);
-        Handle::new(self.client.clone(), self.tag, self.task)
+        Handle::new(self.client.clone(), (self.tag, self.task))
     }
 
     /// Waits for the result, at most for so long.
@@ -291,7 +290,7 @@ impl<O: Wire> Handle<O> {
     /// # Errors
     /// [`TaskError::Corrupted`] if the segment is damaged, [`TaskError::AnotherProcess`] in a fork.
     pub fn cancel(&self) -> Result<(), TaskError> {
-        self.client.cancel(self.tag, self.task).map_err(|lost| self.client.why(lost))
+        self.client.cancel(self.task).map_err(|lost| self.client.why(lost))
     }
 }
 

@@ -210,7 +210,7 @@ impl<I: Wire, O: Wire, T: Iterator> Drop for Engine<'_, I, O, T> {
         for &(tag, task) in &self.tickets {
             let client = self.pool.client();
             // Damage is reported by the next operation that meets it.
-            let _ = client.cancel(tag, Some(task));
+            let _ = client.cancel(task);
             client.forget(tag);
         }
     }

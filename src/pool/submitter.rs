@@ -24,12 +24,6 @@ pub struct Submitter {
     width: usize,
 }
 
-/// Either its own descriptor, or, for a key, perhaps another's.
-pub(super) struct Ticket {
-    pub(super) tag: usize,
-    pub(super) task: Option<TaskId>,
-}
-
 impl Submitter {
     pub(super) fn new(
         client: Arc<Client>,
@@ -91,8 +85,9 @@ impl Submitter {
         input: I::Ref<'_>,
         options: &TaskOptions,
     ) -> Result<Handle<O>, PoolError> {
-        let ticket = I::encode(input, |bytes| self.send(task, options, bytes))??;
-        Ok(Handle::new(self.client.clone(), ticket.tag, ticket.task))
+        let s = self.submission(task, options)?;
+        let ticket = I::encode(input, |bytes| self.send(s, options, bytes))??;
+        Ok(Handle::new(self.client.clone(), ticket))
     }
 
     /// Submits `n` values that `fill` writes in place, in the segment: no copy is made of them. Until then their values are
@@ -121,8 +116,8 @@ impl Submitter {
         // A product that overflows is too large as well.
         let len = n.saturating_mul(size_of::<T>());
         // Blocks, and what lies inside a descriptor, begin at multiples of 64.
-        let (tag, id) = self.client.submit(s, len, |bytes| fill(bytemuck::cast_slice_mut(bytes)))?;
-        Ok(Handle::new(self.client.clone(), tag, Some(id)))
+        let ticket = self.dispatch(s, options, len, |bytes| fill(bytemuck::cast_slice_mut(bytes)))?;
+        Ok(Handle::new(self.client.clone(), ticket))
     }
 
     /// Submits to a task by its name, with an input in JSON; the result is JSON too.
@@ -147,8 +142,8 @@ impl Submitter {
     ) -> Result<Handle<super::codec::Bytes>, PoolError> {
         let kind = tasks::kind_by_name(&self.signatures, name)? | JSON;
         let s = options.submission(self.queue(options)?, kind);
-        let ticket = self.dispatch(s, options, input.as_bytes())?;
-        Ok(Handle::new(self.client.clone(), ticket.tag, ticket.task))
+        let ticket = self.send(s, options, input.as_bytes())?;
+        Ok(Handle::new(self.client.clone(), ticket))
     }
 
     /// Runs a task on each input, several at once. The results come in the order of the inputs.
@@ -265,20 +260,20 @@ impl Submitter {
         Ok(options.submission(self.queue(options)?, task.kind))
     }
 
-    pub(super) fn send<I: Wire, O: Wire>(
-        &self,
-        task: Task<I, O>,
-        options: &TaskOptions,
-        payload: &[u8],
-    ) -> Result<Ticket, PoolError> {
-        self.dispatch(self.submission(task, options)?, options, payload)
+    fn send(&self, s: Submission, options: &TaskOptions, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
+        self.dispatch(s, options, payload.len(), |place| place.copy_from_slice(payload))
     }
 
-    fn dispatch(&self, s: Submission, options: &TaskOptions, payload: &[u8]) -> Result<Ticket, PoolError> {
-        let fill = |place: &mut [u8]| place.copy_from_slice(payload);
+    fn dispatch(
+        &self,
+        s: Submission,
+        options: &TaskOptions,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(usize, TaskId), PoolError> {
         match &options.key {
-            None => self.client.submit(s, payload.len(), fill).map(|(tag, task)| Ticket { tag, task: Some(task) }),
-            Some(key) => self.client.submit_keyed(s, key, payload.len(), fill).map(|tag| Ticket { tag, task: None }),
+            None => self.client.submit(s, len, fill),
+            Some(key) => self.client.submit_keyed(s, key, len, fill),
         }
     }
 
