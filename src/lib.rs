@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!    temporal   workflows and activities in worker processes, Core in the bridge        (feature "temporal")
+//!    pool       worker processes that run the functions of a Rust program               (feature "pool")
 //!    cli        the command line                                                       (feature "cli")
 //!       │
 //!    process    coordinator: forks, watches, recovers, respawns, drains
@@ -43,6 +44,8 @@ pub mod fuzz;
 mod lockfree;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;
+#[cfg(any(feature = "pool", feature = "temporal"))]
+mod panics;
 #[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
 pub mod pool;
 #[cfg(not(all(test, any(loom, shuttle))))]

@@ -34,10 +34,13 @@ use crate::{
 };
 use slab::Slab;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll, Waker},
     thread::JoinHandle,
@@ -46,6 +49,9 @@ use std::{
 
 /// Bytes of results that a process keeps outside the segment for those who have not asked for them yet.
 pub(crate) const BUDGET: usize = 1 << 30;
+
+/// Submissions after which a thread that only submits looks what has come.
+const FILE_EVERY: usize = 64;
 
 /// What is behind a finished task.
 pub(super) struct Done {
@@ -107,6 +113,8 @@ pub(super) struct Inbox {
     keys: HashMap<Arc<str>, usize>,
     /// Bytes in private results.
     private: usize,
+    /// Of results that lie in the segment still: where they were filed. They may have been taken since.
+    in_place: VecDeque<usize>,
     /// Somebody sleeps in the kernel for all.
     has_leader: bool,
     /// How many others sleep.
@@ -397,6 +405,10 @@ impl Shared {
         fill(draft.payload()?);
         let tag = {
             let mut inbox = self.lock();
+            // Before the lane of what has come overflows: that would cost a look at all descriptors.
+            if self.outstanding.load(Relaxed).is_multiple_of(FILE_EVERY) {
+                self.file(&mut inbox);
+            }
             let state = State::Waiting(Vec::new());
             let tag = inbox.slots.insert(Slot { handles: 1, key: key.clone(), task: None, state });
             if let Some(key) = key {
@@ -486,27 +498,29 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Makes room: copies results out of the segment that lie there still.
+    /// Makes room: copies a result out of the segment that lies there still, the oldest first. False: there is none, or they
+    /// are read just now, or the budget is spent.
     fn move_out(&self, inbox: &mut Inbox) -> bool {
-        let mut has_moved = false;
-        let mut private = inbox.private;
-        for (_, slot) in &mut inbox.slots {
-            if private >= BUDGET {
-                break;
+        for _ in 0..inbox.in_place.len() {
+            if inbox.private >= BUDGET {
+                return false;
             }
-            // Not what somebody reads just now.
-            if let State::Done(done) = &mut slot.state
-                && let Some(done) = Arc::get_mut(done)
-                && let Output::InPlace(finished) = &done.output
-                && let Ok(bytes) = finished.output()
-            {
-                private += bytes.len();
-                done.output = Output::Private(bytes.into());
-                has_moved = true;
+            let Some(tag) = inbox.in_place.pop_front() else { return false };
+            let Some(Slot { state: State::Done(done), .. }) = inbox.slots.get_mut(tag) else { continue };
+            let Output::InPlace(finished) = &done.output else { continue };
+            let Ok(bytes) = finished.output() else { continue };
+            let (len, bytes) = (bytes.len(), Aligned::from(bytes));
+            match Arc::get_mut(done) {
+                Some(done) => {
+                    done.output = Output::Private(bytes);
+                    inbox.private += len;
+                    return true;
+                }
+                // Another handle reads it. Its turn comes again.
+                None => inbox.in_place.push_back(tag),
             }
         }
-        inbox.private = private;
-        has_moved
+        false
     }
 
     fn wait<T>(
@@ -660,6 +674,7 @@ impl Inbox {
             self.private += bytes.len();
             Output::Private(bytes.into())
         } else {
+            self.in_place.push_back(tag);
             Output::InPlace(finished)
         };
         let done = State::Done(Arc::new(Done { outcome, status, ending, output }));
@@ -678,8 +693,11 @@ impl Inbox {
         slot.handles -= 1;
         if slot.handles == 0 {
             self.slots.remove(tag);
-            if let Output::Private(bytes) = &done.output {
-                self.private -= bytes.bytes().len();
+            match &done.output {
+                Output::Private(bytes) => self.private -= bytes.bytes().len(),
+                // Mostly the oldest; the others are passed over when it is their turn.
+                Output::InPlace(_) if self.in_place.front() == Some(&tag) => drop(self.in_place.pop_front()),
+                Output::InPlace(_) => {}
             }
         }
         Some(done)
