@@ -17,8 +17,8 @@
 //!    mem        the segment: what lies where
 //! ```
 
-// Temporal is the only one so far that starts a pool: without it the lower layers have no user.
-#![allow(dead_code, reason = "the pool for Rust programs, which uses all of the lower layers, is not there yet")]
+// Without one of them the lower layers have no user.
+#![cfg_attr(not(all(feature = "cli", feature = "pool", feature = "temporal")), allow(dead_code))]
 #![cfg_attr(not(feature = "temporal"), allow(unreachable_pub))]
 
 #[cfg(target_os = "linux")]
