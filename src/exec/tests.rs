@@ -744,7 +744,9 @@ fn run_in<'w>(worker: &'w Endpoint, places: &[(u16, u16)]) -> Vec<Claimed<'w>> {
 
 /// One of several tasks that a worker runs, so that two may be told apart by more than their places.
 fn several(client: &Endpoint, n: u64, s: Submission) {
-    (0..n).for_each(|tag| drop(client.try_submit(Submission { tag, ..s }, b"").unwrap()));
+    for tag in 0..n {
+        client.try_submit(Submission { tag, ..s }, b"").unwrap();
+    }
 }
 
 /// What became of a task after its worker's death: attempt, and whether it is suspect.

@@ -242,8 +242,9 @@ impl Table<'_> {
         let mut claimed: Vec<(Place, TaskId)> = Vec::new();
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
-            // Not what it had adopted, as a coordinator; nor what it died over before it could sign, which had not begun.
-            if word.is(Phase::Claimed) && word.who() == dead.id() && d.claimant.load(Relaxed) == dead.bits() {
+            // Not what it had adopted, as a coordinator. (It may have died, or been stopped, before it could sign.)
+            let is_its_own = [0, dead.bits()].contains(&d.claimant.load(Relaxed));
+            if word.is(Phase::Claimed) && word.who() == dead.id() && is_its_own {
                 claimed.push((Place::of(d.place.load(Relaxed)), Owned { index, word }.id()));
             }
         }
@@ -256,7 +257,7 @@ impl Table<'_> {
         let mut candidates: Vec<_> =
             claimed.iter().filter(|(p, _)| p.slot != 0 && alone.is_none_or(|slot| slot == p.slot)).collect();
         candidates.sort_unstable_by_key(|(p, _)| (p.slot, std::cmp::Reverse(p.depth)));
-        candidates.dedup_by_key(|(p, _)| p.slot);
+        candidates.dedup_by(|(p, _), (deepest, _)| p.slot == deepest.slot && p.depth < deepest.depth);
         let verdict = |id: &TaskId| match candidates.iter().any(|(_, candidate)| candidate == id) {
             _ if was_killed => {
                 if is_late(id) {
