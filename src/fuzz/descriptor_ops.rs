@@ -334,6 +334,9 @@ impl<'e> Play<'e> {
 
     fn recover(&mut self, dead: Life, k: u32) {
         let name = self.lives[dead].name;
+        if self.coordinator.is_none() {
+            self.succeed(k & 1 == 1); // before the verdicts: it settles others
+        }
         self.verdicts = self.judge(dead);
         let is_late = |task: &usize| self.verdicts[task] == Verdict::Guilty { is_late: true };
         let late: Vec<_> = self.verdicts.keys().filter(|task| is_late(task)).map(|&task| self.tasks[task].id).collect();
@@ -366,7 +369,8 @@ impl<'e> Play<'e> {
     fn judge(&self, dead: Life) -> HashMap<usize, Verdict> {
         let table = self.table();
         let of = |task: usize| &table.descriptors[self.tasks[task].id.index as usize];
-        let place = |task: usize| Place::of(of(task).place.load(Relaxed));
+        let has_signed = |task: usize| of(task).claimant.load(Relaxed) != 0;
+        let place = |task: usize| Place::of(if has_signed(task) { of(task).place.load(Relaxed) } else { 0 });
         let own = |task: &usize| self.tasks[*task].at == At::Claimed(dead) && !self.lives[dead].is_coordinator;
         let all: Vec<usize> = (0..self.tasks.len()).filter(own).collect();
         let is_late = |task: usize| {
@@ -1045,7 +1049,7 @@ fn particular(arg: u8) -> Submission {
         expires_in: [None, Some(Duration::from_millis(1)), Some(Duration::from_millis(4))][arg as usize % 3],
         limits: Limits { run_ms: limits.0, silence_ms: limits.1 },
         backoff: Backoff { first_ms: u32::from(arg / 8 % 2) * 2, longest_ms: 3 },
-        retry_on: if arg % 5 == 0 { retry_on::DIED } else { retry_on::DIED | retry_on::TIMED_OUT },
+        retry_on: if arg.is_multiple_of(5) { retry_on::DIED } else { retry_on::DIED | retry_on::TIMED_OUT },
         max_deaths: arg % 4,
         ..plain(arg / 4)
     }

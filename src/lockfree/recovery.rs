@@ -242,11 +242,16 @@ impl Table<'_> {
         let mut claimed: Vec<(Place, TaskId)> = Vec::new();
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
-            // Not what it had adopted, as a coordinator. (It may have died, or been stopped, before it could sign.)
-            let is_its_own = [0, dead.bits()].contains(&d.claimant.load(Relaxed));
-            if word.is(Phase::Claimed) && word.who() == dead.id() && is_its_own {
-                claimed.push((Place::of(d.place.load(Relaxed)), Owned { index, word }.id()));
+            if !word.is(Phase::Claimed) || word.who() != dead.id() {
+                continue;
             }
+            let place = match d.claimant.load(Relaxed) {
+                // It had not signed, and so not begun; or it had done with it, and made it ready for another.
+                0 => Place::default(),
+                claimant if claimant == dead.bits() => Place::of(d.place.load(Relaxed)),
+                _ => continue, // adopted
+            };
+            claimed.push((place, Owned { index, word }.id()));
         }
         let fault = self.participants[dead.id() as usize].fault.load(Relaxed);
         let is_late = |id: &TaskId| death.late.contains(id);
