@@ -451,7 +451,11 @@ impl Stage {
         let queue = self.worker.queue(0);
         let dying = forked(|| {
             std::mem::forget(self.worker.draft(BLOCK)); // RESERVED
-            let half_written = self.worker.claim(queue);
+            let mut half_written = self.worker.claim(queue);
+            if let Ok(Some(task)) = &mut half_written {
+                task.begin(1, 0, 0);
+                let _ = task.checkpoint(&self.payload); // its blame and its checkpoint are recovery's to settle
+            }
             std::mem::forget(self.worker.claim(queue)); // CLAIMED
             std::mem::forget(self.worker.claim(self.worker.private()));
             if self.submit(self.worker, INLINE, 2, 3).is_ok() // READY
