@@ -984,9 +984,10 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
         drop(done);
         pool.assert_clean();
     }
-    // What was reserved and not completed is nobody's: given up, ended as asked, abandoned, or answered otherwise.
-    for end in 0..4 {
-        submit(&client, QUEUE, b"", 1, 2);
+    // What was reserved and not completed is nobody's: given up, ended as asked, given up as its end was asked for,
+    // abandoned, or answered otherwise.
+    for end in 0..5 {
+        let id = submit(&client, QUEUE, b"", 1, 2);
         let task = claim(&worker);
         task.writer().reserve(5000).unwrap();
         match end {
@@ -995,7 +996,11 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
                 drop(claim(&worker));
             }
             1 => task.cancelled().unwrap(),
-            2 => drop(task),
+            2 => {
+                assert_eq!(client.cancel(id).unwrap(), Cancel::Running(worker.name()));
+                assert!(task.give_back(Again::Backoff).unwrap().is_none());
+            }
+            3 => drop(task),
             _ => assert!(task.complete(0, 0, |_| {}).is_ok()),
         }
         assert_eq!(client.take().unwrap().expect("the result").output().unwrap(), b"", "{end}");
