@@ -37,8 +37,11 @@ const LONG: Duration = Duration::from_secs(600);
 /// The argument before the name of a scene.
 const SCENE: &str = "scene";
 
-/// What is played, by name. An `Err` says why it can't be here.
-const SCENES: &[(&str, fn() -> Result<(), String>)] = &[
+/// An `Err` says why it can't be played here.
+type Scene = fn() -> Result<(), String>;
+
+/// What is played, by name.
+const SCENES: &[(&str, Scene)] = &[
     ("workers_are_replaced_after_so_many_tasks_under_load", replaced_after_tasks),
     ("a_worker_that_keeps_too_much_memory_is_replaced", replaced_for_memory),
     ("a_worker_that_has_used_half_of_its_cpu_time_is_replaced", replaced_for_cpu_time),
