@@ -35,6 +35,7 @@ library() {
     step "library: unit tests" cargo test --lib --bins
     step "library: doctests" cargo test --doc
     step "library: command line" cargo test --test cli
+    step "library: start methods" cargo test --test start_methods --test cargo_test
     step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
 }
 torture() {

@@ -15,7 +15,7 @@ use crate::{
     error::Corrupted,
     lockfree::{
         descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules},
-        participant::Name,
+        participant::{Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         word::{Outcome, Phase},
     },
@@ -26,7 +26,7 @@ use std::{
     ops::Deref,
     os::fd::{AsRawFd, OwnedFd},
     slice,
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -161,6 +161,11 @@ impl Endpoint {
         self.name
     }
 
+    /// What stands of it in the segment.
+    pub(crate) fn participant(&self) -> &Participant {
+        &self.table().participants[self.name.id() as usize]
+    }
+
     pub(crate) fn segment(&self) -> &Segment {
         &self.segment
     }
@@ -244,6 +249,12 @@ impl Endpoint {
         }
     }
 
+    /// Sleeps until there may be room for `len` bytes, or a result of this participant's has come.
+    pub(crate) fn wait_for_room(&self, len: usize) {
+        let waits = Waits { room: true, own: true, queues: &[] };
+        self.park_for(waits, Some(ROOM), || self.may_have_room(len) || self.has_results());
+    }
+
     /// Do results wait to be taken?
     fn has_results(&self) -> bool {
         self.table().has_own_work(&self.cursors, self.name, self.table().completion(self.name.id()))
@@ -285,6 +296,19 @@ impl Endpoint {
     /// Cancels a task of this participant's; one that runs is asked to end.
     pub(crate) fn cancel(&self, task: TaskId) -> Result<Cancel, Corrupted> {
         self.table().cancel(&self.cursors, task)
+    }
+
+    /// As [`cancel`](Self::cancel), of all that this participant has submitted.
+    pub(crate) fn cancel_all(&self) -> Result<(), Corrupted> {
+        let table = self.table();
+        for index in 0..table.descriptors.len() as u16 {
+            let word = table.load(index);
+            let is_under_way = matches!(word.phase(), Some(Phase::Ready | Phase::Delayed | Phase::Claimed));
+            if is_under_way && table.submitter(index)? == self.name {
+                let _: Cancel = table.cancel(&self.cursors, TaskId { index, generation: word.generation() })?;
+            }
+        }
+        Ok(())
     }
 
     /// The next finished task that this participant submitted.
@@ -360,7 +384,13 @@ impl Endpoint {
     /// The next task of this lane.
     pub(crate) fn claim(&self, lane: LaneId) -> Result<Option<Claimed<'_>>, Corrupted> {
         let claimed = self.table().claim(&self.cursors, self.name, lane)?;
-        Ok(claimed.map(|task| Claimed { endpoint: self, task, open: true }))
+        Ok(claimed.map(|task| Claimed::new(self, task)))
+    }
+
+    /// This task of this participant's own, if nobody has begun it.
+    pub(crate) fn claim_this(&self, task: TaskId) -> Result<Option<Claimed<'_>>, Corrupted> {
+        let claimed = self.table().claim_this(&self.cursors, self.name, task)?;
+        Ok(claimed.map(|task| Claimed::new(self, task)))
     }
 
     /// Sleeps until there may be something in one of `queues` or in this participant's own lanes, `timeout` is over, or
@@ -537,9 +567,16 @@ pub(crate) struct Claimed<'e> {
     endpoint: &'e Endpoint,
     task: Owned,
     open: bool,
+    has_writer: AtomicBool,
+    /// Who reads or replaces the checkpoint.
+    keeping: Mutex<()>,
 }
 
 impl<'e> Claimed<'e> {
+    fn new(endpoint: &'e Endpoint, task: Owned) -> Claimed<'e> {
+        Claimed { endpoint, task, open: true, has_writer: AtomicBool::new(false), keeping: Mutex::new(()) }
+    }
+
     /// The payload, read in place.
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         let (start, len) = self.locate_input()?;
@@ -624,7 +661,7 @@ impl<'e> Claimed<'e> {
     }
 
     /// How much of [`timeout`](Self::timeout) is left since the attempt began.
-    pub(crate) fn deadline(&self) -> Option<Duration> {
+    pub(crate) fn time_left(&self) -> Option<Duration> {
         let started = self.endpoint.descriptor(self.task).started.load(Relaxed);
         let ran = if started == 0 { 0 } else { self.endpoint.table().now().saturating_sub(started) };
         self.timeout().map(|t| t.saturating_sub(Duration::from_nanos(ran)))
@@ -645,16 +682,14 @@ impl<'e> Claimed<'e> {
         }
     }
 
-    /// Its input, and what it may do while that is read.
+    /// What writes its output while its input is read.
     ///
-    /// # Errors
-    /// [`Corrupted`] if the payload is damaged.
-    pub(crate) fn run(&mut self) -> Result<(&[u8], Running<'_, 'e>), Corrupted> {
-        let (start, len) = self.locate_input()?;
-        // SAFETY: as in `input`. Nobody ends the task while `Running` has borrowed it, which neither completes nor gives
-        // it away; and what can be written through that is output and checkpoints, other bytes than these.
-        let input = unsafe { slice::from_raw_parts(start, len) };
-        Ok((input, Running(self)))
+    /// # Panics
+    /// If there is one already.
+    pub(crate) fn writer(&self) -> Writer<'_, 'e> {
+        let is_taken = self.has_writer.swap(true, Acquire);
+        assert!(!is_taken, "one writer at a time");
+        Writer { claimed: self }
     }
 
     /// Keeps these bytes for the next attempt, in place of the former checkpoint, if this one does not come to an end. A
@@ -662,7 +697,8 @@ impl<'e> Claimed<'e> {
     ///
     /// # Errors
     /// [`SubmitError`]: there is no room for them, and the former checkpoint stands.
-    pub(crate) fn checkpoint(&mut self, bytes: &[u8]) -> Result<(), SubmitError> {
+    pub(crate) fn checkpoint(&self, bytes: &[u8]) -> Result<(), SubmitError> {
+        let _alone = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         let Claimed { endpoint, task, .. } = *self;
         endpoint.check_len(bytes.len())?;
         endpoint.table().check_owned(endpoint.name, task)?;
@@ -681,52 +717,22 @@ impl<'e> Claimed<'e> {
         Ok(endpoint.table().keep_checkpoint(endpoint.name, task, payload)?)
     }
 
-    /// The last checkpoint of this task, of whichever attempt, read in place. `None`: there was none.
+    /// The last checkpoint of this task, of whichever attempt. `None`: there was none.
     ///
     /// # Errors
     /// [`Corrupted`] if the payload is damaged.
-    pub(crate) fn last_checkpoint(&self) -> Result<Option<&[u8]>, Corrupted> {
+    pub(crate) fn last_checkpoint(&self) -> Result<Option<Vec<u8>>, Corrupted> {
+        let _alone = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         let Claimed { endpoint, task, .. } = *self;
         let Some(payload) = endpoint.descriptor(task).last_checkpoint() else { return Ok(None) };
         if payload == Payload::default() {
-            return Ok(Some(&[]));
+            return Ok(Some(Vec::new()));
         }
         let block = payload.block().ok_or(Corrupted::new("checkpoint of descriptor", task.index.into(), payload.0))?;
         let (start, len) = endpoint.segment.locate_block(task, payload, block)?;
         // SAFETY: the bytes lie in a block of this task's (`locate_block`), and nobody writes or frees a valid checkpoint
-        // while the word is CLAIMED(me) but `checkpoint`, which takes `&mut self`.
-        Ok(Some(unsafe { slice::from_raw_parts(start, len) }))
-    }
-
-    /// Finds room for so many bytes of output, to be written in place while the task runs. What was reserved before is
-    /// given up, whatever comes of it.
-    ///
-    /// # Errors
-    /// [`SubmitError`]: there is no room.
-    pub(crate) fn reserve_output(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
-        let Claimed { endpoint, task, .. } = *self;
-        endpoint.check_len(len)?;
-        endpoint.table().check_owned(endpoint.name, task)?;
-        endpoint.table().discard_output(task)?;
-        let d = endpoint.descriptor(task);
-        let payload = endpoint.place(task, len, |d| &d.output)?;
-        let (start, len) = endpoint.segment.locate(task, payload, &d.output_bytes)?;
-        // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me); `&mut self`
-        // excludes a second slice.
-        Ok(unsafe { slice::from_raw_parts_mut(start, len) })
-    }
-
-    /// Of what was reserved for the output, only so many bytes are it; no more than were reserved.
-    ///
-    /// # Errors
-    /// [`Corrupted`] if the task was taken from this process.
-    pub(crate) fn truncate_output(&mut self, len: usize) -> Result<(), Corrupted> {
-        let Claimed { endpoint, task, .. } = *self;
-        endpoint.table().check_owned(endpoint.name, task)?;
-        let field = &endpoint.descriptor(task).output;
-        let payload = Payload(field.load(Relaxed));
-        field.store(Payload::new(payload.block(), payload.len().min(len) as u32).0, Relaxed);
-        Ok(())
+        // while the word is CLAIMED(me) but `checkpoint`, which waits for the lock that is held here.
+        Ok(Some(unsafe { slice::from_raw_parts(start, len) }.to_vec()))
     }
 
     /// CLAIMED → DONE, with the output that was reserved and written.
@@ -771,7 +777,10 @@ impl<'e> Claimed<'e> {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
-        let written = self.reserve_output(len).map(fill);
+        let written = {
+            let mut writer = self.writer();
+            writer.reserve(len).and_then(|()| Ok(writer.bytes().map(fill)?))
+        };
         self.open = matches!(&written, Err(e) if !matches!(e, SubmitError::Corrupted(_)));
         match written {
             Ok(()) => self.finish(outcome, status).map_err(|e| (e.into(), None)),
@@ -828,31 +837,57 @@ impl Drop for Claimed<'_> {
     }
 }
 
-/// A task that runs: all that [`Claimed`] can do while its input is read.
-pub(crate) struct Running<'c, 'e>(&'c mut Claimed<'e>);
+/// The output of a task that runs. There is one of these for a task at a time.
+pub(crate) struct Writer<'c, 'e> {
+    claimed: &'c Claimed<'e>,
+}
 
-impl<'e> Deref for Running<'_, 'e> {
-    type Target = Claimed<'e>;
+impl Writer<'_, '_> {
+    /// Finds room for so many bytes of output, to be written in place while the task runs. What was reserved before is
+    /// given up, whatever comes of it.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: there is no room.
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<(), SubmitError> {
+        let Claimed { endpoint, task, .. } = *self.claimed;
+        endpoint.check_len(len)?;
+        endpoint.table().check_owned(endpoint.name, task)?;
+        endpoint.table().discard_output(task)?;
+        endpoint.place(task, len, |d| &d.output).map(drop)
+    }
 
-    fn deref(&self) -> &Claimed<'e> {
-        self.0
+    /// What was reserved.
+    pub(crate) fn bytes(&mut self) -> Result<&mut [u8], Corrupted> {
+        let Claimed { endpoint, task, .. } = *self.claimed;
+        let d = endpoint.descriptor(task);
+        let (start, len) = endpoint.segment.locate(task, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
+        // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me); `&mut self`, of which
+        // there is one, excludes a second slice.
+        Ok(unsafe { slice::from_raw_parts_mut(start, len) })
+    }
+
+    /// Of what was reserved, only so many bytes are the output; no more than were reserved.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the task was taken from this process.
+    pub(crate) fn truncate(&mut self, len: usize) -> Result<(), Corrupted> {
+        let Claimed { endpoint, task, .. } = *self.claimed;
+        endpoint.table().check_owned(endpoint.name, task)?;
+        let field = &endpoint.descriptor(task).output;
+        let payload = Payload(field.load(Relaxed));
+        field.store(Payload::new(payload.block(), payload.len().min(len) as u32).0, Relaxed);
+        Ok(())
+    }
+
+    /// [`Claimed::pause`].
+    pub(crate) fn pause(&self, at_most: Duration) {
+        self.claimed.pause(at_most);
     }
 }
 
-impl Running<'_, '_> {
-    /// [`Claimed::checkpoint`].
-    pub(crate) fn checkpoint(&mut self, bytes: &[u8]) -> Result<(), SubmitError> {
-        self.0.checkpoint(bytes)
-    }
-
-    /// [`Claimed::reserve_output`].
-    pub(crate) fn reserve_output(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
-        self.0.reserve_output(len)
-    }
-
-    /// [`Claimed::truncate_output`].
-    pub(crate) fn truncate_output(&mut self, len: usize) -> Result<(), Corrupted> {
-        self.0.truncate_output(len)
+impl Drop for Writer<'_, '_> {
+    fn drop(&mut self) {
+        self.claimed.has_writer.store(false, Release);
     }
 }
 

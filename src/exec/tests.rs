@@ -3,7 +3,7 @@
 use super::{endpoint::*, notify::Notifier};
 use crate::{
     lockfree::{
-        descriptor::{Backoff, INLINE, Limits},
+        descriptor::{Backoff, INLINE, Limits, MS, retry_on},
         participant::Name,
         recovery::Death,
         table::{Again, Cancel, Cursors, LaneId},
@@ -15,7 +15,7 @@ use crate::{
         segment::{NoSpace, Segment},
     },
     process::exit::Exit,
-    sync::Relaxed,
+    sync::{NOW, Relaxed},
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -726,4 +726,365 @@ fn who_was_wrongly_declared_dead_can_complete_free_and_submit_nothing() {
     drop(done);
     assert!(client.take().unwrap().is_none());
     pool.assert_clean();
+}
+
+// ---- blame ----------------------------------------------------------------------------------------------------------
+
+/// Claims as many tasks as there are places, and begins each in its own: slot and depth, slot 0 for not at all.
+fn run_in<'w>(worker: &'w Endpoint, places: &[(u16, u16)]) -> Vec<Claimed<'w>> {
+    let begin = |&(slot, depth): &(u16, u16)| {
+        let task = claim(worker);
+        if slot != 0 {
+            task.begin(slot, depth, 7);
+        }
+        task
+    };
+    places.iter().map(begin).collect()
+}
+
+/// One of several tasks that a worker runs, so that two may be told apart by more than their places.
+fn several(client: &Endpoint, n: u64, s: Submission) {
+    for tag in 0..n {
+        client.try_submit(Submission { tag, ..s }, b"").unwrap();
+    }
+}
+
+/// What became of a task after its worker's death: attempt, and whether it is suspect.
+#[derive(Debug, PartialEq, Eq)]
+struct After(u8, bool);
+
+/// `places` are begun by one worker, which dies; what a second one then finds, in the order of their tags.
+fn after_a_death(places: &[(u16, u16)], die: impl FnOnce(&Pool, Name, &[Claimed<'_>])) -> Vec<After> {
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    several(&client, places.len() as u64, Submission { max_attempts: 9, ..Submission::new(QUEUE) });
+    let victim = pool.endpoint();
+    let claimed = run_in(&victim, places);
+    die(&pool, victim.name(), &claimed);
+    claimed.into_iter().for_each(std::mem::forget);
+    let worker = pool.endpoint();
+    let mut next: Vec<_> = places.iter().map(|_| claim(&worker)).collect();
+    let tag = |task: &Claimed<'_>| pool.segment.table().descriptors[usize::from(task.id().index)].tag.load(Relaxed);
+    next.sort_by_key(tag);
+    next.iter().map(|task| After(task.attempt(), task.is_suspect())).collect()
+}
+
+const SEGV: Death<'_> = Death::of(Exit::Signal(11).pack());
+
+#[test]
+fn of_several_that_ran_all_are_suspects_but_who_waited_and_who_had_not_begun() {
+    let found = after_a_death(&[(1, 0), (1, 1), (1, 2), (2, 0), (0, 0)], |pool, victim, _| pool.bury(victim));
+    let (suspect, spent) = (|| After(1, true), || After(1, false));
+    assert_eq!(found, [spent(), spent(), suspect(), suspect(), spent()]);
+}
+
+#[test]
+fn the_only_one_that_ran_is_guilty() {
+    for (places, guilty) in [(&[(3, 0)][..], 0), (&[(1, 0), (1, 1), (0, 0)], 1)] {
+        let found = after_a_death(places, |pool, victim, _| pool.bury(victim));
+        assert!(found.iter().all(|after| *after == After(1, false)), "{found:?}");
+        let pool = Pool::new(1);
+        let client = pool.endpoint();
+        several(&client, places.len() as u64, Submission::new(QUEUE));
+        let victim = pool.endpoint();
+        run_in(&victim, places).into_iter().for_each(std::mem::forget);
+        pool.bury(victim.name());
+        for _ in places {
+            let done = client.take().unwrap().expect("a report");
+            assert_eq!((done.outcome(), done.deaths()), (Outcome::WorkerDied, u32::from(done.tag() == guilty)));
+        }
+        pool.assert_clean();
+    }
+}
+
+#[test]
+fn who_runs_alone_is_guilty_with_what_it_waits_for_whoever_else_waits() {
+    for (places, alone, guilty) in [(&[(1, 0), (2, 0)][..], 1, 1), (&[(1, 0), (2, 0), (2, 1)], 1, 2)] {
+        let pool = Pool::new(1);
+        let client = pool.endpoint();
+        several(&client, places.len() as u64, Submission::new(QUEUE));
+        let victim = pool.endpoint();
+        let claimed = run_in(&victim, places);
+        claimed[alone].run_alone();
+        claimed.into_iter().for_each(std::mem::forget);
+        pool.bury(victim.name());
+        for _ in places {
+            let done = client.take().unwrap().expect("a report");
+            assert_eq!(done.deaths(), u32::from(done.tag() == guilty), "{}", done.tag());
+        }
+        pool.assert_clean();
+    }
+}
+
+#[test]
+fn what_a_fatal_signal_was_noted_over_is_guilty_and_the_others_are_no_suspects() {
+    let found = after_a_death(&[(1, 0), (2, 0), (3, 0)], |pool, victim, claimed| {
+        let participant = &pool.segment.table().participants[usize::from(victim.id())];
+        participant.note_fault(claimed[1].id().note());
+        participant.note_fault(claimed[2].id().note());
+        pool.settle(victim, SEGV);
+    });
+    assert_eq!(found, [After(1, false), After(1, false), After(1, false)]);
+    // A note of what it had not any more says nothing, nor does one of the id's former holder.
+    let stale = after_a_death(&[(1, 0), (2, 0)], |pool, victim, claimed| {
+        let former = crate::TaskId { generation: claimed[0].id().generation + 1, ..claimed[0].id() };
+        pool.segment.table().participants[usize::from(victim.id())].note_fault(former.note());
+        pool.settle(victim, SEGV);
+    });
+    assert_eq!(stale, [After(1, true), After(1, true)]);
+    let pool = Pool::new(1);
+    let (victim, task) = (pool.endpoint(), crate::TaskId { index: 0, generation: 1 });
+    pool.segment.table().participants[usize::from(victim.name().id())].note_fault(task.note());
+    pool.bury(victim.name());
+    let heir = pool.endpoint();
+    assert_eq!(heir.name().id(), victim.name().id());
+    assert_eq!(pool.segment.table().participants[usize::from(heir.name().id())].fault.load(Relaxed), 0);
+}
+
+#[test]
+fn who_ran_beside_what_was_late_keeps_its_attempt() {
+    // The one that waits for what is late keeps it as well; one that has not begun, too.
+    let found = after_a_death(&[(1, 0), (1, 1), (2, 0), (0, 0)], |pool, victim, claimed| {
+        pool.settle(victim, Death { late: &[claimed[1].id()], ..Death::of(Exit::Signal(9).pack()) });
+    });
+    let (same, next) = (|| After(0, false), || After(1, false));
+    assert_eq!(found, [same(), next(), same(), same()]);
+}
+
+#[test]
+fn a_suspect_that_comes_to_an_end_is_none_any_more() {
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    several(&client, 2, Submission { max_attempts: 9, ..Submission::new(QUEUE) });
+    let victim = pool.endpoint();
+    run_in(&victim, &[(1, 0), (2, 0)]).into_iter().for_each(std::mem::forget);
+    pool.bury(victim.name());
+    let worker = pool.endpoint();
+    let [first, second] = [claim(&worker), claim(&worker)];
+    assert!(first.give_back(Again::SameAttempt).unwrap().is_none());
+    let handed_back = claim(&worker);
+    assert!(handed_back.is_suspect(), "it did not run");
+    assert!(second.give_back(Again::After(0)).unwrap().is_none());
+    let again = claim(&worker);
+    assert!(!again.is_suspect());
+    assert_eq!((again.attempt(), handed_back.attempt()), (2, 1));
+}
+
+#[test]
+fn what_has_killed_too_many_is_set_aside_whatever_attempts_are_left() {
+    let limits = Limits { run_ms: 1, silence_ms: 0 };
+    for (max_deaths, is_late) in [(2, false), (2, true), (0, false), (u8::MAX, false)] {
+        let pool = Pool::new(1);
+        let client = pool.endpoint();
+        let s = Submission { max_attempts: 4, max_deaths, limits, ..Submission::new(QUEUE) };
+        let id = client.try_submit(s, b"why").unwrap();
+        let has_limit = max_deaths == 2;
+        let deaths = if has_limit { 2 } else { 4 };
+        for _ in 0..deaths {
+            assert!(client.take().unwrap().is_none());
+            let victim = pool.endpoint();
+            let task = claim(&victim);
+            task.begin(1, 0, 9);
+            task.progress(3, 8);
+            std::mem::forget(task);
+            let late = if is_late { &[id][..] } else { &[] };
+            pool.settle(victim.name(), Death { exit: Exit::Signal(9).pack(), peak_kib: 4096, late });
+        }
+        let done = client.take().unwrap().expect("set aside");
+        assert_eq!(done.outcome(), if is_late { Outcome::TimedOut } else { Outcome::WorkerDied });
+        assert_eq!((done.attempts(), done.deaths(), done.is_poison()), (deaths, deaths, has_limit));
+        assert_eq!((done.peak_kib(), done.progress()), (Some(4096), Some((3, 8))));
+        assert_eq!(done.ran_by(), Some((std::process::id(), 9)));
+        assert_eq!(done.input().unwrap(), b"why");
+        drop(done);
+        pool.assert_clean();
+    }
+}
+
+#[test]
+fn deaths_and_deadlines_are_retried_only_where_that_is_wanted() {
+    for (retry_on, after_death, after_deadline) in [
+        (retry_on::DIED | retry_on::TIMED_OUT, None, None),
+        (retry_on::DIED, None, Some(Outcome::TimedOut)),
+        (retry_on::TIMED_OUT, Some(Outcome::WorkerDied), None),
+        (retry_on::FAILED, Some(Outcome::WorkerDied), Some(Outcome::TimedOut)),
+    ] {
+        for (is_late, expected) in [(false, after_death), (true, after_deadline)] {
+            let pool = Pool::new(1);
+            let client = pool.endpoint();
+            let s = Submission { max_attempts: 2, retry_on, ..Submission::new(QUEUE) };
+            let id = client.try_submit(s, b"").unwrap();
+            let victim = pool.endpoint();
+            let task = claim(&victim);
+            assert_eq!(task.retry_on(), retry_on);
+            std::mem::forget(task);
+            let late = if is_late { &[id][..] } else { &[] };
+            pool.settle(victim.name(), Death { late, ..Death::of(Exit::Signal(9).pack()) });
+            assert_eq!(client.take().unwrap().map(|done| done.outcome()), expected, "{retry_on} {is_late}");
+            assert_eq!(pool.endpoint().claim(client.queue(0)).unwrap().is_some(), expected.is_none());
+        }
+    }
+}
+
+#[test]
+fn a_recovery_that_another_has_begun_finds_nobody_guilty() {
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    several(&client, 2, Submission { max_attempts: 9, max_deaths: 1, ..Submission::new(QUEUE) });
+    let victim = pool.endpoint();
+    let claimed = run_in(&victim, &[(1, 0), (2, 0)]);
+    // As a coordinator leaves it that dies after the first of two: one is settled, and one adopted.
+    let table = pool.segment.table();
+    let [settled, adopted] = [0, 1].map(|i| claimed[i].id());
+    let dead = pool.endpoint().name();
+    let word = table.load(adopted.index);
+    table.exchange(adopted.index, word, word.to(Phase::Claimed, dead.id()), Relaxed).unwrap();
+    table.participants[usize::from(victim.name().id())]
+        .member
+        .store(crate::lockfree::word::Member::Dead(victim.name().incarnation()).bits(), Relaxed);
+    claimed.into_iter().for_each(std::mem::forget);
+    pool.bury(victim.name());
+    pool.bury(dead);
+    let worker = pool.endpoint();
+    for _ in [settled, adopted] {
+        let task = claim(&worker);
+        assert!(task.is_suspect(), "{:?}", task.id());
+    }
+}
+
+// ---- checkpoints, progress and outputs in place ---------------------------------------------------------------------
+
+#[test]
+fn a_checkpoint_is_there_for_the_next_attempt_however_the_last_one_ended() {
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    submit(&client, QUEUE, b"", 1, 9);
+    let first = pool.endpoint();
+    let task = claim(&first);
+    assert_eq!(task.last_checkpoint().unwrap(), None);
+    for bytes in [&b"a"[..], &[], &[7; 5000]] {
+        task.checkpoint(bytes).unwrap();
+        assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(bytes));
+    }
+    std::mem::forget(task);
+    pool.bury(first.name());
+    let second = pool.endpoint();
+    let task = claim(&second);
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&[7; 5000][..]));
+    assert!(task.give_back(Again::SameAttempt).unwrap().is_none());
+    let task = claim(&second);
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&[7; 5000][..]));
+    // What is refused leaves the former one.
+    let refused = task.checkpoint(&vec![0; MAX_PAYLOAD + 1]).unwrap_err();
+    assert!(matches!(refused, SubmitError::TooLarge { .. }));
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&[7; 5000][..]));
+    let audit = pool.segment.table().audit();
+    assert!(audit.violations.is_empty() && audit.blocks_in_use == 1, "{audit}");
+    drop(task);
+    drop(client.take().unwrap().expect("the result"));
+    pool.assert_clean();
+    // The descriptor's next life has none.
+    submit(&client, QUEUE, b"", 2, 1);
+    assert_eq!(claim(&second).last_checkpoint().unwrap(), None);
+    drop(client.take().unwrap());
+    pool.assert_clean();
+}
+
+#[test]
+fn a_checkpoint_without_room_leaves_the_former_and_waits_for_none() {
+    let pool = Pool::of(Geometry { classes: classes([2, 0, 0, 0, 0, 0, 0, 0]), ..Geometry::new(4, 1) });
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    submit(&client, QUEUE, b"", 1, 9);
+    let task = claim(&worker);
+    task.checkpoint(b"first").unwrap();
+    let other = client.draft(1000).unwrap();
+    assert!(task.checkpoint(b"second").unwrap_err().is_transient());
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&b"first"[..]));
+    drop(other);
+    task.checkpoint(b"second").unwrap();
+    assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&b"second"[..]));
+    drop(task);
+    drop(client.take().unwrap());
+    pool.assert_clean();
+}
+
+#[test]
+fn an_output_is_written_in_place_and_may_turn_out_shorter() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    for (reserved, len) in [(10, 10), (5000, 5000), (5000, 3), (5000, 9000), (0, 0)] {
+        submit(&client, QUEUE, &[3; 400], 1, 1);
+        let task = claim(&worker);
+        let (input, mut writer) = (task.input().unwrap(), task.writer());
+        // A first guess, too small, that is given up.
+        for (len, byte) in [(300, 1), (reserved, 2)] {
+            writer.reserve(len).unwrap();
+            writer.bytes().unwrap().fill(byte);
+        }
+        task.checkpoint(input).unwrap();
+        assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&[3; 400][..]));
+        writer.truncate(len).unwrap();
+        drop(writer);
+        task.complete_reserved(5).unwrap();
+        let done = client.take().unwrap().expect("the result");
+        assert_eq!((done.status(), done.output().unwrap()), (5, &vec![2; len.min(reserved)][..]));
+        drop(done);
+        pool.assert_clean();
+    }
+    // What was reserved and not completed is nobody's: given up, ended as asked, abandoned, or answered otherwise.
+    for end in 0..4 {
+        submit(&client, QUEUE, b"", 1, 2);
+        let task = claim(&worker);
+        task.writer().reserve(5000).unwrap();
+        match end {
+            0 => {
+                assert!(task.give_back(Again::SameAttempt).unwrap().is_none());
+                drop(claim(&worker));
+            }
+            1 => task.cancelled().unwrap(),
+            2 => drop(task),
+            _ => assert!(task.complete(0, 0, |_| {}).is_ok()),
+        }
+        assert_eq!(client.take().unwrap().expect("the result").output().unwrap(), b"", "{end}");
+        pool.assert_clean();
+    }
+}
+
+#[test]
+fn a_result_says_how_long_it_waited_and_ran_and_how_often() {
+    NOW.set(Some(1_000_000_000));
+    let pass = |ms| NOW.set(NOW.get().map(|now| now + ms * MS));
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    let s = Submission { max_attempts: 3, timeout_ms: 50, ..Submission::new(QUEUE) };
+    client.try_submit(s, b"").unwrap();
+    pass(5);
+    let task = claim(&worker);
+    assert_eq!((task.timeout(), task.time_left()), (Some(ms(50)), Some(ms(50))));
+    task.begin(1, 0, 2);
+    pass(20);
+    assert_eq!(task.time_left(), Some(ms(30)));
+    task.progress(1, 0);
+    assert!(task.give_back(Again::After(0)).unwrap().is_none());
+    let task = claim(&worker);
+    task.begin(1, 0, 2);
+    pass(60);
+    assert_eq!(task.time_left(), Some(Duration::ZERO));
+    drop(task);
+    pass(1);
+    let done = client.take().unwrap().expect("the result");
+    assert_eq!((done.waited(), done.ran(), done.attempts()), (ms(25), ms(60), 2));
+    assert_eq!((done.progress(), done.deaths(), done.is_poison(), done.peak_kib()), (None, 0, false, None));
+    drop(done);
+    // One that nobody has begun.
+    let id = client.try_submit(Submission::new(QUEUE), b"").unwrap();
+    pass(3);
+    assert_eq!(client.cancel(id).unwrap(), Cancel::Cancelled);
+    let done = client.take().unwrap().expect("the report");
+    assert_eq!((done.waited(), done.ran(), done.attempts(), done.ran_by()), (ms(3), Duration::ZERO, 0, None));
+    NOW.set(None);
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
 }

@@ -13,13 +13,16 @@
 //! | CLAIMED           | one                                                 |                                                |
 //! | all but FREE and  | the attempt is one of those allowed; the input fits |                                                |
 //! | RESERVED          | its place, and a block knows whose it is            |                                                |
-//! | READY, DELAYED    | no output; DELAYED has a time                       |                                                |
+//! | READY, DELAYED    | no output; DELAYED has a time                       | no place in a worker                           |
 //! | DONE              | the output as the input                             |                                                |
+//! | READY, DELAYED,   | the valid checkpoint as the input                   | CLAIMED: as well; the others have none that is |
+//! | DONE, CLAIMED     |                                                     | not valid                                      |
 //! | READY, DONE       |                                                     | a lane holds its hint, or a rescan is due      |
 //! | lane              | the slots are of one turn, head and tail not beyond |                                                |
 //! |                   | them; hints name descriptors                        |                                                |
 //! | block             | its word is a block's; who holds it was admitted    | who holds it lives                             |
-//! | ATTACHED          | that life of the descriptor refers to it; has pages |                                                |
+//! | ATTACHED          | that life of the descriptor refers to it, if it is  | if it is CLAIMED, too                          |
+//! |                   | not CLAIMED; has pages                              |                                                |
 //! | FREE, HELD block  |                                                     | its bit is set; has pages                      |
 //! | chunk             | touched only if committed                           |                                                |
 //! | idle mask         | names participants                                  | that live                                      |
@@ -33,7 +36,7 @@
 //!
 //! What is read of two words is no snapshot either. A finding that needs two is made only if the first is unchanged after the
 //! second was read; then the second was read while the first stood, and what the owner of that word alone may change did not
-//! change. A lane is read twice, and looked at if both are the same: slots never return to an earlier word.
+//! change. (A task that is handed back has its former word again, but not its count of checkpoints.) A lane is read twice, and looked at if both are the same: slots never return to an earlier word.
 //!
 //! # Ordering
 //!
@@ -51,7 +54,8 @@
 //! the tests of endpoints, each kill of `shmworker torture --single-step`, and each pool.
 
 use super::{
-    descriptor::{Descriptor, INLINE, Payload},
+    checkpoint,
+    descriptor::{Descriptor, INLINE, Payload, Place},
     participant::Name,
     table::{LaneId, Table},
     word::{Block, Hint, LAP_MASK, Member, Outcome, Phase, Slot, Task},
@@ -268,6 +272,7 @@ impl Auditor<'_> {
         if let Some(fault) = self.misplaced(index, word, output, is_done) {
             check(false, "its output is its own", &|| format!(" with {}, {fault}", shown(output)));
         }
+        self.check_checkpoints(index, word, phase, &mut check);
         if !is_done {
             self.check_lane(d, phase, &mut check);
         }
@@ -277,6 +282,10 @@ impl Auditor<'_> {
         }
         if phase == Phase::Delayed {
             check(d.not_before.load(Relaxed) != 0, "what waits for its time has one", &String::new);
+        }
+        if self.is_at_rest && matches!(phase, Phase::Ready | Phase::Delayed) {
+            let place = Place::of(d.place.load(Relaxed));
+            check(place == Place::default(), "what waits has no place", &|| format!(" in {place:?}"));
         }
         if self.is_at_rest && matches!(phase, Phase::Ready | Phase::Done(_)) {
             let lane = match phase {
@@ -290,6 +299,34 @@ impl Auditor<'_> {
             check(is_known, "its hint is in its lane, or a rescan is due", &|| {
                 format!(" and lane {} has none", lane.0)
             });
+        }
+    }
+
+    fn check_checkpoints(
+        &self,
+        index: u16,
+        word: Task,
+        phase: Phase,
+        check: &mut impl FnMut(bool, &'static str, &dyn Fn() -> String),
+    ) {
+        let d = &self.table.descriptors[index as usize];
+        let count = d.checkpoints.load(Acquire);
+        let Some(valid) = checkpoint::valid(count) else { return };
+        let payload = Payload(d.checkpoint[valid].load(Relaxed));
+        let is_settled = self.is_at_rest || phase != Phase::Claimed;
+        let fault = match payload.block() {
+            None => (payload.len() > 0).then(|| "in no block".to_owned()),
+            Some(_) => self.misplaced(index, word, payload, is_settled),
+        };
+        fence(Acquire);
+        if d.checkpoints.load(Relaxed) == count {
+            let words = || format!(" with {}, {}", shown(payload), fault.as_deref().unwrap_or_default());
+            check(fault.is_none(), "its checkpoint is its own", &words);
+        }
+        if self.is_at_rest && phase != Phase::Claimed {
+            let former = Payload(d.checkpoint[valid ^ 1].load(Relaxed));
+            let is_none = former == Payload::default();
+            check(is_none, "it has one checkpoint", &|| format!(" with {} beside it", shown(former)));
         }
     }
 
@@ -408,9 +445,17 @@ impl Auditor<'_> {
     fn is_referred_to(&self, block: usize, index: u16, generation: u64) -> bool {
         let Some(d) = self.table.descriptors.get(usize::from(index)) else { return false };
         let word = self.table.load(index);
-        let refers = [&d.input, &d.output].iter().any(|p| Payload(p.load(Relaxed)).block() == Some(block as u32));
+        let count = d.checkpoints.load(Acquire);
+        let checkpoints = d.checkpoint.iter().filter(|_| count != checkpoint::NONE);
+        let mut fields = [&d.input, &d.output].into_iter().chain(checkpoints);
+        let refers = fields.any(|p| Payload(p.load(Relaxed)).block() == Some(block as u32));
         fence(Acquire);
-        refers && !word.is(Phase::Free) && word.generation() == generation || self.table.load(index) != word
+        let is_moving = || {
+            // Its owner may attach a block once more that it has just freed.
+            let is_worked_on = word.is(Phase::Claimed) && !self.is_at_rest;
+            self.table.load(index) != word || d.checkpoints.load(Relaxed) != count || is_worked_on
+        };
+        refers && !word.is(Phase::Free) && word.generation() == generation || is_moving()
     }
 
     // ---- idle masks -------------------------------------------------------------------------------------------------
@@ -482,9 +527,15 @@ mod tests {
             submit(To::Queue(0), 1000);
             assert!(claim().complete(0, 1000, |_| {}).is_ok()); // DONE
             submit(To::Queue(0), 1000);
-            assert!(claim().give_back(Again::After(u64::MAX / 2)).unwrap().is_none()); // DELAYED
+            let claim_and_keep = || {
+                let task = claim();
+                task.begin(1, 0, 0);
+                (0..2).for_each(|_| task.checkpoint(&[1; 1000]).unwrap());
+                task
+            };
+            assert!(claim_and_keep().give_back(Again::After(u64::MAX / 2)).unwrap().is_none()); // DELAYED
             submit(To::Queue(0), 1000);
-            forget(claim()); // CLAIMED
+            forget(claim_and_keep()); // CLAIMED
             submit(To::Queue(0), 1000); // READY
             submit(To::Participant(worker.name()), 0); // READY, addressed
             forget(client.draft(1000).unwrap()); // RESERVED
@@ -492,7 +543,7 @@ mod tests {
             let scene = Scene { client, worker, held, segment };
             for audit in [scene.table().audit(), scene.table().audit_live()] {
                 assert!(audit.violations.is_empty(), "{audit}");
-                assert_eq!((audit.descriptors_in_use, audit.blocks_in_use), (6, 7));
+                assert_eq!((audit.descriptors_in_use, audit.blocks_in_use), (6, 9));
             }
             scene
         }
@@ -608,6 +659,7 @@ mod tests {
                 s.of(phase).output.store(Payload::new(None, 5).0, Relaxed);
             });
         }
+        names("what waits has no place", false, |s| s.of(Phase::Delayed).place.store(1 << 16, Relaxed));
         names("its lane exists", true, |s| s.of(Phase::Ready).lane.store(11, Relaxed));
         names("who has no addressee is in a queue", true, |s| s.of(Phase::Claimed).lane.store(3, Relaxed));
         names("its addressee was admitted", true, |s| s.addressed().addressee.store(NOBODY.bits(), Relaxed));
@@ -632,6 +684,25 @@ mod tests {
         names("its output is its own", true, |s| {
             s.of(Phase::Claimed).output.store(Payload::new(Some(1 << 20), 1).0, Relaxed);
         });
+    }
+
+    #[test]
+    fn a_checkpoint_that_is_not_the_tasks_own_is_named() {
+        let field = |s: &Scene, phase, is_valid: bool, to: Payload| {
+            let d = s.of(phase);
+            let valid = checkpoint::valid(d.checkpoints.load(Relaxed)).unwrap();
+            d.checkpoint[valid ^ usize::from(!is_valid)].store(to.0, Relaxed);
+        };
+        let rule = "its checkpoint is its own";
+        for (phase, live) in [(Phase::Claimed, false), (Phase::Delayed, true)] {
+            names(rule, true, |s| field(s, phase, true, Payload::new(None, 1)));
+            names(rule, true, |s| field(s, phase, true, Payload::new(Some(1 << 20), 1)));
+            names(rule, live, |s| field(s, phase, true, Payload::new(Some(s.held as u32), 1)));
+            names("its task refers to it", live, |s| field(s, phase, true, Payload::default()));
+            names("its task refers to it", live, |s| s.of(phase).checkpoints.store(checkpoint::NONE, Relaxed));
+        }
+        let beside = Payload::new(Some(0), 1);
+        names("it has one checkpoint", false, |s| field(s, Phase::Delayed, false, beside));
     }
 
     #[test]
@@ -734,6 +805,12 @@ mod tests {
             let runs = s.spawn(|| {
                 while let Some(task) = worker.next(&[worker.queue(0)], || false).unwrap() {
                     let is_last = task.kind() == LAST;
+                    task.begin(1, 0, 0);
+                    for len in [0, 600, 500] {
+                        // Whether there is room or not.
+                        let _ = task.checkpoint(&[2; 600][..len]);
+                        let _ = task.writer().reserve(len);
+                    }
                     match task.attempt() {
                         0 if !is_last => assert!(task.give_back(Again::After(0)).unwrap().is_none()),
                         _ => drop(task),

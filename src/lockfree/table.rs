@@ -527,18 +527,9 @@ impl<'s> Table<'s> {
         let wanted = |w: Task, d: &Descriptor| {
             w.is(Phase::Ready) && d.lane.load(Relaxed) == lane.0 && (!ours || d.addressee.load(Relaxed) == me.bits())
         };
-        let next = |index: u16, w: Task| {
-            let d = &self.descriptors[index as usize];
-            // Few tasks expire, and the others need not ask for the time.
-            let may_be_over = d.expires.load(Relaxed) != 0;
-            match may_be_over.then(|| self.is_over(index, w, self.now())).flatten() {
-                Some(outcome) => w.to(Phase::Done(outcome), w.who()),
-                None => w.to(Phase::Claimed, me.id()),
-            }
-        };
         let cursor = cursors.of(lane);
         loop {
-            let taken = self.take_from(cursors, lane, wanted, next)?; // [publish], [claim]
+            let taken = self.take_from(cursors, lane, wanted, |index, w| self.claimed(me, index, w))?; // [publish], [claim]
             if let Some(raised) = self.lane(lane).wants_rescan(cursor, taken.is_none()) {
                 self.rescan(cursors, Some(lane), wanted)?;
                 self.lane(lane).lower_rescan(raised);
@@ -547,24 +538,86 @@ impl<'s> Table<'s> {
                 }
             }
             let Some((index, _, word)) = taken else { return Ok(None) };
-            if !word.is(Phase::Claimed) {
-                let submitter = Name::of(self.descriptors[index as usize].submitter.load(Relaxed));
-                self.announce_done(cursors, index, word, Some((me, submitter)))?;
-                continue;
-            }
             let owned = Owned { index, word };
-            fence_after_exchange("no-claim-fence"); // [cancel]
-            if self.is_cancel_asked(index, word) && !mutant("no-cancel-check") {
-                self.complete(cursors, me, owned, Outcome::Cancelled)?;
-                continue;
+            if self.begin(cursors, me, owned)? {
+                return Ok(Some(owned));
             }
-            let d = &self.descriptors[index as usize];
-            d.claimant.store(me.bits(), Relaxed);
-            if d.limits.load(Relaxed) != 0 {
-                d.started.store(self.now(), Relaxed);
-            }
-            return Ok(Some(owned));
         }
+    }
+
+    /// This task of `me`'s own, if it is READY in a queue: READY → CLAIMED(me). Its hint stays behind, as that of one who was
+    /// stopped before removing it would; hints of such tasks at the head of the lane are removed, so that they don't pile up.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn claim_this(&self, cursors: &Cursors, me: Name, task: TaskId) -> Result<Option<Owned>, Corrupted> {
+        let d = self.descriptor(task.index)?;
+        loop {
+            let word = self.load(task.index);
+            // Its fields are `me`'s own, and those of this life.
+            if word.generation() != task.generation || !word.is(Phase::Ready) || self.addressee(d).is_some() {
+                return Ok(None);
+            }
+            let to = self.claimed(me, task.index, word);
+            if let Ok(word) = self.exchange(task.index, word, to, AcqRel) {
+                let owned = Owned { index: task.index, word };
+                let is_ours = self.begin(cursors, me, owned)?;
+                self.trim(cursors, self.lane_of(task.index, d)?)?;
+                return Ok(is_ours.then_some(owned));
+            }
+        }
+    }
+
+    /// The word of a READY task once `me` has taken it out of its lane.
+    fn claimed(&self, me: Name, index: u16, w: Task) -> Task {
+        // Few tasks expire, and the others need not ask for the time.
+        let may_be_over = self.descriptors[index as usize].expires.load(Relaxed) != 0;
+        match may_be_over.then(|| self.is_over(index, w, self.now())).flatten() {
+            Some(outcome) => w.to(Phase::Done(outcome), w.who()),
+            None => w.to(Phase::Claimed, me.id()),
+        }
+    }
+
+    /// What follows the exchange by which `me` has taken a READY task. False: it is ended, not begun.
+    fn begin(&self, cursors: &Cursors, me: Name, task: Owned) -> Result<bool, Corrupted> {
+        let Owned { index, word } = task;
+        let d = &self.descriptors[index as usize];
+        if !word.is(Phase::Claimed) {
+            let submitter = Name::of(d.submitter.load(Relaxed));
+            self.announce_done(cursors, index, word, Some((me, submitter)))?;
+            return Ok(false);
+        }
+        fence_after_exchange("no-claim-fence"); // [cancel]
+        if self.is_cancel_asked(index, word) && !mutant("no-cancel-check") {
+            self.complete(cursors, me, task, Outcome::Cancelled)?;
+            return Ok(false);
+        }
+        d.claimant.store(me.bits(), Relaxed);
+        if d.limits.load(Relaxed) != 0 {
+            d.started.store(self.now(), Relaxed);
+        }
+        Ok(true)
+    }
+
+    /// Removes the hints at the head of a queue's lane whose tasks do not wait there any more.
+    fn trim(&self, cursors: &Cursors, id: LaneId) -> Result<(), Corrupted> {
+        let (lane, cursor) = (self.lane(id), cursors.of(id));
+        while let Some(entry) = lane.first(cursor)? {
+            let (index, d) = (entry.hint.index, self.descriptor(entry.hint.index)?);
+            let waits = |w: Task| entry.hint.names(w) && w.is(Phase::Ready) && d.lane.load(Relaxed) == id.0;
+            if waits(self.load(index)) {
+                break;
+            }
+            if lane.remove(cursor, &entry) && !mutant("no-trim-recheck") {
+                // Removed by us: we answer for what the task has become since. It gets another hint.
+                full_fence("no-trim-fence"); // [remove]
+                let word = self.load(index);
+                if waits(word) {
+                    self.announce_ready(cursors, index, word, id, None)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// CLAIMED(me) → DONE(completed or cancelled), hint, wake. Output, status and payload field are written.

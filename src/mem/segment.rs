@@ -223,8 +223,8 @@ pub(crate) struct Options {
 
 impl Options {
     /// The usual segment, with queues of these names.
-    pub(crate) fn with_queues<const N: usize>(names: [&str; N]) -> Options {
-        Options { queues: names.map(str::to_owned).into(), ..Options::default() }
+    pub(crate) fn with_queues(names: impl IntoIterator<Item = impl Into<String>>) -> Options {
+        Options { queues: names.into_iter().map(Into::into).collect(), ..Options::default() }
     }
 }
 

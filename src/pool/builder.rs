@@ -15,6 +15,8 @@ pub struct Builder {
 pub(super) struct Settings {
     pub(super) workers: Option<usize>,
     pub(super) max_workers: Option<usize>,
+    pub(super) slots: usize,
+    pub(super) queues: Vec<String>,
     pub(super) limits: WorkerLimits,
     pub(super) grace: Duration,
     pub(super) start_timeout: Duration,
@@ -25,6 +27,8 @@ impl Default for Settings {
         Settings {
             workers: None,
             max_workers: None,
+            slots: 1,
+            queues: vec!["default".to_owned()],
             limits: WorkerLimits::new(),
             grace: Duration::from_secs(10),
             start_timeout: Duration::from_secs(30),
@@ -66,6 +70,36 @@ impl Builder {
     /// ```
     pub fn worker_limits(mut self, limits: WorkerLimits) -> Builder {
         self.settings.limits = limits;
+        self
+    }
+
+    /// How many tasks each worker runs at a time, on threads; by default one. More are for tasks that wait, for disks or other
+    /// machines: they share a process, and the death of one is the death of its neighbours' attempts.
+    ///
+    /// # Panics
+    /// For 0, and for more than 1,024.
+    pub fn slots(mut self, n: usize) -> Builder {
+        assert!((1..=1024).contains(&n), "a worker has 1 to 1,024 slots, not {n}");
+        self.settings.slots = n;
+        self
+    }
+
+    /// The names of the queues. Workers take from the first before the second: their order is that of priority. By default there
+    /// is one, `default`. What does not [say its queue](super::TaskOptions::queue) waits in the first.
+    ///
+    /// # Panics
+    /// For none, or if two have the same name.
+    ///
+    /// ```
+    /// let builder = shmworker::Pool::builder().queues(["urgent", "default", "bulk"]);
+    /// # let _ = builder;
+    /// ```
+    pub fn queues(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Builder {
+        let queues: Vec<String> = names.into_iter().map(Into::into).collect();
+        assert!(!queues.is_empty(), "a pool needs a queue");
+        let twice = queues.iter().enumerate().find(|(i, name)| queues[..*i].contains(name));
+        assert!(twice.is_none(), "two queues are named {:?}", twice.map_or("", |(_, name)| name));
+        self.settings.queues = queues;
         self
     }
 

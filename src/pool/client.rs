@@ -7,20 +7,38 @@
 //! others sleep on a condition variable until theirs was filed, or until nobody leads any more. Futures have a thread that
 //! waits for them, started with the first of them that has to wait.
 //!
+//! In a worker nobody leads: a thread that waits there runs other tasks meanwhile ([`super::worker`]), and sleeps before the
+//! queues as well as for its result.
+//!
 //! # Where results lie
 //!
 //! A small result is copied out as it is filed, which frees its descriptor. One in a block stays where it is, so that it can
 //! be read in place; short of room, the blocks are copied out too, up to a budget. So a thread may submit more tasks than the
 //! segment has descriptors before it waits for the first.
 
+use super::{
+    PoolError,
+    aligned::Aligned,
+    home::{AnotherProcess, Home},
+    worker,
+};
 use crate::{
     error::Corrupted,
-    exec::endpoint::{CoordinatorDied, Endpoint, FinishedBy, Submission, SubmitError},
-    lockfree::{descriptor::INLINE, participant::Name, table::TaskId, word::Outcome},
+    exec::endpoint::{CoordinatorDied, Draft, Endpoint, FinishedBy, Submission, SubmitError},
+    lockfree::{
+        descriptor::INLINE,
+        table::{Cancel, TaskId},
+        word::Outcome,
+    },
+    process::Mode,
 };
 use slab::Slab;
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    collections::HashMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     task::{Context, Poll, Waker},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -30,51 +48,72 @@ use std::{
 pub(crate) const BUDGET: usize = 1 << 30;
 
 /// What is behind a finished task.
-pub(crate) struct Done {
-    pub(crate) outcome: Outcome,
-    pub(crate) status: u32,
-    pub(crate) exit: u64,
-    pub(crate) claimant: Option<Name>,
-    pub(crate) output: Output,
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    pub(super) status: u32,
+    pub(super) ending: Ending,
+    output: Output,
 }
 
-/// The bytes of a result.
-pub(crate) enum Output {
-    Private(Vec<u8>),
+/// How a task went, beside its result.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ending {
+    pub(super) exit: u64,
+    pub(super) attempts: u32,
+    pub(super) deaths: u32,
+    pub(super) is_poison: bool,
+    pub(super) peak_kib: u64,
+    pub(super) progress: Option<(u64, u64)>,
+    /// Process id and number of the worker.
+    pub(super) ran_by: Option<(u32, u32)>,
+    pub(super) waited: Duration,
+    pub(super) ran: Duration,
+}
+
+enum Output {
+    Private(Aligned),
     InPlace(FinishedBy<Arc<Endpoint>>),
 }
 
-impl Output {
-    pub(crate) fn bytes(&self) -> Result<&[u8], Corrupted> {
-        match self {
-            Output::Private(bytes) => Ok(bytes),
+impl Done {
+    pub(super) fn bytes(&self) -> Result<&[u8], Corrupted> {
+        match &self.output {
+            Output::Private(bytes) => Ok(bytes.bytes()),
             Output::InPlace(finished) => finished.output(),
         }
     }
 }
 
-enum Slot {
-    /// Its future, if one has looked.
-    Waiting(Option<Waker>),
-    Done(Box<Done>),
-    /// Nobody wants it.
-    Forgotten,
+/// One submitted task.
+struct Slot {
+    /// How many handles want the result; with none it is dropped as it comes.
+    handles: usize,
+    key: Option<Arc<str>>,
+    /// `None` until it is known, and once it does not matter.
+    task: Option<TaskId>,
+    state: State,
+}
+
+enum State {
+    /// These futures have looked.
+    Waiting(Vec<Waker>),
+    Done(Arc<Done>),
 }
 
 #[derive(Default)]
-struct Inbox {
+pub(super) struct Inbox {
     slots: Slab<Slot>,
+    /// Where the task of a key is, or was: its slot says.
+    keys: HashMap<Arc<str>, usize>,
     /// Bytes in private results.
     private: usize,
-    /// Somebody sleeps in the kernel.
+    /// Somebody sleeps in the kernel for all.
     has_leader: bool,
-    /// How many sleep on the condition variable.
+    /// How many others sleep.
     waiting: usize,
     /// How many futures wait.
     futures: usize,
     is_closed: bool,
-    /// Tasks submitted, less those that have come back.
-    outstanding: usize,
     over: Option<Lost>,
 }
 
@@ -85,46 +124,184 @@ pub(crate) enum Lost {
     CoordinatorDied(#[from] CoordinatorDied),
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    /// A task waits at the bottom of so many others that no stack would hold more.
+    #[error("this task waits {0} tasks deep for one that only this process can run: let tasks nest less deeply")]
+    TooDeep(usize),
+    #[error(transparent)]
+    AnotherProcess(#[from] AnotherProcess),
 }
 
 /// See the module.
 pub(crate) struct Client {
+    home: Home,
     shared: Arc<Shared>,
     /// The thread for futures.
     helper: Mutex<Option<JoinHandle<()>>>,
+    /// One at a time: so that of two submissions with one key the second finds the first.
+    keyed: Mutex<()>,
 }
 
 struct Shared {
     endpoint: Arc<Endpoint>,
+    /// Threads of a worker wait for results on the participant's word.
+    is_workers: bool,
     inbox: Mutex<Inbox>,
     changed: Condvar,
+    /// Tasks submitted, less those that have come back.
+    outstanding: AtomicUsize,
 }
 
 impl Client {
-    pub(crate) fn new(endpoint: Arc<Endpoint>) -> Client {
-        let shared = Shared { endpoint, inbox: Mutex::default(), changed: Condvar::new() };
-        Client { shared: Arc::new(shared), helper: Mutex::default() }
+    /// `is_workers`: its threads run tasks while they wait.
+    pub(super) fn new(endpoint: Arc<Endpoint>, home: Home, is_workers: bool) -> Client {
+        let shared = Shared {
+            endpoint,
+            is_workers,
+            inbox: Mutex::default(),
+            changed: Condvar::new(),
+            outstanding: AtomicUsize::new(0),
+        };
+        Client { home, shared: Arc::new(shared), helper: Mutex::default(), keyed: Mutex::default() }
+    }
+
+    /// # Errors
+    /// This process is a fork of the client's: it must touch neither the segment nor a lock, nor wait for a thread.
+    pub(super) fn check_home(&self) -> Result<(), AnotherProcess> {
+        self.home.check()
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.shared.endpoint
     }
 
-    /// Submits, sleeping while there is no room. Returns the ticket to wait with, and the task.
-    ///
-    /// # Errors
-    /// [`SubmitError`]; for want of room only if results worth more than [`BUDGET`] wait to be taken.
-    pub(crate) fn submit(&self, s: Submission, payload: &[u8]) -> Result<(usize, TaskId), SubmitError> {
-        self.shared.submit(s, payload)
+    /// Tasks submitted, less those that have come back.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.shared.outstanding.load(SeqCst)
     }
 
-    /// Waits until the task of this ticket has come back, or nothing will, or the time is over (`None`).
-    pub(crate) fn wait(&self, tag: usize, until: Option<Instant>) -> Result<Option<Box<Done>>, Lost> {
-        self.shared.wait(tag, until)
+    /// Submits `len` bytes that `fill` writes in place; short of room, makes some or waits for it. Returns the ticket to wait
+    /// with, and the task.
+    ///
+    /// # Errors
+    /// [`PoolError`]; for want of room only if results worth more than [`BUDGET`] wait to be taken, or in a worker that
+    /// can't run other tasks meanwhile.
+    pub(super) fn submit(
+        &self,
+        s: Submission,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(usize, TaskId), PoolError> {
+        self.submit_as(s, None, len, fill)
+    }
+
+    /// As [`submit`](Self::submit), unless a task with this key is under way: then that one's ticket.
+    pub(super) fn submit_keyed(
+        &self,
+        s: Submission,
+        key: &str,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<usize, PoolError> {
+        self.check_home()?;
+        let _alone = self.keyed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = self.shared.lock();
+        self.shared.file(&mut inbox);
+        let is_of_key = |slot: &Slot| slot.key.as_deref() == Some(key) && matches!(slot.state, State::Waiting(_));
+        if let Some(&tag) = inbox.keys.get(key)
+            && let Some(slot) = inbox.slots.get_mut(tag)
+            && is_of_key(slot)
+        {
+            slot.handles += 1;
+            return Ok(tag);
+        }
+        drop(inbox);
+        let (tag, task) = self.submit_as(s, Some(key.into()), len, fill)?;
+        // `None` only if it has come back already.
+        if let Some(slot) = self.shared.lock().slots.get_mut(tag) {
+            slot.task = Some(task);
+        }
+        Ok(tag)
+    }
+
+    fn submit_as(
+        &self,
+        s: Submission,
+        key: Option<Arc<str>>,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(usize, TaskId), PoolError> {
+        self.check_home()?;
+        let shared = &*self.shared;
+        // Counted first, and then the mode: who drains reads them the other way round. So what is taken is waited for.
+        shared.outstanding.fetch_add(1, SeqCst);
+        let is_refused = !shared.is_workers && shared.is_draining();
+        let submitted = if is_refused {
+            Err(PoolError::Draining)
+        } else {
+            shared.submit(s, key, len, fill).map_err(|e| match (e, shared.endpoint.why_orphaned()) {
+                (SubmitError::CoordinatorDied(_), Some(why)) => PoolError::Ended(why.to_owned()),
+                _ => e.into(),
+            })
+        };
+        if submitted.is_err() {
+            shared.outstanding.fetch_sub(1, SeqCst);
+            shared.tell_all();
+        }
+        submitted
+    }
+
+    /// A further handle for this ticket.
+    pub(super) fn share(&self, tag: usize) {
+        if let Some(slot) = self.shared.lock().slots.get_mut(tag) {
+            slot.handles += 1;
+        }
+    }
+
+    /// Cancels a task that was submitted with this ticket.
+    pub(super) fn cancel(&self, tag: usize, task: Option<TaskId>) -> Result<(), Lost> {
+        self.check_home()?;
+        let task = task.or_else(|| self.shared.lock().slots.get(tag)?.task);
+        match task {
+            Some(task) => Ok(self.shared.endpoint.cancel(task).map(|_: Cancel| ())?),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the task of this ticket has come back, or nothing will, or the time is over (`None`). The ticket is used up
+    /// by the result.
+    pub(super) fn wait(
+        &self,
+        tag: usize,
+        task: Option<TaskId>,
+        until: Option<Instant>,
+    ) -> Result<Option<Arc<Done>>, Lost> {
+        let own = task.map(|task| (tag, task));
+        self.wait_for(own.as_slice(), until, |inbox| inbox.take(tag))
+    }
+
+    /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
+    pub(super) fn wait_any(&self, tickets: &[(usize, TaskId)]) -> Result<(usize, Arc<Done>), Lost> {
+        let look =
+            |inbox: &mut Inbox| tickets.iter().enumerate().find_map(|(i, &(tag, _))| Some((i, inbox.take(tag)?)));
+        self.wait_for(tickets, None, look).map(|found| found.unwrap_or_else(|| unreachable!("there is no time limit")))
+    }
+
+    fn wait_for<T>(
+        &self,
+        own: &[(usize, TaskId)],
+        until: Option<Instant>,
+        look: impl FnMut(&mut Inbox) -> Option<T>,
+    ) -> Result<Option<T>, Lost> {
+        self.check_home()?;
+        match worker::of(&self.shared.endpoint) {
+            Some(worker) => self.shared.wait_in_worker(&worker, own, until, look),
+            None => self.shared.wait(until, look),
+        }
     }
 
     /// As [`wait`](Self::wait), for a future.
-    pub(crate) fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Box<Done>, Lost>> {
+    pub(super) fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Arc<Done>, Lost>> {
+        self.check_home()?;
         if let found @ Poll::Ready(_) = self.shared.poll(tag, context) {
             return found;
         }
@@ -135,10 +312,9 @@ impl Client {
                 Ok(thread) => *helper = Some(thread),
                 // Then this thread waits itself.
                 Err(_) => {
+                    let done = self.shared.wait(None, |inbox| inbox.take(tag));
                     return Poll::Ready(
-                        self.shared
-                            .wait(tag, None)
-                            .map(|done| done.unwrap_or_else(|| unreachable!("there is no time limit"))),
+                        done.map(|done| done.unwrap_or_else(|| unreachable!("there is no time limit"))),
                     );
                 }
             }
@@ -146,23 +322,40 @@ impl Client {
         Poll::Pending
     }
 
-    /// The result isn't wanted any more.
-    pub(crate) fn forget(&self, tag: usize) {
+    /// This handle's result isn't wanted any more.
+    pub(super) fn forget(&self, tag: usize) {
         let mut inbox = self.shared.lock();
-        match inbox.slots.get_mut(tag) {
-            Some(Slot::Done(_)) => drop(inbox.take(tag)),
-            Some(slot) => {
-                if let Slot::Waiting(Some(_)) = std::mem::replace(slot, Slot::Forgotten) {
-                    inbox.futures -= 1;
-                }
-            }
-            None => {}
+        let Some(slot) = inbox.slots.get_mut(tag) else { return };
+        slot.handles -= 1;
+        if slot.handles > 0 {
+            return;
+        }
+        if let State::Waiting(wakers) = &mut slot.state {
+            let gone = std::mem::take(wakers).len();
+            inbox.futures -= gone;
+        } else {
+            slot.handles = 1;
+            drop(inbox.take(tag));
         }
     }
 
-    /// Waits until everything that was submitted has come back, or nothing will.
-    pub(crate) fn drain(&self) -> Result<(), Lost> {
-        self.shared.drain()
+    /// Files what has come back, if anything is outstanding: for a worker between two tasks, whose tasks may have left some
+    /// behind.
+    pub(super) fn tidy(&self) {
+        if self.outstanding() > 0 {
+            self.shared.file(&mut self.shared.lock());
+        }
+    }
+
+    /// Asks for the end of all that is outstanding.
+    pub(super) fn cancel_all(&self) -> Result<(), Corrupted> {
+        self.shared.endpoint.cancel_all()
+    }
+
+    /// Waits until everything that was submitted has come back, or nothing will, or the time is over. True: it has.
+    pub(super) fn drain(&self, until: Option<Instant>) -> Result<bool, Lost> {
+        let is_over = |_: &mut Inbox| (self.outstanding() == 0).then_some(());
+        self.wait_for(&[], until, is_over).map(|over| over.is_some())
     }
 }
 
@@ -174,6 +367,11 @@ impl std::fmt::Debug for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
+        if self.check_home().is_err() {
+            // Its results lie in a segment that is not here.
+            std::mem::forget(self.shared.clone());
+            return;
+        }
         self.shared.lock().is_closed = true;
         self.shared.changed.notify_all();
         self.shared.endpoint.wake_self();
@@ -187,34 +385,59 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(&self, s: Submission, payload: &[u8]) -> Result<(usize, TaskId), SubmitError> {
+    fn submit(
+        &self,
+        s: Submission,
+        key: Option<Arc<str>>,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(usize, TaskId), SubmitError> {
+        // Before the ticket: it may have to wait for room.
+        let mut draft = self.draft(len)?;
+        fill(draft.payload()?);
         let tag = {
             let mut inbox = self.lock();
-            inbox.outstanding += 1;
-            inbox.slots.insert(Slot::Waiting(None))
+            let state = State::Waiting(Vec::new());
+            let tag = inbox.slots.insert(Slot { handles: 1, key: key.clone(), task: None, state });
+            if let Some(key) = key {
+                inbox.remember(key, tag);
+            }
+            tag
         };
-        let s = Submission { tag: tag as u64, ..s };
-        let submitted = loop {
-            match self.endpoint.submit(s, payload, || false) {
-                // Our own results are in the way.
+        draft.submit(Submission { tag: tag as u64, ..s }).map(|task| (tag, task)).map_err(|e| {
+            self.lock().slots.remove(tag);
+            e.into()
+        })
+    }
+
+    /// Has somebody asked the pool to end?
+    fn is_draining(&self) -> bool {
+        Mode::of(&self.endpoint.segment().header().control) >= Mode::Draining
+    }
+
+    fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
+        loop {
+            match self.endpoint.draft(len) {
                 Err(e) if e.is_want_of_room() => {
                     let mut inbox = self.lock();
-                    let has_moved = self.file(&mut inbox) | self.move_out(&mut inbox);
-                    if !has_moved && inbox.private >= BUDGET {
-                        break Err(e);
+                    // Our own results may be in the way.
+                    if self.file(&mut inbox) | self.move_out(&mut inbox) {
+                        continue;
+                    }
+                    let is_full = inbox.private >= BUDGET;
+                    drop(inbox);
+                    match worker::of(&self.endpoint) {
+                        // Who might make room waits for us, perhaps: a task of theirs is run, or none can be.
+                        Some(worker) => {
+                            if !worker.run_another()? {
+                                return Err(e);
+                            }
+                        }
+                        None if is_full => return Err(e),
+                        None => self.endpoint.wait_for_room(len),
                     }
                 }
-                other => break other,
-            }
-        };
-        match submitted {
-            Ok(Some(task)) => Ok((tag, task)),
-            Ok(None) => unreachable!("it was not asked to stop"),
-            Err(e) => {
-                let mut inbox = self.lock();
-                inbox.slots.remove(tag);
-                inbox.outstanding -= 1;
-                Err(e)
+                other => return other,
             }
         }
     }
@@ -222,15 +445,18 @@ impl Shared {
     /// Files all that has come. True: something had.
     fn file(&self, inbox: &mut Inbox) -> bool {
         let mut has_come = false;
+        // Asked for before the look, so that nothing is missed that was finished before the end.
+        let is_orphaned = self.endpoint.is_orphaned();
         let lost = loop {
             match self.endpoint.take_owned() {
                 Ok(Some(finished)) => {
                     has_come = true;
+                    self.outstanding.fetch_sub(1, SeqCst);
                     if let Err(e) = inbox.put(finished) {
                         break Some(e.into());
                     }
                 }
-                Ok(None) => break self.endpoint.is_orphaned().then_some(Lost::CoordinatorDied(CoordinatorDied)),
+                Ok(None) => break is_orphaned.then_some(Lost::CoordinatorDied(CoordinatorDied)),
                 Err(e) => break Some(e.into()),
             }
         };
@@ -239,15 +465,25 @@ impl Shared {
             has_come = true;
             inbox.futures = 0;
             for (_, slot) in &mut inbox.slots {
-                if let Slot::Waiting(waker) = slot {
-                    waker.take().into_iter().for_each(Waker::wake);
+                if let State::Waiting(wakers) = &mut slot.state {
+                    wakers.drain(..).for_each(Waker::wake);
                 }
             }
         }
         if has_come && inbox.waiting > 0 {
+            if self.is_workers {
+                self.endpoint.wake_self();
+            }
             self.changed.notify_all();
         }
         has_come
+    }
+
+    /// Has all who wait look again, the leader too.
+    fn tell_all(&self) {
+        self.endpoint.wake_self();
+        drop(self.lock()); // who has looked just before is asleep by now
+        self.changed.notify_all();
     }
 
     /// Makes room: copies results out of the segment that lie there still.
@@ -258,12 +494,14 @@ impl Shared {
             if private >= BUDGET {
                 break;
             }
-            if let Slot::Done(done) = slot
+            // Not what somebody reads just now.
+            if let State::Done(done) = &mut slot.state
+                && let Some(done) = Arc::get_mut(done)
                 && let Output::InPlace(finished) = &done.output
                 && let Ok(bytes) = finished.output()
             {
                 private += bytes.len();
-                done.output = Output::Private(bytes.to_vec());
+                done.output = Output::Private(bytes.into());
                 has_moved = true;
             }
         }
@@ -271,12 +509,15 @@ impl Shared {
         has_moved
     }
 
-    fn wait(&self, tag: usize, until: Option<Instant>) -> Result<Option<Box<Done>>, Lost> {
+    fn wait<T>(
+        &self,
+        until: Option<Instant>,
+        mut look: impl FnMut(&mut Inbox) -> Option<T>,
+    ) -> Result<Option<T>, Lost> {
         let mut inbox = self.lock();
         loop {
-            // Asked for before the look, so that nothing is missed that was finished before the end.
-            if let Some(done) = inbox.take(tag) {
-                return Ok(Some(done));
+            if let Some(found) = look(&mut inbox) {
+                return Ok(Some(found));
             }
             if !inbox.has_leader && self.file(&mut inbox) {
                 continue;
@@ -316,7 +557,47 @@ impl Shared {
         inbox
     }
 
-    fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Box<Done>, Lost>> {
+    /// As [`wait`](Self::wait), on a thread of a worker: it runs what it waits for, if nobody does yet, or anything else.
+    fn wait_in_worker<T>(
+        &self,
+        worker: &worker::Current,
+        own: &[(usize, TaskId)],
+        until: Option<Instant>,
+        mut look: impl FnMut(&mut Inbox) -> Option<T>,
+    ) -> Result<Option<T>, Lost> {
+        loop {
+            {
+                let mut inbox = self.lock();
+                self.file(&mut inbox);
+                if let Some(found) = look(&mut inbox) {
+                    return Ok(Some(found));
+                }
+                if let Some(lost) = inbox.over {
+                    return Err(lost);
+                }
+            }
+            let left = until.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(None);
+            }
+            if worker.run_one_of(own.iter().map(|&(_, task)| task))? || worker.run_another()? {
+                continue;
+            }
+            let mut found = None;
+            self.lock().waiting += 1;
+            worker.park(left, || {
+                // Filed by another thread since the look above, which woke those who slept by then.
+                found = look(&mut self.lock());
+                found.is_some()
+            });
+            self.lock().waiting -= 1;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Arc<Done>, Lost>> {
         let mut inbox = self.lock();
         self.file(&mut inbox);
         if let Some(done) = inbox.take(tag) {
@@ -325,9 +606,10 @@ impl Shared {
         if let Some(lost) = inbox.over {
             return Poll::Ready(Err(lost));
         }
-        if let Some(Slot::Waiting(waker)) = inbox.slots.get_mut(tag)
-            && waker.replace(context.waker().clone()).is_none()
+        if let Some(Slot { state: State::Waiting(wakers), .. }) = inbox.slots.get_mut(tag)
+            && !wakers.iter().any(|w| w.will_wake(context.waker()))
         {
+            wakers.push(context.waker().clone());
             inbox.futures += 1;
         }
         if inbox.waiting > 0 {
@@ -349,58 +631,66 @@ impl Shared {
             }
         }
     }
-
-    fn drain(&self) -> Result<(), Lost> {
-        let mut inbox = self.lock();
-        while inbox.outstanding > 0 {
-            if !inbox.has_leader && self.file(&mut inbox) {
-                continue;
-            }
-            if let Some(lost) = inbox.over {
-                return Err(lost);
-            }
-            inbox = self.sleep(inbox, None);
-        }
-        Ok(())
-    }
 }
 
 impl Inbox {
     fn put(&mut self, finished: FinishedBy<Arc<Endpoint>>) -> Result<(), Corrupted> {
-        self.outstanding = self.outstanding.saturating_sub(1);
         let tag = finished.tag() as usize;
         let Some(slot) = self.slots.get_mut(tag) else {
             return Err(Corrupted::new("ticket of a finished task", tag, finished.status().into()));
         };
-        if matches!(slot, Slot::Forgotten) {
+        if slot.handles == 0 {
             self.slots.remove(tag);
             return Ok(());
         }
+        let ending = Ending {
+            exit: finished.exit(),
+            attempts: finished.attempts(),
+            deaths: finished.deaths(),
+            is_poison: finished.is_poison(),
+            peak_kib: finished.peak_kib().unwrap_or(0),
+            progress: finished.progress(),
+            ran_by: finished.ran_by(),
+            waited: finished.waited(),
+            ran: finished.ran(),
+        };
         let (outcome, status) = (finished.outcome(), finished.status());
-        let (exit, claimant) = (finished.exit(), finished.claimant());
         let bytes = finished.output()?;
         let output = if bytes.len() <= INLINE {
             self.private += bytes.len();
-            Output::Private(bytes.to_vec())
+            Output::Private(bytes.into())
         } else {
             Output::InPlace(finished)
         };
-        let done = Slot::Done(Box::new(Done { outcome, status, exit, claimant, output }));
-        if let Slot::Waiting(Some(waker)) = std::mem::replace(slot, done) {
-            self.futures -= 1;
-            waker.wake();
+        let done = State::Done(Arc::new(Done { outcome, status, ending, output }));
+        if let State::Waiting(wakers) = std::mem::replace(&mut slot.state, done) {
+            self.futures -= wakers.len();
+            wakers.into_iter().for_each(Waker::wake);
         }
         Ok(())
     }
 
-    fn take(&mut self, tag: usize) -> Option<Box<Done>> {
-        if !matches!(self.slots.get(tag), Some(Slot::Done(_))) {
-            return None;
-        }
-        let Slot::Done(done) = self.slots.remove(tag) else { return None };
-        if let Output::Private(bytes) = &done.output {
-            self.private -= bytes.len();
+    /// For one handle, which it uses up.
+    fn take(&mut self, tag: usize) -> Option<Arc<Done>> {
+        let slot = self.slots.get_mut(tag)?;
+        let State::Done(done) = &slot.state else { return None };
+        let done = done.clone();
+        slot.handles -= 1;
+        if slot.handles == 0 {
+            self.slots.remove(tag);
+            if let Output::Private(bytes) = &done.output {
+                self.private -= bytes.bytes().len();
+            }
         }
         Some(done)
+    }
+
+    fn remember(&mut self, key: Arc<str>, tag: usize) {
+        // Those whose task is over are found out here, each once in a while: the map grows to twice what is under way.
+        if self.keys.len() == self.keys.capacity() {
+            let slots = &self.slots;
+            self.keys.retain(|key, &mut tag| slots.get(tag).is_some_and(|slot| slot.key.as_ref() == Some(key)));
+        }
+        self.keys.insert(key, tag);
     }
 }

@@ -1,24 +1,50 @@
-//! What tasks take and give: any `serde` type in a compact encoding, raw bytes, or slices of plain numbers as they lie in memory.
+//! What tasks take and give: any `serde` type in a compact encoding, or slices of plain numbers as they lie in memory.
 //!
 //! The encoding of `serde` types is postcard's (<https://postcard.jamesmunns.com/wire-format>). Both ends are one program, so
-//! no version is kept beside it.
+//! no version is kept beside it. What comes from the command line is JSON.
 
 use bytemuck::Pod;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, marker::PhantomData};
 
-/// A value that crosses the segment. Implemented for every `serde` type, for [`Bytes`] and for [`Pods`].
+/// A value that crosses the segment. Implemented for every `serde` type and for [`Pods`], which [`Bytes`] are.
 ///
-/// Sealed: what is read in place must be exactly what was written there.
+/// ```
+/// use shmworker::pool::{Bytes, Pods, Task};
+///
+/// const COUNT: Task<String, u64> = Task::named("count"); // encoded
+/// const SCALE: Task<Pods<f32>, Pods<f32>> = Task::named("scale"); // read and written in place
+/// const DIGEST: Task<Bytes, Bytes> = Task::named("digest");
+/// # let _ = (COUNT, SCALE, DIGEST);
+/// ```
 pub trait Wire: 'static {
     /// What is handed in: a reference.
-    type Ref<'a>;
+    type Ref<'a>: Copy;
+    /// What a handler is given: a value, or a slice that lies in the segment.
+    type Arg<'a>;
     /// What comes out at the other end.
     type Owned;
+    /// Bytes at multiples of which a value has to begin.
+    #[doc(hidden)]
+    const ALIGN: usize = 1;
+    #[doc(hidden)]
+    fn borrow(value: &Self::Owned) -> Self::Ref<'_>;
     #[doc(hidden)]
     fn encode<R>(value: Self::Ref<'_>, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError>;
     #[doc(hidden)]
+    fn view(bytes: &[u8], codec: Codec) -> Result<Self::Arg<'_>, CodecError>;
+    #[doc(hidden)]
     fn decode(bytes: &[u8]) -> Result<Self::Owned, CodecError>;
+    #[doc(hidden)]
+    fn encode_as<R>(value: Self::Ref<'_>, codec: Codec, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError>;
+}
+
+/// How a payload is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
+pub enum Codec {
+    Compact,
+    Json,
 }
 
 /// A value could not be encoded, or bytes are none.
@@ -33,11 +59,21 @@ impl CodecError {
     fn new(what: &'static str, why: impl fmt::Display) -> CodecError {
         CodecError { what, why: why.to_string() }
     }
+
+    /// Bytes that are no slice of plain values.
+    pub(super) fn shape(why: impl fmt::Display) -> CodecError {
+        CodecError::new("these bytes are no slice of the type of this task", why)
+    }
 }
 
 impl<T: Serialize + DeserializeOwned + 'static> Wire for T {
     type Ref<'a> = &'a T;
+    type Arg<'a> = T;
     type Owned = T;
+
+    fn borrow(value: &T) -> &T {
+        value
+    }
 
     fn encode<R>(value: &T, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
         let bytes = postcard::to_stdvec(value)
@@ -45,46 +81,72 @@ impl<T: Serialize + DeserializeOwned + 'static> Wire for T {
         Ok(with(&bytes))
     }
 
+    fn view(bytes: &[u8], codec: Codec) -> Result<T, CodecError> {
+        match codec {
+            Codec::Compact => T::decode(bytes),
+            Codec::Json => {
+                serde_json::from_slice(bytes).map_err(|e| CodecError::new("this JSON is not what the task takes", e))
+            }
+        }
+    }
+
     fn decode(bytes: &[u8]) -> Result<T, CodecError> {
         postcard::from_bytes(bytes).map_err(|e| CodecError::new("these bytes are no value of the type of this task", e))
     }
-}
 
-/// Raw bytes, which no end encodes.
-#[derive(Debug)]
-pub enum Bytes {}
-
-impl Wire for Bytes {
-    type Ref<'a> = &'a [u8];
-    type Owned = Vec<u8>;
-
-    fn encode<R>(value: &[u8], with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
-        Ok(with(value))
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
-        Ok(bytes.to_vec())
+    fn encode_as<R>(value: &T, codec: Codec, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
+        match codec {
+            Codec::Compact => T::encode(value, with),
+            Codec::Json => {
+                let json = serde_json::to_vec(value).map_err(|e| CodecError::new("JSON can't say this result", e))?;
+                Ok(with(&json))
+            }
+        }
     }
 }
 
-/// A slice of plain values ([`bytemuck::Pod`]), which cross as they lie in memory.
+/// Raw bytes, which neither end encodes. In JSON they are a string.
+pub type Bytes = Pods<u8>;
+
+/// A slice of plain values ([`bytemuck::Pod`]), which cross as they lie in memory: workers read them in place, and write their
+/// results in place.
 pub struct Pods<T>(PhantomData<fn() -> T>);
 
 impl<T: Pod> Wire for Pods<T> {
     type Ref<'a> = &'a [T];
+    type Arg<'a> = &'a [T];
     type Owned = Vec<T>;
+
+    const ALIGN: usize = align_of::<T>();
+
+    fn borrow(value: &Vec<T>) -> &[T] {
+        value
+    }
 
     fn encode<R>(value: &[T], with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
         Ok(with(bytemuck::cast_slice(value)))
     }
 
+    fn view(bytes: &[u8], codec: Codec) -> Result<&[T], CodecError> {
+        if codec == Codec::Json {
+            return Err(CodecError::new("JSON can't be read in place", "submit to this task from a program"));
+        }
+        bytemuck::try_cast_slice(bytes).map_err(CodecError::shape)
+    }
+
     fn decode(bytes: &[u8]) -> Result<Vec<T>, CodecError> {
-        let whole = bytes.len().checked_rem(size_of::<T>()) == Some(0);
-        if !whole {
-            return Err(CodecError::new("these bytes are no slice of the type of this task", bytes.len()));
+        if bytes.len().checked_rem(size_of::<T>()) != Some(0) {
+            return Err(CodecError::shape(format!("{} bytes", bytes.len())));
         }
         let mut values = vec![T::zeroed(); bytes.len() / size_of::<T>()];
         bytemuck::cast_slice_mut(&mut values).copy_from_slice(bytes);
         Ok(values)
+    }
+
+    fn encode_as<R>(value: &[T], codec: Codec, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
+        match codec {
+            Codec::Compact => Self::encode(value, with),
+            Codec::Json => Err(CodecError::new("JSON can't say raw numbers", "submit to this task from a program")),
+        }
     }
 }

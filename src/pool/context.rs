@@ -1,10 +1,36 @@
 //! What a task sees of its surroundings while it runs.
 
+use super::{submitter::Submitter, tasks::Failure, worker::Core};
 use crate::exec::endpoint::Claimed;
+use std::{any::Any, time::Duration};
 
-/// What a task sees while it runs: which attempt it is, whether somebody has asked for its end.
+/// What a task sees while it runs, and what it can say meanwhile.
+///
+/// ```
+/// # use shmworker::{Tasks, pool::Failure};
+/// let mut tasks = Tasks::new();
+/// tasks.handler("count", |context, up_to: u64| {
+///     // After a death of its worker it goes on from where it was.
+///     let mut n = match context.last_checkpoint()? {
+///         Some(bytes) => u64::from_le_bytes(bytes[..].try_into()?),
+///         None => 0,
+///     };
+///     while n < up_to {
+///         n += 1;
+///         if n.is_multiple_of(1000) {
+///             context.checkpoint(&n.to_le_bytes())?;
+///             context.progress(n, up_to);
+///             context.check()?; // ends here if somebody has asked for it
+///         }
+///     }
+///     Ok(n)
+/// });
+/// ```
 pub struct Context<'c> {
-    pub(crate) claimed: &'c Claimed<'c>,
+    pub(super) claimed: &'c Claimed<'c>,
+    pub(super) core: &'c Core,
+    /// One of many items that run as one task: what is kept in the segment per task can't be kept for each.
+    pub(super) is_item: bool,
 }
 
 impl std::fmt::Debug for Context<'_> {
@@ -13,19 +39,81 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
-impl Context<'_> {
-    /// Which attempt this is, from 0.
+impl<'c> Context<'c> {
+    /// Which attempt this is, from 1.
     pub fn attempt(&self) -> u32 {
-        self.claimed.attempt().into()
+        u32::from(self.claimed.attempt()) + 1
     }
 
-    /// Has its submitter cancelled it? A task that goes on anyway is none the worse for it: its result is kept.
+    /// How long this attempt may go on; `None`: nobody has set a [timeout](super::TaskOptions::timeout).
+    pub fn time_left(&self) -> Option<Duration> {
+        self.claimed.time_left()
+    }
+
+    /// Should it end? Its submitter has cancelled it, or its time is over. A task that goes on anyway is none the worse for it
+    /// as long as nobody kills its worker: its result is kept.
     pub fn is_cancelled(&self) -> bool {
-        self.claimed.is_cancelled()
+        self.claimed.is_cancelled() || self.time_left() == Some(Duration::ZERO)
     }
 
-    /// A sign of life, for tasks whose silence is limited.
+    /// As [`is_cancelled`](Self::is_cancelled), to be used with `?`.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the task should end.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.is_cancelled() { Err(Failure::permanent("it was asked to end")) } else { Ok(()) }
+    }
+
+    /// A sign of life, for tasks whose [silence is limited](super::TaskOptions::heartbeat_timeout). Costs some nanoseconds.
     pub fn heartbeat(&self) {
         self.claimed.heartbeat();
+    }
+
+    /// How far it has come, in units of its own; a sign of life too. It is told with the blame if the task kills its worker.
+    pub fn progress(&self, done: u64, total: u64) {
+        if self.is_item {
+            self.heartbeat();
+        } else {
+            self.claimed.progress(done, total);
+        }
+    }
+
+    /// Keeps these bytes in the segment for the next attempt, in the place of those before. A death at any instruction leaves
+    /// either whole.
+    ///
+    /// An item of [`map`](Submitter::map) that runs together with others keeps none: its next attempt begins anew.
+    ///
+    /// # Errors
+    /// A [`Failure`] if there is no room for them; the checkpoint before stays.
+    pub fn checkpoint(&self, bytes: &[u8]) -> Result<(), Failure> {
+        if !self.is_item {
+            self.claimed.checkpoint(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// What an earlier attempt has kept last.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the segment is damaged.
+    pub fn last_checkpoint(&self) -> Result<Option<Vec<u8>>, Failure> {
+        if self.is_item {
+            return Ok(None);
+        }
+        Ok(self.claimed.last_checkpoint()?)
+    }
+
+    /// The worker's own value of this type, which [`Tasks::state`](super::Tasks::state) makes: once per process, when a task
+    /// first asks for it.
+    ///
+    /// # Errors
+    /// The failure of what makes it, or if nothing was registered for this type.
+    pub fn state<T: Any + Send + Sync>(&self) -> Result<&'c T, Failure> {
+        self.core.state()
+    }
+
+    /// Through this a task submits tasks. One that waits for them has its process run others meanwhile.
+    pub fn pool(&self) -> &'c Submitter {
+        self.core.submitter()
     }
 }

@@ -90,7 +90,7 @@ impl Pool {
     pub fn shutdown(mut self, grace: Duration) -> Result<Shutdown, ControlError> {
         self.crew.control().tell(&Order::Shutdown { grace });
         // How that went, the end says.
-        let _ = self.client.drain();
+        let _ = self.client().drain(None);
         self.crew.end().map_err(ControlError::Ended)
     }
 }
@@ -229,7 +229,7 @@ impl Control {
         let (control, client) = (self.clone(), client.clone());
         // Without the thread the drain ends when its grace is over.
         let _ = std::thread::Builder::new().name("pool-drain".into()).spawn(move || {
-            let _ = client.drain();
+            let _ = client.drain(None);
             control.hang_up();
         });
     }

@@ -1,41 +1,56 @@
 //! Handles: what stands for a task until its result is there.
 
 use super::{
-    client::{Client, Done, Lost},
-    codec::{CodecError, Wire},
-    worker::{STATUS_FAILED, STATUS_PANICKED, STATUS_TOO_LARGE, STATUS_UNKNOWN},
+    PoolError,
+    client::{Client, Done, Ending, Lost},
+    codec::{Bytes, CodecError, Pods, Wire},
+    home::AnotherProcess,
+    worker::{STATUS_FAILED, STATUS_PANICKED, STATUS_TIMED_OUT, STATUS_UNKNOWN},
 };
 use crate::{
     TaskId,
     error::Corrupted,
     exec::endpoint::{CoordinatorDied, STATUS_OK},
-    lockfree::{table::Cancel, word::Outcome},
+    lockfree::word::Outcome,
     process::exit::Exit,
 };
+use bytemuck::Pod;
 use std::{
     fmt,
     future::Future,
     marker::PhantomData,
+    ops::Deref,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-/// A submitted task. [`wait`](Self::wait) for it, or `.await` it. Dropping the handle does not cancel the task; its result is
-/// then dropped too.
+/// A submitted task. [`wait`](Self::wait) for it, or `.await` it under any executor. Dropping the handle does not cancel the
+/// task; its result is then dropped too.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// let mut tasks = Tasks::new();
+/// let square = tasks.function("square", |x: u64| x * x);
+/// let pool = Pool::builder().fork(tasks)?;
+/// let handle = pool.submit(square, &12)?;
+/// assert_eq!(handle.wait()?, 144);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a dropped handle drops the result"]
 pub struct Handle<O: Wire> {
     client: Arc<Client>,
     tag: usize,
-    task: TaskId,
+    /// `None`: the client knows, or that of whom this one joined.
+    task: Option<TaskId>,
     is_over: bool,
     output: PhantomData<fn() -> O>,
 }
 
 impl<O: Wire> fmt::Debug for Handle<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Handle").field(&self.task).finish()
+        f.debug_tuple("Handle").field(&self.tag).finish()
     }
 }
 
@@ -50,11 +65,11 @@ pub enum TaskError {
     #[error("the task panicked at {0}")]
     Panicked(String),
     /// Its worker died over it, and no attempt was left.
-    #[error("the task's worker died: {0}")]
-    Died(String),
+    #[error("{0}")]
+    Died(Blame),
     /// It ran, or was silent, for longer than it may, and no attempt was left.
-    #[error("the task ran out of time")]
-    TimedOut,
+    #[error("the task ran out of time{0}")]
+    TimedOut(Blame),
     /// It was cancelled before it ran, or ended when it was asked to.
     #[error("the task was cancelled")]
     Cancelled,
@@ -65,68 +80,246 @@ pub enum TaskError {
     #[error("the worker that the task was for has died")]
     AddresseeDied,
     /// The workers' program has no such task.
-    #[error("the workers have no task with this number: they are of another program")]
+    #[error("the workers have no such task: they are of another program")]
     Unknown,
-    /// The output is too large for the segment.
-    #[error("{0}")]
-    TooLarge(String),
     /// The bytes of the result are no value of the type asked for.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// Its worker waits so many tasks deep that it can't run another.
+    #[error("tasks that wait for tasks nest {0} deep: no stack holds more")]
+    TooDeep(usize),
+    /// The pool has ended, for this reason.
+    #[error("the pool has ended: {0}")]
+    PoolEnded(String),
     /// The coordinator died first.
     #[error(transparent)]
     CoordinatorDied(#[from] CoordinatorDied),
     /// The segment is damaged.
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
+    /// An item of a [`map`](super::Submitter::map) could not be submitted.
+    #[error("it could not be submitted: {0}")]
+    NotSubmitted(#[source] Box<PoolError>),
+    /// This process is a fork of the one whose task it is.
+    #[error(transparent)]
+    AnotherProcess(#[from] AnotherProcess),
 }
 
-impl From<Lost> for TaskError {
-    fn from(lost: Lost) -> TaskError {
-        match lost {
-            Lost::CoordinatorDied(e) => e.into(),
-            Lost::Corrupted(e) => e.into(),
+impl TaskError {
+    /// One word for it.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            TaskError::Panicked(_) => "panicked",
+            TaskError::Died(blame) if blame.is_poison => "poison",
+            TaskError::Died(_) | TaskError::AddresseeDied => "died",
+            TaskError::TimedOut(_) => "timed out",
+            TaskError::Cancelled => "cancelled",
+            TaskError::Expired => "expired",
+            TaskError::CoordinatorDied(_) | TaskError::PoolEnded(_) => "lost",
+            _ => "failed",
         }
     }
 }
 
+/// What is known of a task that ended with its worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Blame {
+    /// How its last worker ended: `signal 9 (SIGKILL)`, `exit code 3`. Empty: it did not.
+    pub exit: String,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// For how many deaths it alone is to blame.
+    pub deaths: u32,
+    /// It is set aside, though attempts may be left: it has killed as many workers as it may.
+    pub is_poison: bool,
+    /// The most memory that its last worker had, in KiB; 0: unknown.
+    pub peak_kib: u64,
+    /// What its last attempt has said of its [progress](super::Context::progress): done, of how much.
+    pub progress: Option<(u64, u64)>,
+}
+
+impl Blame {
+    pub(super) fn of(ending: &Ending) -> Blame {
+        Blame {
+            exit: if ending.exit == 0 { String::new() } else { Exit::unpack(ending.exit).to_string() },
+            attempts: ending.attempts,
+            deaths: ending.deaths,
+            is_poison: ending.is_poison,
+            peak_kib: ending.peak_kib,
+            progress: ending.progress,
+        }
+    }
+}
+
+impl Blame {
+    /// For an item of a chunk, of which the progress is told.
+    pub(super) fn of_item(ending: &Ending) -> Blame {
+        Blame { progress: None, ..Blame::of(ending) }
+    }
+}
+
+impl fmt::Display for Blame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.exit.as_str(), self.is_poison) {
+            ("", _) => {}
+            (exit, false) => write!(f, "the task's worker died: {exit}")?,
+            (exit, true) => write!(f, "the task is poison: it has killed {} workers (last: {exit})", self.deaths)?,
+        }
+        if self.attempts > 1 {
+            write!(f, "; attempt {}", self.attempts)?;
+        }
+        if let Some((done, total)) = self.progress {
+            write!(f, "; it was at {done} of {total}")?;
+        }
+        if self.peak_kib > 0 {
+            write!(f, "; memory at most {} MiB", self.peak_kib.div_ceil(1024))?;
+        }
+        Ok(())
+    }
+}
+
+/// A task that has ended: its result, and how it went.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Finished<T> {
+    /// What came of it.
+    pub result: Result<T, TaskError>,
+    /// The worker that ran it last; `None` if none did.
+    pub worker: Option<Worker>,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// From its submission to the beginning of its last attempt.
+    pub waited: Duration,
+    /// How long its last attempt ran, if that came to an end.
+    pub ran: Duration,
+}
+
+/// A worker process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Worker {
+    /// Its number; its label is `worker:` and this.
+    pub number: u32,
+    /// Its process id.
+    pub pid: u32,
+}
+
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker:{}", self.number)
+    }
+}
+
 impl<O: Wire> Handle<O> {
-    pub(crate) fn new(client: Arc<Client>, tag: usize, task: TaskId) -> Handle<O> {
+    pub(super) fn new(client: Arc<Client>, tag: usize, task: Option<TaskId>) -> Handle<O> {
         Handle { client, tag, task, is_over: false, output: PhantomData }
     }
 
-    /// Waits for the result.
+    /// Waits for the result. In a task, other tasks are run meanwhile.
     ///
     /// # Errors
     /// [`TaskError`] if there is none.
-    pub fn wait(mut self) -> Result<O::Owned, TaskError> {
-        let done = self.client.wait(self.tag, None);
-        self.is_over = true;
-        result::<O>(&done?.unwrap_or_else(|| unreachable!("there is no time limit")))
+    pub fn wait(self) -> Result<O::Owned, TaskError> {
+        result::<O>(&*self.done()?)
     }
 
-    /// Waits for the result, at most for so long; then the handle comes back.
+    /// As [`wait`](Self::wait), with what else is known of how the task went.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let finished = pool.submit(square, &12)?.finish();
+    /// if let Some(worker) = finished.worker {
+    ///     println!("{worker} (pid {}) took {:?}", worker.pid, finished.ran);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn finish(self) -> Finished<O::Owned> {
+        finished(self.done(), |done| result::<O>(done))
+    }
+
+    pub(super) fn done(mut self) -> Result<Arc<Done>, TaskError> {
+        let done = self.client.wait(self.tag, self.task, None);
+        // After an error too the ticket is no handle's any more: nothing will come.
+        self.is_over = done.is_ok();
+        Ok(done.map_err(|lost| self.client.why(lost))?.unwrap_or_else(|| unreachable!("there is no time limit")))
+    }
+
+    /// A further handle for the same task, for which the result is bytes.
+    pub(super) fn share(&self) -> Handle<Bytes> {
+        self.client.share(self.tag);
+        Handle::new(self.client.clone(), self.tag, self.task)
+    }
+
+    /// Waits for the result, at most for so long.
     ///
     /// # Errors
     /// The handle, if the time is over.
     pub fn wait_timeout(mut self, at_most: Duration) -> Result<Result<O::Owned, TaskError>, Handle<O>> {
         let until = Instant::now().checked_add(at_most);
-        match self.client.wait(self.tag, until) {
+        match self.client.wait(self.tag, self.task, until) {
             Ok(None) => Err(self),
             Ok(Some(done)) => {
                 self.is_over = true;
                 Ok(result::<O>(&done))
             }
-            Err(lost) => Ok(Err(lost.into())),
+            Err(lost) => Ok(Err(self.client.why(lost))),
         }
     }
 
     /// Cancels the task if it does not run yet, and asks it to end if it does. What becomes of it the wait tells.
     ///
     /// # Errors
-    /// [`Corrupted`] if the segment is damaged.
-    pub fn cancel(&self) -> Result<(), Corrupted> {
-        self.client.endpoint().cancel(self.task).map(|_: Cancel| ())
+    /// [`TaskError::Corrupted`] if the segment is damaged, [`TaskError::AnotherProcess`] in a fork.
+    pub fn cancel(&self) -> Result<(), TaskError> {
+        self.client.cancel(self.tag, self.task).map_err(|lost| self.client.why(lost))
+    }
+}
+
+impl<T: Pod> Handle<Pods<T>> {
+    /// Waits for the result, and gives it as it lies in the segment, which keeps it for as long as the [`Reply`] lives.
+    ///
+    /// # Errors
+    /// [`TaskError`] if there is none.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks, pool::Pods};
+    /// # let mut tasks = Tasks::new();
+    /// # let double = tasks.in_place::<Pods<f32>, Pods<f32>>("double", |_, _, _| Ok(()));
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let reply = pool.submit(double, &[1.0, 2.0])?.wait_in_place()?;
+    /// assert_eq!(reply.iter().sum::<f32>(), 6.0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_in_place(self) -> Result<Reply<T>, TaskError> {
+        let done = self.done()?;
+        // What `deref` will do, so that it can't fail there.
+        bytemuck::try_cast_slice::<u8, T>(check(&done)?).map_err(|e| TaskError::Codec(CodecError::shape(e)))?;
+        Ok(Reply { done, kind: PhantomData })
+    }
+}
+
+/// A result that is read in place.
+pub struct Reply<T> {
+    done: Arc<Done>,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: Pod> Deref for Reply<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // Both were looked at when this was made. Damage that comes later shows as an empty slice.
+        self.done.bytes().ok().and_then(|bytes| bytemuck::try_cast_slice(bytes).ok()).unwrap_or_default()
+    }
+}
+
+impl<T: Pod + fmt::Debug> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
     }
 }
 
@@ -135,8 +328,8 @@ impl<O: Wire> Future for Handle<O> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.client.poll(self.tag, context).map(|done| {
-            self.is_over = true;
-            result::<O>(&*done?)
+            self.is_over = done.is_ok();
+            result::<O>(&*done.map_err(|lost| self.client.why(lost))?)
         })
     }
 }
@@ -149,22 +342,61 @@ impl<O: Wire> Drop for Handle<O> {
     }
 }
 
-fn result<O: Wire>(done: &Done) -> Result<O::Owned, TaskError> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let bytes = done.output.bytes()?;
-    Err(match done.outcome {
-        Outcome::Completed => match done.status {
-            STATUS_OK => return Ok(O::decode(bytes)?),
-            STATUS_FAILED => TaskError::Failed(text(bytes)),
-            STATUS_PANICKED => TaskError::Panicked(text(bytes)),
-            STATUS_UNKNOWN => TaskError::Unknown,
-            STATUS_TOO_LARGE => TaskError::TooLarge(text(bytes)),
-            _ => TaskError::Failed("its worker gave it up".to_owned()),
+pub(super) fn finished<T>(
+    done: Result<Arc<Done>, TaskError>,
+    result: impl FnOnce(&Done) -> Result<T, TaskError>,
+) -> Finished<T> {
+    match done {
+        Ok(done) => Finished {
+            result: result(&done),
+            worker: done.ending.ran_by.map(|(pid, number)| Worker { number, pid }),
+            attempts: done.ending.attempts,
+            waited: done.ending.waited,
+            ran: done.ending.ran,
         },
-        Outcome::WorkerDied => TaskError::Died(Exit::unpack(done.exit).to_string()),
-        Outcome::TimedOut => TaskError::TimedOut,
+        Err(e) => Finished { result: Err(e), worker: None, attempts: 0, waited: Duration::ZERO, ran: Duration::ZERO },
+    }
+}
+
+/// What a task, or an item of a chunk, left.
+pub(super) fn outcome<'b>(status: u32, bytes: &'b [u8], ending: &Ending) -> Result<&'b [u8], TaskError> {
+    let text = || String::from_utf8_lossy(bytes).into_owned();
+    Err(match status {
+        STATUS_OK => return Ok(bytes),
+        STATUS_FAILED => TaskError::Failed(text()),
+        STATUS_PANICKED => TaskError::Panicked(text()),
+        STATUS_TIMED_OUT => TaskError::TimedOut(Blame { exit: String::new(), ..Blame::of(ending) }),
+        STATUS_UNKNOWN => TaskError::Unknown,
+        _ => TaskError::Failed("its worker gave it up".to_owned()),
+    })
+}
+
+/// The bytes that a task left, if it was done.
+pub(super) fn check(done: &Done) -> Result<&[u8], TaskError> {
+    Err(match done.outcome {
+        Outcome::Completed => return outcome(done.status, done.bytes()?, &done.ending),
+        Outcome::WorkerDied => TaskError::Died(Blame::of(&done.ending)),
+        Outcome::TimedOut => TaskError::TimedOut(Blame::of(&done.ending)),
         Outcome::Cancelled => TaskError::Cancelled,
         Outcome::Expired => TaskError::Expired,
         Outcome::AddresseeDied => TaskError::AddresseeDied,
     })
+}
+
+fn result<O: Wire>(done: &Done) -> Result<O::Owned, TaskError> {
+    Ok(O::decode(check(done)?)?)
+}
+
+impl Client {
+    /// Why nothing came, in the words of whoever waits.
+    pub(super) fn why(&self, lost: Lost) -> TaskError {
+        match lost {
+            Lost::CoordinatorDied(e) => {
+                self.endpoint().why_orphaned().map_or(e.into(), |why| TaskError::PoolEnded(why.to_owned()))
+            }
+            Lost::AnotherProcess(e) => e.into(),
+            Lost::Corrupted(e) => e.into(),
+            Lost::TooDeep(n) => TaskError::TooDeep(n),
+        }
+    }
 }

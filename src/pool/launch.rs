@@ -24,7 +24,7 @@
 
 use super::{
     panics,
-    start::{self, Answer, CoordinatorsSeat, Plan, StartError},
+    start::{self, Answer, CoordinatorsSeat, Plan, StartError, Work},
     tasks::Tasks,
 };
 use crate::{
@@ -32,7 +32,6 @@ use crate::{
     mem::segment::Segment,
     process::{
         coordinator::{Seat, name_process},
-        limits::WorkerLimits,
         signal,
     },
 };
@@ -58,6 +57,7 @@ use std::{
     },
     process::{Command, Stdio},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 /// The inode of the socket that is a new process's standard input.
@@ -84,7 +84,7 @@ enum Invitation {
     /// With the segment, the bell and the connection to the owner.
     Coordinator { plan: Plan, fingerprint: u64 },
     /// With the segment and the bell.
-    Worker { name: u64, parent: i32, label: String, limits: WorkerLimits, queues: usize, fingerprint: u64 },
+    Worker { name: u64, parent: i32, label: String, work: Work, fingerprint: u64 },
 }
 
 /// Says which tasks this program has, for pools made by [`Builder::forkserver`](crate::pool::Builder::forkserver) and
@@ -135,26 +135,27 @@ pub fn init(tasks: fn() -> Tasks) {
 
 /// [`init()`] for programs without a `main` of their own: at the top of a file of `#[test]` functions.
 ///
-/// ```
-/// fn tasks() -> shmworker::Tasks {
-///     let mut tasks = shmworker::Tasks::new();
+/// ```no_run,standalone_crate
+/// use shmworker::{Pool, Tasks};
+///
+/// fn tasks() -> Tasks {
+///     let mut tasks = Tasks::new();
 ///     tasks.function("square", |x: u64| x * x);
 ///     tasks
 /// }
+///
 /// shmworker::init!(tasks);
 ///
-/// # /*
 /// #[test]
-/// # */
-/// fn squares() {
-///     let pool = shmworker::Pool::builder().workers(2).forkserver().unwrap();
+/// fn a_pool_starts_beside_other_tests() {
+///     let pool = Pool::builder().workers(2).forkserver().unwrap();
+///     pool.join().unwrap();
 /// }
-/// # squares();
 /// ```
 ///
 /// It has the loader call [`init()`] before `main`. So the pool's processes, coordinator and workers, live before `main`: of what
-/// Rust sets up there they lack the message at a stack overflow, which is a plain SIGSEGV then. It must stand in the crate
-/// that is the program (of a library the linker may drop it), once, and needs glibc or another loader that knows `.init_array`.
+/// Rust sets up there they lack the message at a stack overflow, which is a plain SIGSEGV then. It must stand once, in the crate
+/// that is the program: of a library the linker may drop it. It needs a loader that knows `.init_array`, as that of glibc does.
 #[macro_export]
 macro_rules! init {
     ($tasks:expr) => {
@@ -181,8 +182,19 @@ pub fn init_before_main(tasks: fn() -> Tasks) {
     init(tasks);
 }
 
+/// The threads that stay in this process: one that was joined just now stands in the kernel's list for a moment yet.
+pub(super) fn lasting_threads() -> io::Result<usize> {
+    for _ in 0..100 {
+        if threads()? == 1 {
+            return Ok(1);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    threads()
+}
+
 /// The threads of this process, but those that watch pools: what they do a fork can't catch half done.
-pub(super) fn threads() -> io::Result<usize> {
+fn threads() -> io::Result<usize> {
     let is_foreign = |task: io::Result<std::fs::DirEntry>| match task {
         Ok(task) => match std::fs::read_to_string(task.path().join("comm")) {
             Ok(name) => (name.trim_end() != start::WATCHER).then_some(Ok(())),
@@ -253,14 +265,13 @@ pub(super) fn start_coordinator(
 }
 
 /// In a child that the coordinator has forked: executes this program as a worker. Returns if that fails, with the exit code.
-pub(super) fn become_another_worker(seat: &Seat, limits: &WorkerLimits, tasks: &Tasks, queues: usize) -> u8 {
+pub(super) fn become_another_worker(seat: &Seat, tasks: &Tasks, work: &Work) -> u8 {
     let result = UnixStream::pair().and_then(|(ours, theirs)| {
         let name = seat.endpoint.name().bits();
         // The kernel names it anew when it executes a program.
         let label = std::fs::read_to_string("/proc/self/comm")?.trim_end().to_owned();
         let (parent, fingerprint) = (getppid().as_raw(), tasks.fingerprint());
-        let limits = limits.clone();
-        let invitation = Invitation::Worker { name, parent, label, limits, queues, fingerprint };
+        let invitation = Invitation::Worker { name, parent, label, work: work.clone(), fingerprint };
         send(&ours, &invitation, &[seat.endpoint.segment().as_fd(), seat.bell()])?;
         Err::<(), _>(this_program(theirs)?.exec())
     });
@@ -313,14 +324,15 @@ fn take_part(inode: &OsStr) -> Result<u8, String> {
             let _ = send(&socket, &refused, &[]);
             Ok(FAILED)
         }
-        Invitation::Worker { name, parent, label, limits, queues, fingerprint } => {
+        Invitation::Worker { name, parent, label, work, fingerprint } => {
+            drop(socket);
             let tasks = enter(fingerprint).map_err(|refused| match refused {
                 Answer::OtherTasks(ours) => format!("{label} registers other tasks than its coordinator: {ours:?}"),
                 Answer::Refused(why) => why,
                 Answer::Started => unreachable!("nothing has"),
             })?;
             let seat = sit_down(Name::of(name), Pid::from_raw(parent), &label, fds)?;
-            Ok(start::work(seat, &limits, tasks, queues))
+            Ok(work.run(seat, tasks))
         }
     }
 }
@@ -340,14 +352,14 @@ fn enter(fingerprint: u64) -> Result<&'static Tasks, Answer> {
     settle_standard_streams().and_then(|()| signal::reset_in_child()).map_err(|e| refused(&e))?;
     let tasks = panics::catch(registry.tasks)
         .map_err(|panic| refused(&format_args!("the function given to shmworker::init panicked at {panic}")))?;
-    match threads() {
+    match lasting_threads() {
         Ok(1) => {}
         Ok(threads) => return Err(refused(&StartError::ThreadsOfTasks(threads))),
         Err(e) => return Err(refused(&format_args!("cannot count this process's threads: {e}"))),
     }
     match tasks.fingerprint() == fingerprint {
         true => Ok(Box::leak(Box::new(tasks))),
-        false => Err(Answer::OtherTasks(tasks.signatures().to_vec())),
+        false => Err(Answer::OtherTasks(tasks.signatures())),
     }
 }
 

@@ -19,16 +19,34 @@
 //!
 //! The caller is a client of its own pool. The coordinator is a process beside it, which never has a second thread, so that its
 //! forks are safe; workers are its children. None outlives the caller.
+//!
+//! | | workers are | it needs |
+//! |---|---|---|
+//! | [`fork`](Builder::fork) | copies of the caller: tasks may capture what it has | a caller with one thread |
+//! | [`forkserver`](Builder::forkserver) | copies of a fresh process of the same program | [`init`] first in `main` |
+//! | [`exec`](Builder::exec) | fresh processes of the same program | [`init`] first in `main` |
+//!
+//! What workers print goes where the caller's output goes, as it is; their standard input is empty. The terminal's signals are
+//! for the caller alone. A pool belongs to the process that made it: in a fork of that one each call is an
+//! [`AnotherProcess`] error. A task may make a pool of its own, by any method, which ends with its worker.
 
+mod aligned;
 mod builder;
+mod chunk;
 mod client;
 mod codec;
 mod context;
 mod control;
 mod handle;
+mod home;
 mod launch;
+mod map;
+mod options;
+mod output;
 mod panics;
+mod scope;
 mod start;
+mod submitter;
 mod tasks;
 mod worker;
 
@@ -36,23 +54,29 @@ pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
 pub use control::{ControlError, Shutdown};
-pub use handle::{Handle, TaskError};
+pub use handle::{Blame, Finished, Handle, Reply, TaskError, Worker};
+pub use home::AnotherProcess;
 pub use launch::init;
 #[doc(hidden)]
 pub use launch::init_before_main;
-
+pub use map::{Map, Unordered};
+pub use options::{Retry, TaskOptions};
+pub use output::Output;
+pub use scope::{Report, Row, Scope};
 pub use start::StartError;
-pub use tasks::{Failure, Task, Tasks};
+pub use submitter::Submitter;
+pub use tasks::{Failure, Task, Tasks, UnknownTask};
 
-use crate::exec::endpoint::{Submission, SubmitError, To};
+use crate::exec::endpoint::SubmitError;
 use client::{Client, Lost};
 use start::Crew;
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
-/// Worker processes that run your functions. Dropping it waits for all that was submitted, then ends them.
+/// Worker processes that run your functions. What submits to it are the methods of [`Submitter`]. Dropping it waits for all
+/// that was submitted, then ends the workers.
 #[derive(Debug)]
 pub struct Pool {
-    client: Arc<Client>,
+    submitter: Submitter,
     crew: Crew,
 }
 
@@ -62,14 +86,8 @@ impl Pool {
         Builder::default()
     }
 
-    /// Submits a task; sleeps while there is no room for it.
-    ///
-    /// # Errors
-    /// [`PoolError`]: the input has no encoding or is too large, or the pool has ended.
-    pub fn submit<I: Wire, O: Wire>(&self, task: Task<I, O>, input: I::Ref<'_>) -> Result<Handle<O>, PoolError> {
-        let submission = Submission { kind: task.index, ..Submission::new(To::Queue(0)) };
-        let (tag, id) = I::encode(input, |bytes| self.client.submit(submission, bytes))??;
-        Ok(Handle::new(self.client.clone(), tag, id))
+    fn client(&self) -> &Arc<Client> {
+        self.submitter.client()
     }
 
     /// Ends the pool once all that was submitted has been run.
@@ -77,41 +95,74 @@ impl Pool {
     /// # Errors
     /// [`PoolError`] if its coordinator failed.
     pub fn join(mut self) -> Result<(), PoolError> {
-        let drained = self.client.drain();
+        let drained = self.client().drain(None);
         // Why it ended says more than that nothing came back.
         self.crew.end().map_err(PoolError::Ended)?;
-        Ok(drained?)
+        drained.map(drop).map_err(|lost| self.client().why_lost(lost))
+    }
+}
+
+impl Deref for Pool {
+    type Target = Submitter;
+
+    fn deref(&self) -> &Submitter {
+        &self.submitter
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if self.client().check_home().is_err() {
+            return;
+        }
         // Who wants to know how it ended calls `join`.
-        let _ = self.client.drain();
+        let _ = self.client().drain(None);
         let _ = self.crew.end();
     }
 }
 
 /// Why a pool could not take a task, or ended.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
     /// The input has no encoding.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// No such task is registered.
+    #[error(transparent)]
+    Task(#[from] UnknownTask),
+    /// No queue has this name.
+    #[error("no queue is named {name:?}; the pool's are: {queues}")]
+    Queue {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        queues: String,
+    },
     /// It was not accepted.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    /// Somebody has asked the pool to end: it finishes what it has.
+    #[error("the pool drains: it finishes what was submitted, and takes nothing more")]
+    Draining,
+    /// This process is a fork of the one whose pool it is.
+    #[error(transparent)]
+    AnotherProcess(#[from] AnotherProcess),
     /// The coordinator ended for this reason.
     #[error("the pool has ended: {0}")]
     Ended(String),
 }
 
-impl From<Lost> for PoolError {
-    fn from(lost: Lost) -> PoolError {
+impl Client {
+    fn why_lost(&self, lost: Lost) -> PoolError {
         match lost {
-            Lost::CoordinatorDied(e) => PoolError::Submit(e.into()),
+            Lost::CoordinatorDied(e) => self
+                .endpoint()
+                .why_orphaned()
+                .map_or(PoolError::Submit(e.into()), |why| PoolError::Ended(why.to_owned())),
             Lost::Corrupted(e) => PoolError::Submit(e.into()),
+            Lost::TooDeep(_) => PoolError::Ended(lost.to_string()),
+            Lost::AnotherProcess(e) => e.into(),
         }
     }
 }

@@ -5,7 +5,9 @@ use super::{
     builder::{Builder, Settings},
     client::Client,
     control::{Control, Shutdown},
+    home::Home,
     launch,
+    submitter::Submitter,
     tasks::Tasks,
     worker,
 };
@@ -81,15 +83,13 @@ pub enum StartError {
     ThreadsOfTasks(usize),
     /// Caller and coordinator do not register the same tasks.
     #[error(
-        "task {number} is {here} in this process and {there} in the pool's: let the function given to shmworker::init \
-         depend on nothing that changes"
+        "the pool's processes do not register the tasks of this one: {here} is registered here only, {there} there only; let \
+         the function given to shmworker::init depend on nothing that changes"
     )]
     OtherTasks {
-        /// Which task is the first to differ, from 1.
-        number: usize,
-        /// The caller's: name and types.
+        /// The caller's that the coordinator hasn't: name and types; the first of them.
         here: String,
-        /// The coordinator's.
+        /// The coordinator's that the caller hasn't.
         there: String,
     },
     /// The coordinator could not begin, for this reason.
@@ -134,7 +134,6 @@ pub(super) struct Plan {
     settings: Settings,
     workers: usize,
     max_workers: usize,
-    queues: usize,
     /// Its participant, and the owner's.
     coordinator: u64,
     owner: u64,
@@ -167,7 +166,7 @@ impl Builder {
     /// # Errors
     /// [`StartError`]: [`Threads`](StartError::Threads) if there are any but those of other pools.
     pub fn fork(self, tasks: Tasks) -> Result<Pool, StartError> {
-        let threads = launch::threads().map_err(os("count this process's threads"))?;
+        let threads = launch::lasting_threads().map_err(os("count this process's threads"))?;
         if threads > 1 {
             return Err(StartError::Threads(threads));
         }
@@ -239,14 +238,18 @@ impl Builder {
         drop(plugs);
         let process = Process(Child::of(launch(&ground, theirs)?).map_err(os("watch the coordinator"))?);
         let Ground { segment, plan, bell, connection, answers } = ground;
+        let (queues, width) = (plan.settings.queues.as_slice().into(), plan.workers * plan.settings.slots);
+        segment.keep_from_children().map_err(os("keep children away from the segment"))?;
+        // Each end is the coordinator's alone now, so that its death closes it.
         drop(connection);
         process.answer(&answers, plan.settings.start_timeout, tasks)?;
-        segment.keep_from_children().map_err(os("keep children away from the segment"))?;
         let bell = OwnedFd::from(bell);
         let endpoint = Endpoint::new(segment, Name::of(plan.owner)).with_own_bell(bell);
-        let client = Arc::new(Client::new(Arc::new(endpoint)));
+        let home = Home::here().map_err(os("map a page"))?;
+        let client = Arc::new(Client::new(Arc::new(endpoint), home, false));
         let crew = Crew::watch(&client, process, ours).map_err(os("start a thread"))?;
-        Ok(Pool { client, crew })
+        let submitter = Submitter::new(client, tasks.signatures.clone(), queues, width);
+        Ok(Pool { submitter, crew })
     }
 }
 
@@ -265,23 +268,14 @@ impl Ground {
     /// With the caller's end of the connection, and the coordinator's of the answers.
     fn lay(settings: Settings, method: Method) -> Result<(Ground, OwnedFd, UnixStream), StartError> {
         let workers = settings.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let options = Options::with_queues(["default"]);
-        let queues = options.queues.len();
+        let options = Options::with_queues(settings.queues.iter().cloned());
         let (participants, max_workers) = room_for(workers, settings.max_workers);
-        let segment = Segment::create_with(Geometry::new(participants, queues), &options)?;
+        let segment = Segment::create_with(Geometry::new(participants, options.queues.len()), &options)?;
         let admit = |pid| segment.table().admit(pid, 0)?.ok_or(StartError::Segment(SegmentCreateError::Geometry));
         let coordinator = admit(0)?.bits();
         let owner = admit(std::process::id())?.bits();
-        let plan = Plan {
-            method,
-            settings,
-            workers,
-            max_workers,
-            queues,
-            coordinator,
-            owner,
-            owner_pid: std::process::id() as i32,
-        };
+        let plan =
+            Plan { method, settings, workers, max_workers, coordinator, owner, owner_pid: std::process::id() as i32 };
         let bell = make_bell().map_err(|e| match e {
             PoolError::Os { step, source } => os(step)(source),
             _ => unreachable!("it only asks the kernel"),
@@ -302,16 +296,17 @@ struct Process(Child);
 impl Process {
     /// Waits until it has started the workers.
     fn answer(&self, socket: &UnixStream, at_most: Duration, tasks: &Tasks) -> Result<(), StartError> {
-        let until = Instant::now() + at_most;
+        let until = Instant::now().checked_add(at_most);
         let step = "hear from the coordinator";
         let mut is_open = true;
         loop {
             // In this order: what one that is found dead had said is there to be read.
             let mut fds = vec![PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
             fds.extend(is_open.then(|| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
             // Rounded up, or the last millisecond would be spent spinning.
-            let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            let timeout = left.saturating_add(Duration::from_millis(1));
+            let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
             match poll(&mut fds, timeout) {
                 Ok(0) if left.is_zero() => return Err(StartError::TimedOut(at_most)),
                 Ok(0) | Err(Errno::EINTR) => continue,
@@ -323,7 +318,7 @@ impl Process {
                 match launch::receive(socket) {
                     Ok((Answer::Started, _)) => return Ok(()),
                     Ok((Answer::Refused(why), _)) => return Err(StartError::Refused(why)),
-                    Ok((Answer::OtherTasks(there), _)) => return Err(other_tasks(tasks.signatures(), &there)),
+                    Ok((Answer::OtherTasks(there), _)) => return Err(other_tasks(&tasks.signatures(), &there)),
                     // It has closed its end, perhaps by dying.
                     Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
                         is_open = false;
@@ -346,9 +341,10 @@ impl Drop for Process {
 }
 
 fn other_tasks(here: &[String], there: &[String]) -> StartError {
-    let n = here.iter().zip(there).take_while(|(here, there)| here == there).count();
-    let of = |tasks: &[String]| tasks.get(n).map_or("absent".to_owned(), Clone::clone);
-    StartError::OtherTasks { number: n + 1, here: of(here), there: of(there) }
+    let first = |these: &[String], those: &[String]| {
+        these.iter().find(|task| !those.contains(task)).map_or("nothing".to_owned(), String::clone)
+    };
+    StartError::OtherTasks { here: first(here, there), there: first(there, here) }
 }
 
 /// How many participants a segment needs for so many workers, and how many workers it then has room for.
@@ -425,8 +421,7 @@ impl CoordinatorsSeat<'_> {
 
     fn run(&self, tasks: &Tasks, started: &mut dyn FnMut()) -> Result<(), PoolError> {
         let os = |step| move |source| PoolError::Os { step, source };
-        let &Plan { method, workers, max_workers, queues, ref settings, .. } = self.plan;
-        let limits = settings.limits.clone();
+        let &Plan { method, workers, max_workers, ref settings, .. } = self.plan;
         name_process("coordinator");
         launch::settle_standard_streams().map_err(os("open /dev/null"))?;
         let owner_pid = Pid::from_raw(self.plan.owner_pid);
@@ -442,9 +437,11 @@ impl CoordinatorsSeat<'_> {
         let bell = unsafe { EventFd::from_owned_fd(copy(self.bell.as_fd())?) };
         // SAFETY: the worker's copy of this process's memory, in which the table lives on until that exits.
         let tasks: &'static Tasks = unsafe { &*std::ptr::from_ref(tasks) };
+        let Settings { slots, queues, limits, .. } = settings.clone();
+        let work = Work { slots, queues, workers, limits };
         let main: Box<dyn Fn(Seat) -> u8> = match method {
-            Method::Fork => Box::new(move |seat| work(seat, &limits, tasks, queues)),
-            Method::Exec => Box::new(move |seat| launch::become_another_worker(&seat, &limits, tasks, queues)),
+            Method::Fork => Box::new(move |seat| work.run(seat, tasks)),
+            Method::Exec => Box::new(move |seat| launch::become_another_worker(&seat, tasks, &work)),
         };
         let spec = Spec { name: "worker", role: Role::Worker, count: workers, main };
         let mut observer = |event: Event<'_>| match event {
@@ -459,11 +456,24 @@ impl CoordinatorsSeat<'_> {
     }
 }
 
-/// The life of a worker's process; its exit code.
-pub(super) fn work(seat: Seat, limits: &WorkerLimits, tasks: &Tasks, queues: usize) -> u8 {
-    let result = match seat.limited(limits) {
-        Ok(seat) => worker::work(&seat, tasks, queues).map_err(|e| seat.give_up(&e.to_string())),
-        Err(Unfit) => Err(()),
-    };
-    u8::from(result.is_err())
+/// What a worker is told of the pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Work {
+    pub(super) slots: usize,
+    pub(super) queues: Vec<String>,
+    /// How many there were at first.
+    pub(super) workers: usize,
+    pub(super) limits: WorkerLimits,
+}
+
+impl Work {
+    /// The life of a worker's process; its exit code.
+    pub(super) fn run(&self, seat: Seat, tasks: &'static Tasks) -> u8 {
+        let result = match seat.limited(&self.limits) {
+            Ok(seat) => worker::work(&seat, tasks, self).map_err(|why| seat.give_up(&why)),
+            // It has said why.
+            Err(Unfit) => Err(()),
+        };
+        u8::from(result.is_err())
+    }
 }

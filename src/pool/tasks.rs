@@ -1,32 +1,46 @@
 //! Tasks by name: what a worker can run, and typed tokens to submit it with.
+//!
+//! A task is known by the hash of its name, which is computed where the token is made; so caller and worker agree on it without
+//! a common table, whatever the order in which each registers its own.
 
 use super::{
-    codec::{CodecError, Wire},
+    codec::{Codec, Wire},
     context::Context,
+    output::{Output, Room},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    any::type_name,
-    collections::HashMap,
+    any::{Any, TypeId, type_name},
+    collections::{BTreeMap, HashMap},
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     marker::PhantomData,
+    sync::Arc,
 };
 
 /// Why a task of yours failed: a text for whoever waits for it. Any error turns into one by `?`.
+///
+/// ```
+/// # use shmworker::{Tasks, pool::Failure};
+/// let mut tasks = Tasks::new();
+/// tasks.handler("parse", |_, text: String| Ok(text.parse::<u64>()?));
+/// tasks.handler("refuse", |_, n: u64| if n > 3 { Err(Failure::permanent("too many")) } else { Ok(n) });
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    message: String,
+    pub(super) message: String,
+    pub(super) is_permanent: bool,
 }
 
 impl Failure {
     /// A failure with this message.
     pub fn new(message: impl Into<String>) -> Failure {
-        Failure { message: message.into() }
+        Failure { message: message.into(), is_permanent: false }
     }
 
-    pub(crate) fn into_message(self) -> String {
-        self.message
+    /// A failure that another attempt would meet as well: there is none.
+    pub fn permanent(message: impl Into<String>) -> Failure {
+        Failure { message: message.into(), is_permanent: true }
     }
 }
 
@@ -39,14 +53,30 @@ impl<E: std::error::Error> From<E> for Failure {
             message.push_str(&cause.to_string());
             source = cause.source();
         }
-        Failure { message }
+        Failure::new(message)
     }
 }
 
-/// A registered task: takes an `I`, gives an `O`. Made by [`Tasks`], used to submit.
+/// A task that takes an `I` and gives an `O`: what [`Tasks`] return, or [`Task::named`].
 pub struct Task<I: Wire, O: Wire> {
-    pub(crate) index: u32,
-    pub(crate) kind: PhantomData<fn(I) -> O>,
+    pub(super) kind: u32,
+    types: PhantomData<fn(I) -> O>,
+}
+
+impl<I: Wire, O: Wire> Task<I, O> {
+    /// The task that is registered under this name, for where the token that its registration returned is not at hand: in
+    /// another task, or in a program whose workers are started by [`init`](crate::init). Whether there is one of these types
+    /// is checked when it is submitted to.
+    ///
+    /// ```
+    /// use shmworker::pool::Task;
+    ///
+    /// const SQUARE: Task<u64, u64> = Task::named("square");
+    /// # let _ = SQUARE;
+    /// ```
+    pub const fn named(name: &str) -> Task<I, O> {
+        Task { kind: kind_of(name), types: PhantomData }
+    }
 }
 
 impl<I: Wire, O: Wire> Clone for Task<I, O> {
@@ -59,15 +89,86 @@ impl<I: Wire, O: Wire> Copy for Task<I, O> {}
 
 impl<I: Wire, O: Wire> fmt::Debug for Task<I, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Task({})", self.index)
+        write!(f, "Task({:#x}: {} -> {})", self.kind, type_name::<I>(), type_name::<O>())
     }
 }
 
-/// Where a handler leaves its output: called once, with the encoded bytes.
-pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[u8]);
-type Handler = Box<dyn Fn(&Context<'_>, &[u8], Sink<'_>) -> Result<(), Failure>>;
+/// Bits of a descriptor's `kind` beside the hash: the payload is a chunk, or JSON.
+pub(super) const CHUNK: u32 = 1 << 31;
+pub(super) const JSON: u32 = 1 << 30;
 
-/// The tasks of a program, by name.
+/// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), folded to the bits that are left.
+const fn kind_of(name: &str) -> u32 {
+    let (bytes, mut hash, mut i) = (name.as_bytes(), 0x811c_9dc5u32, 0);
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u32).wrapping_mul(0x0100_0193);
+        i += 1;
+    }
+    (hash ^ hash >> 30) & (JSON - 1)
+}
+
+/// What is known of a task without its code.
+#[derive(Clone, Debug)]
+pub(super) struct Signature {
+    pub(super) name: String,
+    types: [(TypeId, &'static str); 2],
+}
+
+/// Signatures by kind. In the order of kinds, so that two tables of the same tasks are the same.
+pub(super) type Signatures = BTreeMap<u32, Signature>;
+
+/// Why a task can't be submitted to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnknownTask {
+    /// No task has this name.
+    #[error("no task named {0:?} is registered; those that are: {1}")]
+    Name(String, String),
+    /// No task has this token.
+    #[error("the task of this token is not registered; those that are: {0}")]
+    Token(String),
+    /// The one of this name is of other types.
+    #[error("the task {name:?} is registered as {is}, and submitted to as {asked}")]
+    Types {
+        /// Its name.
+        name: String,
+        /// What it takes and gives.
+        is: String,
+        /// What the token says.
+        asked: String,
+    },
+}
+
+fn names(signatures: &Signatures) -> String {
+    let names: Vec<_> = signatures.values().map(|s| s.name.as_str()).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+pub(super) fn check<I: Wire, O: Wire>(signatures: &Signatures, task: Task<I, O>) -> Result<(), UnknownTask> {
+    let signature = signatures.get(&task.kind).ok_or_else(|| UnknownTask::Token(names(signatures)))?;
+    if signature.types.map(|t| t.0) == [TypeId::of::<I>(), TypeId::of::<O>()] {
+        return Ok(());
+    }
+    Err(UnknownTask::Types {
+        name: signature.name.clone(),
+        is: signature.types.map(|t| t.1).join(" -> "),
+        asked: [type_name::<I>(), type_name::<O>()].join(" -> "),
+    })
+}
+
+pub(super) fn kind_by_name(signatures: &Signatures, name: &str) -> Result<u32, UnknownTask> {
+    let kind = kind_of(name);
+    match signatures.get(&kind) {
+        Some(signature) if signature.name == name => Ok(kind),
+        _ => Err(UnknownTask::Name(name.to_owned(), names(signatures))),
+    }
+}
+
+pub(super) type Handler = Box<dyn Fn(&Context<'_>, &[u8], Codec, &mut Room<'_>) -> Result<(), Failure> + Send + Sync>;
+type Init = Box<dyn Fn() -> Result<Box<dyn Any + Send + Sync>, Failure> + Send + Sync>;
+type Hook<R> = Box<dyn Fn() -> R + Send + Sync>;
+
+/// The tasks of a program, by name, and what its workers do beside them.
 ///
 /// ```
 /// let mut tasks = shmworker::Tasks::new();
@@ -76,14 +177,16 @@ type Handler = Box<dyn Fn(&Context<'_>, &[u8], Sink<'_>) -> Result<(), Failure>>
 /// ```
 #[derive(Default)]
 pub struct Tasks {
-    handlers: Vec<Handler>,
-    names: HashMap<String, u32>,
-    signatures: Vec<String>,
+    pub(super) signatures: Arc<Signatures>,
+    handlers: HashMap<u32, Handler>,
+    inits: HashMap<TypeId, Init>,
+    pub(super) on_start: Vec<Hook<Result<(), Failure>>>,
+    pub(super) on_exit: Vec<Hook<()>>,
 }
 
 impl fmt::Debug for Tasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.names.keys()).finish()
+        f.debug_set().entries(self.signatures.values().map(|s| &s.name)).finish()
     }
 }
 
@@ -97,7 +200,13 @@ impl Tasks {
     ///
     /// # Panics
     /// If the name is taken.
-    pub fn function<I, O>(&mut self, name: &str, function: impl Fn(I) -> O + 'static) -> Task<I, O>
+    ///
+    /// ```
+    /// let mut tasks = shmworker::Tasks::new();
+    /// let length = tasks.function("length", |text: String| text.len());
+    /// # let _ = length;
+    /// ```
+    pub fn function<I, O>(&mut self, name: &str, function: impl Fn(I) -> O + Send + Sync + 'static) -> Task<I, O>
     where
         I: Serialize + DeserializeOwned + 'static,
         O: Serialize + DeserializeOwned + 'static,
@@ -109,46 +218,158 @@ impl Tasks {
     ///
     /// # Panics
     /// If the name is taken.
+    ///
+    /// ```
+    /// # use shmworker::pool::Failure;
+    /// let mut tasks = shmworker::Tasks::new();
+    /// let read = tasks.handler("read", |context, path: String| {
+    ///     context.check()?;
+    ///     Ok(std::fs::read_to_string(path)?)
+    /// });
+    /// # let _ = read;
+    /// ```
     pub fn handler<I, O>(
         &mut self,
         name: &str,
-        handler: impl Fn(&Context<'_>, I) -> Result<O, Failure> + 'static,
+        handler: impl Fn(&Context<'_>, I) -> Result<O, Failure> + Send + Sync + 'static,
     ) -> Task<I, O>
     where
         I: Serialize + DeserializeOwned + 'static,
         O: Serialize + DeserializeOwned + 'static,
     {
-        self.add(name, move |context, input, sink| {
-            let output = handler(context, I::decode(input)?)?;
-            O::encode(&output, |bytes| sink(bytes)).map_err(|e: CodecError| e.into())
+        self.add(name, move |context, input, codec, room| {
+            let output = handler(context, I::view(input, codec)?)?;
+            O::encode_as(&output, codec, |bytes| room.write(bytes))?
         })
+    }
+
+    /// Registers a function that reads its input in place and writes its output in place: in the segment, without a copy, where
+    /// these are [`Pods`](super::Pods) or [`Bytes`](super::Bytes).
+    ///
+    /// # Panics
+    /// If the name is taken.
+    ///
+    /// ```
+    /// use shmworker::pool::Pods;
+    ///
+    /// let mut tasks = shmworker::Tasks::new();
+    /// let double = tasks.in_place::<Pods<f32>, Pods<f32>>("double", |_, input, mut output| {
+    ///     for (out, x) in output.reserve(input.len())?.iter_mut().zip(input) {
+    ///         *out = 2.0 * x;
+    ///     }
+    ///     Ok(())
+    /// });
+    /// # let _ = double;
+    /// ```
+    pub fn in_place<I: Wire, O: Wire>(
+        &mut self,
+        name: &str,
+        handler: impl for<'a> Fn(&Context<'_>, I::Arg<'a>, Output<'_, '_, O>) -> Result<(), Failure> + Send + Sync + 'static,
+    ) -> Task<I, O> {
+        self.add(name, move |context, input, codec, room| {
+            handler(context, I::view(input, codec)?, Output::new(room, codec))
+        })
+    }
+
+    /// Says how a worker makes its own value of type `T`, a connection or a model: once per process, when a task first asks for
+    /// it by [`Context::state`]. If that fails the task fails, and the next one tries again. It is dropped when the worker ends
+    /// in order.
+    ///
+    /// # Panics
+    /// If one is registered for this type.
+    ///
+    /// ```
+    /// # use std::collections::HashMap;
+    /// let mut tasks = shmworker::Tasks::new();
+    /// tasks.state(|| Ok(HashMap::from([("one", 1u64)])));
+    /// let look_up = tasks.handler("look up", |context, word: String| {
+    ///     Ok(context.state::<HashMap<&str, u64>>()?.get(word.as_str()).copied())
+    /// });
+    /// # let _ = look_up;
+    /// ```
+    pub fn state<T: Any + Send + Sync>(&mut self, init: impl Fn() -> Result<T, Failure> + Send + Sync + 'static) {
+        let init: Init = Box::new(move || Ok(Box::new(init()?)));
+        let earlier = self.inits.insert(TypeId::of::<T>(), init);
+        assert!(earlier.is_none(), "a state of type {} is registered already", type_name::<T>());
+    }
+
+    /// Registers what each worker does before its first task. If it fails the worker ends, and a pool whose workers all do that
+    /// ends too.
+    pub fn on_start(&mut self, hook: impl Fn() -> Result<(), Failure> + Send + Sync + 'static) {
+        self.on_start.push(Box::new(hook));
+    }
+
+    /// Registers what each worker does after its last task, if it ends in order.
+    pub fn on_exit(&mut self, hook: impl Fn() + Send + Sync + 'static) {
+        self.on_exit.push(Box::new(hook));
     }
 
     fn add<I: Wire, O: Wire>(
         &mut self,
         name: &str,
-        handler: impl Fn(&Context<'_>, &[u8], Sink<'_>) -> Result<(), Failure> + 'static,
+        handler: impl Fn(&Context<'_>, &[u8], Codec, &mut Room<'_>) -> Result<(), Failure> + Send + Sync + 'static,
     ) -> Task<I, O> {
-        let index = self.handlers.len() as u32;
-        assert!(self.names.insert(name.to_owned(), index).is_none(), "a task named {name:?} is registered already");
-        self.handlers.push(Box::new(handler));
-        self.signatures.push(format!("{name:?}: {} -> {}", type_name::<I>(), type_name::<O>()));
-        Task { index, kind: PhantomData }
+        let task = Task::named(name);
+        let types = [(TypeId::of::<I>(), type_name::<I>()), (TypeId::of::<O>(), type_name::<O>())];
+        let signature = Signature { name: name.to_owned(), types };
+        if let Some(earlier) = Arc::make_mut(&mut self.signatures).insert(task.kind, signature) {
+            assert!(earlier.name == name, "the names {name:?} and {:?} have the same hash: change one", earlier.name);
+            panic!("a task named {name:?} is registered already");
+        }
+        self.handlers.insert(task.kind, Box::new(handler));
+        task
     }
 
-    /// Name and types of each, in their order.
-    pub(crate) fn signatures(&self) -> &[String] {
-        &self.signatures
+    /// Name and types of each.
+    pub(super) fn signatures(&self) -> Vec<String> {
+        let line = |s: &Signature| format!("{:?}: {} -> {}", s.name, s.types[0].1, s.types[1].1);
+        self.signatures.values().map(line).collect()
     }
 
-    /// The same for the same tasks in the same order, in all processes of one program.
-    pub(crate) fn fingerprint(&self) -> u64 {
+    /// The same for the same tasks, in all processes of one program.
+    pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        self.signatures.hash(&mut hasher);
+        self.signatures().hash(&mut hasher);
         hasher.finish()
     }
 
-    pub(crate) fn get(&self, index: u32) -> Option<&Handler> {
-        self.handlers.get(index as usize)
+    pub(super) fn get(&self, kind: u32) -> Option<&Handler> {
+        self.handlers.get(&kind)
+    }
+
+    pub(super) fn init_of<T: Any>(&self) -> Option<&Init> {
+        self.inits.get(&TypeId::of::<T>())
+    }
+
+    pub(super) fn states(&self) -> impl Iterator<Item = TypeId> {
+        self.inits.keys().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_by_name_is_that_of_the_registration_if_the_types_are() {
+        let mut tasks = Tasks::new();
+        let square = tasks.function("square", |x: u64| x * x);
+        assert_eq!(square.kind, Task::<u64, u64>::named("square").kind);
+        assert_eq!(check(&tasks.signatures, square), Ok(()));
+        let wrong = check(&tasks.signatures, Task::<u32, u64>::named("square")).unwrap_err();
+        assert_eq!(
+            wrong.to_string(),
+            "the task \"square\" is registered as u64 -> u64, and submitted to as u32 -> u64"
+        );
+        let unknown = kind_by_name(&tasks.signatures, "cube").unwrap_err();
+        assert_eq!(unknown.to_string(), "no task named \"cube\" is registered; those that are: square");
+    }
+
+    #[test]
+    #[should_panic(expected = "a task named \"a\" is registered already")]
+    fn a_name_is_given_once() {
+        let mut tasks = Tasks::new();
+        tasks.function("a", |x: u64| x);
+        tasks.function("a", |x: u64| x);
     }
 }

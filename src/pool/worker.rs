@@ -1,73 +1,395 @@
 //! What a worker process of a pool does: claims tasks, runs their handlers, and leaves what came of them.
+//!
+//! # Slots
+//!
+//! A worker runs as many tasks at a time as it has slots, each on a thread of its own (the first on the process's first). A
+//! *suspect*, a task that may have killed a worker in which others ran too, runs alone: [`Gate`].
+//!
+//! # Tasks that wait for tasks
+//!
+//! A thread that waits for a task which this process has submitted runs that task itself if nobody has begun it, else any
+//! other, on top of the one that waits. No cycle of waits can come of it: a task waits for those that it has submitted, or
+//! for those on top of it, and all of these began later than it did. The stack bounds how deep others may be taken
+//! ([`OTHERS`]) and how deep tasks may nest at all ([`DEEPEST`]).
 
-use super::{context::Context, panics, tasks::Tasks};
+use super::{
+    aligned::Aligned,
+    chunk,
+    client::{Client, Lost},
+    codec::Codec,
+    context::Context,
+    home::Home,
+    output::Room,
+    panics,
+    start::Work,
+    submitter::Submitter,
+    tasks::{CHUNK, Failure, Handler, JSON, Tasks},
+};
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Claimed, STATUS_OK, SubmitError},
-    process::coordinator::Seat,
+    exec::endpoint::{Claimed, Endpoint, STATUS_OK, SubmitError},
+    lockfree::{
+        descriptor::retry_on,
+        table::{Again, LaneId, TaskId},
+    },
+    process::{coordinator::Seat, fault},
 };
-use std::time::Duration;
+use std::{
+    any::{Any, TypeId, type_name},
+    cell::RefCell,
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
 
 /// The handler gave an error: the output is its text.
-pub(crate) const STATUS_FAILED: u32 = 1;
+pub(super) const STATUS_FAILED: u32 = 1;
 /// The handler panicked: the output is where, and what it said.
-pub(crate) const STATUS_PANICKED: u32 = 2;
+pub(super) const STATUS_PANICKED: u32 = 2;
 /// There is no such task in this worker's program.
-pub(crate) const STATUS_UNKNOWN: u32 = 3;
-/// The output is larger than any payload may be: the output is that.
-pub(crate) const STATUS_TOO_LARGE: u32 = 4;
+pub(super) const STATUS_UNKNOWN: u32 = 3;
+/// The handler gave an error when its time was over: the output is its text.
+pub(super) const STATUS_TIMED_OUT: u32 = 4;
 
-/// How long to wait for room for an output before looking again.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Beside the status of an item of a chunk: another attempt is wanted.
+pub(super) const AGAIN: u32 = 1 << 31;
 
-/// Runs tasks of all queues, the first before the second, until the pool stops or this worker is to leave.
+/// So deep below other tasks a thread that waits takes tasks that it does not wait for.
+pub(super) const OTHERS: usize = 32;
+/// So deep tasks nest in all. Each level takes the stack of a handler and some hundred bytes.
+pub(super) const DEEPEST: usize = 512;
+/// Stack of a slot's thread: that of a process's first thread, by default.
+const STACK: usize = 8 << 20;
+
+/// What the threads of a worker share.
+pub(super) struct Core {
+    endpoint: Arc<Endpoint>,
+    label: u32,
+    tasks: &'static Tasks,
+    queues: Vec<LaneId>,
+    submitter: Submitter,
+    states: HashMap<TypeId, OnceLock<Box<dyn Any + Send + Sync>>>,
+    /// One state at a time is made.
+    making: Mutex<()>,
+    /// With one slot nothing runs beside anything.
+    gate: Option<Gate>,
+}
+
+impl Core {
+    pub(super) fn submitter(&self) -> &Submitter {
+        &self.submitter
+    }
+
+    pub(super) fn state<T: Any>(&self) -> Result<&T, Failure> {
+        let (Some(cell), Some(init)) = (self.states.get(&TypeId::of::<T>()), self.tasks.init_of::<T>()) else {
+            let name = type_name::<T>();
+            return Err(Failure::permanent(format!("no state of type {name} is registered: call Tasks::state")));
+        };
+        let found = |made: &'_ Box<dyn Any + Send + Sync>| made.downcast_ref::<T>().is_some();
+        if !cell.get().is_some_and(found) {
+            let _alone = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            if cell.get().is_none() {
+                let made = init()?;
+                cell.get_or_init(|| made);
+            }
+        }
+        cell.get()
+            .and_then(|made| made.downcast_ref())
+            .ok_or_else(|| unreachable!("what makes a state is registered by the state's type"))
+    }
+}
+
+/// A thread of a worker that runs a task, or is about to.
+#[derive(Clone)]
+pub(super) struct Current {
+    core: Arc<Core>,
+    slot: u16,
+    /// How many tasks are on the stack.
+    depth: usize,
+    /// The one on top.
+    task: Option<TaskId>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+}
+
+/// This thread, if it is one of a worker's, and this its endpoint.
+pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
+    CURRENT.with_borrow(|current| current.clone()).filter(|current| Arc::ptr_eq(&current.core.endpoint, endpoint))
+}
+
+/// Runs tasks of all queues, the first before the second, until the pool stops or this worker is asked to leave.
 ///
 /// # Errors
-/// [`Corrupted`] if the segment is damaged.
-pub(crate) fn work(seat: &Seat, tasks: &Tasks, queues: usize) -> Result<(), Corrupted> {
-    let endpoint = seat.endpoint;
-    let queues: Vec<_> = (0..queues).map(|q| endpoint.queue(q)).collect();
-    seat.ready();
-    while !seat.is_over()
-        && let Some(claimed) = endpoint.next(&queues, || seat.is_over())?
-    {
-        run(tasks, claimed)?;
-        seat.after_task();
+/// Why it can't go on, as a line for people.
+pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<(), String> {
+    let Work { slots, ref queues, workers, .. } = *work;
+    let endpoint = seat.endpoint.clone();
+    fault::install(seat.endpoint.participant()).map_err(|e| format!("cannot watch for fatal signals: {e}"))?;
+    for hook in &tasks.on_start {
+        hook().map_err(|failure| format!("the start hook of this worker failed: {}", failure.message))?;
     }
-    Ok(())
+    let home = Home::here().map_err(|e| format!("cannot map a page: {e}"))?;
+    let client = Arc::new(Client::new(endpoint.clone(), home, true));
+    let core = Arc::new(Core {
+        queues: (0..queues.len()).map(|q| endpoint.queue(q)).collect(),
+        label: seat.number(),
+        endpoint,
+        tasks,
+        submitter: Submitter::new(client.clone(), tasks.signatures.clone(), queues.as_slice().into(), slots * workers),
+        states: tasks.states().map(|state| (state, OnceLock::new())).collect(),
+        making: Mutex::default(),
+        gate: (slots > 1).then(Gate::default),
+    });
+    seat.ready();
+    let ended: Result<(), Lost> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..slots)
+            .map(|slot| {
+                let core = core.clone();
+                std::thread::Builder::new()
+                    .name(format!("slot {slot}"))
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, move || serve(seat, core, slot as u16))
+                    .map_err(|e| format!("cannot start the thread of slot {slot}: {e}"))
+            })
+            .collect();
+        let mut ended = serve(seat, core.clone(), 0);
+        for other in others {
+            match other.map(std::thread::ScopedJoinHandle::join) {
+                Ok(Ok(result)) => ended = ended.and(result),
+                // `serve` catches what handlers throw.
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                Err(e) => eprintln!("{e}"),
+            }
+        }
+        // What its tasks have submitted and not waited for is this worker's to see to the end.
+        set_current(Some(Current { core: core.clone(), slot: 0, depth: 0, task: None }));
+        let drained = client.drain(None).map(drop);
+        set_current(None);
+        ended.and(drained)
+    });
+    for hook in &tasks.on_exit {
+        // It has been said by the panic hook; the others still have to be called.
+        let _ = catch_unwind(AssertUnwindSafe(hook));
+    }
+    match ended {
+        Ok(()) | Err(Lost::CoordinatorDied(_)) => Ok(()),
+        Err(e) => Err(e.to_string()),
+    }
 }
 
-fn run(tasks: &Tasks, claimed: Claimed<'_>) -> Result<(), Corrupted> {
-    let Some(handler) = tasks.get(claimed.kind()) else {
+fn set_current(current: Option<Current>) {
+    CURRENT.with_borrow_mut(|now| *now = current);
+}
+
+/// The life of a slot.
+fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
+    let current = Current { core, slot, depth: 0, task: None };
+    set_current(Some(current.clone()));
+    let core = &current.core;
+    let result = loop {
+        let is_over = || {
+            core.submitter.client().tidy();
+            seat.is_over()
+        };
+        if is_over() {
+            break Ok(());
+        }
+        match core.endpoint.next(&core.queues, is_over) {
+            Ok(Some(claimed)) => {
+                if let Err(e) = current.run(claimed) {
+                    break Err(e.into());
+                }
+                seat.after_task();
+            }
+            Ok(None) => break Ok(()),
+            Err(e) => break Err(e.into()),
+        }
+    };
+    // The others may sleep: they see what this one saw.
+    core.endpoint.wake_self();
+    set_current(None);
+    result
+}
+
+impl Current {
+    /// Runs the first of these tasks of this process's own that nobody has begun. False: there is none.
+    pub(super) fn run_one_of(&self, tasks: impl Iterator<Item = TaskId>) -> Result<bool, Lost> {
+        for task in tasks {
+            if let Some(claimed) = self.core.endpoint.claim_this(task)? {
+                if self.depth >= DEEPEST {
+                    // Dropped, it is ended as given up.
+                    return Err(Lost::TooDeep(self.depth));
+                }
+                self.run(claimed)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Runs a task of anybody's on top of those that wait. False: there is none, or too many wait already.
+    pub(super) fn run_another(&self) -> Result<bool, Corrupted> {
+        if self.depth > OTHERS {
+            return Ok(false);
+        }
+        for &lane in &self.core.queues {
+            if let Some(claimed) = self.core.endpoint.claim(lane)? {
+                self.run(claimed)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sleeps until there may be a result, or something to run meanwhile.
+    pub(super) fn park(&self, at_most: Option<Duration>, last_look: impl FnOnce() -> bool) {
+        let queues = if self.depth > OTHERS { &[][..] } else { &self.core.queues };
+        // What it waits for may have to run alone.
+        let gate = self.core.gate.as_ref().filter(|_| self.depth > 0);
+        gate.inspect(|gate| gate.leave());
+        self.core.endpoint.park(queues, at_most, last_look);
+        gate.inspect(|gate| gate.join(false));
+    }
+
+    fn run(&self, claimed: Claimed<'_>) -> Result<(), Corrupted> {
+        let (depth, is_alone) = (self.depth + 1, claimed.is_suspect());
+        let gate = self.core.gate.as_ref();
+        // One that waits is inside already.
+        gate.filter(|_| self.depth > 0).inspect(|gate| gate.leave());
+        gate.inspect(|gate| gate.join(is_alone));
+        claimed.begin(self.slot + 1, self.depth as u16, self.core.label);
+        if is_alone {
+            claimed.run_alone();
+        }
+        fault::running(Some(claimed.id()));
+        set_current(Some(Current { depth, task: Some(claimed.id()), ..self.clone() }));
+        let result = run(&self.core, claimed);
+        set_current(Some(self.clone()));
+        fault::running(self.task);
+        gate.inspect(|gate| gate.leave());
+        gate.filter(|_| self.depth > 0).inspect(|gate| gate.join(false));
+        result
+    }
+}
+
+/// Who may run at the same time: any number, or one alone.
+#[derive(Default)]
+struct Gate {
+    inside: Mutex<Inside>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inside {
+    running: usize,
+    is_one_alone: bool,
+}
+
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(&self, alone: bool) {
+        let must_wait = |inside: &mut Inside| inside.is_one_alone || alone && inside.running > 0;
+        let mut inside = self.changed.wait_while(self.lock(), must_wait).unwrap_or_else(PoisonError::into_inner);
+        *inside = Inside { running: inside.running + 1, is_one_alone: alone };
+    }
+
+    fn leave(&self) {
+        let mut inside = self.lock();
+        *inside = Inside { running: inside.running - 1, is_one_alone: false };
+        drop(inside);
+        self.changed.notify_all();
+    }
+}
+
+/// How an attempt went.
+enum Went {
+    Well,
+    Badly { status: u32, retry: u8, text: String },
+}
+
+/// Runs one task to its end or to its next attempt.
+fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
+    let kind = claimed.kind();
+    let codec = if kind & JSON == 0 { Codec::Compact } else { Codec::Json };
+    let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
         return leave(claimed, STATUS_UNKNOWN, &[]);
     };
-    let mut output = Vec::new();
+    if kind & CHUNK != 0 {
+        return match run_items(core, &claimed, handler)? {
+            Some(output) => leave(claimed, STATUS_OK, &output),
+            None => claimed.cancelled(),
+        };
+    }
+    let context = Context { claimed: &claimed, core, is_item: false };
     let input = claimed.input()?;
-    let context = Context { claimed: &claimed };
-    let result = panics::catch(|| handler(&context, input, &mut |bytes| output.extend_from_slice(bytes)));
-    match result {
-        Ok(Ok(())) => leave(claimed, STATUS_OK, &output),
-        Ok(Err(failure)) => leave(claimed, STATUS_FAILED, failure.into_message().as_bytes()),
-        Err(panic) => leave(claimed, STATUS_PANICKED, panic.to_string().as_bytes()),
+    match attempt(&context, || handler(&context, input, codec, &mut Room::InPlace(claimed.writer()))) {
+        Went::Well => claimed.complete_reserved(STATUS_OK),
+        Went::Badly { .. } if claimed.is_cancelled() => claimed.cancelled(),
+        Went::Badly { retry, status, text } => {
+            let left = match claimed.retry_on() & retry {
+                0 => Some(claimed),
+                _ => claimed.give_back(Again::Backoff)?,
+            };
+            left.map_or(Ok(()), |claimed| leave(claimed, status, text.as_bytes()))
+        }
     }
 }
 
-/// Completes a task, waiting for room for its output if there is none.
-fn leave(mut claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupted> {
+/// Runs the items of a chunk; `None`: it was cancelled.
+fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<Option<Vec<u8>>, Corrupted> {
+    let context = Context { claimed, core, is_item: true };
+    let mut output = Vec::new();
+    let mut private = Aligned::default();
+    for (i, item) in chunk::items(claimed.input()?)?.enumerate() {
+        if claimed.is_cancelled() {
+            return Ok(None);
+        }
+        let item = item?;
+        claimed.progress(i as u64, 0);
+        private.resize(0);
+        match attempt(&context, || handler(&context, item, Codec::Compact, &mut Room::Private(&mut private))) {
+            Went::Well => chunk::push(&mut output, STATUS_OK, private.bytes()),
+            Went::Badly { status, retry, text } => {
+                let again = if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
+                chunk::push(&mut output, status | again, text.as_bytes());
+            }
+        }
+    }
+    Ok(Some(output))
+}
+
+fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>) -> Went {
+    match panics::catch(handler) {
+        Ok(Ok(())) => Went::Well,
+        Ok(Err(failure)) => {
+            let is_late = !context.is_item && context.time_left() == Some(Duration::ZERO);
+            let (status, retry) =
+                if is_late { (STATUS_TIMED_OUT, retry_on::TIMED_OUT) } else { (STATUS_FAILED, retry_on::FAILED) };
+            let retry = if failure.is_permanent && !is_late { 0 } else { retry };
+            Went::Badly { status, retry, text: failure.message }
+        }
+        Err(panic) => Went::Badly { status: STATUS_PANICKED, retry: retry_on::PANICKED, text: panic.to_string() },
+    }
+}
+
+/// Completes a task with these bytes, waiting for room for them if there is none.
+fn leave(claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupted> {
     let (mut status, mut output) = (status, output);
     let mut text;
     loop {
-        match claimed.complete(status, output.len(), |place| place.copy_from_slice(output)) {
-            Ok(()) => return Ok(()),
-            Err((SubmitError::Corrupted(e), _)) => return Err(e),
-            Err((_, None)) => return Ok(()),
-            Err((error, Some(back))) if error.is_transient() => {
-                back.pause(PAUSE);
-                claimed = back;
-            }
-            Err((error, Some(back))) => {
-                text = error.to_string();
-                (claimed, status, output) = (back, STATUS_TOO_LARGE, text.as_bytes());
+        let reserved = Room::InPlace(claimed.writer()).reserve(output.len()).map(|place| place.copy_from_slice(output));
+        match reserved {
+            Ok(()) => return claimed.complete_reserved(status),
+            Err(SubmitError::Corrupted(e)) => return Err(e),
+            Err(e) => {
+                text = e.to_string();
+                (status, output) = (STATUS_FAILED, text.as_bytes());
             }
         }
     }

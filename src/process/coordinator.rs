@@ -76,7 +76,7 @@ pub(crate) enum Role {
 
 /// What a process of the pool is given. Its threads share it.
 pub(crate) struct Seat {
-    pub(crate) endpoint: &'static Endpoint,
+    pub(crate) endpoint: &'static Arc<Endpoint>,
     bell: RawFd,
     stay: Stay,
 }
@@ -88,7 +88,7 @@ impl Seat {
     /// The segment can't be kept from children of this process.
     pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd) -> std::io::Result<Seat> {
         segment.keep_from_children()?;
-        let endpoint = Box::leak(Box::new(Endpoint::new(segment, name).with_bell(Bell::new(bell))));
+        let endpoint = Box::leak(Box::new(Arc::new(Endpoint::new(segment, name).with_bell(Bell::new(bell)))));
         Ok(Seat { endpoint, bell, stay: Stay::default() })
     }
 
@@ -97,9 +97,7 @@ impl Seat {
     /// # Errors
     /// [`Unfit`]: it must end, and so does the pool.
     pub(crate) fn limited(mut self, limits: &WorkerLimits) -> Result<Seat, Unfit> {
-        // Relaxed: the coordinator wrote it before it made this process.
-        let number = self.me().role.load(Relaxed) as usize;
-        let stay = limits.apply(number).and_then(|()| Stay::new(limits));
+        let stay = limits.apply(self.number() as usize).and_then(|()| Stay::new(limits));
         self.stay = stay.map_err(|why| {
             self.give_up(&why.to_string());
             // Release, though the coordinator looks once the process is dead: as in `ready`.
@@ -107,6 +105,12 @@ impl Seat {
             Unfit
         })?;
         Ok(self)
+    }
+
+    /// Which of the coordinator's processes it is.
+    pub(crate) fn number(&self) -> u32 {
+        // Relaxed: the coordinator wrote it before it made this process.
+        self.me().role.load(Relaxed)
     }
 
     fn me(&self) -> &Participant {

@@ -1,0 +1,374 @@
+//! The same task for many inputs.
+//!
+//! A task that takes a microsecond is not worth a submission of its own, so many items travel as one task ([`super::chunk`]).
+//! How many is found out on the way: as many as take about a millisecond, which makes the cost of a submission small beside
+//! them, and still lets go of a worker soon. The first ones go alone; the size at most quadruples from one chunk to the next.
+//!
+//! A worker that dies takes the results of its chunk with it. Which item it was at stands in the task's progress; that one
+//! has used up an attempt, the others are submitted one by one. So is an item that failed and has attempts left.
+
+use super::{
+    PoolError, TaskError,
+    chunk::{self, Chunk},
+    client::Done,
+    codec::Wire,
+    handle::{Blame, check, outcome},
+    options::TaskOptions,
+    submitter::Submitter,
+    tasks::{CHUNK, Task},
+    worker::AGAIN,
+};
+use crate::{TaskId, lockfree::word::Outcome};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    iter::Fuse,
+    time::Duration,
+};
+
+/// How long a chunk should run.
+const WORTH: Duration = Duration::from_millis(1);
+/// Bytes of input after which a chunk is full.
+const WEIGHT: usize = 256 << 10;
+/// Items in a chunk, at most.
+const MOST: usize = 1 << 16;
+
+type Results<O> = VecDeque<Result<<O as Wire>::Owned, TaskError>>;
+
+/// What [`Submitter::map`] returns: an iterator over the results, in the order of the inputs. Nothing is submitted before the
+/// first is asked for. Dropped before its end, it cancels what has not begun.
+///
+/// By default about four chunks per worker are under way, and tasks that say nothing of their time ([timeout, heartbeat,
+/// expiry, key](TaskOptions)) are sent in chunks.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// let squares: Vec<u64> = pool.map(square, 0..1000).chunk_size(50).collect::<Result<_, _>>()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Map<'p, I: Wire, O: Wire, T: Iterator> {
+    engine: Engine<'p, I, O, T>,
+    /// Results that came before their turn, by the number of the first.
+    early: BTreeMap<u64, Results<O>>,
+    now: Results<O>,
+    /// The number of the next result.
+    turn: u64,
+}
+
+/// What [`Submitter::map_unordered`] returns: an iterator over numbers of inputs and their results, as these come. See [`Map`].
+pub struct Unordered<'p, I: Wire, O: Wire, T: Iterator> {
+    engine: Engine<'p, I, O, T>,
+    now: Results<O>,
+    turn: u64,
+}
+
+impl<I: Wire, O: Wire, T: Iterator> fmt::Debug for Map<'_, I, O, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map").field("turn", &self.turn).finish_non_exhaustive()
+    }
+}
+
+impl<I: Wire, O: Wire, T: Iterator> fmt::Debug for Unordered<'_, I, O, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unordered").finish_non_exhaustive()
+    }
+}
+
+impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
+    pub(super) fn new(pool: &'p Submitter, task: Task<I, O>, inputs: T) -> Self {
+        let engine = Engine {
+            pool,
+            task,
+            options: TaskOptions::new(),
+            inputs: inputs.fuse(),
+            size: Size { items: 1, is_fixed: false },
+            in_flight: 4 * pool.width().max(2),
+            next: 0,
+            again: VecDeque::new(),
+            flights: Vec::new(),
+            tickets: Vec::new(),
+            finished: VecDeque::new(),
+            is_over: false,
+        };
+        Map { engine, early: BTreeMap::new(), now: VecDeque::new(), turn: 0 }
+    }
+
+    /// Gives the results as they come, each with the number of its input.
+    pub fn unordered(self) -> Unordered<'p, I, O, T> {
+        Unordered { engine: self.engine, now: self.now, turn: 0 }
+    }
+
+    /// What holds for each task. Retries are for each item by itself.
+    pub fn options(mut self, options: TaskOptions) -> Self {
+        self.engine.options = options;
+        self
+    }
+
+    /// How many inputs are sent together, in place of a number that is found out.
+    ///
+    /// # Panics
+    /// For 0.
+    pub fn chunk_size(mut self, items: usize) -> Self {
+        assert!(items > 0, "a chunk needs an item");
+        self.engine.size = Size { items: items.min(MOST), is_fixed: true };
+        self
+    }
+
+    /// How many chunks are under way at once.
+    ///
+    /// # Panics
+    /// For 0.
+    pub fn in_flight(mut self, chunks: usize) -> Self {
+        assert!(chunks > 0, "with nothing under way nothing is done");
+        self.engine.in_flight = chunks;
+        self
+    }
+}
+
+impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Iterator for Map<'_, I, O, T> {
+    type Item = Result<O::Owned, TaskError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(result) = self.now.pop_front() {
+                self.turn += 1;
+                return Some(result);
+            }
+            if let Some(results) = self.early.remove(&self.turn) {
+                self.now = results;
+                continue;
+            }
+            // What is kept for its turn is bounded too.
+            let kept = self.engine.next - self.turn;
+            let is_much = kept > 4 * (self.engine.in_flight * self.engine.size.items) as u64;
+            let (first, results) = self.engine.step(!is_much)?;
+            self.early.insert(first, results);
+        }
+    }
+}
+
+impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Iterator for Unordered<'_, I, O, T> {
+    type Item = (u64, Result<O::Owned, TaskError>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.now.is_empty() {
+            (self.turn, self.now) = self.engine.step(true)?;
+        }
+        let result = self.now.pop_front()?;
+        self.turn += 1;
+        Some((self.turn - 1, result))
+    }
+}
+
+struct Engine<'p, I: Wire, O: Wire, T: Iterator> {
+    pool: &'p Submitter,
+    task: Task<I, O>,
+    options: TaskOptions,
+    inputs: Fuse<T>,
+    size: Size,
+    in_flight: usize,
+    /// The number of the next input.
+    next: u64,
+    /// Items to be submitted alone: number, input, attempts.
+    again: VecDeque<(u64, Vec<u8>, u8)>,
+    flights: Vec<Flight>,
+    /// Those of `flights`.
+    tickets: Vec<(usize, TaskId)>,
+    /// Results of successive inputs, by the number of the first.
+    finished: VecDeque<(u64, Results<O>)>,
+    /// Nothing can be submitted any more.
+    is_over: bool,
+}
+
+/// What is under way: one task.
+struct Flight {
+    first: u64,
+    chunk: Chunk,
+}
+
+/// How many items make a chunk.
+struct Size {
+    items: usize,
+    is_fixed: bool,
+}
+
+impl Size {
+    fn learn(&mut self, items: usize, ran: Duration) {
+        if !self.is_fixed {
+            let each = ran.as_nanos().max(1) / items.max(1) as u128;
+            let worth = (WORTH.as_nanos() / each.max(1)) as usize;
+            self.items = worth.clamp(1, (4 * self.items).min(MOST));
+        }
+    }
+}
+
+impl<I: Wire, O: Wire, T: Iterator> Drop for Engine<'_, I, O, T> {
+    fn drop(&mut self) {
+        for &(tag, task) in &self.tickets {
+            let client = self.pool.client();
+            // Damage is reported by the next operation that meets it.
+            let _ = client.cancel(tag, Some(task));
+            client.forget(tag);
+        }
+    }
+}
+
+impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
+    /// The next results that come, with the number of the first; `None` after the last.
+    fn step(&mut self, may_take_inputs: bool) -> Option<(u64, Results<O>)> {
+        loop {
+            if let Some(finished) = self.finished.pop_front() {
+                return Some(finished);
+            }
+            while self.flights.len() < self.in_flight
+                && (self.submit_again() || may_take_inputs && !self.is_over && self.submit_next())
+            {}
+            if self.finished.is_empty() {
+                if self.flights.is_empty() {
+                    return None;
+                }
+                self.land();
+            }
+        }
+    }
+
+    /// Submits an item by itself that was part of a chunk before. False: there is none.
+    fn submit_again(&mut self) -> bool {
+        let Some((number, bytes, attempts)) = self.again.pop_front() else { return false };
+        let mut chunk = Chunk::new(1);
+        chunk.push(&bytes);
+        self.submit(number, chunk, attempts);
+        true
+    }
+
+    /// Submits the next chunk of the inputs. False: there are no more.
+    fn submit_next(&mut self) -> bool {
+        let may_be_chunked = self.options.may_be_chunked();
+        let mut most = if may_be_chunked { self.size.items } else { 1 };
+        if let (_, Some(left)) = self.inputs.size_hint()
+            && !self.size.is_fixed
+        {
+            // So that near the end all have something to do.
+            most = most.min(left / (2 * self.pool.width()) + 1);
+        }
+        let (first, mut chunk) = (self.next, Chunk::new(I::ALIGN));
+        while chunk.len() < most && chunk.weight() < WEIGHT {
+            let Some(input) = self.inputs.next() else { break };
+            self.next += 1;
+            if let Err(e) = I::encode(I::borrow(&input), |bytes| chunk.push(bytes)) {
+                if chunk.len() > 0 {
+                    self.submit(first, chunk, self.options.attempts);
+                }
+                self.finish(self.next - 1, Err(e.into()));
+                return true;
+            }
+        }
+        if chunk.len() == 0 {
+            return false;
+        }
+        self.submit(first, chunk, self.options.attempts);
+        true
+    }
+
+    fn submit(&mut self, first: u64, chunk: Chunk, attempts: u8) {
+        let sent = self.pool.submission(self.task, &self.options).and_then(|mut s| {
+            let client = self.pool.client();
+            if chunk.len() == 1 {
+                s.max_attempts = attempts;
+                client.submit(s, chunk.weight(), |place| chunk.write_only(place))
+            } else {
+                // What is tried again is tried one by one.
+                (s.max_attempts, s.kind) = (1, s.kind | CHUNK);
+                client.submit(s, chunk.size(), |place| chunk.write(place))
+            }
+        });
+        match sent {
+            Ok(ticket) => {
+                self.flights.push(Flight { first, chunk });
+                self.tickets.push(ticket);
+            }
+            // Not for its size: then others may still be possible.
+            Err(e) => {
+                self.is_over |= e.is_end();
+                for number in first..first + chunk.len() as u64 {
+                    self.finish(number, Err(TaskError::NotSubmitted(Box::new(e.clone()))));
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, number: u64, result: Result<O::Owned, TaskError>) {
+        match self.finished.back_mut() {
+            Some((first, results)) if *first + results.len() as u64 == number => results.push_back(result),
+            _ => self.finished.push_back((number, [result].into())),
+        }
+    }
+
+    /// Waits for one of the flights, and takes its results.
+    fn land(&mut self) {
+        match self.pool.client().wait_any(&self.tickets) {
+            Ok((which, done)) => {
+                self.tickets.swap_remove(which);
+                let flight = self.flights.swap_remove(which);
+                self.size.learn(flight.chunk.len(), done.ending.ran);
+                if flight.chunk.len() == 1 {
+                    self.finish(flight.first, check(&done).and_then(|bytes| Ok(O::decode(bytes)?)));
+                } else {
+                    self.unpack(flight, &done);
+                }
+            }
+            Err(lost) => {
+                self.is_over = true;
+                self.again.clear();
+                for flight in std::mem::take(&mut self.flights) {
+                    for number in flight.first..flight.first + flight.chunk.len() as u64 {
+                        self.finish(number, Err(self.pool.client().why(lost)));
+                    }
+                }
+                for (tag, _) in std::mem::take(&mut self.tickets) {
+                    self.pool.client().forget(tag);
+                }
+            }
+        }
+    }
+
+    fn unpack(&mut self, Flight { first, chunk }: Flight, done: &Done) {
+        let again = self.options.attempts - 1;
+        if done.outcome == Outcome::WorkerDied {
+            let culprit = done.ending.progress.map_or(0, |(at, _)| at);
+            for (i, item) in (0..).zip(chunk.items()) {
+                match if i == culprit { again } else { self.options.attempts } {
+                    0 => self.finish(first + i, Err(TaskError::Died(Blame::of_item(&done.ending)))),
+                    attempts => self.again.push_back((first + i, item.to_vec(), attempts)),
+                }
+            }
+            return;
+        }
+        let mut at = 0;
+        for (i, item) in (0..).zip(chunk.items()) {
+            let result = check(done).and_then(|output| {
+                let (status, bytes, next) = chunk::result(output, at)?;
+                at = next;
+                if status & AGAIN != 0 && again > 0 {
+                    return Ok(None);
+                }
+                let bytes = outcome(status & !AGAIN, bytes, &done.ending)?;
+                Ok(Some(O::decode(bytes)?))
+            });
+            match result.transpose() {
+                Some(result) => self.finish(first + i, result),
+                None => self.again.push_back((first + i, item.to_vec(), again)),
+            }
+        }
+    }
+}
+
+impl PoolError {
+    /// Does it hold for whatever else would be submitted?
+    fn is_end(&self) -> bool {
+        !matches!(self, PoolError::Codec(_) | PoolError::Submit(crate::SubmitError::TooLarge { .. }))
+    }
+}

@@ -1,0 +1,103 @@
+//! Where a handler leaves its output: in the segment, or in private memory if the task is an item of a chunk.
+
+use super::{
+    aligned::Aligned,
+    codec::{Codec, CodecError, Pods, Wire},
+    tasks::Failure,
+};
+use crate::exec::endpoint::{SubmitError, Writer};
+use bytemuck::Pod;
+use std::{marker::PhantomData, time::Duration};
+
+/// How long to wait for room for an output before looking again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Room for one output.
+pub(super) enum Room<'c> {
+    /// The task's own, in the segment.
+    InPlace(Writer<'c, 'c>),
+    /// Of one item of a chunk.
+    Private(&'c mut Aligned),
+}
+
+impl Room<'_> {
+    /// Room for so many bytes, in place of what was reserved before; waits while there is none. Its content is whatever lay there.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: larger than any payload, or damage.
+    pub(super) fn reserve(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
+        match self {
+            Room::InPlace(writer) => {
+                while let Err(e) = writer.reserve(len) {
+                    if !e.is_transient() {
+                        return Err(e);
+                    }
+                    writer.pause(PAUSE);
+                }
+                Ok(writer.bytes()?)
+            }
+            Room::Private(bytes) => Ok(bytes.resize(len)),
+        }
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.reserve(bytes.len())?.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Where a handler that is registered by [`Tasks::in_place`](super::Tasks::in_place) leaves its output. One that leaves nothing
+/// gives an empty output.
+pub struct Output<'r, 'c, O: Wire> {
+    room: &'r mut Room<'c>,
+    codec: Codec,
+    kind: PhantomData<fn() -> O>,
+}
+
+impl<O: Wire> std::fmt::Debug for Output<'_, '_, O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Output")
+    }
+}
+
+impl<'r, 'c, O: Wire> Output<'r, 'c, O> {
+    pub(super) fn new(room: &'r mut Room<'c>, codec: Codec) -> Self {
+        Output { room, codec, kind: PhantomData }
+    }
+
+    /// Copies this value out.
+    ///
+    /// # Errors
+    /// A [`Failure`]: it has no encoding, or is larger than any payload may be.
+    pub fn write(&mut self, value: O::Ref<'_>) -> Result<(), Failure> {
+        O::encode_as(value, self.codec, |bytes| self.room.write(bytes))?
+    }
+}
+
+impl<T: Pod> Output<'_, '_, Pods<T>> {
+    /// Room for `n` values in the segment, to be filled in place. Their values are whatever lay there. Calling it again gives
+    /// room anew in the place of the former.
+    ///
+    /// # Errors
+    /// A [`Failure`] if so many are larger than any payload may be.
+    ///
+    /// ```
+    /// use shmworker::pool::Pods;
+    ///
+    /// let mut tasks = shmworker::Tasks::new();
+    /// let zeros = tasks.in_place::<u64, Pods<u8>>("zeros", |_, n, mut output| {
+    ///     output.reserve(n as usize)?.fill(0);
+    ///     Ok(())
+    /// });
+    /// # let _ = zeros;
+    /// ```
+    pub fn reserve(&mut self, n: usize) -> Result<&mut [T], Failure> {
+        if self.codec == Codec::Json {
+            return Err(Failure::permanent("JSON can't say raw numbers: submit to this task from a program"));
+        }
+        let len =
+            n.checked_mul(size_of::<T>()).ok_or_else(|| Failure::permanent(format!("{n} values are too many")))?;
+        let bytes = self.room.reserve(len)?;
+        Ok(bytemuck::try_cast_slice_mut(bytes).map_err(CodecError::shape)?)
+    }
+}

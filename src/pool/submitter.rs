@@ -1,0 +1,292 @@
+//! What submits tasks to a pool: the program that has made it, and its tasks.
+
+use super::{
+    PoolError,
+    client::Client,
+    codec::{Pods, Wire},
+    handle::Handle,
+    map::Map,
+    options::TaskOptions,
+    scope::{Report, Scope},
+    tasks::{self, JSON, Signatures, Task},
+};
+use crate::{TaskId, exec::endpoint::Submission};
+use bytemuck::Pod;
+use std::sync::Arc;
+
+/// Submits tasks. A [`Pool`](super::Pool) is one; tasks have one in their [`Context`](super::Context::pool).
+#[derive(Debug)]
+pub struct Submitter {
+    client: Arc<Client>,
+    signatures: Arc<Signatures>,
+    queues: Arc<[String]>,
+    /// How many tasks run at once.
+    width: usize,
+}
+
+/// Either its own descriptor, or, for a key, perhaps another's.
+pub(super) struct Ticket {
+    pub(super) tag: usize,
+    pub(super) task: Option<TaskId>,
+}
+
+impl Submitter {
+    pub(super) fn new(
+        client: Arc<Client>,
+        signatures: Arc<Signatures>,
+        queues: Arc<[String]>,
+        width: usize,
+    ) -> Submitter {
+        Submitter { client, signatures, queues, width }
+    }
+
+    pub(super) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// How many tasks run at once.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Submits a task with the default [`TaskOptions`]. Short of room it first moves results that have come back into private
+    /// memory, up to 1 GiB, and then sleeps until others make some; it never waits for its own caller.
+    ///
+    /// # Errors
+    /// [`PoolError`]: the task is unknown, its input has no encoding or is too large, or the pool has ended.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// let mut tasks = Tasks::new();
+    /// let square = tasks.function("square", |x: u64| x * x);
+    /// let pool = Pool::builder().workers(2).fork(tasks)?;
+    /// let handle = pool.submit(square, &3)?;
+    /// assert_eq!(handle.wait()?, 9);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit<I: Wire, O: Wire>(&self, task: Task<I, O>, input: I::Ref<'_>) -> Result<Handle<O>, PoolError> {
+        const PLAIN: &TaskOptions = &TaskOptions::new();
+        self.submit_with(task, input, PLAIN)
+    }
+
+    /// As [`submit`](Self::submit), with options.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit); the queue is unknown.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks, pool::TaskOptions};
+    /// # use std::time::Duration;
+    /// # let mut tasks = Tasks::new();
+    /// # let fetch = tasks.function("fetch", |url: String| url);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let options = TaskOptions::new().attempts(3).timeout(Duration::from_secs(10));
+    /// let page = pool.submit_with(fetch, &"https://example.org".to_owned(), &options)?.wait()?;
+    /// # let _ = page;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_with<I: Wire, O: Wire>(
+        &self,
+        task: Task<I, O>,
+        input: I::Ref<'_>,
+        options: &TaskOptions,
+    ) -> Result<Handle<O>, PoolError> {
+        let ticket = I::encode(input, |bytes| self.send(task, options, bytes))??;
+        Ok(Handle::new(self.client.clone(), ticket.tag, ticket.task))
+    }
+
+    /// Submits `n` values that `fill` writes in place, in the segment: no copy is made of them. Until then their values are
+    /// whatever lay there.
+    ///
+    /// # Errors
+    /// As [`submit_with`](Self::submit_with); so many values are larger than any payload may be.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks, pool::{Pods, TaskOptions}};
+    /// let mut tasks = Tasks::new();
+    /// let sum = tasks.in_place::<Pods<u64>, u64>("sum", |_, input, mut output| output.write(&input.iter().sum()));
+    /// let pool = Pool::builder().fork(tasks)?;
+    /// let handle = pool.submit_in_place(sum, 1000, &TaskOptions::new(), |values| values.fill(7))?;
+    /// assert_eq!(handle.wait()?, 7000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_in_place<T: Pod, O: Wire>(
+        &self,
+        task: Task<Pods<T>, O>,
+        n: usize,
+        options: &TaskOptions,
+        fill: impl FnOnce(&mut [T]),
+    ) -> Result<Handle<O>, PoolError> {
+        let s = self.submission(task, options)?;
+        // A product that overflows is too large as well.
+        let len = n.saturating_mul(size_of::<T>());
+        // Blocks, and what lies inside a descriptor, begin at multiples of 64.
+        let (tag, id) = self.client.submit(s, len, |bytes| fill(bytemuck::cast_slice_mut(bytes)))?;
+        Ok(Handle::new(self.client.clone(), tag, Some(id)))
+    }
+
+    /// Submits to a task by its name, with an input in JSON; the result is JSON too.
+    ///
+    /// # Errors
+    /// As [`submit_with`](Self::submit_with); no task has this name.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks, pool::TaskOptions};
+    /// let mut tasks = Tasks::new();
+    /// tasks.function("add", |(a, b): (u64, u64)| a + b);
+    /// let pool = Pool::builder().fork(tasks)?;
+    /// let handle = pool.submit_json("add", "[2, 3]", &TaskOptions::new())?;
+    /// assert_eq!(handle.wait()?, b"5");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_json(
+        &self,
+        name: &str,
+        input: &str,
+        options: &TaskOptions,
+    ) -> Result<Handle<super::codec::Bytes>, PoolError> {
+        let kind = tasks::kind_by_name(&self.signatures, name)? | JSON;
+        let s = options.submission(self.queue(options)?, kind);
+        let ticket = self.dispatch(s, options, input.as_bytes())?;
+        Ok(Handle::new(self.client.clone(), ticket.tag, ticket.task))
+    }
+
+    /// Runs a task on each input, several at once. The results come in the order of the inputs.
+    ///
+    /// Inputs are taken as they are needed and results are given as they come: neither need fit into memory. Short tasks are sent
+    /// many at a time, so that the cost of each is small: see [`Map`].
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// let mut tasks = Tasks::new();
+    /// let square = tasks.function("square", |x: u64| x * x);
+    /// let pool = Pool::builder().fork(tasks)?;
+    /// let sum: u64 = pool.map(square, 0..1_000_000).sum::<Result<u64, _>>()?;
+    /// # let _ = sum;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn map<I: Wire, O: Wire, T>(&self, task: Task<I, O>, inputs: T) -> Map<'_, I, O, T::IntoIter>
+    where
+        T: IntoIterator<Item = I::Owned>,
+    {
+        Map::new(self, task, inputs.into_iter())
+    }
+
+    /// As [`map`](Self::map), but the results come as they are finished, each with the number of its input, from 0.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// for (number, square) in pool.map_unordered(square, 0..100) {
+    ///     println!("{number} squared is {}", square?);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn map_unordered<I: Wire, O: Wire, T>(
+        &self,
+        task: Task<I, O>,
+        inputs: T,
+    ) -> super::map::Unordered<'_, I, O, T::IntoIter>
+    where
+        T: IntoIterator<Item = I::Owned>,
+    {
+        self.map(task, inputs).unordered()
+    }
+
+    /// Runs a task on each input for what it does, and waits until all have ended. Returns how many there were.
+    ///
+    /// # Errors
+    /// The first failure, by the order in which they came. The others are run all the same.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// let mut tasks = Tasks::new();
+    /// let remove = tasks.handler("remove", |_, path: String| Ok(std::fs::remove_file(path)?));
+    /// let pool = Pool::builder().fork(tasks)?;
+    /// let removed = pool.for_each(remove, ["a.tmp".to_owned(), "b.tmp".to_owned()])?;
+    /// # let _ = removed;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each<I: Wire, O: Wire, T>(&self, task: Task<I, O>, inputs: T) -> Result<u64, super::TaskError>
+    where
+        T: IntoIterator<Item = I::Owned>,
+    {
+        let (mut count, mut first) = (0, None);
+        for (_, result) in self.map_unordered(task, inputs) {
+            count += 1;
+            if let Err(e) = result {
+                first.get_or_insert(e);
+            }
+        }
+        first.map_or(Ok(count), Err)
+    }
+
+    /// Different tasks with different inputs under labels, as one batch: waits until all have ended, whatever became of each, and
+    /// says how each went. If `submit` fails or panics, that too waits for what was submitted by then.
+    ///
+    /// # Errors
+    /// What `submit` returns.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// let mut tasks = Tasks::new();
+    /// let square = tasks.function("square", |x: u64| x * x);
+    /// let shout = tasks.function("shout", |text: String| text.to_uppercase());
+    /// let pool = Pool::builder().fork(tasks)?;
+    /// let report = pool.scope(|scope| {
+    ///     scope.submit("twelve", square, &12)?;
+    ///     scope.submit("hello", shout, &"hello".to_owned())?;
+    ///     Ok(())
+    /// })?;
+    /// print!("{report}");
+    /// std::process::exit(report.exit_code().into());
+    /// # #[allow(unreachable_code)]
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn scope(&self, submit: impl FnOnce(&mut Scope<'_>) -> Result<(), PoolError>) -> Result<Report, PoolError> {
+        let mut scope = Scope::new(self);
+        submit(&mut scope)?;
+        Ok(scope.join())
+    }
+
+    /// The name under which a task is registered.
+    pub(super) fn name_of(&self, kind: u32) -> &str {
+        self.signatures.get(&kind).map_or("", |signature| &signature.name)
+    }
+
+    pub(super) fn submission<I: Wire, O: Wire>(
+        &self,
+        task: Task<I, O>,
+        options: &TaskOptions,
+    ) -> Result<Submission, PoolError> {
+        tasks::check(&self.signatures, task)?;
+        Ok(options.submission(self.queue(options)?, task.kind))
+    }
+
+    pub(super) fn send<I: Wire, O: Wire>(
+        &self,
+        task: Task<I, O>,
+        options: &TaskOptions,
+        payload: &[u8],
+    ) -> Result<Ticket, PoolError> {
+        self.dispatch(self.submission(task, options)?, options, payload)
+    }
+
+    fn dispatch(&self, s: Submission, options: &TaskOptions, payload: &[u8]) -> Result<Ticket, PoolError> {
+        let fill = |place: &mut [u8]| place.copy_from_slice(payload);
+        match &options.key {
+            None => self.client.submit(s, payload.len(), fill).map(|(tag, task)| Ticket { tag, task: Some(task) }),
+            Some(key) => self.client.submit_keyed(s, key, payload.len(), fill).map(|tag| Ticket { tag, task: None }),
+        }
+    }
+
+    fn queue(&self, options: &TaskOptions) -> Result<usize, PoolError> {
+        let Some(name) = &options.queue else { return Ok(0) };
+        self.queues
+            .iter()
+            .position(|queue| queue == name)
+            .ok_or_else(|| PoolError::Queue { name: name.clone(), queues: self.queues.join(", ") })
+    }
+}
