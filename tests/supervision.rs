@@ -294,7 +294,7 @@ fn replaced_for_cpu_time() -> Result<(), String> {
     let second = run(0).unwrap();
     assert_ne!(first, second);
     let killed = run(u64::from(u32::MAX)).unwrap_err();
-    assert!(matches!(&killed, TaskError::Died(why) if why.contains("SIGXCPU")), "{killed}");
+    assert!(matches!(&killed, TaskError::Died(blame) if blame.exit.contains("SIGXCPU")), "{killed}");
     assert_ne!(run(0).unwrap(), second);
     pool.join().unwrap();
     Ok(())
@@ -310,7 +310,7 @@ fn dies_of_its_address_space() -> Result<(), String> {
     let run = |mib| pool.submit(take, &mib).unwrap().wait();
     assert_eq!(run(64), Ok(64 << 20));
     let killed = run(512).unwrap_err();
-    assert!(matches!(&killed, TaskError::Died(why) if why.contains("SIGABRT")), "{killed}");
+    assert!(matches!(&killed, TaskError::Died(blame) if blame.exit.contains("SIGABRT")), "{killed}");
     assert_eq!(run(64), Ok(64 << 20), "the pool goes on");
     pool.join().unwrap();
     Ok(())
@@ -516,7 +516,7 @@ fn deaths_over_tasks() -> Result<(), String> {
     let handles: Vec<_> = (0..20).map(|_| pool.submit(task, &false).unwrap()).collect();
     for handle in handles {
         let died = handle.wait().unwrap_err();
-        assert!(matches!(&died, TaskError::Died(why) if why.contains("SIGKILL")), "{died}");
+        assert!(matches!(&died, TaskError::Died(blame) if blame.exit.contains("SIGKILL")), "{died}");
     }
     pool.submit(task, &true).unwrap().wait().unwrap();
     pool.join().unwrap();
