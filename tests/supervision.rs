@@ -14,7 +14,7 @@ use nix::{
 };
 use shmworker::{
     Pool, Tasks, WorkerLimits,
-    pool::{ControlError, Handle, PoolError, Task, TaskError},
+    pool::{ControlError, Failure, Handle, PoolError, Task, TaskError},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -430,6 +430,7 @@ fn drained_by_a_signal() -> Result<(), String> {
     kill(coordinator(&pool), Signal::SIGTERM).unwrap();
     // The order says the same; its refusal, that the signal has been heard.
     eventually("the pool drains", || pool.resize(2).is_err().then_some(()));
+    assert!(matches!(pool.submit(task, &0), Err(PoolError::Draining)));
     board.set(1, 1);
     let results: Vec<u32> = handles.into_iter().map(|h| h.wait().unwrap()).collect();
     assert_eq!(results, (0..100).collect::<Vec<_>>());
@@ -487,6 +488,30 @@ fn shut_down() -> Result<(), String> {
 // ---- deaths ---------------------------------------------------------------------------------------------------------
 
 fn crash_loop() -> Result<(), String> {
+    let mut tasks = Tasks::new();
+    tasks.on_start(|| Err(Failure::new("no licence")));
+    let refused = Pool::builder().workers(2).fork(tasks).unwrap_err().to_string();
+    let expected = ["died 5 times in a row before it had done anything (last: exit code 1: ", "no licence"];
+    assert!(expected.iter().all(|part| refused.contains(part)), "{refused}");
+
+    let (mut tasks, board) = (Tasks::new(), Board::new(2));
+    let task = tasks.handler("never", |_, _: u32| Ok::<u32, Failure>(0));
+    tasks.on_start(move || {
+        // The first ones serve, those after them don't get so far.
+        if board.add(0) > 1 {
+            std::process::abort();
+        }
+        Ok(())
+    });
+    let pool = Pool::builder().workers(1).fork(tasks).unwrap();
+    let first = *workers(&pool).first().expect("a worker");
+    kill(Pid::from_raw(first), Signal::SIGSTOP).unwrap();
+    let handle = pool.submit(task, &0).unwrap();
+    kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+    let lost = handle.wait().unwrap_err();
+    assert!(matches!(&lost, TaskError::PoolEnded(why) if why.starts_with("worker:0 died 5 times in a row")), "{lost}");
+    assert!(matches!(pool.submit(task, &0), Err(PoolError::Ended(why)) if why.contains("SIGABRT")));
+
     let pool = Pool::builder().workers(1).fork(Tasks::new()).unwrap();
     let pid = pool.coordinator_pid() as i32;
     eventually("the pool has ended", || {
