@@ -223,6 +223,8 @@ struct Actor {
     /// What it gave back to be attempted again.
     returned: Vec<u64>,
     results: Vec<(u64, Outcome)>,
+    /// Which checkpoint it left last, from 1.
+    kept: u64,
 }
 
 impl Actor {
@@ -244,6 +246,7 @@ impl Actor {
             ran: Vec::new(),
             returned: Vec::new(),
             results: Vec::new(),
+            kept: 0,
         }
     }
 
