@@ -849,6 +849,18 @@ fn who_ran_beside_what_was_late_keeps_its_attempt() {
     });
     let (same, next) = (|| After(0, false), || After(1, false));
     assert_eq!(found, [same(), next(), same(), same()]);
+    // Unless it is not to be begun again after any death.
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    several(&client, 2, Submission { retry_on: 0, ..Submission::new(QUEUE) });
+    let victim = pool.endpoint();
+    let claimed = run_in(&victim, &[(1, 0), (2, 0)]);
+    pool.settle(victim.name(), Death { late: &[claimed[0].id()], ..SEGV });
+    claimed.into_iter().for_each(std::mem::forget);
+    let outcomes = [(); 2].map(|()| client.take().unwrap().map(|done| (done.tag(), done.outcome(), done.deaths())));
+    let expected = [(0, Outcome::TimedOut, 1), (1, Outcome::WorkerDied, 0)].map(Some);
+    assert!(outcomes == expected || outcomes.iter().rev().eq(&expected), "{outcomes:?}");
+    pool.assert_clean();
 }
 
 #[test]
