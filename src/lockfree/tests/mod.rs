@@ -227,6 +227,8 @@ struct Actor {
     /// What it gave back to be attempted again.
     returned: Vec<u64>,
     results: Vec<(u64, Outcome)>,
+    /// Which checkpoint it left last, from 1.
+    kept: u64,
 }
 
 impl Actor {
@@ -249,6 +251,7 @@ impl Actor {
             ran: Vec::new(),
             returned: Vec::new(),
             results: Vec::new(),
+            kept: 0,
         }
     }
 

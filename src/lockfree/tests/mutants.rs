@@ -53,6 +53,9 @@ const MUTANTS: &[(&str, &str)] = &[
     // [block], and the order within a chunk
     ("relaxed-block", "loom_blocks::one_of_two_who_want_the_last_block_dies"),
     ("give-back-punch-first", "loom_blocks::who_gives_a_chunk_back_dies"),
+    // Checkpoints
+    ("checkpoint-count-first", "loom_blocks::worker_that_leaves_checkpoints_dies"),
+    ("no-checkpoint-tidying", "loom_blocks::worker_that_leaves_checkpoints_dies"),
 ];
 /// Those that a sequentially consistent machine can show.
 #[cfg(shuttle)]
