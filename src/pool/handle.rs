@@ -38,7 +38,6 @@ use std::{
 /// assert_eq!(handle.wait()?, 144);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[must_use = "a dropped handle drops the result"]
 pub struct Handle<O: Wire> {
     client: Arc<Client>,
     tag: usize,

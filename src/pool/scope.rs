@@ -32,6 +32,21 @@ impl<'p> Scope<'p> {
     ///
     /// # Errors
     /// As [`Submitter::submit`].
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let mut twelve = None;
+    /// let report = pool.scope(|scope| {
+    ///     twelve = Some(scope.submit("twelve", square, &12)?);
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(report.exit_code(), 0);
+    /// assert_eq!(twelve.map(|handle| handle.wait()), Some(Ok(144)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn submit<I: Wire, O: Wire>(
         &mut self,
         label: impl Into<String>,
