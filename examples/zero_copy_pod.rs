@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let each = since.elapsed() / ROUNDS;
         let rate = 2.0 * bytes / each.as_secs_f64() / 1e6;
         println!(
-            "{how:10} {:8.2?} per picture of {:.0} MB, {rate:6.0} MB/s there and back, mean {mean:.3}",
+            "{how:10} {:>8.2?} per picture of {:.0} MB, {rate:6.0} MB/s there and back, mean {mean:.3}",
             each,
             bytes / 1e6
         );
