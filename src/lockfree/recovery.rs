@@ -242,10 +242,16 @@ impl Table<'_> {
         let mut claimed: Vec<(Place, TaskId)> = Vec::new();
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
-            // Not what it had adopted, as a coordinator; nor what it died over before it could sign, which had not begun.
-            if word.is(Phase::Claimed) && word.who() == dead.id() && d.claimant.load(Relaxed) == dead.bits() {
-                claimed.push((Place::of(d.place.load(Relaxed)), Owned { index, word }.id()));
+            if !word.is(Phase::Claimed) || word.who() != dead.id() {
+                continue;
             }
+            let place = match d.claimant.load(Relaxed) {
+                // It had not signed, and so not begun; or it had done with it, and made it ready for another.
+                0 => Place::default(),
+                claimant if claimant == dead.bits() => Place::of(d.place.load(Relaxed)),
+                _ => continue, // adopted
+            };
+            claimed.push((place, Owned { index, word }.id()));
         }
         let fault = self.participants[dead.id() as usize].fault.load(Relaxed);
         let is_late = |id: &TaskId| death.late.contains(id);
@@ -256,7 +262,7 @@ impl Table<'_> {
         let mut candidates: Vec<_> =
             claimed.iter().filter(|(p, _)| p.slot != 0 && alone.is_none_or(|slot| slot == p.slot)).collect();
         candidates.sort_unstable_by_key(|(p, _)| (p.slot, std::cmp::Reverse(p.depth)));
-        candidates.dedup_by_key(|(p, _)| p.slot);
+        candidates.dedup_by(|(p, _), (deepest, _)| p.slot == deepest.slot && p.depth < deepest.depth);
         let verdict = |id: &TaskId| match candidates.iter().any(|(_, candidate)| candidate == id) {
             _ if was_killed => {
                 if is_late(id) {

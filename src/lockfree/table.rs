@@ -642,6 +642,7 @@ impl<'s> Table<'s> {
         let d = &self.descriptors[index as usize];
         let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
         if self.is_cancel_asked(index, word) {
+            self.discard_output(task)?;
             self.complete(cursors, me, task, Outcome::Cancelled)?;
             return Ok(true);
         }
@@ -920,29 +921,39 @@ impl<'s> Table<'s> {
         })
     }
 
+    fn is_idler(&self, row: usize, id: usize) -> bool {
+        let words = self.idle_words();
+        id / 64 < words && self.idle[row * words + id / 64].load(Relaxed) >> (id % 64) & 1 == 1 // as in `idlers`
+    }
+
     /// The participants that sleep before this queue, or are about to, and that nobody has woken.
     pub(crate) fn sleepers(&self, queue: usize) -> impl Iterator<Item = usize> + use<'_> {
         self.idlers(queue).filter(|&id| self.participants.get(id).is_some_and(Participant::is_asleep))
     }
 
-    /// Wakes one who is parked before this queue. The caller has pushed and fenced.
+    /// Wakes one who is parked before this queue, unless one is on its way there: that one wakes the next if it leaves something
+    /// ([`wake_next`](Self::wake_next)). So with many more workers than cores a burst of small tasks is not a system call each.
+    /// The caller has pushed and fenced.
     pub(crate) fn wake_one(&self, cursors: &Cursors, queue: usize) {
         let last = cursors.last_woken.load(Relaxed); // a preference
-        let wake = |id: usize| match self.participants.get(id).map(Participant::wake_if_parked) {
-            Some(Found::Parked) => {
-                cursors.last_woken.store(id, Relaxed);
-                Some(true)
-            }
-            Some(Found::Woken) => Some(false),
-            Some(Found::Awake) | None => None,
-        };
+        // It most often is the one, and then no other's word has to be looked at.
+        if self.is_idler(queue, last) && self.participants.get(last).is_some_and(Participant::is_woken) {
+            self.have_watched(cursors);
+            return;
+        }
         // Those after the last one come first. Twice over the mask, since most often it is empty.
         let turns = self.idlers(queue).filter(|&id| id > last).chain(self.idlers(queue).filter(|&id| id <= last));
         let mut is_owed = false;
-        for is_woken in turns.filter_map(wake) {
-            is_owed = true;
-            if is_woken {
-                break;
+        for id in turns {
+            match self.participants.get(id).map(Participant::wake_if_parked) {
+                Some(found @ (Found::Parked | Found::Woken)) => {
+                    if found == Found::Parked {
+                        cursors.last_woken.store(id, Relaxed);
+                    }
+                    is_owed = true;
+                    break;
+                }
+                Some(Found::Awake) | None => {}
             }
         }
         if is_owed {
@@ -950,12 +961,13 @@ impl<'s> Table<'s> {
         }
     }
 
-    /// After a park, with a task in hand: a wake that was meant for a second task may have come to us, so if something is
-    /// left, the next one is woken.
+    /// After a park, with a task in hand: who has posted a second task meanwhile may have found us on our way and woken nobody,
+    /// so if something is left, the next one is woken.
     pub(crate) fn wake_next(&self, cursors: &Cursors, queues: &[LaneId]) {
+        full_fence("no-wake-next-fence"); // [park] Our bits are down before the look.
         for &q in queues {
             if self.lane(q).has_work(cursors.of(q)) && !mutant("no-wake-next") {
-                full_fence("no-wake-next-fence"); // [park]
+                full_fence("no-wake-next-fence"); // [park] The look comes before that for a sleeper.
                 self.wake_one(cursors, q.0 as usize);
             }
         }

@@ -43,7 +43,6 @@ mod launch;
 mod map;
 mod options;
 mod output;
-mod panics;
 mod scope;
 mod start;
 mod submitter;
