@@ -91,7 +91,13 @@ impl<T: Serialize + DeserializeOwned + 'static> Wire for T {
     }
 
     fn decode(bytes: &[u8]) -> Result<T, CodecError> {
-        postcard::from_bytes(bytes).map_err(|e| CodecError::new("these bytes are no value of the type of this task", e))
+        postcard::from_bytes(bytes).map_err(|e| match e {
+            postcard::Error::WontImplement => CodecError::new(
+                "the compact encoding does not say what it holds, which this type asks it for",
+                "hand over such a value, a serde_json::Value or an untagged enum, as JSON text in a String",
+            ),
+            e => CodecError::new("these bytes are no value of the type of this task", e),
+        })
     }
 
     fn encode_as<R>(value: &T, codec: Codec, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
@@ -148,5 +154,20 @@ impl<T: Pod> Wire for Pods<T> {
             Codec::Compact => Self::encode(value, with),
             Codec::Json => Err(CodecError::new("JSON can't say raw numbers", "submit to this task from a program")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_without_a_shape_of_its_own_is_refused_with_a_remedy() {
+        let refused = serde_json::Value::encode(&serde_json::json!(1), serde_json::Value::decode).unwrap().unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the compact encoding does not say what it holds, which this type asks it for: hand over such a value, a \
+             serde_json::Value or an untagged enum, as JSON text in a String"
+        );
     }
 }

@@ -67,7 +67,7 @@ pub enum TaskError {
     #[error("{0}")]
     Died(Blame),
     /// It ran, or was silent, for longer than it may, and no attempt was left.
-    #[error("the task ran out of time{0}")]
+    #[error("the task ran out of time{}", .0.killed())]
     TimedOut(Blame),
     /// It was cancelled before it ran, or ended when it was asked to.
     #[error("the task was cancelled")]
@@ -158,13 +158,18 @@ impl Blame {
     }
 }
 
-impl fmt::Display for Blame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.exit.as_str(), self.is_poison) {
-            ("", _) => {}
-            (exit, false) => write!(f, "the task's worker died: {exit}")?,
-            (exit, true) => write!(f, "the task is poison: it has killed {} workers (last: {exit})", self.deaths)?,
-        }
+impl Blame {
+    /// For who was killed for its time: how that went.
+    fn killed(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| {
+            if !self.exit.is_empty() {
+                write!(f, "; its worker was killed: {}", self.exit)?;
+            }
+            self.details(f)
+        })
+    }
+
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.attempts > 1 {
             write!(f, "; attempt {}", self.attempts)?;
         }
@@ -175,6 +180,16 @@ impl fmt::Display for Blame {
             write!(f, "; memory at most {} MiB", self.peak_kib.div_ceil(1024))?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Blame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.is_poison {
+            false => write!(f, "the task's worker died: {}", self.exit)?,
+            true => write!(f, "the task is poison: it has killed {} workers (last: {})", self.deaths, self.exit)?,
+        }
+        self.details(f)
     }
 }
 
@@ -397,5 +412,35 @@ impl Client {
             Lost::Corrupted(e) => e.into(),
             Lost::TooDeep(n) => TaskError::TooDeep(n),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_a_worker_is_said_in_whole_sentences() {
+        let exit = "signal 9 (SIGKILL)".to_owned();
+        let blame = Blame { exit, attempts: 2, deaths: 2, peak_kib: 2049, progress: Some((3, 4)), is_poison: false };
+        let poison = Blame { is_poison: true, ..blame.clone() };
+        let alive = Blame { exit: String::new(), attempts: 1, peak_kib: 0, progress: None, ..blame.clone() };
+        let errors = [
+            TaskError::Died(blame.clone()),
+            TaskError::Died(poison),
+            TaskError::TimedOut(blame),
+            TaskError::TimedOut(alive),
+        ];
+        assert_eq!(
+            errors.map(|e| e.to_string()),
+            [
+                "the task's worker died: signal 9 (SIGKILL); attempt 2; it was at 3 of 4; memory at most 3 MiB",
+                "the task is poison: it has killed 2 workers (last: signal 9 (SIGKILL)); attempt 2; it was at 3 of 4; \
+                 memory at most 3 MiB",
+                "the task ran out of time; its worker was killed: signal 9 (SIGKILL); attempt 2; it was at 3 of 4; \
+                 memory at most 3 MiB",
+                "the task ran out of time",
+            ]
+        );
     }
 }

@@ -18,12 +18,15 @@ use std::{
     sync::Arc,
 };
 
-/// Why a task of yours failed: a text for whoever waits for it. Any error turns into one by `?`.
+/// Why a task of yours failed: a text for whoever waits for it. Any [`std::error::Error`] turns into one by `?`; what isn't one,
+/// an `anyhow::Error`, a `Box<dyn Error>` or a text, by [`Failure::new`].
 ///
 /// ```
 /// # use shmworker::{Tasks, pool::Failure};
+/// # fn lookup(_: u64) -> Result<u64, Box<dyn std::error::Error>> { Ok(1) }
 /// let mut tasks = Tasks::new();
 /// tasks.handler("parse", |_, text: String| Ok(text.parse::<u64>()?));
+/// tasks.handler("look up", |_, n: u64| lookup(n).map_err(|e| Failure::new(e.to_string())));
 /// tasks.handler("refuse", |_, n: u64| if n > 3 { Err(Failure::permanent("too many")) } else { Ok(n) });
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,7 +199,7 @@ impl Tasks {
         Tasks::default()
     }
 
-    /// Registers a plain function.
+    /// Registers a plain function. Its input is a type that owns what it holds: a `String` rather than a `&str`.
     ///
     /// # Panics
     /// If the name is taken.
