@@ -48,6 +48,19 @@ pub enum Codec {
 }
 
 /// A value could not be encoded, or bytes are none.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// # let length = shmworker::pool::Task::<String, usize>::named("length");
+/// // JSON that is no string, for a task that takes one.
+/// let handle = pool.submit_json("length", "17", &Default::default())?;
+/// println!("{}", handle.wait().unwrap_err()); // the task failed: this JSON is not what the task takes: …
+/// # let _ = length;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {why}")]
 pub struct CodecError {
@@ -111,11 +124,29 @@ impl<T: Serialize + DeserializeOwned + 'static> Wire for T {
     }
 }
 
-/// Raw bytes, which neither end encodes. In JSON they are a string.
+/// Raw bytes, which neither end encodes. JSON has no form for them.
+///
+/// ```
+/// use shmworker::pool::Bytes;
+///
+/// let mut tasks = shmworker::Tasks::new();
+/// let lines = tasks.in_place::<Bytes, u64>("lines", |_, text, mut output| {
+///     output.write(&(text.iter().filter(|byte| **byte == b'\n').count() as u64))
+/// });
+/// # let _ = lines;
+/// ```
 pub type Bytes = Pods<u8>;
 
 /// A slice of plain values ([`bytemuck::Pod`]), which cross as they lie in memory: workers read them in place, and write their
 /// results in place.
+///
+/// ```
+/// use shmworker::pool::Pods;
+///
+/// let mut tasks = shmworker::Tasks::new();
+/// let sum = tasks.in_place::<Pods<f64>, f64>("sum", |_, numbers, mut output| output.write(&numbers.iter().sum()));
+/// # let _ = sum;
+/// ```
 pub struct Pods<T>(PhantomData<fn() -> T>);
 
 impl<T: Pod> Wire for Pods<T> {

@@ -54,6 +54,22 @@ impl<O: Wire> fmt::Debug for Handle<O> {
 }
 
 /// Why there is no result.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// use shmworker::pool::TaskError;
+///
+/// match pool.submit(square, &12)?.wait() {
+///     Ok(square) => println!("{square}"),
+///     Err(TaskError::Failed(why)) => println!("{why}"),
+///     Err(TaskError::Died(blame)) if blame.is_poison => println!("never again: {blame}"),
+///     Err(e) => return Err(e.into()),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
@@ -121,6 +137,17 @@ impl TaskError {
 }
 
 /// What is known of a task that ended with its worker.
+///
+/// ```
+/// # use shmworker::pool::Blame;
+/// fn tell(blame: &Blame) {
+///     println!("{} attempts, {} dead workers, the last by {}", blame.attempts, blame.deaths, blame.exit);
+///     if let Some((done, of)) = blame.progress {
+///         println!("it was at {done} of {of}");
+///     }
+/// }
+/// # let _ = tell;
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Blame {
@@ -234,6 +261,16 @@ impl<O: Wire> Handle<O> {
     ///
     /// # Errors
     /// [`TaskError`] if there is none.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let handle = pool.submit(square, &12)?;
+    /// assert_eq!(handle.wait()?, 144);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait(self) -> Result<O::Owned, TaskError> {
         result::<O>(&*self.done()?)
     }
@@ -272,6 +309,20 @@ impl<O: Wire> Handle<O> {
     ///
     /// # Errors
     /// The handle, if the time is over.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// use std::time::Duration;
+    ///
+    /// match pool.submit(square, &12)?.wait_timeout(Duration::from_secs(1)) {
+    ///     Ok(result) => println!("{}", result?),
+    ///     Err(handle) => handle.cancel()?, // or wait on
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_timeout(mut self, at_most: Duration) -> Result<Result<O::Owned, TaskError>, Handle<O>> {
         let until = Instant::now().checked_add(at_most);
         match self.client.wait(self.tag, self.task, until) {
@@ -288,6 +339,17 @@ impl<O: Wire> Handle<O> {
     ///
     /// # Errors
     /// [`TaskError::Corrupted`] if the segment is damaged, [`TaskError::AnotherProcess`] in a fork.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let handle = pool.submit(square, &12)?;
+    /// handle.cancel()?;
+    /// println!("{:?}", handle.wait()); // Err(Cancelled), or the result if it was faster
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cancel(&self) -> Result<(), TaskError> {
         self.client.cancel(self.tag, self.task).map_err(|lost| self.client.why(lost))
     }
