@@ -74,3 +74,7 @@ pub mod temporal;
 #[cfg(all(doctest, feature = "cli", feature = "temporal"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "pool"))]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;

@@ -1093,7 +1093,7 @@ fn a_death_at_any_step_of_a_checkpoint_or_of_its_recovery_leaves_one_whole_and_l
         });
         assert!([kept.get(), kept.get() + 1].contains(&found), "{found} after {}, {k} and {j}", kept.get());
         // What recovery has freed is taken for an output of the same life, and stays that.
-        task.reserve_output(1000).unwrap().fill(9);
+        task.writer().reserve(1000).unwrap();
         leave(&mut task, 3);
         leave(&mut task, 4);
         task.complete_reserved(0).unwrap();

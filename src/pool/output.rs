@@ -83,6 +83,15 @@ impl<'r, 'c, O: Wire> Output<'r, 'c, O> {
     ///
     /// # Errors
     /// A [`Failure`]: it has no encoding, or is larger than any payload may be.
+    ///
+    /// ```
+    /// use shmworker::pool::{Bytes, Pods};
+    ///
+    /// let mut tasks = shmworker::Tasks::new();
+    /// let head = tasks.in_place::<Bytes, Bytes>("head", |_, input, mut output| output.write(&input[..input.len().min(100)]));
+    /// let sum = tasks.in_place::<Pods<u64>, u64>("sum", |_, input, mut output| output.write(&input.iter().sum()));
+    /// # let _ = (head, sum);
+    /// ```
     pub fn write(&mut self, value: O::Ref<'_>) -> Result<(), Failure> {
         O::encode_as(value, self.codec, |bytes| self.room.write(bytes))?
     }

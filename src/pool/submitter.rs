@@ -15,6 +15,18 @@ use bytemuck::Pod;
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 /// Submits tasks. A [`Pool`](super::Pool) is one; tasks have one in their [`Context`](super::Context::pool).
+///
+/// ```
+/// use shmworker::pool::{Submitter, Task};
+///
+/// const SQUARE: Task<u64, u64> = Task::named("square");
+///
+/// /// In the program and in its tasks alike.
+/// fn squares(pool: &Submitter, below: u64) -> Result<Vec<u64>, shmworker::pool::TaskError> {
+///     pool.map(SQUARE, 0..below).collect()
+/// }
+/// # let _ = squares;
+/// ```
 #[derive(Debug)]
 pub struct Submitter {
     client: Arc<Client>,
