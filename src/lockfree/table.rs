@@ -649,6 +649,7 @@ impl<'s> Table<'s> {
         let d = &self.descriptors[index as usize];
         let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
         if self.is_cancel_asked(index, word) {
+            self.discard_output(task)?;
             self.complete(cursors, me, task, Outcome::Cancelled)?;
             return Ok(true);
         }

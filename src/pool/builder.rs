@@ -5,6 +5,23 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What a pool is to be like; [`fork`](Self::fork), [`forkserver`](Self::forkserver) or [`exec`](Self::exec) makes it.
+///
+/// ```no_run
+/// use shmworker::{Pool, Tasks, WorkerLimits};
+/// use std::time::Duration;
+///
+/// let pool = Pool::builder()
+///     .workers(4)
+///     .max_workers(16)
+///     .slots(8)
+///     .queues(["urgent", "default"])
+///     .worker_limits(WorkerLimits::new().max_tasks(10_000, 1_000))
+///     .grace(Duration::from_secs(30))
+///     .start_timeout(Duration::from_secs(5))
+///     .fork(Tasks::new())?;
+/// # drop(pool);
+/// # Ok::<(), shmworker::pool::StartError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     pub(super) settings: Settings,
@@ -55,19 +72,6 @@ impl Builder {
     }
 
     /// What each worker may use, and after how much it is replaced by a fresh one.
-    ///
-    /// ```no_run
-    /// use shmworker::{Pool, Tasks, WorkerLimits};
-    ///
-    /// let limits = WorkerLimits::new()
-    ///     .max_tasks(10_000, 1_000) // a fresh process after 10,000 to 11,000 tasks
-    ///     .max_memory(512 << 20) // or as soon as one has kept 512 MiB after a task
-    ///     .address_space(4 << 30) // a task that wants more gets no memory
-    ///     .nice(5);
-    /// let pool = Pool::builder().worker_limits(limits).fork(Tasks::new())?;
-    /// # drop(pool);
-    /// # Ok::<(), shmworker::pool::StartError>(())
-    /// ```
     pub fn worker_limits(mut self, limits: WorkerLimits) -> Builder {
         self.settings.limits = limits;
         self

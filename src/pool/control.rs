@@ -22,6 +22,18 @@ use std::{
 const REMEMBERED: usize = 1000;
 
 /// Why a pool was not changed.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// match pool.resize(1_000_000) {
+///     Err(refused) => println!("{refused}"), // what is possible, and how to make more possible
+///     Ok(before) => println!("there were {before}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
@@ -34,6 +46,16 @@ pub enum ControlError {
 }
 
 /// How a pool ended that was shut down.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// let left = pool.shutdown(std::time::Duration::from_secs(30))?;
+/// println!("{} tasks were cancelled, {} workers killed", left.cancelled, left.killed);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shutdown {
@@ -71,6 +93,15 @@ impl Pool {
     ///
     /// # Errors
     /// [`ControlError`]: the pool has ended meanwhile.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// pool.restart_workers()?; // each with what its start hook reads now
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn restart_workers(&self) -> Result<(), ControlError> {
         self.crew.control().order(|id| Order::Roll { id }).map(drop)
     }
@@ -87,6 +118,17 @@ impl Pool {
     ///
     /// # Errors
     /// [`ControlError::Ended`] if the coordinator failed.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let handle = pool.submit(square, &12)?;
+    /// pool.shutdown(std::time::Duration::from_secs(30))?;
+    /// assert_eq!(handle.wait()?, 144);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn shutdown(mut self, grace: Duration) -> Result<Shutdown, ControlError> {
         self.crew.control().tell(&Order::Shutdown { grace });
         // How that went, the end says.

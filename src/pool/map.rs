@@ -39,7 +39,9 @@ type Results<O> = VecDeque<Result<<O as Wire>::Owned, TaskError>>;
 /// first is asked for. Dropped before its end, it cancels what has not begun.
 ///
 /// By default about four chunks per worker are under way, and tasks that say nothing of their time ([timeout, heartbeat,
-/// expiry, key](TaskOptions)) are sent in chunks.
+/// expiry, key](TaskOptions)) are sent in chunks. If a worker dies over a chunk, the item that it was at has used up an attempt,
+/// and the others are run again, one by one: those that were done too, whose results went with the worker. Where an item must
+/// not be begun twice, [`chunk_size(1)`](Self::chunk_size) sends each by itself.
 ///
 /// ```no_run
 /// # use shmworker::{Pool, Tasks};
@@ -59,6 +61,16 @@ pub struct Map<'p, I: Wire, O: Wire, T: Iterator> {
 }
 
 /// What [`Submitter::map_unordered`] returns: an iterator over numbers of inputs and their results, as these come. See [`Map`].
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// let slowest_last: Vec<(u64, Result<u64, _>)> = pool.map_unordered(square, [3, 1, 2]).collect();
+/// assert_eq!(slowest_last.len(), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Unordered<'p, I: Wire, O: Wire, T: Iterator> {
     engine: Engine<'p, I, O, T>,
     now: Results<O>,
@@ -97,11 +109,34 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
     }
 
     /// Gives the results as they come, each with the number of its input.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// for (number, square) in pool.map(square, 0..100).chunk_size(10).unordered() {
+    ///     println!("{number}: {}", square?);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unordered(self) -> Unordered<'p, I, O, T> {
         Unordered { engine: self.engine, now: self.now, turn: 0 }
     }
 
     /// What holds for each task. Retries are for each item by itself.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// use shmworker::pool::TaskOptions;
+    ///
+    /// let squares = pool.map(square, 0..100).options(TaskOptions::new().attempts(3));
+    /// # squares.for_each(drop);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn options(mut self, options: TaskOptions) -> Self {
         self.engine.options = options;
         self
@@ -111,6 +146,16 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
     ///
     /// # Panics
     /// For 0.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let squares = pool.map(square, 0..1000).chunk_size(50); // 20 tasks
+    /// # squares.for_each(drop);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn chunk_size(mut self, items: usize) -> Self {
         assert!(items > 0, "a chunk needs an item");
         self.engine.size = Size { items: items.min(MOST), is_fixed: true };
@@ -121,6 +166,16 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
     ///
     /// # Panics
     /// For 0.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let squares = pool.map(square, 0..1000).in_flight(100);
+    /// # squares.for_each(drop);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn in_flight(mut self, chunks: usize) -> Self {
         assert!(chunks > 0, "with nothing under way nothing is done");
         self.engine.in_flight = chunks;

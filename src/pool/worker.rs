@@ -20,7 +20,6 @@ use super::{
     context::Context,
     home::Home,
     output::Room,
-    panics,
     start::Work,
     submitter::Submitter,
     tasks::{CHUNK, Failure, Handler, JSON, Tasks},
@@ -32,6 +31,7 @@ use crate::{
         descriptor::retry_on,
         table::{Again, LaneId, TaskId},
     },
+    panics,
     process::{coordinator::Seat, fault},
 };
 use std::{

@@ -382,6 +382,8 @@ pub(crate) struct Coordinator<'o> {
     cancelled: usize,
     unsound: usize,
     door: Option<Door>,
+    /// Who has attached and was killed, over which tasks.
+    late_guests: Vec<(Name, TaskId)>,
     owner: Option<Owner>,
     /// The owner may still order something.
     is_owner_heard: bool,
@@ -449,6 +451,7 @@ impl<'o> Coordinator<'o> {
             cancelled: 0,
             unsound: 0,
             door: None,
+            late_guests: Vec::new(),
             owner: None,
             is_owner_heard: false,
             outbox: Outbox::default(),
@@ -590,11 +593,14 @@ impl<'o> Coordinator<'o> {
                 Some(_) => {}
             }
         }
-        for (name, task) in late {
+        let mut killed = Vec::new();
+        for &(name, task) in &late {
             if let Some(pid) = self.door.as_mut().and_then(|door| door.kill(name)) {
                 (self.observer)(Event::OutOfTime { label: "attached", pid, task });
+                killed.push(name);
             }
         }
+        self.late_guests.extend(late.into_iter().filter(|(name, _)| killed.contains(name)));
         Ok(())
     }
 
@@ -1081,7 +1087,12 @@ impl<'o> Coordinator<'o> {
         let mut news = door.look();
         for Departed { guest, was_orderly } in std::mem::take(&mut news.departed) {
             let exit = if was_orderly { Exit::Code(0) } else { Exit::Unknown };
-            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, Death::of(exit.pack()))?;
+            let (late, others) =
+                std::mem::take(&mut self.late_guests).into_iter().partition(|(who, _)| *who == guest.name);
+            self.late_guests = others;
+            let late: Vec<_> = Vec::into_iter(late).map(|(_, task)| task).collect();
+            let death = Death { exit: exit.pack(), peak_kib: 0, late: &late };
+            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
             self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
             self.wake_all();
