@@ -700,7 +700,7 @@ fn a_scope_tells_how_each_went() {
         ("twelve", "done", pids[0].as_str(), "1"),
         "{table}"
     );
-    assert_eq!((lines[3][4], &lines[3][5..]), (pids[2].as_str(), &["2", "signal", "9", "(SIGKILL)"][..]), "{table}");
+    assert_eq!((lines[3][4], &lines[3][5..9]), (pids[2].as_str(), &["2", "signal", "9", "(SIGKILL)"][..]), "{table}");
     assert!(
         table.contains("\nbroken: the task failed: on purpose\ncrash: the task's worker died: signal 9"),
         "{table}"

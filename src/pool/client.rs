@@ -316,8 +316,18 @@ impl Client {
     }
 
     /// As [`wait`](Self::wait), for a future.
-    pub(super) fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Arc<Done>, Lost>> {
+    pub(super) fn poll(
+        &self,
+        tag: usize,
+        task: Option<TaskId>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Arc<Done>, Lost>> {
         self.check_home()?;
+        if worker::of(&self.shared.endpoint).is_some() {
+            // If this thread went to sleep, nobody might be left who could run the task.
+            let done = self.wait(tag, task, None);
+            return Poll::Ready(done.map(|done| done.unwrap_or_else(|| unreachable!("there is no time limit"))));
+        }
         if let found @ Poll::Ready(_) = self.shared.poll(tag, context) {
             return found;
         }
