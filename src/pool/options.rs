@@ -90,6 +90,8 @@ impl TaskOptions {
 
     /// An idempotency key: while a task with this key that this process has submitted is not over, a further submission joins it:
     /// nothing is submitted, and its handle gets the same result.
+    /// [`submit_with`](super::Submitter::submit_with) looks at it, as do [scopes](super::Scope::submit_with) and
+    /// [`submit_json`](super::Submitter::submit_json); nothing else does.
     ///
     /// ```
     /// # use shmworker::pool::TaskOptions;
