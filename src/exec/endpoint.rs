@@ -472,6 +472,7 @@ pub(crate) struct Submission {
     /// Milliseconds after which a handler is to end by itself; 0: it may take its time. Nobody is killed for it.
     pub(crate) timeout_ms: u32,
     /// After which outcomes there is another attempt, while one is left: a set of [`crate::lockfree::descriptor::retry_on`].
+    /// Without DIED it isn't begun again either when its process was killed for what another task did.
     pub(crate) retry_on: u8,
     /// Deaths of workers by its fault after which no attempt follows, whatever are left; 0 and 255: no such limit.
     pub(crate) max_deaths: u8,

@@ -15,7 +15,7 @@ use crate::{
         segment::{NoSpace, Segment},
     },
     process::exit::Exit,
-    sync::{NOW, Relaxed},
+    sync::{NOW, Relaxed, fate},
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -802,6 +802,18 @@ fn who_ran_beside_what_was_late_keeps_its_attempt() {
     });
     let (same, next) = (|| After(0, false), || After(1, false));
     assert_eq!(found, [same(), next(), same(), same()]);
+    // Unless it is not to be begun again after any death.
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    several(&client, 2, Submission { retry_on: 0, ..Submission::new(QUEUE) });
+    let victim = pool.endpoint();
+    let claimed = run_in(&victim, &[(1, 0), (2, 0)]);
+    pool.settle(victim.name(), Death { late: &[claimed[0].id()], ..SEGV });
+    claimed.into_iter().for_each(std::mem::forget);
+    let outcomes = [(); 2].map(|()| client.take().unwrap().map(|done| (done.tag(), done.outcome(), done.deaths())));
+    let expected = [(0, Outcome::TimedOut, 1), (1, Outcome::WorkerDied, 0)].map(Some);
+    assert!(outcomes == expected || outcomes.iter().rev().eq(&expected), "{outcomes:?}");
+    pool.assert_clean();
 }
 
 #[test]
@@ -1045,4 +1057,67 @@ fn a_result_says_how_long_it_waited_and_ran_and_how_often() {
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
+}
+
+/// A worker dies before each write of two checkpoints, and whoever settles that dies before each write of its own; then
+/// the next attempt leaves a checkpoint and has an output in a block.
+#[test]
+fn a_death_at_any_step_of_a_checkpoint_or_of_its_recovery_leaves_one_whole_and_leaks_none() {
+    let is_over = |k: u32, j: u32| {
+        let arena = classes([4, 0, 0, 0, 0, 0, 0, 0]);
+        let pool = Pool::of(Geometry { participants: 8, classes: arena, ..short_lanes(1) });
+        let (table, client) = (pool.segment.table(), pool.endpoint());
+        submit(&client, QUEUE, b"", 1, 9);
+        let victim = pool.endpoint();
+        let mut task = claim(&victim);
+        task.begin(1, 0, 0);
+        let kept = std::cell::Cell::new(0);
+        let leave = |task: &mut Claimed<'_>, n: u8| {
+            task.checkpoint(&vec![n; 1000 + usize::from(n)]).unwrap();
+            kept.set(n);
+        };
+        let lived = fate::mortal(k, || (1..=2).for_each(|n| leave(&mut task, n))).is_some();
+        std::mem::forget(task);
+
+        let [dying, successor] = [(); 2].map(|()| table.admit(0, 0).unwrap().unwrap());
+        let recover = |me, dead| table.recover(&Cursors::new(table), me, dead, SEGV).unwrap();
+        let survived = fate::mortal(j, || recover(dying, victim.name())).is_some();
+        for dead in [dying, victim.name()] {
+            recover(successor, dead);
+        }
+        let worker = pool.endpoint();
+        let mut task = claim(&worker);
+        let found = task.last_checkpoint().unwrap().map_or(0, |bytes| {
+            assert!(bytes.iter().all(|b| *b == bytes[0]) && bytes.len() == 1000 + usize::from(bytes[0]));
+            bytes[0]
+        });
+        assert!([kept.get(), kept.get() + 1].contains(&found), "{found} after {}, {k} and {j}", kept.get());
+        // What recovery has freed is taken for an output of the same life, and stays that.
+        task.writer().reserve(1000).unwrap();
+        leave(&mut task, 3);
+        leave(&mut task, 4);
+        task.complete_reserved(0).unwrap();
+        let done = client.take().unwrap().expect("the result");
+        assert_eq!(done.output().unwrap(), [9; 1000]);
+        assert!(done.deaths() <= 1, "a death was counted {} times", done.deaths());
+        drop(done);
+        pool.assert_clean();
+        (lived, survived)
+    };
+    let mut deaths = 0;
+    for k in 1.. {
+        let mut lived = false;
+        for j in 1.. {
+            let survived;
+            (lived, survived) = is_over(k, j);
+            deaths += 1;
+            if survived {
+                break;
+            }
+        }
+        if lived {
+            break;
+        }
+    }
+    assert!(deaths > 400, "{deaths} deaths");
 }

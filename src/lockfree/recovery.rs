@@ -37,8 +37,8 @@
 //! |              |                                               |         | its next   |                             |
 //! |              |                                               |         | attempt    |                             |
 //! |              |                                               |         | runs alone |                             |
-//! | *bystander*  | the others, where the process was killed over | same    |            | READY                       |
-//! |              | one                                           |         |            |                             |
+//! | *bystander*  | the others, where the process was killed over | same    |            | READY; DONE if it is not to |
+//! |              | one                                           |         |            | be repeated after a death   |
 //! | *spent*      | the others, where it died otherwise           | + 1     |            | by `retry_on` and attempts  |
 //!
 //! A recovery that was begun by another before knows less, since what that one has settled is gone: in what it left
@@ -386,10 +386,10 @@ impl Table<'_> {
     fn sentence(&self, case: &Case<'_>, task: Owned, submitter: Name) -> Task {
         let (word, d) = (task.word, &self.descriptors[task.index as usize]);
         let verdict = case.judgement.on(task.id(), Place::of(d.place.load(Relaxed)));
-        if verdict == Verdict::Bystander {
+        let (rules, mut blame) = (Rules::of(d.rules.load(Relaxed)), Blame::of(d.blame.load(Relaxed)));
+        if verdict == Verdict::Bystander && rules.retry_on & retry_on::DIED != 0 {
             return self.next_attempt(task, true, submitter, 0);
         }
-        let (rules, mut blame) = (Rules::of(d.rules.load(Relaxed)), Blame::of(d.blame.load(Relaxed)));
         blame.peak_kib = u32::try_from(case.death.peak_kib).unwrap_or(u32::MAX);
         match verdict {
             Verdict::Guilty => blame.deaths = blame.deaths.saturating_add(1),
