@@ -212,7 +212,11 @@ impl TaskOptions {
 
     /// May tasks with these options run many at a time, as one? Not if something is said of the time of each.
     pub(super) fn may_be_chunked(&self) -> bool {
-        self.timeout.is_none() && self.silence.is_none() && self.expires_in.is_none() && self.key.is_none()
+        self.timeout.is_none() && self.silence.is_none() && self.expires_in.is_none() && self.first_pause.is_zero()
+    }
+
+    pub(super) fn is_retried_after_a_death(&self) -> bool {
+        self.retry_on & retry_on::DIED != 0
     }
 
     pub(super) fn submission(&self, queue: usize, kind: u32) -> Submission {
