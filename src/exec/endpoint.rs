@@ -870,6 +870,11 @@ impl Writer<'_, '_> {
     pub(crate) fn pause(&self, at_most: Duration) {
         self.claimed.pause(at_most);
     }
+
+    /// [`Claimed::is_cancelled`].
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.claimed.is_cancelled()
+    }
 }
 
 impl Drop for Writer<'_, '_> {

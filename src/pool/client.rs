@@ -380,6 +380,20 @@ impl Client {
         }
     }
 
+    /// After the end of the pool: is what it leaves in the segment in order?
+    ///
+    /// # Errors
+    /// What is wrong, as a line for people.
+    pub(super) fn audit(&self) -> Result<(), String> {
+        self.tidy();
+        let table = self.endpoint().segment().table();
+        // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more.
+        let is_at_rest = Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0;
+        let audit = if is_at_rest { table.audit() } else { table.audit_live() };
+        let is_in_order = if is_at_rest { audit.is_clean() } else { audit.violations.is_empty() };
+        if is_in_order { Ok(()) } else { Err(format!("its shared memory is damaged: {audit}; please report this")) }
+    }
+
     /// Waits until everything that was submitted has come back, or nothing will, or the time is over. True: it has.
     pub(super) fn drain(&self, until: Option<Instant>) -> Result<bool, Lost> {
         let is_over = |_: &mut Inbox| (self.outstanding() == 0).then_some(());

@@ -117,7 +117,7 @@ impl Pool {
     /// is cancelled; workers that have not ended after as long again are killed.
     ///
     /// # Errors
-    /// [`ControlError::Ended`] if the coordinator failed.
+    /// [`ControlError::Ended`] if the coordinator failed, or the pool's shared memory is not in order at the end.
     ///
     /// ```no_run
     /// # use shmworker::{Pool, Tasks};
@@ -133,7 +133,7 @@ impl Pool {
         self.crew.control().tell(&Order::Shutdown { grace });
         // How that went, the end says.
         let _ = self.client().drain(None);
-        self.crew.end().map_err(ControlError::Ended)
+        self.end().map_err(ControlError::Ended)
     }
 }
 

@@ -212,9 +212,10 @@ impl Blame {
 
 impl fmt::Display for Blame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.is_poison {
-            false => write!(f, "the task's worker died: {}", self.exit)?,
-            true => write!(f, "the task is poison: it has killed {} workers (last: {})", self.deaths, self.exit)?,
+        match (self.exit.as_str(), self.is_poison) {
+            ("", _) => f.write_str("no worker died")?,
+            (exit, false) => write!(f, "the task's worker died: {exit}")?,
+            (exit, true) => write!(f, "the task is poison: it has killed {} workers (last: {exit})", self.deaths)?,
         }
         self.details(f)
     }

@@ -102,7 +102,7 @@ impl Pool {
     /// Ends the pool once all that was submitted has been run.
     ///
     /// # Errors
-    /// [`PoolError`] if its coordinator failed.
+    /// [`PoolError`] if its coordinator failed, or its shared memory is not in order at the end.
     ///
     /// ```no_run
     /// # use shmworker::{Pool, Tasks};
@@ -117,8 +117,14 @@ impl Pool {
     pub fn join(mut self) -> Result<(), PoolError> {
         let drained = self.client().drain(None);
         // Why it ended says more than that nothing came back.
-        self.crew.end().map_err(PoolError::Ended)?;
+        self.end().map_err(PoolError::Ended)?;
         drained.map(drop).map_err(|lost| self.client().why_lost(lost))
+    }
+
+    /// Has the workers end, waits until all have, and audits what they leave.
+    fn end(&mut self) -> Result<Shutdown, String> {
+        let how = self.crew.end()?;
+        self.client().audit().map(|()| how)
     }
 }
 

@@ -14,6 +14,8 @@ use std::{marker::PhantomData, time::Duration};
 
 /// How long to wait for room for an output before looking again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// After how many looks memory that the kernel refuses is an error: nobody knows whether it ever comes.
+const LOOKS: u32 = 30;
 
 /// Room for one output.
 pub(super) enum Room<'c> {
@@ -24,15 +26,19 @@ pub(super) enum Room<'c> {
 }
 
 impl Room<'_> {
-    /// Room for so many bytes, in place of what was reserved before; waits while there is none. Its content is whatever lay there.
+    /// Room for so many bytes, in place of what was reserved before; waits while others have it all, and some seconds for memory.
+    /// Its content is whatever lay there.
     ///
     /// # Errors
-    /// [`SubmitError`]: larger than any payload, or damage.
+    /// [`SubmitError`]: larger than any payload, no memory, or damage; no room, if the task is to end.
     pub(super) fn reserve(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
         match self {
             Room::InPlace(writer) => {
+                let mut looks = 0;
                 while let Err(e) = writer.reserve(len) {
-                    if !e.is_transient() {
+                    looks += 1;
+                    let may_come = e.is_want_of_room() || e.is_transient() && looks < LOOKS;
+                    if !may_come || writer.is_cancelled() {
                         return Err(e);
                     }
                     writer.pause(PAUSE);

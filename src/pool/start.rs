@@ -480,6 +480,9 @@ impl CoordinatorsSeat<'_> {
             Event::Started => started(),
             Event::Replaced { label, pid, why } => tracing::debug!("{label} (pid {pid}) has left: {why}"),
             Event::Died { label, pid, exit, .. } => tracing::warn!("{label} (pid {pid}) ended with {exit}"),
+            Event::Unsound { who, audit } => {
+                tracing::error!("shared memory is damaged after the end of {who}: {audit}")
+            }
             _ => {}
         };
         let (segment, me) = (self.segment.clone(), Name::of(self.plan.coordinator));

@@ -51,6 +51,10 @@ impl Failure {
     pub fn permanent(message: impl Into<String>) -> Failure {
         Failure { message: message.into(), is_permanent: true }
     }
+
+    fn lasting(error: impl std::error::Error) -> Failure {
+        Failure { is_permanent: true, ..error.into() }
+    }
 }
 
 impl<E: std::error::Error> From<E> for Failure {
@@ -260,7 +264,7 @@ impl Tasks {
         O: Serialize + DeserializeOwned + 'static,
     {
         self.add(name, move |context, input, codec, room| {
-            let output = handler(context, I::view(input, codec)?)?;
+            let output = handler(context, I::view(input, codec).map_err(Failure::lasting)?)?;
             O::encode_as(&output, codec, |bytes| room.write(bytes))?
         })
     }
@@ -289,7 +293,7 @@ impl Tasks {
         handler: impl for<'a> Fn(&Context<'_>, I::Arg<'a>, Output<'_, '_, O>) -> Result<(), Failure> + Send + Sync + 'static,
     ) -> Task<I, O> {
         self.add(name, move |context, input, codec, room| {
-            handler(context, I::view(input, codec)?, Output::new(room, codec))
+            handler(context, I::view(input, codec).map_err(Failure::lasting)?, Output::new(room, codec))
         })
     }
 

@@ -28,7 +28,7 @@ use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Endpoint, STATUS_OK, SubmitError},
     lockfree::{
-        descriptor::retry_on,
+        descriptor::{INLINE, retry_on},
         table::{Again, LaneId, TaskId},
     },
     panics,
@@ -391,7 +391,8 @@ fn leave(claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupt
             Err(SubmitError::Corrupted(e)) => return Err(e),
             Err(e) => {
                 text = e.to_string();
-                (status, output) = (STATUS_FAILED, text.as_bytes());
+                // Of a length for which there is always room.
+                (status, output) = (STATUS_FAILED, &text.as_bytes()[..text.len().min(INLINE)]);
             }
         }
     }

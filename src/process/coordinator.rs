@@ -240,6 +240,9 @@ pub(crate) enum PoolError {
     /// A worker can't be given its limits; `why` is its last word.
     #[error("{label} ended before it had begun: {why}")]
     Unfit { label: String, why: String },
+    /// An invariant was broken in the pool of an owner; after whose end that was seen first.
+    #[error("its shared memory is damaged (seen after the end of {who}): {audit}; please report this")]
+    Unsound { who: String, audit: Audit },
 }
 
 struct Said<'a>(&'a Option<String>);
@@ -381,6 +384,7 @@ pub(crate) struct Coordinator<'o> {
     killed: usize,
     cancelled: usize,
     unsound: usize,
+    first_unsound: Option<(String, Audit)>,
     door: Option<Door>,
     /// Who has attached and was killed, over which tasks.
     late_guests: Vec<(Name, TaskId)>,
@@ -450,6 +454,7 @@ impl<'o> Coordinator<'o> {
             killed: 0,
             cancelled: 0,
             unsound: 0,
+            first_unsound: None,
             door: None,
             late_guests: Vec::new(),
             owner: None,
@@ -510,7 +515,11 @@ impl<'o> Coordinator<'o> {
     /// # Errors
     /// [`PoolError`]. All children are gone in any case.
     pub(crate) fn run(mut self, companion: Option<&dyn Companion>) -> Result<Summary, PoolError> {
-        let result = self.serve(companion);
+        let mut result = self.serve(companion);
+        // Who runs a pool of its own reads the summary.
+        if let (Ok(()), true, Some((who, audit))) = (&result, self.owner.is_some(), self.first_unsound.take()) {
+            result = Err(PoolError::Unsound { who, audit });
+        }
         if result.is_err() {
             self.kill_all();
         }
@@ -1078,6 +1087,7 @@ impl<'o> Coordinator<'o> {
         if !audit.violations.is_empty() {
             self.unsound += 1;
             (self.observer)(Event::Unsound { who, audit: &audit });
+            self.first_unsound.get_or_insert((who.to_owned(), audit));
         }
     }
 
