@@ -11,7 +11,7 @@ failed=
 check() {
     local name=$1 expected=$2 output code pattern wrong=
     shift 2
-    output=$("${CARGO_TARGET_DIR:-target}/release/examples/$name" 2>&1)
+    output=$("${CARGO_TARGET_DIR:-target}/release/examples/$name" ${arguments:-} 2>&1)
     code=$?
     printf -- '---- %s\n%s\n' "$name" "$output"
     [ "$code" = "$expected" ] || wrong="exit code $code, not $expected"
@@ -35,6 +35,7 @@ check heterogeneous 1 'primes below 200,000 .* done .*' 'a file that is not ther
     'the average of none .* panicked .*' 'exit\(3\), twice .* died .* 2 +exit code 3 .*' 'an endless loop .* timed out .*' \
     '4 of 6 were not done' 'there are 17984 primes below 200,000'
 check zero_copy_pod 0 'in place .*, mean 127\.500' 'by serde .*, mean 127\.500'
+arguments=0 check footprint 0 '\| `fork` \| 64 .*' '\| `forkserver` \| 64 .*' '\| `exec` \| 64 .*'
 check tokio_app 0 'the longest Collatz chain below 128,000 has 353 steps' '  process [0-9]+ answered [0-9]+ requests'
 
 [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }

@@ -90,6 +90,8 @@ impl TaskOptions {
 
     /// An idempotency key: while a task with this key that this process has submitted is not over, a further submission joins it:
     /// nothing is submitted, and its handle gets the same result.
+    /// [`submit_with`](super::Submitter::submit_with) looks at it, as do [scopes](super::Scope::submit_with) and
+    /// [`submit_json`](super::Submitter::submit_json); nothing else does.
     ///
     /// ```
     /// # use shmworker::pool::TaskOptions;
@@ -210,7 +212,11 @@ impl TaskOptions {
 
     /// May tasks with these options run many at a time, as one? Not if something is said of the time of each.
     pub(super) fn may_be_chunked(&self) -> bool {
-        self.timeout.is_none() && self.silence.is_none() && self.expires_in.is_none() && self.key.is_none()
+        self.timeout.is_none() && self.silence.is_none() && self.expires_in.is_none() && self.first_pause.is_zero()
+    }
+
+    pub(super) fn is_retried_after_a_death(&self) -> bool {
+        self.retry_on & retry_on::DIED != 0
     }
 
     pub(super) fn submission(&self, queue: usize, kind: u32) -> Submission {
