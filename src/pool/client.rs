@@ -834,7 +834,7 @@ mod tests {
             let waiting = s.spawn(|| {
                 block_on(async {
                     for tag in [submit(&client, b"").await, submit(&client, b"").await] {
-                        let done = std::future::poll_fn(|context| client.poll(tag, context)).await.unwrap();
+                        let done = std::future::poll_fn(|context| client.poll(tag, None, context)).await.unwrap();
                         assert_eq!(done.outcome, Outcome::Completed);
                     }
                 });
