@@ -206,8 +206,6 @@ pub(crate) struct Summary {
     pub(crate) audit: Audit,
     /// How many did not end in time, and were killed for it.
     pub(crate) killed: usize,
-    /// How many tasks were cancelled for the end of the pool, or asked to end.
-    pub(crate) cancelled: usize,
     /// How many that had attached are still there: what is in use is theirs.
     pub(crate) attached: usize,
     /// After how many deaths an invariant was broken.
@@ -533,7 +531,6 @@ impl<'o> Coordinator<'o> {
             audit: self.table().audit(),
             ended: self.ended.into(),
             killed: self.killed,
-            cancelled: self.cancelled,
             attached,
             unsound: self.unsound,
         })
