@@ -861,7 +861,9 @@ impl<'o> Coordinator<'o> {
         self.segment.header().control.deaths.fetch_add(1, Release);
         self.wake_all();
         let label = self.workers[i].label.clone();
-        self.audit_after(&label);
+        if exit != Exit::Code(0) || leave.is_none() && self.mode < Mode::Stopping {
+            self.audit_after(&label);
+        }
 
         let ended = Ended { label, name, pid, exit, peak_kib, finished };
         self.tell(News::Ended(ended.clone()));
@@ -1078,7 +1080,7 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
-    /// A death is when a broken invariant is most likely, and rare enough to look for one.
+    /// A death is when a broken invariant is most likely, and rare enough to look for one. (Who leaves in order is neither.)
     fn audit_after(&mut self, who: &str) {
         let audit = self.table().audit_live();
         if !audit.violations.is_empty() {
