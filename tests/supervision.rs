@@ -21,9 +21,9 @@ use std::{
     fs,
     num::NonZeroUsize,
     process::{Command, ExitCode},
-    sync::atomic::{
-        AtomicU32,
-        Ordering::{Relaxed, SeqCst},
+    sync::{
+        Condvar, Mutex,
+        atomic::{AtomicU32, Ordering::SeqCst},
     },
     thread,
     time::{Duration, Instant},
@@ -195,20 +195,31 @@ impl Load {
         (Load { runs, tasks: n }, task)
     }
 
-    /// Runs it, with `meanwhile` in another thread until that or the load is over, and says how many tasks each process has run.
+    /// Runs it, with so many `turns` in another thread meanwhile, and says how many tasks each process has run. The load does not
+    /// run ahead of the turns.
     fn run(
         &self,
         pool: &Pool,
         task: Task<u32, i32>,
-        meanwhile: impl FnOnce(&dyn Fn() -> bool) + Send,
+        turns: usize,
+        mut turn: impl FnMut(usize) + Send,
     ) -> BTreeMap<i32, usize> {
-        let is_over = AtomicU32::new(0);
+        let done = Mutex::new(0);
+        let changed = Condvar::new();
         thread::scope(|scope| {
-            scope.spawn(|| meanwhile(&|| is_over.load(Relaxed) == 1));
+            scope.spawn(|| {
+                for i in 0..turns {
+                    turn(i);
+                    *done.lock().unwrap() = i + 1;
+                    changed.notify_one();
+                }
+            });
             let mut by = BTreeMap::new();
             // So many under way that no worker is ever without.
             let mut handles = VecDeque::new();
             for i in 0..self.tasks as u32 {
+                let behind = |done: &mut usize| *done < i as usize * turns / self.tasks;
+                drop(changed.wait_while(done.lock().unwrap(), behind).unwrap());
                 handles.push_back(pool.submit(task, &i).unwrap());
                 if handles.len() > 1000 {
                     *by.entry(handles.pop_front().unwrap().wait().unwrap()).or_default() += 1;
@@ -217,7 +228,6 @@ impl Load {
             for handle in handles {
                 *by.entry(handle.wait().unwrap()).or_default() += 1;
             }
-            is_over.store(1, Relaxed);
             let wrong: Vec<usize> = (0..self.tasks).filter(|&i| self.runs.get(i) != 1).collect();
             assert!(wrong.is_empty(), "lost or doubled: {wrong:?}");
             by
@@ -253,7 +263,7 @@ fn replaced_after_tasks() -> Result<(), String> {
     let (load, task) = Load::new(&mut tasks, 20_000);
     let limits = WorkerLimits::new().max_tasks(100, 20);
     let pool = Pool::builder().workers(3).worker_limits(limits).fork(tasks).unwrap();
-    let by = load.run(&pool, task, |_| {});
+    let by = load.run(&pool, task, 0, |_| {});
     assert!(by.values().all(|&n| n <= 120), "{by:?}");
     let left: BTreeSet<usize> = by.values().copied().filter(|&n| n >= 100).collect();
     assert!(left.len() > 1, "there is jitter: {left:?}");
@@ -359,13 +369,11 @@ fn resized_under_load() -> Result<(), String> {
     let mut tasks = Tasks::new();
     let (load, task) = Load::new(&mut tasks, 100_000);
     let pool = Pool::builder().workers(2).max_workers(8).fork(tasks).unwrap();
-    let by = load.run(&pool, task, |is_over| {
-        let mut before = 2;
-        for n in [8, 1, 5, 2, 7, 3].into_iter().cycle().take_while(|_| !is_over()) {
-            assert_eq!(pool.resize(n), Ok(before));
-            before = n;
-            eventually("as many workers as were asked for", || (is_over() || workers(&pool).len() == n).then_some(()));
-        }
+    let sizes = [2, 8, 1, 5, 2, 7, 3];
+    let by = load.run(&pool, task, 50, |turn| {
+        let [before, n] = [turn, turn + 1].map(|turn| sizes[turn % sizes.len()]);
+        assert_eq!(pool.resize(n), Ok(before));
+        eventually("as many workers as were asked for", || (workers(&pool).len() == n).then_some(()));
     });
     assert!(by.len() > 8, "{} processes", by.len());
     pool.resize(1).unwrap();
@@ -398,20 +406,16 @@ fn rolled_under_load() -> Result<(), String> {
     let mut tasks = Tasks::new();
     let (load, task) = Load::new(&mut tasks, 100_000);
     let pool = Pool::builder().workers(3).fork(tasks).unwrap();
-    let by = load.run(&pool, task, |is_over| {
-        let mut turn = 0;
-        while !is_over() || turn < 4 {
-            let before = workers(&pool);
-            assert_eq!(before.len(), 3);
-            let all_new = || workers(&pool).len() == 3 && workers(&pool).is_disjoint(&before);
-            if turn % 2 == 0 {
-                pool.restart_workers().unwrap();
-                assert!(all_new());
-            } else {
-                kill(coordinator(&pool), Signal::SIGHUP).unwrap();
-                eventually("all workers are new", || all_new().then_some(()));
-            }
-            turn += 1;
+    let by = load.run(&pool, task, 10, |turn| {
+        let before = workers(&pool);
+        assert_eq!(before.len(), 3);
+        let all_new = || workers(&pool).len() == 3 && workers(&pool).is_disjoint(&before);
+        if turn % 2 == 0 {
+            pool.restart_workers().unwrap();
+            assert!(all_new());
+        } else {
+            kill(coordinator(&pool), Signal::SIGHUP).unwrap();
+            eventually("all workers are new", || all_new().then_some(()));
         }
     });
     assert!(by.len() > 3, "{} processes", by.len());
@@ -644,7 +648,7 @@ fn sixty_four_workers() -> Result<(), String> {
         let started = began.elapsed();
         assert_eq!(workers(&pool).len(), n);
         let began = Instant::now();
-        let by = load.run(&pool, task, |_| {});
+        let by = load.run(&pool, task, 0, |_| {});
         let rate = load.tasks as f64 / began.elapsed().as_secs_f64();
         println!("{n} workers: started in {started:?}, {rate:.0} tasks/s by {} of them", by.len());
         pool.join().unwrap();

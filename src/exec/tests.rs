@@ -1093,7 +1093,10 @@ fn a_death_at_any_step_of_a_checkpoint_or_of_its_recovery_leaves_one_whole_and_l
         });
         assert!([kept.get(), kept.get() + 1].contains(&found), "{found} after {}, {k} and {j}", kept.get());
         // What recovery has freed is taken for an output of the same life, and stays that.
-        task.writer().reserve(1000).unwrap();
+        let mut writer = task.writer();
+        writer.reserve(1000).unwrap();
+        writer.bytes().unwrap().fill(9);
+        drop(writer);
         leave(&mut task, 3);
         leave(&mut task, 4);
         task.complete_reserved(0).unwrap();

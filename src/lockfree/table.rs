@@ -88,11 +88,15 @@ use crate::{
     error::Corrupted,
     sync::{
         AcqRel, Acquire, AtomicU64, Bell, Mutex, MutexGuard, Ordering, Relaxed, Release, fence_after_exchange,
-        full_fence, mutant,
+        full_fence, monotonic, mutant,
     },
 };
 
 use std::mem::ManuallyDrop;
+
+/// How long, in nanoseconds, whoever was woken is taken to be on its way: some times what it takes where a core is free. After
+/// that others are woken in its place.
+const ON_ITS_WAY: u64 = 100_000;
 
 /// Number of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -196,6 +200,8 @@ pub(crate) struct Cursors {
     lanes: Box<[Cursor]>,
     /// After whom to look for somebody to wake: each in turn gets work, and the runs that may stay with it.
     last_woken: std::sync::atomic::AtomicUsize,
+    /// When that was.
+    woken_at: std::sync::atomic::AtomicU64,
     /// Threads of this process that are parked: in all, and by row of the idle masks. The last to leave takes the bit down.
     parked: Mutex<(usize, Box<[usize]>)>,
     /// For the coordinator: which claim of each descriptor it saw last whose owner had not said when it began, and when.
@@ -209,6 +215,7 @@ impl Cursors {
         Cursors {
             lanes: (0..table.controls.len()).map(|_| Cursor::default()).collect(),
             last_woken: Default::default(),
+            woken_at: Default::default(),
             parked: Mutex::new((0, vec![0; table.queues + 1].into())),
             seen: Default::default(),
             bell: Bell::default(),
@@ -399,7 +406,7 @@ impl<'s> Table<'s> {
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
         full_fence("no-post-fence"); // [park], [orphan]
         match addressee {
-            None => self.wake_one(cursors, lane.0 as usize),
+            None => self.wake_for_task(cursors, lane.0 as usize),
             Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
                 self.participant(name.id())?; // damage is told
                 self.wake(cursors, name.id());
@@ -931,29 +938,40 @@ impl<'s> Table<'s> {
         self.idlers(queue).filter(|&id| self.participants.get(id).is_some_and(Participant::is_asleep))
     }
 
-    /// Wakes one who is parked before this queue, unless one is on its way there: that one wakes the next if it leaves something
-    /// ([`wake_next`](Self::wake_next)). So with many more workers than cores a burst of small tasks is not a system call each.
-    /// The caller has pushed and fenced.
+    /// Who has pushed a task to this queue, and fenced, wakes one who is parked before it; nobody while the one whom this process
+    /// has woken last is on its way there. That one wakes the next if it leaves something ([`wake_next`](Self::wake_next)), so
+    /// with many more workers than cores a burst of small tasks is not a system call each.
+    fn wake_for_task(&self, cursors: &Cursors, queue: usize) {
+        let last = cursors.last_woken.load(Relaxed);
+        let is_on_its_way = self.is_idler(queue, last)
+            && self.participants.get(last).is_some_and(Participant::is_woken)
+            && monotonic().saturating_sub(cursors.woken_at.load(Relaxed)) < ON_ITS_WAY;
+        if is_on_its_way {
+            self.have_watched(cursors);
+        } else {
+            self.wake_one(cursors, queue);
+        }
+    }
+
+    /// Wakes one who is parked before this queue. The caller has pushed and fenced.
     pub(crate) fn wake_one(&self, cursors: &Cursors, queue: usize) {
         let last = cursors.last_woken.load(Relaxed); // a preference
-        // It most often is the one, and then no other's word has to be looked at.
-        if self.is_idler(queue, last) && self.participants.get(last).is_some_and(Participant::is_woken) {
-            self.have_watched(cursors);
-            return;
-        }
+        let wake = |id: usize| match self.participants.get(id).map(Participant::wake_if_parked) {
+            Some(Found::Parked) => {
+                cursors.last_woken.store(id, Relaxed);
+                cursors.woken_at.store(monotonic(), Relaxed);
+                Some(true)
+            }
+            Some(Found::Woken) => Some(false),
+            Some(Found::Awake) | None => None,
+        };
         // Those after the last one come first. Twice over the mask, since most often it is empty.
         let turns = self.idlers(queue).filter(|&id| id > last).chain(self.idlers(queue).filter(|&id| id <= last));
         let mut is_owed = false;
-        for id in turns {
-            match self.participants.get(id).map(Participant::wake_if_parked) {
-                Some(found @ (Found::Parked | Found::Woken)) => {
-                    if found == Found::Parked {
-                        cursors.last_woken.store(id, Relaxed);
-                    }
-                    is_owed = true;
-                    break;
-                }
-                Some(Found::Awake) | None => {}
+        for is_woken in turns.filter_map(wake) {
+            is_owed = true;
+            if is_woken {
+                break;
             }
         }
         if is_owed {

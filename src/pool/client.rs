@@ -316,8 +316,18 @@ impl Client {
     }
 
     /// As [`wait`](Self::wait), for a future.
-    pub(super) fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Arc<Done>, Lost>> {
+    pub(super) fn poll(
+        &self,
+        tag: usize,
+        task: Option<TaskId>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Arc<Done>, Lost>> {
         self.check_home()?;
+        if worker::of(&self.shared.endpoint).is_some() {
+            // If this thread went to sleep, nobody might be left who could run the task.
+            let done = self.wait(tag, task, None);
+            return Poll::Ready(done.map(|done| done.unwrap_or_else(|| unreachable!("there is no time limit"))));
+        }
         if let found @ Poll::Ready(_) = self.shared.poll(tag, context) {
             return found;
         }
@@ -824,7 +834,7 @@ mod tests {
             let waiting = s.spawn(|| {
                 block_on(async {
                     for tag in [submit(&client, b"").await, submit(&client, b"").await] {
-                        let done = std::future::poll_fn(|context| client.poll(tag, context)).await.unwrap();
+                        let done = std::future::poll_fn(|context| client.poll(tag, None, context)).await.unwrap();
                         assert_eq!(done.outcome, Outcome::Completed);
                     }
                 });

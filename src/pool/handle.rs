@@ -29,6 +29,8 @@ use std::{
 /// A submitted task. [`wait`](Self::wait) for it, or `.await` it under any executor. Dropping the handle does not cancel the
 /// task; its result is then dropped too.
 ///
+/// A task that awaits another on its own thread waits as by `wait`: the thread runs other tasks meanwhile.
+///
 /// ```no_run
 /// # use shmworker::{Pool, Tasks};
 /// let mut tasks = Tasks::new();
@@ -404,7 +406,7 @@ impl<O: Wire> Future for Handle<O> {
     type Output = Result<O::Owned, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.client.poll(self.tag, context).map(|done| {
+        self.client.poll(self.tag, self.task, context).map(|done| {
             self.is_over = done.is_ok();
             result::<O>(&*done.map_err(|lost| self.client.why(lost))?)
         })

@@ -357,6 +357,8 @@ fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<Op
         private.resize(0);
         match attempt(&context, || handler(&context, item, Codec::Compact, &mut Room::Private(&mut private))) {
             Went::Well => chunk::push(&mut output, STATUS_OK, private.bytes()),
+            // It ended for that, as the others would.
+            Went::Badly { .. } if claimed.is_cancelled() => return Ok(None),
             Went::Badly { status, retry, text } => {
                 let again = if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
                 chunk::push(&mut output, status | again, text.as_bytes());

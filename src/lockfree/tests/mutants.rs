@@ -14,8 +14,8 @@ const MUTANTS: &[(&str, &str)] = &[
     ("no-remove-fence", "loom_recovery::recoverer_of_a_worker_dies"),
     ("no-second-hint", "loom_lane::who_is_stopped_over_a_stale_hint_hides_no_task"),
     ("no-second-hint+no-sweep-fence", "loom_lane::remover_of_a_stale_hint_meets_the_sweep"),
-    ("no-trim-recheck", "loom_own::who_trims_meets_the_sweep"),
-    ("no-trim-fence", "loom_own::who_trims_meets_the_sweep"),
+    ("no-second-hint+no-trim-recheck", "loom_own::who_trims_meets_the_sweep"),
+    ("no-second-hint+no-trim-fence", "loom_own::who_trims_meets_the_sweep"),
     // [overflow]
     ("no-overflow-flag", "loom_lane::submitter_to_a_full_lane_dies"),
     ("plain-flag", "loom_lane::one_flag_carries_two_overflows"),
