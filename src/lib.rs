@@ -6,6 +6,7 @@
 //!
 //! ```text
 //!    temporal   workflows and activities in worker processes, Core in the bridge        (feature "temporal")
+//!    pool       worker processes that run the functions of a Rust program               (feature "pool")
 //!    cli        the command line                                                       (feature "cli")
 //!       │
 //!    process    coordinator: forks, watches, recovers, respawns, drains
@@ -16,8 +17,8 @@
 //!    mem        the segment: what lies where
 //! ```
 
-// Temporal is the only one so far that starts a pool: without it the lower layers have no user.
-#![allow(dead_code, reason = "the pool for Rust programs, which uses all of the lower layers, is not there yet")]
+// Without one of them the lower layers have no user.
+#![cfg_attr(not(all(feature = "cli", feature = "pool", feature = "temporal")), allow(dead_code))]
 #![cfg_attr(not(feature = "temporal"), allow(unreachable_pub))]
 
 #[cfg(target_os = "linux")]
@@ -43,6 +44,8 @@ pub mod fuzz;
 mod lockfree;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;
+#[cfg(any(feature = "pool", feature = "temporal"))]
+mod panics;
 #[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
 pub mod pool;
 #[cfg(not(all(test, any(loom, shuttle))))]
@@ -71,3 +74,7 @@ pub mod temporal;
 #[cfg(all(doctest, feature = "cli", feature = "temporal"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "pool"))]
+#[doc = include_str!("../docs/guide.md")]
+struct Guide;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must pass before a change lands, from nothing; prints a table of minutes.
-#   tests/all.sh [part ...]      parts: sources core library torture temporal c fuzz benches main (default: all)
+#   tests/all.sh [part ...]      parts: sources core library examples torture temporal c fuzz benches main (default: all)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . .ci/setup || exit 1
@@ -36,8 +36,10 @@ library() {
     step "library: doctests" cargo test --doc
     step "library: command line" cargo test --test cli
     step "library: start methods" cargo test --test start_methods --test cargo_test
+    step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks
     step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
 }
+examples() { step "examples: each runs and says what it should" tests/examples.sh; }
 torture() {
     # Its own build: it takes seconds, and nothing of Temporal is in what is stepped through.
     local torture="$CARGO_TARGET_DIR/release/shmworker torture"
@@ -55,7 +57,7 @@ fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() { step "benches: one short run" benches/run 3; }
 main() { step "main job: 25 workflows" examples/parallelized.sh; }
 
-for part in "${@:-sources core library torture temporal c fuzz benches main}"; do
+for part in "${@:-sources core library examples torture temporal c fuzz benches main}"; do
     for p in $part; do "$p"; done
 done
 

@@ -546,7 +546,7 @@ fn last_slot() -> *mut u64 {
         Some((*full, at + 8))
     });
     let map_end = map_end.skip_while(|(full, _)| *full < half).take_while(|(full, _)| *full >= half).last().unwrap().1;
-    word(map_end + 384 * (1 + 2 * PARTICIPANTS) + 8 * (4096 + PARTICIPANTS * (256 + 1024)) - 8)
+    word(map_end + 384 * (1 + 2 * PARTICIPANTS) + 8 * (4096 + PARTICIPANTS * (256 + 4096)) - 8)
 }
 
 fn a_damaged_segment_is_said_at_the_end() {

@@ -171,12 +171,14 @@ fn cancelled_in_a_chunk() {
         let (mut tasks, _) = tasks();
         let begun = words(1);
         let wait = tasks.handler("wait", move |context, i: u64| {
-            while i == at {
-                begun[0].store(1, SeqCst);
+            if i != at {
+                return Ok(i);
+            }
+            begun[0].store(1, SeqCst);
+            loop {
                 context.check()?;
                 std::thread::yield_now();
             }
-            Ok(i)
         });
         let pool = Pool::builder().workers(1).fork(tasks).unwrap();
         let results: Vec<_> = std::thread::scope(|s| {
@@ -661,7 +663,7 @@ fn a_scope_tells_how_each_went() {
     let report = pool
         .scope(|scope| {
             kept = Some(scope.submit("twelve", square, &12)?);
-            let _ = scope.submit("hello", shout, &"hello".to_owned())?;
+            scope.submit("hello", shout, &"hello".to_owned())?;
             Ok(())
         })
         .unwrap();
@@ -670,10 +672,10 @@ fn a_scope_tells_how_each_went() {
 
     let report = pool
         .scope(|scope| {
-            let _ = scope.submit("twelve", square, &12)?;
-            let _ = scope.submit("broken", fail, &())?;
-            let _ = scope.submit_with("crash", crash, &(), &PLAIN.attempts(2))?;
-            let _ = scope.submit("last", square, &13)?;
+            scope.submit("twelve", square, &12)?;
+            scope.submit("broken", fail, &())?;
+            scope.submit_with("crash", crash, &(), &PLAIN.attempts(2))?;
+            scope.submit("last", square, &13)?;
             Ok(())
         })
         .unwrap();
@@ -721,7 +723,7 @@ fn a_scope_waits_whatever_comes() {
         let how = catch_unwind(AssertUnwindSafe(|| {
             pool.scope(|scope| {
                 for i in 0..10 {
-                    let _ = scope.submit(format!("{i}"), slow, &i)?;
+                    scope.submit(format!("{i}"), slow, &i)?;
                 }
                 done[0].store(1, SeqCst);
                 end()
@@ -892,11 +894,13 @@ fn a_map_that_is_dropped() {
     let runs = words(1);
     let wait = tasks.handler("wait", |context, x: u64| {
         runs[0].fetch_add(1, SeqCst);
-        while x > 0 {
+        if x == 0 {
+            return Ok(x);
+        }
+        loop {
             context.check()?;
             std::thread::yield_now();
         }
-        Ok(x)
     });
     let pool = Pool::builder().workers(1).fork(tasks).unwrap();
     let mut map = pool.map(wait, 0..).chunk_size(1).in_flight(20);

@@ -253,7 +253,7 @@ fn tasks_that_nobody_waits_for() {
         });
         let scatter = tasks.handler("scatter", |context, n: u64| {
             for _ in 0..n {
-                let _ = context.pool().submit(Task::<(), ()>::named("count"), &())?;
+                drop(context.pool().submit(Task::<(), ()>::named("count"), &())?);
             }
             Ok(())
         });
@@ -337,8 +337,10 @@ fn inputs_that_fill_the_memory() {
 fn most_are_held() -> (Pool, Task<u64, u64>) {
     let mut tasks = tasks();
     let some = tasks.function("some", |x: u64| {
-        while x >= 400 {
-            std::thread::park();
+        if x >= 400 {
+            loop {
+                std::thread::park();
+            }
         }
         x * x
     });

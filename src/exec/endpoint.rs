@@ -3,8 +3,7 @@
 //! The usual flow. A submitter: [`Endpoint::draft`] → fill → [`Draft::submit`], later [`Endpoint::take`] → [`Finished`]. A
 //! worker: [`Endpoint::claim`] → [`Claimed`] → [`Claimed::complete`], and [`Endpoint::park`] when there is nothing.
 //!
-//! Short of room, [`Endpoint::try_submit`] gives the task back at once, [`Endpoint::submit`] sleeps, and
-//! [`super::notify::Notifier::submit`] is a future.
+//! Short of room, [`Endpoint::try_submit`] gives the task back at once, and [`Endpoint::submit`] sleeps.
 //!
 //! Payloads are written and read in place. A guard that is dropped on the way gives its descriptor back, so an early
 //! return leaks nothing; a death is the coordinator's to settle.
@@ -112,7 +111,7 @@ pub(crate) struct Endpoint {
     /// Why the coordinator has gone, if it, or somebody, said.
     why_orphaned: OnceLock<String>,
     /// What `cursors` ring, where nobody else keeps it.
-    own_bell: Option<OwnedFd>,
+    _own_bell: Option<OwnedFd>,
 }
 
 /// Looks into the lanes before sleeping, where another core can bring something meanwhile: some microseconds, less than
@@ -142,7 +141,7 @@ impl Endpoint {
             spins,
             is_orphaned: AtomicBool::new(false),
             why_orphaned: OnceLock::new(),
-            own_bell: None,
+            _own_bell: None,
         }
     }
 
@@ -154,7 +153,7 @@ impl Endpoint {
     /// As [`with_bell`](Self::with_bell), for a bell that is kept open for as long as this endpoint is used.
     pub(crate) fn with_own_bell(self, bell: OwnedFd) -> Endpoint {
         let rung = Bell::new(bell.as_raw_fd());
-        Endpoint { own_bell: Some(bell), ..self.with_bell(rung) }
+        Endpoint { _own_bell: Some(bell), ..self.with_bell(rung) }
     }
 
     pub(crate) fn name(&self) -> Name {
@@ -301,19 +300,6 @@ impl Endpoint {
     /// Cancels a task of this participant's; one that runs is asked to end.
     pub(crate) fn cancel(&self, task: TaskId) -> Result<Cancel, Corrupted> {
         self.table().cancel(&self.cursors, task)
-    }
-
-    /// As [`cancel`](Self::cancel), of all that this participant has submitted.
-    pub(crate) fn cancel_all(&self) -> Result<(), Corrupted> {
-        let table = self.table();
-        for index in 0..table.descriptors.len() as u16 {
-            let word = table.load(index);
-            let is_under_way = matches!(word.phase(), Some(Phase::Ready | Phase::Delayed | Phase::Claimed));
-            if is_under_way && table.submitter(index)? == self.name {
-                let _: Cancel = table.cancel(&self.cursors, TaskId { index, generation: word.generation() })?;
-            }
-        }
-        Ok(())
     }
 
     /// The next finished task that this participant submitted.
@@ -491,6 +477,7 @@ pub(crate) struct Submission {
     /// Milliseconds after which a handler is to end by itself; 0: it may take its time. Nobody is killed for it.
     pub(crate) timeout_ms: u32,
     /// After which outcomes there is another attempt, while one is left: a set of [`crate::lockfree::descriptor::retry_on`].
+    /// Without DIED it isn't begun again either when its process was killed for what another task did.
     pub(crate) retry_on: u8,
     /// Deaths of workers by its fault after which no attempt follows, whatever are left; 0 and 255: no such limit.
     pub(crate) max_deaths: u8,
@@ -998,6 +985,7 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     }
 
     /// The input as it was submitted, read in place.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         self.bytes(|d| (&d.input, &d.input_bytes))
     }

@@ -1,7 +1,6 @@
 //! The executor as a process sees it: one endpoint on the segment, through which it submits, claims and takes.
 
 pub(crate) mod endpoint;
-pub(crate) mod notify;
 
 #[cfg(test)]
 pub(crate) mod tests;

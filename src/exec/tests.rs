@@ -1,6 +1,6 @@
 //! Endpoints of several participants in one process: the segment can't tell.
 
-use super::{endpoint::*, notify::Notifier};
+use super::endpoint::*;
 use crate::{
     lockfree::{
         descriptor::{Backoff, INLINE, Limits, MS, retry_on},
@@ -15,7 +15,7 @@ use crate::{
         segment::{NoSpace, Segment},
     },
     process::exit::Exit,
-    sync::{NOW, Relaxed},
+    sync::{NOW, Relaxed, fate},
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ impl Pool {
         Pool::of(Geometry::new(64, queues))
     }
 
-    fn of(geometry: Geometry) -> Pool {
+    pub(crate) fn of(geometry: Geometry) -> Pool {
         let segment = Arc::new(Segment::create(geometry).unwrap());
         let coordinator = segment.table().admit(0, 0).unwrap().unwrap();
         Pool { segment, coordinator }
@@ -72,13 +72,13 @@ fn submit(from: &Endpoint, to: To, payload: &[u8], tag: u64, max_attempts: u8) -
 
 /// Claims what must be there.
 #[track_caller]
-fn claim(worker: &Endpoint) -> Claimed<'_> {
+pub(crate) fn claim(worker: &Endpoint) -> Claimed<'_> {
     worker.claim(worker.queue(0)).unwrap().expect("a task")
 }
 
 /// How the one result that must be there came about.
 #[track_caller]
-fn outcome(client: &Endpoint) -> Outcome {
+pub(crate) fn outcome(client: &Endpoint) -> Outcome {
     client.take().unwrap().expect("a result").outcome()
 }
 
@@ -552,7 +552,7 @@ fn the_time_in_which_the_pool_was_stopped_does_not_count() {
 }
 
 /// Uses up all descriptors.
-fn fill(client: &Endpoint) -> u64 {
+pub(crate) fn fill(client: &Endpoint) -> u64 {
     (0..).take_while(|tag| client.try_submit(Submission { tag: *tag, ..Submission::new(QUEUE) }, b"").is_ok()).count()
         as u64
 }
@@ -584,30 +584,6 @@ fn a_submitter_sleeps_until_there_is_room_or_it_is_stopped() {
     pool.assert_clean();
 }
 
-#[test]
-fn a_future_waits_for_room() {
-    let pool = Pool::new(1);
-    let (client, other, worker) = (Arc::new(pool.endpoint()), pool.endpoint(), pool.endpoint());
-    let notifier = Notifier::start(client.clone()).unwrap();
-    let all = fill(&other);
-    std::thread::scope(|s| {
-        let waiting = s.spawn(|| {
-            let submit = |tag| notifier.submit(Submission { tag, ..Submission::new(QUEUE) }, b"");
-            block_on(async { [submit(1).await, submit(2).await] }).map(Result::unwrap)
-        });
-        for _ in 0..all {
-            drop(claim(&worker));
-            assert_eq!(outcome(&other), Outcome::Completed);
-        }
-        waiting.join().unwrap();
-    });
-    for tag in 1..=2 {
-        drop(claim(&worker));
-        assert_eq!(client.take().unwrap().map(|done| done.tag()), Some(tag));
-    }
-    pool.assert_clean();
-}
-
 /// The lane of an addressee, in a task that has none.
 #[test]
 fn a_task_for_nobody_in_the_lane_of_somebody_is_damage() {
@@ -624,47 +600,24 @@ fn a_task_for_nobody_in_the_lane_of_somebody_is_damage() {
 fn who_waits_for_a_block_sleeps_until_one_is_free() {
     let pool = Pool::of(Geometry { classes: classes([1, 0, 0, 0, 0, 0, 0, 0]), ..Geometry::new(4, 1) });
     let (client, other) = (Arc::new(pool.endpoint()), pool.endpoint());
-    let notifier = Notifier::start(client.clone()).unwrap();
     let (payload, s) = ([1; 1000], Submission::new(QUEUE));
-    let as_thread = || client.submit(s, &payload, || false).unwrap().expect("never stopped");
-    let as_future = || block_on(notifier.submit(s, &payload)).unwrap();
-    for wait in [&as_thread as &(dyn Fn() -> crate::TaskId + Sync), &as_future] {
-        let only = other.draft(1000).unwrap();
-        assert!(matches!(client.try_submit(s, &payload), Err(SubmitError::NoSpace(NoSpace::Taken { blocks: 1, .. }))));
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(wait);
-            while pool.segment.table().idle.iter().all(|mask| mask.load(Relaxed) == 0) {
-                std::thread::yield_now();
-            }
-            let wakes = || pool.segment.table().participants[client.name().id() as usize].wakes();
-            let before = wakes();
-            (0..1000).for_each(|_| std::thread::yield_now());
-            assert_eq!(wakes(), before, "its own tries wake it");
-            drop(only);
-            let id = waiting.join().unwrap();
-            assert_eq!(client.cancel(id).unwrap(), Cancel::Cancelled);
-        });
-        assert_eq!(outcome(&client), Outcome::Cancelled);
-    }
+    let only = other.draft(1000).unwrap();
+    assert!(matches!(client.try_submit(s, &payload), Err(SubmitError::NoSpace(NoSpace::Taken { blocks: 1, .. }))));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| client.submit(s, &payload, || false).unwrap().expect("never stopped"));
+        while pool.segment.table().idle.iter().all(|mask| mask.load(Relaxed) == 0) {
+            std::thread::yield_now();
+        }
+        let wakes = || pool.segment.table().participants[client.name().id() as usize].wakes();
+        let before = wakes();
+        (0..1000).for_each(|_| std::thread::yield_now());
+        assert_eq!(wakes(), before, "its own tries wake it");
+        drop(only);
+        let id = waiting.join().unwrap();
+        assert_eq!(client.cancel(id).unwrap(), Cancel::Cancelled);
+    });
+    assert_eq!(outcome(&client), Outcome::Cancelled);
     pool.assert_clean();
-}
-
-/// Runs a future on this thread.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(std::thread::Thread);
-    impl std::task::Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Arc::new(Unpark(std::thread::current())).into();
-    let mut future = std::pin::pin!(future);
-    loop {
-        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
-            return value;
-        }
-        std::thread::park();
-    }
 }
 
 #[test]
@@ -849,6 +802,18 @@ fn who_ran_beside_what_was_late_keeps_its_attempt() {
     });
     let (same, next) = (|| After(0, false), || After(1, false));
     assert_eq!(found, [same(), next(), same(), same()]);
+    // Unless it is not to be begun again after any death.
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    several(&client, 2, Submission { retry_on: 0, ..Submission::new(QUEUE) });
+    let victim = pool.endpoint();
+    let claimed = run_in(&victim, &[(1, 0), (2, 0)]);
+    pool.settle(victim.name(), Death { late: &[claimed[0].id()], ..SEGV });
+    claimed.into_iter().for_each(std::mem::forget);
+    let outcomes = [(); 2].map(|()| client.take().unwrap().map(|done| (done.tag(), done.outcome(), done.deaths())));
+    let expected = [(0, Outcome::TimedOut, 1), (1, Outcome::WorkerDied, 0)].map(Some);
+    assert!(outcomes == expected || outcomes.iter().rev().eq(&expected), "{outcomes:?}");
+    pool.assert_clean();
 }
 
 #[test]
@@ -1031,9 +996,10 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
         drop(done);
         pool.assert_clean();
     }
-    // What was reserved and not completed is nobody's: given up, ended as asked, abandoned, or answered otherwise.
-    for end in 0..4 {
-        submit(&client, QUEUE, b"", 1, 2);
+    // What was reserved and not completed is nobody's: given up, ended as asked, given up as its end was asked for,
+    // abandoned, or answered otherwise.
+    for end in 0..5 {
+        let id = submit(&client, QUEUE, b"", 1, 2);
         let task = claim(&worker);
         task.writer().reserve(5000).unwrap();
         match end {
@@ -1042,7 +1008,11 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
                 drop(claim(&worker));
             }
             1 => task.cancelled().unwrap(),
-            2 => drop(task),
+            2 => {
+                assert_eq!(client.cancel(id).unwrap(), Cancel::Running(worker.name()));
+                assert!(task.give_back(Again::Backoff).unwrap().is_none());
+            }
+            3 => drop(task),
             _ => assert!(task.complete(0, 0, |_| {}).is_ok()),
         }
         assert_eq!(client.take().unwrap().expect("the result").output().unwrap(), b"", "{end}");
@@ -1087,4 +1057,70 @@ fn a_result_says_how_long_it_waited_and_ran_and_how_often() {
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
+}
+
+/// A worker dies before each write of two checkpoints, and whoever settles that dies before each write of its own; then
+/// the next attempt leaves a checkpoint and has an output in a block.
+#[test]
+fn a_death_at_any_step_of_a_checkpoint_or_of_its_recovery_leaves_one_whole_and_leaks_none() {
+    let is_over = |k: u32, j: u32| {
+        let arena = classes([4, 0, 0, 0, 0, 0, 0, 0]);
+        let pool = Pool::of(Geometry { participants: 8, classes: arena, ..short_lanes(1) });
+        let (table, client) = (pool.segment.table(), pool.endpoint());
+        submit(&client, QUEUE, b"", 1, 9);
+        let victim = pool.endpoint();
+        let mut task = claim(&victim);
+        task.begin(1, 0, 0);
+        let kept = std::cell::Cell::new(0);
+        let leave = |task: &mut Claimed<'_>, n: u8| {
+            task.checkpoint(&vec![n; 1000 + usize::from(n)]).unwrap();
+            kept.set(n);
+        };
+        let lived = fate::mortal(k, || (1..=2).for_each(|n| leave(&mut task, n))).is_some();
+        std::mem::forget(task);
+
+        let [dying, successor] = [(); 2].map(|()| table.admit(0, 0).unwrap().unwrap());
+        let recover = |me, dead| table.recover(&Cursors::new(table), me, dead, SEGV).unwrap();
+        let survived = fate::mortal(j, || recover(dying, victim.name())).is_some();
+        for dead in [dying, victim.name()] {
+            recover(successor, dead);
+        }
+        let worker = pool.endpoint();
+        let mut task = claim(&worker);
+        let found = task.last_checkpoint().unwrap().map_or(0, |bytes| {
+            assert!(bytes.iter().all(|b| *b == bytes[0]) && bytes.len() == 1000 + usize::from(bytes[0]));
+            bytes[0]
+        });
+        assert!([kept.get(), kept.get() + 1].contains(&found), "{found} after {}, {k} and {j}", kept.get());
+        // What recovery has freed is taken for an output of the same life, and stays that.
+        let mut writer = task.writer();
+        writer.reserve(1000).unwrap();
+        writer.bytes().unwrap().fill(9);
+        drop(writer);
+        leave(&mut task, 3);
+        leave(&mut task, 4);
+        task.complete_reserved(0).unwrap();
+        let done = client.take().unwrap().expect("the result");
+        assert_eq!(done.output().unwrap(), [9; 1000]);
+        assert!(done.deaths() <= 1, "a death was counted {} times", done.deaths());
+        drop(done);
+        pool.assert_clean();
+        (lived, survived)
+    };
+    let mut deaths = 0;
+    for k in 1.. {
+        let mut lived = false;
+        for j in 1.. {
+            let survived;
+            (lived, survived) = is_over(k, j);
+            deaths += 1;
+            if survived {
+                break;
+            }
+        }
+        if lived {
+            break;
+        }
+    }
+    assert!(deaths > 400, "{deaths} deaths");
 }

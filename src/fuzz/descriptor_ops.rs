@@ -7,14 +7,15 @@
 //!
 //! After each operation every task must be where the account has it, or where this very operation may have moved it
 //! ([`Play::may_move`]); every answer must be the one that follows from the account. At the end all is drained: each task of
-//! a living client was delivered to it once, and the audit is clean.
+//! a living client was delivered to it once, and the audit is clean. A checkpoint that was left is there, whole, for the next
+//! attempt, or the one that was being left; and each death is counted against those whose fault it was.
 
 use super::stage::{Bytes, DESCRIPTORS, LENGTHS, QUEUES, Stage, death, pick};
 use crate::{
     TaskId,
     exec::endpoint::{Claimed, Draft, Endpoint, Finished, STATUS_ABANDONED, Submission, SubmitError, To},
     lockfree::{
-        descriptor::{Backoff, Limits, MS},
+        descriptor::{Backoff, Blame, Limits, MS, Place, Rules, retry_on},
         participant::Name,
         recovery::Death,
         table::{Again, Cancel, Cursors, LaneId, Table},
@@ -25,7 +26,7 @@ use crate::{
     process::exit::Exit,
     sync::{Relaxed, fate},
 };
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 const ACTORS: usize = 4;
 /// Guards of each kind that an actor has at once.
@@ -99,7 +100,24 @@ struct Account {
     claimant: Option<Life>,
     /// Status and length of the output that its worker has written.
     answer: (u32, usize),
+    /// The last checkpoint, and one that its worker died over: number and length.
+    kept: Option<(usize, usize)>,
+    perhaps_kept: Option<(usize, usize)>,
+    checkpoints: usize,
+    /// Deaths by its fault, at least and at most: a coordinator may have died as it counted.
+    deaths: (u32, u32),
     was_delivered: bool,
+}
+
+/// What is to become of a task that a dead one ran.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Guilty {
+        is_late: bool,
+    },
+    Bystander,
+    /// Suspect, or none of all that: the attempt is spent.
+    Other,
 }
 
 /// What an operation may do to tasks.
@@ -144,6 +162,8 @@ struct Play<'e> {
     fenced: Vec<Actor<'e>>,
     coordinator: Option<(Life, Cursors)>,
     looks: Looks,
+    /// On the tasks of the one whose death is being settled.
+    verdicts: HashMap<usize, Verdict>,
 }
 
 impl<'e> Play<'e> {
@@ -156,6 +176,7 @@ impl<'e> Play<'e> {
             fenced: Vec::new(),
             coordinator: None,
             looks: Looks::default(),
+            verdicts: HashMap::new(),
         };
         play.succeed(false);
         (0..ACTORS).for_each(|who| play.arrive(who, 0));
@@ -179,7 +200,8 @@ impl<'e> Play<'e> {
             8..=10 => {
                 self.claim(who, arg, k);
             }
-            11 | 12 => self.complete(who, arg, k),
+            11 => self.complete(who, arg, k),
+            12 => self.checkpoint(who, arg, k),
             13 | 14 => self.give_back(who, arg, k),
             15 => self.abandon(who, arg, k),
             16 => self.agree(who, arg, k),
@@ -312,8 +334,18 @@ impl<'e> Play<'e> {
 
     fn recover(&mut self, dead: Life, k: u32) {
         let name = self.lives[dead].name;
-        let settle =
-            |t: &Table<'_>, c: &Cursors, me| t.recover(c, me, name, Death::of(KILLED.pack())).expect("undamaged");
+        if self.coordinator.is_none() {
+            self.succeed(k & 1 == 1); // before the verdicts: it settles others
+        }
+        self.verdicts = self.judge(dead);
+        let is_late = |task: &usize| self.verdicts[task] == Verdict::Guilty { is_late: true };
+        let late: Vec<_> = self.verdicts.keys().filter(|task| is_late(task)).map(|&task| self.tasks[task].id).collect();
+        for (&task, verdict) in &self.verdicts {
+            self.tasks[task].deaths.1 += u32::from(matches!(verdict, Verdict::Guilty { .. }));
+        }
+        let settle = |t: &Table<'_>, c: &Cursors, me| {
+            t.recover(c, me, name, Death { late: &late, ..Death::of(KILLED.pack()) }).expect("undamaged")
+        };
         if self.coordinate(k, Did::Recover(dead, dead), settle).is_none() {
             return;
         }
@@ -331,6 +363,34 @@ impl<'e> Play<'e> {
             };
             assert!(!is_left, "{t:?} is left of {name:?}");
         }
+    }
+
+    /// Whose fault it was, by what the dead one's own tasks say; who is late was killed for that.
+    fn judge(&self, dead: Life) -> HashMap<usize, Verdict> {
+        let table = self.table();
+        let of = |task: usize| &table.descriptors[self.tasks[task].id.index as usize];
+        let has_signed = |task: usize| of(task).claimant.load(Relaxed) != 0;
+        let place = |task: usize| Place::of(if has_signed(task) { of(task).place.load(Relaxed) } else { 0 });
+        let own = |task: &usize| self.tasks[*task].at == At::Claimed(dead) && !self.lives[dead].is_coordinator;
+        let all: Vec<usize> = (0..self.tasks.len()).filter(own).collect();
+        let is_late = |task: usize| {
+            let (d, started) = (of(task), of(task).started.load(Relaxed));
+            let deadline = Limits::of(d.limits.load(Relaxed)).deadline(started, d.heartbeat.load(Relaxed));
+            started != 0 && deadline <= table.now()
+        };
+        let was_killed = all.iter().any(|&task| is_late(task));
+        let is_deepest = |task: usize| {
+            let mine = place(task);
+            mine.slot != 0 && all.iter().all(|&t| place(t).slot != mine.slot || place(t).depth <= mine.depth)
+        };
+        let ran = all.iter().filter(|&&task| is_deepest(task)).count();
+        let verdict = |task: usize| match was_killed {
+            true if is_late(task) => Verdict::Guilty { is_late: true },
+            true => Verdict::Bystander,
+            false if ran == 1 && is_deepest(task) && self.is_live(dead) => Verdict::Guilty { is_late: false },
+            false => Verdict::Other,
+        };
+        all.iter().map(|&task| (task, verdict(task))).collect()
     }
 
     fn bury(&mut self, arg: u8, k: u32) {
@@ -364,6 +424,10 @@ impl<'e> Play<'e> {
         let Some(actor) = self.fenced.iter_mut().find(is_settled) else { return };
         if let Some((task, _)) = actor.claimed.pop() {
             task.heartbeat();
+            task.begin(1, 0, 0);
+            task.progress(1, 2);
+            assert!(task.checkpoint(&[1]).is_err());
+            assert!(task.writer().reserve(1).is_err());
             match arg % 5 {
                 0 => drop(task),
                 1 => assert!(task.cancelled().is_err()),
@@ -512,6 +576,10 @@ impl<'e> Play<'e> {
             outcome,
             claimant,
             answer,
+            kept: None,
+            perhaps_kept: None,
+            checkpoints: 0,
+            deaths: (0, 0),
             was_delivered,
         });
         let task = self.tasks.len() - 1;
@@ -597,6 +665,10 @@ impl<'e> Play<'e> {
         if done.outcome() == Outcome::WorkerDied {
             assert_eq!(Exit::unpack(done.exit()), KILLED);
         }
+        assert!((t.deaths.0..=t.deaths.1).contains(&done.deaths()), "{} deaths: {t:?}", done.deaths());
+        assert!(done.attempts() <= t.attempt as u32 + 1, "{} attempts: {t:?}", done.attempts());
+        let number = done.tag() as usize;
+        assert!(done.input().expect("undamaged").iter().copied().eq(input(number, t.len)), "another input: {t:?}");
         self.actors[who].as_mut().expect("who took").finished.push(done);
         true
     }
@@ -614,7 +686,17 @@ impl<'e> Play<'e> {
         let (life, endpoint) = (actor.life, actor.endpoint);
         let lane = [endpoint.queue(0), endpoint.queue(1), endpoint.private()][arg as usize % 3];
         let did = Did::Claim(life, lane);
-        let Some(answer) = self.act(who, k, did, |a| a.endpoint.claim(lane).expect("undamaged")) else { return false };
+        // Three to a slot, or not begun at all.
+        let (slot, depth) = (u16::from(arg / 3 % 4), actor.claimed.len() as u16);
+        let claim = |a: &mut Actor<'e>| {
+            let task = a.endpoint.claim(lane).expect("undamaged");
+            task.inspect(|task| {
+                if slot != 0 {
+                    task.begin(slot, depth, 1);
+                }
+            })
+        };
+        let Some(answer) = self.act(who, k, did, claim) else { return false };
         let Some(task) = answer else {
             let is_left = |t: &&Account| t.at == At::Ready && t.lane == lane && t.addressee.is_none_or(|to| to == life);
             let left = self.tasks.iter().find(is_left).filter(|_| self.has_all_hints());
@@ -625,6 +707,18 @@ impl<'e> Play<'e> {
         let t = &self.tasks[number];
         assert!(t.at == At::Claimed(life) && t.attempt == task.attempt(), "claimed: {t:?}");
         assert_eq!(task.submitter(), self.lives[t.from].name);
+        let found = task.last_checkpoint().expect("undamaged");
+        let is_it = |kept: Option<(usize, usize)>| match (kept, &found) {
+            (None, None) => true,
+            (Some((n, len)), Some(found)) => found.iter().copied().eq(checkpoint(number, n, len)),
+            _ => false,
+        };
+        let is_later = t.perhaps_kept.is_some() && is_it(t.perhaps_kept);
+        assert!(is_later || is_it(t.kept), "another checkpoint: {t:?}");
+        let t = &mut self.tasks[number];
+        let later = t.perhaps_kept.take();
+        t.kept = if is_later { later } else { t.kept };
+        let t = &self.tasks[number];
         assert!(task.input().expect("undamaged").iter().copied().eq(input(number, t.len)), "another input: {t:?}");
         let claimed = &mut self.actors[who].as_mut().expect("who claimed").claimed;
         claimed.push((task, number));
@@ -654,14 +748,53 @@ impl<'e> Play<'e> {
         let t = &mut self.tasks[number];
         t.answer = (status, len);
         let bytes = output(number, t.attempt, len);
+        let fill = |room: &mut [u8]| room.iter_mut().zip(bytes).for_each(|(byte, value)| *byte = value);
         let answer = self.act(who, k, Did::Complete(life, number, Outcome::Completed), |_| {
-            task.complete(status, len, |room| room.iter_mut().zip(bytes).for_each(|(byte, value)| *byte = value))
+            if arg < 32 {
+                return task.complete(status, len, fill);
+            }
+            // A guess that is given up, and room for more than is needed.
+            let mut writer = task.writer();
+            let _ = writer.reserve(LENGTHS[(arg as usize + 3) % 8]);
+            let room = len.max(LENGTHS[(arg as usize + 1) % 8].min(LENGTHS[6]));
+            if writer.reserve(room).is_err() {
+                drop(writer);
+                return task.complete(status, len, fill);
+            }
+            fill(&mut writer.bytes().expect("undamaged")[..len]);
+            writer.truncate(len).expect("undamaged");
+            drop(writer);
+            task.complete_reserved(status).map_err(|e| (e.into(), None))
         });
         match answer {
             Some(Ok(())) => assert!(!matches!(self.tasks[number].at, At::Claimed(_))),
             Some(Err((e, task))) => {
                 self.refused(e, len);
                 self.keep(who, task.expect("the task"), number);
+            }
+            None => {}
+        }
+    }
+
+    fn checkpoint(&mut self, who: usize, arg: u8, k: u32) {
+        let len = LENGTHS[arg as usize % 8];
+        let Some(actor) = self.actors[who].as_ref() else { return };
+        let Some(number) = pick(&actor.claimed.iter().map(|(_, n)| *n).collect::<Vec<_>>(), arg / 8) else { return };
+        let t = &mut self.tasks[number];
+        t.checkpoints += 1;
+        let kept = (t.checkpoints, len);
+        t.perhaps_kept = Some(kept);
+        let bytes: Vec<u8> = checkpoint(number, kept.0, len).collect();
+        let answer = self.act(who, k, Did::Nothing, |a| {
+            let (task, _) = a.claimed.iter_mut().find(|(_, n)| *n == number).expect("which was picked");
+            task.checkpoint(&bytes)
+        });
+        let t = &mut self.tasks[number];
+        match answer {
+            Some(Ok(())) => (t.kept, t.perhaps_kept) = (Some(kept), None),
+            Some(Err(e)) => {
+                t.perhaps_kept = None;
+                self.refused(e, len);
             }
             None => {}
         }
@@ -746,7 +879,13 @@ impl<'e> Play<'e> {
     }
 
     fn moved(&mut self, task: usize, at: At, attempt: u8, did: Did) {
+        let verdict = self.verdicts.get(&task);
         let t = &mut self.tasks[task];
+        if let (Did::Recover(_, dead), Some(Verdict::Guilty { .. })) = (did, verdict) {
+            let is_sentenced = t.at == At::Claimed(dead) && !matches!(at, At::Claimed(_) | At::Taken(_) | At::Gone);
+            let is_sentence = !matches!(at, At::Done(Outcome::Cancelled | Outcome::AddresseeDied));
+            t.deaths.0 += u32::from(is_sentenced && is_sentence);
+        }
         (t.at, t.attempt) = (at, attempt);
         match (at, did) {
             (At::Done(outcome), _) => t.outcome = Some(outcome),
@@ -827,16 +966,18 @@ impl<'e> Play<'e> {
                 At::Done(_) => is_dropped(me),
                 At::Taken(by) => by == dead && is_same && matches!(at, At::Taken(_) | At::Gone),
                 At::Claimed(by) if by == dead => {
-                    let limits = Limits::of(d.limits.load(Relaxed));
-                    let started = d.started.load(Relaxed);
-                    let deadline = limits.deadline(started, d.heartbeat.load(Relaxed));
-                    let is_late = started != 0 && deadline <= self.table().now();
+                    let (rules, verdict) = (Rules::of(d.rules.load(Relaxed)), self.verdicts.get(&task));
+                    let is_late = verdict == Some(&Verdict::Guilty { is_late: true });
+                    let cause = if is_late { retry_on::TIMED_OUT } else { retry_on::DIED };
+                    let deaths = Blame::of(d.blame.load(Relaxed)).deaths;
+                    let is_poison = matches!(verdict, Some(Verdict::Guilty { .. })) && rules.is_poison(deaths);
                     let next = match self.after_failure(task, None) {
                         _ if is_lost => (At::Done(Outcome::AddresseeDied), t.attempt),
                         _ if self.is_cancel_asked(task) => (At::Done(Outcome::Cancelled), t.attempt),
-                        Some(next) => next,
-                        None if is_late => (At::Done(Outcome::TimedOut), t.attempt),
-                        None => (At::Done(Outcome::WorkerDied), t.attempt),
+                        _ if verdict == Some(&Verdict::Bystander) => (At::Ready, t.attempt),
+                        Some(next) if !is_poison && rules.retry_on & cause != 0 => next,
+                        _ if is_late => (At::Done(Outcome::TimedOut), t.attempt),
+                        _ => (At::Done(Outcome::WorkerDied), t.attempt),
                     };
                     let is_adopted = is_same && at == At::Claimed(me);
                     is_adopted || if is_orphan { is_end(Outcome::WorkerDied, me) } else { next == (at, attempt) }
@@ -894,6 +1035,11 @@ fn output(task: usize, attempt: u8, len: usize) -> impl Iterator<Item = u8> {
     (0..len).map(move |i| (task * 17 + attempt as usize * 5 + i + 1) as u8)
 }
 
+/// The bytes of a task's `n`-th checkpoint.
+fn checkpoint(task: usize, n: usize, len: usize) -> impl Iterator<Item = u8> {
+    (0..len).map(move |i| (task * 13 + n * 7 + i + 2) as u8)
+}
+
 fn plain(arg: u8) -> Submission {
     Submission { max_attempts: 1 + arg % 3, ..Submission::new(To::Queue(0)) }
 }
@@ -905,6 +1051,8 @@ fn particular(arg: u8) -> Submission {
         expires_in: [None, Some(Duration::from_millis(1)), Some(Duration::from_millis(4))][arg as usize % 3],
         limits: Limits { run_ms: limits.0, silence_ms: limits.1 },
         backoff: Backoff { first_ms: u32::from(arg / 8 % 2) * 2, longest_ms: 3 },
+        retry_on: if arg.is_multiple_of(5) { retry_on::DIED } else { retry_on::DIED | retry_on::TIMED_OUT },
+        max_deaths: arg % 4,
         ..plain(arg / 4)
     }
 }

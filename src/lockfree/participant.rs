@@ -264,6 +264,11 @@ impl Participant {
         self.futex.word().load(Relaxed) & (PARKED | WOKEN) == PARKED
     }
 
+    /// Is it parked, and has somebody woken it since?
+    pub(crate) fn is_woken(&self) -> bool {
+        self.futex.word().load(Relaxed) & WOKEN != 0 // as above
+    }
+
     /// How often it was woken, so far.
     #[cfg(all(test, not(any(loom, shuttle))))]
     pub(crate) fn wakes(&self) -> u32 {

@@ -37,8 +37,8 @@
 //! |              |                                               |         | its next   |                             |
 //! |              |                                               |         | attempt    |                             |
 //! |              |                                               |         | runs alone |                             |
-//! | *bystander*  | the others, where the process was killed over | same    |            | READY                       |
-//! |              | one                                           |         |            |                             |
+//! | *bystander*  | the others, where the process was killed over | same    |            | READY; DONE if it is not to |
+//! |              | one                                           |         |            | be repeated after a death   |
 //! | *spent*      | the others, where it died otherwise           | + 1     |            | by `retry_on` and attempts  |
 //!
 //! A recovery that was begun by another before knows less, since what that one has settled is gone: in what it left
@@ -242,10 +242,16 @@ impl Table<'_> {
         let mut claimed: Vec<(Place, TaskId)> = Vec::new();
         for (index, d) in (0..).zip(self.descriptors) {
             let word = self.load(index);
-            // Not what it had adopted, as a coordinator; nor what it died over before it could sign, which had not begun.
-            if word.is(Phase::Claimed) && word.who() == dead.id() && d.claimant.load(Relaxed) == dead.bits() {
-                claimed.push((Place::of(d.place.load(Relaxed)), Owned { index, word }.id()));
+            if !word.is(Phase::Claimed) || word.who() != dead.id() {
+                continue;
             }
+            let place = match d.claimant.load(Relaxed) {
+                // It had not signed, and so not begun; or it had done with it, and made it ready for another.
+                0 => Place::default(),
+                claimant if claimant == dead.bits() => Place::of(d.place.load(Relaxed)),
+                _ => continue, // adopted
+            };
+            claimed.push((place, Owned { index, word }.id()));
         }
         let fault = self.participants[dead.id() as usize].fault.load(Relaxed);
         let is_late = |id: &TaskId| death.late.contains(id);
@@ -256,7 +262,7 @@ impl Table<'_> {
         let mut candidates: Vec<_> =
             claimed.iter().filter(|(p, _)| p.slot != 0 && alone.is_none_or(|slot| slot == p.slot)).collect();
         candidates.sort_unstable_by_key(|(p, _)| (p.slot, std::cmp::Reverse(p.depth)));
-        candidates.dedup_by_key(|(p, _)| p.slot);
+        candidates.dedup_by(|(p, _), (deepest, _)| p.slot == deepest.slot && p.depth < deepest.depth);
         let verdict = |id: &TaskId| match candidates.iter().any(|(_, candidate)| candidate == id) {
             _ if was_killed => {
                 if is_late(id) {
@@ -380,10 +386,10 @@ impl Table<'_> {
     fn sentence(&self, case: &Case<'_>, task: Owned, submitter: Name) -> Task {
         let (word, d) = (task.word, &self.descriptors[task.index as usize]);
         let verdict = case.judgement.on(task.id(), Place::of(d.place.load(Relaxed)));
-        if verdict == Verdict::Bystander {
+        let (rules, mut blame) = (Rules::of(d.rules.load(Relaxed)), Blame::of(d.blame.load(Relaxed)));
+        if verdict == Verdict::Bystander && rules.retry_on & retry_on::DIED != 0 {
             return self.next_attempt(task, true, submitter, 0);
         }
-        let (rules, mut blame) = (Rules::of(d.rules.load(Relaxed)), Blame::of(d.blame.load(Relaxed)));
         blame.peak_kib = u32::try_from(case.death.peak_kib).unwrap_or(u32::MAX);
         match verdict {
             Verdict::Guilty => blame.deaths = blame.deaths.saturating_add(1),

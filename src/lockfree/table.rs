@@ -88,11 +88,15 @@ use crate::{
     error::Corrupted,
     sync::{
         AcqRel, Acquire, AtomicU64, Bell, Mutex, MutexGuard, Ordering, Relaxed, Release, fence_after_exchange,
-        full_fence, mutant,
+        full_fence, monotonic, mutant,
     },
 };
 
 use std::mem::ManuallyDrop;
+
+/// How long, in nanoseconds, whoever was woken is taken to be on its way: some times what it takes where a core is free. After
+/// that others are woken in its place.
+const ON_ITS_WAY: u64 = 100_000;
 
 /// Number of a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -196,6 +200,8 @@ pub(crate) struct Cursors {
     lanes: Box<[Cursor]>,
     /// After whom to look for somebody to wake: each in turn gets work, and the runs that may stay with it.
     last_woken: std::sync::atomic::AtomicUsize,
+    /// When that was.
+    woken_at: std::sync::atomic::AtomicU64,
     /// Threads of this process that are parked: in all, and by row of the idle masks. The last to leave takes the bit down.
     parked: Mutex<(usize, Box<[usize]>)>,
     /// For the coordinator: which claim of each descriptor it saw last whose owner had not said when it began, and when.
@@ -209,6 +215,7 @@ impl Cursors {
         Cursors {
             lanes: (0..table.controls.len()).map(|_| Cursor::default()).collect(),
             last_woken: Default::default(),
+            woken_at: Default::default(),
             parked: Mutex::new((0, vec![0; table.queues + 1].into())),
             seen: Default::default(),
             bell: Bell::default(),
@@ -399,7 +406,7 @@ impl<'s> Table<'s> {
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
         full_fence("no-post-fence"); // [park], [orphan]
         match addressee {
-            None => self.wake_one(cursors, lane.0 as usize),
+            None => self.wake_for_task(cursors, lane.0 as usize),
             Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
                 self.participant(name.id())?; // damage is told
                 self.wake(cursors, name.id());
@@ -647,6 +654,7 @@ impl<'s> Table<'s> {
         let d = &self.descriptors[index as usize];
         let (lane, addressee, submitter) = (self.lane_of(index, d)?, self.addressee(d), self.submitter(index)?);
         if self.is_cancel_asked(index, word) {
+            self.discard_output(task)?;
             self.complete(cursors, me, task, Outcome::Cancelled)?;
             return Ok(true);
         }
@@ -925,9 +933,29 @@ impl<'s> Table<'s> {
         })
     }
 
+    fn is_idler(&self, row: usize, id: usize) -> bool {
+        let words = self.idle_words();
+        id / 64 < words && self.idle[row * words + id / 64].load(Relaxed) >> (id % 64) & 1 == 1 // as in `idlers`
+    }
+
     /// The participants that sleep before this queue, or are about to, and that nobody has woken.
     pub(crate) fn sleepers(&self, queue: usize) -> impl Iterator<Item = usize> + use<'_> {
         self.idlers(queue).filter(|&id| self.participants.get(id).is_some_and(Participant::is_asleep))
+    }
+
+    /// Who has pushed a task to this queue, and fenced, wakes one who is parked before it; nobody while the one whom this process
+    /// has woken last is on its way there. That one wakes the next if it leaves something ([`wake_next`](Self::wake_next)), so
+    /// with many more workers than cores a burst of small tasks is not a system call each.
+    fn wake_for_task(&self, cursors: &Cursors, queue: usize) {
+        let last = cursors.last_woken.load(Relaxed);
+        let is_on_its_way = self.is_idler(queue, last)
+            && self.participants.get(last).is_some_and(Participant::is_woken)
+            && monotonic().saturating_sub(cursors.woken_at.load(Relaxed)) < ON_ITS_WAY;
+        if is_on_its_way {
+            self.have_watched(cursors);
+        } else {
+            self.wake_one(cursors, queue);
+        }
     }
 
     /// Wakes one who is parked before this queue. The caller has pushed and fenced.
@@ -936,6 +964,7 @@ impl<'s> Table<'s> {
         let wake = |id: usize| match self.participants.get(id).map(Participant::wake_if_parked) {
             Some(Found::Parked) => {
                 cursors.last_woken.store(id, Relaxed);
+                cursors.woken_at.store(monotonic(), Relaxed);
                 Some(true)
             }
             Some(Found::Woken) => Some(false),
@@ -955,12 +984,13 @@ impl<'s> Table<'s> {
         }
     }
 
-    /// After a park, with a task in hand: a wake that was meant for a second task may have come to us, so if something is
-    /// left, the next one is woken.
+    /// After a park, with a task in hand: who has posted a second task meanwhile may have found us on our way and woken nobody,
+    /// so if something is left, the next one is woken.
     pub(crate) fn wake_next(&self, cursors: &Cursors, queues: &[LaneId]) {
+        full_fence("no-wake-next-fence"); // [park] Our bits are down before the look.
         for &q in queues {
             if self.lane(q).has_work(cursors.of(q)) && !mutant("no-wake-next") {
-                full_fence("no-wake-next-fence"); // [park]
+                full_fence("no-wake-next-fence"); // [park] The look comes before that for a sleeper.
                 self.wake_one(cursors, q.0 as usize);
             }
         }

@@ -88,7 +88,8 @@ impl Geometry {
             queues: queues as u32,
             queue_slots: 4096,
             private_slots: 256,
-            completion_slots: 1024,
+            // As many as there are tasks: one who only submits must not overflow its lane.
+            completion_slots: 4096,
             // 944 MiB of addresses; memory is taken as it is used.
             classes: classes([4096, 2048, 1024, 256, 128, 32, 16, 4]),
         }

@@ -18,6 +18,10 @@ impl Aligned {
         self.len = len;
         &mut bytemuck::cast_slice_mut(&mut self.words)[..len]
     }
+
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
 }
 
 impl From<&[u8]> for Aligned {

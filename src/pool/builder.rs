@@ -5,6 +5,23 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What a pool is to be like; [`fork`](Self::fork), [`forkserver`](Self::forkserver) or [`exec`](Self::exec) makes it.
+///
+/// ```no_run
+/// use shmworker::{Pool, Tasks, WorkerLimits};
+/// use std::time::Duration;
+///
+/// let pool = Pool::builder()
+///     .workers(4)
+///     .max_workers(16)
+///     .slots(8)
+///     .queues(["urgent", "default"])
+///     .worker_limits(WorkerLimits::new().max_tasks(10_000, 1_000))
+///     .grace(Duration::from_secs(30))
+///     .start_timeout(Duration::from_secs(5))
+///     .fork(Tasks::new())?;
+/// # drop(pool);
+/// # Ok::<(), shmworker::pool::StartError>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     pub(super) settings: Settings,

@@ -34,10 +34,13 @@ use crate::{
 };
 use slab::Slab;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll, Waker},
     thread::JoinHandle,
@@ -46,6 +49,9 @@ use std::{
 
 /// Bytes of results that a process keeps outside the segment for those who have not asked for them yet.
 pub(crate) const BUDGET: usize = 1 << 30;
+
+/// Submissions after which a thread that only submits looks what has come.
+const FILE_EVERY: usize = 64;
 
 /// What is behind a finished task.
 pub(super) struct Done {
@@ -116,14 +122,16 @@ pub(super) struct Inbox {
     keys: HashMap<Arc<str>, usize>,
     /// Bytes in private results.
     private: usize,
-    /// Tickets of results that lie in blocks, and of some that don't any more.
-    in_place: Vec<usize>,
+    /// Of results that lie in the segment still: where they were filed. They may have been taken since.
+    in_place: VecDeque<usize>,
     /// Somebody sleeps in the kernel for all.
     has_leader: bool,
     /// How many others sleep.
     waiting: usize,
-    /// How many futures wait.
+    /// How many futures wait for results.
     futures: usize,
+    /// Futures that wait for room, and for how many bytes.
+    for_room: Vec<(Waker, usize)>,
     is_closed: bool,
     over: Option<Lost>,
 }
@@ -200,7 +208,12 @@ impl Client {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
-        self.submit_as(s, None, len, fill)
+        self.submit_as(s, None, len, true, fill)
+    }
+
+    /// As [`submit`](Self::submit), but does not wait for room.
+    pub(super) fn try_submit(&self, s: Submission, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
+        self.submit_as(s, None, payload.len(), false, |place| place.copy_from_slice(payload))
     }
 
     /// As [`submit`](Self::submit), unless a task with this key is under way: then that one's ticket.
@@ -216,7 +229,7 @@ impl Client {
         let joined = self.shared.join(&mut self.shared.lock(), key);
         match joined {
             Some(ticket) => Ok(ticket),
-            None => self.submit_as(s, Some(key.into()), len, fill),
+            None => self.submit_as(s, Some(key.into()), len, true, fill),
         }
     }
 
@@ -225,6 +238,7 @@ impl Client {
         s: Submission,
         key: Option<Arc<str>>,
         len: usize,
+        may_wait: bool,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
@@ -236,9 +250,11 @@ impl Client {
         let submitted = if is_refused {
             Err(PoolError::Draining)
         } else {
-            shared.submit(s, key, len, fill, &mut has_joined).map_err(|e| match (e, shared.endpoint.why_orphaned()) {
-                (SubmitError::CoordinatorDied(_), Some(why)) => PoolError::Ended(why.to_owned()),
-                _ => e.into(),
+            shared.submit(s, key, len, may_wait, fill, &mut has_joined).map_err(|e| {
+                match (e, shared.endpoint.why_orphaned()) {
+                    (SubmitError::CoordinatorDied(_), Some(why)) => PoolError::Ended(why.to_owned()),
+                    _ => e.into(),
+                }
             })
         };
         if submitted.is_err() || has_joined {
@@ -298,21 +314,38 @@ impl Client {
         if let found @ Poll::Ready(_) = self.shared.poll(tag, context) {
             return found;
         }
+        if self.has_helper() {
+            return Poll::Pending;
+        }
+        // Then this thread waits itself.
+        let done = self.shared.wait(None, |inbox| inbox.take(tag));
+        Poll::Ready(done.map(|done| done.unwrap_or_else(|| unreachable!("there is no time limit"))))
+    }
+
+    /// Ready: a submission of so many bytes may succeed now.
+    pub(super) fn poll_room(&self, len: usize, context: &mut Context<'_>) -> Poll<()> {
+        let shared = &*self.shared;
+        let mut inbox = shared.lock();
+        // Registered first, then looked: room that came in between wakes nobody.
+        inbox.for_room.push((context.waker().clone(), len));
+        let has_moved = shared.file(&mut inbox) | shared.move_out(&mut inbox);
+        let may_succeed = has_moved || inbox.over.is_some() || shared.endpoint.may_have_room(len);
+        drop(inbox);
+        if may_succeed || !self.has_helper() {
+            return Poll::Ready(());
+        }
+        shared.tell_all();
+        Poll::Pending
+    }
+
+    /// Starts the thread that waits in the place of futures. False: there can be none.
+    fn has_helper(&self) -> bool {
         let mut helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
         if helper.is_none() {
             let shared = self.shared.clone();
-            match std::thread::Builder::new().name("results".into()).spawn(move || shared.help()) {
-                Ok(thread) => *helper = Some(thread),
-                // Then this thread waits itself.
-                Err(_) => {
-                    let done = self.shared.wait(None, |inbox| inbox.take(tag));
-                    return Poll::Ready(
-                        done.map(|done| done.unwrap_or_else(|| unreachable!("there is no time limit"))),
-                    );
-                }
-            }
+            *helper = std::thread::Builder::new().name("results".into()).spawn(move || shared.help()).ok();
         }
-        Poll::Pending
+        helper.is_some()
     }
 
     /// This handle's result isn't wanted any more.
@@ -326,11 +359,6 @@ impl Client {
         if self.outstanding() > 0 {
             self.shared.file(&mut self.shared.lock());
         }
-    }
-
-    /// Asks for the end of all that is outstanding.
-    pub(super) fn cancel_all(&self) -> Result<(), Corrupted> {
-        self.shared.endpoint.cancel_all()
     }
 
     /// After the end of the pool: is what it leaves in the segment in order?
@@ -385,14 +413,19 @@ impl Shared {
         s: Submission,
         key: Option<Arc<str>>,
         len: usize,
+        may_wait: bool,
         fill: impl FnOnce(&mut [u8]),
         has_joined: &mut bool,
     ) -> Result<(usize, TaskId), SubmitError> {
         // Before the ticket, and under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
-        let mut draft = self.draft(len)?;
+        let mut draft = self.draft(len, may_wait)?;
         fill(draft.payload()?);
         let task = draft.id();
         let mut inbox = self.lock();
+        // Before the lane of what has come overflows: that would cost a look at all descriptors.
+        if self.outstanding.load(Relaxed).is_multiple_of(FILE_EVERY) {
+            self.file(&mut inbox);
+        }
         if let Some(key) = &key
             && let Some(ticket) = self.join(&mut inbox, key)
         {
@@ -433,7 +466,7 @@ impl Shared {
         Mode::of(&self.endpoint.segment().header().control) >= Mode::Draining
     }
 
-    fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
+    fn draft(&self, len: usize, may_wait: bool) -> Result<Draft<'_>, SubmitError> {
         loop {
             match self.endpoint.draft(len) {
                 Err(e) if e.is_want_of_room() => {
@@ -443,6 +476,9 @@ impl Shared {
                         continue;
                     }
                     let is_full = inbox.private >= BUDGET;
+                    if !may_wait {
+                        return Err(e);
+                    }
                     drop(inbox);
                     match worker::of(&self.endpoint) {
                         // Who might make room waits for us, perhaps: a task of theirs is run, or none can be.
@@ -479,12 +515,13 @@ impl Shared {
             }
         };
         if !inbox.in_place.is_empty() && self.endpoint.is_room_wanted() {
-            self.move_out(inbox);
+            while self.move_out(inbox) {}
         }
         if let (None, Some(lost)) = (inbox.over, lost) {
             inbox.over = Some(lost);
             has_come = true;
             inbox.futures = 0;
+            inbox.for_room.drain(..).for_each(|(waker, _)| waker.wake());
             for (_, slot) in &mut inbox.slots {
                 if let State::Waiting(wakers) = &mut slot.state {
                     wakers.drain(..).for_each(Waker::wake);
@@ -507,24 +544,29 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Makes room: copies results out of the segment that lie there still.
+    /// Makes room: copies a result out of the segment that lies there still, the oldest first. False: there is none, or they
+    /// are read just now, or the budget is spent.
     fn move_out(&self, inbox: &mut Inbox) -> bool {
-        let mut has_moved = false;
-        let Inbox { slots, private, in_place, .. } = inbox;
-        in_place.retain(|&tag| {
-            let Some(done) = slots.get_mut(tag).and_then(Slot::in_place) else { return false };
-            // Not what somebody reads just now.
-            let Some(done) = Arc::get_mut(done).filter(|_| *private < BUDGET) else { return true };
-            if let Output::InPlace(finished) = &done.output
-                && let Ok(bytes) = finished.output()
-            {
-                *private += bytes.len();
-                done.output = Output::Private(bytes.into());
-                has_moved = true;
+        for _ in 0..inbox.in_place.len() {
+            if inbox.private >= BUDGET {
+                return false;
             }
-            false
-        });
-        has_moved
+            let Some(tag) = inbox.in_place.pop_front() else { return false };
+            let Some(Slot { state: State::Done(done), .. }) = inbox.slots.get_mut(tag) else { continue };
+            let Output::InPlace(finished) = &done.output else { continue };
+            let Ok(bytes) = finished.output() else { continue };
+            let (len, bytes) = (bytes.len(), Aligned::from(bytes));
+            match Arc::get_mut(done) {
+                Some(done) => {
+                    done.output = Output::Private(bytes);
+                    inbox.private += len;
+                    return true;
+                }
+                // Another handle reads it. Its turn comes again.
+                None => inbox.in_place.push_back(tag),
+            }
+        }
+        false
     }
 
     /// How long to sleep, who may sleep for so long: where results lie in blocks, others may come to need the room.
@@ -649,7 +691,18 @@ impl Shared {
     fn help(&self) {
         let mut inbox = self.lock();
         while !inbox.is_closed && inbox.over.is_none() {
-            if inbox.futures == 0 {
+            if !inbox.for_room.is_empty() {
+                let has_room = |(_, len): &(Waker, usize)| self.endpoint.may_have_room(*len);
+                if self.file(&mut inbox) || inbox.for_room.iter().any(has_room) {
+                    // All: who can't have it comes again.
+                    inbox.for_room.drain(..).for_each(|(waker, _)| waker.wake());
+                    continue;
+                }
+                let least = inbox.for_room.iter().map(|(_, len)| *len).min().unwrap_or(0);
+                drop(inbox);
+                self.endpoint.wait_for_room(least);
+                inbox = self.lock();
+            } else if inbox.futures == 0 {
                 inbox.waiting += 1;
                 inbox = self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner);
                 inbox.waiting -= 1;
@@ -696,12 +749,12 @@ impl Inbox {
             wakers.into_iter().for_each(Waker::wake);
         }
         if is_in_place {
-            // The stale ones are found out here, each once in a while.
+            // Those that were taken are found out here, each once in a while.
             if self.in_place.len() == self.in_place.capacity() {
                 let slots = &mut self.slots;
                 self.in_place.retain(|&tag| slots.get_mut(tag).and_then(Slot::in_place).is_some());
             }
-            self.in_place.push(tag);
+            self.in_place.push_back(tag);
         }
         Ok(())
     }
@@ -730,8 +783,11 @@ impl Inbox {
         slot.handles -= 1;
         if slot.handles == 0 {
             self.slots.remove(tag);
-            if let Output::Private(bytes) = &done.output {
-                self.private -= bytes.bytes().len();
+            match &done.output {
+                Output::Private(bytes) => self.private -= bytes.bytes().len(),
+                // Mostly the oldest; the others are passed over when it is their turn.
+                Output::InPlace(_) if self.in_place.front() == Some(&tag) => drop(self.in_place.pop_front()),
+                Output::InPlace(_) => {}
             }
         }
         Some(done)
@@ -744,5 +800,126 @@ impl Inbox {
             self.keys.retain(|key, &mut tag| slots.get(tag).is_some_and(|slot| slot.key.as_ref() == Some(key)));
         }
         self.keys.insert(key, tag);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        exec::{
+            endpoint::To,
+            tests::{Pool, claim, fill, outcome},
+        },
+        lockfree::word::Outcome,
+        mem::layout::{Geometry, classes},
+    };
+
+    const TASK: Submission = Submission::new(To::Queue(0));
+
+    fn client(pool: &Pool) -> Client {
+        Client::new(Arc::new(pool.endpoint()), Home::here().unwrap(), false)
+    }
+
+    /// Runs a future on this thread.
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        struct Unpark(std::thread::Thread);
+        impl std::task::Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Arc::new(Unpark(std::thread::current())).into();
+        let mut future = std::pin::pin!(future);
+        loop {
+            if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return value;
+            }
+            std::thread::park();
+        }
+    }
+
+    async fn submit(client: &Client, payload: &[u8]) -> (usize, TaskId) {
+        loop {
+            match client.try_submit(TASK, payload) {
+                Ok(ticket) => return ticket,
+                Err(PoolError::Submit(e)) if e.is_want_of_room() => {}
+                Err(e) => panic!("{e}"),
+            }
+            let mut is_first = true;
+            let room = |context: &mut Context<'_>| match std::mem::take(&mut is_first) {
+                true => client.poll_room(payload.len(), context),
+                false => Poll::Ready(()),
+            };
+            std::future::poll_fn(room).await;
+        }
+    }
+
+    #[test]
+    fn a_future_waits_for_room_and_for_its_result() {
+        let pool = Pool::new(1);
+        let (client, other, worker) = (client(&pool), pool.endpoint(), pool.endpoint());
+        let all = fill(&other);
+        std::thread::scope(|s| {
+            let waiting = s.spawn(|| {
+                block_on(async {
+                    for (tag, task) in [submit(&client, b"").await, submit(&client, b"").await] {
+                        let done = std::future::poll_fn(|context| client.poll(tag, task, context)).await.unwrap();
+                        assert_eq!(done.outcome, Outcome::Completed);
+                    }
+                });
+            });
+            for _ in 0..all {
+                drop(claim(&worker));
+                assert_eq!(outcome(&other), Outcome::Completed);
+            }
+            while !waiting.is_finished() {
+                match worker.claim(worker.queue(0)).unwrap() {
+                    Some(claimed) => drop(claimed),
+                    None => std::thread::yield_now(),
+                }
+            }
+            waiting.join().unwrap();
+        });
+        drop(client);
+        pool.assert_clean();
+    }
+
+    #[test]
+    fn a_future_that_waits_for_a_block_sleeps_until_one_is_free() {
+        let pool = Pool::of(Geometry { classes: classes([1, 0, 0, 0, 0, 0, 0, 0]), ..Geometry::new(4, 1) });
+        let (client, other) = (client(&pool), pool.endpoint());
+        let only = other.draft(1000).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| block_on(submit(&client, &[1; 1000])));
+            while pool.segment.table().idle.iter().all(|mask| mask.load(Relaxed) == 0) {
+                std::thread::yield_now();
+            }
+            drop(only);
+            let (tag, _) = waiting.join().unwrap();
+            client.forget(tag);
+        });
+    }
+
+    #[test]
+    fn one_key_is_one_task_and_each_handle_has_its_result() {
+        let pool = Pool::new(1);
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let tickets = [(); 3].map(|()| client.submit_keyed(TASK, "key", 0, |_| {}).unwrap());
+        assert!(tickets.iter().all(|ticket| *ticket == tickets[0]));
+        let other = client.submit_keyed(TASK, "another", 0, |_| {}).unwrap();
+        assert_ne!(other, tickets[0]);
+        drop(claim(&worker));
+        drop(claim(&worker));
+        assert!(worker.claim(worker.queue(0)).unwrap().is_none(), "two keys, two tasks");
+        for (tag, task) in tickets.into_iter().chain([other]) {
+            assert!(client.wait(tag, task, None).unwrap().is_some());
+        }
+        // It is over, so this is another one.
+        let (tag, task) = client.submit_keyed(TASK, "key", 0, |_| {}).unwrap();
+        drop(claim(&worker));
+        assert!(client.wait(tag, task, None).unwrap().is_some());
+        drop(client);
+        pool.assert_clean();
     }
 }

@@ -48,6 +48,19 @@ pub enum Codec {
 }
 
 /// A value could not be encoded, or bytes are none.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// # let length = shmworker::pool::Task::<String, usize>::named("length");
+/// // JSON that is no string, for a task that takes one.
+/// let handle = pool.submit_json("length", "17", &Default::default())?;
+/// println!("{}", handle.wait().unwrap_err()); // the task failed: this JSON is not what the task takes: …
+/// # let _ = length;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {why}")]
 pub struct CodecError {
@@ -91,7 +104,13 @@ impl<T: Serialize + DeserializeOwned + 'static> Wire for T {
     }
 
     fn decode(bytes: &[u8]) -> Result<T, CodecError> {
-        postcard::from_bytes(bytes).map_err(|e| CodecError::new("these bytes are no value of the type of this task", e))
+        postcard::from_bytes(bytes).map_err(|e| match e {
+            postcard::Error::WontImplement => CodecError::new(
+                "the compact encoding does not say what it holds, which this type asks it for",
+                "hand over such a value, a serde_json::Value or an untagged enum, as JSON text in a String",
+            ),
+            e => CodecError::new("these bytes are no value of the type of this task", e),
+        })
     }
 
     fn encode_as<R>(value: &T, codec: Codec, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
@@ -105,11 +124,29 @@ impl<T: Serialize + DeserializeOwned + 'static> Wire for T {
     }
 }
 
-/// Raw bytes, which neither end encodes. In JSON they are a string.
+/// Raw bytes, which neither end encodes. JSON has no form for them.
+///
+/// ```
+/// use shmworker::pool::Bytes;
+///
+/// let mut tasks = shmworker::Tasks::new();
+/// let lines = tasks.in_place::<Bytes, u64>("lines", |_, text, mut output| {
+///     output.write(&(text.iter().filter(|byte| **byte == b'\n').count() as u64))
+/// });
+/// # let _ = lines;
+/// ```
 pub type Bytes = Pods<u8>;
 
 /// A slice of plain values ([`bytemuck::Pod`]), which cross as they lie in memory: workers read them in place, and write their
 /// results in place.
+///
+/// ```
+/// use shmworker::pool::Pods;
+///
+/// let mut tasks = shmworker::Tasks::new();
+/// let sum = tasks.in_place::<Pods<f64>, f64>("sum", |_, numbers, mut output| output.write(&numbers.iter().sum()));
+/// # let _ = sum;
+/// ```
 pub struct Pods<T>(PhantomData<fn() -> T>);
 
 impl<T: Pod> Wire for Pods<T> {
@@ -148,5 +185,20 @@ impl<T: Pod> Wire for Pods<T> {
             Codec::Compact => Self::encode(value, with),
             Codec::Json => Err(CodecError::new("JSON can't say raw numbers", "submit to this task from a program")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_without_a_shape_of_its_own_is_refused_with_a_remedy() {
+        let refused = serde_json::Value::encode(&serde_json::json!(1), serde_json::Value::decode).unwrap().unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the compact encoding does not say what it holds, which this type asks it for: hand over such a value, a \
+             serde_json::Value or an untagged enum, as JSON text in a String"
+        );
     }
 }

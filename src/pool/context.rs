@@ -46,12 +46,34 @@ impl<'c> Context<'c> {
     }
 
     /// How long this attempt may go on; `None`: nobody has set a [timeout](super::TaskOptions::timeout).
+    ///
+    /// ```
+    /// # let mut tasks = shmworker::Tasks::new();
+    /// tasks.handler("task", |context, input: u64| {
+    ///     let mut best = input;
+    ///     while context.time_left().is_none_or(|left| left.as_millis() > 100) && best > 1 {
+    ///         best /= 2; // … better it while there is time …
+    ///     }
+    ///     Ok(best)
+    /// });
+    /// ```
     pub fn time_left(&self) -> Option<Duration> {
         self.claimed.time_left()
     }
 
     /// Should it end? Its submitter has cancelled it, or its time is over. A task that goes on anyway is none the worse for it
     /// as long as nobody kills its worker: its result is kept.
+    ///
+    /// ```
+    /// # let mut tasks = shmworker::Tasks::new();
+    /// tasks.handler("task", |context, input: u64| {
+    ///     let mut done = 0;
+    ///     while done < input && !context.is_cancelled() {
+    ///         done += 1;
+    ///     }
+    ///     Ok(done) // what there is so far
+    /// });
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.claimed.is_cancelled() || self.time_left() == Some(Duration::ZERO)
     }
@@ -60,16 +82,49 @@ impl<'c> Context<'c> {
     ///
     /// # Errors
     /// A [`Failure`] if the task should end.
+    ///
+    /// ```
+    /// # let mut tasks = shmworker::Tasks::new();
+    /// tasks.handler("task", |context, input: u64| {
+    ///     for _ in 0..input {
+    ///         context.check()?;
+    ///         // … a step …
+    ///     }
+    ///     Ok(())
+    /// });
+    /// ```
     pub fn check(&self) -> Result<(), Failure> {
         if self.is_cancelled() { Err(Failure::permanent("it was asked to end")) } else { Ok(()) }
     }
 
     /// A sign of life, for tasks whose [silence is limited](super::TaskOptions::heartbeat_timeout). Costs some nanoseconds.
+    ///
+    /// ```
+    /// # let mut tasks = shmworker::Tasks::new();
+    /// tasks.handler("task", |context, input: u64| {
+    ///     for _ in 0..input {
+    ///         // … a step, which may take as long as the heartbeat timeout …
+    ///         context.heartbeat();
+    ///     }
+    ///     Ok(())
+    /// });
+    /// ```
     pub fn heartbeat(&self) {
         self.claimed.heartbeat();
     }
 
     /// How far it has come, in units of its own; a sign of life too. It is told with the blame if the task kills its worker.
+    ///
+    /// ```
+    /// # let mut tasks = shmworker::Tasks::new();
+    /// tasks.handler("task", |context, input: u64| {
+    ///     for step in 0..input {
+    ///         context.progress(step, input);
+    ///         // … a step …
+    ///     }
+    ///     Ok(())
+    /// });
+    /// ```
     pub fn progress(&self, done: u64, total: u64) {
         if self.is_item {
             self.heartbeat();
@@ -85,6 +140,19 @@ impl<'c> Context<'c> {
     ///
     /// # Errors
     /// A [`Failure`] if there is no room for them; the checkpoint before stays.
+    ///
+    /// ```
+    /// # let mut tasks = shmworker::Tasks::new();
+    /// tasks.handler("task", |context, input: u64| {
+    ///     let mut done = context.last_checkpoint()?.map_or(Ok(0), |bytes| bytes[..].try_into().map(u64::from_le_bytes))?;
+    ///     while done < input {
+    ///         // … a step …
+    ///         done += 1;
+    ///         context.checkpoint(&done.to_le_bytes())?;
+    ///     }
+    ///     Ok(done)
+    /// });
+    /// ```
     pub fn checkpoint(&self, bytes: &[u8]) -> Result<(), Failure> {
         if !self.is_item {
             self.claimed.checkpoint(bytes)?;
@@ -108,11 +176,32 @@ impl<'c> Context<'c> {
     ///
     /// # Errors
     /// The failure of what makes it, or if nothing was registered for this type.
+    ///
+    /// ```
+    /// # let mut tasks = shmworker::Tasks::new();
+    /// tasks.state(|| Ok(std::fs::File::open("/dev/urandom")?));
+    /// tasks.handler("random", |context, n: usize| {
+    ///     use std::io::Read;
+    ///     let mut bytes = vec![0; n];
+    ///     let mut file = context.state::<std::fs::File>()?;
+    ///     file.read_exact(&mut bytes)?;
+    ///     Ok(bytes)
+    /// });
+    /// ```
     pub fn state<T: Any + Send + Sync>(&self) -> Result<&'c T, Failure> {
         self.core.state()
     }
 
     /// Through this a task submits tasks. One that waits for them has its process run others meanwhile.
+    ///
+    /// ```
+    /// # use shmworker::pool::Task;
+    /// const SQUARE: Task<u64, u64> = Task::named("square");
+    ///
+    /// # let mut tasks = shmworker::Tasks::new();
+    /// tasks.function("square", |x: u64| x * x);
+    /// tasks.handler("sum of squares", |context, below: u64| Ok(context.pool().map(SQUARE, 0..below).sum::<Result<u64, _>>()?));
+    /// ```
     pub fn pool(&self) -> &'c Submitter {
         self.core.submitter()
     }

@@ -22,6 +22,18 @@ use std::{
 const REMEMBERED: usize = 1000;
 
 /// Why a pool was not changed.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// match pool.resize(1_000_000) {
+///     Err(refused) => println!("{refused}"), // what is possible, and how to make more possible
+///     Ok(before) => println!("there were {before}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
@@ -34,6 +46,16 @@ pub enum ControlError {
 }
 
 /// How a pool ended that was shut down.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// let left = pool.shutdown(std::time::Duration::from_secs(30))?;
+/// println!("{} tasks were cancelled, {} workers killed", left.cancelled, left.killed);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shutdown {
@@ -41,6 +63,22 @@ pub struct Shutdown {
     pub cancelled: u64,
     /// Workers that did not end in time, and were killed.
     pub killed: u64,
+}
+
+/// A worker process that has ended: [`Pool::ended`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndedWorker {
+    /// `worker:` and its number.
+    pub label: String,
+    /// Its process id.
+    pub pid: u32,
+    /// How it ended: `signal 9 (SIGKILL)`, `exit code 0`.
+    pub exit: String,
+    /// The most memory that it had resident, in KiB; 0: unknown.
+    pub peak_kib: u64,
+    /// How many tasks it had finished.
+    pub finished: u64,
 }
 
 impl Pool {
@@ -71,6 +109,15 @@ impl Pool {
     ///
     /// # Errors
     /// [`ControlError`]: the pool has ended meanwhile.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// pool.restart_workers()?; // each with what its start hook reads now
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn restart_workers(&self) -> Result<(), ControlError> {
         self.crew.control().order(|id| Order::Roll { id }).map(drop)
     }
@@ -82,11 +129,43 @@ impl Pool {
         self.crew.control().coordinator
     }
 
+    /// The workers that have ended so far, the last thousand of them: those that died, and those that were replaced.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let pool = Pool::builder().workers(2).fork(Tasks::new())?;
+    /// for worker in pool.ended() {
+    ///     println!("{} (pid {}): {}, {} tasks", worker.label, worker.pid, worker.exit, worker.finished);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ended(&self) -> Vec<EndedWorker> {
+        let of = |ended: &Ended| EndedWorker {
+            label: ended.label.clone(),
+            pid: ended.pid as u32,
+            exit: ended.exit.to_string(),
+            peak_kib: ended.peak_kib,
+            finished: ended.finished,
+        };
+        self.crew.control().lock().ended.iter().map(of).collect()
+    }
+
     /// Ends the pool: takes nothing more, and waits until all that was submitted has been run. What is not finished after `grace`
     /// is cancelled; workers that have not ended after as long again are killed.
     ///
     /// # Errors
     /// [`ControlError::Ended`] if the coordinator failed, or the pool's shared memory is not in order at the end.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let handle = pool.submit(square, &12)?;
+    /// pool.shutdown(std::time::Duration::from_secs(30))?;
+    /// assert_eq!(handle.wait()?, 144);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn shutdown(mut self, grace: Duration) -> Result<Shutdown, ControlError> {
         self.crew.control().tell(&Order::Shutdown { grace });
         // How that went, the end says.
@@ -151,11 +230,6 @@ impl Control {
     /// coordinator's last word.
     pub(super) fn hang_up(&self) {
         let _ = shutdown(self.connection.as_raw_fd(), Direction::Write);
-    }
-
-    /// Processes of the pool that have ended, the last [`REMEMBERED`] of them.
-    pub(super) fn ended(&self) -> Vec<Ended> {
-        self.lock().ended.iter().cloned().collect()
     }
 
     /// Hears the coordinator until it is dead; then ends all waits of `client`. Reaps it, and says how the pool

@@ -40,7 +40,6 @@ use std::{
 /// assert_eq!(handle.wait()?, 144);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[must_use = "a dropped handle drops the result"]
 pub struct Handle<O: Wire> {
     client: Arc<Client>,
     tag: usize,
@@ -56,6 +55,22 @@ impl<O: Wire> fmt::Debug for Handle<O> {
 }
 
 /// Why there is no result.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// use shmworker::pool::TaskError;
+///
+/// match pool.submit(square, &12)?.wait() {
+///     Ok(square) => println!("{square}"),
+///     Err(TaskError::Failed(why)) => println!("{why}"),
+///     Err(TaskError::Died(blame)) if blame.is_poison => println!("never again: {blame}"),
+///     Err(e) => return Err(e.into()),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
@@ -69,7 +84,7 @@ pub enum TaskError {
     #[error("{0}")]
     Died(Blame),
     /// It ran, or was silent, for longer than it may, and no attempt was left.
-    #[error("the task ran out of time{killed}{circumstances}", killed = killed(.0), circumstances = Circumstances(.0))]
+    #[error("the task ran out of time{}", .0.killed())]
     TimedOut(Blame),
     /// It was cancelled before it ran, or ended when it was asked to.
     #[error("the task was cancelled")]
@@ -123,6 +138,17 @@ impl TaskError {
 }
 
 /// What is known of a task that ended with its worker.
+///
+/// ```
+/// # use shmworker::pool::Blame;
+/// fn tell(blame: &Blame) {
+///     println!("{} attempts, {} dead workers, the last by {}", blame.attempts, blame.deaths, blame.exit);
+///     if let Some((done, of)) = blame.progress {
+///         println!("it was at {done} of {of}");
+///     }
+/// }
+/// # let _ = tell;
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Blame {
@@ -160,6 +186,31 @@ impl Blame {
     }
 }
 
+impl Blame {
+    /// For who was killed for its time: how that went.
+    fn killed(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| {
+            if !self.exit.is_empty() {
+                write!(f, "; its worker was killed: {}", self.exit)?;
+            }
+            self.details(f)
+        })
+    }
+
+    fn details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.attempts > 1 {
+            write!(f, "; attempt {}", self.attempts)?;
+        }
+        if let Some((done, total)) = self.progress {
+            write!(f, "; it was at {done} of {total}")?;
+        }
+        if self.peak_kib > 0 {
+            write!(f, "; memory at most {} MiB", self.peak_kib.div_ceil(1024))?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Blame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.exit.as_str(), self.is_poison) {
@@ -167,30 +218,7 @@ impl fmt::Display for Blame {
             (exit, false) => write!(f, "the task's worker died: {exit}")?,
             (exit, true) => write!(f, "the task is poison: it has killed {} workers (last: {exit})", self.deaths)?,
         }
-        write!(f, "{}", Circumstances(self))
-    }
-}
-
-fn killed(Blame { exit, .. }: &Blame) -> String {
-    if exit.is_empty() { String::new() } else { format!("; its worker was killed: {exit}") }
-}
-
-/// What is known beside the death, as clauses that follow another.
-struct Circumstances<'b>(&'b Blame);
-
-impl fmt::Display for Circumstances<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Blame { attempts, progress, peak_kib, .. } = self.0;
-        if *attempts > 1 {
-            write!(f, "; attempt {attempts}")?;
-        }
-        if let Some((done, total)) = progress {
-            write!(f, "; it was at {done} of {total}")?;
-        }
-        if *peak_kib > 0 {
-            write!(f, "; memory at most {} MiB", peak_kib.div_ceil(1024))?;
-        }
-        Ok(())
+        self.details(f)
     }
 }
 
@@ -235,6 +263,16 @@ impl<O: Wire> Handle<O> {
     ///
     /// # Errors
     /// [`TaskError`] if there is none.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let handle = pool.submit(square, &12)?;
+    /// assert_eq!(handle.wait()?, 144);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait(self) -> Result<O::Owned, TaskError> {
         result::<O>(&*self.done()?)
     }
@@ -273,6 +311,20 @@ impl<O: Wire> Handle<O> {
     ///
     /// # Errors
     /// The handle, if the time is over.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// use std::time::Duration;
+    ///
+    /// match pool.submit(square, &12)?.wait_timeout(Duration::from_secs(1)) {
+    ///     Ok(result) => println!("{}", result?),
+    ///     Err(handle) => handle.cancel()?, // or wait on
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_timeout(mut self, at_most: Duration) -> Result<Result<O::Owned, TaskError>, Handle<O>> {
         let until = Instant::now().checked_add(at_most);
         match self.client.wait(self.tag, self.task, until) {
@@ -289,6 +341,17 @@ impl<O: Wire> Handle<O> {
     ///
     /// # Errors
     /// [`TaskError::Corrupted`] if the segment is damaged, [`TaskError::AnotherProcess`] in a fork.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let handle = pool.submit(square, &12)?;
+    /// handle.cancel()?;
+    /// println!("{:?}", handle.wait()); // Err(Cancelled), or the result if it was faster
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cancel(&self) -> Result<(), TaskError> {
         self.client.cancel(self.task).map_err(|lost| self.client.why(lost))
     }
@@ -413,5 +476,35 @@ impl Client {
             Lost::Corrupted(e) => e.into(),
             Lost::TooDeep(n) => TaskError::TooDeep(n),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_a_worker_is_said_in_whole_sentences() {
+        let exit = "signal 9 (SIGKILL)".to_owned();
+        let blame = Blame { exit, attempts: 2, deaths: 2, peak_kib: 2049, progress: Some((3, 4)), is_poison: false };
+        let poison = Blame { is_poison: true, ..blame.clone() };
+        let alive = Blame { exit: String::new(), attempts: 1, peak_kib: 0, progress: None, ..blame.clone() };
+        let errors = [
+            TaskError::Died(blame.clone()),
+            TaskError::Died(poison),
+            TaskError::TimedOut(blame),
+            TaskError::TimedOut(alive),
+        ];
+        assert_eq!(
+            errors.map(|e| e.to_string()),
+            [
+                "the task's worker died: signal 9 (SIGKILL); attempt 2; it was at 3 of 4; memory at most 3 MiB",
+                "the task is poison: it has killed 2 workers (last: signal 9 (SIGKILL)); attempt 2; it was at 3 of 4; \
+                 memory at most 3 MiB",
+                "the task ran out of time; its worker was killed: signal 9 (SIGKILL); attempt 2; it was at 3 of 4; \
+                 memory at most 3 MiB",
+                "the task ran out of time",
+            ]
+        );
     }
 }

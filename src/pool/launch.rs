@@ -23,13 +23,13 @@
 //! - Caller and coordinator register different tasks: the one tells the other its own, and which differ is in the error.
 
 use super::{
-    panics,
     start::{self, Answer, CoordinatorsSeat, Plan, StartError, Work},
     tasks::Tasks,
 };
 use crate::{
     lockfree::participant::Name,
     mem::segment::Segment,
+    panics,
     process::{
         coordinator::{Seat, name_process},
         signal,

@@ -39,7 +39,9 @@ type Results<O> = VecDeque<Result<<O as Wire>::Owned, TaskError>>;
 /// first is asked for. Dropped before its end, it cancels what has not begun.
 ///
 /// By default about four chunks per worker are under way, and tasks that say nothing of their time ([timeout, heartbeat,
-/// expiry, key](TaskOptions)) are sent in chunks.
+/// expiry, back-off](TaskOptions)) are sent in chunks. If a worker dies over a chunk, the item that it was at has used up an attempt,
+/// and the others are run again, one by one: those that were done too, whose results went with the worker. Where an item must
+/// not be begun twice, [`chunk_size(1)`](Self::chunk_size) sends each by itself.
 ///
 /// ```no_run
 /// # use shmworker::{Pool, Tasks};
@@ -59,6 +61,16 @@ pub struct Map<'p, I: Wire, O: Wire, T: Iterator> {
 }
 
 /// What [`Submitter::map_unordered`] returns: an iterator over numbers of inputs and their results, as these come. See [`Map`].
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// let slowest_last: Vec<(u64, Result<u64, _>)> = pool.map_unordered(square, [3, 1, 2]).collect();
+/// assert_eq!(slowest_last.len(), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Unordered<'p, I: Wire, O: Wire, T: Iterator> {
     engine: Engine<'p, I, O, T>,
     now: Results<O>,
@@ -97,11 +109,34 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
     }
 
     /// Gives the results as they come, each with the number of its input.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// for (number, square) in pool.map(square, 0..100).chunk_size(10).unordered() {
+    ///     println!("{number}: {}", square?);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unordered(self) -> Unordered<'p, I, O, T> {
         Unordered { engine: self.engine, now: self.now, turn: 0 }
     }
 
     /// What holds for each task. Retries are for each item by itself.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// use shmworker::pool::TaskOptions;
+    ///
+    /// let squares = pool.map(square, 0..100).options(TaskOptions::new().attempts(3));
+    /// # squares.for_each(drop);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn options(mut self, options: TaskOptions) -> Self {
         self.engine.options = options;
         self
@@ -111,6 +146,16 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
     ///
     /// # Panics
     /// For 0.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let squares = pool.map(square, 0..1000).chunk_size(50); // 20 tasks
+    /// # squares.for_each(drop);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn chunk_size(mut self, items: usize) -> Self {
         assert!(items > 0, "a chunk needs an item");
         self.engine.size = Size { items: items.min(MOST), is_fixed: true };
@@ -121,6 +166,16 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
     ///
     /// # Panics
     /// For 0.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let squares = pool.map(square, 0..1000).in_flight(100);
+    /// # squares.for_each(drop);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn in_flight(mut self, chunks: usize) -> Self {
         assert!(chunks > 0, "with nothing under way nothing is done");
         self.engine.in_flight = chunks;
@@ -172,8 +227,8 @@ struct Engine<'p, I: Wire, O: Wire, T: Iterator> {
     in_flight: usize,
     /// The number of the next input.
     next: u64,
-    /// Items to be submitted alone: number, input, attempts.
-    again: VecDeque<(u64, Vec<u8>, u8)>,
+    /// Items to be submitted alone: number, input, and what they have used up.
+    again: VecDeque<(u64, Vec<u8>, Earlier)>,
     flights: Vec<Flight>,
     /// Those of `flights`.
     tickets: Vec<(usize, TaskId)>,
@@ -187,6 +242,27 @@ struct Engine<'p, I: Wire, O: Wire, T: Iterator> {
 struct Flight {
     first: u64,
     chunk: Chunk,
+    earlier: Earlier,
+}
+
+/// What an item has used up as part of a chunk, before it was submitted alone.
+#[derive(Clone, Copy, Default)]
+struct Earlier {
+    attempts: u8,
+    deaths: u8,
+}
+
+impl Earlier {
+    fn added_to(self, e: TaskError) -> TaskError {
+        match e {
+            TaskError::Died(blame) => TaskError::Died(Blame {
+                attempts: blame.attempts + u32::from(self.attempts),
+                deaths: blame.deaths + u32::from(self.deaths),
+                ..blame
+            }),
+            e => e,
+        }
+    }
 }
 
 /// How many items make a chunk.
@@ -237,10 +313,10 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
 
     /// Submits an item by itself that was part of a chunk before. False: there is none.
     fn submit_again(&mut self) -> bool {
-        let Some((number, bytes, attempts)) = self.again.pop_front() else { return false };
+        let Some((number, bytes, earlier)) = self.again.pop_front() else { return false };
         let mut chunk = Chunk::new(1);
         chunk.push(&bytes);
-        self.submit(number, chunk, attempts);
+        self.submit(number, chunk, earlier);
         true
     }
 
@@ -260,7 +336,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             self.next += 1;
             if let Err(e) = I::encode(I::borrow(&input), |bytes| chunk.push(bytes)) {
                 if chunk.len() > 0 {
-                    self.submit(first, chunk, self.options.attempts);
+                    self.submit(first, chunk, Earlier::default());
                 }
                 self.finish(self.next - 1, Err(e.into()));
                 return true;
@@ -269,15 +345,16 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         if chunk.len() == 0 {
             return false;
         }
-        self.submit(first, chunk, self.options.attempts);
+        self.submit(first, chunk, Earlier::default());
         true
     }
 
-    fn submit(&mut self, first: u64, chunk: Chunk, attempts: u8) {
+    fn submit(&mut self, first: u64, chunk: Chunk, earlier: Earlier) {
         let sent = self.pool.submission(self.task, &self.options).and_then(|mut s| {
             let client = self.pool.client();
             if chunk.len() == 1 {
-                s.max_attempts = attempts;
+                s.max_attempts -= earlier.attempts;
+                s.max_deaths -= earlier.deaths;
                 client.submit(s, chunk.weight(), |place| chunk.write_only(place))
             } else {
                 // What is tried again is tried one by one.
@@ -287,7 +364,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         });
         match sent {
             Ok(ticket) => {
-                self.flights.push(Flight { first, chunk });
+                self.flights.push(Flight { first, chunk, earlier });
                 self.tickets.push(ticket);
             }
             // Not for its size: then others may still be possible.
@@ -315,7 +392,8 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                 let flight = self.flights.swap_remove(which);
                 self.size.learn(flight.chunk.len(), done.ending.ran);
                 if flight.chunk.len() == 1 {
-                    self.finish(flight.first, check(&done).and_then(|bytes| Ok(O::decode(bytes)?)));
+                    let result = check(&done).and_then(|bytes| Ok(O::decode(bytes)?));
+                    self.finish(flight.first, result.map_err(|e| flight.earlier.added_to(e)));
                 } else {
                     self.unpack(flight, &done);
                 }
@@ -335,14 +413,20 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         }
     }
 
-    fn unpack(&mut self, Flight { first, chunk }: Flight, done: &Done) {
-        let again = self.options.attempts - 1;
+    fn unpack(&mut self, Flight { first, chunk, .. }: Flight, done: &Done) {
+        let has_attempts_left = self.options.attempts > 1;
         if done.outcome == Outcome::WorkerDied {
             let culprit = done.ending.progress.map_or(0, |(at, _)| at);
+            let blame = Blame::of_item(&done.ending);
+            let may_be_tried_again = has_attempts_left && self.options.is_retried_after_a_death() && !blame.is_poison;
             for (i, item) in (0..).zip(chunk.items()) {
-                match if i == culprit { again } else { self.options.attempts } {
-                    0 => self.finish(first + i, Err(TaskError::Died(Blame::of_item(&done.ending)))),
-                    attempts => self.again.push_back((first + i, item.to_vec(), attempts)),
+                if i != culprit {
+                    self.again.push_back((first + i, item.to_vec(), Earlier::default()));
+                } else if may_be_tried_again {
+                    let earlier = Earlier { attempts: 1, deaths: blame.deaths as u8 };
+                    self.again.push_back((first + i, item.to_vec(), earlier));
+                } else {
+                    self.finish(first + i, Err(TaskError::Died(blame.clone())));
                 }
             }
             return;
@@ -352,7 +436,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             let result = check(done).and_then(|output| {
                 let (status, bytes, next) = chunk::result(output, at)?;
                 at = next;
-                if status & AGAIN != 0 && again > 0 {
+                if status & AGAIN != 0 && has_attempts_left {
                     return Ok(None);
                 }
                 let bytes = outcome(status & !AGAIN, bytes, &done.ending)?;
@@ -360,7 +444,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             });
             match result.transpose() {
                 Some(result) => self.finish(first + i, result),
-                None => self.again.push_back((first + i, item.to_vec(), again)),
+                None => self.again.push_back((first + i, item.to_vec(), Earlier { attempts: 1, deaths: 0 })),
             }
         }
     }

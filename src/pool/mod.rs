@@ -43,7 +43,6 @@ mod launch;
 mod map;
 mod options;
 mod output;
-mod panics;
 mod scope;
 mod start;
 mod submitter;
@@ -53,7 +52,7 @@ mod worker;
 pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
-pub use control::{ControlError, Shutdown};
+pub use control::{ControlError, EndedWorker, Shutdown};
 pub use handle::{Blame, Finished, Handle, Reply, TaskError, Worker};
 pub use home::AnotherProcess;
 pub use launch::init;
@@ -74,6 +73,16 @@ use std::{ops::Deref, sync::Arc};
 
 /// Worker processes that run your functions. What submits to it are the methods of [`Submitter`]. Dropping it waits for all
 /// that was submitted, then ends the workers.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// assert_eq!(pool.submit(square, &12)?.wait()?, 144);
+/// pool.join()?; // as dropping it, but says how it ended
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Pool {
     submitter: Submitter,
@@ -94,6 +103,17 @@ impl Pool {
     ///
     /// # Errors
     /// [`PoolError`] if its coordinator failed, or its shared memory is not in order at the end.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let handle = pool.submit(square, &12)?;
+    /// pool.join()?;
+    /// assert_eq!(handle.wait()?, 144);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn join(mut self) -> Result<(), PoolError> {
         let drained = self.client().drain(None);
         // Why it ended says more than that nothing came back.
@@ -128,6 +148,20 @@ impl Drop for Pool {
 }
 
 /// Why a pool could not take a task, or ended.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// use shmworker::pool::{PoolError, TaskOptions};
+///
+/// match pool.submit_with(square, &12, &TaskOptions::new().queue("urgnet")) {
+///     Err(e @ PoolError::Queue { .. }) => println!("{e}"), // no queue is named "urgnet"; the pool's are: default
+///     other => drop(other?),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {

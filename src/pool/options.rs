@@ -7,6 +7,14 @@ use crate::{
 use std::time::Duration;
 
 /// How an attempt can go wrong, for [`TaskOptions::retry_on`].
+///
+/// ```
+/// use shmworker::pool::{Retry, TaskOptions};
+///
+/// // What panics once will panic again.
+/// let options = TaskOptions::new().attempts(3).retry_on([Retry::Failed, Retry::Died, Retry::TimedOut]);
+/// # let _ = options;
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Retry {
@@ -82,6 +90,15 @@ impl TaskOptions {
 
     /// An idempotency key: while a task with this key that this process has submitted is not over, a further submission joins it:
     /// nothing is submitted, and its handle gets the same result.
+    /// [`submit_with`](super::Submitter::submit_with) looks at it, as do [scopes](super::Scope::submit_with) and
+    /// [`submit_json`](super::Submitter::submit_json); nothing else does.
+    ///
+    /// ```
+    /// # use shmworker::pool::TaskOptions;
+    /// # use std::time::Duration;
+    /// let options = TaskOptions::new().key("report of 2026-11");
+    /// # let _ = options;
+    /// ```
     pub fn key(mut self, key: impl Into<String>) -> TaskOptions {
         self.key = Some(key.into());
         self
@@ -100,6 +117,14 @@ impl TaskOptions {
 
     /// The pause before the second attempt, and the longest pause. Each is twice the one before, less up to a quarter by lot, so
     /// that many that failed together don't all come back together. By default there is none.
+    ///
+    /// ```
+    /// # use shmworker::pool::TaskOptions;
+    /// # use std::time::Duration;
+    /// // After 1 s, 2 s, 4 s, 8 s, 10 s, each up to a quarter earlier.
+    /// let options = TaskOptions::new().attempts(6).backoff(Duration::from_secs(1), Duration::from_secs(10));
+    /// # let _ = options;
+    /// ```
     pub const fn backoff(mut self, first: Duration, longest: Duration) -> TaskOptions {
         self.first_pause = first;
         self.longest_pause = longest;
@@ -123,6 +148,14 @@ impl TaskOptions {
     ///
     /// # Panics
     /// For 0.
+    ///
+    /// ```
+    /// # use shmworker::pool::TaskOptions;
+    /// # use std::time::Duration;
+    /// // Any number of failures, but one death.
+    /// let options = TaskOptions::new().attempts(100).max_worker_deaths(1);
+    /// # let _ = options;
+    /// ```
     pub const fn max_worker_deaths(mut self, n: u8) -> TaskOptions {
         assert!(n > 0, "a task that may kill no worker must not run");
         self.max_worker_deaths = n;
@@ -131,6 +164,14 @@ impl TaskOptions {
 
     /// How long an attempt may run. Then [`Context::is_cancelled`](super::Context::is_cancelled) says so to the task; if it
     /// still runs after a further [`grace`](Self::grace), its worker is killed.
+    ///
+    /// ```
+    /// # use shmworker::pool::TaskOptions;
+    /// # use std::time::Duration;
+    /// // After 10 s it is asked to end, after 11 s its worker is killed.
+    /// let options = TaskOptions::new().timeout(Duration::from_secs(10)).grace(Duration::from_secs(1));
+    /// # let _ = options;
+    /// ```
     pub const fn timeout(mut self, at_most: Duration) -> TaskOptions {
         self.timeout = Some(at_most);
         self
@@ -143,12 +184,27 @@ impl TaskOptions {
     }
 
     /// How long an attempt may be silent: between two [heartbeats](super::Context::heartbeat). Then its worker is killed.
+    ///
+    /// ```
+    /// # use shmworker::pool::TaskOptions;
+    /// # use std::time::Duration;
+    /// let options = TaskOptions::new().heartbeat_timeout(Duration::from_secs(5)).attempts(2);
+    /// # let _ = options;
+    /// ```
     pub const fn heartbeat_timeout(mut self, at_most: Duration) -> TaskOptions {
         self.silence = Some(at_most);
         self
     }
 
     /// How long from now it may wait before its last attempt begins.
+    ///
+    /// ```
+    /// # use shmworker::pool::TaskOptions;
+    /// # use std::time::Duration;
+    /// // Nobody is interested in it any more then.
+    /// let options = TaskOptions::new().expires_in(Duration::from_millis(500));
+    /// # let _ = options;
+    /// ```
     pub const fn expires_in(mut self, at_most: Duration) -> TaskOptions {
         self.expires_in = Some(at_most);
         self
@@ -156,7 +212,11 @@ impl TaskOptions {
 
     /// May tasks with these options run many at a time, as one? Not if something is said of the time of each.
     pub(super) fn may_be_chunked(&self) -> bool {
-        self.timeout.is_none() && self.silence.is_none() && self.expires_in.is_none() && self.key.is_none()
+        self.timeout.is_none() && self.silence.is_none() && self.expires_in.is_none() && self.first_pause.is_zero()
+    }
+
+    pub(super) fn is_retried_after_a_death(&self) -> bool {
+        self.retry_on & retry_on::DIED != 0
     }
 
     pub(super) fn submission(&self, queue: usize, kind: u32) -> Submission {

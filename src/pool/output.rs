@@ -5,7 +5,10 @@ use super::{
     codec::{Codec, CodecError, Pods, Wire},
     tasks::Failure,
 };
-use crate::exec::endpoint::{SubmitError, Writer};
+use crate::{
+    error::Corrupted,
+    exec::endpoint::{SubmitError, Writer},
+};
 use bytemuck::Pod;
 use std::{marker::PhantomData, time::Duration};
 
@@ -46,6 +49,17 @@ impl Room<'_> {
         }
     }
 
+    /// No more than were reserved.
+    fn truncate(&mut self, len: usize) -> Result<(), Corrupted> {
+        match self {
+            Room::InPlace(writer) => writer.truncate(len),
+            Room::Private(bytes) => {
+                bytes.truncate(len);
+                Ok(())
+            }
+        }
+    }
+
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.reserve(bytes.len())?.copy_from_slice(bytes);
         Ok(())
@@ -75,6 +89,15 @@ impl<'r, 'c, O: Wire> Output<'r, 'c, O> {
     ///
     /// # Errors
     /// A [`Failure`]: it has no encoding, or is larger than any payload may be.
+    ///
+    /// ```
+    /// use shmworker::pool::{Bytes, Pods};
+    ///
+    /// let mut tasks = shmworker::Tasks::new();
+    /// let head = tasks.in_place::<Bytes, Bytes>("head", |_, input, mut output| output.write(&input[..input.len().min(100)]));
+    /// let sum = tasks.in_place::<Pods<u64>, u64>("sum", |_, input, mut output| output.write(&input.iter().sum()));
+    /// # let _ = (head, sum);
+    /// ```
     pub fn write(&mut self, value: O::Ref<'_>) -> Result<(), Failure> {
         O::encode_as(value, self.codec, |bytes| self.room.write(bytes))?
     }
@@ -105,5 +128,29 @@ impl<T: Pod> Output<'_, '_, Pods<T>> {
             n.checked_mul(size_of::<T>()).ok_or_else(|| Failure::permanent(format!("{n} values are too many")))?;
         let bytes = self.room.reserve(len)?;
         Ok(bytemuck::try_cast_slice_mut(bytes).map_err(CodecError::shape)?)
+    }
+
+    /// Of what was [reserved](Self::reserve), only the first `n` values are the output.
+    ///
+    /// # Errors
+    /// A [`Failure`] if the segment is damaged.
+    ///
+    /// ```
+    /// use shmworker::pool::Bytes;
+    ///
+    /// let mut tasks = shmworker::Tasks::new();
+    /// let digits = tasks.in_place::<Bytes, Bytes>("digits", |_, input, mut output| {
+    ///     let place = output.reserve(input.len())?;
+    ///     let mut n = 0;
+    ///     for byte in input.iter().filter(|byte| byte.is_ascii_digit()) {
+    ///         place[n] = *byte;
+    ///         n += 1;
+    ///     }
+    ///     output.truncate(n)
+    /// });
+    /// # let _ = digits;
+    /// ```
+    pub fn truncate(&mut self, n: usize) -> Result<(), Failure> {
+        Ok(self.room.truncate(n.saturating_mul(size_of::<T>()))?)
     }
 }

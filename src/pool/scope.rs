@@ -32,6 +32,21 @@ impl<'p> Scope<'p> {
     ///
     /// # Errors
     /// As [`Submitter::submit`].
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let mut twelve = None;
+    /// let report = pool.scope(|scope| {
+    ///     twelve = Some(scope.submit("twelve", square, &12)?);
+    ///     Ok(())
+    /// })?;
+    /// assert_eq!(report.exit_code(), 0);
+    /// assert_eq!(twelve.map(|handle| handle.wait()), Some(Ok(144)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn submit<I: Wire, O: Wire>(
         &mut self,
         label: impl Into<String>,
@@ -45,6 +60,21 @@ impl<'p> Scope<'p> {
     ///
     /// # Errors
     /// As [`Submitter::submit_with`].
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// use shmworker::pool::TaskOptions;
+    ///
+    /// let report = pool.scope(|scope| {
+    ///     scope.submit_with("twelve", square, &12, &TaskOptions::new().attempts(3))?;
+    ///     Ok(())
+    /// })?;
+    /// # let _ = report;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn submit_with<I: Wire, O: Wire>(
         &mut self,
         label: impl Into<String>,
@@ -98,6 +128,18 @@ pub struct Report {
 }
 
 /// One task of a [`Report`].
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// let report = pool.scope(|scope| scope.submit("twelve", square, &12).map(drop))?;
+/// for row in &report.rows {
+///     println!("{} was {} after {} attempts", row.label, row.outcome(), row.finished.attempts);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Row {
@@ -129,6 +171,17 @@ impl Row {
 
 impl Report {
     /// Those that were not done.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// let report = pool.scope(|scope| scope.submit("twelve", square, &12).map(drop))?;
+    /// let failed: Vec<_> = report.failed().map(|row| &row.label).collect();
+    /// # let _ = failed;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn failed(&self) -> impl Iterator<Item = &Row> {
         self.rows.iter().filter(|row| row.finished.result.is_err())
     }

@@ -54,6 +54,17 @@ use std::{
 pub(super) const WATCHER: &str = "shmworker-watch";
 
 /// Why a pool could not be started.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks, pool::StartError};
+/// # let tasks = Tasks::new();
+/// match Pool::builder().workers(4).fork(tasks) {
+///     Ok(pool) => pool.join()?,
+///     Err(e @ StartError::Threads(_)) => println!("{e}"), // make the pool earlier, or use forkserver() or exec()
+///     Err(e) => return Err(e.into()),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -165,6 +176,17 @@ impl Builder {
     ///
     /// # Errors
     /// [`StartError`]: [`Threads`](StartError::Threads) if there are any but those of other pools.
+    ///
+    /// ```no_run
+    /// use shmworker::{Pool, Tasks};
+    ///
+    /// let offset = 100;
+    /// let mut tasks = Tasks::new();
+    /// let add = tasks.function("add", move |x: u64| x + offset); // it captures
+    /// let pool = Pool::builder().workers(4).fork(tasks)?;
+    /// assert_eq!(pool.submit(add, &1)?.wait()?, 101);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn fork(self, tasks: Tasks) -> Result<Pool, StartError> {
         let threads = launch::lasting_threads().map_err(os("count this process's threads"))?;
         if threads > 1 {
@@ -206,6 +228,16 @@ impl Builder {
     ///
     /// # Errors
     /// [`StartError`].
+    ///
+    /// ```no_run
+    /// # fn tasks() -> shmworker::Tasks { shmworker::Tasks::new() }
+    /// fn main() -> Result<(), Box<dyn std::error::Error>> {
+    ///     shmworker::init(tasks);
+    ///     let pool = shmworker::Pool::builder().workers(4).exec()?;
+    ///     pool.join()?;
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn exec(self) -> Result<Pool, StartError> {
         self.execute(Method::Exec)
     }
@@ -447,7 +479,12 @@ impl CoordinatorsSeat<'_> {
         let mut observer = |event: Event<'_>| match event {
             Event::Started => started(),
             Event::Replaced { label, pid, why } => tracing::debug!("{label} (pid {pid}) has left: {why}"),
-            Event::Died { label, pid, exit, .. } => tracing::warn!("{label} (pid {pid}) ended with {exit}"),
+            Event::Died { label, pid, exit, peak_kib, .. } => {
+                tracing::warn!("{label} (pid {pid}) ended with {exit}; memory at most {} MiB", peak_kib.div_ceil(1024));
+            }
+            Event::OutOfTime { label, pid, task } => {
+                tracing::warn!("{label} (pid {pid}) is killed: {task:?} has run, or was silent, for too long");
+            }
             Event::Unsound { who, audit } => {
                 tracing::error!("shared memory is damaged after the end of {who}: {audit}")
             }

@@ -12,9 +12,21 @@ use super::{
 };
 use crate::{TaskId, exec::endpoint::Submission};
 use bytemuck::Pod;
-use std::sync::Arc;
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 /// Submits tasks. A [`Pool`](super::Pool) is one; tasks have one in their [`Context`](super::Context::pool).
+///
+/// ```
+/// use shmworker::pool::{Submitter, Task};
+///
+/// const SQUARE: Task<u64, u64> = Task::named("square");
+///
+/// /// In the program and in its tasks alike.
+/// fn squares(pool: &Submitter, below: u64) -> Result<Vec<u64>, shmworker::pool::TaskError> {
+///     pool.map(SQUARE, 0..below).collect()
+/// }
+/// # let _ = squares;
+/// ```
 #[derive(Debug)]
 pub struct Submitter {
     client: Arc<Client>,
@@ -88,6 +100,45 @@ impl Submitter {
         let s = self.submission(task, options)?;
         let ticket = I::encode(input, |bytes| self.send(s, options, bytes))??;
         Ok(Handle::new(self.client.clone(), ticket))
+    }
+
+    /// As [`submit_with`](Self::submit_with), for where a thread must not sleep: short of room, the future waits. A
+    /// [key](TaskOptions::key) is not looked at.
+    ///
+    /// # Errors
+    /// As [`submit_with`](Self::submit_with).
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, pool::{PoolError, Task, TaskOptions}};
+    /// const SQUARE: Task<u64, u64> = Task::named("square");
+    ///
+    /// async fn square(pool: &Pool, x: u64) -> Result<u64, Box<dyn std::error::Error>> {
+    ///     Ok(pool.submit_async(SQUARE, &x, &TaskOptions::new()).await?.await?)
+    /// }
+    /// # let _ = square;
+    /// ```
+    pub async fn submit_async<I: Wire, O: Wire>(
+        &self,
+        task: Task<I, O>,
+        input: I::Ref<'_>,
+        options: &TaskOptions,
+    ) -> Result<Handle<O>, PoolError> {
+        let s = self.submission(task, options)?;
+        let payload = I::encode(input, <[u8]>::to_vec)?;
+        loop {
+            match self.client.try_submit(s, &payload) {
+                Err(PoolError::Submit(e)) if e.is_want_of_room() => {
+                    let mut is_first = true;
+                    poll_fn(|context| match std::mem::take(&mut is_first) {
+                        true => self.client.poll_room(payload.len(), context),
+                        // Woken: whether there is any the next try tells.
+                        false => Poll::Ready(()),
+                    })
+                    .await;
+                }
+                sent => return sent.map(|ticket| Handle::new(self.client.clone(), ticket)),
+            }
+        }
     }
 
     /// Submits `n` values that `fill` writes in place, in the segment: no copy is made of them. Until then their values are

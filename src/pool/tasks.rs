@@ -18,12 +18,15 @@ use std::{
     sync::Arc,
 };
 
-/// Why a task of yours failed: a text for whoever waits for it. Any error turns into one by `?`.
+/// Why a task of yours failed: a text for whoever waits for it. Any [`std::error::Error`] turns into one by `?`; what isn't one,
+/// an `anyhow::Error`, a `Box<dyn Error>` or a text, by [`Failure::new`].
 ///
 /// ```
 /// # use shmworker::{Tasks, pool::Failure};
+/// # fn lookup(_: u64) -> Result<u64, Box<dyn std::error::Error>> { Ok(1) }
 /// let mut tasks = Tasks::new();
 /// tasks.handler("parse", |_, text: String| Ok(text.parse::<u64>()?));
+/// tasks.handler("look up", |_, n: u64| lookup(n).map_err(|e| Failure::new(e.to_string())));
 /// tasks.handler("refuse", |_, n: u64| if n > 3 { Err(Failure::permanent("too many")) } else { Ok(n) });
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +42,12 @@ impl Failure {
     }
 
     /// A failure that another attempt would meet as well: there is none.
+    ///
+    /// ```
+    /// # use shmworker::pool::Failure;
+    /// let mut tasks = shmworker::Tasks::new();
+    /// tasks.handler("half", |_, n: u64| if n % 2 == 0 { Ok(n / 2) } else { Err(Failure::permanent("an odd number")) });
+    /// ```
     pub fn permanent(message: impl Into<String>) -> Failure {
         Failure { message: message.into(), is_permanent: true }
     }
@@ -69,7 +78,7 @@ pub struct Task<I: Wire, O: Wire> {
 
 impl<I: Wire, O: Wire> Task<I, O> {
     /// The task that is registered under this name, for where the token that its registration returned is not at hand: in
-    /// another task, or in a program whose workers are started by [`init`](crate::init). Whether there is one of these types
+    /// another task, or in a program whose workers are started by [`init`](crate::init()). Whether there is one of these types
     /// is checked when it is submitted to.
     ///
     /// ```
@@ -122,6 +131,19 @@ pub(super) struct Signature {
 pub(super) type Signatures = BTreeMap<u32, Signature>;
 
 /// Why a task can't be submitted to.
+///
+/// ```no_run
+/// # use shmworker::{Pool, Tasks};
+/// # let mut tasks = Tasks::new();
+/// # let square = tasks.function("square", |x: u64| x * x);
+/// # let pool = Pool::builder().fork(tasks)?;
+/// use shmworker::pool::Task;
+///
+/// let refused = pool.submit(Task::<u64, u64>::named("cube"), &3).unwrap_err();
+/// println!("{refused}"); // … those that are: square
+/// # let _ = square;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnknownTask {
@@ -200,7 +222,7 @@ impl Tasks {
         Tasks::default()
     }
 
-    /// Registers a plain function.
+    /// Registers a plain function. Its input is a type that owns what it holds: a `String` rather than a `&str`.
     ///
     /// # Panics
     /// If the name is taken.
@@ -299,11 +321,21 @@ impl Tasks {
 
     /// Registers what each worker does before its first task. If it fails the worker ends, and a pool whose workers all do that
     /// ends too.
+    ///
+    /// ```
+    /// let mut tasks = shmworker::Tasks::new();
+    /// tasks.on_start(|| Ok(std::env::set_current_dir("/tmp")?));
+    /// ```
     pub fn on_start(&mut self, hook: impl Fn() -> Result<(), Failure> + Send + Sync + 'static) {
         self.on_start.push(Box::new(hook));
     }
 
     /// Registers what each worker does after its last task, if it ends in order.
+    ///
+    /// ```
+    /// let mut tasks = shmworker::Tasks::new();
+    /// tasks.on_exit(|| eprintln!("process {} ends", std::process::id()));
+    /// ```
     pub fn on_exit(&mut self, hook: impl Fn() + Send + Sync + 'static) {
         self.on_exit.push(Box::new(hook));
     }

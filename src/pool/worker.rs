@@ -20,7 +20,6 @@ use super::{
     context::Context,
     home::Home,
     output::Room,
-    panics,
     start::Work,
     submitter::Submitter,
     tasks::{CHUNK, Failure, Handler, JSON, Tasks},
@@ -32,6 +31,7 @@ use crate::{
         descriptor::{INLINE, retry_on},
         table::{Again, LaneId, TaskId},
     },
+    panics,
     process::{coordinator::Seat, fault},
 };
 use std::{
@@ -251,6 +251,8 @@ impl Current {
         let gate = self.core.gate.as_ref().filter(|_| self.depth > 0);
         gate.inspect(|gate| gate.leave());
         self.core.endpoint.park(queues, at_most, last_look);
+        // It may have been woken for a task of a queue, and go on with a result of its own.
+        self.core.endpoint.wake_next(queues);
         gate.inspect(|gate| gate.join(false));
     }
 

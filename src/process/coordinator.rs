@@ -206,8 +206,6 @@ pub(crate) struct Summary {
     pub(crate) audit: Audit,
     /// How many did not end in time, and were killed for it.
     pub(crate) killed: usize,
-    /// How many tasks were cancelled for the end of the pool, or asked to end.
-    pub(crate) cancelled: usize,
     /// How many that had attached are still there: what is in use is theirs.
     pub(crate) attached: usize,
     /// After how many deaths an invariant was broken.
@@ -386,6 +384,8 @@ pub(crate) struct Coordinator<'o> {
     unsound: usize,
     first_unsound: Option<(String, Audit)>,
     door: Option<Door>,
+    /// Who has attached and was killed, over which tasks.
+    late_guests: Vec<(Name, TaskId)>,
     owner: Option<Owner>,
     /// The owner may still order something.
     is_owner_heard: bool,
@@ -454,6 +454,7 @@ impl<'o> Coordinator<'o> {
             unsound: 0,
             first_unsound: None,
             door: None,
+            late_guests: Vec::new(),
             owner: None,
             is_owner_heard: false,
             outbox: Outbox::default(),
@@ -530,7 +531,6 @@ impl<'o> Coordinator<'o> {
             audit: self.table().audit(),
             ended: self.ended.into(),
             killed: self.killed,
-            cancelled: self.cancelled,
             attached,
             unsound: self.unsound,
         })
@@ -599,11 +599,14 @@ impl<'o> Coordinator<'o> {
                 Some(_) => {}
             }
         }
-        for (name, task) in late {
+        let mut killed = Vec::new();
+        for &(name, task) in &late {
             if let Some(pid) = self.door.as_mut().and_then(|door| door.kill(name)) {
                 (self.observer)(Event::OutOfTime { label: "attached", pid, task });
+                killed.push(name);
             }
         }
+        self.late_guests.extend(late.into_iter().filter(|(name, _)| killed.contains(name)));
         Ok(())
     }
 
@@ -858,7 +861,9 @@ impl<'o> Coordinator<'o> {
         self.segment.header().control.deaths.fetch_add(1, Release);
         self.wake_all();
         let label = self.workers[i].label.clone();
-        self.audit_after(&label);
+        if exit != Exit::Code(0) || leave.is_none() && self.mode < Mode::Stopping {
+            self.audit_after(&label);
+        }
 
         let ended = Ended { label, name, pid, exit, peak_kib, finished };
         self.tell(News::Ended(ended.clone()));
@@ -1075,7 +1080,7 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
-    /// A death is when a broken invariant is most likely, and rare enough to look for one.
+    /// A death is when a broken invariant is most likely, and rare enough to look for one. (Who leaves in order is neither.)
     fn audit_after(&mut self, who: &str) {
         let audit = self.table().audit_live();
         if !audit.violations.is_empty() {
@@ -1091,7 +1096,12 @@ impl<'o> Coordinator<'o> {
         let mut news = door.look();
         for Departed { guest, was_orderly } in std::mem::take(&mut news.departed) {
             let exit = if was_orderly { Exit::Code(0) } else { Exit::Unknown };
-            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, Death::of(exit.pack()))?;
+            let (late, others) =
+                std::mem::take(&mut self.late_guests).into_iter().partition(|(who, _)| *who == guest.name);
+            self.late_guests = others;
+            let late: Vec<_> = Vec::into_iter(late).map(|(_, task)| task).collect();
+            let death = Death { exit: exit.pack(), peak_kib: 0, late: &late };
+            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
             self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
             self.wake_all();

@@ -27,18 +27,19 @@ use std::{
 const LOOK: Duration = Duration::from_millis(10);
 
 /// What each worker process of a pool may use, and after how much it is replaced by a fresh one. By default nothing is limited.
+/// `Builder::worker_limits` takes them.
 ///
-/// ```no_run
-/// use shmworker::{Pool, Tasks, WorkerLimits};
+/// ```
+/// use shmworker::WorkerLimits;
 ///
 /// let limits = WorkerLimits::new()
-///     .max_tasks(10_000, 1_000)      // a fresh process after 10,000 to 11,000 tasks
-///     .max_memory(512 << 20)         // or as soon as one has kept 512 MiB after a task
-///     .address_space(4 << 30)        // a task that wants more gets no memory
-///     .nice(5);
-/// let pool = Pool::builder().worker_limits(limits).fork(Tasks::new())?;
-/// # drop(pool);
-/// # Ok::<(), shmworker::pool::StartError>(())
+///     .max_tasks(10_000, 1_000) // a fresh process after 10,000 to 11,000 tasks
+///     .max_memory(512 << 20) // or as soon as one has kept 512 MiB after a task
+///     .address_space(4 << 30) // a task that wants more gets no memory
+///     .cpu_seconds(3600) // a process that has used so much is killed
+///     .nice(5)
+///     .pin();
+/// # let _ = limits;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "pool", derive(serde::Serialize, serde::Deserialize))]

@@ -21,6 +21,19 @@
 //! 3. It is started again under its label, after a back-off that grows with each failure in a row. Five in a row end the
 //!    whole: a crash loop.
 //!
+//! # Workers that leave
+//!
+//! A worker is asked to leave by a word of its participant (`leave`), which it writes itself when it has run as many tasks, or
+//! holds as much memory, as it may ([`limits`]). It finishes what it runs, then exits with 0, and another takes its place at
+//! once. So a pool with an owner is made smaller (the highest numbers leave and are not replaced), and rolled: one after
+//! another leaves, each once the one before it has a replacement that is ready.
+//!
+//! # An owner
+//!
+//! A pool for a Rust program belongs to that: it submits, orders ([`orders`]) and hears what happens. SIGHUP rolls such a pool,
+//! SIGTTIN and SIGTTOU make it larger and smaller by one. Its death ends the pool. (Without an owner SIGHUP is one signal
+//! more towards the end, and the others mean nothing.)
+//!
 //! # Out of time
 //!
 //! Whoever runs a task past its limits, running, stopped or asleep, is killed: SIGKILL reaches a stopped process. Until its
@@ -29,9 +42,10 @@
 //!
 //! # End
 //!
-//! 1. First signal: [`Mode::Draining`]. Clients submit nothing new and exit once what runs is finished; workers go on.
-//! 2. Second signal, or the grace is over: [`Mode::Cancelling`]. Clients cancel what still runs.
-//! 3. The clients are gone: [`Mode::Stopping`]. Workers exit.
+//! 1. First signal: [`Mode::Draining`]. Clients submit nothing new and exit once what runs is finished; an owner closes its end of
+//!    the connection then. Workers go on.
+//! 2. Second signal, or the grace is over: [`Mode::Cancelling`]. Clients cancel what still runs; for an owner the coordinator does.
+//! 3. The clients are gone, or the owner is, or has no more to submit: [`Mode::Stopping`]. Workers exit.
 //! 4. Third signal, or a second grace is over: what is left is killed.
 //!
 //! Whatever ends the coordinator ends the rest: each child has PR_SET_PDEATHSIG (`prctl(2)`).

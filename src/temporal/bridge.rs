@@ -32,6 +32,7 @@ use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, Finished, STATUS_OK, Submission, SubmitError, To},
     lockfree::{
+        descriptor::retry_on,
         participant::Name,
         table::{Cancel, TaskId},
         word::Outcome,
@@ -390,6 +391,7 @@ impl Bridge {
                 };
                 if owner.is_none() {
                     submission.max_attempts = FIRST_ACTIVATION_ATTEMPTS;
+                    submission.retry_on = retry_on::DIED | retry_on::TIMED_OUT;
                 }
                 let pending = Pending::Activation { run_id: run_id.clone(), eviction };
                 routes.submit(self.endpoint, &activation, submission, pending)?;

@@ -57,9 +57,10 @@ pub(crate) fn submit(endpoint: &Endpoint, message: &impl Message, s: Submission)
     Ok(draft.submit(s)?)
 }
 
-/// A message to one participant or queue with one attempt and no note.
+/// A message to one participant or queue with one attempt and no note. After a death of its worker it is never begun again,
+/// whoever's fault that was: Temporal decides.
 pub(crate) fn once(to: To, kind: Kind, tag: u64) -> Submission {
-    Submission { kind: kind as u32, tag, ..Submission::new(to) }
+    Submission { kind: kind as u32, tag, retry_on: 0, ..Submission::new(to) }
 }
 
 /// Completes a task with a message; with what `instead` makes of the reason if no segment could take it.

@@ -1,9 +1,14 @@
 //! Blocks: taken, attached to a task, filled, read by another participant, freed; and the pages behind them, that come and
-//! go by chunks.
+//! go by chunks. Checkpoints lie in blocks.
 
-use super::{Part, QUEUE, Storage, explore, output, play};
-use crate::lockfree::word::{Block, Outcome};
+use super::{Actor, COORDINATOR, Part, QUEUE, Storage, explore, join, output, play, settle};
+use crate::lockfree::{
+    descriptor::Payload,
+    table::Owned,
+    word::{Block, Outcome},
+};
 use crate::sync::Relaxed;
+use std::sync::Arc;
 
 /// Submits a task whose input lies in a block; gives the descriptor back if there is none.
 const SUBMIT: Part = |a| {
@@ -39,6 +44,26 @@ const BORROW: Part = |a| {
         a.storage.block_bytes[block].set(7);
         a.assert_has_pages();
         assert!(a.table().blocks.free(block, Block::Held(a.name)));
+    }
+};
+
+/// What lies in the `n`-th checkpoint of a task.
+fn checkpoint(input: u64, n: u64) -> u64 {
+    input << 8 | n
+}
+
+fn leave_checkpoint(a: &mut Actor, task: Owned, input: u64, n: u64) {
+    let block = a.alloc().expect("two are never attached at once, and one is borrowed");
+    a.storage.block_bytes[block].set(checkpoint(input, n));
+    a.table().keep_checkpoint(a.name, task, Payload::new(Some(block as u32), 1)).unwrap();
+    a.kept = n;
+}
+
+/// Runs a task and leaves three checkpoints, so that each field is used again or freed.
+const WORK_BY_CHECKPOINTS: Part = |a| {
+    if let Some((task, input)) = a.claim(QUEUE) {
+        (1..=3).for_each(|n| leave_checkpoint(a, task, input, n));
+        a.complete(task, Outcome::Completed);
     }
 };
 
@@ -92,4 +117,31 @@ fn borrower_dies_beside_who_gives_its_chunk_back() {
         GIVE_BACK(a);
     };
     explore("borrower_dies_beside_who_gives_its_chunk_back", 2, |take| play(take, without_pages(1), &[BORROW, TWICE]));
+}
+
+#[test]
+fn worker_that_leaves_checkpoints_dies() {
+    const SUBMIT_AND_BORROW: Part = |a| {
+        a.submit(1);
+        BORROW(a);
+    };
+    explore("worker_that_leaves_checkpoints_dies", 1, |take| {
+        let storage = Arc::new(Storage::with_blocks(3, 1, 3));
+        let (mut coordinator, worker, client) =
+            (Actor::new(&storage, COORDINATOR), Actor::new(&storage, 1), Actor::new(&storage, 2));
+        let cast = vec![(worker, WORK_BY_CHECKPOINTS), (client, SUBMIT_AND_BORROW)];
+        let (victim, others) = take.play(&coordinator, cast);
+        let died = victim.died;
+        let others: Vec<_> = others.into_iter().map(join).collect();
+        if let Some((task, input)) = coordinator.claim(QUEUE) {
+            let d = &storage.descriptors[task.index as usize];
+            let found = d.last_checkpoint().map(|p| storage.block_bytes[p.block().expect("a block") as usize].get());
+            let kept = |n: u64| (n > 0).then(|| checkpoint(input, n));
+            assert!([kept(victim.kept), kept(victim.kept + 1)].contains(&found), "{found:?} after {}", victim.kept);
+            (4..=5).for_each(|n| leave_checkpoint(&mut coordinator, task, input, n));
+            coordinator.complete(task, Outcome::Completed);
+        }
+        settle([coordinator, victim].into_iter().chain(others).collect());
+        died
+    });
 }

@@ -26,6 +26,8 @@ mod loom_cancel;
 #[cfg(loom)]
 mod loom_lane;
 #[cfg(loom)]
+mod loom_own;
+#[cfg(loom)]
 mod loom_park;
 #[cfg(loom)]
 mod loom_private;
@@ -213,6 +215,8 @@ struct Actor {
     cursors: Arc<Cursors>,
     died: bool,
     accepted: Vec<u64>,
+    /// The tasks of these.
+    tasks: Vec<TaskId>,
     /// What it set out to cancel.
     tried: Vec<u64>,
     cancelled: Vec<u64>,
@@ -223,6 +227,8 @@ struct Actor {
     /// What it gave back to be attempted again.
     returned: Vec<u64>,
     results: Vec<(u64, Outcome)>,
+    /// Which checkpoint it left last, from 1.
+    kept: u64,
 }
 
 impl Actor {
@@ -238,12 +244,14 @@ impl Actor {
             cursors: Arc::new(cursors),
             died: false,
             accepted: Vec::new(),
+            tasks: Vec::new(),
             tried: Vec::new(),
             cancelled: Vec::new(),
             asked: Vec::new(),
             ran: Vec::new(),
             returned: Vec::new(),
             results: Vec::new(),
+            kept: 0,
         }
     }
 
@@ -316,6 +324,7 @@ impl Actor {
         table.descriptors[task.index as usize].input_bytes.set(input);
         let id = table.publish(&self.cursors, self.name, task, lane, addressee).unwrap();
         self.accepted.push(input);
+        self.tasks.push(id);
         id
     }
 
@@ -330,14 +339,27 @@ impl Actor {
 
     /// Claims the next task of `lane` and writes its output.
     fn claim(&mut self, lane: LaneId) -> Option<(Owned, u64)> {
+        let task = self.table().claim(&self.cursors, self.name, lane).unwrap()?;
+        Some(self.begin(task))
+    }
+
+    fn begin(&mut self, task: Owned) -> (Owned, u64) {
         let table = self.storage.table();
-        let task = table.claim(&self.cursors, self.name, lane).unwrap()?;
         let d = &table.descriptors[task.index as usize];
         let input = d.input_bytes.get();
         assert!(self.read(&d.input).is_none_or(|block| block == input), "input of {input}");
         self.ran.push((input, self.storage.moment()));
         d.output_bytes.set(output(input, task.word));
-        Some((task, input))
+        (task, input)
+    }
+
+    /// Runs the last task that it submitted, if nobody has begun that.
+    fn work_own(&mut self) {
+        let Some(&task) = self.tasks.last() else { return };
+        if let Some(task) = self.table().claim_this(&self.cursors, self.name, task).unwrap() {
+            let (task, _) = self.begin(task);
+            self.complete(task, Outcome::Completed);
+        }
     }
 
     fn complete(&self, task: Owned, outcome: Outcome) {

@@ -14,6 +14,8 @@ const MUTANTS: &[(&str, &str)] = &[
     ("no-remove-fence", "loom_recovery::recoverer_of_a_worker_dies"),
     ("no-second-hint", "loom_lane::who_is_stopped_over_a_stale_hint_hides_no_task"),
     ("no-second-hint+no-sweep-fence", "loom_lane::remover_of_a_stale_hint_meets_the_sweep"),
+    ("no-second-hint+no-trim-recheck", "loom_own::who_trims_meets_the_sweep"),
+    ("no-second-hint+no-trim-fence", "loom_own::who_trims_meets_the_sweep"),
     // [overflow]
     ("no-overflow-flag", "loom_lane::submitter_to_a_full_lane_dies"),
     ("plain-flag", "loom_lane::one_flag_carries_two_overflows"),
@@ -51,6 +53,9 @@ const MUTANTS: &[(&str, &str)] = &[
     // [block], and the order within a chunk
     ("relaxed-block", "loom_blocks::one_of_two_who_want_the_last_block_dies"),
     ("give-back-punch-first", "loom_blocks::who_gives_a_chunk_back_dies"),
+    // Checkpoints
+    ("checkpoint-count-first", "loom_blocks::worker_that_leaves_checkpoints_dies"),
+    ("no-checkpoint-tidying", "loom_blocks::worker_that_leaves_checkpoints_dies"),
 ];
 /// Those that a sequentially consistent machine can show.
 #[cfg(shuttle)]

@@ -127,7 +127,7 @@ const NEXT_LIFE: Path =
 const RECOVER: Path =
     Path { victim: Victim::Coordinator, prepare: Stage::leave_everything, act: Stage::recover, ..PLAIN };
 
-const PATHS: [Path; 36] = [
+const PATHS: [Path; 38] = [
     Path { name: "submit", victim: Victim::Client, act: |s| s.submit(&s.client, INLINE, 1, 3), ..PLAIN },
     Path { name: "submit-block", victim: Victim::Client, act: |s| s.submit(&s.client, BLOCK, 1, 3), ..PLAIN },
     Path {
@@ -226,6 +226,8 @@ const PATHS: [Path; 36] = [
     },
     Path { name: "retry", prepare: |s| s.expect(BLOCK, 3, ONCE), act: |s| s.retry(Again::After(1)), ..PLAIN },
     Path { name: "hand-back", prepare: |s| s.expect(BLOCK, 2, ONCE), act: |s| s.retry(Again::SameAttempt), ..PLAIN },
+    Path { name: "checkpoint", prepare: |s| s.expect(BLOCK, 2, ONCE), act: |s| s.work_by_checkpoints(1), ..PLAIN },
+    Path { name: "next-checkpoint", prepare: |s| s.expect(BLOCK, 2, ONCE), act: |s| s.work_by_checkpoints(2), ..PLAIN },
     Path {
         name: "retry-what-is-cancelled",
         prepare: |s| s.expect(BLOCK, 2, ONCE_OR_CANCELLED),

@@ -224,7 +224,22 @@ impl Stage {
     /// The answer to every task is its input.
     fn answer(&self, task: Claimed<'_>) -> Result<(), String> {
         let len = task.input().map_err(unfit)?.len();
+        if let Some(kept) = task.last_checkpoint().map_err(unfit)?
+            && (kept.is_empty() || *kept != self.payload[..kept.len()])
+        {
+            return Err(format!("a checkpoint of {} bytes is not what was left", kept.len()));
+        }
         task.complete(STATUS_OK, len, |output| output.copy_from_slice(&self.payload[..len])).map_err(|(e, _)| unfit(e))
+    }
+
+    /// Claims a task, goes on from its last checkpoint, leaves `n` more, and completes it.
+    pub(super) fn work_by_checkpoints(&self, n: usize) -> Result<bool, String> {
+        let Some(task) = self.worker.claim(self.worker.queue(0)).map_err(unfit)? else { return Ok(false) };
+        task.begin(1, 0, 0);
+        for len in (1..=BLOCK).rev().take(n) {
+            task.checkpoint(&self.payload[..len]).map_err(unfit)?;
+        }
+        self.answer(task).map(|()| true)
     }
 
     /// Takes a result, reads it in place and gives its descriptor back.
@@ -436,7 +451,11 @@ impl Stage {
         let queue = self.worker.queue(0);
         let dying = forked(|| {
             std::mem::forget(self.worker.draft(BLOCK)); // RESERVED
-            let half_written = self.worker.claim(queue);
+            let mut half_written = self.worker.claim(queue);
+            if let Ok(Some(task)) = &mut half_written {
+                task.begin(1, 0, 0);
+                let _ = task.checkpoint(&self.payload); // its blame and its checkpoint are recovery's to settle
+            }
             std::mem::forget(self.worker.claim(queue)); // CLAIMED
             std::mem::forget(self.worker.claim(self.worker.private()));
             if self.submit(self.worker, INLINE, 2, 3).is_ok() // READY

@@ -1,0 +1,98 @@
+//! Items of a `map` that travel as one task: what a death, or a failure, of one costs it and the others.
+
+use shmworker::{
+    Pool, Tasks,
+    pool::{Blame, Failure, Retry, Task, TaskError, TaskOptions},
+};
+use std::{fs::OpenOptions, io::Write, path::Path};
+
+/// An item leaves a byte in the file of its number each time that it is begun.
+type Item = (String, u64);
+
+const KILL_AT_5: Task<Item, u64> = Task::named("kill at 5");
+const FAIL_AT_5: Task<Item, u64> = Task::named("fail at 5");
+
+fn tasks() -> Tasks {
+    let mut tasks = Tasks::new();
+    tasks.handler("kill at 5", |_, item: Item| {
+        begin(&item)?;
+        if item.1 == 5 { std::process::abort() } else { Ok(item.1) }
+    });
+    tasks.handler("fail at 5", |_, item: Item| {
+        begin(&item)?;
+        if item.1 == 5 && begun(Path::new(&item.0), 5) < 3 { Err(Failure::new("not yet")) } else { Ok(item.1) }
+    });
+    tasks
+}
+
+shmworker::init!(tasks);
+
+fn begin((directory, number): &Item) -> std::io::Result<()> {
+    let path = Path::new(directory).join(number.to_string());
+    OpenOptions::new().create(true).append(true).open(path)?.write_all(b"x")
+}
+
+fn begun(directory: &Path, number: u64) -> u64 {
+    std::fs::metadata(directory.join(number.to_string())).map_or(0, |file| file.len())
+}
+
+/// Ten items of one chunk: their results, and how often each was begun.
+fn ten(task: Task<Item, u64>, options: TaskOptions) -> (Vec<Result<u64, TaskError>>, Vec<u64>) {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = Pool::builder().workers(1).forkserver().unwrap();
+    let items = (0..10).map(|number| (directory.path().to_str().unwrap().to_owned(), number));
+    let results = pool.map(task, items).chunk_size(10).options(options).collect();
+    (results, (0..10).map(|number| begun(directory.path(), number)).collect())
+}
+
+#[track_caller]
+fn blame_of_5(results: &[Result<u64, TaskError>]) -> &Blame {
+    for (number, result) in (0..).zip(results) {
+        assert!(number == 5 || *result == Ok(number), "{number}: {result:?}");
+    }
+    let Err(TaskError::Died(blame)) = &results[5] else { panic!("{:?}", results[5]) };
+    blame
+}
+
+#[test]
+fn the_others_of_a_chunk_are_done_whatever_one_of_them_does() {
+    let (results, begun) = ten(KILL_AT_5, TaskOptions::new());
+    let blame = blame_of_5(&results);
+    assert_eq!((blame.attempts, blame.deaths, blame.is_poison), (1, 1, false));
+    assert_eq!(begun, [2, 2, 2, 2, 2, 1, 1, 1, 1, 1]);
+}
+
+#[test]
+fn a_death_in_a_chunk_counts_towards_attempts() {
+    let (results, begun) = ten(KILL_AT_5, TaskOptions::new().attempts(2));
+    let blame = blame_of_5(&results);
+    assert_eq!((blame.attempts, blame.deaths, blame.is_poison), (2, 2, false));
+    assert_eq!(begun[5], 2);
+}
+
+#[test]
+fn a_death_in_a_chunk_counts_towards_poison() {
+    for (most, n) in [(1, 1), (2, 2), (3, 3)] {
+        let (results, begun) = ten(KILL_AT_5, TaskOptions::new().attempts(20).max_worker_deaths(most));
+        let blame = blame_of_5(&results);
+        assert_eq!((blame.attempts, blame.deaths, blame.is_poison), (n, n, true));
+        assert_eq!(begun[5], u64::from(n));
+    }
+}
+
+#[test]
+fn a_death_in_a_chunk_is_not_tried_again_if_that_was_not_asked_for() {
+    let (results, begun) = ten(KILL_AT_5, TaskOptions::new().attempts(3).retry_on([Retry::Failed]));
+    assert_eq!(blame_of_5(&results).attempts, 1);
+    assert_eq!(begun[5], 1);
+}
+
+#[test]
+fn a_failure_in_a_chunk_is_tried_again_by_itself() {
+    let (results, begun) = ten(FAIL_AT_5, TaskOptions::new().attempts(3));
+    assert_eq!(results, (0..10).map(Ok).collect::<Vec<_>>());
+    assert_eq!(begun, [1, 1, 1, 1, 1, 3, 1, 1, 1, 1]);
+    let (results, begun) = ten(FAIL_AT_5, TaskOptions::new().attempts(2));
+    assert_eq!(results[5], Err(TaskError::Failed("not yet".to_owned())));
+    assert_eq!(begun[5], 2);
+}
