@@ -253,7 +253,7 @@ fn tasks_that_nobody_waits_for() {
         });
         let scatter = tasks.handler("scatter", |context, n: u64| {
             for _ in 0..n {
-                let _ = context.pool().submit(Task::<(), ()>::named("count"), &())?;
+                context.pool().submit(Task::<(), ()>::named("count"), &())?;
             }
             Ok(())
         });
@@ -337,10 +337,12 @@ fn inputs_that_fill_the_memory() {
 fn most_are_held() -> (Pool, Task<u64, u64>) {
     let mut tasks = tasks();
     let some = tasks.function("some", |x: u64| {
-        while x >= 400 {
+        if x < 400 {
+            return x * x;
+        }
+        loop {
             std::thread::park();
         }
-        x * x
     });
     let pool = Pool::builder().workers(2).fork(tasks).unwrap();
     (pool, some)

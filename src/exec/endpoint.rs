@@ -975,6 +975,7 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     }
 
     /// The input as it was submitted, read in place.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         self.bytes(|d| (&d.input, &d.input_bytes))
     }

@@ -302,8 +302,6 @@ pub(crate) mod retry_on {
     pub(crate) const DIED: u8 = 4;
     /// Its worker was killed since it ran for too long, or was silent for too long.
     pub(crate) const TIMED_OUT: u8 = 8;
-    /// Its worker gave it up without a result.
-    pub(crate) const ABANDONED: u8 = 16;
 }
 
 /// How a task wants to be treated, packed: timeout 32 · spare 16 · deaths 8 · retry_on 8.

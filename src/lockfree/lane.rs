@@ -136,8 +136,6 @@ pub(crate) struct Entry {
 pub(crate) struct Words<'s> {
     pub(crate) head: &'s AtomicU64,
     pub(crate) tail: &'s AtomicU64,
-    #[cfg(any(test, fuzzing))]
-    pub(crate) rescan: &'s AtomicU64,
     pub(crate) slots: &'s [AtomicU64],
 }
 
@@ -157,13 +155,7 @@ impl<'s> Lane<'s> {
 
     pub(crate) fn words(&self) -> Words<'s> {
         let LaneControl { head, tail, .. } = self.control;
-        Words {
-            head: &head.0,
-            tail: &tail.0,
-            #[cfg(any(test, fuzzing))]
-            rescan: &self.control.rescan.0,
-            slots: self.slots,
-        }
+        Words { head: &head.0, tail: &tail.0, slots: self.slots }
     }
 
     fn slot(&self, position: u64) -> &'s AtomicU64 {

@@ -434,11 +434,6 @@ impl Segment {
         String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
     }
 
-    /// The queue of this name.
-    pub(crate) fn queue_named(&self, name: &str) -> Option<usize> {
-        (0..self.geometry.queues as usize).find(|&q| !name.is_empty() && self.queue_name(q) == name)
-    }
-
     /// The largest payload, in bytes.
     pub(crate) fn max_payload(&self) -> usize {
         let sizes = self.geometry.classes.iter().filter(|c| c.count > 0).map(|c| c.size as usize);
@@ -809,15 +804,14 @@ mod tests {
     }
 
     #[test]
-    fn queues_are_found_by_their_names() {
+    fn queues_have_their_names() {
         let with = |names: &[&str]| {
             let options = Options { queues: names.iter().map(|n| n.to_string()).collect(), ..Options::default() };
             Segment::create_with(Geometry::new(4, 2), &options)
         };
         let long = "a".repeat(32);
         let segment = with(&["workflow", &long]).unwrap();
-        assert_eq!((segment.queue_named("workflow"), segment.queue_named(&long)), (Some(0), Some(1)));
-        assert_eq!((segment.queue_named("activity"), segment.queue_named("")), (None, None));
+        assert_eq!((segment.queue_name(0), segment.queue_name(1)), ("workflow".to_owned(), long));
         for wrong in [&["a", "a"][..], &[""], &[&"a".repeat(33)], &["a\0b"]] {
             assert!(matches!(with(wrong), Err(SegmentCreateError::QueueName(_))), "{wrong:?}");
         }

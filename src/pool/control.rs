@@ -65,6 +65,22 @@ pub struct Shutdown {
     pub killed: u64,
 }
 
+/// A worker process that has ended: [`Pool::ended`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EndedWorker {
+    /// `worker:` and its number.
+    pub label: String,
+    /// Its process id.
+    pub pid: u32,
+    /// How it ended: `signal 9 (SIGKILL)`, `exit code 0`.
+    pub exit: String,
+    /// The most memory that it had resident, in KiB; 0: unknown.
+    pub peak_kib: u64,
+    /// How many tasks it had finished.
+    pub finished: u64,
+}
+
 impl Pool {
     /// From now on the pool has so many workers: the missing ones are started, those with the highest numbers leave as soon as
     /// they have finished what they run. No task is lost. Does not wait for either. Returns how many there were.
@@ -111,6 +127,27 @@ impl Pool {
     /// more, the second cancels what is left, the third kills.
     pub fn coordinator_pid(&self) -> u32 {
         self.crew.control().coordinator
+    }
+
+    /// The workers that have ended so far, the last thousand of them: those that died, and those that were replaced.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let pool = Pool::builder().workers(2).fork(Tasks::new())?;
+    /// for worker in pool.ended() {
+    ///     println!("{} (pid {}): {}, {} tasks", worker.label, worker.pid, worker.exit, worker.finished);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ended(&self) -> Vec<EndedWorker> {
+        let of = |ended: &Ended| EndedWorker {
+            label: ended.label.clone(),
+            pid: ended.pid as u32,
+            exit: ended.exit.to_string(),
+            peak_kib: ended.peak_kib,
+            finished: ended.finished,
+        };
+        self.crew.control().lock().ended.iter().map(of).collect()
     }
 
     /// Ends the pool: takes nothing more, and waits until all that was submitted has been run. What is not finished after `grace`
@@ -193,11 +230,6 @@ impl Control {
     /// coordinator's last word.
     pub(super) fn hang_up(&self) {
         let _ = shutdown(self.connection.as_raw_fd(), Direction::Write);
-    }
-
-    /// Processes of the pool that have ended, the last [`REMEMBERED`] of them.
-    pub(super) fn ended(&self) -> Vec<Ended> {
-        self.lock().ended.iter().cloned().collect()
     }
 
     /// Hears the coordinator until it is dead; then ends all waits of `client`. Reaps it, and says how the pool

@@ -52,7 +52,7 @@ mod worker;
 pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
-pub use control::{ControlError, Shutdown};
+pub use control::{ControlError, EndedWorker, Shutdown};
 pub use handle::{Blame, Finished, Handle, Reply, TaskError, Worker};
 pub use home::AnotherProcess;
 pub use launch::init;

@@ -479,7 +479,12 @@ impl CoordinatorsSeat<'_> {
         let mut observer = |event: Event<'_>| match event {
             Event::Started => started(),
             Event::Replaced { label, pid, why } => tracing::debug!("{label} (pid {pid}) has left: {why}"),
-            Event::Died { label, pid, exit, .. } => tracing::warn!("{label} (pid {pid}) ended with {exit}"),
+            Event::Died { label, pid, exit, peak_kib, .. } => {
+                tracing::warn!("{label} (pid {pid}) ended with {exit}; memory at most {} MiB", peak_kib.div_ceil(1024));
+            }
+            Event::OutOfTime { label, pid, task } => {
+                tracing::warn!("{label} (pid {pid}) is killed: {task:?} has run, or was silent, for too long");
+            }
             Event::Unsound { who, audit } => {
                 tracing::error!("shared memory is damaged after the end of {who}: {audit}")
             }

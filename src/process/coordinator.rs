@@ -206,8 +206,6 @@ pub(crate) struct Summary {
     pub(crate) audit: Audit,
     /// How many did not end in time, and were killed for it.
     pub(crate) killed: usize,
-    /// How many tasks were cancelled for the end of the pool, or asked to end.
-    pub(crate) cancelled: usize,
     /// How many that had attached are still there: what is in use is theirs.
     pub(crate) attached: usize,
     /// After how many deaths an invariant was broken.
@@ -533,7 +531,6 @@ impl<'o> Coordinator<'o> {
             audit: self.table().audit(),
             ended: self.ended.into(),
             killed: self.killed,
-            cancelled: self.cancelled,
             attached,
             unsound: self.unsound,
         })
@@ -864,7 +861,9 @@ impl<'o> Coordinator<'o> {
         self.segment.header().control.deaths.fetch_add(1, Release);
         self.wake_all();
         let label = self.workers[i].label.clone();
-        self.audit_after(&label);
+        if exit != Exit::Code(0) || leave.is_none() && self.mode < Mode::Stopping {
+            self.audit_after(&label);
+        }
 
         let ended = Ended { label, name, pid, exit, peak_kib, finished };
         self.tell(News::Ended(ended.clone()));
@@ -1081,7 +1080,7 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
-    /// A death is when a broken invariant is most likely, and rare enough to look for one.
+    /// A death is when a broken invariant is most likely, and rare enough to look for one. (Who leaves in order is neither.)
     fn audit_after(&mut self, who: &str) {
         let audit = self.table().audit_live();
         if !audit.violations.is_empty() {
