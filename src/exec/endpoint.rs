@@ -481,6 +481,8 @@ pub(crate) struct Submission {
     pub(crate) retry_on: u8,
     /// Deaths of workers by its fault after which no attempt follows, whatever are left; 0 and 255: no such limit.
     pub(crate) max_deaths: u8,
+    /// What its last attempt had written when its worker died comes back all the same.
+    pub(crate) keeps_output: bool,
 }
 
 impl Submission {
@@ -488,7 +490,7 @@ impl Submission {
     pub(crate) const fn new(to: To) -> Submission {
         let limits = Limits { run_ms: 0, silence_ms: 0 };
         let backoff = Backoff { first_ms: 0, longest_ms: 0 };
-        let Rules { timeout_ms, retry_on, max_deaths } = Rules::USUAL;
+        let Rules { timeout_ms, retry_on, max_deaths, keeps_output } = Rules::USUAL;
         Submission {
             to,
             kind: 0,
@@ -500,6 +502,7 @@ impl Submission {
             timeout_ms,
             retry_on,
             max_deaths,
+            keeps_output,
         }
     }
 }
@@ -544,8 +547,8 @@ impl Draft<'_> {
         d.expires.store(expires, Relaxed);
         d.limits.store(s.limits.bits(), Relaxed);
         d.backoff.store(s.backoff.bits(), Relaxed);
-        let Submission { timeout_ms, retry_on, max_deaths, .. } = s;
-        d.rules.store(Rules { timeout_ms, retry_on, max_deaths }.bits(), Relaxed);
+        let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = s;
+        d.rules.store(Rules { timeout_ms, retry_on, max_deaths, keeps_output }.bits(), Relaxed);
         d.submitted.store(now, Relaxed);
         for word in [&d.blame, &d.ran_by, &d.ran, &d.total] {
             word.store(0, Relaxed);
@@ -990,7 +993,7 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
         self.bytes(|d| (&d.input, &d.input_bytes))
     }
 
-    /// The output, read in place; empty unless the outcome is `Completed`.
+    /// The output, read in place; empty unless the outcome is `Completed`, or what its worker had written is kept.
     pub(crate) fn output(&self) -> Result<&[u8], Corrupted> {
         self.bytes(|d| (&d.output, &d.output_bytes))
     }

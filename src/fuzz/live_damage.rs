@@ -290,5 +290,6 @@ fn submission(arg: u8, to: &[Name]) -> Submission {
         timeout_ms: has(2),
         retry_on: arg,
         max_deaths: arg & 1,
+        keeps_output: has(3) == 1,
     }
 }

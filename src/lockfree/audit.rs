@@ -55,7 +55,7 @@
 
 use super::{
     checkpoint,
-    descriptor::{Descriptor, INLINE, Payload, Place},
+    descriptor::{Descriptor, INLINE, Payload, Place, Rules},
     participant::Name,
     table::{LaneId, Table},
     word::{Block, Hint, LAP_MASK, Member, Outcome, Phase, Slot, Task},
@@ -276,7 +276,12 @@ impl Auditor<'_> {
         if !is_done {
             self.check_lane(d, phase, &mut check);
         }
-        if !matches!(phase, Phase::Claimed | Phase::Done(Outcome::Completed)) {
+        let may_have_output = match phase {
+            Phase::Claimed | Phase::Done(Outcome::Completed) => true,
+            Phase::Done(Outcome::WorkerDied | Outcome::TimedOut) => Rules::of(d.rules.load(Relaxed)).keeps_output,
+            _ => false,
+        };
+        if !may_have_output {
             let has_none = output == Payload::default();
             check(has_none, "only what was completed has an output", &|| format!(" with {}", shown(output)));
         }

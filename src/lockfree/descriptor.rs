@@ -304,7 +304,7 @@ pub(crate) mod retry_on {
     pub(crate) const TIMED_OUT: u8 = 8;
 }
 
-/// How a task wants to be treated, packed: timeout 32 · spare 16 · deaths 8 · retry_on 8.
+/// How a task wants to be treated, packed: timeout 32 · spare 15 · keeps output 1 · deaths 8 · retry_on 8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Rules {
     /// Milliseconds after which the handler is to end by itself; 0: it may take its time.
@@ -313,18 +313,26 @@ pub(crate) struct Rules {
     pub(crate) retry_on: u8,
     /// Deaths by its fault after which it is set aside whatever attempts are left; 0 or 255: no limit of its own.
     pub(crate) max_deaths: u8,
+    /// What its last attempt had written when its worker died goes to the submitter, who knows how much of that is whole.
+    pub(crate) keeps_output: bool,
 }
 
 impl Rules {
     pub(crate) const USUAL: Rules =
-        Rules { timeout_ms: 0, retry_on: retry_on::DIED | retry_on::TIMED_OUT, max_deaths: 0 };
+        Rules { timeout_ms: 0, retry_on: retry_on::DIED | retry_on::TIMED_OUT, max_deaths: 0, keeps_output: false };
 
     pub(crate) const fn bits(self) -> u64 {
-        (self.timeout_ms as u64) << 32 | (self.max_deaths as u64) << 8 | self.retry_on as u64
+        let Rules { timeout_ms, retry_on, max_deaths, keeps_output } = self;
+        (timeout_ms as u64) << 32 | (keeps_output as u64) << 16 | (max_deaths as u64) << 8 | retry_on as u64
     }
 
     pub(crate) const fn of(bits: u64) -> Rules {
-        Rules { timeout_ms: (bits >> 32) as u32, retry_on: bits as u8, max_deaths: (bits >> 8) as u8 }
+        Rules {
+            timeout_ms: (bits >> 32) as u32,
+            retry_on: bits as u8,
+            max_deaths: (bits >> 8) as u8,
+            keeps_output: bits >> 16 & 1 == 1,
+        }
     }
 
     /// Has it killed as many workers as it may?
@@ -410,7 +418,7 @@ mod tests {
 
     #[test]
     fn rules_blame_and_place_come_back_from_their_words() {
-        let rules = Rules { timeout_ms: u32::MAX, retry_on: 0x1f, max_deaths: 3 };
+        let rules = Rules { timeout_ms: u32::MAX, retry_on: 0x1f, max_deaths: 3, keeps_output: true };
         assert_eq!(Rules::of(rules.bits()), rules);
         assert_eq!([2, 3, 4].map(|deaths| rules.is_poison(deaths)), [false, true, true]);
         for max_deaths in [0, u8::MAX] {

@@ -86,7 +86,7 @@
 //! coordinator killed over it, at each instruction), and `--fencing` (nothing moves before the kernel's word).
 
 use super::{
-    descriptor::{Blame, Place, Rules, retry_on},
+    descriptor::{Blame, Payload, Place, Rules, retry_on},
     participant::Name,
     table::{Cursors, Owned, Table, TaskId, damaged, moved},
     word::{Block, Hint, Member, Outcome, Phase, Task},
@@ -341,7 +341,6 @@ impl Table<'_> {
         let Case { me, dead, death, .. } = *case;
         let Owned { index, word } = task;
         let d = &self.descriptors[index as usize];
-        self.discard_output(task)?;
         self.tidy_checkpoints(task)?;
         // It may have died between its claim and its own store of this. (Not otherwise: what a dead coordinator had adopted
         // was another's.)
@@ -378,8 +377,21 @@ impl Table<'_> {
             Some(Phase::Done(_)) => settled.failed += 1,
             _ => settled.requeued += 1,
         }
+        let is_reported = matches!(next.phase(), Some(Phase::Done(Outcome::WorkerDied | Outcome::TimedOut)));
+        if !(is_reported && self.keeps_output(task)) {
+            self.discard_output(task)?;
+        }
         // [requeue]; the time is left to the tick after it.
         self.exchange(index, word, next, AcqRel).map(drop).map_err(|w| moved(index, w))
+    }
+
+    /// Does its submitter want what the dead one had written, and is that its own? (Between naming a block and attaching it the
+    /// dead one held it, which is settled apart.)
+    fn keeps_output(&self, Owned { index, word }: Owned) -> bool {
+        let d = &self.descriptors[index as usize];
+        let block = Payload(d.output.load(Relaxed)).block();
+        Rules::of(d.rules.load(Relaxed)).keeps_output
+            && block.is_none_or(|block| self.blocks.check_attached(block, index, word).is_ok())
     }
 
     /// The next word of a claimed task, by the verdict on it; its blame and the fields of its next attempt are made ready.

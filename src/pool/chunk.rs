@@ -94,13 +94,16 @@ pub(super) fn items(input: &[u8]) -> Result<impl ExactSizeIterator<Item = Result
     }))
 }
 
-/// Adds what came of an item to an output.
-pub(super) fn push(output: &mut Vec<u8>, status: u32, bytes: &[u8]) {
-    output.extend_from_slice(&status.to_le_bytes());
-    output.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    output.resize(output.len().next_multiple_of(STEP), 0);
-    output.extend_from_slice(bytes);
-    output.resize(output.len().next_multiple_of(STEP), 0);
+/// How much of an output so many bytes of one item take.
+pub(super) fn frame(len: usize) -> usize {
+    STEP + len.next_multiple_of(STEP)
+}
+
+/// Writes what came of an item to the beginning of `output`.
+pub(super) fn write(output: &mut [u8], status: u32, bytes: &[u8]) {
+    output[..4].copy_from_slice(&status.to_le_bytes());
+    output[4..8].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+    output[STEP..][..bytes.len()].copy_from_slice(bytes);
 }
 
 /// What came of the item of an output that begins here: status, bytes, and where the next begins.
@@ -131,9 +134,9 @@ mod tests {
                 assert!(!whole, "cut at {cut}");
             }
         }
-        let mut output = Vec::new();
-        push(&mut output, 0, b"yes");
-        push(&mut output, 7, &[1; 16]);
+        let mut output = vec![9; frame(3) + frame(16)];
+        write(&mut output, 0, b"yes");
+        write(&mut output[frame(3)..], 7, &[1; 16]);
         let (status, bytes, next) = result(&output, 0).unwrap();
         assert_eq!((status, bytes), (0, &b"yes"[..]));
         assert_eq!(result(&output, next).unwrap(), (7, &[1u8; 16][..], output.len()));

@@ -4,8 +4,9 @@
 //! How many is found out on the way: as many as take about a millisecond, which makes the cost of a submission small beside
 //! them, and still lets go of a worker soon. The first ones go alone; the size at most quadruples from one chunk to the next.
 //!
-//! A worker that dies takes the results of its chunk with it. Which item it was at stands in the task's progress; that one
-//! has used up an attempt, the others are submitted one by one. So is an item that failed and has attempts left.
+//! What came of an item is in the segment before the next one begins, and how many these are stands in the task's progress. So
+//! the death of a worker costs the one item that ran: it has used up an attempt; those before it are finished, and those behind
+//! it are submitted one by one. So is an item that failed and has attempts left.
 
 use super::{
     PoolError, TaskError,
@@ -358,7 +359,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                 client.submit(s, chunk.weight(), |place| chunk.write_only(place))
             } else {
                 // What is tried again is tried one by one.
-                (s.max_attempts, s.kind) = (1, s.kind | CHUNK);
+                (s.max_attempts, s.kind, s.keeps_output) = (1, s.kind | CHUNK, true);
                 client.submit(s, chunk.size(), |place| chunk.write(place))
             }
         });
@@ -415,36 +416,39 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
 
     fn unpack(&mut self, Flight { first, chunk, .. }: Flight, done: &Done) {
         let has_attempts_left = self.options.attempts > 1;
-        if done.outcome == Outcome::WorkerDied {
-            let culprit = done.ending.progress.map_or(0, |(at, _)| at);
-            let blame = Blame::of_item(&done.ending);
-            let may_be_tried_again = has_attempts_left && self.options.is_retried_after_a_death() && !blame.is_poison;
-            for (i, item) in (0..).zip(chunk.items()) {
-                if i != culprit {
-                    self.again.push_back((first + i, item.to_vec(), Earlier::default()));
-                } else if may_be_tried_again {
-                    let earlier = Earlier { attempts: 1, deaths: blame.deaths as u8 };
-                    self.again.push_back((first + i, item.to_vec(), earlier));
-                } else {
-                    self.finish(first + i, Err(TaskError::Died(blame.clone())));
-                }
-            }
-            return;
-        }
+        let death = (done.outcome == Outcome::WorkerDied).then(|| Blame::of_item(&done.ending));
+        // Of one that died, those before the one that ran are finished and in the output.
+        let output = if death.is_some() { done.bytes().map_err(TaskError::from) } else { check(done) };
+        let finished = match (&death, done.ending.progress) {
+            (None, _) => chunk.len() as u64,
+            (Some(_), at) => at.map_or(0, |(at, _)| at),
+        };
         let mut at = 0;
         for (i, item) in (0..).zip(chunk.items()) {
-            let result = check(done).and_then(|output| {
-                let (status, bytes, next) = chunk::result(output, at)?;
-                at = next;
-                if status & AGAIN != 0 && has_attempts_left {
-                    return Ok(None);
+            let result = match &death {
+                _ if i < finished => output.clone().and_then(|output| {
+                    let (status, bytes, next) = chunk::result(output, at)?;
+                    at = next;
+                    if status & AGAIN != 0 && has_attempts_left {
+                        return Ok(Err(Earlier { attempts: 1, deaths: 0 }));
+                    }
+                    let bytes = outcome(status & !AGAIN, bytes, &done.ending)?;
+                    Ok(Ok(O::decode(bytes)?))
+                }),
+                Some(blame) if i == finished => {
+                    let is_retried = self.options.is_retried_after_a_death() && !blame.is_poison;
+                    match has_attempts_left && is_retried {
+                        true => Ok(Err(Earlier { attempts: 1, deaths: blame.deaths as u8 })),
+                        false => Err(TaskError::Died(blame.clone())),
+                    }
                 }
-                let bytes = outcome(status & !AGAIN, bytes, &done.ending)?;
-                Ok(Some(O::decode(bytes)?))
-            });
-            match result.transpose() {
-                Some(result) => self.finish(first + i, result),
-                None => self.again.push_back((first + i, item.to_vec(), Earlier { attempts: 1, deaths: 0 })),
+                // Not begun.
+                _ => Ok(Err(Earlier::default())),
+            };
+            match result {
+                Ok(Ok(value)) => self.finish(first + i, Ok(value)),
+                Ok(Err(earlier)) => self.again.push_back((first + i, item.to_vec(), earlier)),
+                Err(e) => self.finish(first + i, Err(e)),
             }
         }
     }

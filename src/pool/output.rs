@@ -50,12 +50,23 @@ impl Room<'_> {
     }
 
     /// No more than were reserved.
-    fn truncate(&mut self, len: usize) -> Result<(), Corrupted> {
+    pub(super) fn truncate(&mut self, len: usize) -> Result<(), Corrupted> {
         match self {
             Room::InPlace(writer) => writer.truncate(len),
             Room::Private(bytes) => {
                 bytes.truncate(len);
                 Ok(())
+            }
+        }
+    }
+
+    /// What is reserved.
+    pub(super) fn bytes(&mut self) -> Result<&mut [u8], Corrupted> {
+        match self {
+            Room::InPlace(writer) => writer.bytes(),
+            Room::Private(bytes) => {
+                let len = bytes.bytes().len();
+                Ok(bytes.resize(len))
             }
         }
     }

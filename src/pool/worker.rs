@@ -39,7 +39,10 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{Ordering::Release, fence},
+    },
     time::Duration,
 };
 
@@ -59,6 +62,8 @@ pub(super) const AGAIN: u32 = 1 << 31;
 pub(super) const OTHERS: usize = 32;
 /// So deep tasks nest in all. Each level takes the stack of a handler and some hundred bytes.
 pub(super) const DEEPEST: usize = 512;
+/// Bytes of output for which a chunk finds room at once, at most.
+const ROOM: usize = 16 << 20;
 /// Stack of a slot's thread: that of a process's first thread, by default.
 const STACK: usize = 8 << 20;
 
@@ -323,9 +328,11 @@ fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
         return leave(claimed, STATUS_UNKNOWN, &[]);
     };
     if kind & CHUNK != 0 {
-        return match run_items(core, &claimed, handler)? {
-            Some(output) => leave(claimed, STATUS_OK, &output),
-            None => claimed.cancelled(),
+        return match run_items(core, &claimed, handler) {
+            Ok(true) => claimed.complete_reserved(STATUS_OK),
+            Ok(false) => claimed.cancelled(),
+            Err(SubmitError::Corrupted(e)) => Err(e),
+            Err(e) => leave(claimed, STATUS_FAILED, e.to_string().as_bytes()),
         };
     }
     let context = Context { claimed: &claimed, core, is_item: false };
@@ -343,29 +350,55 @@ fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
     }
 }
 
-/// Runs the items of a chunk; `None`: it was cancelled.
-fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<Option<Vec<u8>>, Corrupted> {
+/// Runs the items of a chunk. What came of each is in the segment before the next begins: so a death costs one item, and none
+/// that is finished runs again. False: it was cancelled.
+///
+/// # Errors
+/// [`SubmitError`]: damage, or no room for the output.
+fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<bool, SubmitError> {
     let context = Context { claimed, core, is_item: true };
-    let mut output = Vec::new();
+    let items = chunk::items(claimed.input()?)?;
+    let n = items.len();
+    let mut room = Room::InPlace(claimed.writer());
+    let (mut at, mut reserved) = (0, 0);
     let mut private = Aligned::default();
-    for (i, item) in chunk::items(claimed.input()?)?.enumerate() {
+    for (i, item) in items.enumerate() {
         if claimed.is_cancelled() {
-            return Ok(None);
+            return Ok(false);
         }
         let item = item?;
-        claimed.progress(i as u64, 0);
         private.resize(0);
-        match attempt(&context, || handler(&context, item, Codec::Compact, &mut Room::Private(&mut private))) {
-            Went::Well => chunk::push(&mut output, STATUS_OK, private.bytes()),
-            // It ended for that, as the others would.
-            Went::Badly { .. } if claimed.is_cancelled() => return Ok(None),
-            Went::Badly { status, retry, text } => {
-                let again = if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
-                chunk::push(&mut output, status | again, text.as_bytes());
-            }
+        let (status, text);
+        let bytes =
+            match attempt(&context, || handler(&context, item, Codec::Compact, &mut Room::Private(&mut private))) {
+                Went::Well => {
+                    status = STATUS_OK;
+                    private.bytes()
+                }
+                // It ended for that, as the others would.
+                Went::Badly { .. } if claimed.is_cancelled() => return Ok(false),
+                Went::Badly { status: failed, retry, text: why } => {
+                    status = failed | if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
+                    text = why;
+                    text.as_bytes()
+                }
+            };
+        let frame = chunk::frame(bytes.len());
+        if at + frame > reserved {
+            // Seldom: the others are as large as this one, mostly. Who dies in these lines loses what is finished.
+            let kept = room.bytes()?[..at].to_vec();
+            claimed.progress(0, n as u64);
+            reserved = (at + frame * (n - i)).min(ROOM).max(at + frame);
+            room.reserve(reserved)?[..at].copy_from_slice(&kept);
         }
+        chunk::write(&mut room.bytes()?[at..], status, bytes);
+        at += frame;
+        // Release: who reads the progress of the dead finds so many of them whole.
+        fence(Release);
+        claimed.progress(i as u64 + 1, n as u64);
     }
-    Ok(Some(output))
+    room.truncate(at)?;
+    Ok(true)
 }
 
 fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>) -> Went {
