@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         set_aside_as_poison,
         suspects_run_alone,
         a_culprit_makes_no_suspects,
+        a_suspect_that_waits_is_alone_afterwards,
         beside_one_that_ran_out_of_time,
         one_key_is_one_task,
         the_first_queue_comes_first,
@@ -72,6 +73,7 @@ struct Held {
 }
 
 const HOLD: Task<(), ()> = Task::named("hold");
+const PROCESS: Task<(), i32> = Task::named("process");
 
 /// With a task that [`Held`] needs.
 fn tasks() -> (Tasks, &'static [AtomicU64]) {
@@ -81,6 +83,7 @@ fn tasks() -> (Tasks, &'static [AtomicU64]) {
         gate[0].fetch_add(1, SeqCst);
         at_least(&gate[1], 1);
     });
+    tasks.function("process", |()| getpid().as_raw());
     (tasks, gate)
 }
 
@@ -291,49 +294,53 @@ fn set_aside_as_poison() {
     pool.join().unwrap();
 }
 
-/// A process runs four: three that stay there at their first attempt, and one that ends it. What each saw at its next.
-fn four_in_a_process(end: fn() -> !, options: &TaskOptions) -> (Vec<Result<u64, TaskError>>, TaskError, u64) {
+/// A process runs four: three that stay there at their first attempt, and one that ends it. What became of them.
+///
+/// `meet`: the three wait for each other at their next attempt; else the fourth waits for their end.
+fn four_in_a_process(end: fn() -> !, meet: bool, options: &TaskOptions) -> (Vec<Result<u64, TaskError>>, TaskError) {
     let (mut tasks, _) = tasks();
-    let shared = words(4);
-    let [begun, running, most, deaths] = [0, 1, 2, 3].map(|i| &shared[i]);
-    let innocent = tasks.handler("innocent", |context, ()| {
-        if context.attempt() == 1 && load(deaths) == 0 {
+    let shared = words(3);
+    let [begun, again, done] = [0, 1, 2].map(|i| &shared[i]);
+    let innocent = tasks.handler("innocent", move |context, ()| {
+        if context.attempt() == 1 {
             begun.fetch_add(1, SeqCst);
             forever();
         }
-        most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
-        // None of them goes before it is known how many there can be.
-        if load(deaths) == 1 {
-            until(|| load(most) == 3);
+        again.fetch_add(1, SeqCst);
+        if meet {
+            at_least(again, 3);
         }
-        running.fetch_sub(1, SeqCst);
+        done.fetch_add(1, SeqCst);
         Ok(u64::from(context.attempt()))
     });
-    let culprit = tasks.handler("culprit", move |context, is_known: bool| -> Result<u64, Failure> {
-        if context.attempt() == 1 {
-            at_least(begun, 3);
+    let culprit = tasks.handler("culprit", move |context, ()| -> Result<u64, Failure> {
+        match context.attempt() {
+            1 => at_least(begun, 3),
+            _ => {
+                begun.fetch_add(1, SeqCst);
+                at_least(done, 3);
+            }
         }
-        // Who was beside it at the time; a suspect has nobody.
-        most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
-        running.fetch_sub(1, SeqCst);
-        deaths.fetch_add(if is_known { 1 } else { 2 }, SeqCst);
         end()
     });
-    let is_known = end as usize == segfault as fn() -> ! as usize;
     let pool = Pool::builder().workers(1).slots(4).fork(tasks).unwrap();
     let innocents: Vec<_> = (0..3).map(|_| pool.submit_with(innocent, &(), options).unwrap()).collect();
-    let culprit = pool.submit_with(culprit, &is_known, options).unwrap();
+    let culprit = pool.submit_with(culprit, &(), options).unwrap();
+    if !meet {
+        // Whom the fourth waits for can run elsewhere, while it has its process to itself.
+        at_least(begun, 4);
+        pool.resize(2).unwrap();
+    }
     let culprit = culprit.wait().unwrap_err();
     let innocents = innocents.into_iter().map(Handle::wait).collect();
     pool.join().unwrap();
-    (innocents, culprit, load(most))
+    (innocents, culprit)
 }
 
-/// Of SIGKILL nobody knows whose it was: each is tried alone.
+/// Of SIGKILL nobody knows whose it was: each is tried alone. What waits for that to end is not in the process.
 fn suspects_run_alone() {
-    let (innocents, culprit, most_at_once) = four_in_a_process(die, &PLAIN.attempts(9).max_worker_deaths(2));
+    let (innocents, culprit) = four_in_a_process(die, false, &PLAIN.attempts(9).max_worker_deaths(2));
     assert_eq!(innocents, vec![Ok(2); 3]);
-    assert_eq!(most_at_once, 1);
     let TaskError::Died(blame) = &culprit else { panic!("{culprit}") };
     assert_eq!((blame.exit.as_str(), blame.deaths, blame.is_poison), ("signal 9 (SIGKILL)", 2, true), "{culprit}");
     assert_eq!(blame.attempts, 3, "one in company, two alone");
@@ -341,11 +348,41 @@ fn suspects_run_alone() {
 
 /// Of SIGSEGV it is known: the others go on together.
 fn a_culprit_makes_no_suspects() {
-    let (innocents, culprit, most_at_once) = four_in_a_process(segfault, &PLAIN.attempts(9).max_worker_deaths(1));
+    let (innocents, culprit) = four_in_a_process(segfault, true, &PLAIN.attempts(9).max_worker_deaths(1));
     assert_eq!(innocents, vec![Ok(2); 3]);
-    assert_eq!(most_at_once, 3);
     let TaskError::Died(blame) = &culprit else { panic!("{culprit}") };
     assert_eq!((blame.exit.as_str(), blame.deaths, blame.attempts), ("signal 11 (SIGSEGV)", 1, 1), "{culprit}");
+}
+
+/// A suspect that waits for its own tasks is alone again when it goes on: what it ends by then is its own doing.
+fn a_suspect_that_waits_is_alone_afterwards() {
+    let (mut tasks, _) = tasks();
+    let shared = words(3);
+    let [begun, running, most] = [0, 1, 2].map(|i| &shared[i]);
+    let parent = tasks.handler("parent", move |context, ()| {
+        if context.attempt() == 1 {
+            begun.fetch_add(1, SeqCst);
+            forever();
+        }
+        let children: Vec<_> = (0..50u64).map(|_| context.pool().submit(CHILD, &0)).collect::<Result<_, _>>()?;
+        for child in children {
+            child.wait()?;
+            most.fetch_max(running.fetch_add(1, SeqCst) + 1, SeqCst);
+            std::thread::yield_now();
+            running.fetch_sub(1, SeqCst);
+        }
+        Ok(())
+    });
+    const CHILD: Task<u64, u64> = Task::named("child");
+    tasks.function("child", |x: u64| x);
+    let pool = Pool::builder().workers(1).slots(3).fork(tasks).unwrap();
+    let parents: Vec<_> = (0..2).map(|_| pool.submit_with(parent, &(), &PLAIN.attempts(2)).unwrap()).collect();
+    at_least(begun, 2);
+    let pid = pool.submit(PROCESS, &()).unwrap().wait().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    parents.into_iter().for_each(|parent| parent.wait().unwrap());
+    assert_eq!(load(most), 1, "both are suspects");
+    pool.join().unwrap();
 }
 
 fn beside_one_that_ran_out_of_time() {
@@ -493,11 +530,10 @@ fn states_are_made_once_and_dropped() {
         tasks.on_exit(|| {
             exits.fetch_add(1, SeqCst);
         });
-        let process = tasks.function("process", |()| getpid().as_raw());
         let look = tasks.handler("look", |context, ()| Ok(load(context.state::<State>()?.drops)));
         let none = tasks.handler("none", |context, ()| context.state::<String>().cloned());
         let pool = Pool::builder().workers(1).slots(slots).fork(tasks).unwrap();
-        let pid = pool.submit(process, &()).unwrap().wait().unwrap();
+        let pid = pool.submit(PROCESS, &()).unwrap().wait().unwrap();
         assert_eq!((load(starts), load(made)), (1, 0), "nobody has asked for it");
         assert_eq!(pool.submit(look, &()).unwrap().wait(), Err(TaskError::Failed("the first fails".into())));
         let panicked = pool.submit(look, &()).unwrap().wait();

@@ -114,6 +114,8 @@ pub(super) struct Current {
     depth: usize,
     /// The one on top.
     task: Option<TaskId>,
+    /// That one is to run alone.
+    is_alone: bool,
 }
 
 thread_local! {
@@ -170,7 +172,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
             }
         }
         // What its tasks have submitted and not waited for is this worker's to see to the end.
-        set_current(Some(Current { core: core.clone(), slot: 0, depth: 0, task: None }));
+        set_current(Some(Current { core: core.clone(), slot: 0, depth: 0, task: None, is_alone: false }));
         let drained = client.drain(None).map(drop);
         set_current(None);
         ended.and(drained)
@@ -191,7 +193,7 @@ fn set_current(current: Option<Current>) {
 
 /// The life of a slot.
 fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
-    let current = Current { core, slot, depth: 0, task: None };
+    let current = Current { core, slot, depth: 0, task: None, is_alone: false };
     set_current(Some(current.clone()));
     let core = &current.core;
     let result = loop {
@@ -204,7 +206,7 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
         }
         match core.endpoint.next(&core.queues, is_over) {
             Ok(Some(claimed)) => {
-                if let Err(e) = current.run(claimed) {
+                if let Err(e) = current.run(claimed, || current.claim()) {
                     break Err(e.into());
                 }
                 seat.after_task();
@@ -223,12 +225,13 @@ impl Current {
     /// Runs the first of these tasks of this process's own that nobody has begun. False: there is none.
     pub(super) fn run_one_of(&self, tasks: impl Iterator<Item = TaskId>) -> Result<bool, Lost> {
         for task in tasks {
-            if let Some(claimed) = self.core.endpoint.claim_this(task)? {
+            let claim = || self.core.endpoint.claim_this(task);
+            if let Some(claimed) = claim()? {
                 if self.depth >= DEEPEST {
                     // Dropped, it is ended as given up.
                     return Err(Lost::TooDeep(self.depth));
                 }
-                self.run(claimed)?;
+                self.run(claimed, claim)?;
                 return Ok(true);
             }
         }
@@ -240,44 +243,83 @@ impl Current {
         if self.depth > OTHERS {
             return Ok(false);
         }
-        for &lane in &self.core.queues {
-            if let Some(claimed) = self.core.endpoint.claim(lane)? {
-                self.run(claimed)?;
-                return Ok(true);
-            }
+        match self.claim()? {
+            Some(claimed) => self.run(claimed, || self.claim()).map(|()| true),
+            None => Ok(false),
         }
-        Ok(false)
+    }
+
+    fn claim(&self) -> Result<Option<Claimed<'_>>, Corrupted> {
+        self.core.queues.iter().find_map(|&lane| self.core.endpoint.claim(lane).transpose()).transpose()
     }
 
     /// Sleeps until there may be a result, or something to run meanwhile.
     pub(super) fn park(&self, at_most: Option<Duration>, last_look: impl FnOnce() -> bool) {
         let queues = if self.depth > OTHERS { &[][..] } else { &self.core.queues };
         // What it waits for may have to run alone.
-        let gate = self.core.gate.as_ref().filter(|_| self.depth > 0);
-        gate.inspect(|gate| gate.leave());
-        self.core.endpoint.park(queues, at_most, last_look);
-        // It may have been woken for a task of a queue, and go on with a result of its own.
-        self.core.endpoint.wake_next(queues);
-        gate.inspect(|gate| gate.join(false));
+        self.outside(|| {
+            self.core.endpoint.park(queues, at_most, last_look);
+            // It may have been woken for a task of a queue, and go on with a result of its own.
+            self.core.endpoint.wake_next(queues);
+        });
     }
 
-    fn run(&self, claimed: Claimed<'_>) -> Result<(), Corrupted> {
-        let (depth, is_alone) = (self.depth + 1, claimed.is_suspect());
-        let gate = self.core.gate.as_ref();
-        // One that waits is inside already.
-        gate.filter(|_| self.depth > 0).inspect(|gate| gate.leave());
-        gate.inspect(|gate| gate.join(is_alone));
+    /// Lets others run, those too that have to run alone, while the task of this thread waits.
+    fn outside<R>(&self, code: impl FnOnce() -> R) -> R {
+        let gate = self.core.gate.as_ref().filter(|_| self.depth > 0);
+        gate.inspect(|gate| gate.leave());
+        let result = code();
+        gate.inspect(|gate| gate.join(self.is_alone));
+        result
+    }
+
+    /// Runs a task. One that would have to wait for others of this process to end is given back meanwhile, lest it die with one
+    /// of these; then it is `next`'s turn.
+    fn run<'c>(
+        &self,
+        claimed: Claimed<'c>,
+        next: impl FnOnce() -> Result<Option<Claimed<'c>>, Corrupted>,
+    ) -> Result<(), Corrupted> {
+        let Some(gate) = &self.core.gate else { return self.run_inside(claimed, false) };
+        self.outside(|| {
+            let is_alone = claimed.is_suspect();
+            let result = match gate.try_join(is_alone) {
+                true => self.run_inside(claimed, is_alone),
+                false => self.run_later(gate, claimed, is_alone, next),
+            };
+            gate.leave();
+            result
+        })
+    }
+
+    fn run_later<'c>(
+        &self,
+        gate: &Gate,
+        claimed: Claimed<'c>,
+        is_alone: bool,
+        next: impl FnOnce() -> Result<Option<Claimed<'c>>, Corrupted>,
+    ) -> Result<(), Corrupted> {
+        // Dropped, if it can't be: it is ended as given up.
+        claimed.give_back(Again::SameAttempt)?;
+        gate.join(is_alone);
+        match next()? {
+            // Its turn to be alone comes when it is claimed again.
+            Some(claimed) if claimed.is_suspect() && !is_alone => claimed.give_back(Again::SameAttempt).map(drop),
+            Some(claimed) => self.run_inside(claimed, is_alone),
+            None => Ok(()),
+        }
+    }
+
+    fn run_inside(&self, claimed: Claimed<'_>, is_alone: bool) -> Result<(), Corrupted> {
         claimed.begin(self.slot + 1, self.depth as u16, self.core.label);
         if is_alone {
             claimed.run_alone();
         }
         fault::running(Some(claimed.id()));
-        set_current(Some(Current { depth, task: Some(claimed.id()), ..self.clone() }));
+        set_current(Some(Current { depth: self.depth + 1, task: Some(claimed.id()), is_alone, ..self.clone() }));
         let result = run(&self.core, claimed);
         set_current(Some(self.clone()));
         fault::running(self.task);
-        gate.inspect(|gate| gate.leave());
-        gate.filter(|_| self.depth > 0).inspect(|gate| gate.join(false));
         result
     }
 }
@@ -293,6 +335,19 @@ struct Gate {
 struct Inside {
     running: usize,
     is_one_alone: bool,
+    /// How many wait to be alone. Nobody else comes in before them, or they would wait for ever.
+    want_to_be: usize,
+}
+
+impl Inside {
+    fn is_open_to(&self, alone: bool) -> bool {
+        if alone { self.running == 0 } else { !self.is_one_alone && self.want_to_be == 0 }
+    }
+
+    fn join(&mut self, alone: bool) {
+        self.running += 1;
+        self.is_one_alone = alone;
+    }
 }
 
 impl Gate {
@@ -300,15 +355,28 @@ impl Gate {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn try_join(&self, alone: bool) -> bool {
+        let mut inside = self.lock();
+        let is_open = inside.is_open_to(alone);
+        if is_open {
+            inside.join(alone);
+        }
+        is_open
+    }
+
     fn join(&self, alone: bool) {
-        let must_wait = |inside: &mut Inside| inside.is_one_alone || alone && inside.running > 0;
-        let mut inside = self.changed.wait_while(self.lock(), must_wait).unwrap_or_else(PoisonError::into_inner);
-        *inside = Inside { running: inside.running + 1, is_one_alone: alone };
+        let mut inside = self.lock();
+        inside.want_to_be += usize::from(alone);
+        let is_closed = |inside: &mut Inside| !inside.is_open_to(alone);
+        inside = self.changed.wait_while(inside, is_closed).unwrap_or_else(PoisonError::into_inner);
+        inside.want_to_be -= usize::from(alone);
+        inside.join(alone);
     }
 
     fn leave(&self) {
         let mut inside = self.lock();
-        *inside = Inside { running: inside.running - 1, is_one_alone: false };
+        inside.running -= 1;
+        inside.is_one_alone = false;
         drop(inside);
         self.changed.notify_all();
     }
