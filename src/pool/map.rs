@@ -40,9 +40,8 @@ type Results<O> = VecDeque<Result<<O as Wire>::Owned, TaskError>>;
 /// first is asked for. Dropped before its end, it cancels what has not begun.
 ///
 /// By default about four chunks per worker are under way, and tasks that say nothing of their time ([timeout, heartbeat,
-/// expiry, back-off](TaskOptions)) are sent in chunks. If a worker dies over a chunk, the item that it was at has used up an attempt,
-/// and the others are run again, one by one: those that were done too, whose results went with the worker. Where an item must
-/// not be begun twice, [`chunk_size(1)`](Self::chunk_size) sends each by itself.
+/// expiry, back-off](TaskOptions)) are sent in chunks. If a worker dies over a chunk, the item that it was at has used up an attempt;
+/// those before it are done, and those behind it are sent again, one by one.
 ///
 /// ```no_run
 /// # use shmworker::{Pool, Tasks};
