@@ -315,14 +315,21 @@ impl Endpoint {
     }
 
     /// Sleeps until a result may have come, or `timeout` is over; looks for a while before that.
-    pub(crate) fn rest(&self, timeout: Option<Duration>) {
+    /// `last_look`: as for [`park`](Self::park).
+    pub(crate) fn rest(&self, timeout: Option<Duration>, last_look: impl Fn() -> bool) {
         for _ in 0..self.spins {
-            if self.has_results() {
+            if self.has_results() || last_look() {
                 return;
             }
             spin_loop();
         }
-        self.park(&[], timeout, || false);
+        self.park(&[], timeout, last_look);
+    }
+
+    /// Does this participant run this task?
+    pub(crate) fn runs(&self, task: TaskId) -> bool {
+        let word = self.table().load(task.index);
+        word.generation() == task.generation && word.is(Phase::Claimed) && word.who() == self.name.id()
     }
 
     /// The next finished task that this participant submitted; sleeps while there is none. `None`: `stop` became true, which

@@ -7,6 +7,11 @@
 //! others sleep on a condition variable until theirs was filed, or until nobody leads any more. Futures have a thread that
 //! waits for them, started with the first of them that has to wait.
 //!
+//! Any thread may file what it finds on the way, also what the leader waits for. So whoever files counts that up under the lock;
+//! the leader, who has read the count under the lock too, looks at it once more before it sleeps, and is woken.
+//!
+//! Wakers are code of the caller's, and may come back here: they are called, and dropped, once the lock is released.
+//!
 //! In a worker nobody leads: a thread that waits there runs other tasks meanwhile ([`super::worker`]), and sleeps before the
 //! queues as well as for its result.
 //!
@@ -35,6 +40,7 @@ use crate::{
 use slab::Slab;
 use std::{
     collections::{HashMap, VecDeque},
+    ops::{Deref, DerefMut},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -58,7 +64,9 @@ pub(super) struct Done {
     pub(super) outcome: Outcome,
     pub(super) status: u32,
     pub(super) ending: Ending,
-    output: Output,
+    /// `None` only while it is dropped.
+    output: Option<Output>,
+    home: Home,
 }
 
 /// How a task went, beside its result.
@@ -82,10 +90,20 @@ enum Output {
 }
 
 impl Done {
+    /// Of a result that lies in the segment, in a fork of its process, which has none: nothing.
     pub(super) fn bytes(&self) -> Result<&[u8], Corrupted> {
         match &self.output {
-            Output::Private(bytes) => Ok(bytes.bytes()),
-            Output::InPlace(finished) => finished.output(),
+            Some(Output::Private(bytes)) => Ok(bytes.bytes()),
+            Some(Output::InPlace(finished)) if self.home.check().is_ok() => finished.output(),
+            Some(Output::InPlace(_)) | None => Ok(&[]),
+        }
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if self.home.check().is_err() {
+            std::mem::forget(self.output.take());
         }
     }
 }
@@ -103,7 +121,7 @@ impl Slot {
     /// The result, if it lies in a block.
     fn in_place(&mut self) -> Option<&mut Arc<Done>> {
         match &mut self.state {
-            State::Done(done) if matches!(done.output, Output::InPlace(_)) => Some(done),
+            State::Done(done) if matches!(done.output, Some(Output::InPlace(_))) => Some(done),
             _ => None,
         }
     }
@@ -134,6 +152,38 @@ pub(super) struct Inbox {
     for_room: Vec<(Waker, usize)>,
     is_closed: bool,
     over: Option<Lost>,
+    /// To be woken, and to be dropped, once the lock is released.
+    woken: Vec<Waker>,
+    dropped: Vec<Waker>,
+}
+
+/// The inbox, locked.
+struct Locked<'s> {
+    inbox: Option<MutexGuard<'s, Inbox>>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Inbox;
+
+    fn deref(&self) -> &Inbox {
+        self.inbox.as_deref().unwrap_or_else(|| unreachable!("it is locked until it is dropped"))
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Inbox {
+        self.inbox.as_deref_mut().unwrap_or_else(|| unreachable!("it is locked until it is dropped"))
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let Some(mut inbox) = self.inbox.take() else { return };
+        let (woken, dropped) = (std::mem::take(&mut inbox.woken), std::mem::take(&mut inbox.dropped));
+        drop(inbox);
+        woken.into_iter().for_each(Waker::wake);
+        drop(dropped);
+    }
 }
 
 /// Why nothing will come any more.
@@ -152,7 +202,6 @@ pub(crate) enum Lost {
 
 /// See the module.
 pub(crate) struct Client {
-    home: Home,
     shared: Arc<Shared>,
     /// The thread for futures.
     helper: Mutex<Option<JoinHandle<()>>>,
@@ -160,10 +209,13 @@ pub(crate) struct Client {
 
 struct Shared {
     endpoint: Arc<Endpoint>,
+    home: Home,
     /// Threads of a worker wait for results on the participant's word.
     is_workers: bool,
     inbox: Mutex<Inbox>,
     changed: Condvar,
+    /// How often something was filed, or all were told to look. Changed under the lock.
+    news: AtomicUsize,
     /// Tasks submitted, less those that have come back.
     outstanding: AtomicUsize,
 }
@@ -176,15 +228,17 @@ impl Client {
             is_workers,
             inbox: Mutex::default(),
             changed: Condvar::new(),
+            news: AtomicUsize::new(0),
+            home,
             outstanding: AtomicUsize::new(0),
         };
-        Client { home, shared: Arc::new(shared), helper: Mutex::default() }
+        Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
 
     /// # Errors
     /// This process is a fork of the client's: it must touch neither the segment nor a lock, nor wait for a thread.
     pub(super) fn check_home(&self) -> Result<(), AnotherProcess> {
-        self.home.check()
+        self.shared.home.check()
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
@@ -245,6 +299,8 @@ impl Client {
         let shared = &*self.shared;
         // Counted first, and then the mode: who drains reads them the other way round. So what is taken is waited for.
         shared.outstanding.fetch_add(1, SeqCst);
+        // Also if `fill` panics.
+        let counted = Counted { shared };
         let is_refused = !shared.is_workers && shared.is_draining();
         let mut has_joined = false;
         let submitted = if is_refused {
@@ -257,9 +313,8 @@ impl Client {
                 }
             })
         };
-        if submitted.is_err() || has_joined {
-            shared.outstanding.fetch_sub(1, SeqCst);
-            shared.tell_all();
+        if submitted.is_ok() && !has_joined {
+            std::mem::forget(counted); // until it comes back
         }
         submitted
     }
@@ -330,12 +385,18 @@ impl Client {
         inbox.for_room.push((context.waker().clone(), len));
         let has_moved = shared.file(&mut inbox) | shared.move_out(&mut inbox);
         let may_succeed = has_moved || inbox.over.is_some() || shared.endpoint.may_have_room(len);
-        drop(inbox);
         if may_succeed || !self.has_helper() {
+            let (waker, _) = inbox.for_room.pop().unzip();
+            inbox.dropped.extend(waker);
             return Poll::Ready(());
         }
-        shared.tell_all();
+        shared.tell(&inbox);
         Poll::Pending
+    }
+
+    /// Is this a thread of a worker, which runs tasks while it waits?
+    pub(super) fn runs_tasks_here(&self) -> bool {
+        worker::of(&self.shared.endpoint).is_some()
     }
 
     /// Starts the thread that waits in the place of futures. False: there can be none.
@@ -350,14 +411,17 @@ impl Client {
 
     /// This handle's result isn't wanted any more.
     pub(super) fn forget(&self, tag: usize) {
-        self.shared.lock().forget(tag);
+        if self.check_home().is_ok() {
+            self.shared.lock().forget(tag);
+        }
     }
 
     /// Files what has come back, if anything is outstanding: for a worker between two tasks, whose tasks may have left some
     /// behind.
     pub(super) fn tidy(&self) {
         if self.outstanding() > 0 {
-            self.shared.file(&mut self.shared.lock());
+            let mut inbox = self.shared.lock();
+            self.shared.file(&mut inbox);
         }
     }
 
@@ -395,17 +459,31 @@ impl Drop for Client {
             std::mem::forget(self.shared.clone());
             return;
         }
-        self.shared.lock().is_closed = true;
-        self.shared.changed.notify_all();
-        self.shared.endpoint.wake_self();
+        let mut inbox = self.shared.lock();
+        inbox.is_closed = true;
+        self.shared.tell(&inbox);
+        drop(inbox);
         // It panics only if a waker of the caller's does; that was said then.
         let _ = self.helper.get_mut().unwrap_or_else(PoisonError::into_inner).take().map(JoinHandle::join);
     }
 }
 
+/// A submission that is under way, or has come to nothing.
+struct Counted<'s> {
+    shared: &'s Shared,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.shared.outstanding.fetch_sub(1, SeqCst);
+        // Who drains waits for that.
+        self.shared.tell(&self.shared.lock());
+    }
+}
+
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Locked<'_> {
+        Locked { inbox: Some(self.inbox.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
     fn submit(
@@ -456,7 +534,9 @@ impl Shared {
         self.file(inbox);
         let &tag = inbox.keys.get(key)?;
         let slot = inbox.slots.get_mut(tag)?;
-        let is_under_way = slot.key.as_deref() == Some(key) && matches!(slot.state, State::Waiting(_));
+        // Not one that runs in this very worker: it may lie under this one, and then neither would ever end.
+        let is_here = self.is_workers && self.endpoint.runs(slot.task);
+        let is_under_way = !is_here && slot.key.as_deref() == Some(key) && matches!(slot.state, State::Waiting(_));
         slot.handles += usize::from(is_under_way);
         is_under_way.then_some((tag, slot.task))
     }
@@ -506,7 +586,7 @@ impl Shared {
                 Ok(Some(finished)) => {
                     has_come = true;
                     self.outstanding.fetch_sub(1, SeqCst);
-                    if let Err(e) = inbox.put(finished) {
+                    if let Err(e) = inbox.put(finished, self.home) {
                         break Some(e.into());
                     }
                 }
@@ -521,27 +601,30 @@ impl Shared {
             inbox.over = Some(lost);
             has_come = true;
             inbox.futures = 0;
-            inbox.for_room.drain(..).for_each(|(waker, _)| waker.wake());
-            for (_, slot) in &mut inbox.slots {
+            let Inbox { slots, for_room, woken, .. } = inbox;
+            woken.extend(for_room.drain(..).map(|(waker, _)| waker));
+            for (_, slot) in slots {
                 if let State::Waiting(wakers) = &mut slot.state {
-                    wakers.drain(..).for_each(Waker::wake);
+                    woken.append(wakers);
                 }
             }
         }
-        if has_come && inbox.waiting > 0 {
-            if self.is_workers {
-                self.endpoint.wake_self();
-            }
-            self.changed.notify_all();
+        if has_come {
+            self.tell(inbox);
         }
         has_come
     }
 
-    /// Has all who wait look again, the leader too.
-    fn tell_all(&self) {
-        self.endpoint.wake_self();
-        drop(self.lock()); // who has looked just before is asleep by now
-        self.changed.notify_all();
+    /// Has all who wait look again, however they sleep.
+    fn tell(&self, inbox: &Inbox) {
+        // Relaxed: the wake below publishes it to who prepares to sleep after that; who has prepared before does not sleep.
+        self.news.fetch_add(1, Relaxed);
+        if inbox.has_leader || !inbox.for_room.is_empty() || self.is_workers && inbox.waiting > 0 {
+            self.endpoint.wake_self();
+        }
+        if inbox.waiting > 0 {
+            self.changed.notify_all();
+        }
     }
 
     /// Makes room: copies a result out of the segment that lies there still, the oldest first. False: there is none, or they
@@ -553,12 +636,12 @@ impl Shared {
             }
             let Some(tag) = inbox.in_place.pop_front() else { return false };
             let Some(Slot { state: State::Done(done), .. }) = inbox.slots.get_mut(tag) else { continue };
-            let Output::InPlace(finished) = &done.output else { continue };
+            let Some(Output::InPlace(finished)) = &done.output else { continue };
             let Ok(bytes) = finished.output() else { continue };
             let (len, bytes) = (bytes.len(), Aligned::from(bytes));
             match Arc::get_mut(done) {
                 Some(done) => {
-                    done.output = Output::Private(bytes);
+                    done.output = Some(Output::Private(bytes));
                     inbox.private += len;
                     return true;
                 }
@@ -599,20 +682,15 @@ impl Shared {
     }
 
     /// Sleeps until something may have come; as the leader, if there is none.
-    fn sleep<'s>(&'s self, mut inbox: MutexGuard<'s, Inbox>, at_most: Option<Duration>) -> MutexGuard<'s, Inbox> {
+    fn sleep<'s>(&'s self, mut inbox: Locked<'s>, at_most: Option<Duration>) -> Locked<'s> {
         if inbox.has_leader {
-            inbox.waiting += 1;
-            inbox = match at_most {
-                Some(t) => self.changed.wait_timeout(inbox, t).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner),
-            };
-            inbox.waiting -= 1;
-            return inbox;
+            return self.follow(inbox, at_most);
         }
         inbox.has_leader = true;
         let at_most = self.nap(&inbox, at_most);
+        let seen = self.news.load(Relaxed); // [`tell`](Self::tell)
         drop(inbox);
-        self.endpoint.rest(at_most);
+        self.endpoint.rest(at_most, || self.news.load(Relaxed) != seen);
         inbox = self.lock();
         inbox.has_leader = false;
         // Somebody else may have to lead: this one files what has come, and goes if its own is there.
@@ -620,6 +698,23 @@ impl Shared {
         if inbox.waiting > 0 {
             self.changed.notify_all();
         }
+        inbox
+    }
+
+    /// Sleeps until somebody tells.
+    fn follow<'s>(&'s self, mut inbox: Locked<'s>, at_most: Option<Duration>) -> Locked<'s> {
+        if !inbox.woken.is_empty() || !inbox.dropped.is_empty() {
+            drop(inbox);
+            return self.lock();
+        }
+        inbox.waiting += 1;
+        let Some(guard) = inbox.inbox.take() else { unreachable!("it is locked until it is dropped") };
+        let guard = match at_most {
+            Some(t) => self.changed.wait_timeout(guard, t).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner),
+        };
+        let mut inbox = Locked { inbox: Some(guard) };
+        inbox.waiting -= 1;
         inbox
     }
 
@@ -695,7 +790,10 @@ impl Shared {
                 let has_room = |(_, len): &(Waker, usize)| self.endpoint.may_have_room(*len);
                 if self.file(&mut inbox) || inbox.for_room.iter().any(has_room) {
                     // All: who can't have it comes again.
-                    inbox.for_room.drain(..).for_each(|(waker, _)| waker.wake());
+                    let Inbox { for_room, woken, .. } = &mut *inbox;
+                    woken.extend(for_room.drain(..).map(|(waker, _)| waker));
+                    drop(inbox);
+                    inbox = self.lock();
                     continue;
                 }
                 let least = inbox.for_room.iter().map(|(_, len)| *len).min().unwrap_or(0);
@@ -703,9 +801,7 @@ impl Shared {
                 self.endpoint.wait_for_room(least);
                 inbox = self.lock();
             } else if inbox.futures == 0 {
-                inbox.waiting += 1;
-                inbox = self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner);
-                inbox.waiting -= 1;
+                inbox = self.follow(inbox, None);
             } else if inbox.has_leader || !self.file(&mut inbox) {
                 inbox = self.sleep(inbox, None);
             }
@@ -714,7 +810,7 @@ impl Shared {
 }
 
 impl Inbox {
-    fn put(&mut self, finished: FinishedBy<Arc<Endpoint>>) -> Result<(), Corrupted> {
+    fn put(&mut self, finished: FinishedBy<Arc<Endpoint>>, home: Home) -> Result<(), Corrupted> {
         let tag = finished.tag() as usize;
         let Some(slot) = self.slots.get_mut(tag) else {
             return Err(Corrupted::new("ticket of a finished task", tag, finished.status().into()));
@@ -743,10 +839,10 @@ impl Inbox {
             Output::InPlace(finished)
         };
         let is_in_place = matches!(output, Output::InPlace(_));
-        let done = State::Done(Arc::new(Done { outcome, status, ending, output }));
-        if let State::Waiting(wakers) = std::mem::replace(&mut slot.state, done) {
+        let done = State::Done(Arc::new(Done { outcome, status, ending, output: Some(output), home }));
+        if let State::Waiting(mut wakers) = std::mem::replace(&mut slot.state, done) {
             self.futures -= wakers.len();
-            wakers.into_iter().for_each(Waker::wake);
+            self.woken.append(&mut wakers);
         }
         if is_in_place {
             // Those that were taken are found out here, each once in a while.
@@ -767,8 +863,8 @@ impl Inbox {
             return;
         }
         if let State::Waiting(wakers) = &mut slot.state {
-            let gone = std::mem::take(wakers).len();
-            self.futures -= gone;
+            self.futures -= wakers.len();
+            self.dropped.append(wakers);
         } else {
             slot.handles = 1;
             drop(self.take(tag));
@@ -784,10 +880,10 @@ impl Inbox {
         if slot.handles == 0 {
             self.slots.remove(tag);
             match &done.output {
-                Output::Private(bytes) => self.private -= bytes.bytes().len(),
+                Some(Output::Private(bytes)) => self.private -= bytes.bytes().len(),
                 // Mostly the oldest; the others are passed over when it is their turn.
-                Output::InPlace(_) if self.in_place.front() == Some(&tag) => drop(self.in_place.pop_front()),
-                Output::InPlace(_) => {}
+                Some(Output::InPlace(_)) if self.in_place.front() == Some(&tag) => drop(self.in_place.pop_front()),
+                Some(Output::InPlace(_)) | None => {}
             }
         }
         Some(done)

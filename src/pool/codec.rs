@@ -154,13 +154,17 @@ impl<T: Pod> Wire for Pods<T> {
     type Arg<'a> = &'a [T];
     type Owned = Vec<T>;
 
-    const ALIGN: usize = align_of::<T>();
+    const ALIGN: usize = {
+        assert!(align_of::<T>() <= 16, "plain values are aligned to 16 bytes at most, wherever they lie");
+        align_of::<T>()
+    };
 
     fn borrow(value: &Vec<T>) -> &[T] {
         value
     }
 
     fn encode<R>(value: &[T], with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
+        let _ = Self::ALIGN;
         Ok(with(bytemuck::cast_slice(value)))
     }
 

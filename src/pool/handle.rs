@@ -404,7 +404,10 @@ impl<T: Pod + fmt::Debug> fmt::Debug for Reply<T> {
 impl<O: Wire> Future for Handle<O> {
     type Output = Result<O::Owned, TaskError>;
 
+    /// # Panics
+    /// If it has given its result already.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        assert!(!self.is_over, "a handle was polled after it had given its result");
         self.client.poll(self.tag, self.task, context).map(|done| {
             self.is_over = done.is_ok();
             result::<O>(&*done.map_err(|lost| self.client.why(lost))?)

@@ -123,6 +123,10 @@ impl Submitter {
         input: I::Ref<'_>,
         options: &TaskOptions,
     ) -> Result<Handle<O>, PoolError> {
+        if self.client.runs_tasks_here() {
+            // Who waited for room here would keep those from running who make some.
+            return self.submit_with(task, input, options);
+        }
         let s = self.submission(task, options)?;
         let payload = I::encode(input, <[u8]>::to_vec)?;
         loop {
@@ -164,6 +168,8 @@ impl Submitter {
         fill: impl FnOnce(&mut [T]),
     ) -> Result<Handle<O>, PoolError> {
         let s = self.submission(task, options)?;
+        // Evaluated: not every alignment can be had.
+        let _ = Pods::<T>::ALIGN;
         // A product that overflows is too large as well.
         let len = n.saturating_mul(size_of::<T>());
         // Blocks, and what lies inside a descriptor, begin at multiples of 64.

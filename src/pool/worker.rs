@@ -40,8 +40,12 @@ use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{Ordering::Release, fence},
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{
+            AtomicU16,
+            Ordering::{Relaxed, Release},
+            fence,
+        },
     },
     time::Duration,
 };
@@ -116,15 +120,28 @@ pub(super) struct Current {
     task: Option<TaskId>,
     /// That one is to run alone.
     is_alone: bool,
+    /// A thread that a task has started. It runs what it waits for itself, since the slot may wait for it.
+    is_guest: bool,
 }
 
 thread_local! {
     static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
 }
 
+/// What the threads that tasks start find their worker by.
+static WORKER: OnceLock<Weak<Core>> = OnceLock::new();
+
 /// This thread, if it is one of a worker's, and this its endpoint.
 pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
-    CURRENT.with_borrow(|current| current.clone()).filter(|current| Arc::ptr_eq(&current.core.endpoint, endpoint))
+    static GUESTS: AtomicU16 = AtomicU16::new(0);
+    let guest = || {
+        let core = WORKER.get()?.upgrade()?;
+        // A place of its own, for as many as there may be at once, and beyond the slots.
+        let slot = GUESTS.fetch_add(1, Relaxed) | 1 << 15;
+        Some(Current { core, slot, depth: OTHERS + 1, task: None, is_alone: false, is_guest: true })
+    };
+    let current = CURRENT.with_borrow(|current| current.clone()).or_else(guest);
+    current.filter(|current| Arc::ptr_eq(&current.core.endpoint, endpoint))
 }
 
 /// Runs tasks of all queues, the first before the second, until the pool stops or this worker is asked to leave.
@@ -150,6 +167,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
         making: Mutex::default(),
         gate: (slots > 1).then(Gate::default),
     });
+    let _ = WORKER.set(Arc::downgrade(&core)); // one in the life of a process
     seat.ready();
     let ended: Result<(), Lost> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..slots)
@@ -172,7 +190,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
             }
         }
         // What its tasks have submitted and not waited for is this worker's to see to the end.
-        set_current(Some(Current { core: core.clone(), slot: 0, depth: 0, task: None, is_alone: false }));
+        set_current(Some(Current::of_slot(core.clone(), 0)));
         let drained = client.drain(None).map(drop);
         set_current(None);
         ended.and(drained)
@@ -193,7 +211,7 @@ fn set_current(current: Option<Current>) {
 
 /// The life of a slot.
 fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
-    let current = Current { core, slot, depth: 0, task: None, is_alone: false };
+    let current = Current::of_slot(core, slot);
     set_current(Some(current.clone()));
     let core = &current.core;
     let result = loop {
@@ -222,6 +240,10 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
 }
 
 impl Current {
+    fn of_slot(core: Arc<Core>, slot: u16) -> Current {
+        Current { core, slot, depth: 0, task: None, is_alone: false, is_guest: false }
+    }
+
     /// Runs the first of these tasks of this process's own that nobody has begun. False: there is none.
     pub(super) fn run_one_of(&self, tasks: impl Iterator<Item = TaskId>) -> Result<bool, Lost> {
         for task in tasks {
@@ -266,7 +288,7 @@ impl Current {
 
     /// Lets others run, those too that have to run alone, while the task of this thread waits.
     fn outside<R>(&self, code: impl FnOnce() -> R) -> R {
-        let gate = self.core.gate.as_ref().filter(|_| self.depth > 0);
+        let gate = self.core.gate.as_ref().filter(|_| self.depth > 0 && !self.is_guest);
         gate.inspect(|gate| gate.leave());
         let result = code();
         gate.inspect(|gate| gate.join(self.is_alone));
@@ -280,7 +302,9 @@ impl Current {
         claimed: Claimed<'c>,
         next: impl FnOnce() -> Result<Option<Claimed<'c>>, Corrupted>,
     ) -> Result<(), Corrupted> {
-        let Some(gate) = &self.core.gate else { return self.run_inside(claimed, false) };
+        let Some(gate) = self.core.gate.as_ref().filter(|_| !self.is_guest) else {
+            return self.run_inside(claimed, false);
+        };
         self.outside(|| {
             let is_alone = claimed.is_suspect();
             let result = match gate.try_join(is_alone) {
