@@ -314,16 +314,20 @@ fn results_that_fill_the_memory() {
     pool.join().unwrap();
 }
 
-/// The output of each needs as much room as its input.
+/// The output of each needs as much room as its input, and all inputs are there before the first begins.
 fn inputs_that_fill_the_memory() {
+    let released = words(1);
     let mut tasks = Tasks::new();
     let copy = tasks.in_place::<Bytes, Bytes>("copy", |_, input, mut output| {
+        at_least(&released[0], 1);
         output.reserve(input.len())?.copy_from_slice(input);
         Ok(())
     });
     let pool = Pool::builder().workers(2).fork(tasks).unwrap();
     let submit = |n: usize| pool.submit_in_place(copy, LARGE, &PLAIN, |bytes| bytes.fill(n as u8)).unwrap();
-    let handles: Vec<_> = (0..2 * ROOM).map(submit).collect();
+    let mut handles: Vec<_> = (0..ROOM).map(submit).collect();
+    released[0].store(1, SeqCst);
+    handles.extend((ROOM..2 * ROOM).map(submit));
     for (n, handle) in handles.into_iter().enumerate() {
         let bytes = handle.wait().unwrap();
         assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8));

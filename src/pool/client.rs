@@ -468,7 +468,7 @@ impl Shared {
 
     fn draft(&self, len: usize, may_wait: bool) -> Result<Draft<'_>, SubmitError> {
         loop {
-            match self.endpoint.draft(len) {
+            match self.endpoint.sparing_draft(len) {
                 Err(e) if e.is_want_of_room() => {
                     let mut inbox = self.lock();
                     // Our own results may be in the way.
