@@ -9,7 +9,7 @@ use nix::{
         resource::{Resource, getrlimit, setrlimit},
         signal::{Signal, kill, raise},
     },
-    unistd::{Pid, getpid},
+    unistd::{Pid, getpid, gettid},
 };
 use scene::{at_least, until, words};
 use shmworker::{
@@ -314,7 +314,7 @@ fn results_that_fill_the_memory() {
     pool.join().unwrap();
 }
 
-/// The output of each needs as much room as its input, and all inputs are there before the first begins.
+/// The output of each needs as much room as its input, and as many inputs as there may be are there before the first begins.
 fn inputs_that_fill_the_memory() {
     let released = words(1);
     let mut tasks = Tasks::new();
@@ -324,10 +324,19 @@ fn inputs_that_fill_the_memory() {
         Ok(())
     });
     let pool = Pool::builder().workers(2).fork(tasks).unwrap();
-    let submit = |n: usize| pool.submit_in_place(copy, LARGE, &PLAIN, |bytes| bytes.fill(n as u8)).unwrap();
-    let mut handles: Vec<_> = (0..ROOM).map(submit).collect();
-    released[0].store(1, SeqCst);
-    handles.extend((ROOM..2 * ROOM).map(submit));
+    let submitter = words(1);
+    let handles: Vec<_> = std::thread::scope(|s| {
+        let submitting = s.spawn(|| {
+            submitter[0].store(gettid().as_raw() as u64, SeqCst);
+            let fill = |n: usize| pool.submit_in_place(copy, LARGE, &PLAIN, |bytes| bytes.fill(n as u8)).unwrap();
+            (0..2 * ROOM).map(fill).collect()
+        });
+        // It sleeps for want of room.
+        at_least(&submitter[0], 1);
+        until(|| state(load(&submitter[0]) as i32) == 'S');
+        released[0].store(1, SeqCst);
+        submitting.join().unwrap()
+    });
     for (n, handle) in handles.into_iter().enumerate() {
         let bytes = handle.wait().unwrap();
         assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8));

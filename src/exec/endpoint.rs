@@ -197,10 +197,7 @@ impl Endpoint {
     /// # Errors
     /// [`SubmitError`].
     pub(crate) fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
-        if self.is_orphaned() {
-            return Err(CoordinatorDied.into());
-        }
-        self.check_len(len)?;
+        self.check_draft(len)?;
         if len > INLINE && !self.table().blocks.has_free(len) {
             // Before a descriptor is taken, which would be given back at once: that wakes all who wait for room, ourselves too.
             return Err(self.segment.all_taken(len).into());
@@ -211,12 +208,17 @@ impl Endpoint {
         Ok(Draft { guard, payload })
     }
 
+    fn check_draft(&self, len: usize) -> Result<(), SubmitError> {
+        if self.is_orphaned() { Err(CoordinatorDied.into()) } else { self.check_len(len) }
+    }
+
     /// As [`draft`](Self::draft), but leaves one large block for an output: if inputs had them all, no task that needs as much
     /// for its output would come to its end, and no input would go.
     ///
     /// # Errors
     /// [`SubmitError`].
     pub(crate) fn sparing_draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
+        self.check_draft(len)?;
         if !self.has_block_to_spare(len) {
             return Err(self.segment.all_taken(len).into());
         }

@@ -53,6 +53,9 @@ pub(crate) const BUDGET: usize = 1 << 30;
 /// Submissions after which a thread that only submits looks what has come.
 const FILE_EVERY: usize = 64;
 
+/// How long a task that submits, in a worker that is short of room, runs others before it looks for room again.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// What is behind a finished task.
 pub(super) struct Done {
     pub(super) outcome: Outcome,
@@ -486,6 +489,9 @@ impl Shared {
                             if !worker.run_another()? {
                                 return Err(e);
                             }
+                            // Several, if they are short: a look for room goes through the whole table.
+                            let until = Instant::now() + LOOK;
+                            while Instant::now() < until && worker.run_another()? {}
                         }
                         None if is_full => return Err(e),
                         None => self.endpoint.wait_for_room(len),
