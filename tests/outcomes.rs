@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         one_key_is_one_task,
         the_first_queue_comes_first,
         a_checkpoint_outlives_a_kill,
+        a_sign_of_life_is_enough,
         states_are_made_once_and_dropped,
         a_start_that_fails_is_said,
         a_wait_that_is_over_gives_the_handle_back,
@@ -506,6 +507,29 @@ impl Drop for State {
     fn drop(&mut self) {
         self.drops.fetch_add(1, SeqCst);
     }
+}
+
+/// It runs for longer than it may be silent, and says by either means that it lives.
+fn a_sign_of_life_is_enough() {
+    const SILENCE: Duration = Duration::from_secs(2);
+    let (mut tasks, _) = tasks();
+    let beat = tasks.handler("beat", |context, is_progress: bool| {
+        let begin = Instant::now();
+        until(|| {
+            if is_progress {
+                context.progress(1, 2)
+            } else {
+                context.heartbeat()
+            }
+            begin.elapsed() > SILENCE * 5 / 4
+        });
+        Ok(context.attempt())
+    });
+    let pool = Pool::builder().workers(2).fork(tasks).unwrap();
+    let options = PLAIN.attempts(2).heartbeat_timeout(SILENCE);
+    let handles = [false, true].map(|how| pool.submit_with(beat, &how, &options).unwrap());
+    handles.into_iter().for_each(|handle| assert_eq!(handle.wait(), Ok(1)));
+    pool.join().unwrap();
 }
 
 fn states_are_made_once_and_dropped() {

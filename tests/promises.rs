@@ -9,7 +9,7 @@ use nix::{
         resource::{Resource, getrlimit, setrlimit},
         signal::{Signal, kill, raise},
     },
-    unistd::{Pid, getpid},
+    unistd::{Pid, getpid, gettid},
 };
 use scene::{at_least, until, words};
 use shmworker::{
@@ -314,16 +314,29 @@ fn results_that_fill_the_memory() {
     pool.join().unwrap();
 }
 
-/// The output of each needs as much room as its input.
+/// The output of each needs as much room as its input, and as many inputs as there may be are there before the first begins.
 fn inputs_that_fill_the_memory() {
+    let released = words(1);
     let mut tasks = Tasks::new();
     let copy = tasks.in_place::<Bytes, Bytes>("copy", |_, input, mut output| {
+        at_least(&released[0], 1);
         output.reserve(input.len())?.copy_from_slice(input);
         Ok(())
     });
     let pool = Pool::builder().workers(2).fork(tasks).unwrap();
-    let submit = |n: usize| pool.submit_in_place(copy, LARGE, &PLAIN, |bytes| bytes.fill(n as u8)).unwrap();
-    let handles: Vec<_> = (0..2 * ROOM).map(submit).collect();
+    let submitter = words(1);
+    let handles: Vec<_> = std::thread::scope(|s| {
+        let submitting = s.spawn(|| {
+            submitter[0].store(gettid().as_raw() as u64, SeqCst);
+            let fill = |n: usize| pool.submit_in_place(copy, LARGE, &PLAIN, |bytes| bytes.fill(n as u8)).unwrap();
+            (0..2 * ROOM).map(fill).collect()
+        });
+        // It sleeps for want of room.
+        at_least(&submitter[0], 1);
+        until(|| state(load(&submitter[0]) as i32) == 'S');
+        released[0].store(1, SeqCst);
+        submitting.join().unwrap()
+    });
     for (n, handle) in handles.into_iter().enumerate() {
         let bytes = handle.wait().unwrap();
         assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8));

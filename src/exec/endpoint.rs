@@ -118,6 +118,9 @@ pub(crate) struct Endpoint {
 /// a sleep and its wake cost.
 const SPINS: u32 = 100;
 
+/// Payloads up to this length find blocks whatever is under way: of the smallest there are as many as descriptors.
+const SMALL: usize = 4096;
+
 /// Who waits for room looks again after so long: whoever made some may be stopped before it could say so, and nobody else
 /// knows.
 pub(crate) const ROOM: Duration = Duration::from_millis(100);
@@ -194,10 +197,7 @@ impl Endpoint {
     /// # Errors
     /// [`SubmitError`].
     pub(crate) fn draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
-        if self.is_orphaned() {
-            return Err(CoordinatorDied.into());
-        }
-        self.check_len(len)?;
+        self.check_draft(len)?;
         if len > INLINE && !self.table().blocks.has_free(len) {
             // Before a descriptor is taken, which would be given back at once: that wakes all who wait for room, ourselves too.
             return Err(self.segment.all_taken(len).into());
@@ -206,6 +206,37 @@ impl Endpoint {
         let guard = Guard { endpoint: self, task };
         let payload = self.place(task, len, |d| &d.input)?;
         Ok(Draft { guard, payload })
+    }
+
+    fn check_draft(&self, len: usize) -> Result<(), SubmitError> {
+        if self.is_orphaned() { Err(CoordinatorDied.into()) } else { self.check_len(len) }
+    }
+
+    /// As [`draft`](Self::draft), but leaves one large block for an output: if inputs had them all, no task that needs as much
+    /// for its output would come to its end, and no input would go.
+    ///
+    /// # Errors
+    /// [`SubmitError`].
+    pub(crate) fn sparing_draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
+        self.check_draft(len)?;
+        if !self.has_block_to_spare(len) {
+            return Err(self.segment.all_taken(len).into());
+        }
+        let draft = self.draft(len)?;
+        // Two may have looked before either took one.
+        if self.blocks_to_spare(len) == 0 || self.table().blocks.has_free(len) {
+            return Ok(draft);
+        }
+        Err(self.segment.all_taken(len).into())
+    }
+
+    /// How many blocks inputs of this length leave. None, where there is one only.
+    fn blocks_to_spare(&self, len: usize) -> usize {
+        usize::from(len > SMALL && self.table().blocks.has_at_least(2, len))
+    }
+
+    fn has_block_to_spare(&self, len: usize) -> bool {
+        len <= INLINE || self.table().blocks.has_free_at_least(1 + self.blocks_to_spare(len), len)
     }
 
     /// Copies the payload in and submits. Short of room the task is the caller's still, who has lent it only.
@@ -264,11 +295,10 @@ impl Endpoint {
         self.table().has_own_work(&self.cursors, self.name, self.table().completion(self.name.id()))
     }
 
-    /// Could a draft of `len` bytes succeed? By the time that it is tried, another may have been faster.
+    /// Could a [sparing draft](Self::sparing_draft) of `len` bytes succeed? By the time that it is tried, another may have been faster.
     pub(crate) fn may_have_room(&self, len: usize) -> bool {
         let table = self.table();
-        (0..table.descriptors.len()).any(|i| table.load(i as u16).is(Phase::Free))
-            && (len <= INLINE || table.blocks.has_free(len))
+        (0..table.descriptors.len()).any(|i| table.load(i as u16).is(Phase::Free)) && self.has_block_to_spare(len)
     }
 
     fn check_len(&self, len: usize) -> Result<(), SubmitError> {

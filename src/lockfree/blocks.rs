@@ -307,12 +307,28 @@ impl Blocks<'_> {
 
     /// Is a block free that holds `len` bytes? No promise that it still is.
     pub(crate) fn has_free(&self, len: usize) -> bool {
+        self.holding(len).any(|w| w.load(Relaxed) == Block::Free.bits())
+    }
+
+    /// Are so many? No promise either.
+    pub(crate) fn has_free_at_least(&self, n: usize, len: usize) -> bool {
+        self.holding(len).filter(|w| w.load(Relaxed) == Block::Free.bits()).take(n).count() == n
+    }
+
+    /// Are there as many, free or not?
+    pub(crate) fn has_at_least(&self, n: usize, len: usize) -> bool {
+        self.holding(len).take(n).count() == n
+    }
+
+    /// The words of the blocks that hold `len` bytes.
+    fn holding(&self, len: usize) -> impl Iterator<Item = &AtomicU64> {
         let mut first = 0;
-        self.classes.iter().any(|class| {
+        let ranges = self.classes.iter().map(move |class| {
             let range = first..first + class.count as usize;
             first = range.end;
-            class.size as usize >= len && self.words[range].iter().any(|w| w.load(Relaxed) == Block::Free.bits())
-        })
+            (class.size as usize, range)
+        });
+        ranges.filter(move |(size, _)| *size >= len).flat_map(|(_, range)| &self.words[range])
     }
 
     fn hold(&self, i: usize, me: Name) -> bool {

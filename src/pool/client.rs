@@ -59,6 +59,9 @@ pub(crate) const BUDGET: usize = 1 << 30;
 /// Submissions after which a thread that only submits looks what has come.
 const FILE_EVERY: usize = 64;
 
+/// How long a task that submits, in a worker that is short of room, runs others before it looks for room again.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// What is behind a finished task.
 pub(super) struct Done {
     pub(super) outcome: Outcome,
@@ -548,7 +551,7 @@ impl Shared {
 
     fn draft(&self, len: usize, may_wait: bool) -> Result<Draft<'_>, SubmitError> {
         loop {
-            match self.endpoint.draft(len) {
+            match self.endpoint.sparing_draft(len) {
                 Err(e) if e.is_want_of_room() => {
                     let mut inbox = self.lock();
                     // Our own results may be in the way.
@@ -566,6 +569,9 @@ impl Shared {
                             if !worker.run_another()? {
                                 return Err(e);
                             }
+                            // Several, if they are short: a look for room goes through the whole table.
+                            let until = Instant::now() + LOOK;
+                            while Instant::now() < until && worker.run_another()? {}
                         }
                         None if is_full => return Err(e),
                         None => self.endpoint.wait_for_room(len),
