@@ -56,6 +56,9 @@ use std::{
 /// Bytes of results that a process keeps outside the segment for those who have not asked for them yet.
 pub(crate) const BUDGET: usize = 1 << 30;
 
+/// How often a task that can't run others looks for room, a tenth of a second each, before that is an error: perhaps all wait
+/// for one another.
+const LOOKS: u32 = 20;
 /// Submissions after which a thread that only submits looks what has come.
 const FILE_EVERY: usize = 64;
 
@@ -221,6 +224,8 @@ struct Shared {
     news: AtomicUsize,
     /// Tasks submitted, less those that have come back.
     outstanding: AtomicUsize,
+    /// How many of these are not submitted yet.
+    submitting: AtomicUsize,
 }
 
 impl Client {
@@ -234,6 +239,7 @@ impl Client {
             news: AtomicUsize::new(0),
             home,
             outstanding: AtomicUsize::new(0),
+            submitting: AtomicUsize::new(0),
         };
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
@@ -301,9 +307,7 @@ impl Client {
         self.check_home()?;
         let shared = &*self.shared;
         // Counted first, and then the mode: who drains reads them the other way round. So what is taken is waited for.
-        shared.outstanding.fetch_add(1, SeqCst);
-        // Also if `fill` panics.
-        let counted = Counted { shared };
+        let mut counted = Counted::new(shared);
         let is_refused = !shared.is_workers && shared.is_draining();
         let mut has_joined = false;
         let submitted = if is_refused {
@@ -316,9 +320,7 @@ impl Client {
                 }
             })
         };
-        if submitted.is_ok() && !has_joined {
-            std::mem::forget(counted); // until it comes back
-        }
+        counted.comes_back = submitted.is_ok() && !has_joined;
         submitted
     }
 
@@ -387,7 +389,7 @@ impl Client {
         // Registered first, then looked: room that came in between wakes nobody.
         inbox.for_room.push((context.waker().clone(), len));
         let has_moved = shared.file(&mut inbox) | shared.move_out(&mut inbox);
-        let may_succeed = has_moved || inbox.over.is_some() || shared.endpoint.may_have_room(len);
+        let may_succeed = has_moved || inbox.over.is_some() || shared.may_have_room(len);
         if may_succeed || !self.has_helper() {
             let (waker, _) = inbox.for_room.pop().unzip();
             inbox.dropped.extend(waker);
@@ -471,16 +473,28 @@ impl Drop for Client {
     }
 }
 
-/// A submission that is under way, or has come to nothing.
+/// A submission, from before it is one until it is, or has come to nothing: also by a panic of what fills it.
 struct Counted<'s> {
     shared: &'s Shared,
+    comes_back: bool,
+}
+
+impl Counted<'_> {
+    fn new(shared: &Shared) -> Counted<'_> {
+        shared.submitting.fetch_add(1, Relaxed);
+        shared.outstanding.fetch_add(1, SeqCst);
+        Counted { shared, comes_back: false }
+    }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.shared.outstanding.fetch_sub(1, SeqCst);
-        // Who drains waits for that.
-        self.shared.tell(&self.shared.lock());
+        self.shared.submitting.fetch_sub(1, Relaxed);
+        if !self.comes_back {
+            self.shared.outstanding.fetch_sub(1, SeqCst);
+            // Who drains waits for that.
+            self.shared.tell(&self.shared.lock());
+        }
     }
 }
 
@@ -549,7 +563,36 @@ impl Shared {
         Mode::of(&self.endpoint.segment().header().control) >= Mode::Draining
     }
 
+    /// Has a program as many tasks under way as it may? It leaves some descriptors for what its tasks submit.
+    fn has_enough(&self) -> bool {
+        let under_way = self.outstanding.load(Relaxed).saturating_sub(self.submitting.load(Relaxed));
+        !self.is_workers && under_way >= self.most()
+    }
+
+    fn most(&self) -> usize {
+        let all = self.endpoint.segment().table().descriptors.len();
+        all - all / 4
+    }
+
+    fn may_have_room(&self, len: usize) -> bool {
+        !self.has_enough() && self.endpoint.may_have_room(len)
+    }
+
     fn draft(&self, len: usize, may_wait: bool) -> Result<Draft<'_>, SubmitError> {
+        while self.has_enough() {
+            let mut inbox = self.lock();
+            if self.file(&mut inbox) {
+                continue;
+            }
+            if inbox.over.is_some() {
+                break; // which the draft says
+            }
+            if !may_wait {
+                return Err(SubmitError::Full(self.most()));
+            }
+            drop(self.sleep(inbox, None));
+        }
+        let mut looks = 0;
         loop {
             match self.endpoint.sparing_draft(len) {
                 Err(e) if e.is_want_of_room() => {
@@ -567,7 +610,12 @@ impl Shared {
                         // Who might make room waits for us, perhaps: a task of theirs is run, or none can be.
                         Some(worker) => {
                             if !worker.run_another()? {
-                                return Err(e);
+                                looks += 1;
+                                if looks > LOOKS {
+                                    return Err(e);
+                                }
+                                self.endpoint.wait_for_room(len);
+                                continue;
                             }
                             // Several, if they are short: a look for room goes through the whole table.
                             let until = Instant::now() + LOOK;
@@ -793,7 +841,7 @@ impl Shared {
         let mut inbox = self.lock();
         while !inbox.is_closed && inbox.over.is_none() {
             if !inbox.for_room.is_empty() {
-                let has_room = |(_, len): &(Waker, usize)| self.endpoint.may_have_room(*len);
+                let has_room = |(_, len): &(Waker, usize)| self.may_have_room(*len);
                 if self.file(&mut inbox) || inbox.for_room.iter().any(has_room) {
                     // All: who can't have it comes again.
                     let Inbox { for_room, woken, .. } = &mut *inbox;

@@ -456,6 +456,10 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
 impl PoolError {
     /// Does it hold for whatever else would be submitted?
     fn is_end(&self) -> bool {
-        !matches!(self, PoolError::Codec(_) | PoolError::Submit(crate::SubmitError::TooLarge { .. }))
+        match self {
+            PoolError::Codec(_) | PoolError::Submit(crate::SubmitError::TooLarge { .. }) => false,
+            PoolError::Submit(e) => !e.is_transient(),
+            _ => true,
+        }
     }
 }
