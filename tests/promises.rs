@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         tasks_that_nobody_waits_for,
         tasks_that_fill_the_table,
         results_that_fill_the_memory,
+        results_of_a_task_that_fill_the_memory,
         inputs_that_fill_the_memory,
         the_coordinator_is_killed,
         the_coordinator_is_killed_while_a_map_runs,
@@ -312,6 +313,35 @@ fn results_that_fill_the_memory() {
         assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8));
     }
     pool.join().unwrap();
+}
+
+/// A task whose children have left their results in all the blocks runs another child, and then needs room for its own output:
+/// both come from moving out what nobody but itself would take.
+fn results_of_a_task_that_fill_the_memory() {
+    const FILL: Task<u64, Bytes> = Task::named("fill");
+    for workers in [1, 2] {
+        let mut tasks = Tasks::new();
+        tasks.in_place::<u64, Bytes>("fill", |_, n, mut output| {
+            output.reserve(LARGE)?.fill(n as u8);
+            Ok(())
+        });
+        let parent = tasks.in_place::<u64, Bytes>("parent", |context, n, mut output| {
+            let children: Vec<_> = (0..n).map(|i| context.pool().submit(FILL, &i)).collect::<Result<_, _>>()?;
+            let mut children = children.into_iter().rev();
+            let last = children.next().map(Handle::wait).transpose()?.unwrap_or_default();
+            output.reserve(LARGE)?.copy_from_slice(&last);
+            for child in children {
+                child.wait()?;
+            }
+            Ok(())
+        });
+        let pool = Pool::builder().workers(workers).fork(tasks).unwrap();
+        for n in [ROOM as u64, 3 * ROOM as u64] {
+            let bytes = pool.submit(parent, &n).unwrap().wait().unwrap();
+            assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8 - 1));
+        }
+        pool.join().unwrap();
+    }
 }
 
 /// The output of each needs as much room as its input.

@@ -86,6 +86,10 @@ impl Core {
         &self.submitter
     }
 
+    fn room<'c>(&'c self, claimed: &'c Claimed<'_>) -> Room<'c> {
+        Room::InPlace { writer: claimed.writer(), client: self.submitter.client() }
+    }
+
     pub(super) fn state<T: Any>(&self) -> Result<&T, Failure> {
         let (Some(cell), Some(init)) = (self.states.get(&TypeId::of::<T>()), self.tasks.init_of::<T>()) else {
             let name = type_name::<T>();
@@ -393,19 +397,19 @@ fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
     let kind = claimed.kind();
     let codec = if kind & JSON == 0 { Codec::Compact } else { Codec::Json };
     let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
-        return leave(claimed, STATUS_UNKNOWN, &[]);
+        return leave(core, claimed, STATUS_UNKNOWN, &[]);
     };
     if kind & CHUNK != 0 {
         return match run_items(core, &claimed, handler) {
             Ok(true) => claimed.complete_reserved(STATUS_OK),
             Ok(false) => claimed.cancelled(),
             Err(SubmitError::Corrupted(e)) => Err(e),
-            Err(e) => leave(claimed, STATUS_FAILED, e.to_string().as_bytes()),
+            Err(e) => leave(core, claimed, STATUS_FAILED, e.to_string().as_bytes()),
         };
     }
     let context = Context { claimed: &claimed, core, is_item: false };
     let input = claimed.input()?;
-    match attempt(&context, || handler(&context, input, codec, &mut Room::InPlace(claimed.writer()))) {
+    match attempt(&context, || handler(&context, input, codec, &mut core.room(&claimed))) {
         Went::Well => claimed.complete_reserved(STATUS_OK),
         Went::Badly { .. } if claimed.is_cancelled() => claimed.cancelled(),
         Went::Badly { retry, status, text } => {
@@ -413,7 +417,7 @@ fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
                 0 => Some(claimed),
                 _ => claimed.give_back(Again::Backoff)?,
             };
-            left.map_or(Ok(()), |claimed| leave(claimed, status, text.as_bytes()))
+            left.map_or(Ok(()), |claimed| leave(core, claimed, status, text.as_bytes()))
         }
     }
 }
@@ -427,7 +431,7 @@ fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<bo
     let context = Context { claimed, core, is_item: true };
     let items = chunk::items(claimed.input()?)?;
     let n = items.len();
-    let mut room = Room::InPlace(claimed.writer());
+    let mut room = core.room(claimed);
     let (mut at, mut reserved) = (0, 0);
     let mut private = Aligned::default();
     for (i, item) in items.enumerate() {
@@ -484,11 +488,11 @@ fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>)
 }
 
 /// Completes a task with these bytes, waiting for room for them if there is none.
-fn leave(claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupted> {
+fn leave(core: &Core, claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupted> {
     let (mut status, mut output) = (status, output);
     let mut text;
     loop {
-        let reserved = Room::InPlace(claimed.writer()).reserve(output.len()).map(|place| place.copy_from_slice(output));
+        let reserved = core.room(&claimed).reserve(output.len()).map(|place| place.copy_from_slice(output));
         match reserved {
             Ok(()) => return claimed.complete_reserved(status),
             Err(SubmitError::Corrupted(e)) => return Err(e),
