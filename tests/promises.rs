@@ -315,33 +315,42 @@ fn results_that_fill_the_memory() {
     pool.join().unwrap();
 }
 
-/// A task whose children have left their results in all the blocks runs another child, and then needs room for its own output:
-/// both come from moving out what nobody but itself would take.
+/// A task whose children have left their results in all the blocks has another run on top of it, or needs room for its own
+/// output: nobody but its own process can make some.
 fn results_of_a_task_that_fill_the_memory() {
     const FILL: Task<u64, Bytes> = Task::named("fill");
-    for workers in [1, 2] {
-        let mut tasks = Tasks::new();
-        tasks.in_place::<u64, Bytes>("fill", |_, n, mut output| {
-            output.reserve(LARGE)?.fill(n as u8);
-            Ok(())
-        });
-        let parent = tasks.in_place::<u64, Bytes>("parent", |context, n, mut output| {
-            let children: Vec<_> = (0..n).map(|i| context.pool().submit(FILL, &i)).collect::<Result<_, _>>()?;
-            let mut children = children.into_iter().rev();
-            let last = children.next().map(Handle::wait).transpose()?.unwrap_or_default();
-            output.reserve(LARGE)?.copy_from_slice(&last);
-            for child in children {
-                child.wait()?;
-            }
-            Ok(())
-        });
-        let pool = Pool::builder().workers(workers).fork(tasks).unwrap();
-        for n in [ROOM as u64, 3 * ROOM as u64] {
-            let bytes = pool.submit(parent, &n).unwrap().wait().unwrap();
-            assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8 - 1));
+    const MEANWHILE: Task<u64, ()> = Task::named("meanwhile");
+    let mut tasks = Tasks::new();
+    let shared = words(2);
+    let [filled, has_begun] = [0, 1].map(|i| &shared[i]);
+    tasks.in_place::<u64, Bytes>("fill", |_, n, mut output| {
+        output.reserve(LARGE)?.fill(n as u8);
+        filled.fetch_add(1, SeqCst);
+        Ok(())
+    });
+    tasks.function("meanwhile", |n| {
+        has_begun.store(1, SeqCst);
+        at_least(filled, n);
+    });
+    let parent = tasks.in_place::<u64, Bytes>("parent", |context, n, mut output| {
+        // While the other worker is busy with this, children run here, on top.
+        let meanwhile = context.pool().submit(MEANWHILE, &n)?;
+        at_least(has_begun, 1);
+        let children: Vec<_> = (0..n).map(|i| context.pool().submit(FILL, &i)).collect::<Result<_, _>>()?;
+        meanwhile.wait()?;
+        output.reserve(LARGE)?.fill(n as u8);
+        for (child, i) in children.into_iter().zip(0..) {
+            assert!(child.wait()?.iter().all(|&byte| byte == i));
         }
-        pool.join().unwrap();
+        Ok(())
+    });
+    let pool = Pool::builder().workers(2).fork(tasks).unwrap();
+    for n in [ROOM as u64, 2 * ROOM as u64] {
+        shared.iter().for_each(|word| word.store(0, SeqCst));
+        let bytes = pool.submit(parent, &n).unwrap().wait().unwrap();
+        assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8));
     }
+    pool.join().unwrap();
 }
 
 /// The output of each needs as much room as its input.
