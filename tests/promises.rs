@@ -14,12 +14,13 @@ use nix::{
 use scene::{at_least, until, words};
 use shmworker::{
     Pool, Tasks,
-    pool::{Bytes, Handle, PoolError, StartError, Task, TaskError, TaskOptions},
+    pool::{Bytes, Failure, Handle, PoolError, StartError, Task, TaskError, TaskOptions},
 };
 use std::{
     collections::BTreeSet,
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
+    time::Duration,
 };
 
 const PLAIN: TaskOptions = TaskOptions::new();
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         a_million_tasks_before_the_first_wait,
         fibonacci_by_tasks,
         a_chain_of_waits,
+        a_chain_of_waits_with_pauses,
         tasks_that_nobody_waits_for,
         tasks_that_fill_the_table,
         results_that_fill_the_memory,
@@ -243,6 +245,26 @@ fn a_chain_of_waits() {
             pool.join().unwrap();
         }
     }
+}
+
+/// The last of the chain fails at first, and comes back to the queue later, as each above it would.
+fn a_chain_of_waits_with_pauses() {
+    const DEEP: Task<u64, u64> = Task::named("deep");
+    let mut tasks = Tasks::new();
+    tasks.handler("deep", |context, n: u64| match n {
+        0 if context.attempt() == 1 => Err(Failure::new("not yet")),
+        0 => Ok(0),
+        _ => {
+            let pause = Duration::from_millis(1);
+            let options = PLAIN.attempts(2).backoff(pause, pause);
+            Ok(1 + context.pool().submit_with(DEEP, &(n - 1), &options)?.wait()?)
+        }
+    });
+    let pool = Pool::builder().workers(1).fork(tasks).unwrap();
+    for n in [1, 32, 33, 40, 200] {
+        assert_eq!(pool.submit(DEEP, &n).unwrap().wait(), Ok(n));
+    }
+    pool.join().unwrap();
 }
 
 fn tasks_that_nobody_waits_for() {

@@ -62,6 +62,9 @@ pub(super) const AGAIN: u32 = 1 << 31;
 pub(super) const OTHERS: usize = 32;
 /// So deep tasks nest in all. Each level takes the stack of a handler and some hundred bytes.
 pub(super) const DEEPEST: usize = 512;
+/// So often a thread looks that is too deep for others' tasks. It does not sleep before the queues, or each task there would wake
+/// it for nothing; but there its own come back after a back-off or a death, and with one worker nobody else would run them.
+const LOOK: Duration = Duration::from_millis(10);
 /// Bytes of output for which a chunk finds room at once, at most.
 const ROOM: usize = 16 << 20;
 /// Stack of a slot's thread: that of a process's first thread, by default.
@@ -259,7 +262,9 @@ impl Current {
 
     /// Sleeps until there may be a result, or something to run meanwhile.
     pub(super) fn park(&self, at_most: Option<Duration>, last_look: impl FnOnce() -> bool) {
-        let queues = if self.depth > OTHERS { &[][..] } else { &self.core.queues };
+        let is_deep = self.depth > OTHERS;
+        let queues = if is_deep { &[][..] } else { &self.core.queues };
+        let at_most = if is_deep { Some(at_most.map_or(LOOK, |t| t.min(LOOK))) } else { at_most };
         // What it waits for may have to run alone.
         self.outside(|| {
             self.core.endpoint.park(queues, at_most, last_look);
