@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         results_that_fill_the_memory,
         results_of_a_task_that_fill_the_memory,
         inputs_that_fill_the_memory,
+        chunks_whose_results_are_too_large_together,
         the_coordinator_is_killed,
         the_coordinator_is_killed_while_a_map_runs,
     ])
@@ -247,7 +248,7 @@ fn a_chain_of_waits() {
     }
 }
 
-/// The last of the chain fails at first, and comes back to the queue later, as each above it would.
+/// The last of the chain fails at first, and comes back to the queue after a pause.
 fn a_chain_of_waits_with_pauses() {
     const DEEP: Task<u64, u64> = Task::named("deep");
     let mut tasks = Tasks::new();
@@ -388,6 +389,37 @@ fn inputs_that_fill_the_memory() {
     for (n, handle) in handles.into_iter().enumerate() {
         let bytes = handle.wait().unwrap();
         assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8));
+    }
+    pool.join().unwrap();
+}
+
+/// Each result has room by itself.
+fn chunks_whose_results_are_too_large_together() {
+    const MIB: u64 = 1 << 20;
+    let mut tasks = Tasks::new();
+    let runs = words(16);
+    let fill = tasks.in_place::<(u64, u64), Bytes>("fill", |_, (n, len), mut output| {
+        runs[n as usize].fetch_add(1, SeqCst);
+        output.reserve(len as usize)?.fill(n as u8);
+        Ok(())
+    });
+    let pool = Pool::builder().workers(2).fork(tasks).unwrap();
+    // Each of those of one size runs once; one that is a surprise, twice; and 65 MiB are more than any payload may be.
+    for (lens, twice) in [
+        (vec![20 * MIB; 8], &[][..]),
+        (vec![MIB, 64 * MIB, 40 * MIB, 40 * MIB, 1], &[1]),
+        (vec![64 * MIB, 65 * MIB, 1, 40 * MIB, 40 * MIB], &[0]),
+    ] {
+        println!("{lens:?}");
+        runs.iter().for_each(|n| n.store(0, SeqCst));
+        let inputs = (0..).zip(lens.clone());
+        for (n, result) in pool.map(fill, inputs).chunk_size(4).enumerate() {
+            match result {
+                Ok(bytes) => assert!(bytes.len() as u64 == lens[n] && bytes.iter().all(|&byte| byte == n as u8)),
+                Err(e) => assert!(lens[n] == 65 * MIB && e.to_string().contains("larger than the limit"), "{n}: {e}"),
+            }
+            assert_eq!(load(&runs[n]), if twice.contains(&n) { 2 } else { 1 }, "{n}");
+        }
     }
     pool.join().unwrap();
 }

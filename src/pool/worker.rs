@@ -428,22 +428,27 @@ fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
 }
 
 /// Runs the items of a chunk. What came of each is in the segment before the next begins: so a death costs one item, and none
-/// that is finished runs again. False: it was cancelled.
+/// that is finished runs again. It ends early where what comes of the next item has no room beside the others: the submitter
+/// sends those that are left again. False: it was cancelled.
 ///
 /// # Errors
-/// [`SubmitError`]: damage, or no room for the output.
+/// [`SubmitError`]: damage, or no room even for what is finished.
 fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<bool, SubmitError> {
     let context = Context { claimed, core, is_item: true };
     let items = chunk::items(claimed.input()?)?;
     let n = items.len();
     let mut room = core.room(claimed);
-    let (mut at, mut reserved) = (0, 0);
+    let (mut at, mut reserved, mut largest) = (0, 0, 0);
+    let most = core.endpoint.segment().max_payload();
     let mut private = Aligned::default();
     for (i, item) in items.enumerate() {
         if claimed.is_cancelled() {
             return Ok(false);
         }
         let item = item?;
+        if at + largest > most {
+            break; // lest it run for nothing
+        }
         private.resize(0);
         let (status, text);
         let bytes =
@@ -461,12 +466,21 @@ fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<bo
                 }
             };
         let frame = chunk::frame(bytes.len());
+        largest = largest.max(frame);
         if at + frame > reserved {
             // Seldom: the others are as large as this one, mostly. Who dies in these lines loses what is finished.
             let kept = room.bytes()?[..at].to_vec();
             claimed.progress(0, n as u64);
-            reserved = (at + frame * (n - i)).min(ROOM).max(at + frame);
-            room.reserve(reserved)?[..at].copy_from_slice(&kept);
+            let all = (at + frame * (n - i)).min(ROOM).max(at + frame);
+            reserved = match reserve_one_of(&mut room, &[all, at + frame, at]) {
+                // Else it would seem to have failed for want of room.
+                Err(e) if e.is_transient() && claimed.is_cancelled() => return Ok(false),
+                reserved => reserved?,
+            };
+            room.bytes()?[..at].copy_from_slice(&kept);
+            if at + frame > reserved {
+                break;
+            }
         }
         chunk::write(&mut room.bytes()?[at..], status, bytes);
         at += frame;
@@ -476,6 +490,19 @@ fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<bo
     }
     room.truncate(at)?;
     Ok(true)
+}
+
+/// Room for the first of these lengths that there is room for.
+fn reserve_one_of(room: &mut Room<'_>, lens: &[usize]) -> Result<usize, SubmitError> {
+    let mut refused = None;
+    for &len in lens {
+        match room.reserve(len) {
+            Ok(_) => return Ok(len),
+            Err(e @ SubmitError::Corrupted(_)) => return Err(e),
+            Err(e) => refused = Some(e),
+        }
+    }
+    Err(refused.unwrap_or_else(|| unreachable!("there are lengths")))
 }
 
 fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>) -> Went {
