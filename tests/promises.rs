@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         chunks_whose_results_are_too_large_together,
         the_coordinator_is_killed,
         the_coordinator_is_killed_while_a_map_runs,
+        damage_ends_the_worker,
     ])
 }
 
@@ -514,4 +515,38 @@ fn the_coordinator_is_killed_while_a_map_runs() {
     let report = pool.scope(|scope| scope.submit("late", PROCESS, &()).map(drop));
     assert!(matches!(report, Err(PoolError::Ended(_))), "{report:?}");
     assert!(pool.join().is_err());
+}
+
+/// A slot that meets damage takes along the others, which sleep or wait for its task: nobody else would know of it.
+fn damage_ends_the_worker() {
+    const DAMAGE: Task<Bytes, ()> = Task::named("damage");
+    for (slots, waits) in [(1, false), (3, false), (1, true), (2, true)] {
+        println!("{slots} slots, waits: {waits}");
+        let mut tasks = tasks();
+        let has_begun = words(1);
+        tasks.in_place::<Bytes, ()>("damage", |_, input, _| {
+            if has_begun[0].fetch_add(1, SeqCst) > 0 {
+                return Ok(());
+            }
+            // A short input lies in its descriptor. The state is the first word of that, and has the attempt in this bit.
+            let state = input.as_ptr().wrapping_sub(256).cast::<AtomicU64>();
+            // SAFETY: aligned and inside the segment, which is mapped here.
+            unsafe { &*state }.fetch_xor(1 << 40, SeqCst);
+            Ok(())
+        });
+        let waiting = tasks.handler("waiting", move |context, ()| {
+            let child = context.pool().submit_with(DAMAGE, b"short", &PLAIN.attempts(3))?;
+            if slots > 1 {
+                at_least(&has_begun[0], 1); // in the other slot; else it runs on top of this
+            }
+            Ok(child.wait()?)
+        });
+        let pool = Pool::builder().workers(1).slots(slots).fork(tasks).unwrap();
+        let options = PLAIN.attempts(3);
+        let handle =
+            if waits { pool.submit_with(waiting, &(), &options) } else { pool.submit_with(DAMAGE, b"short", &options) };
+        assert_eq!(handle.unwrap().wait(), Ok(()));
+        assert!(load(&has_begun[0]) > 1, "another attempt, since its worker is gone");
+        pool.join().unwrap();
+    }
 }

@@ -82,6 +82,8 @@ pub(super) struct Core {
     making: Mutex<()>,
     /// With one slot nothing runs beside anything.
     gate: Option<Gate>,
+    /// What a slot has met: the others end with it, and so the process can say it.
+    damage: OnceLock<Corrupted>,
 }
 
 impl Core {
@@ -156,6 +158,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
         states: tasks.states().map(|state| (state, OnceLock::new())).collect(),
         making: Mutex::default(),
         gate: (slots > 1).then(Gate::default),
+        damage: OnceLock::new(),
     });
     seat.ready();
     let ended: Result<(), Lost> = std::thread::scope(|scope| {
@@ -178,11 +181,12 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
                 Err(e) => eprintln!("{e}"),
             }
         }
+        ended?;
         // What its tasks have submitted and not waited for is this worker's to see to the end.
         set_current(Some(Current { core: core.clone(), slot: 0, depth: 0, task: None, is_alone: false }));
         let drained = client.drain(None).map(drop);
         set_current(None);
-        ended.and(drained)
+        drained
     });
     for hook in &tasks.on_exit {
         // It has been said by the panic hook; the others still have to be called.
@@ -206,7 +210,7 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
     let result = loop {
         let is_over = || {
             core.submitter.client().tidy();
-            seat.is_over()
+            seat.is_over() || core.damage.get().is_some()
         };
         if is_over() {
             break Ok(());
@@ -214,18 +218,19 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
         match core.endpoint.next(&core.queues, is_over) {
             Ok(Some(claimed)) => {
                 if let Err(e) = current.run(claimed, || current.claim()) {
-                    break Err(e.into());
+                    break Err(e);
                 }
                 seat.after_task();
             }
             Ok(None) => break Ok(()),
-            Err(e) => break Err(e.into()),
+            Err(e) => break Err(e),
         }
     };
+    let _ = result.map_err(|e| core.damage.set(e)); // or another was first
     // The others may sleep: they see what this one saw.
     core.endpoint.wake_self();
     set_current(None);
-    result
+    core.damage.get().map_or(Ok(()), |damage| Err((*damage).into()))
 }
 
 impl Current {
@@ -246,7 +251,13 @@ impl Current {
     }
 
     /// Runs a task of anybody's on top of those that wait. False: there is none, or too many wait already.
+    ///
+    /// # Errors
+    /// [`Corrupted`], also if another slot has met damage: what it ran may never come back.
     pub(super) fn run_another(&self) -> Result<bool, Corrupted> {
+        if let Some(damage) = self.core.damage.get() {
+            return Err(*damage);
+        }
         if self.depth > OTHERS {
             return Ok(false);
         }
@@ -326,7 +337,10 @@ impl Current {
         }
         fault::running(Some(claimed.id()));
         set_current(Some(Current { depth: self.depth + 1, task: Some(claimed.id()), is_alone, ..self.clone() }));
-        let result = run(&self.core, claimed);
+        let result = run(&self.core, claimed).inspect_err(|e| {
+            // The task beneath may go on as if it were a failure of that one's.
+            let _ = self.core.damage.set(*e);
+        });
         set_current(Some(self.clone()));
         fault::running(self.task);
         result
