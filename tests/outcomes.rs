@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         a_culprit_makes_no_suspects,
         a_suspect_that_waits_is_alone_afterwards,
         beside_one_that_ran_out_of_time,
+        below_one_that_ran_out_of_time,
         one_key_is_one_task,
         the_first_queue_comes_first,
         a_checkpoint_outlives_a_kill,
@@ -402,6 +403,27 @@ fn beside_one_that_ran_out_of_time() {
     let late = pool.submit_with(late, &(), &PLAIN.timeout(SHORT).grace(SHORT)).unwrap().wait();
     assert!(matches!(late, Err(TaskError::TimedOut(_))), "{late:?}");
     assert_eq!(beside.wait(), Ok((1, 2)), "begun twice, though it has one attempt");
+    pool.join().unwrap();
+}
+
+/// Who waits beneath what ran out of time submits it anew when it begins again: it must not begin again for nothing.
+fn below_one_that_ran_out_of_time() {
+    const LATE: Task<(), ()> = Task::named("late");
+    let (mut tasks, _) = tasks();
+    let begun = words(1);
+    tasks.function("late", |()| -> () { forever() });
+    let waits = tasks.handler("waits", |context, ()| {
+        begun[0].fetch_add(1, SeqCst);
+        Ok(context.pool().submit_with(LATE, &(), &PLAIN.timeout(SHORT).grace(SHORT))?.wait()?)
+    });
+    let pool = Pool::builder().workers(1).fork(tasks).unwrap();
+    for attempts in [1, 2] {
+        begun[0].store(0, SeqCst);
+        let result = pool.submit_with(waits, &(), &PLAIN.attempts(attempts)).unwrap().wait();
+        let Err(TaskError::Died(blame)) = &result else { panic!("{result:?}") };
+        assert_eq!((blame.attempts, blame.deaths), (u32::from(attempts), 0), "{result:?}");
+        assert_eq!(load(&begun[0]), u64::from(attempts));
+    }
     pool.join().unwrap();
 }
 

@@ -14,12 +14,13 @@ use nix::{
 use scene::{at_least, until, words};
 use shmworker::{
     Pool, Tasks,
-    pool::{Bytes, Handle, PoolError, StartError, Task, TaskError, TaskOptions},
+    pool::{Bytes, Failure, Handle, PoolError, StartError, Task, TaskError, TaskOptions},
 };
 use std::{
     collections::BTreeSet,
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
+    time::Duration,
 };
 
 const PLAIN: TaskOptions = TaskOptions::new();
@@ -36,12 +37,16 @@ fn main() -> ExitCode {
         a_million_tasks_before_the_first_wait,
         fibonacci_by_tasks,
         a_chain_of_waits,
+        a_chain_of_waits_with_pauses,
         tasks_that_nobody_waits_for,
         tasks_that_fill_the_table,
         results_that_fill_the_memory,
+        results_of_a_task_that_fill_the_memory,
         inputs_that_fill_the_memory,
+        chunks_whose_results_are_too_large_together,
         the_coordinator_is_killed,
         the_coordinator_is_killed_while_a_map_runs,
+        damage_ends_the_worker,
     ])
 }
 
@@ -244,6 +249,26 @@ fn a_chain_of_waits() {
     }
 }
 
+/// The last of the chain fails at first, and comes back to the queue after a pause.
+fn a_chain_of_waits_with_pauses() {
+    const DEEP: Task<u64, u64> = Task::named("deep");
+    let mut tasks = Tasks::new();
+    tasks.handler("deep", |context, n: u64| match n {
+        0 if context.attempt() == 1 => Err(Failure::new("not yet")),
+        0 => Ok(0),
+        _ => {
+            let pause = Duration::from_millis(1);
+            let options = PLAIN.attempts(2).backoff(pause, pause);
+            Ok(1 + context.pool().submit_with(DEEP, &(n - 1), &options)?.wait()?)
+        }
+    });
+    let pool = Pool::builder().workers(1).fork(tasks).unwrap();
+    for n in [1, 32, 33, 40, 200] {
+        assert_eq!(pool.submit(DEEP, &n).unwrap().wait(), Ok(n));
+    }
+    pool.join().unwrap();
+}
+
 fn tasks_that_nobody_waits_for() {
     for slots in [1, 4] {
         let mut tasks = tasks();
@@ -314,6 +339,44 @@ fn results_that_fill_the_memory() {
     pool.join().unwrap();
 }
 
+/// A task whose children have left their results in all the blocks has another run on top of it, or needs room for its own
+/// output: nobody but its own process can make some.
+fn results_of_a_task_that_fill_the_memory() {
+    const FILL: Task<u64, Bytes> = Task::named("fill");
+    const MEANWHILE: Task<u64, ()> = Task::named("meanwhile");
+    let mut tasks = Tasks::new();
+    let shared = words(2);
+    let [filled, has_begun] = [0, 1].map(|i| &shared[i]);
+    tasks.in_place::<u64, Bytes>("fill", |_, n, mut output| {
+        output.reserve(LARGE)?.fill(n as u8);
+        filled.fetch_add(1, SeqCst);
+        Ok(())
+    });
+    tasks.function("meanwhile", |n| {
+        has_begun.store(1, SeqCst);
+        at_least(filled, n);
+    });
+    let parent = tasks.in_place::<u64, Bytes>("parent", |context, n, mut output| {
+        // While the other worker is busy with this, children run here, on top.
+        let meanwhile = context.pool().submit(MEANWHILE, &n)?;
+        at_least(has_begun, 1);
+        let children: Vec<_> = (0..n).map(|i| context.pool().submit(FILL, &i)).collect::<Result<_, _>>()?;
+        meanwhile.wait()?;
+        output.reserve(LARGE)?.fill(n as u8);
+        for (child, i) in children.into_iter().zip(0..) {
+            assert!(child.wait()?.iter().all(|&byte| byte == i));
+        }
+        Ok(())
+    });
+    let pool = Pool::builder().workers(2).fork(tasks).unwrap();
+    for n in [ROOM as u64, 2 * ROOM as u64] {
+        shared.iter().for_each(|word| word.store(0, SeqCst));
+        let bytes = pool.submit(parent, &n).unwrap().wait().unwrap();
+        assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8));
+    }
+    pool.join().unwrap();
+}
+
 /// The output of each needs as much room as its input, and as many inputs as there may be are there before the first begins.
 fn inputs_that_fill_the_memory() {
     let released = words(1);
@@ -340,6 +403,37 @@ fn inputs_that_fill_the_memory() {
     for (n, handle) in handles.into_iter().enumerate() {
         let bytes = handle.wait().unwrap();
         assert!(bytes.len() == LARGE && bytes.iter().all(|&byte| byte == n as u8));
+    }
+    pool.join().unwrap();
+}
+
+/// Each result has room by itself.
+fn chunks_whose_results_are_too_large_together() {
+    const MIB: u64 = 1 << 20;
+    let mut tasks = Tasks::new();
+    let runs = words(16);
+    let fill = tasks.in_place::<(u64, u64), Bytes>("fill", |_, (n, len), mut output| {
+        runs[n as usize].fetch_add(1, SeqCst);
+        output.reserve(len as usize)?.fill(n as u8);
+        Ok(())
+    });
+    let pool = Pool::builder().workers(2).fork(tasks).unwrap();
+    // Each of those of one size runs once; one that is a surprise, twice; and 65 MiB are more than any payload may be.
+    for (lens, twice) in [
+        (vec![20 * MIB; 8], &[][..]),
+        (vec![MIB, 64 * MIB, 40 * MIB, 40 * MIB, 1], &[1]),
+        (vec![64 * MIB, 65 * MIB, 1, 40 * MIB, 40 * MIB], &[0]),
+    ] {
+        println!("{lens:?}");
+        runs.iter().for_each(|n| n.store(0, SeqCst));
+        let inputs = (0..).zip(lens.clone());
+        for (n, result) in pool.map(fill, inputs).chunk_size(4).enumerate() {
+            match result {
+                Ok(bytes) => assert!(bytes.len() as u64 == lens[n] && bytes.iter().all(|&byte| byte == n as u8)),
+                Err(e) => assert!(lens[n] == 65 * MIB && e.to_string().contains("larger than the limit"), "{n}: {e}"),
+            }
+            assert_eq!(load(&runs[n]), if twice.contains(&n) { 2 } else { 1 }, "{n}");
+        }
     }
     pool.join().unwrap();
 }
@@ -434,4 +528,38 @@ fn the_coordinator_is_killed_while_a_map_runs() {
     let report = pool.scope(|scope| scope.submit("late", PROCESS, &()).map(drop));
     assert!(matches!(report, Err(PoolError::Ended(_))), "{report:?}");
     assert!(pool.join().is_err());
+}
+
+/// A slot that meets damage takes along the others, which sleep or wait for its task: nobody else would know of it.
+fn damage_ends_the_worker() {
+    const DAMAGE: Task<Bytes, ()> = Task::named("damage");
+    for (slots, waits) in [(1, false), (3, false), (1, true), (2, true)] {
+        println!("{slots} slots, waits: {waits}");
+        let mut tasks = tasks();
+        let has_begun = words(1);
+        tasks.in_place::<Bytes, ()>("damage", |_, input, _| {
+            if has_begun[0].fetch_add(1, SeqCst) > 0 {
+                return Ok(());
+            }
+            // A short input lies in its descriptor. The state is the first word of that, and has the attempt in this bit.
+            let state = input.as_ptr().wrapping_sub(256).cast::<AtomicU64>();
+            // SAFETY: aligned and inside the segment, which is mapped here.
+            unsafe { &*state }.fetch_xor(1 << 40, SeqCst);
+            Ok(())
+        });
+        let waiting = tasks.handler("waiting", move |context, ()| {
+            let child = context.pool().submit_with(DAMAGE, b"short", &PLAIN.attempts(3))?;
+            if slots > 1 {
+                at_least(&has_begun[0], 1); // in the other slot; else it runs on top of this
+            }
+            Ok(child.wait()?)
+        });
+        let pool = Pool::builder().workers(1).slots(slots).fork(tasks).unwrap();
+        let options = PLAIN.attempts(3);
+        let handle =
+            if waits { pool.submit_with(waiting, &(), &options) } else { pool.submit_with(DAMAGE, b"short", &options) };
+        assert_eq!(handle.unwrap().wait(), Ok(()));
+        assert!(load(&has_begun[0]) > 1, "another attempt, since its worker is gone");
+        pool.join().unwrap();
+    }
 }

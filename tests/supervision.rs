@@ -54,6 +54,7 @@ const SCENES: &[(&str, Scene)] = &[
     ("a_signal_lets_everything_finish", drained_by_a_signal),
     ("a_second_signal_cancels_and_a_third_kills", cancelled_and_killed_by_signals),
     ("a_shutdown_says_what_it_left", shut_down),
+    ("a_shutdown_hastens_what_a_signal_began", shut_down_after_a_signal),
     ("workers_that_die_at_once_end_the_pool_with_a_reason", crash_loop),
     ("a_task_that_kills_every_worker_is_no_crash_loop", deaths_over_tasks),
     ("when_the_coordinator_dies_all_is_delivered_or_reported", coordinator_killed),
@@ -486,6 +487,20 @@ fn shut_down() -> Result<(), String> {
     let left = pool.shutdown(LONG).unwrap();
     assert_eq!((left.cancelled, left.killed), (0, 0));
     assert!(handles.into_iter().all(|h| h.wait().is_ok()));
+    Ok(())
+}
+
+fn shut_down_after_a_signal() -> Result<(), String> {
+    let (mut tasks, board) = (Tasks::new(), Board::new(3));
+    let task = gated(&mut tasks, board, false);
+    let pool = Pool::builder().workers(2).grace(LONG).fork(tasks).unwrap();
+    let handles = submit(&pool, task, 10);
+    board.wait(0, 2);
+    kill(coordinator(&pool), Signal::SIGTERM).unwrap();
+    eventually("the pool drains", || pool.resize(2).is_err().then_some(()));
+    let left = pool.shutdown(Duration::ZERO).unwrap();
+    assert_eq!((left.cancelled, left.killed), (10, 2));
+    assert!(handles.into_iter().all(|h| h.wait() == Err(TaskError::Cancelled)));
     Ok(())
 }
 

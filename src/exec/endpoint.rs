@@ -916,9 +916,9 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// [`Claimed::pause`].
-    pub(crate) fn pause(&self, at_most: Duration) {
-        self.claimed.pause(at_most);
+    /// As [`Claimed::pause`]; `last_look` true: there is no need to.
+    pub(crate) fn pause(&self, at_most: Duration, last_look: impl FnOnce() -> bool) {
+        self.claimed.endpoint.park_for(Waits { room: true, ..Waits::default() }, Some(at_most), last_look);
     }
 
     /// [`Claimed::is_cancelled`].

@@ -5,7 +5,7 @@ use crate::{
     lockfree::{
         descriptor::{Backoff, INLINE, Limits, MS, retry_on},
         participant::Name,
-        recovery::Death,
+        recovery::{Death, SPARED},
         table::{Again, Cancel, Cursors, LaneId},
         timer::{NEVER, Tick},
         word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
@@ -722,6 +722,7 @@ fn after_a_death(places: &[(u16, u16)], die: impl FnOnce(&Pool, Name, &[Claimed<
     next.iter().map(|task| After(task.attempt(), task.is_suspect())).collect()
 }
 
+const KILL: u64 = Exit::Signal(9).pack();
 const SEGV: Death<'_> = Death::of(Exit::Signal(11).pack());
 
 #[test]
@@ -796,12 +797,13 @@ fn what_a_fatal_signal_was_noted_over_is_guilty_and_the_others_are_no_suspects()
 
 #[test]
 fn who_ran_beside_what_was_late_keeps_its_attempt() {
-    // The one that waits for what is late keeps it as well; one that has not begun, too.
-    let found = after_a_death(&[(1, 0), (1, 1), (2, 0), (0, 0)], |pool, victim, claimed| {
-        pool.settle(victim, Death { late: &[claimed[1].id()], ..Death::of(Exit::Signal(9).pack()) });
+    // What has not begun keeps it, and what runs on top of the late one. The one that waits for that doesn't: it would submit it
+    // again, for ever.
+    let found = after_a_death(&[(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (0, 0)], |pool, victim, claimed| {
+        pool.settle(victim, Death { late: &[claimed[1].id()], ..Death::of(KILL) });
     });
     let (same, next) = (|| After(0, false), || After(1, false));
-    assert_eq!(found, [same(), next(), same(), same()]);
+    assert_eq!(found, [next(), next(), same(), same(), same(), same()]);
     // Unless it is not to be begun again after any death.
     let pool = Pool::new(1);
     let client = pool.endpoint();
@@ -813,6 +815,43 @@ fn who_ran_beside_what_was_late_keeps_its_attempt() {
     let outcomes = [(); 2].map(|()| client.take().unwrap().map(|done| (done.tag(), done.outcome(), done.deaths())));
     let expected = [(0, Outcome::TimedOut, 1), (1, Outcome::WorkerDied, 0)].map(Some);
     assert!(outcomes == expected || outcomes.iter().rev().eq(&expected), "{outcomes:?}");
+    pool.assert_clean();
+}
+
+#[test]
+fn what_a_slot_began_after_the_late_one_ended_keeps_its_attempt() {
+    let pool = Pool::new(1);
+    let (client, victim) = (pool.endpoint(), pool.endpoint());
+    several(&client, 2, Submission::new(QUEUE));
+    let late = claim(&victim);
+    let id = late.id();
+    drop(late); // between the look that found it late and the signal
+    assert_eq!(outcome(&client), Outcome::Completed);
+    run_in(&victim, &[(1, 0)]).into_iter().for_each(std::mem::forget);
+    pool.settle(victim.name(), Death { late: &[id], ..Death::of(KILL) });
+    assert!(client.take().unwrap().is_none());
+    assert_eq!(claim(&pool.endpoint()).attempt(), 0);
+}
+
+#[test]
+fn who_runs_beside_what_is_late_again_and_again_comes_to_an_end() {
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    let id = submit(&client, QUEUE, b"", 1, 2);
+    let is_killed_beside_another = || {
+        let victim = pool.endpoint();
+        run_in(&victim, &[(1, 0)]).into_iter().for_each(std::mem::forget);
+        let another = crate::TaskId { index: id.index + 1, ..id };
+        pool.settle(victim.name(), Death { late: &[another], ..Death::of(KILL) });
+    };
+    for _ in 0..=SPARED {
+        is_killed_beside_another();
+    }
+    assert!(client.take().unwrap().is_none(), "it has a second attempt");
+    is_killed_beside_another();
+    let done = client.take().unwrap().expect("a report");
+    assert_eq!((done.outcome(), done.attempts(), done.deaths()), (Outcome::WorkerDied, 2, 0));
+    drop(done);
     pool.assert_clean();
 }
 

@@ -17,7 +17,7 @@ use crate::{
     lockfree::{
         descriptor::{Backoff, Blame, Limits, MS, Place, Rules, retry_on},
         participant::Name,
-        recovery::Death,
+        recovery::{Death, SPARED},
         table::{Again, Cancel, Cursors, LaneId, Table},
         timer::{Looks, NEVER},
         word::{Outcome, Phase},
@@ -383,9 +383,14 @@ impl<'e> Play<'e> {
             let mine = place(task);
             mine.slot != 0 && all.iter().all(|&t| place(t).slot != mine.slot || place(t).depth <= mine.depth)
         };
+        let is_below = |task: usize, other: usize| {
+            let (mine, its) = (place(task), place(other));
+            mine.slot != 0 && mine.slot == its.slot && mine.depth < its.depth
+        };
         let ran = all.iter().filter(|&&task| is_deepest(task)).count();
         let verdict = |task: usize| match was_killed {
             true if is_late(task) => Verdict::Guilty { is_late: true },
+            true if all.iter().any(|&t| is_late(t) && is_below(task, t)) => Verdict::Other,
             true => Verdict::Bystander,
             false if ran == 1 && is_deepest(task) && self.is_live(dead) => Verdict::Guilty { is_late: false },
             false => Verdict::Other,
@@ -969,12 +974,13 @@ impl<'e> Play<'e> {
                     let (rules, verdict) = (Rules::of(d.rules.load(Relaxed)), self.verdicts.get(&task));
                     let is_late = verdict == Some(&Verdict::Guilty { is_late: true });
                     let cause = if is_late { retry_on::TIMED_OUT } else { retry_on::DIED };
-                    let deaths = Blame::of(d.blame.load(Relaxed)).deaths;
-                    let is_poison = matches!(verdict, Some(Verdict::Guilty { .. })) && rules.is_poison(deaths);
+                    let blame = Blame::of(d.blame.load(Relaxed));
+                    let is_poison = matches!(verdict, Some(Verdict::Guilty { .. })) && rules.is_poison(blame.deaths);
+                    let is_spared = verdict == Some(&Verdict::Bystander) && blame.spared <= SPARED;
                     let next = match self.after_failure(task, None) {
                         _ if is_lost => (At::Done(Outcome::AddresseeDied), t.attempt),
                         _ if self.is_cancel_asked(task) => (At::Done(Outcome::Cancelled), t.attempt),
-                        _ if verdict == Some(&Verdict::Bystander) => (At::Ready, t.attempt),
+                        _ if is_spared => (At::Ready, t.attempt),
                         Some(next) if !is_poison && rules.retry_on & cause != 0 => next,
                         _ if is_late => (At::Done(Outcome::TimedOut), t.attempt),
                         _ => (At::Done(Outcome::WorkerDied), t.attempt),

@@ -341,24 +341,32 @@ impl Rules {
     }
 }
 
-/// What deaths have shown of a task, packed: peak_kib 32 · spare 23 · suspect 1 · deaths 8.
+/// What deaths have shown of a task, packed: peak_kib 32 · spare 8 · spared 8 · spare 7 · suspect 1 · deaths 8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Blame {
     /// Workers that died by its fault.
     pub(crate) deaths: u8,
     /// One of several that a worker ran as it died, and nobody knows which of them it was: its next attempt is to run alone.
     pub(crate) is_suspect: bool,
+    /// Workers that were killed for the time of another task that ran beside it.
+    pub(crate) spared: u8,
     /// The most memory that the last worker that died over it ever had, in KiB; 0: not known.
     pub(crate) peak_kib: u32,
 }
 
 impl Blame {
     pub(crate) const fn bits(self) -> u64 {
-        (self.peak_kib as u64) << 32 | (self.is_suspect as u64) << 8 | self.deaths as u64
+        let Blame { deaths, is_suspect, spared, peak_kib } = self;
+        (peak_kib as u64) << 32 | (spared as u64) << 16 | (is_suspect as u64) << 8 | deaths as u64
     }
 
     pub(crate) const fn of(bits: u64) -> Blame {
-        Blame { deaths: bits as u8, is_suspect: bits >> 8 & 1 == 1, peak_kib: (bits >> 32) as u32 }
+        Blame {
+            deaths: bits as u8,
+            is_suspect: bits >> 8 & 1 == 1,
+            spared: (bits >> 16) as u8,
+            peak_kib: (bits >> 32) as u32,
+        }
     }
 }
 
@@ -424,7 +432,7 @@ mod tests {
         for max_deaths in [0, u8::MAX] {
             assert!(!Rules { max_deaths, ..rules }.is_poison(u8::MAX), "{max_deaths} is no limit");
         }
-        let blame = Blame { deaths: u8::MAX, is_suspect: true, peak_kib: u32::MAX };
+        let blame = Blame { deaths: u8::MAX, is_suspect: true, spared: 100, peak_kib: u32::MAX };
         assert_eq!(Blame::of(blame.bits()), blame);
         let place = Place { slot: u16::MAX, depth: Place::MAX_DEPTH, is_alone: false };
         assert_eq!(Place::of(place.bits()), place);

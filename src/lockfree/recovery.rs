@@ -37,9 +37,16 @@
 //! |              |                                               |         | its next   |                             |
 //! |              |                                               |         | attempt    |                             |
 //! |              |                                               |         | runs alone |                             |
-//! | *bystander*  | the others, where the process was killed over | same    |            | READY; DONE if it is not to |
-//! |              | one                                           |         |            | be repeated after a death   |
-//! | *spent*      | the others, where it died otherwise           | + 1     |            | by `retry_on` and attempts  |
+//! | *bystander*  | the others, where the process was killed over | same    | spared + 1 | READY; DONE if it is not to |
+//! |              | one, that don't wait for that                 |         |            | be repeated after a death;  |
+//! |              |                                               |         |            | as *spent* from then on     |
+//! |              |                                               |         |            | when that has been so often |
+//! | *spent*      | who waits for what is late; the others, where | + 1     |            | by `retry_on` and attempts  |
+//! |              | it died otherwise                             |         |            |                             |
+//!
+//! What the process was killed over may have come to its end before the signal came, and its slot have begun another: that
+//! one, too, is a bystander. Who waits below what is late may have submitted it, and would again, as the same attempt, for
+//! ever.
 //!
 //! A recovery that was begun by another before knows less, since what that one has settled is gone: in what it left
 //! nobody is found guilty for being the only one (rule 3), and what it had adopted is suspect. So a death is counted once,
@@ -95,6 +102,10 @@ use crate::{
     error::Corrupted,
     sync::{AcqRel, Acquire, Relaxed, Release, full_fence, mutant},
 };
+
+/// How often a death over another task costs a task nothing. It bounds how often a task begins that always runs beside what
+/// is late.
+pub(crate) const SPARED: u8 = 100;
 
 /// What a death left, for the report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -255,7 +266,13 @@ impl Table<'_> {
         }
         let fault = self.participants[dead.id() as usize].fault.load(Relaxed);
         let is_late = |id: &TaskId| death.late.contains(id);
-        let was_killed = claimed.iter().any(|(_, id)| is_late(id));
+        // Not whether one of these is still claimed: it may have ended in the moment before the signal.
+        let was_killed = !death.late.is_empty();
+        let waits_for_late = |place: &Place| {
+            claimed
+                .iter()
+                .any(|(p, id)| place.slot != 0 && p.slot == place.slot && p.depth > place.depth && is_late(id))
+        };
         let has_fault = claimed.iter().any(|(_, id)| id.note() == fault);
 
         let alone = claimed.iter().find(|(place, _)| place.is_alone).map(|(place, _)| place.slot);
@@ -263,10 +280,12 @@ impl Table<'_> {
             claimed.iter().filter(|(p, _)| p.slot != 0 && alone.is_none_or(|slot| slot == p.slot)).collect();
         candidates.sort_unstable_by_key(|(p, _)| (p.slot, std::cmp::Reverse(p.depth)));
         candidates.dedup_by(|(p, _), (deepest, _)| p.slot == deepest.slot && p.depth < deepest.depth);
-        let verdict = |id: &TaskId| match candidates.iter().any(|(_, candidate)| candidate == id) {
+        let verdict = |place: &Place, id: &TaskId| match candidates.iter().any(|(_, candidate)| candidate == id) {
             _ if was_killed => {
                 if is_late(id) {
                     Verdict::Guilty
+                } else if waits_for_late(place) {
+                    Verdict::Spent
                 } else {
                     Verdict::Bystander
                 }
@@ -282,7 +301,7 @@ impl Table<'_> {
             true => Verdict::Suspect,
             false => Verdict::Spent,
         };
-        Judgement { verdicts: claimed.iter().map(|(_, id)| (*id, verdict(id))).collect() }
+        Judgement { verdicts: claimed.iter().map(|(place, id)| (*id, verdict(place, id))).collect() }
     }
 
     fn settle(&self, cursors: &Cursors, case: &Case<'_>, index: u16, settled: &mut Settled) -> Result<(), Corrupted> {
@@ -400,7 +419,11 @@ impl Table<'_> {
         let verdict = case.judgement.on(task.id(), Place::of(d.place.load(Relaxed)));
         let (rules, mut blame) = (Rules::of(d.rules.load(Relaxed)), Blame::of(d.blame.load(Relaxed)));
         if verdict == Verdict::Bystander && rules.retry_on & retry_on::DIED != 0 {
-            return self.next_attempt(task, true, submitter, 0);
+            blame.spared = blame.spared.saturating_add(1);
+            if blame.spared <= SPARED {
+                d.blame.store(blame.bits(), Relaxed);
+                return self.next_attempt(task, true, submitter, 0);
+            }
         }
         blame.peak_kib = u32::try_from(case.death.peak_kib).unwrap_or(u32::MAX);
         match verdict {

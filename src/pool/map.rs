@@ -6,7 +6,8 @@
 //!
 //! What came of an item is in the segment before the next one begins, and how many these are stands in the task's progress. So
 //! the death of a worker costs the one item that ran: it has used up an attempt; those before it are finished, and those behind
-//! it are submitted one by one. So is an item that failed and has attempts left.
+//! it are submitted one by one. So is an item that failed and has attempts left, and what a chunk has not come to because the
+//! results together are too large for one payload.
 
 use super::{
     PoolError, TaskError,
@@ -41,7 +42,8 @@ type Results<O> = VecDeque<Result<<O as Wire>::Owned, TaskError>>;
 ///
 /// By default about four chunks per worker are under way, and tasks that say nothing of their time ([timeout, heartbeat,
 /// expiry, back-off](TaskOptions)) are sent in chunks. If a worker dies over a chunk, the item that it was at has used up an attempt;
-/// those before it are done, and those behind it are sent again, one by one.
+/// those before it are done, and those behind it are sent again, one by one. One whose result has no room beside those before it,
+/// for which theirs were too small, runs a second time, alone.
 ///
 /// ```no_run
 /// # use shmworker::{Pool, Tasks};
@@ -423,9 +425,10 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             (Some(_), at) => at.map_or(0, |(at, _)| at),
         };
         let mut at = 0;
+        let is_left_out = |at: usize| death.is_none() && output.as_ref().is_ok_and(|output| at >= output.len());
         for (i, item) in (0..).zip(chunk.items()) {
             let result = match &death {
-                _ if i < finished => output.clone().and_then(|output| {
+                _ if i < finished && !is_left_out(at) => output.clone().and_then(|output| {
                     let (status, bytes, next) = chunk::result(output, at)?;
                     at = next;
                     if status & AGAIN != 0 && has_attempts_left {
@@ -441,7 +444,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                         false => Err(TaskError::Died(blame.clone())),
                     }
                 }
-                // Not begun.
+                // Not begun, or left out.
                 _ => Ok(Err(Earlier::default())),
             };
             match result {

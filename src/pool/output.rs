@@ -2,6 +2,7 @@
 
 use super::{
     aligned::Aligned,
+    client::Client,
     codec::{Codec, CodecError, Pods, Wire},
     tasks::Failure,
 };
@@ -10,7 +11,10 @@ use crate::{
     exec::endpoint::{SubmitError, Writer},
 };
 use bytemuck::Pod;
-use std::{marker::PhantomData, time::Duration};
+use std::{
+    marker::PhantomData,
+    time::{Duration, Instant},
+};
 
 /// How long to wait for room for an output before looking again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -20,7 +24,7 @@ const LOOKS: u32 = 30;
 /// Room for one output.
 pub(super) enum Room<'c> {
     /// The task's own, in the segment.
-    InPlace(Writer<'c, 'c>),
+    InPlace { writer: Writer<'c, 'c>, client: &'c Client },
     /// Of one item of a chunk.
     Private(&'c mut Aligned),
 }
@@ -33,7 +37,7 @@ impl Room<'_> {
     /// [`SubmitError`]: larger than any payload, no memory, or damage; no room, if the task is to end.
     pub(super) fn reserve(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
         match self {
-            Room::InPlace(writer) => {
+            Room::InPlace { writer, client } => {
                 let mut looks = 0;
                 while let Err(e) = writer.reserve(len) {
                     looks += 1;
@@ -41,7 +45,12 @@ impl Room<'_> {
                     if !may_come || writer.is_cancelled() {
                         return Err(e);
                     }
-                    writer.pause(PAUSE);
+                    writer.pause(PAUSE, || {
+                        // Results of this process's own may have all the room, and who would take them waits here. They are moved
+                        // out as they are filed, since by now we are among those who want room; that ends the sleep.
+                        let _ = client.drain(Some(Instant::now()));
+                        false
+                    });
                 }
                 Ok(writer.bytes()?)
             }
@@ -52,7 +61,7 @@ impl Room<'_> {
     /// No more than were reserved.
     pub(super) fn truncate(&mut self, len: usize) -> Result<(), Corrupted> {
         match self {
-            Room::InPlace(writer) => writer.truncate(len),
+            Room::InPlace { writer, .. } => writer.truncate(len),
             Room::Private(bytes) => {
                 bytes.truncate(len);
                 Ok(())
@@ -63,7 +72,7 @@ impl Room<'_> {
     /// What is reserved.
     pub(super) fn bytes(&mut self) -> Result<&mut [u8], Corrupted> {
         match self {
-            Room::InPlace(writer) => writer.bytes(),
+            Room::InPlace { writer, .. } => writer.bytes(),
             Room::Private(bytes) => {
                 let len = bytes.bytes().len();
                 Ok(bytes.resize(len))

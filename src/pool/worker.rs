@@ -66,6 +66,9 @@ pub(super) const AGAIN: u32 = 1 << 31;
 pub(super) const OTHERS: usize = 32;
 /// So deep tasks nest in all. Each level takes the stack of a handler and some hundred bytes.
 pub(super) const DEEPEST: usize = 512;
+/// So often a thread looks that is too deep for others' tasks. It does not sleep before the queues, or each task there would wake
+/// it for nothing; but there its own come back after a back-off or a death, and with one worker nobody else would run them.
+const LOOK: Duration = Duration::from_millis(10);
 /// Bytes of output for which a chunk finds room at once, at most.
 const ROOM: usize = 16 << 20;
 /// Stack of a slot's thread: that of a process's first thread, by default.
@@ -83,11 +86,17 @@ pub(super) struct Core {
     making: Mutex<()>,
     /// With one slot nothing runs beside anything.
     gate: Option<Gate>,
+    /// What a slot has met: the others end with it, and so the process can say it.
+    damage: OnceLock<Corrupted>,
 }
 
 impl Core {
     pub(super) fn submitter(&self) -> &Submitter {
         &self.submitter
+    }
+
+    fn room<'c>(&'c self, claimed: &'c Claimed<'_>) -> Room<'c> {
+        Room::InPlace { writer: claimed.writer(), client: self.submitter.client() }
     }
 
     pub(super) fn state<T: Any>(&self) -> Result<&T, Failure> {
@@ -166,6 +175,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
         states: tasks.states().map(|state| (state, OnceLock::new())).collect(),
         making: Mutex::default(),
         gate: (slots > 1).then(Gate::default),
+        damage: OnceLock::new(),
     });
     let _ = WORKER.set(Arc::downgrade(&core)); // one in the life of a process
     seat.ready();
@@ -189,11 +199,12 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
                 Err(e) => eprintln!("{e}"),
             }
         }
+        ended?;
         // What its tasks have submitted and not waited for is this worker's to see to the end.
         set_current(Some(Current::of_slot(core.clone(), 0)));
         let drained = client.drain(None).map(drop);
         set_current(None);
-        ended.and(drained)
+        drained
     });
     for hook in &tasks.on_exit {
         // It has been said by the panic hook; the others still have to be called.
@@ -217,7 +228,7 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
     let result = loop {
         let is_over = || {
             core.submitter.client().tidy();
-            seat.is_over()
+            seat.is_over() || core.damage.get().is_some()
         };
         if is_over() {
             break Ok(());
@@ -225,18 +236,19 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
         match core.endpoint.next(&core.queues, is_over) {
             Ok(Some(claimed)) => {
                 if let Err(e) = current.run(claimed, || current.claim()) {
-                    break Err(e.into());
+                    break Err(e);
                 }
                 seat.after_task();
             }
             Ok(None) => break Ok(()),
-            Err(e) => break Err(e.into()),
+            Err(e) => break Err(e),
         }
     };
+    let _ = result.map_err(|e| core.damage.set(e)); // or another was first
     // The others may sleep: they see what this one saw.
     core.endpoint.wake_self();
     set_current(None);
-    result
+    core.damage.get().map_or(Ok(()), |damage| Err((*damage).into()))
 }
 
 impl Current {
@@ -261,7 +273,13 @@ impl Current {
     }
 
     /// Runs a task of anybody's on top of those that wait. False: there is none, or too many wait already.
+    ///
+    /// # Errors
+    /// [`Corrupted`], also if another slot has met damage: what it ran may never come back.
     pub(super) fn run_another(&self) -> Result<bool, Corrupted> {
+        if let Some(damage) = self.core.damage.get() {
+            return Err(*damage);
+        }
         if self.depth > OTHERS {
             return Ok(false);
         }
@@ -277,7 +295,9 @@ impl Current {
 
     /// Sleeps until there may be a result, or something to run meanwhile.
     pub(super) fn park(&self, at_most: Option<Duration>, last_look: impl FnOnce() -> bool) {
-        let queues = if self.depth > OTHERS { &[][..] } else { &self.core.queues };
+        let is_deep = self.depth > OTHERS;
+        let queues = if is_deep { &[][..] } else { &self.core.queues };
+        let at_most = if is_deep { Some(at_most.map_or(LOOK, |t| t.min(LOOK))) } else { at_most };
         // What it waits for may have to run alone.
         self.outside(|| {
             self.core.endpoint.park(queues, at_most, last_look);
@@ -341,7 +361,10 @@ impl Current {
         }
         fault::running(Some(claimed.id()));
         set_current(Some(Current { depth: self.depth + 1, task: Some(claimed.id()), is_alone, ..self.clone() }));
-        let result = run(&self.core, claimed);
+        let result = run(&self.core, claimed).inspect_err(|e| {
+            // The task beneath may go on as if it were a failure of that one's.
+            let _ = self.core.damage.set(*e);
+        });
         set_current(Some(self.clone()));
         fault::running(self.task);
         result
@@ -417,19 +440,19 @@ fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
     let kind = claimed.kind();
     let codec = if kind & JSON == 0 { Codec::Compact } else { Codec::Json };
     let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
-        return leave(claimed, STATUS_UNKNOWN, &[]);
+        return leave(core, claimed, STATUS_UNKNOWN, &[]);
     };
     if kind & CHUNK != 0 {
         return match run_items(core, &claimed, handler) {
             Ok(true) => claimed.complete_reserved(STATUS_OK),
             Ok(false) => claimed.cancelled(),
             Err(SubmitError::Corrupted(e)) => Err(e),
-            Err(e) => leave(claimed, STATUS_FAILED, e.to_string().as_bytes()),
+            Err(e) => leave(core, claimed, STATUS_FAILED, e.to_string().as_bytes()),
         };
     }
     let context = Context { claimed: &claimed, core, is_item: false };
     let input = claimed.input()?;
-    match attempt(&context, || handler(&context, input, codec, &mut Room::InPlace(claimed.writer()))) {
+    match attempt(&context, || handler(&context, input, codec, &mut core.room(&claimed))) {
         Went::Well => claimed.complete_reserved(STATUS_OK),
         Went::Badly { .. } if claimed.is_cancelled() => claimed.cancelled(),
         Went::Badly { retry, status, text } => {
@@ -437,28 +460,33 @@ fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
                 0 => Some(claimed),
                 _ => claimed.give_back(Again::Backoff)?,
             };
-            left.map_or(Ok(()), |claimed| leave(claimed, status, text.as_bytes()))
+            left.map_or(Ok(()), |claimed| leave(core, claimed, status, text.as_bytes()))
         }
     }
 }
 
 /// Runs the items of a chunk. What came of each is in the segment before the next begins: so a death costs one item, and none
-/// that is finished runs again. False: it was cancelled.
+/// that is finished runs again. It ends early where what comes of the next item has no room beside the others: the submitter
+/// sends those that are left again. False: it was cancelled.
 ///
 /// # Errors
-/// [`SubmitError`]: damage, or no room for the output.
+/// [`SubmitError`]: damage, or no room even for what is finished.
 fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<bool, SubmitError> {
     let context = Context { claimed, core, is_item: true };
     let items = chunk::items(claimed.input()?)?;
     let n = items.len();
-    let mut room = Room::InPlace(claimed.writer());
-    let (mut at, mut reserved) = (0, 0);
+    let mut room = core.room(claimed);
+    let (mut at, mut reserved, mut largest) = (0, 0, 0);
+    let most = core.endpoint.segment().max_payload();
     let mut private = Aligned::default();
     for (i, item) in items.enumerate() {
         if claimed.is_cancelled() {
             return Ok(false);
         }
         let item = item?;
+        if at + largest > most {
+            break; // lest it run for nothing
+        }
         private.resize(0);
         let (status, text);
         let bytes =
@@ -476,12 +504,21 @@ fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<bo
                 }
             };
         let frame = chunk::frame(bytes.len());
+        largest = largest.max(frame);
         if at + frame > reserved {
             // Seldom: the others are as large as this one, mostly. Who dies in these lines loses what is finished.
             let kept = room.bytes()?[..at].to_vec();
             claimed.progress(0, n as u64);
-            reserved = (at + frame * (n - i)).min(ROOM).max(at + frame);
-            room.reserve(reserved)?[..at].copy_from_slice(&kept);
+            let all = (at + frame * (n - i)).min(ROOM).max(at + frame);
+            reserved = match reserve_one_of(&mut room, &[all, at + frame, at]) {
+                // Else it would seem to have failed for want of room.
+                Err(e) if e.is_transient() && claimed.is_cancelled() => return Ok(false),
+                reserved => reserved?,
+            };
+            room.bytes()?[..at].copy_from_slice(&kept);
+            if at + frame > reserved {
+                break;
+            }
         }
         chunk::write(&mut room.bytes()?[at..], status, bytes);
         at += frame;
@@ -491,6 +528,19 @@ fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<bo
     }
     room.truncate(at)?;
     Ok(true)
+}
+
+/// Room for the first of these lengths that there is room for.
+fn reserve_one_of(room: &mut Room<'_>, lens: &[usize]) -> Result<usize, SubmitError> {
+    let mut refused = None;
+    for &len in lens {
+        match room.reserve(len) {
+            Ok(_) => return Ok(len),
+            Err(e @ SubmitError::Corrupted(_)) => return Err(e),
+            Err(e) => refused = Some(e),
+        }
+    }
+    Err(refused.unwrap_or_else(|| unreachable!("there are lengths")))
 }
 
 fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>) -> Went {
@@ -508,11 +558,11 @@ fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>)
 }
 
 /// Completes a task with these bytes, waiting for room for them if there is none.
-fn leave(claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupted> {
+fn leave(core: &Core, claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupted> {
     let (mut status, mut output) = (status, output);
     let mut text;
     loop {
-        let reserved = Room::InPlace(claimed.writer()).reserve(output.len()).map(|place| place.copy_from_slice(output));
+        let reserved = core.room(&claimed).reserve(output.len()).map(|place| place.copy_from_slice(output));
         match reserved {
             Ok(()) => return claimed.complete_reserved(status),
             Err(SubmitError::Corrupted(e)) => return Err(e),

@@ -981,6 +981,8 @@ impl<'o> Coordinator<'o> {
                 Heard::Message(Order::Roll { id }) => self.roll(Some(id)),
                 Heard::Message(Order::Shutdown { grace }) => {
                     self.grace = grace;
+                    // A signal may have begun the end before, with the grace of that time.
+                    self.hurry = self.hurry.map(|_| Instant::now() + grace);
                     self.set_mode(Mode::Draining)?;
                 }
             }
