@@ -126,9 +126,9 @@ impl<'c> Context<'c> {
     /// });
     /// ```
     pub fn progress(&self, done: u64, total: u64) {
-        if self.is_item {
-            self.heartbeat();
-        } else {
+        self.heartbeat();
+        // A chunk's progress says which of its items runs.
+        if !self.is_item {
             self.claimed.progress(done, total);
         }
     }
