@@ -2,7 +2,7 @@
 //! is a deadlock.
 
 use super::{
-    Actor, Death, HOUR, MS, Part, QUEUE, START, Storage, Take, explore, explore_alive, join, play, settle, spawn,
+    Actor, Death, EXIT, HOUR, MS, Part, QUEUE, START, Storage, Take, explore, explore_alive, join, play, settle, spawn,
 };
 use crate::{
     lockfree::{
@@ -172,7 +172,10 @@ fn a_stopped_claimer_is_late_when_its_time_is_over() {
         }
         let died = worker.died;
         if died {
-            coordinator.recover(&worker);
+            // Killed for that, if it was late.
+            let late = [task];
+            let death = Death { late: &late[..usize::from(is_claimed)], ..Death::of(EXIT) };
+            coordinator.table().recover(&coordinator.cursors, coordinator.name, worker.name, death).unwrap();
         }
         let is_late = is_claimed && storage.table().load(0).is(Phase::Done(Outcome::TimedOut));
         assert_eq!(is_late, is_claimed);
