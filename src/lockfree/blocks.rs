@@ -343,7 +343,8 @@ impl Blocks<'_> {
     /// [`Corrupted`] if it isn't.
     pub(crate) fn check_attached(&self, block: u32, index: u16, task: Task) -> Result<(), Corrupted> {
         // Relaxed: who owns the task has seen it attached, or attached it ([publish] and its like).
-        let found = self.words[block as usize].load(Relaxed);
+        let word = self.words.get(block as usize);
+        let found = word.ok_or(Corrupted::new("number of a block", block as usize, block.into()))?.load(Relaxed);
         if found == Block::attached(index, task).bits() {
             Ok(())
         } else {
