@@ -485,6 +485,11 @@ impl Stage {
             0
         })?;
         self.sleeper.set(Some(pid));
+        self.await_sleep(pid)
+    }
+
+    /// Waits until the sleeper sleeps.
+    fn await_sleep(&self, pid: Pid) -> Result<(), TortureError> {
         // With its bit set there is nothing but the futex on which it could sleep.
         while !self.table().participants[self.spare.name().id() as usize].is_asleep() || state(pid) != Some('S') {
             nix::sched::sched_yield().map_err(os("yield"))?;
@@ -558,6 +563,10 @@ impl Stage {
             if !came.is_empty() {
                 verdict.add(DOUBLED, format!("these came back, and nobody asked for them: {came:?}"));
             }
+        }
+        // The sleeper may still be about what the dead one had submitted, and would keep that descriptor for a moment.
+        if let Some(pid) = self.sleeper.get() {
+            self.await_sleep(pid).map_err(unfit)?;
         }
         // Whoever comes next, under the same id if that is free again, gets its own tasks back and no others. It uses all
         // descriptors, and a block for each: none of them may be missing.
