@@ -3,6 +3,10 @@
 //!
 //! `Pool::builder().fork` wants a process of one thread, so each scene is a process: this program, run with the scene's name.
 
+#[path = "common/eventually.rs"]
+mod eventually;
+
+use eventually::eventually;
 use libtest_mimic::{Arguments, Trial};
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -29,8 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long anything may take before a scene gives up: far longer than it takes on a machine that is busy with more.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks of a task at its condition.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Of a pool that may take its time.
 const LONG: Duration = Duration::from_secs(600);
@@ -141,20 +144,7 @@ impl Board {
     /// Waits until a word is at least so much.
     #[track_caller]
     fn wait(&self, word: usize, value: u32) {
-        eventually(&format!("word {word} is {value}"), || (self.get(word) >= value).then_some(()));
-    }
-}
-
-/// Returns what `look` finds, as soon as it finds something.
-#[track_caller]
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "after {PATIENCE:?} still not: {what}");
-        thread::sleep(PAUSE);
+        eventually(format!("word {word} is {value}"), || (self.get(word) >= value).then_some(()));
     }
 }
 

@@ -947,6 +947,8 @@ impl<'s> Table<'s> {
     /// has woken last is on its way there. That one wakes the next if it leaves something ([`wake_next`](Self::wake_next)), so
     /// with many more workers than cores a burst of small tasks is not a system call each.
     fn wake_for_task(&self, cursors: &Cursors, queue: usize) {
+        // Relaxed, and so the looks below: the caller's fence stands before them ([park]; `PARK.md`, of who is on its way). A wrong
+        // `last_woken`, another thread's, is one more wake or a look by the coordinator.
         let last = cursors.last_woken.load(Relaxed);
         let is_on_its_way = self.is_idler(queue, last)
             && self.participants.get(last).is_some_and(Participant::is_woken)

@@ -565,6 +565,7 @@ impl Shared {
 
     /// Has a program as many tasks under way as it may? It leaves some descriptors for what its tasks submit.
     fn has_enough(&self) -> bool {
+        // Relaxed, and two loads: a few more or fewer are no matter.
         let under_way = self.outstanding.load(Relaxed).saturating_sub(self.submitting.load(Relaxed));
         !self.is_workers && under_way >= self.most()
     }

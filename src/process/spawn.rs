@@ -82,13 +82,7 @@ fn fork_child(keep: &[BorrowedFd<'_>], output: Option<[OwnedFd; 2]>, main: impl 
                 }
                 close_all_but(keep)
             };
-            let code = match prepared() {
-                Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(main)).unwrap_or(101),
-                Err(_) => 101,
-            };
-            let _ = std::io::stdout().flush();
-            // SAFETY: `_exit` ends the process at once: no destructor of the parent's copies runs, no atexit handler.
-            unsafe { libc::_exit(code.into()) }
+            live(prepared, main)
         }
         ForkResult::Parent { child: pid } => {
             // The child does the same; whoever is first, the group exists before either goes on. It may be gone already.
@@ -96,6 +90,17 @@ fn fork_child(keep: &[BorrowedFd<'_>], output: Option<[OwnedFd; 2]>, main: impl 
             Child::of(pid)
         }
     }
+}
+
+/// The life of a child that was just forked.
+fn live(prepare: impl FnOnce() -> nix::Result<()>, main: impl FnOnce() -> u8) -> ! {
+    let code = match prepare() {
+        Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(main)).unwrap_or(101),
+        Err(_) => 101,
+    };
+    let _ = std::io::stdout().flush();
+    // SAFETY: `_exit` ends the process at once: no destructor of the parent's copies runs, no atexit handler.
+    unsafe { libc::_exit(code.into()) }
 }
 
 /// Forks a child that goes on apart from this process: with its standard streams, in a process group of its own, with default
@@ -114,13 +119,7 @@ pub(crate) fn fork_apart(keep: &[BorrowedFd<'_>], main: impl FnOnce() -> u8) -> 
                 signal::reset_in_child()?;
                 close_all_but(keep)
             };
-            let code = match prepared() {
-                Ok(()) => std::panic::catch_unwind(AssertUnwindSafe(main)).unwrap_or(101),
-                Err(_) => 101,
-            };
-            let _ = std::io::stdout().flush();
-            // SAFETY: as in `spawn`.
-            unsafe { libc::_exit(code.into()) }
+            live(prepared, main)
         }
         ForkResult::Parent { child } => Ok(child),
     }

@@ -4,39 +4,22 @@
 //! condition. Every program carries a mark in its environment that its descendants inherit, so that what it has left
 //! behind is found wherever it went.
 
+mod eventually;
 mod pool;
 mod program;
 mod server;
 
+pub(crate) use eventually::eventually;
 pub(crate) use pool::Pool;
 pub(crate) use program::{Process, Program, holders_of};
 pub(crate) use server::{EVENT_TASK_FAILED, EVENT_TASK_STARTED, EVENT_TASK_TIMED_OUT, EVENT_TIMER_STARTED, Server};
 
 use std::{
     collections::BTreeSet,
-    fmt, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
-    thread,
-    time::{Duration, Instant},
 };
-
-/// How long anything may take before a test gives up: far longer than it takes on a machine that is busy with more.
-const PATIENCE: Duration = Duration::from_secs(120);
-const PAUSE: Duration = Duration::from_millis(10);
-
-/// Returns what `look` finds, as soon as it finds something.
-#[track_caller]
-pub(crate) fn eventually<T>(what: impl fmt::Display, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "after {PATIENCE:?} still not: {what}");
-        thread::sleep(PAUSE);
-    }
-}
 
 /// What a test has to itself: a namespace of the shared server, and a home directory.
 pub(crate) struct Scene<'s> {
