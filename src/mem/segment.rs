@@ -711,7 +711,7 @@ mod tests {
         at(
             offset_of!(Identity, version),
             &[9],
-            "a segment of layout version 9, where this program knows version 2: use the program that made it",
+            "a segment of layout version 9, where this program knows version 3: use the program that made it",
         );
         let long =
             format!("a damaged segment: {total} bytes long, {} by its header, {total} by its geometry", total ^ 1);
