@@ -338,10 +338,17 @@ impl Endpoint {
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
     }
 
-    /// As [`take`](Self::take), for a result that outlives the borrow.
-    pub(crate) fn take_owned(self: &Arc<Self>) -> Result<Option<FinishedBy<Arc<Endpoint>>>, Corrupted> {
-        let taken = self.table().take(&self.cursors, self.name)?;
-        Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self.clone(), task }, outcome }))
+    /// As [`draft`](Self::draft), in a descriptor that is kept for it. `len`: as much as one holds, at most.
+    pub(crate) fn redraft(&self, Spare(task): Spare, len: usize) -> Draft<'_> {
+        debug_assert!(len <= INLINE);
+        let payload = Payload::new(None, len as u32);
+        self.descriptor(task).input.store(payload.0, Relaxed);
+        Draft { guard: Guard { endpoint: self, task }, payload }
+    }
+
+    /// Gives back what was kept.
+    pub(crate) fn give_up(&self, Spare(task): Spare) {
+        drop(Guard { endpoint: self, task });
     }
 
     /// Sleeps until a result may have come, or `timeout` is over; looks for a while before that.
@@ -487,6 +494,11 @@ impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
         let _ = self.endpoint.table().release(self.task);
     }
 }
+
+/// A descriptor that this participant has RESERVED and keeps for its next submission: to be used or
+/// [given up](Endpoint::give_up). A death leaves what it leaves of a submission that is being filled.
+#[derive(Debug)]
+pub(crate) struct Spare(Owned);
 
 /// A submission being filled.
 pub(crate) struct Draft<'e> {
@@ -874,7 +886,6 @@ impl<'e> Claimed<'e> {
         self.open = true;
         Ok(Some(self))
     }
-
 }
 
 impl Drop for Claimed<'_> {
@@ -952,6 +963,24 @@ pub(crate) struct FinishedBy<E: Deref<Target = Endpoint>> {
 
 /// A finished task within a borrow of the endpoint.
 pub(crate) type Finished<'e> = FinishedBy<&'e Endpoint>;
+
+impl Finished<'_> {
+    /// Keeps its descriptor for the next submission.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if its word or a payload field is damaged.
+    pub(crate) fn renew(self) -> Result<Spare, Corrupted> {
+        let guard = std::mem::ManuallyDrop::new(self.guard);
+        guard.endpoint.table().renew(guard.task).map(Spare)
+    }
+
+    /// The same for as long as it is wanted. `endpoint` is its own.
+    pub(crate) fn share(self, endpoint: &Arc<Endpoint>) -> FinishedBy<Arc<Endpoint>> {
+        debug_assert!(std::ptr::eq(self.guard.endpoint, &raw const **endpoint));
+        let guard = std::mem::ManuallyDrop::new(self.guard);
+        FinishedBy { guard: Guard { endpoint: endpoint.clone(), task: guard.task }, outcome: self.outcome }
+    }
+}
 
 impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     fn descriptor(&self) -> &Descriptor {
