@@ -520,6 +520,8 @@ pub(crate) struct Submission {
     pub(crate) max_deaths: u8,
     /// What its last attempt had written when its worker died comes back all the same.
     pub(crate) keeps_output: bool,
+    /// Its times are taken even where those of the pool's tasks are not.
+    pub(crate) is_timed: bool,
 }
 
 impl Submission {
@@ -540,6 +542,7 @@ impl Submission {
             retry_on,
             max_deaths,
             keeps_output,
+            is_timed: false,
         }
     }
 }
@@ -576,17 +579,17 @@ impl Draft<'_> {
         d.max_attempts.store(s.max_attempts.max(1).into(), Relaxed);
         d.status.store(STATUS_OK, Relaxed);
         let table = endpoint.table();
-        let now = table.now();
         let expires = s.expires_in.map_or(0, |t| {
             let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
-            now.saturating_add(ns).max(1)
+            table.now().saturating_add(ns).max(1)
         });
         d.expires.store(expires, Relaxed);
         d.limits.store(s.limits.bits(), Relaxed);
         d.backoff.store(s.backoff.bits(), Relaxed);
         let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = s;
         d.rules.store(Rules { timeout_ms, retry_on, max_deaths, keeps_output }.bits(), Relaxed);
-        d.submitted.store(now, Relaxed);
+        let submitted = if s.is_timed { table.clock.now() } else { table.clock.stamp() };
+        d.submitted.store(submitted, Relaxed);
         for word in [&d.blame, &d.ran_by, &d.ran, &d.total] {
             word.store(0, Relaxed);
         }
@@ -663,7 +666,13 @@ impl<'e> Claimed<'e> {
         if let Some(d) = self.fields() {
             d.ran_by.store(u64::from(self.endpoint.pid) << 32 | u64::from(label), Relaxed);
             d.total.store(0, Relaxed);
-            d.started.store(self.endpoint.table().now(), Relaxed);
+            let table = self.endpoint.table();
+            if d.limits.load(Relaxed) != 0 || self.timeout().is_some() {
+                d.started.store(table.now(), Relaxed);
+            }
+            if d.submitted.load(Relaxed) != 0 {
+                d.began.store(table.clock.now(), Relaxed);
+            }
             d.place.store(Place { slot, depth, is_alone: false }.bits(), Relaxed);
         }
     }
@@ -830,9 +839,9 @@ impl<'e> Claimed<'e> {
         let Claimed { endpoint, task, .. } = *self;
         let (table, d) = (endpoint.table(), endpoint.descriptor(task));
         d.status.store(status, Relaxed);
-        let started = d.started.load(Relaxed);
-        if started != 0 {
-            d.ran.store(table.now().saturating_sub(started), Relaxed);
+        let began = d.began.load(Relaxed);
+        if began != 0 {
+            d.ran.store(table.clock.now().saturating_sub(began), Relaxed);
         }
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
         endpoint.count();
@@ -1009,19 +1018,20 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
         (bits != 0).then_some(((bits >> 32) as u32, bits as u32))
     }
 
-    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, until now.
+    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, until now. Zero if no
+    /// stamps were taken.
     pub(crate) fn waited(&self) -> Duration {
-        let d = self.descriptor();
-        let until = match d.started.load(Relaxed) {
-            0 => self.guard.endpoint.table().now(),
-            started => started,
+        let (d, clock) = (self.descriptor(), self.guard.endpoint.segment.clock());
+        let until = match d.began.load(Relaxed) {
+            0 => clock.now(),
+            began => began,
         };
-        Duration::from_nanos(until.saturating_sub(d.submitted.load(Relaxed)))
+        Duration::from_nanos(clock.ns_between(d.submitted.load(Relaxed), until))
     }
 
-    /// How long the last attempt took that has ended.
+    /// How long the last attempt took that has ended. Zero if no stamps were taken.
     pub(crate) fn ran(&self) -> Duration {
-        Duration::from_nanos(self.descriptor().ran.load(Relaxed))
+        Duration::from_nanos(self.guard.endpoint.segment.clock().ns(self.descriptor().ran.load(Relaxed)))
     }
 
     /// The input as it was submitted, read in place.

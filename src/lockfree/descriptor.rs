@@ -35,9 +35,9 @@
 //! |                                          | to discard an attempt |          |                                    |
 //! | `status`                                 | the submitter, 0      | RESERVED | the submitter, RESERVED            |
 //! |                                          | the worker            | CLAIMED  |                                    |
-//! | `claimant`, `started`, `heartbeat`       | the submitter, 0      | RESERVED | the coordinator, any time; of      |
-//! |                                          | the worker; for the   | CLAIMED  | `claimant` the submitter, RESERVED |
-//! |                                          | next attempt, 0, the  |          |                                    |
+//! | `claimant`, `started`, `began`,          | the submitter, 0      | RESERVED | the coordinator, any time; of      |
+//! | `heartbeat`                              | the worker; for the   | CLAIMED  | `claimant` and `began` the         |
+//! |                                          | next attempt, 0, the  |          | submitter, RESERVED                |
 //! |                                          | owner; `claimant`, if |          |                                    |
 //! |                                          | 0, the coordinator    |          |                                    |
 //! | `not_before`                             | the owner             | CLAIMED  | the coordinator, DELAYED           |
@@ -63,8 +63,8 @@
 //! | `output_bytes`                           | the worker            | CLAIMED  | the submitter, RESERVED            |
 //!
 //! `reserve` resets `input`, `output` and `checkpoints`; `publish` sets `lane`, `addressee` and `submitter`, and resets
-//! `claimant`, `exit`, `cancel`, `started` and `heartbeat`; the submission sets or resets the rest before that;
-//! `next_attempt` sets `not_before`, and resets `claimant`, `started`, `heartbeat` and `place`.
+//! `claimant`, `exit`, `cancel`, `started`, `began` and `heartbeat`; the submission sets or resets the rest before that;
+//! `next_attempt` sets `not_before`, and resets `claimant`, `started`, `began`, `heartbeat` and `place`.
 //!
 //! # What a death leaves in what is told of a run
 //!
@@ -73,7 +73,7 @@
 //! | `place`     | 0: it had claimed the task and not begun | the task is no candidate for the blame               |
 //! |             | slot and depth                           | a candidate, if none of its slot is deeper           |
 //! | `ran_by`    | of this attempt, or of the one before    | a report for people                                  |
-//! | `started`   | a time, or 0                             | the coordinator makes `ran` of it                    |
+//! | `began`     | a stamp, or 0                            | the coordinator makes `ran` of it                    |
 //! | `total`,    | of two reports at most, the later `done` | a report for people; the first `done` has no meaning |
 //! | `done`      | beside the earlier `total`               | before its `total`                                   |
 //! | `blame`     | (written by who survives)                | a dead coordinator has counted a death or has not:   |
@@ -159,12 +159,12 @@ pub(crate) struct Descriptor {
     pub(crate) cancel: AtomicU64,
     /// Pool time before which a DELAYED task is not READY.
     pub(crate) not_before: AtomicU64,
-    /// Pool time at which the attempt began, where `limits` asks for it or its worker says so; 0: not yet.
+    /// Pool time at which the attempt began, where its time is limited; 0: not yet.
     pub(crate) started: AtomicU64,
 
     /// Pool time of the last sign of life of this attempt.
     pub(crate) heartbeat: AtomicU64,
-    /// Pool time of its submission.
+    /// [Stamp](super::task_clock) of its submission; 0: none is taken of this task.
     pub(crate) submitted: AtomicU64,
     /// [`Rules`].
     pub(crate) rules: AtomicU64,
@@ -176,7 +176,7 @@ pub(crate) struct Descriptor {
     pub(crate) checkpoints: AtomicU32,
     /// Process id, and number of the label, of who began it last, high half and low half; 0: nobody yet.
     pub(crate) ran_by: AtomicU64,
-    /// Nanoseconds that the last attempt took.
+    /// Ticks of the [task clock](super::task_clock) that the last attempt took that has ended; 0: none has.
     pub(crate) ran: AtomicU64,
     /// How much there is to do, plus 1; 0: nothing was said of this attempt.
     pub(crate) total: AtomicU64,
@@ -185,8 +185,10 @@ pub(crate) struct Descriptor {
     pub(crate) done: AtomicU64,
     /// [`Payload`]s in blocks, used in turn.
     pub(crate) checkpoint: [AtomicU64; 2],
+    /// Stamp of the beginning of the attempt; 0: not yet, or none is taken.
+    pub(crate) began: AtomicU64,
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 5],
+    _spare: [AtomicU64; 4],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
 }
@@ -473,6 +475,7 @@ impl Descriptor {
             total: AtomicU64::new(0),
             done: AtomicU64::new(0),
             checkpoint: [AtomicU64::new(0), AtomicU64::new(0)],
+            began: AtomicU64::new(0),
             input_bytes: Inline::new(),
             output_bytes: Inline::new(),
         }

@@ -367,9 +367,9 @@ impl Table<'_> {
             d.claimant.store(dead.bits(), Relaxed);
         }
         d.exit.store(death.exit, Relaxed);
-        let started = d.started.load(Relaxed);
-        if started != 0 {
-            d.ran.store(self.now().saturating_sub(started), Relaxed);
+        let began = d.began.load(Relaxed);
+        if began != 0 {
+            d.ran.store(self.clock.now().saturating_sub(began), Relaxed);
         }
         let submitter = Name::of(d.submitter.load(Relaxed));
         if !self.is_live(submitter)? && !mutant("no-dead-submitter") {

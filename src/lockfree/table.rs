@@ -81,6 +81,7 @@ use super::{
     freemap::FreeMap,
     lane::{Cursor, Entry, Lane, LaneControl},
     participant::{Found, Name, Participant, check_id},
+    task_clock::TaskClock,
     timer::{Alarm, NEVER},
     word::{GENERATION_BITS, Hint, Member, Outcome, Phase, Task, is_legal},
 };
@@ -163,6 +164,7 @@ pub(crate) struct Table<'s> {
     /// Per queue, a bit per participant that is parked, or about to be, before it; a last row for those who wait for room.
     pub(crate) idle: &'s [AtomicU64],
     pub(crate) alarm: &'s Alarm,
+    pub(crate) clock: TaskClock<'s>,
 }
 
 /// What ends a sleep, beside a wake that is meant for the sleeper.
@@ -377,7 +379,7 @@ impl<'s> Table<'s> {
         d.lane.store(lane.0, Relaxed);
         d.addressee.store(addressee.map_or(0, Name::bits), Relaxed);
         d.submitter.store(me.bits(), Relaxed);
-        for word in [&d.claimant, &d.exit, &d.cancel, &d.started, &d.heartbeat] {
+        for word in [&d.claimant, &d.exit, &d.cancel, &d.started, &d.began, &d.heartbeat] {
             word.store(0, Relaxed);
         }
         let ready = task.word.to(Phase::Ready, me.id());
@@ -760,7 +762,7 @@ impl<'s> Table<'s> {
         let phase = if delay == 0 { Phase::Ready } else { Phase::Delayed };
         let d = &self.descriptors[task.index as usize];
         d.not_before.store(if delay == 0 { 0 } else { self.now().saturating_add(delay) }, Relaxed);
-        for word in [&d.claimant, &d.started, &d.heartbeat] {
+        for word in [&d.claimant, &d.started, &d.began, &d.heartbeat] {
             word.store(0, Relaxed);
         }
         d.place.store(0, Relaxed);

@@ -115,6 +115,7 @@ impl Table<'_> {
     pub(crate) fn was_stopped(&self, ns: u64) {
         let word = &self.alarm.paused;
         word.store(word.load(Relaxed).saturating_add(ns), Relaxed); // no other writer
+        self.clock.was_stopped(ns);
     }
 
     /// Who has exchanged the word of a task which has to do with this time tells the coordinator.
