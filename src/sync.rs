@@ -214,6 +214,11 @@ mod real {
         if let Some(now) = NOW.get() {
             return now;
         }
+        clock_monotonic()
+    }
+
+    /// As [`monotonic`], even where the time of a test stands still.
+    pub(super) fn clock_monotonic() -> u64 {
         let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `ts` is a live timespec, which the call fills; this clock always exists.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
@@ -291,6 +296,8 @@ mod real {
     unsafe impl<const N: usize> Sync for Inline<N> {}
 }
 #[cfg(not(all(test, any(loom, shuttle))))]
+pub(crate) mod ticks;
+#[cfg(not(all(test, any(loom, shuttle))))]
 pub(crate) use real::*;
 
 #[cfg(all(test, any(loom, shuttle)))]
@@ -351,6 +358,31 @@ mod mocked {
 
     pub(crate) fn monotonic() -> u64 {
         NOW.get()
+    }
+
+    /// The models have no counter.
+    pub(crate) mod ticks {
+        #[derive(Clone, Copy, Debug, Default)]
+        pub(crate) struct Pair {
+            pub(crate) ticks: u64,
+            pub(crate) ns: u64,
+        }
+
+        pub(crate) fn has_counter() -> bool {
+            false
+        }
+
+        pub(crate) fn is_trusted() -> bool {
+            false
+        }
+
+        pub(crate) fn counter() -> u64 {
+            unreachable!("the models have none")
+        }
+
+        pub(crate) fn pair() -> Pair {
+            unreachable!("the models have none")
+        }
     }
 
     /// An eventfd and who polls it: a futex does.

@@ -532,6 +532,8 @@ pub(crate) struct Submission {
     pub(crate) max_deaths: u8,
     /// What its last attempt had written when its worker died comes back all the same.
     pub(crate) keeps_output: bool,
+    /// Its times are taken even where those of the pool's tasks are not.
+    pub(crate) is_timed: bool,
 }
 
 impl Submission {
@@ -552,6 +554,7 @@ impl Submission {
             retry_on,
             max_deaths,
             keeps_output,
+            is_timed: false,
         }
     }
 }
@@ -590,10 +593,9 @@ impl Draft<'_> {
             d.max_attempts.store(max_attempts, Relaxed);
         }
         let table = endpoint.table();
-        let now = table.now();
         let expires = s.expires_in.map_or(0, |t| {
             let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
-            now.saturating_add(ns).max(1)
+            table.now().saturating_add(ns).max(1)
         });
         let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = s;
         let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output }.bits();
@@ -606,7 +608,8 @@ impl Draft<'_> {
         ] {
             set(word, value);
         }
-        d.submitted.store(now, Relaxed);
+        let submitted = if s.is_timed { table.clock.now() } else { table.clock.stamp() };
+        d.submitted.store(submitted, Relaxed);
         let (lane, addressee) = match s.to {
             To::Queue(q) => (table.queue(q), None),
             To::Participant(name) => (table.private(table.check_participant(name)?), Some(name)),
@@ -686,7 +689,13 @@ impl<'e> Running<'e> {
         debug_assert_ne!(slot, 0, "slots are counted from 1");
         if let Some(d) = self.fields() {
             d.run.ran_by.store(u64::from(self.endpoint.pid) << 32 | u64::from(label), Relaxed);
-            d.run.started.store(self.endpoint.table().now(), Relaxed);
+            let table = self.endpoint.table();
+            if d.limits.load(Relaxed) != 0 || self.timeout().is_some() {
+                d.run.started.store(table.now(), Relaxed);
+            }
+            if d.submitted.load(Relaxed) != 0 {
+                d.run.began.store(table.clock.now(), Relaxed);
+            }
             d.run.place.store(Place { slot, depth, is_alone: false }.bits(), Relaxed);
         }
     }
@@ -730,7 +739,7 @@ impl<'e> Running<'e> {
     /// A sign of life, for tasks whose silence is limited.
     pub(crate) fn heartbeat(&self) {
         if let Some(d) = self.fields() {
-            d.run.heartbeat.store(self.endpoint.table().now(), Relaxed);
+            d.heartbeat.store(self.endpoint.table().now(), Relaxed);
         }
     }
 
@@ -863,9 +872,9 @@ impl<'e> Claimed<'e> {
         let Running { endpoint, task, .. } = self.running;
         let (table, d) = (endpoint.table(), endpoint.descriptor(task));
         d.run.status.store(status, Relaxed);
-        let started = d.run.started.load(Relaxed);
-        if started != 0 {
-            d.run.ran.store(table.now().saturating_sub(started), Relaxed);
+        let began = d.run.began.load(Relaxed);
+        if began != 0 {
+            d.run.ran.store(table.clock.now().saturating_sub(began), Relaxed);
         }
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
         endpoint.count();
@@ -1053,18 +1062,21 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
         (bits != 0).then_some(((bits >> 32) as u32, bits as u32))
     }
 
-    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, until now.
+    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, until now. Zero if no
+    /// stamps were taken.
     pub(crate) fn waited(&self) -> Duration {
-        let until = match self.run().map_or(0, |run| run.started.load(Relaxed)) {
-            0 => self.guard.endpoint.table().now(),
-            started => started,
+        let clock = &self.guard.endpoint.table().clock;
+        let until = match self.run().map_or(0, |run| run.began.load(Relaxed)) {
+            0 => clock.now(),
+            began => began,
         };
-        Duration::from_nanos(until.saturating_sub(self.descriptor().submitted.load(Relaxed)))
+        Duration::from_nanos(clock.ns_between(self.descriptor().submitted.load(Relaxed), until))
     }
 
-    /// How long the last attempt took that has ended.
+    /// How long the last attempt took that has ended. Zero if no stamps were taken.
     pub(crate) fn ran(&self) -> Duration {
-        Duration::from_nanos(self.run().map_or(0, |run| run.ran.load(Relaxed)))
+        let ticks = self.run().map_or(0, |run| run.ran.load(Relaxed));
+        Duration::from_nanos(self.guard.endpoint.table().clock.ns(ticks))
     }
 
     /// The input as it was submitted, read in place.

@@ -377,7 +377,7 @@ impl<'e> Play<'e> {
             run(task).is_some_and(|run| {
                 let started = run.started.load(Relaxed);
                 let limits = Limits::of(of(task).limits.load(Relaxed));
-                started != 0 && limits.deadline(started, run.heartbeat.load(Relaxed)) <= table.now()
+                started != 0 && limits.deadline(started, of(task).heartbeat.load(Relaxed)) <= table.now()
             })
         };
         let was_killed = all.iter().any(|&task| is_late(task));
@@ -467,7 +467,7 @@ impl<'e> Play<'e> {
         for t in &self.tasks {
             let d = &self.table().descriptors[t.id.index as usize];
             let run = d.run_of(self.table().load(t.id.index));
-            let time = match (t.at, run.map(|run| (run.started.load(Relaxed), run.heartbeat.load(Relaxed)))) {
+            let time = match (t.at, run.map(|run| (run.started.load(Relaxed), d.heartbeat.load(Relaxed)))) {
                 (At::Delayed, _) => d.not_before.load(Relaxed),
                 (At::Claimed(by), Some((started @ 1.., heartbeat))) if self.is_live(by) => {
                     Limits::of(d.limits.load(Relaxed)).deadline(started, heartbeat)

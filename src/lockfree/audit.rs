@@ -639,7 +639,7 @@ mod tests {
         }
         names("its claimant was admitted", true, |s| {
             let d = s.of(Phase::Claimed);
-            d.run.sign(Task(d.state.load(Relaxed)), NOBODY);
+            d.sign(Task(d.state.load(Relaxed)), NOBODY);
         });
     }
 
@@ -669,7 +669,7 @@ mod tests {
         }
         names("nobody runs what waits", false, |s| {
             let d = s.of(Phase::Delayed);
-            d.run.sign(Task(d.state.load(Relaxed)), s.worker.name());
+            d.sign(Task(d.state.load(Relaxed)), s.worker.name());
         });
         names("its lane exists", true, |s| s.of(Phase::Ready).lane.store(11, Relaxed));
         names("who has no addressee is in a queue", true, |s| s.of(Phase::Claimed).lane.store(3, Relaxed));

@@ -41,7 +41,7 @@
 //! | `blame`                                  | the submitter, 0      | RESERVED | the worker, CLAIMED; the           |
 //! |                                          | the coordinator; the  | CLAIMED  | submitter, RESERVED                |
 //! |                                          | worker that acquits   |          |                                    |
-//! | `run`, and `done` beside it              | the worker; for the   | CLAIMED  | the coordinator, any time; the     |
+//! | `run`; `heartbeat` and `done` beside it  | the worker; for the   | CLAIMED  | the coordinator, any time; the     |
 //! |                                          | dead the coordinator; |          | submitter, RESERVED: only through  |
 //! |                                          | to withdraw it, the   |          | [`Descriptor::run_of`]; `done` only|
 //! |                                          | owner                 |          | where `run.total` is not 0         |
@@ -70,7 +70,7 @@
 //! | `place`     | 0: it had signed the task and not begun  | the task is no candidate for the blame               |
 //! |             | slot and depth                           | a candidate, if none of its slot is deeper           |
 //! | `ran_by`    | 0, or the dead one                       | a report for people                                  |
-//! | `started`   | a time, or 0                             | the coordinator makes `ran` of it                    |
+//! | `began`     | a stamp, or 0                            | the coordinator makes `ran` of it                    |
 //! | `total`,    | of two reports at most, the later `done` | a report for people; the first `done` has no meaning |
 //! | `done`      | beside the earlier `total`               | before its `total`                                   |
 //! | `blame`     | (written by who survives)                | a dead coordinator has counted a death or has not:   |
@@ -139,7 +139,7 @@ pub(crate) struct Descriptor {
     pub(crate) input: AtomicU64,
     /// [`Payload`] of the output.
     pub(crate) output: AtomicU64,
-    /// Time stamp of its submission; 0: none.
+    /// [Stamp](super::task_clock) of its submission; 0: none is taken of this task.
     pub(crate) submitted: told::AtomicU64,
 
     pub(crate) run: Run,
@@ -165,12 +165,14 @@ pub(crate) struct Descriptor {
 
     /// Pool time before which a DELAYED task is not READY.
     pub(crate) not_before: AtomicU64,
+    /// Pool time of the last sign of life of the attempt that `run` speaks of; 0: it gave none.
+    pub(crate) heartbeat: AtomicU64,
     /// How much of `run.total` is done.
     pub(crate) done: told::AtomicU64,
     /// [`Payload`]s in blocks, used in turn.
     pub(crate) checkpoint: [AtomicU64; 2],
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 4],
+    _spare: [AtomicU64; 3],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
 }
@@ -182,17 +184,17 @@ pub(crate) struct Run {
     of: AtomicU64,
     /// Id and incarnation of the worker.
     claimant: AtomicU64,
-    /// Pool time at which the attempt began, where `limits` asks for it; 0: not yet.
+    /// Pool time at which the attempt began, where its time is limited; 0: not yet.
     pub(crate) started: AtomicU64,
-    /// Pool time of its last sign of life.
-    pub(crate) heartbeat: AtomicU64,
     /// [`Place`] of the attempt in its worker.
     pub(crate) place: AtomicU32,
     /// The worker's own word on how it went.
     pub(crate) status: told::AtomicU32,
     /// Process id, and number of the label, of who began it, high half and low half; 0: nobody yet.
     pub(crate) ran_by: told::AtomicU64,
-    /// Nanoseconds that the attempt took.
+    /// Stamp of its beginning; 0: not yet, or none is taken.
+    pub(crate) began: told::AtomicU64,
+    /// Ticks of the [task clock](super::task_clock) that it took; 0: it has not ended.
     pub(crate) ran: told::AtomicU64,
     /// How much there is to do, plus 1; 0: nothing was said.
     pub(crate) total: told::AtomicU64,
@@ -203,21 +205,6 @@ impl Run {
         Name::of(self.claimant.load(Relaxed))
     }
 
-    /// Says whose attempt this is, and that nothing is known of it yet. For its worker, and for the coordinator in its place.
-    pub(crate) fn sign(&self, claimed: Task, claimant: Name) {
-        self.claimant.store(claimant.bits(), Relaxed);
-        for word in [&self.started, &self.heartbeat] {
-            word.store(0, Relaxed);
-        }
-        self.place.store(0, Relaxed);
-        self.status.store(0, Relaxed);
-        for word in [&self.ran_by, &self.ran, &self.total] {
-            word.store(0, Relaxed);
-        }
-        // Release: who finds it signed finds what stands above.
-        self.of.store(claimed.attempt_id(), Release);
-    }
-
     /// What it says is of no attempt any more. For the owner.
     pub(crate) fn withdraw(&self) {
         self.of.store(0, Relaxed);
@@ -225,6 +212,21 @@ impl Run {
 }
 
 impl Descriptor {
+    /// Says whose attempt this is, and that nothing is known of it yet. For its worker, and for the coordinator in its place.
+    pub(crate) fn sign(&self, claimed: Task, claimant: Name) {
+        let run = &self.run;
+        run.claimant.store(claimant.bits(), Relaxed);
+        run.started.store(0, Relaxed);
+        set(&self.heartbeat, 0);
+        run.place.store(0, Relaxed);
+        run.status.store(0, Relaxed);
+        for word in [&run.ran_by, &run.began, &run.ran, &run.total] {
+            word.store(0, Relaxed);
+        }
+        // Release: who finds it signed finds what stands above.
+        run.of.store(claimed.attempt_id(), Release);
+    }
+
     /// What is told of the attempt that `word` names, if anything is.
     pub(crate) fn run_of(&self, word: Task) -> Option<&Run> {
         (self.run.of.load(Acquire) == word.attempt_id()).then_some(&self.run)
@@ -504,7 +506,7 @@ impl Descriptor {
                 of: AtomicU64::new(0),
                 claimant: AtomicU64::new(0),
                 started: AtomicU64::new(0),
-                heartbeat: AtomicU64::new(0),
+                began: Default::default(),
                 place: AtomicU32::new(0),
                 status: Default::default(),
                 ran_by: Default::default(),
@@ -521,6 +523,7 @@ impl Descriptor {
             max_attempts: AtomicU32::new(0),
             checkpoints: AtomicU32::new(0),
             not_before: AtomicU64::new(0),
+            heartbeat: AtomicU64::new(0),
             done: Default::default(),
             checkpoint: [AtomicU64::new(0), AtomicU64::new(0)],
             input_bytes: Inline::new(),

@@ -364,12 +364,12 @@ impl Table<'_> {
         // It may have died between its claim and its own store of this. (Not otherwise: what a dead coordinator had adopted
         // was another's.)
         if d.run_of(word).is_none() {
-            d.run.sign(word, dead);
+            d.sign(word, dead);
         }
         d.exit.store(death.exit, Relaxed);
-        let started = d.run.started.load(Relaxed);
-        if started != 0 {
-            d.run.ran.store(self.now().saturating_sub(started), Relaxed);
+        let began = d.run.began.load(Relaxed);
+        if began != 0 {
+            d.run.ran.store(self.clock.now().saturating_sub(began), Relaxed);
         }
         let submitter = Name::of(d.submitter.load(Relaxed));
         if !self.is_live(submitter)? && !mutant("no-dead-submitter") {

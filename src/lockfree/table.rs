@@ -82,6 +82,7 @@ use super::{
     freemap::FreeMap,
     lane::{Cursor, Entry, Lane, LaneControl},
     participant::{Found, Name, Participant, check_id},
+    task_clock::TaskClock,
     timer::{Alarm, NEVER},
     word::{GENERATION_BITS, Hint, Member, Outcome, Phase, Task, is_legal},
 };
@@ -164,6 +165,7 @@ pub(crate) struct Table<'s> {
     /// Per queue, a bit per participant that is parked, or about to be, before it; a last row for those who wait for room.
     pub(crate) idle: &'s [AtomicU64],
     pub(crate) alarm: &'s Alarm,
+    pub(crate) clock: TaskClock<'s>,
 }
 
 /// What ends a sleep, beside a wake that is meant for the sleeper.
@@ -639,7 +641,7 @@ impl<'s> Table<'s> {
             self.complete(cursors, me, task, Outcome::Cancelled)?;
             return Ok(false);
         }
-        d.run.sign(word, me);
+        d.sign(word, me);
         if d.limits.load(Relaxed) != 0 {
             d.run.started.store(self.now(), Relaxed);
         }

@@ -115,6 +115,7 @@ impl Table<'_> {
     pub(crate) fn was_stopped(&self, ns: u64) {
         let word = &self.alarm.paused;
         word.store(word.load(Relaxed).saturating_add(ns), Relaxed); // no other writer
+        self.clock.was_stopped(ns);
     }
 
     /// Who has exchanged the word of a task which has to do with this time tells the coordinator.
@@ -215,7 +216,7 @@ impl Table<'_> {
             0 => cursors.first_seen(index, claimed, now),
             started => started,
         };
-        let heartbeat = run.map_or(0, |run| run.heartbeat.load(Relaxed));
+        let heartbeat = run.map_or(0, |_| d.heartbeat.load(Relaxed));
         Limits::of(d.limits.load(Relaxed)).deadline(started, heartbeat)
     }
 

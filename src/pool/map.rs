@@ -353,6 +353,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
 
     fn submit(&mut self, first: u64, chunk: Chunk, earlier: Earlier) {
         let sent = self.pool.submission(self.task, &self.options).and_then(|mut s| {
+            s.is_timed = !self.size.is_fixed; // it is learnt from
             let client = self.pool.client();
             if chunk.len() == 1 {
                 s.max_attempts -= earlier.attempts;
