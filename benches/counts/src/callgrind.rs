@@ -2,7 +2,10 @@
 //!
 //! The format: <https://valgrind.org/docs/manual/cl-format.html>.
 
-use crate::workloads::{Figure, OPERATIONS};
+use crate::{
+    allocations::TALLY,
+    workloads::{Figure, OPERATIONS},
+};
 use std::{
     error::Error,
     fs,
@@ -11,7 +14,7 @@ use std::{
 };
 
 /// What is counted.
-pub(crate) const COLUMNS: [&str; 4] = ["instructions", "libc-calls", "allocations", "system-calls"];
+pub(crate) const COLUMNS: [&str; 3] = ["instructions", "allocations", "system-calls"];
 
 /// How much of each of [`COLUMNS`] an operation costs.
 pub(crate) struct Cost(pub(crate) [f64; COLUMNS.len()]);
@@ -57,34 +60,25 @@ impl Figure {
 /// What the functions of `program` cost, for each operation.
 fn read(profile: &str, program: &Path) -> Result<Cost, Box<dyn Error>> {
     let ours = program.to_str().ok_or("the path of this program is no text")?;
-    let [mut instructions, mut calls, mut allocations, mut system_calls] = [0u64; 4];
-    let number = |text: Option<&str>| text.map_or(Ok(0), str::parse::<u64>);
-    let (mut object, mut callee, mut callees_object) = ("", "", None);
+    let [mut instructions, mut allocations, mut system_calls] = [0u64; 3];
+    let (mut object, mut function) = ("", "");
     let mut lines = profile.lines();
     while let Some(line) = lines.next() {
         match line.split_once('=') {
             Some(("ob", name)) => object = name,
-            Some(("cob", name)) => callees_object = Some(name),
-            Some(("cfn", name)) => callee = name,
-            Some(("calls", call)) => {
-                if object == ours && callees_object.take().is_some_and(|callees| callees != ours) {
-                    let n = number(call.split(' ').next())?;
-                    calls += n;
-                    if ["malloc", "calloc", "realloc", "aligned_alloc", "posix_memalign"].contains(&callee) {
-                        allocations += n;
-                    }
-                }
-                lines.next(); // what the call cost, all in all
-            }
+            Some(("fn", name)) => function = name,
+            // What the call cost, all in all.
+            Some(("calls", _)) => _ = lines.next(),
             None if line.starts_with(|c: char| c.is_ascii_digit()) => {
                 // Line of the source, instructions, system calls, their time; zeroes at the end are left out.
-                let mut cells = line.split(' ').skip(1);
-                let own = number(cells.next())?;
+                let mut cells = line.split(' ').skip(1).map(str::parse::<u64>);
+                let own = cells.next().transpose()?.unwrap_or(0);
                 instructions += if object == ours { own } else { 0 };
-                system_calls += number(cells.next())?;
+                allocations += if function == TALLY { own } else { 0 };
+                system_calls += cells.next().transpose()?.unwrap_or(0);
             }
             _ => {}
         }
     }
-    Ok(Cost([instructions, calls, allocations, system_calls].map(|n| n as f64 / OPERATIONS as f64)))
+    Ok(Cost([instructions, allocations, system_calls].map(|n| n as f64 / OPERATIONS as f64)))
 }

@@ -6,12 +6,14 @@
 //! ```
 //!
 //! Counted are the instructions of this program, in which the library is linked, and not those of libc: which `memcpy` that
-//! takes depends on the processor, and what it does on its version. Its calls are counted instead. So a figure depends on
-//! the sources and the compiler, and is the same on each run and machine of an architecture; the tolerance is for compilers.
+//! takes depends on the processor, and what it does on its version. So a figure depends on the sources and the compiler, and
+//! is the same on each run and machine of an architecture; the tolerance is for compilers. Of what libc does, allocations
+//! and system calls are counted. (Under valgrind a look at the clock is a system call; it is none otherwise.)
 //!
 //! Both ends are on one thread, so nobody waits or sleeps. What is done once, at the start, is spread over
 //! [`OPERATIONS`](workloads::OPERATIONS).
 
+mod allocations;
 mod callgrind;
 mod workloads;
 
