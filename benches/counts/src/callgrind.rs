@@ -49,7 +49,7 @@ impl Figure {
             let said = String::from_utf8_lossy(&run.stderr);
             return Err(format!("{}: callgrind ended with {}: {}", self.name, run.status, said.trim()).into());
         }
-        let cost = read(&fs::read_to_string(&profile)?, &program)?;
+        let cost = read(&fs::read_to_string(&profile)?, &program, self.function)?;
         if cost.0[0] == 0.0 {
             return Err(format!("{}: '{}' was never called: has it been renamed?", self.name, self.function).into());
         }
@@ -57,25 +57,28 @@ impl Figure {
     }
 }
 
-/// What the functions of `program` cost, for each operation.
-fn read(profile: &str, program: &Path) -> Result<Cost, Box<dyn Error>> {
+/// What a call of `measured` costs: instructions of `program` itself alone.
+fn read(profile: &str, program: &Path, measured: &str) -> Result<Cost, Box<dyn Error>> {
     let ours = program.to_str().ok_or("the path of this program is no text")?;
     let [mut instructions, mut allocations, mut system_calls] = [0u64; 3];
-    let (mut object, mut function) = ("", "");
+    let (mut object, mut function, mut callee) = ("", "", "");
+    // Behind the line of the source: instructions, system calls, their time. Zeroes at the end are left out.
+    let cell = |line: &str, n| line.split(' ').nth(n).map_or(Ok(0), str::parse::<u64>);
     let mut lines = profile.lines();
     while let Some(line) = lines.next() {
         match line.split_once('=') {
             Some(("ob", name)) => object = name,
             Some(("fn", name)) => function = name,
-            // What the call cost, all in all.
-            Some(("calls", _)) => _ = lines.next(),
+            Some(("cfn", name)) => callee = name,
+            Some(("calls", _)) => {
+                let whole = lines.next().unwrap_or_default();
+                // From entry to return. A system call by itself is counted also where nothing is to be collected.
+                system_calls += if callee == measured { cell(whole, 2)? } else { 0 };
+            }
             None if line.starts_with(|c: char| c.is_ascii_digit()) => {
-                // Line of the source, instructions, system calls, their time; zeroes at the end are left out.
-                let mut cells = line.split(' ').skip(1).map(str::parse::<u64>);
-                let own = cells.next().transpose()?.unwrap_or(0);
+                let own = cell(line, 1)?;
                 instructions += if object == ours { own } else { 0 };
                 allocations += if function == TALLY { own } else { 0 };
-                system_calls += cells.next().transpose()?.unwrap_or(0);
             }
             _ => {}
         }
