@@ -2,6 +2,8 @@
 //!
 //! [`Pair::fork`] → [`Pair::round_trip`], as often as wanted.
 
+pub mod counts;
+
 use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, STATUS_OK, Submission, To},

@@ -54,7 +54,10 @@ torture() {
 temporal() { step "temporal: on a real server" cargo test --test temporal; }
 c() { step "c: header and programs" cargo test -p shmworker-ffi; }
 fuzz() { step "fuzz: bounded" fuzz/run; }
-benches() { step "benches: one short run" benches/run 3; }
+benches() {
+    step "benches: one short run" benches/run 3
+    step "benches: instruction counts" benches/counts/run
+}
 main() { step "main job: 25 workflows" examples/parallelized.sh; }
 
 for part in "${@:-sources core library examples torture temporal c fuzz benches main}"; do

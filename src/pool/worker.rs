@@ -91,6 +91,23 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// `label`: the number of the worker's.
+    pub(super) fn new(endpoint: Arc<Endpoint>, home: Home, label: u32, tasks: &'static Tasks, work: &Work) -> Core {
+        let Work { slots, ref queues, workers, .. } = *work;
+        let client = Arc::new(Client::new(endpoint.clone(), home, true));
+        Core {
+            queues: (0..queues.len()).map(|q| endpoint.queue(q)).collect(),
+            label,
+            endpoint,
+            tasks,
+            submitter: Submitter::new(client, tasks.signatures.clone(), queues.as_slice().into(), slots * workers),
+            states: tasks.states().map(|state| (state, OnceLock::new())).collect(),
+            making: Mutex::default(),
+            gate: (slots > 1).then(Gate::default),
+            damage: OnceLock::new(),
+        }
+    }
+
     pub(super) fn submitter(&self) -> &Submitter {
         &self.submitter
     }
@@ -158,25 +175,14 @@ pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
 /// # Errors
 /// Why it can't go on, as a line for people.
 pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<(), String> {
-    let Work { slots, ref queues, workers, .. } = *work;
+    let slots = work.slots;
     let endpoint = seat.endpoint.clone();
     fault::install(seat.endpoint.participant()).map_err(|e| format!("cannot watch for fatal signals: {e}"))?;
     for hook in &tasks.on_start {
         hook().map_err(|failure| format!("the start hook of this worker failed: {}", failure.message))?;
     }
     let home = Home::here().map_err(|e| format!("cannot map a page: {e}"))?;
-    let client = Arc::new(Client::new(endpoint.clone(), home, true));
-    let core = Arc::new(Core {
-        queues: (0..queues.len()).map(|q| endpoint.queue(q)).collect(),
-        label: seat.number(),
-        endpoint,
-        tasks,
-        submitter: Submitter::new(client.clone(), tasks.signatures.clone(), queues.as_slice().into(), slots * workers),
-        states: tasks.states().map(|state| (state, OnceLock::new())).collect(),
-        making: Mutex::default(),
-        gate: (slots > 1).then(Gate::default),
-        damage: OnceLock::new(),
-    });
+    let core = Arc::new(Core::new(endpoint, home, seat.number(), tasks, work));
     let _ = WORKER.set(Arc::downgrade(&core)); // one in the life of a process
     seat.ready();
     let ended: Result<(), Lost> = std::thread::scope(|scope| {
@@ -202,7 +208,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
         ended?;
         // What its tasks have submitted and not waited for is this worker's to see to the end.
         set_current(Some(Current::of_slot(core.clone(), 0)));
-        let drained = client.drain(None).map(drop);
+        let drained = core.submitter.client().drain(None).map(drop);
         set_current(None);
         drained
     });
@@ -252,8 +258,18 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
 }
 
 impl Current {
-    fn of_slot(core: Arc<Core>, slot: u16) -> Current {
+    pub(super) fn of_slot(core: Arc<Core>, slot: u16) -> Current {
         Current { core, slot, depth: 0, task: None, is_alone: false, is_guest: false }
+    }
+
+    /// Runs the next task as [`serve`] does, but does not wait for one. False: there is none.
+    #[cfg(feature = "bench")]
+    pub(super) fn run_next(&self) -> Result<bool, Corrupted> {
+        let Some(claimed) = self.core.endpoint.next(&self.core.queues, || true)? else { return Ok(false) };
+        let result = self.run(claimed, || self.claim());
+        // The thread is the submitter's as well, which is no worker.
+        set_current(None);
+        result.map(|()| true)
     }
 
     /// Runs the first of these tasks of this process's own that nobody has begun. False: there is none.
