@@ -35,6 +35,10 @@ class Peer:
         """Submits one task and doesn't wait for it."""
         raise NotImplementedError
 
+    def settle(self):
+        """Waits for the results of all tasks begun."""
+        raise NotImplementedError
+
     def failures(self):
         """What the peer has reported about the tasks begun that won't have a result: an exception for each."""
         return []

@@ -5,7 +5,6 @@ import signal
 import struct
 import time
 from importlib.util import find_spec
-from itertools import cycle, islice
 from multiprocessing import active_children
 from multiprocessing.shared_memory import SharedMemory
 
@@ -15,7 +14,9 @@ from api import Skip
 
 # Distinct objects: of equal ones in a chunk, pickle would write one.
 MESSAGES = [bytes([i % 256]) * 64 for i in range(1024)]
-# Longer than anything that looks around before it sleeps, and for the other core to fall idle.
+# What one run measures takes about so long at most, in seconds: where it says `n`, a slow peer does fewer.
+LIMIT = 2
+# Longer than anything that looks around before it sleeps, and for the other core to fall idle; in seconds.
 IDLE = 0.002
 # Seconds for which a peer may be silent after a kill.
 PATIENCE = 5
@@ -29,6 +30,10 @@ def now():
 
 def since(begun):
     return now() - begun
+
+
+def is_over(begun, limit=LIMIT):
+    return since(begun) > limit * 1e9
 
 
 def check(right, what):
@@ -50,70 +55,96 @@ def pin(placement):
 
 
 def round_trip(peer, placement="two-cores", n=2000):
-    there, values = pin(placement), []
+    there, values, begun = pin(placement), [], now()
     with peer(tasks.echo, cpu=there) as pool:
         for trip in range(-n // 10, n):
             message = MESSAGES[trip % 1024]
             if placement == "asleep":
                 time.sleep(IDLE)
-            begun = now()
+            sent = now()
             answer = pool.call(message)
-            took = since(begun)
+            took = since(sent)
             check(answer == message, "answer")
             if trip >= 0:
                 values.append(took)
+            if values and is_over(begun):
+                break
     return "ns", values
 
 
-def throughput(peer, workers=1, outstanding=1024, n=100_000):
+def throughput(peer, workers=1, outstanding=1024, n=1_000_000):
+    def messages(limit):
+        """All of them again and again."""
+        nonlocal sent
+        begun, sent = now(), 0
+        while sent < n and not is_over(begun, limit):
+            some = MESSAGES[: n - sent]
+            sent += len(some)
+            yield from some
+
+    sent = 0
     with peer(tasks.echo, workers) as pool:
-        for count in (n // 10, n):
+        for limit in (LIMIT / 4, LIMIT):
             begun = now()
-            back = sum(map(len, pool.stream(islice(cycle(MESSAGES), count), outstanding)))
+            back = sum(map(len, pool.stream(messages(limit), outstanding)))
             took = since(begun)
-            check(back == 64 * count, "number of bytes back")
-    return "per_s", [n * 1e9 / took]
+            check(back == 64 * sent, "number of bytes back")
+    return "per_s", [sent * 1e9 / took]
 
 
 def payload(peer, bytes=1 << 20, mode="copied", n=100):
     if not find_spec("numpy"):
         raise Skip("NumPy, for the sums, is not installed: benches/setup does it")
-    there, values, words = pin("two-cores"), [], bytes // 8
-    memory = SharedMemory(create=True, size=bytes) if mode == "in-place" else None
-    task = tasks.digest_in_place if memory else tasks.digest
+    if mode not in ("copied", "in-place"):
+        raise Skip(f"no such case: mode={mode}")
+    # Threads that sleep find their CPUs by themselves, so nobody is pinned.
+    rest = struct.pack("=Q", 7) * (bytes // 8 - 1)
+    memory = SharedMemory(create=True, size=bytes)
+    memory.buf[8:bytes] = rest
+    values, begun = [], now()
     try:
-        with peer(task, cpu=there, largest=bytes + 4096) as pool:
+        with peer(tasks.digest if mode == "copied" else tasks.digest_in_place, largest=bytes + 4096) as pool:
             for trip in range(-n // 10, n):
-                # New each time, as results of a computation are: not in the reader's cache.
-                content = struct.pack("=Q", n + trip) * words
-                if memory:
-                    memory.buf[:bytes] = content
-                argument = (memory.name, bytes) if memory else content
-                begun = now()
-                answer = pool.call(argument)
-                took = since(begun)
-                check(len(answer) == 64 and answer[:8] == struct.pack("=Q", (n + trip) * words), "digest")
+                # The first word is another one each time.
+                first = struct.pack("=Q", n + trip)
+                content = first + rest if mode == "copied" else (memory.name, bytes)
+                sent = now()
+                if mode == "in-place":
+                    memory.buf[:8] = first
+                answer = pool.call(content)
+                took = since(sent)
+                check(answer == 8 * struct.pack("=Q", n + trip + 7 * (bytes // 8 - 1)), "digest")
                 if trip >= 0:
                     values.append(took)
+                if len(values) > 3 and is_over(begun):
+                    break
     finally:
-        if memory:
-            memory.close()
-            memory.unlink()
+        memory.close()
+        memory.unlink()
     return "ns", values
 
 
 def map_items(peer, items=100_000, chunked=True, workers=2):
+    # One by one so many that the slowest is done in time, and again.
+    most, done = items if chunked else 5000, 0
     with peer(tasks.square, workers) as pool:
         pool.call(1)
         begun = now()
-        total = sum(pool.map(range(items), chunked))
+        while done < items and not is_over(begun):
+            some = range(done, min(done + most, items))
+            check(sum(pool.map(some, chunked)) == squares(some.stop) - squares(some.start), "sum of squares")
+            done = some.stop
         took = since(begun)
-    check(total == (items - 1) * items * (2 * items - 1) // 6, "sum of squares")
-    return "ns", [took / items]
+    return "per_s", [done * 1e9 / took]
+
+
+def squares(below):
+    """The sum of x² for all x from 0."""
+    return (below - 1) * below * (2 * below - 1) // 6
 
 
 def started(peer, gate, workers):
-    """A pool all of whose workers have run a task."""
+    """A pool all of whose workers are in a task."""
     pool = peer(tasks.pass_gate, workers, gate=gate)
     # No task ends before all have begun, so each worker has one.
     for _ in range(workers):
@@ -123,38 +154,40 @@ def started(peer, gate, workers):
     return pool
 
 
-def let_go(gate, workers):
+def let_go(pool, gate, workers):
     for _ in range(workers):
         gate.go.release()
+    pool.settle()
 
 
 def start(peer, workers=2):
     gate = tasks.Gate(peer.context)
     begun = now()
-    with started(peer, gate, workers):
+    with started(peer, gate, workers) as pool:
+        let_go(pool, gate, workers)
         took = since(begun)
-        let_go(gate, workers)
     return "ns", [took]
 
 
 def memory(peer, workers=8):
     if workers < 2:
-        raise Skip("a further worker needs two at least")
+        raise Skip("a further worker needs two at least: workers=2 or more")
     used = []
     for count in (1, workers):
         gate = tasks.Gate(peer.context)
-        with started(peer, gate, count):
+        with started(peer, gate, count) as pool:
+            let_go(pool, gate, count)
             used.append(sum(proc.pss(pid) for pid in everybody()))
-            let_go(gate, count)
     return "bytes", [(used[1] - used[0]) / (workers - 1)]
 
 
 def rest(peer, seconds=5, workers=2):
+    """CPU ticks, and voluntary context switches."""
     gate = tasks.Gate(peer.context)
     with started(peer, gate, workers) as pool:
-        let_go(gate, workers)
-        # What follows the last tasks is no rest yet.
-        time.sleep(0.2)
+        let_go(pool, gate, workers)
+        # Who has just worked may look for more, for a while.
+        time.sleep(0.5)
         before = [sum(f(pid) for pid in everybody()) for f in (proc.ticks, proc.sleeps)]
         time.sleep(seconds)
         after = [sum(f(pid) for pid in everybody()) for f in (proc.ticks, proc.sleeps)]
@@ -168,31 +201,30 @@ def recovery(peer, n=1):
     for _ in range(QUEUED):
         pool.begin(False)
     for _ in range(n):
+        killed = now()
         kill(active_children())
-        begun = now()
         while not gate.arrived.acquire(timeout=0.01):
             failed = pool.failures()
             if len(failed) > QUEUED:
                 raise Skip(f"{type(failed[0]).__name__} for this task and for the {QUEUED} queued ones")
-            if since(begun) > PATIENCE * 1e9:
+            if is_over(killed, PATIENCE):
                 raise Skip(f"no answer within {PATIENCE} s")
-        values.append(since(begun))
+        values.append(since(killed))
     return "ns", values
 
 
 def respawn(peer, n=5):
     values = []
     gate = tasks.Gate(peer.context)
-    with started(peer, gate, 1) as pool:
-        for _ in range(n):
-            begun = now()
-            kill(active_children())
-            pool.revive()
-            pool.begin(True)
-            if not gate.arrived.acquire(timeout=PATIENCE):
-                raise Skip(f"no answer within {PATIENCE} s")
-            values.append(since(begun))
-        let_go(gate, 1)
+    pool = started(peer, gate, 1)
+    for _ in range(n):
+        killed = now()
+        kill(active_children())
+        pool.revive()
+        pool.begin(True)
+        if not gate.arrived.acquire(timeout=PATIENCE):
+            raise Skip(f"no answer within {PATIENCE} s")
+        values.append(since(killed))
     return "ns", values
 
 

@@ -29,8 +29,8 @@ PEERS = {
     "loky": pools.Loky,
     "faster_fifo": queues.FasterFifo,
 }
-# Nobody waits for ever for a peer that has lost a lock.
-LIMIT = 300
+# Nobody waits for ever for a peer that has lost a lock. The driver gives up after 60 s, and would not know why.
+LIMIT = 50
 
 
 def options(case, given):
@@ -62,7 +62,7 @@ def main(words):
         if peer.missing:
             raise Skip(peer.missing)
         if peer.cases and words[1] not in peer.cases:
-            raise Skip(f"has its own way of {' and '.join(sorted(peer.cases))} only")
+            raise Skip(f"no such case: it has its own way of {' and '.join(sorted(peer.cases))} only")
         unit, values = case(peer, **keywords)
         found = {"unit": unit, "values": values}
     except Skip as why:

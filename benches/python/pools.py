@@ -26,7 +26,7 @@ class MpPool(Peer):
     chunk = 1
 
     def __init__(self, task, workers=1, cpu=None, gate=None, largest=0):
-        self.task = task
+        self.task, self.begun = task, []
         self.pool = self.context.Pool(workers, prepare, (cpu, gate))
 
     def call(self, argument):
@@ -40,7 +40,11 @@ class MpPool(Peer):
         return self.pool.map(self.task, items, None if chunked else 1)
 
     def begin(self, argument):
-        self.pool.apply_async(self.task, (argument,))
+        self.begun.append(self.pool.apply_async(self.task, (argument,)))
+
+    def settle(self):
+        for result in self.begun:
+            result.get()
 
     def close(self):
         self.pool.terminate()
@@ -55,7 +59,7 @@ class MpPool64(MpPool):
 
     def map(self, items, chunked):
         if not chunked:
-            raise Skip("it is chunked by its name: see mp_pool")
+            raise Skip("no such case: it is chunked by its name")
         return self.stream(items, 0)
 
 
@@ -87,8 +91,12 @@ class Executor(Peer):
     def begin(self, argument):
         self.begun.append(self.pool.submit(self.task, argument))
 
+    def settle(self):
+        for future in self.begun:
+            future.result()
+
     def failures(self):
-        return [task.exception() for task in self.begun if task.done() and task.exception()]
+        return [future.exception() for future in self.begun if future.done() and future.exception()]
 
     def revive(self):
         raise Skip("a broken executor stays broken")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def pss(pid):
     """Bytes in memory; a page that n processes share counts as 1/n of a page for each."""
-    return 1024 * int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1])
+    return 1024 * int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)[1])
 
 
 def threads(pid):
@@ -28,6 +28,6 @@ def ticks(pid):
 def sleeps(pid):
     """How often its threads have gone to sleep, which is how often they have been woken."""
     return sum(
-        int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (thread / "status").read_text(), re.M)[1])
+        int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (thread / "status").read_text(), re.MULTILINE)[1])
         for thread in threads(pid)
     )

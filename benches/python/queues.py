@@ -17,7 +17,7 @@ class Queues(Peer):
     context = multiprocessing.get_context("fork")
 
     def __init__(self, task, workers=1, cpu=None, gate=None, largest=1 << 16):
-        self.tasks, self.results = self.queue(largest), self.queue(largest)
+        self.tasks, self.results, self.begun = self.queue(largest), self.queue(largest), 0
         self.workers = [
             self.context.Process(target=self.work, args=(task, cpu, gate), daemon=True) for _ in range(workers)
         ]
@@ -32,7 +32,7 @@ class Queues(Peer):
             self.put(self.results, [task(argument) for argument in self.get(self.tasks, most)])
 
     def call(self, argument):
-        self.begin(argument)
+        self.put(self.tasks, [argument])
         return self.get(self.results)[0]
 
     def stream(self, arguments, outstanding):
@@ -51,11 +51,16 @@ class Queues(Peer):
 
     def map(self, items, chunked):
         if chunked:
-            raise Skip("a queue has no chunks")
+            raise Skip("no such case: a queue has no chunks")
         return self.stream(items, 1024)
 
     def begin(self, argument):
         self.put(self.tasks, [argument])
+        self.begun += 1
+
+    def settle(self):
+        while self.begun:
+            self.begun -= len(self.get(self.results))
 
     def revive(self):
         raise Skip("nobody starts another worker")

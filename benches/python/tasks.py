@@ -38,10 +38,10 @@ def pass_gate(at_gate):
 
 
 def digest(payload):
-    """64 bytes, of which the first 8 are the sum over all 64-bit words."""
+    """64 bytes: the sum over all 64-bit words, eight times."""
     import numpy  # here, so that it is in the memory of those workers only that sum
 
-    return struct.pack("=Q56x", int(numpy.frombuffer(payload, numpy.uint64).sum()))
+    return 8 * struct.pack("=Q", int(numpy.frombuffer(payload, numpy.uint64).sum()))
 
 
 def digest_in_place(where):
