@@ -15,7 +15,7 @@ from api import Skip
 # Distinct objects: of equal ones in a chunk, pickle would write one.
 MESSAGES = [bytes([i % 256]) * 64 for i in range(1024)]
 # What one run measures takes about so long at most, in seconds: where it says `n`, a slow peer does fewer.
-LIMIT = 2
+LIMIT = 0.5
 # Seconds for which a peer may be silent after a kill.
 PATIENCE = 5
 # Tasks that wait behind the one whose worker is killed.
