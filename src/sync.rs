@@ -174,6 +174,11 @@ mod real {
     #[cfg(any(test, fuzzing))]
     pub(crate) use stepped::*;
 
+    /// Atomics from which nothing is concluded: what is told to people.
+    pub(crate) mod told {
+        pub(crate) use super::{AtomicU32, AtomicU64};
+    }
+
     pub(crate) use std::sync::{Mutex, MutexGuard};
     use std::{cell::UnsafeCell, time::Duration};
 
@@ -311,6 +316,11 @@ mod mocked {
     }
 
     atomic!(engine::sync::atomic);
+
+    /// Atomics from which nothing is concluded: no matter for a model.
+    pub(crate) mod told {
+        pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
+    }
 
     pub(crate) use engine::sync::atomic::fence;
 
