@@ -90,7 +90,7 @@ pub(crate) fn run(
         },
     ];
     let Place { name, options } = place;
-    let options = Options { queues: wire::QUEUES.map(str::to_owned).into(), ..options };
+    let options = Options { queues: Options::with_queues(wire::QUEUES).queues, ..options };
     let coordinator = Coordinator::new(&options, specs, grace, observer)?.listen(name.as_deref())?;
     coordinator.run(companion.map(|c| c as &dyn Companion))
 }
