@@ -16,6 +16,7 @@ use crate::{
         descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules, Run, set},
         participant::{Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
+        task_clock::TaskClock,
         word::{Outcome, Phase},
     },
     mem::segment::{NoSpace, Segment},
@@ -970,6 +971,27 @@ pub(crate) struct FinishedBy<E: Deref<Target = Endpoint>> {
     outcome: Outcome,
 }
 
+/// When a task was submitted and begun, and how long it ran, by the clock of its pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    submitted: u64,
+    began: u64,
+    ran: u64,
+}
+
+impl Times {
+    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, to when it was taken. Zero
+    /// if no stamps were taken.
+    pub(crate) fn waited(self, clock: &TaskClock<'_>) -> Duration {
+        Duration::from_nanos(clock.ns_between(self.submitted, self.began))
+    }
+
+    /// How long the last attempt took, if it has ended. Zero if no stamps were taken.
+    pub(crate) fn ran(self, clock: &TaskClock<'_>) -> Duration {
+        Duration::from_nanos(clock.ns_between(self.began, self.began.saturating_add(self.ran)))
+    }
+}
+
 /// A finished task within a borrow of the endpoint.
 pub(crate) type Finished<'e> = FinishedBy<&'e Endpoint>;
 
@@ -1062,21 +1084,11 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
         (bits != 0).then_some(((bits >> 32) as u32, bits as u32))
     }
 
-    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, until now. Zero if no
-    /// stamps were taken.
-    pub(crate) fn waited(&self) -> Duration {
-        let clock = &self.guard.endpoint.table().clock;
-        let until = match self.run().map_or(0, |run| run.began.load(Relaxed)) {
-            0 => clock.now(),
-            began => began,
-        };
-        Duration::from_nanos(clock.ns_between(self.descriptor().submitted.load(Relaxed), until))
-    }
-
-    /// How long the last attempt took that has ended. Zero if no stamps were taken.
-    pub(crate) fn ran(&self) -> Duration {
-        let ticks = self.run().map_or(0, |run| run.ran.load(Relaxed));
-        Duration::from_nanos(self.guard.endpoint.table().clock.ns(ticks))
+    /// Its stamps.
+    pub(crate) fn times(&self) -> Times {
+        let (began, ran) = self.run().map_or((0, 0), |run| (run.began.load(Relaxed), run.ran.load(Relaxed)));
+        let began = if began == 0 { self.guard.endpoint.table().clock.now() } else { began };
+        Times { submitted: self.descriptor().submitted.load(Relaxed), began, ran }
     }
 
     /// The input as it was submitted, read in place.

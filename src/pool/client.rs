@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::{
-        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, STATUS_OK, Spare, Submission, SubmitError,
+        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, STATUS_OK, Spare, Submission, SubmitError, Times,
     },
     lockfree::{
         descriptor::INLINE,
@@ -78,8 +78,7 @@ pub(super) struct Ending {
     pub(super) attempts: u32,
     /// Process id and number of the worker.
     pub(super) ran_by: Option<(u32, u32)>,
-    pub(super) waited: Duration,
-    pub(super) ran: Duration,
+    pub(super) times: Times,
     /// Nothing, of one that went well.
     pub(super) trouble: Option<Box<Trouble>>,
 }
@@ -201,9 +200,6 @@ enum State {
     Done(Came),
 }
 
-/// A program keeps this part of all descriptors for its next submissions, at most: others may come to wait for them.
-const SPARE_PART: usize = 128;
-
 #[derive(Default)]
 pub(super) struct Inbox {
     slots: Slab<Slot>,
@@ -294,15 +290,11 @@ struct Shared {
     news: AtomicUsize,
     /// Tasks submitted, less those that have come back. Changed under the lock.
     outstanding: AtomicUsize,
-    /// How many descriptors to keep for submissions.
-    most_spares: usize,
 }
 
 impl Client {
     /// `is_workers`: its threads run tasks while they wait.
     pub(super) fn new(endpoint: Arc<Endpoint>, home: Home, is_workers: bool) -> Client {
-        // A worker submits now and then, and there may be many of them.
-        let most_spares = if is_workers { 0 } else { endpoint.segment().table().descriptors.len() / SPARE_PART };
         let shared = Shared {
             endpoint,
             is_workers,
@@ -311,7 +303,6 @@ impl Client {
             news: AtomicUsize::new(0),
             home,
             outstanding: AtomicUsize::new(0),
-            most_spares,
         };
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
@@ -574,10 +565,13 @@ impl Shared {
         if is_refused() {
             return Err(PoolError::Draining);
         }
-        let spare = if len <= INLINE && !self.has_enough() { inbox.spares.pop() } else { None };
+        let spare = if self.has_enough() { None } else { inbox.spares.pop() };
         let mut draft = match spare {
-            Some(spare) => self.endpoint.redraft(spare, len),
-            None => {
+            Some(spare) if len <= INLINE => self.endpoint.redraft(spare, len),
+            spare => {
+                if let Some(spare) = spare {
+                    self.endpoint.give_up(spare); // in exchange for the next one
+                }
                 drop(inbox);
                 // Under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
                 let draft = self.draft(len, may_wait)?;
@@ -639,6 +633,15 @@ impl Shared {
     fn has_enough(&self) -> bool {
         // Relaxed: a few more or fewer are no matter.
         !self.is_workers && self.outstanding.load(Relaxed) >= self.most()
+    }
+
+    /// May a program that keeps so many descriptors for its next submissions keep one more? Of those that it may have under
+    /// way, a part at most; and none that others wait for. A worker submits now and then, and there may be many of them.
+    fn may_keep(&self, kept: usize) -> bool {
+        !self.is_workers
+            && kept < self.most() / 2
+            && kept + self.outstanding.load(Relaxed) < self.most()
+            && !self.endpoint.is_room_wanted()
     }
 
     fn most(&self) -> usize {
@@ -763,15 +766,13 @@ impl Shared {
         let ending = Ending {
             attempts: finished.attempts(),
             ran_by: finished.ran_by(),
-            waited: finished.waited(),
-            ran: finished.ran(),
+            times: finished.times(),
             trouble: (!went_well).then(|| Box::new(trouble())),
         };
         let bytes = finished.output()?;
         let output = if bytes.len() <= INLINE {
             let output = Output::copy_of(bytes);
-            let may_keep = inbox.spares.len() < self.most_spares && !self.endpoint.is_room_wanted();
-            if may_keep {
+            if self.may_keep(inbox.spares.len()) {
                 inbox.spares.push(finished.renew()?);
             }
             output

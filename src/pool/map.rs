@@ -393,7 +393,10 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             Ok((which, done)) => {
                 self.tickets.swap_remove(which);
                 let flight = self.flights.swap_remove(which);
-                self.size.learn(flight.chunk.len(), done.ending.ran);
+                self.size.learn(
+                    flight.chunk.len(),
+                    done.ending.times.ran(&self.pool.client().endpoint().segment().table().clock),
+                );
                 if flight.chunk.len() == 1 {
                     let result = check(&done).and_then(|bytes| Ok(O::decode(bytes)?));
                     self.finish(flight.first, result.map_err(|e| flight.earlier.added_to(e)));
