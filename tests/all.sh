@@ -34,7 +34,7 @@ library() {
     step "library: build" cargo test --no-run
     step "library: unit tests" cargo test --lib --bins
     step "library: doctests" cargo test --doc
-    step "library: command line" cargo test --test cli
+    step "library: command line" cargo test --test cli --test bench
     step "library: start methods" cargo test --test start_methods --test cargo_test
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits
     step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync

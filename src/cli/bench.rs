@@ -150,7 +150,7 @@ fn table(report: &Report) -> String {
         };
         let [median, low, high] = [0.5, 0.1, 0.9].map(|q| amount(figure.quantile(q), measure.is_rate()));
         let against = report.ratio(figure).map_or(String::new(), |ratio| {
-            let unit = if measure.is_rate() { "in the time of one trip of 64 B" } else { "times" };
+            let unit = if measure.is_rate() { "in the time of one such trip" } else { "times" };
             format!("   {ratio:.2} {unit}")
         });
         // A `String` takes all.
