@@ -1,16 +1,20 @@
 //! For the programs in `benches/`, behind the feature `bench`. Not API: it may change or go in any release.
 //!
-//! [`Pair::fork`] → [`Pair::round_trip`], as often as wanted.
+//! [`Pair::fork`] → [`Pair::submit`] and [`Pair::take`], as often as wanted; [`LaneEnd`] is a lane without tasks.
 
 pub mod counts;
 
 use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, STATUS_OK, Submission, To},
-    lockfree::participant::Name,
+    lockfree::{
+        lane::{Cursor, Lane, LaneControl, Push},
+        participant::Name,
+        word::Hint,
+    },
     mem::{layout::Geometry, segment::Segment},
     process::spawn::{Spawned, spawn},
-    sync::spin_loop,
+    sync::{AtomicU64, spin_loop},
 };
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -24,17 +28,7 @@ const SPINS_PER_CHECK: u32 = 1 << 20;
 const QUEUE: usize = 0;
 
 /// A forked process; killed when this is dropped.
-pub struct Peer(Spawned);
-
-impl Peer {
-    /// Forks a process that runs `main` and exits with what it returns. The caller has one thread.
-    ///
-    /// # Errors
-    /// What the kernel refused.
-    pub fn fork(main: impl FnOnce() -> u8) -> Result<Peer, Box<dyn Error>> {
-        Ok(Peer(spawn(&[], main)?))
-    }
-}
+struct Peer(Spawned);
 
 impl Drop for Peer {
     fn drop(&mut self) {
@@ -71,14 +65,22 @@ impl Pair {
         Ok(Pair { submitter: Endpoint::new(segment, submitter), worker })
     }
 
-    /// Submits `input`, waits for the result and copies it to `output`, which has the same length.
+    /// Submits `input`.
     ///
     /// # Errors
-    /// The worker has ended, or a payload has no room.
-    pub fn round_trip(&self, input: &[u8], output: &mut [u8]) -> Result<(), Box<dyn Error>> {
+    /// It has no room.
+    pub fn submit(&self, input: &[u8]) -> Result<(), Box<dyn Error>> {
         let mut draft = self.submitter.draft(input.len())?;
         draft.payload()?.copy_from_slice(input);
         draft.submit(Submission::new(To::Queue(QUEUE)))?;
+        Ok(())
+    }
+
+    /// Waits for a result and copies it to `output`, which has the same length.
+    ///
+    /// # Errors
+    /// The worker has ended, or had no room for the output.
+    pub fn take(&self, output: &mut [u8]) -> Result<(), Box<dyn Error>> {
         loop {
             for _ in 0..SPINS_PER_CHECK {
                 if let Some(finished) = self.submitter.take()? {
@@ -95,6 +97,47 @@ impl Pair {
                 return Err(format!("the worker has ended: {exit:?}").into());
             }
         }
+    }
+}
+
+/// A lane by itself, on whatever zeroed memory: its words, and one participant's cursors.
+pub struct LaneEnd<'w> {
+    lane: Lane<'w>,
+    cursor: Cursor,
+}
+
+/// A lane's words: `N` slots, a power of two. All zeros are an empty lane, so it may lie in a fresh mapping.
+#[repr(C)]
+pub struct LaneWords<const N: usize> {
+    control: LaneControl,
+    slots: [AtomicU64; N],
+}
+
+impl<'w> LaneEnd<'w> {
+    /// A participant's end.
+    pub fn new<const N: usize>(words: &'w LaneWords<N>) -> LaneEnd<'w> {
+        LaneEnd { lane: Lane::new(&words.control, &words.slots), cursor: Cursor::default() }
+    }
+
+    /// Stores a hint. False: the lane is full.
+    ///
+    /// # Errors
+    /// [`Corrupted`].
+    pub fn push(&self, index: u16) -> Result<bool, Corrupted> {
+        Ok(self.lane.push(&self.cursor, Hint { index, generation: 1 })? == Push::Stored)
+    }
+
+    /// Removes the hint at the head. `None`: the lane is empty.
+    ///
+    /// # Errors
+    /// [`Corrupted`].
+    pub fn pop(&self) -> Result<Option<u16>, Corrupted> {
+        while let Some(entry) = self.lane.first(&self.cursor)? {
+            if self.lane.remove(&self.cursor, &entry) {
+                return Ok(Some(entry.hint.index));
+            }
+        }
+        Ok(None)
     }
 }
 

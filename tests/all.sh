@@ -19,9 +19,9 @@ step() {
 
 sources() {
     step "sources: format" cargo fmt --all --check
-    step "sources: clippy" cargo clippy --workspace --all-targets -- -D warnings
+    step "sources: clippy" cargo clippy --workspace --exclude shmworker-benches --all-targets -- -D warnings
     step "sources: clippy, no features" cargo clippy --no-default-features --all-targets -- -D warnings
-    step "sources: docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    step "sources: docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude shmworker-benches --no-deps
 }
 core() {
     step "core: unit tests, no features" cargo test --no-default-features --lib
@@ -55,6 +55,7 @@ temporal() { step "temporal: on a real server" cargo test --test temporal; }
 c() { step "c: header and programs" cargo test -p shmworker-ffi; }
 fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() {
+    step "benches: clippy" cargo clippy -p shmworker-benches --all-targets -- -D warnings
     step "benches: one short run" benches/run 3
     step "benches: instruction counts" benches/counts/run
 }

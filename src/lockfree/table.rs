@@ -47,8 +47,9 @@
 //!   back exchanges that word, fences, then reads `cancel`. So either the request goes to whoever has it by now, or it ends
 //!   here: no attempt begins behind the back of one who was told that the task runs elsewhere.
 //!
-//! Who makes room, and both sides of \[cancel], come from an exchange, which on x86-64 is such a fence by itself
-//! (`fence_after_exchange`). In all other pairs the step before the fence may be a load or a store.
+//! Who makes room, both sides of \[cancel], and who posts (the last step of a push is an exchange, or what raises `rescan`) come
+//! from an exchange, which on x86-64 is such a fence by itself (`fence_after_exchange`). In all other pairs the step before the
+//! fence may be a load or a store.
 //!
 //! # Crash
 //!
@@ -77,10 +78,11 @@
 use super::{
     blocks::Blocks,
     checkpoint,
-    descriptor::{Backoff, Blame, Descriptor, Limits, Payload},
+    descriptor::{Backoff, Blame, Descriptor, Limits, Payload, set},
     freemap::FreeMap,
     lane::{Cursor, Entry, Lane, LaneControl},
     participant::{Found, Name, Participant, check_id},
+    task_clock::TaskClock,
     timer::{Alarm, NEVER},
     word::{GENERATION_BITS, Hint, Member, Outcome, Phase, Task, is_legal},
 };
@@ -163,6 +165,7 @@ pub(crate) struct Table<'s> {
     /// Per queue, a bit per participant that is parked, or about to be, before it; a last row for those who wait for room.
     pub(crate) idle: &'s [AtomicU64],
     pub(crate) alarm: &'s Alarm,
+    pub(crate) clock: TaskClock<'s>,
 }
 
 /// What ends a sleep, beside a wake that is meant for the sleeper.
@@ -248,26 +251,31 @@ impl<'s> Table<'s> {
     // ---- geometry ---------------------------------------------------------------------------------------------------
 
     /// The lane of a queue.
+    #[inline]
     pub(crate) fn queue(&self, queue: usize) -> LaneId {
         debug_assert!(queue < self.queues);
         LaneId(queue as u32)
     }
 
     /// The lane for work that only this participant can do.
+    #[inline]
     pub(crate) fn private(&self, who: u16) -> LaneId {
         LaneId((self.queues + who as usize) as u32)
     }
 
     /// The lane that carries this participant's finished tasks.
+    #[inline]
     pub(crate) fn completion(&self, who: u16) -> LaneId {
         LaneId((self.queues + self.participants.len() + who as usize) as u32)
     }
 
     /// Words of a row of the idle masks.
+    #[inline]
     pub(crate) fn idle_words(&self) -> usize {
         self.participants.len().div_ceil(64)
     }
 
+    #[inline]
     pub(crate) fn lane(&self, id: LaneId) -> Lane<'s> {
         let (i, n, p) = (id.0 as usize, self.queues, self.participants.len());
         let c = self.capacity;
@@ -281,10 +289,12 @@ impl<'s> Table<'s> {
         Lane::new(&self.controls[i], &self.slots[start..start + len])
     }
 
+    #[inline]
     pub(crate) fn descriptor(&self, index: u16) -> Result<&'s Descriptor, Corrupted> {
         self.descriptors.get(index as usize).ok_or(Corrupted::new("hint at descriptor", index as usize, index.into()))
     }
 
+    #[inline]
     pub(crate) fn participant(&self, id: u16) -> Result<&'s Participant, Corrupted> {
         Ok(&self.participants[check_id(id, self.participants.len())?])
     }
@@ -296,6 +306,7 @@ impl<'s> Table<'s> {
     }
 
     /// Does the kernel still have this participant's process, as far as the coordinator has heard?
+    #[inline]
     pub(crate) fn is_live(&self, name: Name) -> Result<bool, Corrupted> {
         let member = self.participant(name.id())?.member(name.id().into())?;
         Ok(member == Member::Live(name.incarnation()))
@@ -318,6 +329,7 @@ impl<'s> Table<'s> {
     }
 
     /// The one door through which task words change.
+    #[inline]
     pub(crate) fn exchange(&self, index: u16, from: Task, to: Task, success: Ordering) -> Result<Task, Task> {
         debug_assert!(is_legal(from, to), "{from:?} -> {to:?}");
         let success = if mutant("relaxed-exchange") { Relaxed } else { success };
@@ -329,6 +341,7 @@ impl<'s> Table<'s> {
             .map_err(Task)
     }
 
+    #[inline]
     pub(crate) fn load(&self, index: u16) -> Task {
         Task(self.descriptors[index as usize].state.load(Acquire))
     }
@@ -347,18 +360,27 @@ impl<'s> Table<'s> {
         all.into_iter().find_map(|i| self.try_reserve(i as u16, me))
     }
 
+    #[inline]
     fn try_reserve(&self, index: u16, me: Name) -> Option<Owned> {
         let word = Task(self.descriptors[index as usize].state.load(Relaxed)); // compared again by the exchange
         if !word.is(Phase::Free) {
             return None;
         }
         let word = self.exchange(index, word, word.reborn(me.id()), Acquire).ok()?; // [release]
+        self.reset(index);
+        Some(Owned { index, word })
+    }
+
+    /// For who has begun a new life of the descriptor.
+    #[inline]
+    fn reset(&self, index: u16) {
         let d = &self.descriptors[index as usize];
         for payload in [&d.input, &d.output] {
             payload.store(0, Relaxed);
         }
-        d.checkpoints.store(checkpoint::NONE, Relaxed);
-        Some(Owned { index, word })
+        if d.checkpoints.load(Relaxed) != checkpoint::NONE {
+            d.checkpoints.store(checkpoint::NONE, Relaxed);
+        }
     }
 
     /// RESERVED(me) → READY, hint, wake. The payload and all fields but `lane`, `addressee` and `submitter` are written.
@@ -377,9 +399,7 @@ impl<'s> Table<'s> {
         d.lane.store(lane.0, Relaxed);
         d.addressee.store(addressee.map_or(0, Name::bits), Relaxed);
         d.submitter.store(me.bits(), Relaxed);
-        for word in [&d.claimant, &d.exit, &d.cancel, &d.started, &d.heartbeat] {
-            word.store(0, Relaxed);
-        }
+        set(&d.exit, 0);
         let ready = task.word.to(Phase::Ready, me.id());
         let (expires, limits) = (d.expires.load(Relaxed), Limits::of(d.limits.load(Relaxed)));
         self.exchange(task.index, task.word, ready, Release).map_err(|w| self.refused(me, task.index, w))?; // [publish]
@@ -404,7 +424,7 @@ impl<'s> Table<'s> {
         }
         // An overflow needs nothing more: the flag is up, and the wake below makes somebody look.
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
-        full_fence("no-post-fence"); // [park], [orphan]
+        fence_after_exchange("no-post-fence"); // [park], [orphan]
         match addressee {
             None => self.wake_for_task(cursors, lane.0 as usize),
             Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
@@ -502,11 +522,7 @@ impl<'s> Table<'s> {
     /// # Errors
     /// [`Corrupted`] if the word moved under its owner, or a payload field is damaged.
     pub(crate) fn release(&self, task: Owned) -> Result<(), Corrupted> {
-        let d = &self.descriptors[task.index as usize];
-        for payload in [&d.input, &d.output] {
-            self.blocks.detach(Payload(payload.load(Relaxed)), task.index, task.word)?;
-        }
-        self.drop_checkpoints(task)?;
+        self.free_blocks(task)?;
         let free = task.word.to(Phase::Free, 0);
         self.exchange(task.index, task.word, free, Release).map_err(|w| moved(task.index, w))?; // [release]
         self.free.give(task.index as usize);
@@ -514,15 +530,48 @@ impl<'s> Table<'s> {
         Ok(())
     }
 
+    /// RESERVED(me) → RESERVED(me) of the next generation, blocks first: as [`release`](Self::release) and
+    /// [`reserve`](Self::reserve) in one, for who has more to submit. Whoever waits for a descriptor gets none by it.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    pub(crate) fn renew(&self, task: Owned) -> Result<Owned, Corrupted> {
+        let had_blocks = self.free_blocks(task)?;
+        let next = task.word.reborn(task.word.who());
+        // AcqRel: what it was and what it becomes are both its owner's, but a recovery may take it from here.
+        self.exchange(task.index, task.word, next, AcqRel).map_err(|w| moved(task.index, w))?;
+        self.reset(task.index);
+        if had_blocks {
+            self.wake_for_room();
+        }
+        Ok(Owned { word: next, ..task })
+    }
+
+    /// Frees what a task refers to. True: that was something.
+    fn free_blocks(&self, task: Owned) -> Result<bool, Corrupted> {
+        let d = &self.descriptors[task.index as usize];
+        let mut had_blocks = d.checkpoints.load(Relaxed) != checkpoint::NONE;
+        for payload in [&d.input, &d.output] {
+            let payload = Payload(payload.load(Relaxed));
+            had_blocks |= payload.block().is_some();
+            self.blocks.detach(payload, task.index, task.word)?;
+        }
+        self.drop_checkpoints(task)?;
+        Ok(had_blocks)
+    }
+
     /// Does somebody sleep for want of room, or is about to? An answer that may be late: for who looks again.
     pub(crate) fn is_room_wanted(&self) -> bool {
-        self.idle[self.queues * self.idle_words()..].iter().any(|mask| mask.load(Relaxed) != 0)
+        self.has_idlers(self.queues)
     }
 
     /// Wakes all who wait for room, after the exchange that has made some. All, since what has become free may be too small for
     /// the first, and room is short anyway.
     pub(crate) fn wake_for_room(&self) {
         fence_after_exchange("no-room-fence"); // [room]
+        if !self.has_idlers(self.queues) {
+            return;
+        }
         // Whoever else wakes them: the room may have come after the look of one that was marked as woken long ago.
         self.idlers(self.queues).filter_map(|id| self.participants.get(id)).for_each(Participant::wake);
     }
@@ -581,6 +630,7 @@ impl<'s> Table<'s> {
     }
 
     /// The word of a READY task once `me` has taken it out of its lane.
+    #[inline]
     fn claimed(&self, me: Name, index: u16, w: Task) -> Task {
         // Few tasks expire, and the others need not ask for the time.
         let may_be_over = self.descriptors[index as usize].expires.load(Relaxed) != 0;
@@ -591,6 +641,7 @@ impl<'s> Table<'s> {
     }
 
     /// What follows the exchange by which `me` has taken a READY task. False: it is ended, not begun.
+    #[inline]
     fn begin(&self, cursors: &Cursors, me: Name, task: Owned) -> Result<bool, Corrupted> {
         let Owned { index, word } = task;
         let d = &self.descriptors[index as usize];
@@ -604,9 +655,9 @@ impl<'s> Table<'s> {
             self.complete(cursors, me, task, Outcome::Cancelled)?;
             return Ok(false);
         }
-        d.claimant.store(me.bits(), Relaxed);
+        d.sign(word, me);
         if d.limits.load(Relaxed) != 0 {
-            d.started.store(self.now(), Relaxed);
+            d.run.started.store(self.now(), Relaxed);
         }
         Ok(true)
     }
@@ -727,6 +778,7 @@ impl<'s> Table<'s> {
         Ok(true)
     }
 
+    #[inline]
     pub(crate) fn submitter(&self, index: u16) -> Result<Name, Corrupted> {
         let name = Name::of(self.descriptors[index as usize].submitter.load(Relaxed));
         self.check_participant(name)?;
@@ -760,10 +812,7 @@ impl<'s> Table<'s> {
         let phase = if delay == 0 { Phase::Ready } else { Phase::Delayed };
         let d = &self.descriptors[task.index as usize];
         d.not_before.store(if delay == 0 { 0 } else { self.now().saturating_add(delay) }, Relaxed);
-        for word in [&d.claimant, &d.started, &d.heartbeat] {
-            word.store(0, Relaxed);
-        }
-        d.place.store(0, Relaxed);
+        d.run.withdraw();
         if is_same { task.word.to(phase, submitter.id()) } else { task.word.again(phase, submitter.id()) }
     }
 
@@ -780,7 +829,7 @@ impl<'s> Table<'s> {
     ) -> Result<(), Corrupted> {
         let lane = self.completion(check_id(done.who(), self.participants.len())? as u16);
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, done))?; // an overflow raises the flag
-        full_fence("no-done-fence"); // [park], [orphan]
+        fence_after_exchange("no-done-fence"); // [park], [orphan]
         let is_orphan = match of {
             Some((me, submitter)) if !mutant("no-orphan-check") => {
                 self.drop_orphan(me, Owned { index, word: done }, submitter)?
@@ -796,6 +845,7 @@ impl<'s> Table<'s> {
     // ---- both -------------------------------------------------------------------------------------------------------
 
     /// Takes the next hint of `lane` whose task is `wanted`, and moves that task to `to(index, word)`: index, old word, new word.
+    #[inline]
     fn take_from(
         &self,
         cursors: &Cursors,
@@ -915,6 +965,7 @@ impl<'s> Table<'s> {
     }
 
     /// Wakes this participant, if it is parked, for what is in its own lanes. The caller has published that and fenced.
+    #[inline]
     fn wake(&self, cursors: &Cursors, id: u16) {
         if self.participants[id as usize].wake_if_parked() == Found::Woken {
             self.have_watched(cursors);
@@ -933,6 +984,13 @@ impl<'s> Table<'s> {
         })
     }
 
+    /// Is there a bit in this row of the idle masks?
+    #[inline]
+    fn has_idlers(&self, row: usize) -> bool {
+        let words = self.idle_words();
+        self.idle[row * words..][..words].iter().any(|mask| mask.load(Relaxed) != 0) // as in `idlers`
+    }
+
     fn is_idler(&self, row: usize, id: usize) -> bool {
         let words = self.idle_words();
         id / 64 < words && self.idle[row * words + id / 64].load(Relaxed) >> (id % 64) & 1 == 1 // as in `idlers`
@@ -947,6 +1005,9 @@ impl<'s> Table<'s> {
     /// has woken last is on its way there. That one wakes the next if it leaves something ([`wake_next`](Self::wake_next)), so
     /// with many more workers than cores a burst of small tasks is not a system call each.
     fn wake_for_task(&self, cursors: &Cursors, queue: usize) {
+        if !self.has_idlers(queue) {
+            return;
+        }
         // Relaxed, and so the looks below: the caller's fence stands before them ([park]; `PARK.md`, of who is on its way). A wrong
         // `last_woken`, another thread's, is one more wake or a look by the coordinator.
         let last = cursors.last_woken.load(Relaxed);

@@ -1,0 +1,173 @@
+//! The plots, as SVG.
+
+use crate::{
+    Result, plan,
+    results::{Measured, Results, Row},
+};
+use plotters::{
+    coord::Shift,
+    prelude::{
+        ChartBuilder, DrawingArea, IntoDrawingArea, IntoLogRange, LineSeries, PathElement, SVGBackend,
+        SeriesLabelPosition,
+    },
+    style::{BLACK, Color, Palette, Palette99, RED, ShapeStyle, WHITE},
+};
+use shmworker_benches::Unit;
+use std::path::Path;
+
+/// A file that was drawn.
+pub(crate) struct Plot {
+    pub(crate) letter: &'static str,
+    pub(crate) title: String,
+    pub(crate) file: String,
+}
+
+/// A line: what it is of, and its points.
+type Line<'r> = (&'r Row, Vec<(f64, f64)>);
+
+pub(crate) fn draw(results: &Results, into: &Path) -> Result<Vec<Plot>> {
+    let mut plots = Vec::new();
+    let mut add = |letter,
+                   file: &str,
+                   title: &str,
+                   axes: [&str; 2],
+                   show: fn(f64) -> String,
+                   lines: Vec<Line<'_>>|
+     -> Result<()> {
+        let lines: Vec<_> = lines.into_iter().filter(|(_, points)| points.len() > 1).collect();
+        if !lines.is_empty() {
+            chart(&into.join(file), title, axes, show, &lines)?;
+            plots.push(Plot { letter, title: title.to_owned(), file: file.to_owned() });
+        }
+        Ok(())
+    };
+    for (case, file) in [("two-cores", "busy.svg"), ("asleep", "asleep.svg"), ("one-core", "one-core.svg")] {
+        if let Some(table) = results.table(&format!("round_trip placement={case}")) {
+            let title = format!("Round trip, {}: share of trips that took longer", table.title);
+            add(
+                "a",
+                file,
+                &title,
+                ["time of a trip", "trips that took longer"],
+                ns,
+                table.rows.iter().map(slower).collect(),
+            )?;
+        }
+    }
+    let rates = across(results.section("b"), |case| value(case, "workers="));
+    add("b", "throughput.svg", "Tasks a second, 1,024 outstanding", ["workers", "tasks a second"], plain, rates)?;
+    for (mode, file) in [("copied", "copied.svg"), ("in-place", "in-place.svg")] {
+        let tables = results.section("c").filter(|t| t.case.contains(&format!("mode={mode} ")));
+        let costs = across(tables, |case| value(case, "bytes="));
+        add("c", file, &format!("A payload there, {mode}, and a digest back"), ["bytes", "time"], plain, costs)?;
+    }
+    Ok(plots)
+}
+
+fn value(case: &str, key: &str) -> Option<f64> {
+    case.split(' ').find_map(|word| word.strip_prefix(key))?.parse().ok()
+}
+
+/// For each time the share of trips that took longer.
+fn slower(row: &Row) -> Line<'_> {
+    let n = row.distribution.len();
+    // A few hundred points, close together towards the slow end.
+    let ranks = (0..300).map(|i| n - (n as f64).powf(1.0 - f64::from(i) / 300.0) as usize);
+    let mut points: Vec<_> =
+        ranks.filter(|r| *r < n).map(|r| (row.distribution[r], (n - r) as f64 / n as f64)).collect();
+    points.dedup();
+    (row, points)
+}
+
+/// The medians of several tables, by what tells them apart.
+fn across<'r>(tables: impl Iterator<Item = &'r Measured>, x: impl Fn(&str) -> Option<f64>) -> Vec<Line<'r>> {
+    let mut lines: Vec<Line<'r>> = Vec::new();
+    for table in tables {
+        for row in table.rows.iter().filter(|r| r.unit.is_some()) {
+            let Some(point) = x(&table.case).map(|x| (x, row.quantile(0, 0.5))) else { continue };
+            match lines.iter_mut().find(|(r, _)| r.peer == row.peer) {
+                Some((_, points)) => points.push(point),
+                None => lines.push((row, vec![point])),
+            }
+        }
+    }
+    lines
+}
+
+fn ns(x: f64) -> String {
+    Unit::Ns.show(x)
+}
+
+fn plain(x: f64) -> String {
+    if x >= 1024.0 { plan::size(x as usize) } else { format!("{x}") }
+}
+
+/// Both axes are logarithmic.
+fn chart(
+    file: &Path,
+    title: &str,
+    [x_axis, y_axis]: [&str; 2],
+    show_x: fn(f64) -> String,
+    lines: &[Line<'_>],
+) -> Result<()> {
+    let area = SVGBackend::new(file, (1000, 600)).into_drawing_area();
+    draw_on(&area, title, [x_axis, y_axis], show_x, lines).map_err(|e| format!("{}: {e}", file.display()))?;
+    area.present().map_err(|e| format!("{}: {e}", file.display()))?;
+    Ok(())
+}
+
+fn draw_on(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    title: &str,
+    [x_axis, y_axis]: [&str; 2],
+    show_x: fn(f64) -> String,
+    lines: &[Line<'_>],
+) -> std::result::Result<(), Box<dyn std::error::Error>> {
+    area.fill(&WHITE).map_err(|e| e.to_string())?;
+    let points = || lines.iter().flat_map(|line| &line.1);
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let (least, most) = points().map(of).fold((f64::INFINITY, 0.0f64), |(a, b), v| (a.min(v), b.max(v)));
+        (least * 0.9..most * 1.1).log_scale()
+    };
+    let unit = lines[0].0.unit.unwrap_or(Unit::Ns);
+    let is_share = y_axis.starts_with("trips");
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, ("sans-serif", 20))
+        .margin(10)
+        .x_label_area_size(45)
+        .y_label_area_size(80)
+        .build_cartesian_2d(range(|p| p.0), range(|p| p.1))
+        .map_err(|e| e.to_string())?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc(x_axis)
+        .y_desc(y_axis)
+        .x_label_formatter(&|x| show_x(*x))
+        .y_label_formatter(&|y| {
+            if is_share { format!("{} %", shmworker_benches::Digits(y * 100.0)) } else { unit.show(*y) }
+        })
+        .draw()
+        .map_err(|e| e.to_string())?;
+    for (i, (row, points)) in lines.iter().enumerate() {
+        // Ours, and the limit, are to be found at once.
+        let style: ShapeStyle = match row.peer.as_str() {
+            "pool" => RED.stroke_width(3),
+            "raw" | "futex" => BLACK.stroke_width(2),
+            _ => Palette99::pick(i).stroke_width(1),
+        };
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), style))
+            .map_err(|e| e.to_string())?
+            .label(row.title().replace(['*', '`'], ""))
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 15, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()
+        .map_err(|e| e.to_string())?;
+    Ok(())
+}

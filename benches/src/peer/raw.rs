@@ -1,0 +1,136 @@
+//! The limit: two processes that write into memory which both have mapped. Nothing survives a death.
+
+use crate::{
+    Figures, Result,
+    case::{Case, Mode, Placement},
+    measure::{self, Answer, End, Link, Message, Side, bytes_of, message},
+    stage::{Cpus, Partner, Wait, pin, shared},
+};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+/// One direction: a message, and how many were sent. Relaxed words instead of bytes, so that no access is undefined.
+#[repr(C, align(128))]
+struct Half {
+    message: [AtomicU64; 8],
+    sent: AtomicU64,
+}
+
+/// 64 bytes and a flag each way.
+pub(crate) struct Raw {
+    halves: &'static [Half],
+    wait: Wait,
+}
+
+pub(crate) struct RawEnd {
+    out: &'static Half,
+    back: &'static Half,
+    wait: Wait,
+    sent: u64,
+    received: u64,
+}
+
+impl Link for Raw {
+    type End = RawEnd;
+    const SPINS: bool = true;
+
+    fn new(wait: Wait, _largest: usize) -> Result<Raw> {
+        // SAFETY: a `Half` is made of atomics.
+        Ok(Raw { halves: unsafe { shared(2) }?, wait })
+    }
+
+    fn end(&'static self, side: Side) -> Result<RawEnd> {
+        let [a, b] = self.halves else { unreachable!("two were made") };
+        let (out, back) = if side == Side::Near { (a, b) } else { (b, a) };
+        Ok(RawEnd { out, back, wait: self.wait, sent: 0, received: 0 })
+    }
+}
+
+impl End for RawEnd {
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.message.iter().zip(message(bytes)).for_each(|(to, word)| to.store(word, Relaxed));
+        self.sent += 1;
+        self.out.sent.store(self.sent, Release);
+        Ok(())
+    }
+
+    fn receive<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        self.received += 1;
+        self.wait.until(|| (self.back.sent.load(Acquire) == self.received).then_some(()));
+        let message: Message = std::array::from_fn(|i| self.back.message[i].load(Relaxed));
+        Ok(with(bytes_of(&message)))
+    }
+}
+
+pub(crate) fn run(case: &Case) -> Result<Figures> {
+    match *case {
+        // It has no queue.
+        Case::Throughput { .. } => Ok(None),
+        Case::Payload { bytes, mode, n } => payload(bytes, mode, n),
+        _ => measure::link::<Raw>(case),
+    }
+}
+
+/// One cache line that travels to and fro, with a number in it: what two cores take to see each other's write.
+pub(crate) fn run_line(case: &Case) -> Result<Figures> {
+    let Case::RoundTrip { placement: placement @ (Placement::TwoCores | Placement::OneCore), n, each } = *case else {
+        return Ok(None);
+    };
+    let cpus = Cpus::of(placement)?;
+    let wait = if placement == Placement::OneCore { Wait::Yield } else { Wait::Spin };
+    // SAFETY: an atomic.
+    let line: &AtomicU64 = &unsafe { shared(1) }?[0];
+    let _partner = Partner::fork(|| {
+        pin(cpus.there)?;
+        for turn in 0.. {
+            wait.until(|| (line.load(Acquire) == 2 * turn + 1).then_some(()));
+            line.store(2 * turn + 2, Release);
+        }
+        Ok(())
+    })?;
+    pin(cpus.here)?;
+    let mut at = 0;
+    measure::trips(n, each, |message| {
+        line.store(at + 1, Release);
+        at += 2;
+        wait.until(|| (line.load(Acquire) == at).then_some(()));
+        Ok(*message)
+    })
+}
+
+/// A payload in shared memory, a flag, and a partner that reads all of it.
+fn payload(bytes: usize, mode: Mode, n: u64) -> Result<Figures> {
+    // SAFETY: a `Half` is made of atomics.
+    let raw = Box::leak(Box::new(Raw { halves: unsafe { shared(2) }?, wait: Wait::Spin }));
+    // SAFETY: an atomic.
+    let memory: &[AtomicU64] = unsafe { shared(bytes / 8) }?;
+    let place = memory.as_ptr().cast_mut().cast::<u64>();
+    let _partner = {
+        let raw = &*raw;
+        Partner::fork(move || {
+            let mut end = raw.end(Side::Far)?;
+            loop {
+                end.receive(|_| ())?;
+                // SAFETY: all of the mapping; who submits writes to it only while this side waits for its message.
+                let words = unsafe { std::slice::from_raw_parts(place.cast::<u8>(), bytes) };
+                end.send(bytes_of(&Answer::Digest.of(words)))?;
+            }
+        })?
+    };
+    let mut end = raw.end(Side::Near)?;
+    // SAFETY: as above, from the other side: this side writes only between an answer and its next message.
+    let words = unsafe { std::slice::from_raw_parts_mut(place, bytes / 8) };
+    let mut exchange = move |write: &mut dyn FnMut(&mut [u64])| {
+        write(words);
+        end.send(bytes_of(&[0; 8]))?;
+        end.receive(message)
+    };
+    match mode {
+        Mode::Copied => {
+            measure::copied(bytes, n, |from| exchange(&mut |to| bytemuck::cast_slice_mut(to).copy_from_slice(from)))
+        }
+        Mode::InPlace | Mode::Built => measure::in_place(bytes, mode, n, |write| exchange(write)),
+    }
+}
