@@ -228,6 +228,8 @@ pub(crate) struct Options {
     pub(crate) reserve: bool,
     /// Tasks are not stamped: nobody will know how long they waited and ran.
     pub(crate) no_times: bool,
+    /// From what stamps are read, if not from the cheapest that can be trusted.
+    pub(crate) clock: Option<Source>,
     /// Names of the queues, in their order; those without one are known by their number alone.
     pub(crate) queues: Vec<String>,
 }
@@ -275,7 +277,7 @@ impl Segment {
         // A page that can't be had is an error here, and no SIGBUS later.
         space::allocate(&file, 0, if options.reserve { bytes } else { layout.arena })?;
         let map = MmapRaw::map_raw(&file).map_err(|source| SegmentCreateError::Os { step: "map", bytes, source })?;
-        let source = Source::best();
+        let source = options.clock.unwrap_or_else(Source::best);
         let identity = Identity {
             magic: MAGIC,
             version: VERSION,
