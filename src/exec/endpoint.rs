@@ -303,6 +303,9 @@ impl Endpoint {
     }
 
     fn check_len(&self, len: usize) -> Result<(), SubmitError> {
+        if len <= INLINE {
+            return Ok(());
+        }
         let limit = self.segment.max_payload();
         if len <= limit { Ok(()) } else { Err(SubmitError::TooLarge { len, limit }) }
     }

@@ -242,6 +242,20 @@ impl<'s> Lane<'s> {
         }
     }
 
+    /// The hint at the head, if one look finds it: most often it does. `Err`: it takes [`first`](Self::first) to say whether
+    /// there is one; or, if nobody has asked for a rescan, there is none.
+    #[inline]
+    pub(crate) fn glance(&self, cursor: &Cursor) -> Result<Entry, bool> {
+        let seen = self.control.head.0.load(Acquire); // [cursor]
+        let head = seen.max(cursor.head.load(Acquire));
+        let slot = Slot(self.slot(head).load(Acquire));
+        match (slot.laps_ahead_of(self.lap(head)), slot.is_full()) {
+            (0, true) => Ok(Entry { hint: slot.hint(), position: head, slot, seen_head: seen }),
+            (0, false) => Err(self.rescan_is_due()),
+            _ => Err(true),
+        }
+    }
+
     /// The hint at the head, if there is one. The head moves over positions that others have emptied.
     ///
     /// # Errors

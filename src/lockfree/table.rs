@@ -501,7 +501,25 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
+    #[inline]
     pub(crate) fn take(&self, cursors: &Cursors, me: Name) -> Result<Option<(Owned, Outcome)>, Corrupted> {
+        let id = self.completion(me.id());
+        let (lane, cursor) = (self.lane(id), cursors.of(id));
+        let wanted = |w: Task, _: &Descriptor| w.is(Phase::Done(Outcome::Completed)) && w.who() == me.id();
+        match lane.glance(cursor) {
+            Err(false) => Ok(None),
+            Ok(entry) => match self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Reserved, me.id())) {
+                Some((index, _, word)) => Ok(Some((Owned { index, word }, Outcome::Completed))),
+                None => self.search_done(cursors, me),
+            },
+            Err(true) => self.search_done(cursors, me),
+        }
+    }
+
+    /// As [`take`](Self::take), whatever stands at the head of the lane.
+    #[cold]
+    #[inline(never)]
+    fn search_done(&self, cursors: &Cursors, me: Name) -> Result<Option<(Owned, Outcome)>, Corrupted> {
         let lane = self.completion(me.id());
         let wanted = |w: Task, _: &Descriptor| matches!(w.phase(), Some(Phase::Done(_))) && w.who() == me.id();
         loop {
@@ -582,7 +600,34 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
-    pub(crate) fn claim(&self, cursors: &Cursors, me: Name, lane: LaneId) -> Result<Option<Owned>, Corrupted> {
+    #[inline]
+    pub(crate) fn claim(&self, cursors: &Cursors, me: Name, id: LaneId) -> Result<Option<Owned>, Corrupted> {
+        let (lane, cursor) = (self.lane(id), cursors.of(id));
+        // The first is a task for anybody, mostly, and of those that never expire.
+        let wanted = |w: Task, d: &Descriptor| {
+            w.is(Phase::Ready)
+                && d.lane.load(Relaxed) == id.0
+                && (id.0 as usize) < self.queues
+                && d.expires.load(Relaxed) == 0
+        };
+        match lane.glance(cursor) {
+            Err(false) => Ok(None),
+            Ok(entry) if lane.wants_rescan(cursor, false).is_none() => {
+                match self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Claimed, me.id())) {
+                    Some((index, _, word)) if self.begin(cursors, me, Owned { index, word })? => {
+                        Ok(Some(Owned { index, word }))
+                    }
+                    _ => self.search(cursors, me, id),
+                }
+            }
+            _ => self.search(cursors, me, id),
+        }
+    }
+
+    /// As [`claim`](Self::claim), whatever stands at the head of the lane.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, cursors: &Cursors, me: Name, lane: LaneId) -> Result<Option<Owned>, Corrupted> {
         let ours = lane == self.private(me.id());
         // `lane` and `addressee` are those of this life: the word is the READY of it, or the exchange fails.
         let wanted = |w: Task, d: &Descriptor| {
@@ -799,6 +844,9 @@ impl<'s> Table<'s> {
     pub(crate) fn discard_output(&self, task: Owned) -> Result<(), Corrupted> {
         let d = &self.descriptors[task.index as usize];
         let output = Payload(d.output.load(Relaxed));
+        if output == Payload::default() {
+            return Ok(());
+        }
         self.blocks.detach(output, task.index, task.word)?;
         d.output.store(0, Relaxed);
         if output.block().is_some() {
@@ -844,6 +892,28 @@ impl<'s> Table<'s> {
 
     // ---- both -------------------------------------------------------------------------------------------------------
 
+    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `None`, also where another was
+    /// faster: it takes [`take_from`](Self::take_from) to say more.
+    #[inline]
+    fn take_first(
+        &self,
+        lane: Lane<'_>,
+        cursor: &Cursor,
+        entry: &Entry,
+        wanted: impl Fn(Task, &Descriptor) -> bool,
+        to: impl Fn(Task) -> Task,
+    ) -> Option<(u16, Task, Task)> {
+        let index = entry.hint.index;
+        let d = self.descriptors.get(usize::from(index))?;
+        let word = self.load(index);
+        if !entry.hint.names(word) || !wanted(word, d) {
+            return None;
+        }
+        let new = self.exchange(index, word, to(word), AcqRel).ok()?;
+        let _ = lane.remove(cursor, entry); // helped along by another: as good
+        Some((index, word, new))
+    }
+
     /// Takes the next hint of `lane` whose task is `wanted`, and moves that task to `to(index, word)`: index, old word, new word.
     #[inline]
     fn take_from(
@@ -853,8 +923,7 @@ impl<'s> Table<'s> {
         wanted: impl Fn(Task, &Descriptor) -> bool,
         to: impl Fn(u16, Task) -> Task,
     ) -> Result<Option<(u16, Task, Task)>, Corrupted> {
-        let cursor = cursors.of(lane);
-        let lane = self.lane(lane);
+        let (lane, cursor) = (self.lane(lane), cursors.of(lane));
         while let Some(entry) = lane.first(cursor)? {
             let Entry { hint, .. } = entry;
             let d = self.descriptor(hint.index)?;
