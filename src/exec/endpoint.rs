@@ -586,12 +586,17 @@ impl Draft<'_> {
 
     /// RESERVED → READY: from here on others see it.
     pub(crate) fn submit(self, s: Submission) -> Result<TaskId, Corrupted> {
+        self.submit_as(&s, s.tag)
+    }
+
+    /// As [`submit`](Self::submit), with this tag.
+    pub(crate) fn submit_as(self, s: &Submission, tag: u64) -> Result<TaskId, Corrupted> {
         let guard = std::mem::ManuallyDrop::new(self.guard);
         let (endpoint, task) = (guard.endpoint, guard.task);
         endpoint.table().check_owned(endpoint.name, task)?;
         let d = endpoint.descriptor(task);
         d.kind.store(s.kind, Relaxed);
-        d.tag.store(s.tag, Relaxed);
+        d.tag.store(tag, Relaxed);
         let max_attempts = s.max_attempts.max(1).into();
         if d.max_attempts.load(Relaxed) != max_attempts {
             d.max_attempts.store(max_attempts, Relaxed);
@@ -601,7 +606,7 @@ impl Draft<'_> {
             let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
             table.now().saturating_add(ns).max(1)
         });
-        let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = s;
+        let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = *s;
         let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output }.bits();
         for (word, value) in [
             (&d.expires, expires),

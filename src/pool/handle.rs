@@ -228,9 +228,10 @@ pub struct Finished<T> {
     pub worker: Option<Worker>,
     /// How often it was begun.
     pub attempts: u32,
-    /// From its submission to the beginning of its last attempt.
+    /// From its submission to the beginning of its last attempt. Zero in a pool that takes no
+    /// [times](super::Builder::times).
     pub waited: Duration,
-    /// How long its last attempt ran, if that came to an end.
+    /// How long its last attempt ran, if that came to an end. Zero in a pool that takes no times.
     pub ran: Duration,
 }
 
