@@ -765,12 +765,10 @@ impl<'e> Play<'e> {
             let _ = writer.reserve(LENGTHS[(arg as usize + 3) % 8]);
             let room = len.max(LENGTHS[(arg as usize + 1) % 8].min(LENGTHS[6]));
             if writer.reserve(room).is_err() {
-                drop(writer);
                 return task.complete(status, len, fill);
             }
             fill(&mut writer.bytes().expect("undamaged")[..len]);
             writer.truncate(len).expect("undamaged");
-            drop(writer);
             task.complete_reserved(status).map_err(|e| (e.into(), None))
         });
         match answer {
