@@ -412,10 +412,21 @@ impl Client {
     /// by the result.
     pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Came>, Lost> {
         self.check_home()?;
-        if let Some(done) = self.shared.take_at_once(tag)? {
-            return Ok(Some(done));
+        match self.shared.at_once(tag, |done| done)? {
+            Some(done) => Ok(Some(done)),
+            None => self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag)),
         }
-        self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag))
+    }
+
+    /// Waits as [`wait`](Self::wait) does, without a time limit, and looks at the result, which is not kept.
+    #[inline]
+    pub(super) fn wait_with<R>(&self, tag: usize, task: TaskId, look: impl Fn(&Done) -> R) -> Result<R, Lost> {
+        self.check_home()?;
+        if let Some(found) = self.shared.at_once(tag, |done| look(&done))? {
+            return Ok(found);
+        }
+        let done = self.wait_for(&[(tag, task)], None, |inbox| inbox.take(tag))?;
+        Ok(look(&*done.unwrap_or_else(|| unreachable!("there is no time limit"))))
     }
 
     /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
@@ -728,26 +739,30 @@ impl Shared {
         }
     }
 
-    /// What this ticket is for, if it has come. What has come before it is filed on the way.
-    fn take_at_once(&self, tag: usize) -> Result<Option<Came>, Lost> {
+    /// `look` at what this ticket is for, if it is the next to come, or what came before it can be filed and it comes then.
+    /// `None`: look into the inbox.
+    #[inline]
+    fn at_once<R>(&self, tag: usize, look: impl FnOnce(Came) -> R) -> Result<Option<R>, Lost> {
         let mut inbox = self.lock();
         if let Some(done) = inbox.take(tag) {
-            return Ok(Some(done));
+            drop(inbox);
+            return Ok(Some(look(done)));
         }
         // Others who wait are to be told what has come.
-        if inbox.has_leader || inbox.waiting > 0 || inbox.futures > 0 || !inbox.for_room.is_empty() {
+        if inbox.slots.get(tag).is_none_or(|slot| slot.handles > 1) || inbox.has_company() {
             return Ok(None);
         }
         while let Some(finished) = self.endpoint.take()? {
             self.has_come_back(1);
-            let tag_of = finished.tag() as usize;
-            if tag_of == tag && inbox.slots.get(tag).is_some_and(|slot| slot.handles == 1) {
+            if finished.tag() as usize == tag {
                 inbox.slots.remove(tag);
-                return self.done(&mut inbox, finished).map(|done| Some(Came(Way::AtOnce(done)))).map_err(Lost::from);
+                let done = self.done(&mut inbox, finished)?;
+                drop(inbox);
+                return Ok(Some(look(Came(Way::AtOnce(done)))));
             }
             self.put(&mut inbox, finished)?;
         }
-        Ok(inbox.take(tag))
+        Ok(None)
     }
 
     /// Files all that has come. True: something had.
@@ -1050,6 +1065,11 @@ impl Shared {
 }
 
 impl Inbox {
+    /// Does anybody wait beside the thread that looks?
+    fn has_company(&self) -> bool {
+        self.has_leader || self.waiting > 0 || self.futures > 0 || !self.for_room.is_empty()
+    }
+
     /// A handle's result isn't wanted any more.
     fn forget(&mut self, tag: usize) {
         let Some(slot) = self.slots.get_mut(tag) else { return };
