@@ -55,7 +55,7 @@ impl Link for Lists {
             }
             std::thread::yield_now();
         }
-        Ok(Lists { client, directory: directory })
+        Ok(Lists { client, directory })
     }
 
     fn clear(&self) -> Result<()> {
