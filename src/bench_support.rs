@@ -2,6 +2,8 @@
 //!
 //! [`Pair::fork`] → [`Pair::submit`] and [`Pair::take`], as often as wanted; [`LaneEnd`] is a lane without tasks.
 
+pub mod counts;
+
 use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, STATUS_OK, Submission, To},

@@ -174,6 +174,11 @@ mod real {
     #[cfg(any(test, fuzzing))]
     pub(crate) use stepped::*;
 
+    /// Atomics from which nothing is concluded: what is told to people.
+    pub(crate) mod told {
+        pub(crate) use super::{AtomicU32, AtomicU64};
+    }
+
     pub(crate) use std::sync::{Mutex, MutexGuard};
     use std::{cell::UnsafeCell, time::Duration};
 
@@ -209,6 +214,11 @@ mod real {
         if let Some(now) = NOW.get() {
             return now;
         }
+        clock_monotonic()
+    }
+
+    /// As [`monotonic`], even where the time of a test stands still.
+    pub(super) fn clock_monotonic() -> u64 {
         let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `ts` is a live timespec, which the call fills; this clock always exists.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
@@ -286,6 +296,8 @@ mod real {
     unsafe impl<const N: usize> Sync for Inline<N> {}
 }
 #[cfg(not(all(test, any(loom, shuttle))))]
+pub(crate) mod ticks;
+#[cfg(not(all(test, any(loom, shuttle))))]
 pub(crate) use real::*;
 
 #[cfg(all(test, any(loom, shuttle)))]
@@ -304,6 +316,11 @@ mod mocked {
     }
 
     atomic!(engine::sync::atomic);
+
+    /// Atomics from which nothing is concluded: no matter for a model.
+    pub(crate) mod told {
+        pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64};
+    }
 
     pub(crate) use engine::sync::atomic::fence;
 
@@ -341,6 +358,31 @@ mod mocked {
 
     pub(crate) fn monotonic() -> u64 {
         NOW.get()
+    }
+
+    /// The models have no counter.
+    pub(crate) mod ticks {
+        #[derive(Clone, Copy, Debug, Default)]
+        pub(crate) struct Pair {
+            pub(crate) ticks: u64,
+            pub(crate) ns: u64,
+        }
+
+        pub(crate) fn has_counter() -> bool {
+            false
+        }
+
+        pub(crate) fn is_trusted() -> bool {
+            false
+        }
+
+        pub(crate) fn counter() -> u64 {
+            unreachable!("the models have none")
+        }
+
+        pub(crate) fn pair() -> Pair {
+            unreachable!("the models have none")
+        }
     }
 
     /// An eventfd and who polls it: a futex does.

@@ -57,6 +57,7 @@ fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() {
     step "benches: clippy" cargo clippy -p shmworker-benches --all-targets -- -D warnings
     step "benches: one short run" benches/run 3
+    step "benches: instruction counts" benches/counts/run
 }
 main() { step "main job: 25 workflows" examples/parallelized.sh; }
 

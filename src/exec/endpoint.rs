@@ -13,7 +13,7 @@
 use crate::{
     error::Corrupted,
     lockfree::{
-        descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules},
+        descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules, Run, set},
         participant::{Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         word::{Outcome, Phase},
@@ -338,10 +338,17 @@ impl Endpoint {
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
     }
 
-    /// As [`take`](Self::take), for a result that outlives the borrow.
-    pub(crate) fn take_owned(self: &Arc<Self>) -> Result<Option<FinishedBy<Arc<Endpoint>>>, Corrupted> {
-        let taken = self.table().take(&self.cursors, self.name)?;
-        Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self.clone(), task }, outcome }))
+    /// As [`draft`](Self::draft), in a descriptor that is kept for it. `len`: as much as one holds, at most.
+    pub(crate) fn redraft(&self, Spare(task): Spare, len: usize) -> Draft<'_> {
+        debug_assert!(len <= INLINE);
+        let payload = Payload::new(None, len as u32);
+        self.descriptor(task).input.store(payload.0, Relaxed);
+        Draft { guard: Guard { endpoint: self, task }, payload }
+    }
+
+    /// Gives back what was kept.
+    pub(crate) fn give_up(&self, Spare(task): Spare) {
+        drop(Guard { endpoint: self, task });
     }
 
     /// Sleeps until a result may have come, or `timeout` is over; looks for a while before that.
@@ -488,6 +495,11 @@ impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
     }
 }
 
+/// A descriptor that this participant has RESERVED and keeps for its next submission: to be used or
+/// [given up](Endpoint::give_up). A death leaves what it leaves of a submission that is being filled.
+#[derive(Debug)]
+pub(crate) struct Spare(Owned);
+
 /// A submission being filled.
 pub(crate) struct Draft<'e> {
     guard: Guard<&'e Endpoint>,
@@ -520,6 +532,8 @@ pub(crate) struct Submission {
     pub(crate) max_deaths: u8,
     /// What its last attempt had written when its worker died comes back all the same.
     pub(crate) keeps_output: bool,
+    /// Its times are taken even where those of the pool's tasks are not.
+    pub(crate) is_timed: bool,
 }
 
 impl Submission {
@@ -540,6 +554,7 @@ impl Submission {
             retry_on,
             max_deaths,
             keeps_output,
+            is_timed: false,
         }
     }
 }
@@ -573,24 +588,28 @@ impl Draft<'_> {
         let d = endpoint.descriptor(task);
         d.kind.store(s.kind, Relaxed);
         d.tag.store(s.tag, Relaxed);
-        d.max_attempts.store(s.max_attempts.max(1).into(), Relaxed);
-        d.status.store(STATUS_OK, Relaxed);
+        let max_attempts = s.max_attempts.max(1).into();
+        if d.max_attempts.load(Relaxed) != max_attempts {
+            d.max_attempts.store(max_attempts, Relaxed);
+        }
         let table = endpoint.table();
-        let now = table.now();
         let expires = s.expires_in.map_or(0, |t| {
             let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
-            now.saturating_add(ns).max(1)
+            table.now().saturating_add(ns).max(1)
         });
-        d.expires.store(expires, Relaxed);
-        d.limits.store(s.limits.bits(), Relaxed);
-        d.backoff.store(s.backoff.bits(), Relaxed);
         let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = s;
-        d.rules.store(Rules { timeout_ms, retry_on, max_deaths, keeps_output }.bits(), Relaxed);
-        d.submitted.store(now, Relaxed);
-        for word in [&d.blame, &d.ran_by, &d.ran, &d.total] {
-            word.store(0, Relaxed);
+        let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output }.bits();
+        for (word, value) in [
+            (&d.expires, expires),
+            (&d.limits, s.limits.bits()),
+            (&d.backoff, s.backoff.bits()),
+            (&d.rules, rules),
+            (&d.blame, 0),
+        ] {
+            set(word, value);
         }
-        d.place.store(0, Relaxed);
+        let submitted = if s.is_timed { table.clock.now() } else { table.clock.stamp() };
+        d.submitted.store(submitted, Relaxed);
         let (lane, addressee) = match s.to {
             To::Queue(q) => (table.queue(q), None),
             To::Participant(name) => (table.private(table.check_participant(name)?), Some(name)),
@@ -599,21 +618,29 @@ impl Draft<'_> {
     }
 }
 
-/// A task that this participant runs.
+/// A task that this participant has claimed. Dropped, it is ended as given up.
 pub(crate) struct Claimed<'e> {
+    running: Running<'e>,
+    open: bool,
+}
+
+/// A task while it runs: what others than its only writer may do with it.
+pub(crate) struct Running<'e> {
     endpoint: &'e Endpoint,
     task: Owned,
-    open: bool,
-    has_writer: AtomicBool,
     /// Who reads or replaces the checkpoint.
     keeping: Mutex<()>,
 }
 
-impl<'e> Claimed<'e> {
-    fn new(endpoint: &'e Endpoint, task: Owned) -> Claimed<'e> {
-        Claimed { endpoint, task, open: true, has_writer: AtomicBool::new(false), keeping: Mutex::new(()) }
-    }
+impl<'e> Deref for Claimed<'e> {
+    type Target = Running<'e>;
 
+    fn deref(&self) -> &Running<'e> {
+        &self.running
+    }
+}
+
+impl<'e> Running<'e> {
     /// The payload, read in place.
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         let (start, len) = self.locate_input()?;
@@ -652,7 +679,7 @@ impl<'e> Claimed<'e> {
 
     /// Its fields, while they are its worker's.
     fn fields(&self) -> Option<&'e Descriptor> {
-        let Claimed { endpoint, task, .. } = *self;
+        let Running { endpoint, task, .. } = *self;
         endpoint.table().check_owned(endpoint.name, task).is_ok().then(|| endpoint.descriptor(task))
     }
 
@@ -661,10 +688,15 @@ impl<'e> Claimed<'e> {
     pub(crate) fn begin(&self, slot: u16, depth: u16, label: u32) {
         debug_assert_ne!(slot, 0, "slots are counted from 1");
         if let Some(d) = self.fields() {
-            d.ran_by.store(u64::from(self.endpoint.pid) << 32 | u64::from(label), Relaxed);
-            d.total.store(0, Relaxed);
-            d.started.store(self.endpoint.table().now(), Relaxed);
-            d.place.store(Place { slot, depth, is_alone: false }.bits(), Relaxed);
+            d.run.ran_by.store(u64::from(self.endpoint.pid) << 32 | u64::from(label), Relaxed);
+            let table = self.endpoint.table();
+            if d.limits.load(Relaxed) != 0 || self.timeout().is_some() {
+                d.run.started.store(table.now(), Relaxed);
+            }
+            if d.submitted.load(Relaxed) != 0 {
+                d.run.began.store(table.clock.now(), Relaxed);
+            }
+            d.run.place.store(Place { slot, depth, is_alone: false }.bits(), Relaxed);
         }
     }
 
@@ -672,8 +704,8 @@ impl<'e> Claimed<'e> {
     /// the process dies, it dies of that.
     pub(crate) fn run_alone(&self) {
         if let Some(d) = self.fields() {
-            let place = Place::of(d.place.load(Relaxed));
-            d.place.store(Place { is_alone: true, ..place }.bits(), Relaxed);
+            let place = Place::of(d.run.place.load(Relaxed));
+            d.run.place.store(Place { is_alone: true, ..place }.bits(), Relaxed);
         }
     }
 
@@ -699,7 +731,7 @@ impl<'e> Claimed<'e> {
 
     /// How much of [`timeout`](Self::timeout) is left since the attempt began.
     pub(crate) fn time_left(&self) -> Option<Duration> {
-        let started = self.endpoint.descriptor(self.task).started.load(Relaxed);
+        let started = self.endpoint.descriptor(self.task).run.started.load(Relaxed);
         let ran = if started == 0 { 0 } else { self.endpoint.table().now().saturating_sub(started) };
         self.timeout().map(|t| t.saturating_sub(Duration::from_nanos(ran)))
     }
@@ -715,18 +747,8 @@ impl<'e> Claimed<'e> {
     pub(crate) fn progress(&self, done: u64, total: u64) {
         if let Some(d) = self.fields() {
             d.done.store(done, Relaxed);
-            d.total.store(total.saturating_add(1), Relaxed);
+            d.run.total.store(total.saturating_add(1), Relaxed);
         }
-    }
-
-    /// What writes its output while its input is read.
-    ///
-    /// # Panics
-    /// If there is one already.
-    pub(crate) fn writer(&self) -> Writer<'_, 'e> {
-        let is_taken = self.has_writer.swap(true, Acquire);
-        assert!(!is_taken, "one writer at a time");
-        Writer { claimed: self }
     }
 
     /// Keeps these bytes for the next attempt, in place of the former checkpoint, if this one does not come to an end. A
@@ -736,7 +758,7 @@ impl<'e> Claimed<'e> {
     /// [`SubmitError`]: there is no room for them, and the former checkpoint stands.
     pub(crate) fn checkpoint(&self, bytes: &[u8]) -> Result<(), SubmitError> {
         let _alone = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
-        let Claimed { endpoint, task, .. } = *self;
+        let Running { endpoint, task, .. } = *self;
         endpoint.check_len(bytes.len())?;
         endpoint.table().check_owned(endpoint.name, task)?;
         let block = if bytes.is_empty() {
@@ -760,7 +782,7 @@ impl<'e> Claimed<'e> {
     /// [`Corrupted`] if the payload is damaged.
     pub(crate) fn last_checkpoint(&self) -> Result<Option<Vec<u8>>, Corrupted> {
         let _alone = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
-        let Claimed { endpoint, task, .. } = *self;
+        let Running { endpoint, task, .. } = *self;
         let Some(payload) = endpoint.descriptor(task).last_checkpoint() else { return Ok(None) };
         if payload == Payload::default() {
             return Ok(Some(Vec::new()));
@@ -772,13 +794,33 @@ impl<'e> Claimed<'e> {
         Ok(Some(unsafe { slice::from_raw_parts(start, len) }.to_vec()))
     }
 
+    /// Waits for a moment while there is no room for the output, or until somebody wakes this participant.
+    pub(crate) fn pause(&self, at_most: Duration) {
+        self.endpoint.park_for(Waits { room: true, ..Waits::default() }, Some(at_most), || false);
+    }
+}
+
+impl<'e> Claimed<'e> {
+    fn new(endpoint: &'e Endpoint, task: Owned) -> Claimed<'e> {
+        Claimed { running: Running { endpoint, task, keeping: Mutex::new(()) }, open: true }
+    }
+
+    /// What writes its output, beside all else.
+    pub(crate) fn split(&mut self) -> (&Running<'e>, Writer<'_, 'e>) {
+        (&self.running, Writer { running: &self.running })
+    }
+
+    pub(crate) fn writer(&mut self) -> Writer<'_, 'e> {
+        self.split().1
+    }
+
     /// CLAIMED → DONE, with the output that was reserved and written.
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
     pub(crate) fn complete_reserved(mut self, status: u32) -> Result<(), Corrupted> {
         self.open = false;
-        let Claimed { endpoint, task, .. } = self;
+        let Running { endpoint, task, .. } = self.running;
         endpoint.table().check_owned(endpoint.name, task)?;
         self.finish(Outcome::Completed, status)
     }
@@ -827,12 +869,12 @@ impl<'e> Claimed<'e> {
 
     /// The output is written, and the word was ours just now.
     fn finish(&self, outcome: Outcome, status: u32) -> Result<(), Corrupted> {
-        let Claimed { endpoint, task, .. } = *self;
+        let Running { endpoint, task, .. } = self.running;
         let (table, d) = (endpoint.table(), endpoint.descriptor(task));
-        d.status.store(status, Relaxed);
-        let started = d.started.load(Relaxed);
-        if started != 0 {
-            d.ran.store(table.now().saturating_sub(started), Relaxed);
+        d.run.status.store(status, Relaxed);
+        let began = d.run.began.load(Relaxed);
+        if began != 0 {
+            d.run.ran.store(table.clock.now().saturating_sub(began), Relaxed);
         }
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
         endpoint.count();
@@ -853,11 +895,6 @@ impl<'e> Claimed<'e> {
         self.open = true;
         Ok(Some(self))
     }
-
-    /// Waits for a moment while there is no room for the output, or until somebody wakes this participant.
-    pub(crate) fn pause(&self, at_most: Duration) {
-        self.endpoint.park_for(Waits { room: true, ..Waits::default() }, Some(at_most), || false);
-    }
 }
 
 impl Drop for Claimed<'_> {
@@ -876,7 +913,7 @@ impl Drop for Claimed<'_> {
 
 /// The output of a task that runs. There is one of these for a task at a time.
 pub(crate) struct Writer<'c, 'e> {
-    claimed: &'c Claimed<'e>,
+    running: &'c Running<'e>,
 }
 
 impl Writer<'_, '_> {
@@ -886,7 +923,7 @@ impl Writer<'_, '_> {
     /// # Errors
     /// [`SubmitError`]: there is no room.
     pub(crate) fn reserve(&mut self, len: usize) -> Result<(), SubmitError> {
-        let Claimed { endpoint, task, .. } = *self.claimed;
+        let Running { endpoint, task, .. } = *self.running;
         endpoint.check_len(len)?;
         endpoint.table().check_owned(endpoint.name, task)?;
         endpoint.table().discard_output(task)?;
@@ -895,7 +932,7 @@ impl Writer<'_, '_> {
 
     /// What was reserved.
     pub(crate) fn bytes(&mut self) -> Result<&mut [u8], Corrupted> {
-        let Claimed { endpoint, task, .. } = *self.claimed;
+        let Running { endpoint, task, .. } = *self.running;
         let d = endpoint.descriptor(task);
         let (start, len) = endpoint.segment.locate(task, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
         // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me); `&mut self`, of which
@@ -908,7 +945,7 @@ impl Writer<'_, '_> {
     /// # Errors
     /// [`Corrupted`] if the task was taken from this process.
     pub(crate) fn truncate(&mut self, len: usize) -> Result<(), Corrupted> {
-        let Claimed { endpoint, task, .. } = *self.claimed;
+        let Running { endpoint, task, .. } = *self.running;
         endpoint.table().check_owned(endpoint.name, task)?;
         let field = &endpoint.descriptor(task).output;
         let payload = Payload(field.load(Relaxed));
@@ -916,20 +953,14 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// As [`Claimed::pause`]; `last_look` true: there is no need to.
+    /// As [`Running::pause`]; `last_look` true: there is no need to.
     pub(crate) fn pause(&self, at_most: Duration, last_look: impl FnOnce() -> bool) {
-        self.claimed.endpoint.park_for(Waits { room: true, ..Waits::default() }, Some(at_most), last_look);
+        self.running.endpoint.park_for(Waits { room: true, ..Waits::default() }, Some(at_most), last_look);
     }
 
-    /// [`Claimed::is_cancelled`].
+    /// [`Running::is_cancelled`].
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.claimed.is_cancelled()
-    }
-}
-
-impl Drop for Writer<'_, '_> {
-    fn drop(&mut self) {
-        self.claimed.has_writer.store(false, Release);
+        self.running.is_cancelled()
     }
 }
 
@@ -941,6 +972,24 @@ pub(crate) struct FinishedBy<E: Deref<Target = Endpoint>> {
 
 /// A finished task within a borrow of the endpoint.
 pub(crate) type Finished<'e> = FinishedBy<&'e Endpoint>;
+
+impl Finished<'_> {
+    /// Keeps its descriptor for the next submission.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if its word or a payload field is damaged.
+    pub(crate) fn renew(self) -> Result<Spare, Corrupted> {
+        let guard = std::mem::ManuallyDrop::new(self.guard);
+        guard.endpoint.table().renew(guard.task).map(Spare)
+    }
+
+    /// The same for as long as it is wanted. `endpoint` is its own.
+    pub(crate) fn share(self, endpoint: &Arc<Endpoint>) -> FinishedBy<Arc<Endpoint>> {
+        debug_assert!(std::ptr::eq(self.guard.endpoint, &raw const **endpoint));
+        let guard = std::mem::ManuallyDrop::new(self.guard);
+        FinishedBy { guard: Guard { endpoint: endpoint.clone(), task: guard.task }, outcome: self.outcome }
+    }
+}
 
 impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     fn descriptor(&self) -> &Descriptor {
@@ -955,14 +1004,18 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
         self.outcome
     }
 
+    /// What is told of its last attempt; `None` if nobody ever claimed it.
+    fn run(&self) -> Option<&Run> {
+        self.descriptor().run_of(self.guard.task.word)
+    }
+
     pub(crate) fn status(&self) -> u32 {
-        self.descriptor().status.load(Relaxed)
+        self.run().map_or(STATUS_OK, |run| run.status.load(Relaxed))
     }
 
     /// Who claimed it last; `None` if nobody ever did.
     pub(crate) fn claimant(&self) -> Option<Name> {
-        let bits = self.descriptor().claimant.load(Relaxed);
-        (bits != 0).then(|| Name::of(bits))
+        self.run().map(Run::claimant)
     }
 
     /// How the last worker that died over it ended, packed; 0: none did, or nobody knows.
@@ -999,29 +1052,31 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
 
     /// What its last attempt said of its progress: how much of how much; of 0 if nobody knows of how much.
     pub(crate) fn progress(&self) -> Option<(u64, u64)> {
-        let total = self.descriptor().total.load(Relaxed).checked_sub(1)?;
+        let total = self.run()?.total.load(Relaxed).checked_sub(1)?;
         Some((self.descriptor().done.load(Relaxed), total))
     }
 
     /// Process id, and number of the label, of who began it last.
     pub(crate) fn ran_by(&self) -> Option<(u32, u32)> {
-        let bits = self.descriptor().ran_by.load(Relaxed);
+        let bits = self.run()?.ran_by.load(Relaxed);
         (bits != 0).then_some(((bits >> 32) as u32, bits as u32))
     }
 
-    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, until now.
+    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, until now. Zero if no
+    /// stamps were taken.
     pub(crate) fn waited(&self) -> Duration {
-        let d = self.descriptor();
-        let until = match d.started.load(Relaxed) {
-            0 => self.guard.endpoint.table().now(),
-            started => started,
+        let clock = &self.guard.endpoint.table().clock;
+        let until = match self.run().map_or(0, |run| run.began.load(Relaxed)) {
+            0 => clock.now(),
+            began => began,
         };
-        Duration::from_nanos(until.saturating_sub(d.submitted.load(Relaxed)))
+        Duration::from_nanos(clock.ns_between(self.descriptor().submitted.load(Relaxed), until))
     }
 
-    /// How long the last attempt took that has ended.
+    /// How long the last attempt took that has ended. Zero if no stamps were taken.
     pub(crate) fn ran(&self) -> Duration {
-        Duration::from_nanos(self.descriptor().ran.load(Relaxed))
+        let ticks = self.run().map_or(0, |run| run.ran.load(Relaxed));
+        Duration::from_nanos(self.guard.endpoint.table().clock.ns(ticks))
     }
 
     /// The input as it was submitted, read in place.

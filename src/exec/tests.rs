@@ -1018,17 +1018,17 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
     let (client, worker) = (pool.endpoint(), pool.endpoint());
     for (reserved, len) in [(10, 10), (5000, 5000), (5000, 3), (5000, 9000), (0, 0)] {
         submit(&client, QUEUE, &[3; 400], 1, 1);
-        let task = claim(&worker);
-        let (input, mut writer) = (task.input().unwrap(), task.writer());
+        let mut task = claim(&worker);
+        let (running, mut writer) = task.split();
+        let input = running.input().unwrap();
         // A first guess, too small, that is given up.
         for (len, byte) in [(300, 1), (reserved, 2)] {
             writer.reserve(len).unwrap();
             writer.bytes().unwrap().fill(byte);
         }
-        task.checkpoint(input).unwrap();
-        assert_eq!(task.last_checkpoint().unwrap().as_deref(), Some(&[3; 400][..]));
+        running.checkpoint(input).unwrap();
+        assert_eq!(running.last_checkpoint().unwrap().as_deref(), Some(&[3; 400][..]));
         writer.truncate(len).unwrap();
-        drop(writer);
         task.complete_reserved(5).unwrap();
         let done = client.take().unwrap().expect("the result");
         assert_eq!((done.status(), done.output().unwrap()), (5, &vec![2; len.min(reserved)][..]));
@@ -1039,7 +1039,7 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
     // abandoned, or answered otherwise.
     for end in 0..5 {
         let id = submit(&client, QUEUE, b"", 1, 2);
-        let task = claim(&worker);
+        let mut task = claim(&worker);
         task.writer().reserve(5000).unwrap();
         match end {
             0 => {
@@ -1135,7 +1135,6 @@ fn a_death_at_any_step_of_a_checkpoint_or_of_its_recovery_leaves_one_whole_and_l
         let mut writer = task.writer();
         writer.reserve(1000).unwrap();
         writer.bytes().unwrap().fill(9);
-        drop(writer);
         leave(&mut task, 3);
         leave(&mut task, 4);
         task.complete_reserved(0).unwrap();

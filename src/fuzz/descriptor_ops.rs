@@ -369,14 +369,16 @@ impl<'e> Play<'e> {
     fn judge(&self, dead: Life) -> HashMap<usize, Verdict> {
         let table = self.table();
         let of = |task: usize| &table.descriptors[self.tasks[task].id.index as usize];
-        let has_signed = |task: usize| of(task).claimant.load(Relaxed) != 0;
-        let place = |task: usize| Place::of(if has_signed(task) { of(task).place.load(Relaxed) } else { 0 });
+        let run = |task: usize| of(task).run_of(table.load(self.tasks[task].id.index));
+        let place = |task: usize| Place::of(run(task).map_or(0, |run| run.place.load(Relaxed)));
         let own = |task: &usize| self.tasks[*task].at == At::Claimed(dead) && !self.lives[dead].is_coordinator;
         let all: Vec<usize> = (0..self.tasks.len()).filter(own).collect();
         let is_late = |task: usize| {
-            let (d, started) = (of(task), of(task).started.load(Relaxed));
-            let deadline = Limits::of(d.limits.load(Relaxed)).deadline(started, d.heartbeat.load(Relaxed));
-            started != 0 && deadline <= table.now()
+            run(task).is_some_and(|run| {
+                let started = run.started.load(Relaxed);
+                let limits = Limits::of(of(task).limits.load(Relaxed));
+                started != 0 && limits.deadline(started, of(task).heartbeat.load(Relaxed)) <= table.now()
+            })
         };
         let was_killed = all.iter().any(|&task| is_late(task));
         let is_deepest = |task: usize| {
@@ -427,7 +429,7 @@ impl<'e> Play<'e> {
     fn act_fenced(&mut self, arg: u8) {
         let is_settled = |a: &&mut Actor<'_>| self.lives[a.life].fate == Fate::Settled;
         let Some(actor) = self.fenced.iter_mut().find(is_settled) else { return };
-        if let Some((task, _)) = actor.claimed.pop() {
+        if let Some((mut task, _)) = actor.claimed.pop() {
             task.heartbeat();
             task.begin(1, 0, 0);
             task.progress(1, 2);
@@ -464,11 +466,11 @@ impl<'e> Play<'e> {
         }
         for t in &self.tasks {
             let d = &self.table().descriptors[t.id.index as usize];
-            let started = d.started.load(Relaxed);
-            let time = match t.at {
-                At::Delayed => d.not_before.load(Relaxed),
-                At::Claimed(by) if started != 0 && self.is_live(by) => {
-                    Limits::of(d.limits.load(Relaxed)).deadline(started, d.heartbeat.load(Relaxed))
+            let run = d.run_of(self.table().load(t.id.index));
+            let time = match (t.at, run.map(|run| (run.started.load(Relaxed), d.heartbeat.load(Relaxed)))) {
+                (At::Delayed, _) => d.not_before.load(Relaxed),
+                (At::Claimed(by), Some((started @ 1.., heartbeat))) if self.is_live(by) => {
+                    Limits::of(d.limits.load(Relaxed)).deadline(started, heartbeat)
                 }
                 _ => NEVER,
             };
@@ -748,7 +750,7 @@ impl<'e> Play<'e> {
     }
 
     fn complete(&mut self, who: usize, arg: u8, k: u32) {
-        let Some((task, life, number)) = self.pop_claimed(who, arg) else { return };
+        let Some((mut task, life, number)) = self.pop_claimed(who, arg) else { return };
         let (status, len) = (u32::from(arg), LENGTHS[arg as usize % 8]);
         let t = &mut self.tasks[number];
         t.answer = (status, len);

@@ -291,5 +291,6 @@ fn submission(arg: u8, to: &[Name]) -> Submission {
         retry_on: arg,
         max_deaths: arg & 1,
         keeps_output: has(3) == 1,
+        is_timed: has(2) == 1,
     }
 }

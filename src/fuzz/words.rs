@@ -54,12 +54,14 @@ fn slot(w: Slot) {
     assert_eq!(again.0, if w.is_full() { w.0 } else { w.0 & !0xffff_ffff });
 }
 
-/// Whatever two words hold: a legal transition is one between whole words, and none ends a life except FREE → RESERVED.
+/// Whatever two words hold: a legal transition is one between whole words, and none ends a life except FREE → RESERVED, and
+/// RESERVED → RESERVED by its owner.
 fn transition(from: Task, to: Task) {
     let reborn = from.reborn(to.who());
-    assert_eq!(is_legal(from, reborn), from.is(Phase::Free), "{from:?} -> {reborn:?}");
+    let may_be = from.is(Phase::Free) || from.is(Phase::Reserved) && from.who() == to.who();
+    assert_eq!(is_legal(from, reborn), may_be, "{from:?} -> {reborn:?}");
     if is_legal(from, to) {
         assert!(from.phase().is_some() && to.phase().is_some(), "{from:?} -> {to:?}");
-        assert!(from.is(Phase::Free) || to.generation() == from.generation(), "{from:?} -> {to:?}");
+        assert!(to == reborn || to.generation() == from.generation(), "{from:?} -> {to:?}");
     }
 }

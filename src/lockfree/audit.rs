@@ -13,7 +13,7 @@
 //! | CLAIMED           | one                                                 |                                                |
 //! | all but FREE and  | the attempt is one of those allowed; the input fits |                                                |
 //! | RESERVED          | its place, and a block knows whose it is            |                                                |
-//! | READY, DELAYED    | no output; DELAYED has a time                       | no place in a worker                           |
+//! | READY, DELAYED    | no output; DELAYED has a time                       | nobody has signed its attempt                  |
 //! | DONE              | the output as the input                             |                                                |
 //! | READY, DELAYED,   | the valid checkpoint as the input                   | CLAIMED: as well; the others have none that is |
 //! | DONE, CLAIMED     |                                                     | not valid                                      |
@@ -55,7 +55,7 @@
 
 use super::{
     checkpoint,
-    descriptor::{Descriptor, INLINE, Payload, Place, Rules},
+    descriptor::{Descriptor, INLINE, Payload, Rules, Run},
     participant::Name,
     table::{LaneId, Table},
     word::{Block, Hint, LAP_MASK, Member, Outcome, Phase, Slot, Task},
@@ -242,9 +242,9 @@ impl Auditor<'_> {
         let of_whom = || format!(" of {submitter:?}, member {:?}", self.member(submitter.id()));
         check(self.was_admitted(submitter), "its submitter was admitted", &of_whom);
         if phase == Phase::Claimed {
-            let claimant = d.claimant.load(Relaxed);
-            let is_known = claimant == 0 || self.was_admitted(Name::of(claimant));
-            check(is_known, "its claimant was admitted", &|| format!(" by {:?}", Name::of(claimant)));
+            let claimant = d.run_of(word).map(Run::claimant);
+            let is_known = claimant.is_none_or(|claimant| self.was_admitted(claimant));
+            check(is_known, "its claimant was admitted", &|| format!(" by {claimant:?}"));
             let lives = matches!(owner, Some(Member::Live(_)));
             check(!self.is_at_rest || lives, "who has it lives", &|| format!(" by {owner:?}"));
         } else {
@@ -289,8 +289,8 @@ impl Auditor<'_> {
             check(d.not_before.load(Relaxed) != 0, "what waits for its time has one", &String::new);
         }
         if self.is_at_rest && matches!(phase, Phase::Ready | Phase::Delayed) {
-            let place = Place::of(d.place.load(Relaxed));
-            check(place == Place::default(), "what waits has no place", &|| format!(" in {place:?}"));
+            let run = d.run_of(word);
+            check(run.is_none(), "nobody runs what waits", &|| format!(" by {:?}", run.map(Run::claimant)));
         }
         if self.is_at_rest && matches!(phase, Phase::Ready | Phase::Done(_)) {
             let lane = match phase {
@@ -637,7 +637,10 @@ mod tests {
                 });
             }
         }
-        names("its claimant was admitted", true, |s| s.of(Phase::Claimed).claimant.store(NOBODY.bits(), Relaxed));
+        names("its claimant was admitted", true, |s| {
+            let d = s.of(Phase::Claimed);
+            d.sign(Task(d.state.load(Relaxed)), NOBODY);
+        });
     }
 
     #[test]
@@ -664,7 +667,10 @@ mod tests {
                 s.of(phase).output.store(Payload::new(None, 5).0, Relaxed);
             });
         }
-        names("what waits has no place", false, |s| s.of(Phase::Delayed).place.store(1 << 16, Relaxed));
+        names("nobody runs what waits", false, |s| {
+            let d = s.of(Phase::Delayed);
+            d.sign(Task(d.state.load(Relaxed)), s.worker.name());
+        });
         names("its lane exists", true, |s| s.of(Phase::Ready).lane.store(11, Relaxed));
         names("who has no addressee is in a queue", true, |s| s.of(Phase::Claimed).lane.store(3, Relaxed));
         names("its addressee was admitted", true, |s| s.addressed().addressee.store(NOBODY.bits(), Relaxed));
@@ -808,7 +814,7 @@ mod tests {
         let Scene { segment, client, worker, .. } = Scene::new();
         std::thread::scope(|s| {
             let runs = s.spawn(|| {
-                while let Some(task) = worker.next(&[worker.queue(0)], || false).unwrap() {
+                while let Some(mut task) = worker.next(&[worker.queue(0)], || false).unwrap() {
                     let is_last = task.kind() == LAST;
                     task.begin(1, 0, 0);
                     for len in [0, 600, 500] {

@@ -33,47 +33,44 @@
 //! | `output`                                 | the submitter, 0      | RESERVED | the submitter, RESERVED            |
 //! |                                          | the worker; the owner | CLAIMED  |                                    |
 //! |                                          | to discard an attempt |          |                                    |
-//! | `status`                                 | the submitter, 0      | RESERVED | the submitter, RESERVED            |
-//! |                                          | the worker            | CLAIMED  |                                    |
-//! | `claimant`, `started`, `heartbeat`       | the submitter, 0      | RESERVED | the coordinator, any time; of      |
-//! |                                          | the worker; for the   | CLAIMED  | `claimant` the submitter, RESERVED |
-//! |                                          | next attempt, 0, the  |          |                                    |
-//! |                                          | owner; `claimant`, if |          |                                    |
-//! |                                          | 0, the coordinator    |          |                                    |
 //! | `not_before`                             | the owner             | CLAIMED  | the coordinator, DELAYED           |
 //! | `exit`                                   | the submitter, 0      | RESERVED | the submitter, RESERVED            |
 //! |                                          | the coordinator       | CLAIMED  |                                    |
-//! | `cancel`                                 | the submitter, 0: a   | RESERVED | submitter, worker and coordinator  |
-//! |                                          | plain store: nobody   |          |                                    |
-//! |                                          | can ask for it yet    |          |                                    |
-//! |                                          | who cancels: an       | any      |                                    |
+//! | `cancel`                                 | who cancels: an       | any      | submitter, worker and coordinator  |
 //! |                                          | exchange              |          |                                    |
-//! | `place`                                  | the submitter, 0      | RESERVED | the coordinator, once its owner is |
-//! |                                          | the worker; for the   | CLAIMED  | dead                               |
-//! |                                          | next attempt, 0, the  |          |                                    |
-//! |                                          | owner                 |          |                                    |
-//! | `ran_by`, `ran`, `total`, `done`         | the submitter, 0      | RESERVED | the submitter, RESERVED; `done`    |
-//! |                                          | the worker; of `ran`  | CLAIMED  | only where `total` is not 0        |
-//! |                                          | the coordinator       |          |                                    |
 //! | `blame`                                  | the submitter, 0      | RESERVED | the worker, CLAIMED; the           |
 //! |                                          | the coordinator; the  | CLAIMED  | submitter, RESERVED                |
 //! |                                          | worker that acquits   |          |                                    |
+//! | `run`; `heartbeat` and `done` beside it  | the worker; for the   | CLAIMED  | the coordinator, any time; the     |
+//! |                                          | dead the coordinator; |          | submitter, RESERVED: only through  |
+//! |                                          | to withdraw it, the   |          | [`Descriptor::run_of`]; `done` only|
+//! |                                          | owner                 |          | where `run.total` is not 0         |
 //! | `checkpoints`, `checkpoint`              | see [`super::checkpoint`]: they outlive attempts                      |
 //! | `input_bytes`                            | the submitter         | RESERVED | the worker, CLAIMED                |
 //! | `output_bytes`                           | the worker            | CLAIMED  | the submitter, RESERVED            |
 //!
-//! `reserve` resets `input`, `output` and `checkpoints`; `publish` sets `lane`, `addressee` and `submitter`, and resets
-//! `claimant`, `exit`, `cancel`, `started` and `heartbeat`; the submission sets or resets the rest before that;
-//! `next_attempt` sets `not_before`, and resets `claimant`, `started`, `heartbeat` and `place`.
+//! `reserve` and `renew` reset `input`, `output` and `checkpoints`; `publish` sets `lane`, `addressee` and `submitter`, and resets
+//! `exit`; the submission sets or resets the rest before that; `next_attempt` sets `not_before`.
+//!
+//! # Cache lines, by writer
+//!
+//! The first line goes with the task, from the submitter to the worker and back. The second, `run`, is the worker's: the submitter
+//! only reads it. Nobody resets it for the next life: it says of which attempt it speaks, and of another it says nothing. The
+//! third is what most tasks have in common, and is written only where it changes ([`set`]): so it stays in the caches of both
+//! sides. The fourth is for those that report progress, wait or leave checkpoints. So an ordinary task moves two lines and its
+//! payload each way.
 //!
 //! # What a death leaves in what is told of a run
 //!
 //! | word        | left by a dead worker                    | which means                                          |
 //! |-------------|------------------------------------------|------------------------------------------------------|
-//! | `place`     | 0: it had claimed the task and not begun | the task is no candidate for the blame               |
+//! | `run.of`    | another attempt's, or 0                  | it had claimed the task and not signed: the          |
+//! |             |                                          | coordinator signs for it                             |
+//! |             | this attempt's                           | what stands beside it is whole, being written before |
+//! | `place`     | 0: it had signed the task and not begun  | the task is no candidate for the blame               |
 //! |             | slot and depth                           | a candidate, if none of its slot is deeper           |
-//! | `ran_by`    | of this attempt, or of the one before    | a report for people                                  |
-//! | `started`   | a time, or 0                             | the coordinator makes `ran` of it                    |
+//! | `ran_by`    | 0, or the dead one                       | a report for people                                  |
+//! | `began`     | a stamp, or 0                            | the coordinator makes `ran` of it                    |
 //! | `total`,    | of two reports at most, the later `done` | a report for people; the first `done` has no meaning |
 //! | `done`      | beside the earlier `total`               | before its `total`                                   |
 //! | `blame`     | (written by who survives)                | a dead coordinator has counted a death or has not:   |
@@ -89,8 +86,10 @@
 //! 3. A reference of an older generation can read nothing and change nothing.
 //! 4. A block is attached only while the field that refers to it is set (`input`, `output`, `checkpoint`). In FREE the fields mean nothing: who reserves the
 //!    descriptor resets them, so that one who was wrongly declared dead has nothing to write when it gives up its own.
-//! 5. `cancel` asks for something only where it names the generation of `state`: a request that comes late, after the
-//!    reset by the next life's `publish`, is none.
+//! 5. `cancel` asks for something only where it names the generation of `state`: one of a former life, or one that comes late,
+//!    is none, so nobody resets it.
+//! 6. `run` speaks of the attempt that `run.of` names and of no other: generation and attempt, which no two attempts of a
+//!    descriptor share. It is signed anew by each claim, and withdrawn (0) where the same attempt goes to another.
 //!
 //! # Ordering
 //!
@@ -115,80 +114,130 @@
 //! `loom_retry.rs`, `loom_cancel.rs` and `mutants.rs` in `lockfree/tests/`, `fuzz/fuzz_targets/descriptor_ops.rs`, and
 //! `shmworker torture` (`--single-step` kills after each instruction of each transition).
 
-use crate::sync::{AtomicU32, AtomicU64, Inline};
+use super::{participant::Name, word::Task};
+use crate::sync::{Acquire, AtomicU32, AtomicU64, Inline, Relaxed, Release, told};
 
 /// Payload bytes that fit into a descriptor, each for input and output.
 pub(crate) const INLINE: usize = 256;
 
-/// One task's record. The first two cache lines are what every task needs, the third is for retries and for those who look
-/// on, the fourth is touched only by tasks that speak of their progress or leave checkpoints.
-#[repr(C, align(64))]
+/// One task's record. Its cache lines: see the module.
+#[repr(C, align(128))]
 pub(crate) struct Descriptor {
     /// The truth: [`super::word::Task`].
     pub(crate) state: AtomicU64,
     /// Which lane carries its hint while it is READY.
     pub(crate) lane: AtomicU32,
     /// What the payload means to submitter and worker.
-    pub(crate) kind: AtomicU32,
+    pub(crate) kind: told::AtomicU32,
     /// Id and incarnation of the submitter ([`super::participant::Name`]).
     pub(crate) submitter: AtomicU64,
     /// The one participant that may claim it, or 0: anybody who takes from its lane.
     pub(crate) addressee: AtomicU64,
     /// The submitter's own note, as `user_data` of io_uring.
-    pub(crate) tag: AtomicU64,
+    pub(crate) tag: told::AtomicU64,
     /// [`Payload`] of the input.
     pub(crate) input: AtomicU64,
     /// [`Payload`] of the output.
     pub(crate) output: AtomicU64,
-    /// How many attempts there may be.
-    pub(crate) max_attempts: AtomicU32,
-    /// The worker's own word on how it went.
-    pub(crate) status: AtomicU32,
+    /// [Stamp](super::task_clock) of its submission; 0: none is taken of this task.
+    pub(crate) submitted: told::AtomicU64,
 
-    /// Id and incarnation of the worker that claimed it last.
-    pub(crate) claimant: AtomicU64,
-    /// How that worker ended, if it died: `process::exit::Exit`, packed.
-    pub(crate) exit: AtomicU64,
+    pub(crate) run: Run,
+
     /// Pool time after which no attempt begins ([`super::timer`]); 0: none.
     pub(crate) expires: AtomicU64,
     /// [`Limits`] of each attempt; 0: none.
     pub(crate) limits: AtomicU64,
     /// [`Backoff`] before each attempt but the first; 0: none.
     pub(crate) backoff: AtomicU64,
-    /// The generation whose cancellation is asked for, plus 1; 0: none.
-    pub(crate) cancel: AtomicU64,
-    /// Pool time before which a DELAYED task is not READY.
-    pub(crate) not_before: AtomicU64,
-    /// Pool time at which the attempt began, where `limits` asks for it or its worker says so; 0: not yet.
-    pub(crate) started: AtomicU64,
-
-    /// Pool time of the last sign of life of this attempt.
-    pub(crate) heartbeat: AtomicU64,
-    /// Pool time of its submission.
-    pub(crate) submitted: AtomicU64,
     /// [`Rules`].
     pub(crate) rules: AtomicU64,
+    /// How its last worker ended, if it died: `process::exit::Exit`, packed.
+    pub(crate) exit: AtomicU64,
     /// [`Blame`].
     pub(crate) blame: AtomicU64,
-    /// [`Place`] of the attempt in its worker.
-    pub(crate) place: AtomicU32,
+    /// The generation whose cancellation is asked for, plus 1; 0: none.
+    pub(crate) cancel: AtomicU64,
+    /// How many attempts there may be.
+    pub(crate) max_attempts: AtomicU32,
     /// Which of `checkpoint` is valid ([`super::checkpoint`]).
     pub(crate) checkpoints: AtomicU32,
-    /// Process id, and number of the label, of who began it last, high half and low half; 0: nobody yet.
-    pub(crate) ran_by: AtomicU64,
-    /// Nanoseconds that the last attempt took.
-    pub(crate) ran: AtomicU64,
-    /// How much there is to do, plus 1; 0: nothing was said of this attempt.
-    pub(crate) total: AtomicU64,
 
-    /// How much of it is done.
-    pub(crate) done: AtomicU64,
+    /// Pool time before which a DELAYED task is not READY.
+    pub(crate) not_before: AtomicU64,
+    /// Pool time of the last sign of life of the attempt that `run` speaks of; 0: it gave none.
+    pub(crate) heartbeat: AtomicU64,
+    /// How much of `run.total` is done.
+    pub(crate) done: told::AtomicU64,
     /// [`Payload`]s in blocks, used in turn.
     pub(crate) checkpoint: [AtomicU64; 2],
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 5],
+    _spare: [AtomicU64; 3],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
+}
+
+/// What is told of one attempt, by whoever claimed the task.
+#[repr(C, align(64))]
+pub(crate) struct Run {
+    /// [`Task::attempt_id`] of that attempt; 0: nobody's.
+    of: AtomicU64,
+    /// Id and incarnation of the worker.
+    claimant: AtomicU64,
+    /// Pool time at which the attempt began, where its time is limited; 0: not yet.
+    pub(crate) started: AtomicU64,
+    /// [`Place`] of the attempt in its worker.
+    pub(crate) place: AtomicU32,
+    /// The worker's own word on how it went.
+    pub(crate) status: told::AtomicU32,
+    /// Process id, and number of the label, of who began it, high half and low half; 0: nobody yet.
+    pub(crate) ran_by: told::AtomicU64,
+    /// Stamp of its beginning; 0: not yet, or none is taken.
+    pub(crate) began: told::AtomicU64,
+    /// Ticks of the [task clock](super::task_clock) that it took; 0: it has not ended.
+    pub(crate) ran: told::AtomicU64,
+    /// How much there is to do, plus 1; 0: nothing was said.
+    pub(crate) total: told::AtomicU64,
+}
+
+impl Run {
+    pub(crate) fn claimant(&self) -> Name {
+        Name::of(self.claimant.load(Relaxed))
+    }
+
+    /// What it says is of no attempt any more. For the owner.
+    pub(crate) fn withdraw(&self) {
+        self.of.store(0, Relaxed);
+    }
+}
+
+impl Descriptor {
+    /// Says whose attempt this is, and that nothing is known of it yet. For its worker, and for the coordinator in its place.
+    pub(crate) fn sign(&self, claimed: Task, claimant: Name) {
+        let run = &self.run;
+        run.claimant.store(claimant.bits(), Relaxed);
+        run.started.store(0, Relaxed);
+        set(&self.heartbeat, 0);
+        run.place.store(0, Relaxed);
+        run.status.store(0, Relaxed);
+        for word in [&run.ran_by, &run.began, &run.ran, &run.total] {
+            word.store(0, Relaxed);
+        }
+        // Release: who finds it signed finds what stands above.
+        run.of.store(claimed.attempt_id(), Release);
+    }
+
+    /// What is told of the attempt that `word` names, if anything is.
+    pub(crate) fn run_of(&self, word: Task) -> Option<&Run> {
+        (self.run.of.load(Acquire) == word.attempt_id()).then_some(&self.run)
+    }
+}
+
+/// Stores a value that is mostly there already: a line that nobody writes stays in everybody's cache. For the only writer.
+pub(crate) fn set(word: &AtomicU64, value: u64) {
+    if word.load(Relaxed) != value {
+        word.store(value, Relaxed);
+    }
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
@@ -442,36 +491,40 @@ mod tests {
 
 #[cfg(all(test, any(loom, shuttle)))]
 impl Descriptor {
-    pub(crate) fn new(state: super::word::Task) -> Descriptor {
+    pub(crate) fn new(state: Task) -> Descriptor {
         Descriptor {
             state: AtomicU64::new(state.0),
             lane: AtomicU32::new(0),
-            kind: AtomicU32::new(0),
+            kind: Default::default(),
             submitter: AtomicU64::new(0),
             addressee: AtomicU64::new(0),
-            tag: AtomicU64::new(0),
+            tag: Default::default(),
             input: AtomicU64::new(0),
             output: AtomicU64::new(0),
-            max_attempts: AtomicU32::new(0),
-            status: AtomicU32::new(0),
-            claimant: AtomicU64::new(0),
-            exit: AtomicU64::new(0),
+            submitted: Default::default(),
+            run: Run {
+                of: AtomicU64::new(0),
+                claimant: AtomicU64::new(0),
+                started: AtomicU64::new(0),
+                began: Default::default(),
+                place: AtomicU32::new(0),
+                status: Default::default(),
+                ran_by: Default::default(),
+                ran: Default::default(),
+                total: Default::default(),
+            },
             expires: AtomicU64::new(0),
             limits: AtomicU64::new(0),
             backoff: AtomicU64::new(0),
-            cancel: AtomicU64::new(0),
-            not_before: AtomicU64::new(0),
-            started: AtomicU64::new(0),
-            heartbeat: AtomicU64::new(0),
-            submitted: AtomicU64::new(0),
             rules: AtomicU64::new(Rules::USUAL.bits()),
+            exit: AtomicU64::new(0),
             blame: AtomicU64::new(0),
-            place: AtomicU32::new(0),
+            cancel: AtomicU64::new(0),
+            max_attempts: AtomicU32::new(0),
             checkpoints: AtomicU32::new(0),
-            ran_by: AtomicU64::new(0),
-            ran: AtomicU64::new(0),
-            total: AtomicU64::new(0),
-            done: AtomicU64::new(0),
+            not_before: AtomicU64::new(0),
+            heartbeat: AtomicU64::new(0),
+            done: Default::default(),
             checkpoint: [AtomicU64::new(0), AtomicU64::new(0)],
             input_bytes: Inline::new(),
             output_bytes: Inline::new(),

@@ -33,6 +33,7 @@ pub(crate) mod lane;
 pub(crate) mod participant;
 pub(crate) mod recovery;
 pub(crate) mod table;
+pub(crate) mod task_clock;
 pub(crate) mod timer;
 pub(crate) mod word;
 

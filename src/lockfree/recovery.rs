@@ -256,11 +256,11 @@ impl Table<'_> {
             if !word.is(Phase::Claimed) || word.who() != dead.id() {
                 continue;
             }
-            let place = match d.claimant.load(Relaxed) {
+            let place = match d.run_of(word) {
                 // It had not signed, and so not begun; or it had done with it, and made it ready for another.
-                0 => Place::default(),
-                claimant if claimant == dead.bits() => Place::of(d.place.load(Relaxed)),
-                _ => continue, // adopted
+                None => Place::default(),
+                Some(run) if run.claimant() == dead => Place::of(run.place.load(Relaxed)),
+                Some(_) => continue, // adopted
             };
             claimed.push((place, Owned { index, word }.id()));
         }
@@ -363,13 +363,13 @@ impl Table<'_> {
         self.tidy_checkpoints(task)?;
         // It may have died between its claim and its own store of this. (Not otherwise: what a dead coordinator had adopted
         // was another's.)
-        if d.claimant.load(Relaxed) == 0 {
-            d.claimant.store(dead.bits(), Relaxed);
+        if d.run_of(word).is_none() {
+            d.sign(word, dead);
         }
         d.exit.store(death.exit, Relaxed);
-        let started = d.started.load(Relaxed);
-        if started != 0 {
-            d.ran.store(self.now().saturating_sub(started), Relaxed);
+        let began = d.run.began.load(Relaxed);
+        if began != 0 {
+            d.run.ran.store(self.clock.now().saturating_sub(began), Relaxed);
         }
         let submitter = Name::of(d.submitter.load(Relaxed));
         if !self.is_live(submitter)? && !mutant("no-dead-submitter") {
@@ -416,7 +416,7 @@ impl Table<'_> {
     /// The next word of a claimed task, by the verdict on it; its blame and the fields of its next attempt are made ready.
     fn sentence(&self, case: &Case<'_>, task: Owned, submitter: Name) -> Task {
         let (word, d) = (task.word, &self.descriptors[task.index as usize]);
-        let verdict = case.judgement.on(task.id(), Place::of(d.place.load(Relaxed)));
+        let verdict = case.judgement.on(task.id(), Place::of(d.run.place.load(Relaxed)));
         let (rules, mut blame) = (Rules::of(d.rules.load(Relaxed)), Blame::of(d.blame.load(Relaxed)));
         if verdict == Verdict::Bystander && rules.retry_on & retry_on::DIED != 0 {
             blame.spared = blame.spared.saturating_add(1);

@@ -47,8 +47,9 @@
 //!   back exchanges that word, fences, then reads `cancel`. So either the request goes to whoever has it by now, or it ends
 //!   here: no attempt begins behind the back of one who was told that the task runs elsewhere.
 //!
-//! Who makes room, and both sides of \[cancel], come from an exchange, which on x86-64 is such a fence by itself
-//! (`fence_after_exchange`). In all other pairs the step before the fence may be a load or a store.
+//! Who makes room, both sides of \[cancel], and who posts (the last step of a push is an exchange, or what raises `rescan`) come
+//! from an exchange, which on x86-64 is such a fence by itself (`fence_after_exchange`). In all other pairs the step before the
+//! fence may be a load or a store.
 //!
 //! # Crash
 //!
@@ -77,10 +78,11 @@
 use super::{
     blocks::Blocks,
     checkpoint,
-    descriptor::{Backoff, Blame, Descriptor, Limits, Payload},
+    descriptor::{Backoff, Blame, Descriptor, Limits, Payload, set},
     freemap::FreeMap,
     lane::{Cursor, Entry, Lane, LaneControl},
     participant::{Found, Name, Participant, check_id},
+    task_clock::TaskClock,
     timer::{Alarm, NEVER},
     word::{GENERATION_BITS, Hint, Member, Outcome, Phase, Task, is_legal},
 };
@@ -163,6 +165,7 @@ pub(crate) struct Table<'s> {
     /// Per queue, a bit per participant that is parked, or about to be, before it; a last row for those who wait for room.
     pub(crate) idle: &'s [AtomicU64],
     pub(crate) alarm: &'s Alarm,
+    pub(crate) clock: TaskClock<'s>,
 }
 
 /// What ends a sleep, beside a wake that is meant for the sleeper.
@@ -353,12 +356,19 @@ impl<'s> Table<'s> {
             return None;
         }
         let word = self.exchange(index, word, word.reborn(me.id()), Acquire).ok()?; // [release]
+        self.reset(index);
+        Some(Owned { index, word })
+    }
+
+    /// For who has begun a new life of the descriptor.
+    fn reset(&self, index: u16) {
         let d = &self.descriptors[index as usize];
         for payload in [&d.input, &d.output] {
             payload.store(0, Relaxed);
         }
-        d.checkpoints.store(checkpoint::NONE, Relaxed);
-        Some(Owned { index, word })
+        if d.checkpoints.load(Relaxed) != checkpoint::NONE {
+            d.checkpoints.store(checkpoint::NONE, Relaxed);
+        }
     }
 
     /// RESERVED(me) → READY, hint, wake. The payload and all fields but `lane`, `addressee` and `submitter` are written.
@@ -377,9 +387,7 @@ impl<'s> Table<'s> {
         d.lane.store(lane.0, Relaxed);
         d.addressee.store(addressee.map_or(0, Name::bits), Relaxed);
         d.submitter.store(me.bits(), Relaxed);
-        for word in [&d.claimant, &d.exit, &d.cancel, &d.started, &d.heartbeat] {
-            word.store(0, Relaxed);
-        }
+        set(&d.exit, 0);
         let ready = task.word.to(Phase::Ready, me.id());
         let (expires, limits) = (d.expires.load(Relaxed), Limits::of(d.limits.load(Relaxed)));
         self.exchange(task.index, task.word, ready, Release).map_err(|w| self.refused(me, task.index, w))?; // [publish]
@@ -404,7 +412,7 @@ impl<'s> Table<'s> {
         }
         // An overflow needs nothing more: the flag is up, and the wake below makes somebody look.
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, ready))?;
-        full_fence("no-post-fence"); // [park], [orphan]
+        fence_after_exchange("no-post-fence"); // [park], [orphan]
         match addressee {
             None => self.wake_for_task(cursors, lane.0 as usize),
             Some(name) if mutant("no-addressee-check") || self.is_live(name)? => {
@@ -502,11 +510,7 @@ impl<'s> Table<'s> {
     /// # Errors
     /// [`Corrupted`] if the word moved under its owner, or a payload field is damaged.
     pub(crate) fn release(&self, task: Owned) -> Result<(), Corrupted> {
-        let d = &self.descriptors[task.index as usize];
-        for payload in [&d.input, &d.output] {
-            self.blocks.detach(Payload(payload.load(Relaxed)), task.index, task.word)?;
-        }
-        self.drop_checkpoints(task)?;
+        self.free_blocks(task)?;
         let free = task.word.to(Phase::Free, 0);
         self.exchange(task.index, task.word, free, Release).map_err(|w| moved(task.index, w))?; // [release]
         self.free.give(task.index as usize);
@@ -514,15 +518,48 @@ impl<'s> Table<'s> {
         Ok(())
     }
 
+    /// RESERVED(me) → RESERVED(me) of the next generation, blocks first: as [`release`](Self::release) and
+    /// [`reserve`](Self::reserve) in one, for who has more to submit. Whoever waits for a descriptor gets none by it.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    pub(crate) fn renew(&self, task: Owned) -> Result<Owned, Corrupted> {
+        let had_blocks = self.free_blocks(task)?;
+        let next = task.word.reborn(task.word.who());
+        // AcqRel: what it was and what it becomes are both its owner's, but a recovery may take it from here.
+        self.exchange(task.index, task.word, next, AcqRel).map_err(|w| moved(task.index, w))?;
+        self.reset(task.index);
+        if had_blocks {
+            self.wake_for_room();
+        }
+        Ok(Owned { word: next, ..task })
+    }
+
+    /// Frees what a task refers to. True: that was something.
+    fn free_blocks(&self, task: Owned) -> Result<bool, Corrupted> {
+        let d = &self.descriptors[task.index as usize];
+        let mut had_blocks = d.checkpoints.load(Relaxed) != checkpoint::NONE;
+        for payload in [&d.input, &d.output] {
+            let payload = Payload(payload.load(Relaxed));
+            had_blocks |= payload.block().is_some();
+            self.blocks.detach(payload, task.index, task.word)?;
+        }
+        self.drop_checkpoints(task)?;
+        Ok(had_blocks)
+    }
+
     /// Does somebody sleep for want of room, or is about to? An answer that may be late: for who looks again.
     pub(crate) fn is_room_wanted(&self) -> bool {
-        self.idle[self.queues * self.idle_words()..].iter().any(|mask| mask.load(Relaxed) != 0)
+        self.has_idlers(self.queues)
     }
 
     /// Wakes all who wait for room, after the exchange that has made some. All, since what has become free may be too small for
     /// the first, and room is short anyway.
     pub(crate) fn wake_for_room(&self) {
         fence_after_exchange("no-room-fence"); // [room]
+        if !self.has_idlers(self.queues) {
+            return;
+        }
         // Whoever else wakes them: the room may have come after the look of one that was marked as woken long ago.
         self.idlers(self.queues).filter_map(|id| self.participants.get(id)).for_each(Participant::wake);
     }
@@ -604,9 +641,9 @@ impl<'s> Table<'s> {
             self.complete(cursors, me, task, Outcome::Cancelled)?;
             return Ok(false);
         }
-        d.claimant.store(me.bits(), Relaxed);
+        d.sign(word, me);
         if d.limits.load(Relaxed) != 0 {
-            d.started.store(self.now(), Relaxed);
+            d.run.started.store(self.now(), Relaxed);
         }
         Ok(true)
     }
@@ -760,10 +797,7 @@ impl<'s> Table<'s> {
         let phase = if delay == 0 { Phase::Ready } else { Phase::Delayed };
         let d = &self.descriptors[task.index as usize];
         d.not_before.store(if delay == 0 { 0 } else { self.now().saturating_add(delay) }, Relaxed);
-        for word in [&d.claimant, &d.started, &d.heartbeat] {
-            word.store(0, Relaxed);
-        }
-        d.place.store(0, Relaxed);
+        d.run.withdraw();
         if is_same { task.word.to(phase, submitter.id()) } else { task.word.again(phase, submitter.id()) }
     }
 
@@ -780,7 +814,7 @@ impl<'s> Table<'s> {
     ) -> Result<(), Corrupted> {
         let lane = self.completion(check_id(done.who(), self.participants.len())? as u16);
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, done))?; // an overflow raises the flag
-        full_fence("no-done-fence"); // [park], [orphan]
+        fence_after_exchange("no-done-fence"); // [park], [orphan]
         let is_orphan = match of {
             Some((me, submitter)) if !mutant("no-orphan-check") => {
                 self.drop_orphan(me, Owned { index, word: done }, submitter)?
@@ -933,6 +967,12 @@ impl<'s> Table<'s> {
         })
     }
 
+    /// Is there a bit in this row of the idle masks?
+    fn has_idlers(&self, row: usize) -> bool {
+        let words = self.idle_words();
+        self.idle[row * words..][..words].iter().any(|mask| mask.load(Relaxed) != 0) // as in `idlers`
+    }
+
     fn is_idler(&self, row: usize, id: usize) -> bool {
         let words = self.idle_words();
         id / 64 < words && self.idle[row * words + id / 64].load(Relaxed) >> (id % 64) & 1 == 1 // as in `idlers`
@@ -947,6 +987,9 @@ impl<'s> Table<'s> {
     /// has woken last is on its way there. That one wakes the next if it leaves something ([`wake_next`](Self::wake_next)), so
     /// with many more workers than cores a burst of small tasks is not a system call each.
     fn wake_for_task(&self, cursors: &Cursors, queue: usize) {
+        if !self.has_idlers(queue) {
+            return;
+        }
         // Relaxed, and so the looks below: the caller's fence stands before them ([park]; `PARK.md`, of who is on its way). A wrong
         // `last_woken`, another thread's, is one more wake or a look by the coordinator.
         let last = cursors.last_woken.load(Relaxed);

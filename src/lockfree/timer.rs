@@ -115,6 +115,7 @@ impl Table<'_> {
     pub(crate) fn was_stopped(&self, ns: u64) {
         let word = &self.alarm.paused;
         word.store(word.load(Relaxed).saturating_add(ns), Relaxed); // no other writer
+        self.clock.was_stopped(ns);
     }
 
     /// Who has exchanged the word of a task which has to do with this time tells the coordinator.
@@ -210,11 +211,13 @@ impl Table<'_> {
     /// Not marked in the descriptor: a mark that came late would count against the next claim.
     pub(crate) fn deadline(&self, cursors: &Cursors, index: u16, claimed: Task, now: u64) -> u64 {
         let d = &self.descriptors[index as usize];
-        let started = match d.started.load(Relaxed) {
+        let run = d.run_of(claimed);
+        let started = match run.map_or(0, |run| run.started.load(Relaxed)) {
             0 => cursors.first_seen(index, claimed, now),
             started => started,
         };
-        Limits::of(d.limits.load(Relaxed)).deadline(started, d.heartbeat.load(Relaxed))
+        let heartbeat = run.map_or(0, |_| d.heartbeat.load(Relaxed));
+        Limits::of(d.limits.load(Relaxed)).deadline(started, heartbeat)
     }
 
     /// How a task that waits has ended already, if it has.

@@ -148,6 +148,11 @@ impl Task {
         self.0 & GENERATION_MASK
     }
 
+    /// Attempt and generation: a number that each attempt of a descriptor has for itself, and that is not 0.
+    pub(crate) const fn attempt_id(self) -> u64 {
+        self.0 & ((1 << (GENERATION_BITS + 8)) - 1)
+    }
+
     /// The same attempt of the same task in another phase.
     pub(crate) const fn to(self, phase: Phase, who: u16) -> Task {
         Task::new(phase, who, self.attempt(), self.generation())
@@ -181,7 +186,9 @@ pub(crate) fn is_legal(from: Task, to: Task) -> bool {
     match (from.phase(), to.phase()) {
         (Some(Phase::Free), Some(Phase::Reserved)) => to == from.reborn(to.who()),
         (Some(Phase::Reserved), Some(Phase::Ready)) => kept && to.who() == from.who(),
-        (Some(Phase::Reserved), Some(Phase::Free | Phase::Reserved)) => kept,
+        (Some(Phase::Reserved), Some(Phase::Free | Phase::Reserved)) if kept => true,
+        // Renewed: released and reserved again in one.
+        (Some(Phase::Reserved), Some(Phase::Reserved)) => to == from.reborn(from.who()),
         (Some(Phase::Ready), Some(Phase::Claimed)) => kept,
         (Some(Phase::Ready | Phase::Delayed), Some(Phase::Done(o))) => {
             kept && to.who() == from.who()

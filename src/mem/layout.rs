@@ -29,6 +29,8 @@
 //! | `mode`            | the coordinator                     | all          | the last one                           |
 //! | `deaths`          | the coordinator                     | clients      | a count that lacks the death that was  |
 //! |                   |                                     |              | being settled                          |
+//! | `clock`           | who converts stamps, the            | all          | see [`crate::lockfree::task_clock`]    |
+//! |                   | coordinator                         |              |                                        |
 //! | `armed`, `paused` | the coordinator                     | all          | see [`crate::lockfree::timer`]         |
 //! | `watched`         | wakers and the coordinator          | the same     | see [`crate::lockfree::timer`]         |
 //!
@@ -52,17 +54,18 @@ use crate::{
         lane::LaneControl,
         participant::{Participant, Record},
         table::LaneCapacity,
+        task_clock::ClockWords,
         timer::Alarm,
         word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
     },
-    sync::{AtomicU32, AtomicU64},
+    sync::{AtomicU32, AtomicU64, ticks::Pair},
 };
 use std::alloc::Layout as Region;
 
 /// `shmworkr`, little-endian.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
 /// Of this layout. Raised by every change of a size, an offset or a meaning.
-pub(crate) const VERSION: u64 = 2;
+pub(crate) const VERSION: u64 = 3;
 pub(crate) const PAGE: usize = 4096;
 
 /// Everything that decides the size of a segment.
@@ -153,18 +156,26 @@ pub(crate) struct Identity {
     /// Who made it, for people: the process id, and the run of the machine in which that counts.
     pub(crate) creator: u64,
     pub(crate) boot: u64,
+    /// From what stamps are read: [`Source`](crate::lockfree::task_clock::Source); and whether tasks get any: 1, else 0.
+    pub(crate) clock: u64,
+    pub(crate) times: u64,
+    /// One moment of that clock.
+    pub(crate) origin: Pair,
     pub(crate) geometry: Geometry,
 }
 
 const _: () = assert!(size_of::<Header>() <= PAGE);
 
-/// Words about the whole pool. Written by the coordinator, but for the [`Alarm`]'s `watched`, which is anybody's.
+/// Words about the whole pool. Written by the coordinator, but for the clock's rate and the [`Alarm`]'s `watched`, which are
+/// anybody's.
 #[repr(C, align(128))]
 pub(crate) struct Control {
     /// How far the pool is in its life, in the terms of `process`.
     pub(crate) mode: AtomicU32,
     /// Deaths settled so far: a client that keeps an account of participants looks at it after each wake.
     pub(crate) deaths: AtomicU32,
+    /// Beside what is seldom written: whoever stamps a task reads it.
+    pub(crate) clock: ClockWords,
     pub(crate) alarm: Alarm,
 }
 

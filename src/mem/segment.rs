@@ -45,6 +45,7 @@ use crate::{
         freemap::FreeMap,
         participant::{Name, Record},
         table::{Owned, Table},
+        task_clock::{Source, TaskClock},
     },
     sync::{AtomicU64, Inline, Relaxed},
 };
@@ -161,6 +162,14 @@ pub enum SegmentOpenError {
     /// Its header describes no segment.
     #[error("a damaged segment: its header describes a geometry that none can have")]
     Geometry,
+    /// Its header names a clock that this CPU does not have, or that nobody knows.
+    #[error(
+        "a damaged segment, or one of another machine: its tasks are stamped by clock {found}, which is not to be had"
+    )]
+    Clock {
+        /// Its clock.
+        found: u64,
+    },
     /// It is not as long as its header says, or as its geometry needs.
     #[error("a damaged segment: {found} bytes long, {header} by its header, {expected} by its geometry")]
     SizeMismatch {
@@ -217,6 +226,8 @@ pub(crate) struct Options {
     pub(crate) backing: Backing,
     /// Takes all memory at once, so that none can be missing later.
     pub(crate) reserve: bool,
+    /// Tasks are not stamped: nobody will know how long they waited and ran.
+    pub(crate) no_times: bool,
     /// Names of the queues, in their order; those without one are known by their number alone.
     pub(crate) queues: Vec<String>,
 }
@@ -264,6 +275,7 @@ impl Segment {
         // A page that can't be had is an error here, and no SIGBUS later.
         space::allocate(&file, 0, if options.reserve { bytes } else { layout.arena })?;
         let map = MmapRaw::map_raw(&file).map_err(|source| SegmentCreateError::Os { step: "map", bytes, source })?;
+        let source = Source::best();
         let identity = Identity {
             magic: MAGIC,
             version: VERSION,
@@ -271,6 +283,9 @@ impl Segment {
             reserved: options.reserve.into(),
             creator: std::process::id().into(),
             boot: backing::boot(),
+            clock: source as u64,
+            times: (!options.no_times).into(),
+            origin: source.pair(),
             geometry,
         };
         // SAFETY: the mapping is page-aligned and at least a page long, the header starts with its identity, and nobody
@@ -284,7 +299,7 @@ impl Segment {
             }
             (_, name) => name,
         };
-        let segment = Segment::view(file, map, identity, layout, name);
+        let segment = Segment::view(file, map, identity, source, layout, name);
         for (room, name) in segment.header().queues.iter().zip(&options.queues) {
             for (word, bytes) in room.iter().zip(name.as_bytes().chunks(8)) {
                 let mut padded = [0; 8];
@@ -383,21 +398,29 @@ impl Segment {
             return Err(SegmentOpenError::VersionMismatch { found: identity.version, expected: VERSION });
         }
         let layout = Layout::of(&identity.geometry).ok_or(SegmentOpenError::Geometry)?;
+        let source = Source::of(identity.clock).ok_or(SegmentOpenError::Clock { found: identity.clock })?;
         let (found, header, expected) = (meta.len(), identity.total, layout.total as u64);
         if found != expected || header != expected {
             return Err(SegmentOpenError::SizeMismatch { found, header, expected });
         }
         let map = if writable { MmapRaw::map_raw(&file) } else { MmapOptions::new().map_raw_read_only(&file) };
-        Ok(Segment::view(file, map.map_err(os("map"))?, identity, layout, None))
+        Ok(Segment::view(file, map.map_err(os("map"))?, identity, source, layout, None))
     }
 
     /// `layout` is that of the identity's geometry, and `map` has its size.
-    fn view(file: File, map: MmapRaw, identity: Identity, layout: Layout, name: Option<backing::Name>) -> Segment {
+    fn view(
+        file: File,
+        map: MmapRaw,
+        identity: Identity,
+        source: Source,
+        layout: Layout,
+        name: Option<backing::Name>,
+    ) -> Segment {
         let Identity { geometry, reserved, .. } = identity;
         assert_eq!(map.len(), layout.total);
         // SAFETY: `layout` is that of `geometry`, and the mapping has its size and stays until the segment is dropped, which
         // hands out no longer borrow.
-        let table = unsafe { table(map.as_mut_ptr(), &geometry, &layout) };
+        let table = unsafe { table(map.as_mut_ptr(), &identity, source, &layout) };
         let header = map.as_ptr().cast::<Header>();
         Segment { table, header, map, geometry, layout, is_reserved: reserved != 0, _name: name, file }
     }
@@ -405,6 +428,11 @@ impl Segment {
     /// All words of the segment, for as long as it is borrowed.
     pub(crate) fn table(&self) -> &Table<'_> {
         &self.table
+    }
+
+    /// What stamps tasks.
+    pub(crate) fn clock(&self) -> &TaskClock<'_> {
+        &self.table.clock
     }
 
     /// What is told about the participant with this id. `None`: there is none.
@@ -558,9 +586,9 @@ fn check_names(names: &[String], queues: usize) -> Result<(), SegmentCreateError
 ///
 /// # Safety
 /// - `base` is the start of a mapping of `layout.total` bytes, aligned to a page, which outlives the result.
-/// - `layout` is the layout of `geometry`.
+/// - `layout` is the layout of the identity's geometry.
 /// - What lies there is changed only through atomics (payload bytes aside), and not at all if the mapping is read-only.
-unsafe fn table(base: *mut u8, geometry: &Geometry, layout: &Layout) -> Table<'static> {
+unsafe fn table(base: *mut u8, identity: &Identity, source: Source, layout: &Layout) -> Table<'static> {
     /// # Safety
     /// As for `table`; `n` values of `T` fit at `offset`.
     unsafe fn slice<T>(base: *mut u8, offset: usize, n: usize) -> &'static [T] {
@@ -569,7 +597,7 @@ unsafe fn table(base: *mut u8, geometry: &Geometry, layout: &Layout) -> Table<'s
         // SAFETY: aligned, since regions start at multiples of 128; valid, since every bit pattern is valid for words.
         unsafe { std::slice::from_raw_parts(start.cast(), n) }
     }
-    let g = geometry;
+    let g = &identity.geometry;
     let p = g.participants as usize;
     let c = g.capacity();
     // SAFETY: the offsets and counts are those by which `Layout::of` laid the regions out, for each field below.
@@ -594,6 +622,13 @@ unsafe fn table(base: *mut u8, geometry: &Geometry, layout: &Layout) -> Table<'s
         idle: words(layout.idle, (g.queues as usize + 1) * p.div_ceil(64)),
         // SAFETY: a mapping starts with its header, and lives as long as the result.
         alarm: unsafe { &(*base.cast::<Header>()).control.alarm },
+        clock: TaskClock {
+            source,
+            is_on: identity.times != 0,
+            origin: identity.origin,
+            // SAFETY: as for `alarm`.
+            words: unsafe { &(*base.cast::<Header>()).control.clock },
+        },
     }
 }
 
@@ -711,8 +746,13 @@ mod tests {
         at(
             offset_of!(Identity, version),
             &[9],
-            "a segment of layout version 9, where this program knows version 2: use the program that made it",
+            &format!(
+                "a segment of layout version 9, where this program knows version {VERSION}: use the program that made it"
+            ),
         );
+        let clock =
+            "a damaged segment, or one of another machine: its tasks are stamped by clock 9, which is not to be had";
+        at(offset_of!(Identity, clock), &[9], clock);
         let long =
             format!("a damaged segment: {total} bytes long, {} by its header, {total} by its geometry", total ^ 1);
         at(offset_of!(Identity, total), &[total as u8 ^ 1], &long);

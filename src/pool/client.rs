@@ -29,7 +29,9 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    exec::endpoint::{CoordinatorDied, Draft, Endpoint, FinishedBy, ROOM, Submission, SubmitError},
+    exec::endpoint::{
+        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, STATUS_OK, Spare, Submission, SubmitError,
+    },
     lockfree::{
         descriptor::INLINE,
         table::{Cancel, TaskId},
@@ -43,10 +45,7 @@ use std::{
     ops::{Deref, DerefMut},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
     thread::JoinHandle,
@@ -70,46 +69,112 @@ pub(super) struct Done {
     pub(super) outcome: Outcome,
     pub(super) status: u32,
     pub(super) ending: Ending,
-    /// `None` only while it is dropped.
-    output: Option<Output>,
-    home: Home,
+    output: Output,
 }
 
 /// How a task went, beside its result.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Ending {
-    pub(super) exit: u64,
     pub(super) attempts: u32,
-    pub(super) deaths: u32,
-    pub(super) is_poison: bool,
-    pub(super) peak_kib: u64,
-    pub(super) progress: Option<(u64, u64)>,
     /// Process id and number of the worker.
     pub(super) ran_by: Option<(u32, u32)>,
     pub(super) waited: Duration,
     pub(super) ran: Duration,
+    /// Nothing, of one that went well.
+    pub(super) trouble: Option<Box<Trouble>>,
+}
+
+/// What is told of a task that did not go well.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trouble {
+    pub(super) exit: u64,
+    pub(super) deaths: u32,
+    pub(super) is_poison: bool,
+    pub(super) peak_kib: u64,
+    pub(super) progress: Option<(u64, u64)>,
 }
 
 enum Output {
+    /// Beside the rest: for most results no memory has to be found.
+    Small {
+        len: u8,
+        bytes: [u128; SMALL / size_of::<u128>()],
+    },
     Private(Aligned),
-    InPlace(FinishedBy<Arc<Endpoint>>),
+    InPlace(InPlace),
 }
 
-impl Done {
-    /// Of a result that lies in the segment, in a fork of its process, which has none: nothing.
-    pub(super) fn bytes(&self) -> Result<&[u8], Corrupted> {
-        match &self.output {
-            Some(Output::Private(bytes)) => Ok(bytes.bytes()),
-            Some(Output::InPlace(finished)) if self.home.check().is_ok() => finished.output(),
-            Some(Output::InPlace(_)) | None => Ok(&[]),
+/// Bytes of a result that is kept without an allocation of its own.
+const SMALL: usize = 64;
+
+/// A result that lies in the segment.
+struct InPlace {
+    /// `None` only while it is dropped.
+    finished: Option<FinishedBy<Arc<Endpoint>>>,
+    home: Home,
+}
+
+impl InPlace {
+    /// In a fork of its process, which has no segment: nothing.
+    fn bytes(&self) -> Result<&[u8], Corrupted> {
+        match &self.finished {
+            Some(finished) if self.home.check().is_ok() => finished.output(),
+            _ => Ok(&[]),
         }
     }
 }
 
-impl Drop for Done {
+impl Drop for InPlace {
     fn drop(&mut self) {
         if self.home.check().is_err() {
-            std::mem::forget(self.output.take());
+            std::mem::forget(self.finished.take());
+        }
+    }
+}
+
+impl Output {
+    fn copy_of(bytes: &[u8]) -> Output {
+        if bytes.len() > SMALL {
+            return Output::Private(bytes.into());
+        }
+        let mut small = [0; SMALL / size_of::<u128>()];
+        bytemuck::cast_slice_mut(&mut small)[..bytes.len()].copy_from_slice(bytes);
+        Output::Small { len: bytes.len() as u8, bytes: small }
+    }
+
+    /// Bytes that it takes of the memory of this process.
+    fn private(&self) -> usize {
+        match self {
+            Output::Small { len, .. } => (*len).into(),
+            Output::Private(bytes) => bytes.bytes().len(),
+            Output::InPlace(_) => 0,
+        }
+    }
+}
+
+impl Done {
+    pub(super) fn bytes(&self) -> Result<&[u8], Corrupted> {
+        match &self.output {
+            Output::Small { len, bytes } => Ok(&bytemuck::cast_slice(bytes)[..usize::from(*len)]),
+            Output::Private(bytes) => Ok(bytes.bytes()),
+            Output::InPlace(place) => place.bytes(),
+        }
+    }
+}
+
+/// A result that has come: of one handle, or of several.
+pub(super) enum Came {
+    Own(Done),
+    Shared(Arc<Done>),
+}
+
+impl Deref for Came {
+    type Target = Done;
+
+    fn deref(&self) -> &Done {
+        match self {
+            Came::Own(done) => done,
+            Came::Shared(done) => done,
         }
     }
 }
@@ -124,24 +189,26 @@ struct Slot {
 }
 
 impl Slot {
-    /// The result, if it lies in a block.
-    fn in_place(&mut self) -> Option<&mut Arc<Done>> {
-        match &mut self.state {
-            State::Done(done) if matches!(done.output, Some(Output::InPlace(_))) => Some(done),
-            _ => None,
-        }
+    /// Does the result lie in a block?
+    fn is_in_place(&self) -> bool {
+        matches!(&self.state, State::Done(done) if matches!(done.output, Output::InPlace(_)))
     }
 }
 
 enum State {
     /// These futures have looked.
     Waiting(Vec<Waker>),
-    Done(Arc<Done>),
+    Done(Came),
 }
+
+/// A program keeps this part of all descriptors for its next submissions, at most: others may come to wait for them.
+const SPARE_PART: usize = 128;
 
 #[derive(Default)]
 pub(super) struct Inbox {
     slots: Slab<Slot>,
+    /// RESERVED, for the next submissions.
+    spares: Vec<Spare>,
     /// Where the task of a key is, or was: its slot says.
     keys: HashMap<Arc<str>, usize>,
     /// Bytes in private results.
@@ -185,6 +252,9 @@ impl DerefMut for Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let Some(mut inbox) = self.inbox.take() else { return };
+        if inbox.woken.is_empty() && inbox.dropped.is_empty() {
+            return;
+        }
         let (woken, dropped) = (std::mem::take(&mut inbox.woken), std::mem::take(&mut inbox.dropped));
         drop(inbox);
         woken.into_iter().for_each(Waker::wake);
@@ -222,15 +292,17 @@ struct Shared {
     changed: Condvar,
     /// How often something was filed, or all were told to look. Changed under the lock.
     news: AtomicUsize,
-    /// Tasks submitted, less those that have come back.
+    /// Tasks submitted, less those that have come back. Changed under the lock.
     outstanding: AtomicUsize,
-    /// How many of these are not submitted yet.
-    submitting: AtomicUsize,
+    /// How many descriptors to keep for submissions.
+    most_spares: usize,
 }
 
 impl Client {
     /// `is_workers`: its threads run tasks while they wait.
     pub(super) fn new(endpoint: Arc<Endpoint>, home: Home, is_workers: bool) -> Client {
+        // A worker submits now and then, and there may be many of them.
+        let most_spares = if is_workers { 0 } else { endpoint.segment().table().descriptors.len() / SPARE_PART };
         let shared = Shared {
             endpoint,
             is_workers,
@@ -239,7 +311,7 @@ impl Client {
             news: AtomicUsize::new(0),
             home,
             outstanding: AtomicUsize::new(0),
-            submitting: AtomicUsize::new(0),
+            most_spares,
         };
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
@@ -256,7 +328,8 @@ impl Client {
 
     /// Tasks submitted, less those that have come back.
     pub(crate) fn outstanding(&self) -> usize {
-        self.shared.outstanding.load(SeqCst)
+        // Relaxed: whoever concludes something from it holds the lock.
+        self.shared.outstanding.load(Relaxed)
     }
 
     /// Submits `len` bytes that `fill` writes in place; short of room, makes some or waits for it. Returns the ticket to wait
@@ -306,22 +379,10 @@ impl Client {
     ) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
-        // Counted first, and then the mode: who drains reads them the other way round. So what is taken is waited for.
-        let mut counted = Counted::new(shared);
-        let is_refused = !shared.is_workers && shared.is_draining();
-        let mut has_joined = false;
-        let submitted = if is_refused {
-            Err(PoolError::Draining)
-        } else {
-            shared.submit(s, key, len, may_wait, fill, &mut has_joined).map_err(|e| {
-                match (e, shared.endpoint.why_orphaned()) {
-                    (SubmitError::CoordinatorDied(_), Some(why)) => PoolError::Ended(why.to_owned()),
-                    _ => e.into(),
-                }
-            })
-        };
-        counted.comes_back = submitted.is_ok() && !has_joined;
-        submitted
+        shared.submit(s, key, len, may_wait, fill).map_err(|e| match (e, shared.endpoint.why_orphaned()) {
+            (PoolError::Submit(SubmitError::CoordinatorDied(_)), Some(why)) => PoolError::Ended(why.to_owned()),
+            (e, _) => e,
+        })
     }
 
     /// A further handle for this ticket.
@@ -339,12 +400,12 @@ impl Client {
 
     /// Waits until the task of this ticket has come back, or nothing will, or the time is over (`None`). The ticket is used up
     /// by the result.
-    pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Arc<Done>>, Lost> {
+    pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Came>, Lost> {
         self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag))
     }
 
     /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
-    pub(super) fn wait_any(&self, tickets: &[(usize, TaskId)]) -> Result<(usize, Arc<Done>), Lost> {
+    pub(super) fn wait_any(&self, tickets: &[(usize, TaskId)]) -> Result<(usize, Came), Lost> {
         let look =
             |inbox: &mut Inbox| tickets.iter().enumerate().find_map(|(i, &(tag, _))| Some((i, inbox.take(tag)?)));
         self.wait_for(tickets, None, look).map(|found| found.unwrap_or_else(|| unreachable!("there is no time limit")))
@@ -364,7 +425,7 @@ impl Client {
     }
 
     /// As [`wait`](Self::wait), for a future.
-    pub(super) fn poll(&self, tag: usize, task: TaskId, context: &mut Context<'_>) -> Poll<Result<Arc<Done>, Lost>> {
+    pub(super) fn poll(&self, tag: usize, task: TaskId, context: &mut Context<'_>) -> Poll<Result<Came, Lost>> {
         self.check_home()?;
         if worker::of(&self.shared.endpoint).is_some() {
             // If this thread went to sleep, nobody might be left who could run the task.
@@ -436,6 +497,7 @@ impl Client {
     /// What is wrong, as a line for people.
     pub(super) fn audit(&self) -> Result<(), String> {
         self.tidy();
+        self.shared.lock().spares.drain(..).for_each(|spare| self.endpoint().give_up(spare));
         let table = self.endpoint().segment().table();
         // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more.
         let is_at_rest = Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0;
@@ -466,6 +528,7 @@ impl Drop for Client {
         }
         let mut inbox = self.shared.lock();
         inbox.is_closed = true;
+        inbox.spares.drain(..).for_each(|spare| self.endpoint().give_up(spare));
         self.shared.tell(&inbox);
         drop(inbox);
         // It panics only if a waker of the caller's does; that was said then.
@@ -473,28 +536,23 @@ impl Drop for Client {
     }
 }
 
-/// A submission, from before it is one until it is, or has come to nothing: also by a panic of what fills it.
-struct Counted<'s> {
+/// A ticket of a task that is about to be submitted. If that comes to nothing, also by a panic of what fills it, nothing will
+/// come back.
+struct Entered<'s> {
     shared: &'s Shared,
-    comes_back: bool,
+    tag: usize,
 }
 
-impl Counted<'_> {
-    fn new(shared: &Shared) -> Counted<'_> {
-        shared.submitting.fetch_add(1, Relaxed);
-        shared.outstanding.fetch_add(1, SeqCst);
-        Counted { shared, comes_back: false }
-    }
-}
-
-impl Drop for Counted<'_> {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        self.shared.submitting.fetch_sub(1, Relaxed);
-        if !self.comes_back {
-            self.shared.outstanding.fetch_sub(1, SeqCst);
-            // Who drains waits for that.
-            self.shared.tell(&self.shared.lock());
+        let mut inbox = self.shared.lock();
+        // Who has joined meanwhile waits in vain, and is told of the damage.
+        if inbox.slots[self.tag].handles == 1 {
+            inbox.slots.remove(self.tag);
         }
+        self.shared.has_come_back(1);
+        // Who drains waits for that.
+        self.shared.tell(&inbox);
     }
 }
 
@@ -510,40 +568,54 @@ impl Shared {
         len: usize,
         may_wait: bool,
         fill: impl FnOnce(&mut [u8]),
-        has_joined: &mut bool,
-    ) -> Result<(usize, TaskId), SubmitError> {
-        // Before the ticket, and under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
-        let mut draft = self.draft(len, may_wait)?;
-        fill(draft.payload()?);
-        let task = draft.id();
+    ) -> Result<(usize, TaskId), PoolError> {
+        let is_refused = || !self.is_workers && self.is_draining();
         let mut inbox = self.lock();
+        if is_refused() {
+            return Err(PoolError::Draining);
+        }
+        let spare = if len <= INLINE && !self.has_enough() { inbox.spares.pop() } else { None };
+        let mut draft = match spare {
+            Some(spare) => self.endpoint.redraft(spare, len),
+            None => {
+                drop(inbox);
+                // Under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
+                let draft = self.draft(len, may_wait)?;
+                inbox = self.lock();
+                draft
+            }
+        };
+        if is_refused() {
+            return Err(PoolError::Draining);
+        }
+        let outstanding = self.outstanding.load(Relaxed);
         // Before the lane of what has come overflows: that would cost a look at all descriptors.
-        if self.outstanding.load(Relaxed).is_multiple_of(FILE_EVERY) {
+        if outstanding % FILE_EVERY == FILE_EVERY - 1 {
             self.file(&mut inbox);
         }
         if let Some(key) = &key
             && let Some(ticket) = self.join(&mut inbox, key)
         {
-            *has_joined = true;
             return Ok(ticket);
         }
-        let state = State::Waiting(Vec::new());
+        let (task, state) = (draft.id(), State::Waiting(Vec::new()));
         let tag = inbox.slots.insert(Slot { handles: 1, key: key.clone(), task, state });
         if let Some(key) = key {
             inbox.remember(key, tag);
         }
+        // Under the lock, as `is_draining` above: who drains finds this one, or this one finds that the pool drains.
+        self.outstanding.store(self.outstanding.load(Relaxed) + 1, Relaxed);
         drop(inbox);
-        match draft.submit(Submission { tag: tag as u64, ..s }) {
-            Ok(task) => Ok((tag, task)),
-            Err(e) => {
-                // It will not come back. Who has joined meanwhile is told of the damage.
-                let mut inbox = self.lock();
-                if inbox.slots[tag].handles == 1 {
-                    inbox.slots.remove(tag);
-                }
-                Err(e.into())
-            }
-        }
+        let entered = Entered { shared: self, tag };
+        fill(draft.payload().map_err(SubmitError::from)?);
+        let task = draft.submit(Submission { tag: tag as u64, ..s }).map_err(SubmitError::from)?;
+        std::mem::forget(entered);
+        Ok((tag, task))
+    }
+
+    /// So many of the tasks that were submitted have come back. Under the lock.
+    fn has_come_back(&self, n: usize) {
+        self.outstanding.store(self.outstanding.load(Relaxed) - n, Relaxed);
     }
 
     /// A ticket of the task with this key, if one is under way.
@@ -565,9 +637,8 @@ impl Shared {
 
     /// Has a program as many tasks under way as it may? It leaves some descriptors for what its tasks submit.
     fn has_enough(&self) -> bool {
-        // Relaxed, and two loads: a few more or fewer are no matter.
-        let under_way = self.outstanding.load(Relaxed).saturating_sub(self.submitting.load(Relaxed));
-        !self.is_workers && under_way >= self.most()
+        // Relaxed: a few more or fewer are no matter.
+        !self.is_workers && self.outstanding.load(Relaxed) >= self.most()
     }
 
     fn most(&self) -> usize {
@@ -637,11 +708,11 @@ impl Shared {
         // Asked for before the look, so that nothing is missed that was finished before the end.
         let is_orphaned = self.endpoint.is_orphaned();
         let lost = loop {
-            match self.endpoint.take_owned() {
+            match self.endpoint.take() {
                 Ok(Some(finished)) => {
                     has_come = true;
-                    self.outstanding.fetch_sub(1, SeqCst);
-                    if let Err(e) = inbox.put(finished, self.home) {
+                    self.has_come_back(1);
+                    if let Err(e) = self.put(inbox, finished) {
                         break Some(e.into());
                     }
                 }
@@ -670,10 +741,66 @@ impl Shared {
         has_come
     }
 
+    /// Files what has come of one task.
+    fn put(&self, inbox: &mut Inbox, finished: Finished<'_>) -> Result<(), Corrupted> {
+        let tag = finished.tag() as usize;
+        let Some(slot) = inbox.slots.get_mut(tag) else {
+            return Err(Corrupted::new("ticket of a finished task", tag, finished.status().into()));
+        };
+        if slot.handles == 0 {
+            inbox.slots.remove(tag);
+            return Ok(());
+        }
+        let (outcome, status) = (finished.outcome(), finished.status());
+        let went_well = outcome == Outcome::Completed && status == STATUS_OK;
+        let trouble = || Trouble {
+            exit: finished.exit(),
+            deaths: finished.deaths(),
+            is_poison: finished.is_poison(),
+            peak_kib: finished.peak_kib().unwrap_or(0),
+            progress: finished.progress(),
+        };
+        let ending = Ending {
+            attempts: finished.attempts(),
+            ran_by: finished.ran_by(),
+            waited: finished.waited(),
+            ran: finished.ran(),
+            trouble: (!went_well).then(|| Box::new(trouble())),
+        };
+        let bytes = finished.output()?;
+        let output = if bytes.len() <= INLINE {
+            let output = Output::copy_of(bytes);
+            let may_keep = inbox.spares.len() < self.most_spares && !self.endpoint.is_room_wanted();
+            if may_keep {
+                inbox.spares.push(finished.renew()?);
+            }
+            output
+        } else {
+            // Those that were taken are found out here, each once in a while.
+            if inbox.in_place.len() == inbox.in_place.capacity() {
+                let slots = &inbox.slots;
+                inbox.in_place.retain(|&tag| slots.get(tag).is_some_and(Slot::is_in_place));
+            }
+            inbox.in_place.push_back(tag);
+            Output::InPlace(InPlace { finished: Some(finished.share(&self.endpoint)), home: self.home })
+        };
+        inbox.private += output.private();
+        let done = State::Done(Came::Own(Done { outcome, status, ending, output }));
+        let slot = &mut inbox.slots[tag];
+        if let State::Waiting(mut wakers) = std::mem::replace(&mut slot.state, done)
+            && !wakers.is_empty()
+        {
+            inbox.futures -= wakers.len();
+            inbox.woken.append(&mut wakers);
+        }
+        Ok(())
+    }
+
     /// Has all who wait look again, however they sleep.
     fn tell(&self, inbox: &Inbox) {
-        // Relaxed: the wake below publishes it to who prepares to sleep after that; who has prepared before does not sleep.
-        self.news.fetch_add(1, Relaxed);
+        // Relaxed: the wake below publishes it to who prepares to sleep after that; who has prepared before does not sleep. No
+        // read-modify-write: under the lock.
+        self.news.store(self.news.load(Relaxed).wrapping_add(1), Relaxed);
         if inbox.has_leader || !inbox.for_room.is_empty() || self.is_workers && inbox.waiting > 0 {
             self.endpoint.wake_self();
         }
@@ -691,12 +818,16 @@ impl Shared {
             }
             let Some(tag) = inbox.in_place.pop_front() else { return false };
             let Some(Slot { state: State::Done(done), .. }) = inbox.slots.get_mut(tag) else { continue };
-            let Some(Output::InPlace(finished)) = &done.output else { continue };
-            let Ok(bytes) = finished.output() else { continue };
+            let Output::InPlace(place) = &done.output else { continue };
+            let Ok(bytes) = place.bytes() else { continue };
             let (len, bytes) = (bytes.len(), Aligned::from(bytes));
-            match Arc::get_mut(done) {
+            let done = match done {
+                Came::Own(done) => Some(done),
+                Came::Shared(done) => Arc::get_mut(done),
+            };
+            match done {
                 Some(done) => {
-                    done.output = Some(Output::Private(bytes));
+                    done.output = Output::Private(bytes);
                     inbox.private += len;
                     return true;
                 }
@@ -816,7 +947,7 @@ impl Shared {
         }
     }
 
-    fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Arc<Done>, Lost>> {
+    fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Came, Lost>> {
         let mut inbox = self.lock();
         self.file(&mut inbox);
         if let Some(done) = inbox.take(tag) {
@@ -865,51 +996,6 @@ impl Shared {
 }
 
 impl Inbox {
-    fn put(&mut self, finished: FinishedBy<Arc<Endpoint>>, home: Home) -> Result<(), Corrupted> {
-        let tag = finished.tag() as usize;
-        let Some(slot) = self.slots.get_mut(tag) else {
-            return Err(Corrupted::new("ticket of a finished task", tag, finished.status().into()));
-        };
-        if slot.handles == 0 {
-            self.slots.remove(tag);
-            return Ok(());
-        }
-        let ending = Ending {
-            exit: finished.exit(),
-            attempts: finished.attempts(),
-            deaths: finished.deaths(),
-            is_poison: finished.is_poison(),
-            peak_kib: finished.peak_kib().unwrap_or(0),
-            progress: finished.progress(),
-            ran_by: finished.ran_by(),
-            waited: finished.waited(),
-            ran: finished.ran(),
-        };
-        let (outcome, status) = (finished.outcome(), finished.status());
-        let bytes = finished.output()?;
-        let output = if bytes.len() <= INLINE {
-            self.private += bytes.len();
-            Output::Private(bytes.into())
-        } else {
-            Output::InPlace(finished)
-        };
-        let is_in_place = matches!(output, Output::InPlace(_));
-        let done = State::Done(Arc::new(Done { outcome, status, ending, output: Some(output), home }));
-        if let State::Waiting(mut wakers) = std::mem::replace(&mut slot.state, done) {
-            self.futures -= wakers.len();
-            self.woken.append(&mut wakers);
-        }
-        if is_in_place {
-            // Those that were taken are found out here, each once in a while.
-            if self.in_place.len() == self.in_place.capacity() {
-                let slots = &mut self.slots;
-                self.in_place.retain(|&tag| slots.get_mut(tag).and_then(Slot::in_place).is_some());
-            }
-            self.in_place.push_back(tag);
-        }
-        Ok(())
-    }
-
     /// A handle's result isn't wanted any more.
     fn forget(&mut self, tag: usize) {
         let Some(slot) = self.slots.get_mut(tag) else { return };
@@ -927,21 +1013,28 @@ impl Inbox {
     }
 
     /// For one handle, which it uses up.
-    fn take(&mut self, tag: usize) -> Option<Arc<Done>> {
+    fn take(&mut self, tag: usize) -> Option<Came> {
         let slot = self.slots.get_mut(tag)?;
         let State::Done(done) = &slot.state else { return None };
-        let done = done.clone();
         slot.handles -= 1;
-        if slot.handles == 0 {
-            self.slots.remove(tag);
-            match &done.output {
-                Some(Output::Private(bytes)) => self.private -= bytes.bytes().len(),
-                // Mostly the oldest; the others are passed over when it is their turn.
-                Some(Output::InPlace(_)) if self.in_place.front() == Some(&tag) => drop(self.in_place.pop_front()),
-                Some(Output::InPlace(_)) | None => {}
-            }
+        if slot.handles > 0 {
+            let done = match std::mem::replace(&mut slot.state, State::Waiting(Vec::new())) {
+                State::Done(Came::Own(done)) => Arc::new(done),
+                State::Done(Came::Shared(done)) => done,
+                State::Waiting(_) => unreachable!("it was done"),
+            };
+            slot.state = State::Done(Came::Shared(done.clone()));
+            return Some(Came::Shared(done));
         }
-        Some(done)
+        self.private -= done.output.private();
+        // Mostly the oldest; the others are passed over when it is their turn.
+        if matches!(done.output, Output::InPlace(_)) && self.in_place.front() == Some(&tag) {
+            self.in_place.pop_front();
+        }
+        match self.slots.remove(tag).state {
+            State::Done(done) => Some(done),
+            State::Waiting(_) => unreachable!("it was done"),
+        }
     }
 
     fn remember(&mut self, key: Arc<str>, tag: usize) {

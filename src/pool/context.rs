@@ -1,7 +1,7 @@
 //! What a task sees of its surroundings while it runs.
 
 use super::{submitter::Submitter, tasks::Failure, worker::Core};
-use crate::exec::endpoint::Claimed;
+use crate::exec::endpoint::Running;
 use std::{any::Any, time::Duration};
 
 /// What a task sees while it runs, and what it can say meanwhile.
@@ -27,7 +27,7 @@ use std::{any::Any, time::Duration};
 /// });
 /// ```
 pub struct Context<'c> {
-    pub(super) claimed: &'c Claimed<'c>,
+    pub(super) running: &'c Running<'c>,
     pub(super) core: &'c Core,
     /// One of many items that run as one task: what is kept in the segment per task can't be kept for each.
     pub(super) is_item: bool,
@@ -42,7 +42,7 @@ impl std::fmt::Debug for Context<'_> {
 impl<'c> Context<'c> {
     /// Which attempt this is, from 1.
     pub fn attempt(&self) -> u32 {
-        u32::from(self.claimed.attempt()) + 1
+        u32::from(self.running.attempt()) + 1
     }
 
     /// How long this attempt may go on; `None`: nobody has set a [timeout](super::TaskOptions::timeout).
@@ -58,7 +58,7 @@ impl<'c> Context<'c> {
     /// });
     /// ```
     pub fn time_left(&self) -> Option<Duration> {
-        self.claimed.time_left()
+        self.running.time_left()
     }
 
     /// Should it end? Its submitter has cancelled it, or its time is over. A task that goes on anyway is none the worse for it
@@ -75,7 +75,7 @@ impl<'c> Context<'c> {
     /// });
     /// ```
     pub fn is_cancelled(&self) -> bool {
-        self.claimed.is_cancelled() || self.time_left() == Some(Duration::ZERO)
+        self.running.is_cancelled() || self.time_left() == Some(Duration::ZERO)
     }
 
     /// As [`is_cancelled`](Self::is_cancelled), to be used with `?`.
@@ -110,7 +110,7 @@ impl<'c> Context<'c> {
     /// });
     /// ```
     pub fn heartbeat(&self) {
-        self.claimed.heartbeat();
+        self.running.heartbeat();
     }
 
     /// How far it has come, in units of its own; a sign of life too. It is told with the blame if the task kills its worker.
@@ -129,7 +129,7 @@ impl<'c> Context<'c> {
         self.heartbeat();
         // A chunk's progress says which of its items runs.
         if !self.is_item {
-            self.claimed.progress(done, total);
+            self.running.progress(done, total);
         }
     }
 
@@ -155,7 +155,7 @@ impl<'c> Context<'c> {
     /// ```
     pub fn checkpoint(&self, bytes: &[u8]) -> Result<(), Failure> {
         if !self.is_item {
-            self.claimed.checkpoint(bytes)?;
+            self.running.checkpoint(bytes)?;
         }
         Ok(())
     }
@@ -168,7 +168,7 @@ impl<'c> Context<'c> {
         if self.is_item {
             return Ok(None);
         }
-        Ok(self.claimed.last_checkpoint()?)
+        Ok(self.running.last_checkpoint()?)
     }
 
     /// The worker's own value of this type, which [`Tasks::state`](super::Tasks::state) makes: once per process, when a task

@@ -2,7 +2,7 @@
 
 use super::{
     PoolError,
-    client::{Client, Done, Ending, Lost},
+    client::{Came, Client, Done, Ending, Lost, Trouble},
     codec::{Bytes, CodecError, Pods, Wire},
     home::AnotherProcess,
     worker::{STATUS_FAILED, STATUS_PANICKED, STATUS_TIMED_OUT, STATUS_UNKNOWN},
@@ -168,14 +168,10 @@ pub struct Blame {
 
 impl Blame {
     pub(super) fn of(ending: &Ending) -> Blame {
-        Blame {
-            exit: if ending.exit == 0 { String::new() } else { Exit::unpack(ending.exit).to_string() },
-            attempts: ending.attempts,
-            deaths: ending.deaths,
-            is_poison: ending.is_poison,
-            peak_kib: ending.peak_kib,
-            progress: ending.progress,
-        }
+        let Trouble { exit, deaths, is_poison, peak_kib, progress } =
+            ending.trouble.as_deref().cloned().unwrap_or_default();
+        let exit = if exit == 0 { String::new() } else { Exit::unpack(exit).to_string() };
+        Blame { exit, attempts: ending.attempts, deaths, is_poison, peak_kib, progress }
     }
 }
 
@@ -294,7 +290,7 @@ impl<O: Wire> Handle<O> {
         finished(self.done(), |done| result::<O>(done))
     }
 
-    pub(super) fn done(mut self) -> Result<Arc<Done>, TaskError> {
+    pub(super) fn done(mut self) -> Result<Came, TaskError> {
         let done = self.client.wait(self.tag, self.task, None);
         // After an error too the ticket is no handle's any more: nothing will come.
         self.is_over = done.is_ok();
@@ -382,7 +378,7 @@ impl<T: Pod> Handle<Pods<T>> {
 
 /// A result that is read in place.
 pub struct Reply<T> {
-    done: Arc<Done>,
+    done: Came,
     kind: PhantomData<fn() -> T>,
 }
 
@@ -424,7 +420,7 @@ impl<O: Wire> Drop for Handle<O> {
 }
 
 pub(super) fn finished<T>(
-    done: Result<Arc<Done>, TaskError>,
+    done: Result<Came, TaskError>,
     result: impl FnOnce(&Done) -> Result<T, TaskError>,
 ) -> Finished<T> {
     match done {

@@ -353,6 +353,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
 
     fn submit(&mut self, first: u64, chunk: Chunk, earlier: Earlier) {
         let sent = self.pool.submission(self.task, &self.options).and_then(|mut s| {
+            s.is_timed = !self.size.is_fixed; // it is learnt from
             let client = self.pool.client();
             if chunk.len() == 1 {
                 s.max_attempts -= earlier.attempts;
@@ -420,7 +421,8 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         let death = (done.outcome == Outcome::WorkerDied).then(|| Blame::of_item(&done.ending));
         // Of one that died, those before the one that ran are finished and in the output.
         let output = if death.is_some() { done.bytes().map_err(TaskError::from) } else { check(done) };
-        let finished = match (&death, done.ending.progress) {
+        let progress = done.ending.trouble.as_ref().and_then(|trouble| trouble.progress);
+        let finished = match (&death, progress) {
             (None, _) => chunk.len() as u64,
             (Some(_), at) => at.map_or(0, |(at, _)| at),
         };

@@ -41,6 +41,8 @@ mod handle;
 mod home;
 mod launch;
 mod map;
+#[cfg(feature = "bench")]
+pub(crate) mod one_thread;
 mod options;
 mod output;
 mod scope;

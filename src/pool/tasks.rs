@@ -204,7 +204,7 @@ type Hook<R> = Box<dyn Fn() -> R + Send + Sync>;
 #[derive(Default)]
 pub struct Tasks {
     pub(super) signatures: Arc<Signatures>,
-    handlers: HashMap<u32, Handler>,
+    handlers: BTreeMap<u32, Handler>,
     inits: HashMap<TypeId, Init>,
     pub(super) on_start: Vec<Hook<Result<(), Failure>>>,
     pub(super) on_exit: Vec<Hook<()>>,

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Claimed, Endpoint, STATUS_OK, SubmitError},
+    exec::endpoint::{Claimed, Endpoint, STATUS_OK, SubmitError, Writer},
     lockfree::{
         descriptor::{INLINE, retry_on},
         table::{Again, LaneId, TaskId},
@@ -91,12 +91,29 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// `label`: the number of the worker's.
+    pub(super) fn new(endpoint: Arc<Endpoint>, home: Home, label: u32, tasks: &'static Tasks, work: &Work) -> Core {
+        let Work { slots, ref queues, workers, .. } = *work;
+        let client = Arc::new(Client::new(endpoint.clone(), home, true));
+        Core {
+            queues: (0..queues.len()).map(|q| endpoint.queue(q)).collect(),
+            label,
+            endpoint,
+            tasks,
+            submitter: Submitter::new(client, tasks.signatures.clone(), queues.as_slice().into(), slots * workers),
+            states: tasks.states().map(|state| (state, OnceLock::new())).collect(),
+            making: Mutex::default(),
+            gate: (slots > 1).then(Gate::default),
+            damage: OnceLock::new(),
+        }
+    }
+
     pub(super) fn submitter(&self) -> &Submitter {
         &self.submitter
     }
 
-    fn room<'c>(&'c self, claimed: &'c Claimed<'_>) -> Room<'c> {
-        Room::InPlace { writer: claimed.writer(), client: self.submitter.client() }
+    fn room<'c>(&'c self, writer: Writer<'c, 'c>) -> Room<'c> {
+        Room::InPlace { writer, client: self.submitter.client() }
     }
 
     pub(super) fn state<T: Any>(&self) -> Result<&T, Failure> {
@@ -158,25 +175,14 @@ pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
 /// # Errors
 /// Why it can't go on, as a line for people.
 pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<(), String> {
-    let Work { slots, ref queues, workers, .. } = *work;
+    let slots = work.slots;
     let endpoint = seat.endpoint.clone();
     fault::install(seat.endpoint.participant()).map_err(|e| format!("cannot watch for fatal signals: {e}"))?;
     for hook in &tasks.on_start {
         hook().map_err(|failure| format!("the start hook of this worker failed: {}", failure.message))?;
     }
     let home = Home::here().map_err(|e| format!("cannot map a page: {e}"))?;
-    let client = Arc::new(Client::new(endpoint.clone(), home, true));
-    let core = Arc::new(Core {
-        queues: (0..queues.len()).map(|q| endpoint.queue(q)).collect(),
-        label: seat.number(),
-        endpoint,
-        tasks,
-        submitter: Submitter::new(client.clone(), tasks.signatures.clone(), queues.as_slice().into(), slots * workers),
-        states: tasks.states().map(|state| (state, OnceLock::new())).collect(),
-        making: Mutex::default(),
-        gate: (slots > 1).then(Gate::default),
-        damage: OnceLock::new(),
-    });
+    let core = Arc::new(Core::new(endpoint, home, seat.number(), tasks, work));
     let _ = WORKER.set(Arc::downgrade(&core)); // one in the life of a process
     seat.ready();
     let ended: Result<(), Lost> = std::thread::scope(|scope| {
@@ -202,7 +208,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
         ended?;
         // What its tasks have submitted and not waited for is this worker's to see to the end.
         set_current(Some(Current::of_slot(core.clone(), 0)));
-        let drained = client.drain(None).map(drop);
+        let drained = core.submitter.client().drain(None).map(drop);
         set_current(None);
         drained
     });
@@ -252,8 +258,18 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
 }
 
 impl Current {
-    fn of_slot(core: Arc<Core>, slot: u16) -> Current {
+    pub(super) fn of_slot(core: Arc<Core>, slot: u16) -> Current {
         Current { core, slot, depth: 0, task: None, is_alone: false, is_guest: false }
+    }
+
+    /// Runs the next task as [`serve`] does, but does not wait for one. False: there is none.
+    #[cfg(feature = "bench")]
+    pub(super) fn run_next(&self) -> Result<bool, Corrupted> {
+        let Some(claimed) = self.core.endpoint.next(&self.core.queues, || true)? else { return Ok(false) };
+        let result = self.run(claimed, || self.claim());
+        // The thread is the submitter's as well, which is no worker.
+        set_current(None);
+        result.map(|()| true)
     }
 
     /// Runs the first of these tasks of this process's own that nobody has begun. False: there is none.
@@ -360,14 +376,22 @@ impl Current {
             claimed.run_alone();
         }
         fault::running(Some(claimed.id()));
-        set_current(Some(Current { depth: self.depth + 1, task: Some(claimed.id()), is_alone, ..self.clone() }));
+        self.is_current(self.depth + 1, Some(claimed.id()), is_alone);
         let result = run(&self.core, claimed).inspect_err(|e| {
             // The task beneath may go on as if it were a failure of that one's.
             let _ = self.core.damage.set(*e);
         });
-        set_current(Some(self.clone()));
+        self.is_current(self.depth, self.task, self.is_alone);
         fault::running(self.task);
         result
+    }
+
+    /// This thread is this one, with such a task on top.
+    fn is_current(&self, depth: usize, task: Option<TaskId>, is_alone: bool) {
+        CURRENT.with_borrow_mut(|current| {
+            let current = current.get_or_insert_with(|| self.clone());
+            (current.depth, current.task, current.is_alone) = (depth, task, is_alone);
+        });
     }
 }
 
@@ -436,23 +460,24 @@ enum Went {
 }
 
 /// Runs one task to its end or to its next attempt.
-fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
+fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<(), Corrupted> {
     let kind = claimed.kind();
     let codec = if kind & JSON == 0 { Codec::Compact } else { Codec::Json };
     let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
         return leave(core, claimed, STATUS_UNKNOWN, &[]);
     };
     if kind & CHUNK != 0 {
-        return match run_items(core, &claimed, handler) {
+        return match run_items(core, &mut claimed, handler) {
             Ok(true) => claimed.complete_reserved(STATUS_OK),
             Ok(false) => claimed.cancelled(),
             Err(SubmitError::Corrupted(e)) => Err(e),
             Err(e) => leave(core, claimed, STATUS_FAILED, e.to_string().as_bytes()),
         };
     }
-    let context = Context { claimed: &claimed, core, is_item: false };
-    let input = claimed.input()?;
-    match attempt(&context, || handler(&context, input, codec, &mut core.room(&claimed))) {
+    let (running, writer) = claimed.split();
+    let context = Context { running, core, is_item: false };
+    let (input, mut room) = (running.input()?, core.room(writer));
+    match attempt(&context, || handler(&context, input, codec, &mut room)) {
         Went::Well => claimed.complete_reserved(STATUS_OK),
         Went::Badly { .. } if claimed.is_cancelled() => claimed.cancelled(),
         Went::Badly { retry, status, text } => {
@@ -471,11 +496,12 @@ fn run(core: &Core, claimed: Claimed<'_>) -> Result<(), Corrupted> {
 ///
 /// # Errors
 /// [`SubmitError`]: damage, or no room even for what is finished.
-fn run_items(core: &Core, claimed: &Claimed<'_>, handler: &Handler) -> Result<bool, SubmitError> {
-    let context = Context { claimed, core, is_item: true };
+fn run_items(core: &Core, claimed: &mut Claimed<'_>, handler: &Handler) -> Result<bool, SubmitError> {
+    let (claimed, writer) = claimed.split();
+    let context = Context { running: claimed, core, is_item: true };
     let items = chunk::items(claimed.input()?)?;
     let n = items.len();
-    let mut room = core.room(claimed);
+    let mut room = core.room(writer);
     let (mut at, mut reserved, mut largest) = (0, 0, 0);
     let most = core.endpoint.segment().max_payload();
     let mut private = Aligned::default();
@@ -558,11 +584,11 @@ fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>)
 }
 
 /// Completes a task with these bytes, waiting for room for them if there is none.
-fn leave(core: &Core, claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupted> {
+fn leave(core: &Core, mut claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupted> {
     let (mut status, mut output) = (status, output);
     let mut text;
     loop {
-        let reserved = core.room(&claimed).reserve(output.len()).map(|place| place.copy_from_slice(output));
+        let reserved = core.room(claimed.writer()).reserve(output.len()).map(|place| place.copy_from_slice(output));
         match reserved {
             Ok(()) => return claimed.complete_reserved(status),
             Err(SubmitError::Corrupted(e)) => return Err(e),

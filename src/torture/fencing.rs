@@ -10,7 +10,6 @@ use crate::{
     exec::endpoint::{Claimed, Endpoint, STATUS_OK, Submission, To},
     lockfree::{
         descriptor::Limits,
-        participant::Name,
         recovery::Death,
         table::{Cursors, TaskId},
         word::{Outcome, Phase},
@@ -177,8 +176,9 @@ fn play(endpoint: &Endpoint, report: &Report, without_fence: bool) -> Result<(),
         }
     }
     if without_fence {
-        let owner = table.descriptors[task.index as usize].claimant.load(Relaxed); // stopped, long after it stored that
-        table.recover(&Cursors::new(table), endpoint.name(), Name::of(owner), Death::of(0)).map_err(|e| text(&e))?;
+        let run = table.descriptors[task.index as usize].run_of(table.load(task.index));
+        let owner = run.ok_or("it was stopped long after it had signed")?.claimant();
+        table.recover(&Cursors::new(table), endpoint.name(), owner, Death::of(0)).map_err(|e| text(&e))?;
     }
     while report.stuck.load(Relaxed) == 0 {
         report.looks.fetch_add(1, Relaxed);

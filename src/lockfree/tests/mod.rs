@@ -60,10 +60,11 @@ use super::{
     participant::{Name, Participant},
     recovery::Death,
     table::{Again, Cancel, Cursors, LaneCapacity, LaneId, Owned, Table, TaskId, Waits},
+    task_clock::{ClockWords, Source, TaskClock},
     timer::{Alarm, NEVER, Tick},
     word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
 };
-use crate::sync::{AtomicU64, Bell, Futex, Inline, Relaxed, fate, set_monotonic};
+use crate::sync::{AtomicU64, Bell, Futex, Inline, Relaxed, fate, set_monotonic, ticks::Pair};
 use std::{
     convert::Infallible,
     sync::{
@@ -92,6 +93,7 @@ struct Storage {
     slots: Vec<AtomicU64>,
     idle: Vec<AtomicU64>,
     alarm: Alarm,
+    clock: ClockWords,
     blocks: Vec<AtomicU64>,
     free_blocks: Vec<AtomicU64>,
     chunks: Vec<AtomicU64>,
@@ -143,6 +145,7 @@ impl Storage {
             slots: words(lanes * SLOTS, Slot::empty(LAP_MASK).0),
             idle: words(queues + 1, 0),
             alarm: Alarm::new(),
+            clock: ClockWords::new(),
             blocks: words(blocks, 0),
             free_blocks: words(1, (1 << blocks) - 1),
             chunks: words(chunks(&classes(blocks)), COMMITTED),
@@ -189,6 +192,7 @@ impl Storage {
             capacity: LaneCapacity { queue: SLOTS, private: SLOTS, completion: SLOTS },
             idle: &self.idle,
             alarm: &self.alarm,
+            clock: TaskClock { source: Source::Monotonic, is_on: true, origin: Pair::default(), words: &self.clock },
         }
     }
 
@@ -401,7 +405,7 @@ impl Actor {
         }
         if outcome == Outcome::WorkerDied {
             assert_eq!(d.exit.load(Relaxed), EXIT);
-            assert_ne!(d.claimant.load(Relaxed), 0, "nobody claimed {input}, and yet its worker died");
+            assert!(d.run_of(task.word).is_some(), "nobody claimed {input}, and yet its worker died");
         }
         self.results.push((input, outcome));
         table.release(task).unwrap();

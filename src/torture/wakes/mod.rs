@@ -513,7 +513,9 @@ impl Run {
                 Some(Phase::Free) => true,
                 Some(Phase::Claimed) => word.who() == stopped.id() || Name::of(d.submitter.load(Relaxed)) != me,
                 // Stopped before it has told the submitter.
-                Some(Phase::Done(_)) => word.who() != me.id() || Name::of(d.claimant.load(Relaxed)) == stopped,
+                Some(Phase::Done(_)) => {
+                    word.who() != me.id() || d.run_of(word).is_some_and(|run| run.claimant() == stopped)
+                }
                 _ => word.who() != me.id(),
             }
         };
