@@ -15,9 +15,7 @@ from api import Skip
 # Distinct objects: of equal ones in a chunk, pickle would write one.
 MESSAGES = [bytes([i % 256]) * 64 for i in range(1024)]
 # What one run measures takes about so long at most, in seconds: where it says `n`, a slow peer does fewer.
-LIMIT = 2
-# Longer than anything that looks around before it sleeps, and for the other core to fall idle; in seconds.
-IDLE = 0.002
+LIMIT = 0.5
 # Seconds for which a peer may be silent after a kill.
 PATIENCE = 5
 # Tasks that wait behind the one whose worker is killed.
@@ -57,10 +55,12 @@ def pin(placement):
 def round_trip(peer, placement="two-cores", n=2000):
     there, values, begun = pin(placement), [], now()
     with peer(tasks.echo, cpu=there) as pool:
+        pool.call(MESSAGES[0])
+        (worker,) = active_children()
         for trip in range(-n // 10, n):
             message = MESSAGES[trip % 1024]
             if placement == "asleep":
-                time.sleep(IDLE)
+                proc.await_sleep(worker.pid)
             sent = now()
             answer = pool.call(message)
             took = since(sent)

@@ -15,14 +15,14 @@ def threads(pid):
     return [task for task in Path(f"/proc/{pid}/task").iterdir() if task.name != str(os.getpid())]
 
 
+def stat(where):
+    """The fields of proc_pid_stat(5) from the third on. The name before them may hold anything, even a parenthesis."""
+    return (where / "stat").read_text().rpartition(")")[2].split()
+
+
 def ticks(pid):
     """CPU time, in clock ticks (`getconf CLK_TCK`)."""
-    total = 0
-    for thread in threads(pid):
-        # The name before may hold anything, even a parenthesis.
-        fields = (thread / "stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total
+    return sum(int(field) for thread in threads(pid) for field in stat(thread)[11:13])
 
 
 def sleeps(pid):
@@ -31,3 +31,9 @@ def sleeps(pid):
         int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", (thread / "status").read_text(), re.MULTILINE)[1])
         for thread in threads(pid)
     )
+
+
+def await_sleep(pid):
+    """Returns when its first thread sleeps."""
+    while stat(Path(f"/proc/{pid}"))[0] != "S":
+        os.sched_yield()
