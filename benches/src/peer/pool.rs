@@ -263,6 +263,7 @@ fn respawn(n: u64) -> Result<Figures> {
     let (_, mut worker) = pool.submit(look, &())?.wait()?;
     let mut values = Vec::new();
     for _ in 0..n {
+        await_sleep(worker)?;
         let killed = kill_now(worker)?;
         let (ready, new) = pool.submit_with(look, &(), &TaskOptions::new().attempts(2))?.wait()?;
         if new != worker {
