@@ -337,19 +337,20 @@ pub(crate) fn in_place(
 
 /// Times what `exchange` does; it says whether the digest was right.
 pub(crate) fn exchanges(n: u64, mut exchange: impl FnMut(u64) -> Result<bool>) -> Result<Figures> {
-    let (start, mut values) = (Instant::now(), Vec::new());
-    let warm = (n / 10).max(3);
-    for x in 0..warm + n {
+    let mut time = |x| -> Result<f64> {
         let begun = Instant::now();
-        if !exchange(x)? {
-            return Err("the digest is not that of the payload".into());
-        }
-        if x >= warm {
-            values.push(begun.elapsed().as_nanos() as f64);
-        }
-        if start.elapsed() > LIMIT && values.len() > 3 {
-            break;
-        }
+        let is_right = exchange(x)?;
+        let took = begun.elapsed().as_nanos() as f64;
+        if is_right { Ok(took) } else { Err("the digest is not that of the payload".into()) }
+    };
+    let (start, mut warm) = (Instant::now(), 0);
+    while warm < 3 || start.elapsed() < WARM_UP {
+        time(warm)?;
+        warm += 1;
+    }
+    let (start, mut values) = (Instant::now(), Vec::new());
+    while (values.len() as u64) < n && (values.len() < 3 || start.elapsed() < LIMIT) {
+        values.push(time(values.len() as u64)?);
     }
     Ok(Some((Unit::Ns, values)))
 }
