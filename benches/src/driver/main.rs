@@ -19,7 +19,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[command(name = "benches/run")]
 struct Args {
     /// How often each peer runs at each case; up to 3 are a short run, with fewer and smaller cases.
-    #[arg(default_value = "11")]
+    #[arg(default_value = "7")]
     turns: NonZero<usize>,
     /// Only these cases, by letter: a b c d e f, and l for lanes.
     #[arg(long, value_delimiter = ',')]
