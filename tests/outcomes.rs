@@ -65,6 +65,9 @@ fn main() -> ExitCode {
         plain_values_of_every_alignment,
         a_reply_that_is_kept,
         json_in_and_out,
+        times_are_those_of_the_clock,
+        without_times,
+        pages_are_there_before_the_first_task,
     ])
 }
 
@@ -1106,4 +1109,78 @@ fn json_in_and_out() {
     assert_eq!(ask("raw", "\"abc\""), Err(TaskError::Failed(why.into())));
     assert_eq!(pool.submit(raw, b"abc").unwrap().wait(), Ok(vec![]));
     pool.join().unwrap();
+}
+
+/// Busy for so many microseconds; in nanoseconds, how long that took.
+fn spin(us: u64) -> u64 {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_micros(us) {}
+    began.elapsed().as_nanos() as u64
+}
+
+fn times_are_those_of_the_clock() {
+    let (mut tasks, gate) = tasks();
+    let spin = tasks.function("spin", spin);
+    let pool = Pool::builder().workers(1).fork(tasks).unwrap();
+    let held = hold(&pool, gate);
+    let submitted = Instant::now();
+    let handle = pool.submit(spin, &20_000).unwrap();
+    let queued = submitted.elapsed();
+    let began = Instant::now();
+    until(|| began.elapsed() >= SHORT);
+    held.release();
+    let finished = handle.finish();
+    let all = submitted.elapsed();
+    let inside = Duration::from_nanos(finished.result.unwrap());
+    // The clock may be slewed meanwhile.
+    let about = |t: Duration| t + t / 1000;
+    assert!(about(finished.ran) >= inside, "{:?}, of {inside:?} inside", finished.ran);
+    assert!(about(finished.waited) >= SHORT, "{:?}, submitted within {queued:?}", finished.waited);
+    assert!(finished.waited + finished.ran <= about(all), "{:?} and {:?} of {all:?}", finished.waited, finished.ran);
+    pool.join().unwrap();
+}
+
+fn without_times() {
+    let (mut tasks, _) = tasks();
+    let spin = tasks.function("spin", spin);
+    let endless = tasks.function("endless", |()| until(|| false));
+    let pool = Pool::builder().workers(2).times(false).fork(tasks).unwrap();
+    let finished = pool.submit(spin, &1000).unwrap().finish();
+    assert_eq!((finished.waited, finished.ran), (Duration::ZERO, Duration::ZERO));
+    assert!(finished.result.unwrap() >= 1_000_000);
+    // Time limits hold.
+    let late = pool.submit_with(endless, &(), &PLAIN.timeout(SHORT).grace(SHORT)).unwrap().wait();
+    assert!(matches!(late, Err(TaskError::TimedOut(_))), "{late:?}");
+    // A map knows what its items take: else its chunks would be four times as large, each time.
+    let taken = Cell::new(0);
+    let inputs = (0..).inspect(|n| taken.set(*n)).map(|_| 1000);
+    assert!(pool.map(spin, inputs).take(200).all(|result| result.is_ok()));
+    assert!(taken.get() < 1000, "{} inputs for 200 results", taken.get());
+    pool.join().unwrap();
+}
+
+fn pages_are_there_before_the_first_task() {
+    /// KiB of the segment that this process has mapped.
+    fn mapped() -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let segment = maps.lines().skip_while(|line| !line.contains("/memfd:shmworker"));
+        let line = segment.skip(1).find_map(|line| line.strip_prefix("Rss:")).expect("a mapping of it");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let version: Vec<u32> = release.split(['.', '-']).map_while(|n| n.parse().ok()).collect();
+    if version < vec![5, 14] {
+        return eprintln!("skipped: Linux {release} has no MADV_POPULATE_WRITE");
+    }
+    let sees = |prefault: bool| {
+        let (mut tasks, _) = tasks();
+        let mapped = tasks.function("mapped", |()| mapped());
+        let pool = Pool::builder().workers(1).prefault(prefault).fork(tasks).unwrap();
+        let sees = pool.submit(mapped, &()).unwrap().wait().unwrap();
+        pool.join().unwrap();
+        sees
+    };
+    let (usual, prefaulted) = (sees(false), sees(true));
+    // The descriptors alone are 4096 times 768 bytes.
+    assert!(usual < 3072 && prefaulted > 3072, "{usual} KiB, {prefaulted} KiB");
 }

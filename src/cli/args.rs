@@ -105,6 +105,15 @@ pub(crate) struct RunArgs {
     /// Take all shared memory at the start, so that none can be missing later [default: as it is used]
     #[arg(long)]
     pub(crate) reserve: bool,
+    /// Ask the kernel for huge pages: for tasks and queues, with --reserve for payloads too
+    #[arg(long)]
+    pub(crate) huge_pages: bool,
+    /// Map in each process, as it starts, all shared memory that is there from the start [default: as it is used]
+    #[arg(long)]
+    pub(crate) prefault: bool,
+    /// Do not note how long tasks wait and run
+    #[arg(long)]
+    pub(crate) no_times: bool,
     /// How long a drain lets activities finish before they are cancelled: 10s, 500ms, 2m
     #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true,
           value_parser = duration)]

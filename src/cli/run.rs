@@ -2,6 +2,7 @@
 
 use super::{args::RunArgs, exit, exit::CliError};
 use crate::{
+    mem::segment::Options,
     process::{
         Mode,
         coordinator::{Event, PoolError, Summary},
@@ -62,7 +63,17 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             max_cached_workflows: args.max_cached_workflows as usize,
             grace: args.grace,
         },
-        Place { backing: args.backing.of(args.name.as_deref()), name: args.name, reserve: args.reserve },
+        Place {
+            options: Options {
+                backing: args.backing.of(args.name.as_deref()),
+                reserve: args.reserve,
+                huge_pages: args.huge_pages,
+                prefault: args.prefault,
+                no_times: args.no_times,
+                ..Options::default()
+            },
+            name: args.name,
+        },
         workflows,
         activities,
         dev_server.as_ref(),

@@ -16,6 +16,7 @@ use crate::{
         descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules, Run, set},
         participant::{Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
+        task_clock::TaskClock,
         word::{Outcome, Phase},
     },
     mem::segment::{NoSpace, Segment},
@@ -302,6 +303,9 @@ impl Endpoint {
     }
 
     fn check_len(&self, len: usize) -> Result<(), SubmitError> {
+        if len <= INLINE {
+            return Ok(());
+        }
         let limit = self.segment.max_payload();
         if len <= limit { Ok(()) } else { Err(SubmitError::TooLarge { len, limit }) }
     }
@@ -582,12 +586,17 @@ impl Draft<'_> {
 
     /// RESERVED → READY: from here on others see it.
     pub(crate) fn submit(self, s: Submission) -> Result<TaskId, Corrupted> {
+        self.submit_as(&s, s.tag)
+    }
+
+    /// As [`submit`](Self::submit), with this tag.
+    pub(crate) fn submit_as(self, s: &Submission, tag: u64) -> Result<TaskId, Corrupted> {
         let guard = std::mem::ManuallyDrop::new(self.guard);
         let (endpoint, task) = (guard.endpoint, guard.task);
         endpoint.table().check_owned(endpoint.name, task)?;
         let d = endpoint.descriptor(task);
         d.kind.store(s.kind, Relaxed);
-        d.tag.store(s.tag, Relaxed);
+        d.tag.store(tag, Relaxed);
         let max_attempts = s.max_attempts.max(1).into();
         if d.max_attempts.load(Relaxed) != max_attempts {
             d.max_attempts.store(max_attempts, Relaxed);
@@ -597,7 +606,7 @@ impl Draft<'_> {
             let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
             table.now().saturating_add(ns).max(1)
         });
-        let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = s;
+        let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = *s;
         let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output }.bits();
         for (word, value) in [
             (&d.expires, expires),
@@ -970,6 +979,27 @@ pub(crate) struct FinishedBy<E: Deref<Target = Endpoint>> {
     outcome: Outcome,
 }
 
+/// When a task was submitted and begun, and how long it ran, by the clock of its pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    submitted: u64,
+    began: u64,
+    ran: u64,
+}
+
+impl Times {
+    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, to when it was taken. Zero
+    /// if no stamps were taken.
+    pub(crate) fn waited(self, clock: &TaskClock<'_>) -> Duration {
+        Duration::from_nanos(clock.ns_between(self.submitted, self.began))
+    }
+
+    /// How long the last attempt took, if it has ended. Zero if no stamps were taken.
+    pub(crate) fn ran(self, clock: &TaskClock<'_>) -> Duration {
+        Duration::from_nanos(clock.ns_between(self.began, self.began.saturating_add(self.ran)))
+    }
+}
+
 /// A finished task within a borrow of the endpoint.
 pub(crate) type Finished<'e> = FinishedBy<&'e Endpoint>;
 
@@ -1062,21 +1092,11 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
         (bits != 0).then_some(((bits >> 32) as u32, bits as u32))
     }
 
-    /// From its submission to the beginning of its last attempt; where it ended as it waited for one, until now. Zero if no
-    /// stamps were taken.
-    pub(crate) fn waited(&self) -> Duration {
-        let clock = &self.guard.endpoint.table().clock;
-        let until = match self.run().map_or(0, |run| run.began.load(Relaxed)) {
-            0 => clock.now(),
-            began => began,
-        };
-        Duration::from_nanos(clock.ns_between(self.descriptor().submitted.load(Relaxed), until))
-    }
-
-    /// How long the last attempt took that has ended. Zero if no stamps were taken.
-    pub(crate) fn ran(&self) -> Duration {
-        let ticks = self.run().map_or(0, |run| run.ran.load(Relaxed));
-        Duration::from_nanos(self.guard.endpoint.table().clock.ns(ticks))
+    /// Its stamps.
+    pub(crate) fn times(&self) -> Times {
+        let (began, ran) = self.run().map_or((0, 0), |run| (run.began.load(Relaxed), run.ran.load(Relaxed)));
+        let began = if began == 0 { self.guard.endpoint.table().clock.now() } else { began };
+        Times { submitted: self.descriptor().submitted.load(Relaxed), began, ran }
     }
 
     /// The input as it was submitted, read in place.

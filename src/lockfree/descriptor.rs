@@ -213,6 +213,7 @@ impl Run {
 
 impl Descriptor {
     /// Says whose attempt this is, and that nothing is known of it yet. For its worker, and for the coordinator in its place.
+    #[inline]
     pub(crate) fn sign(&self, claimed: Task, claimant: Name) {
         let run = &self.run;
         run.claimant.store(claimant.bits(), Relaxed);
@@ -228,12 +229,14 @@ impl Descriptor {
     }
 
     /// What is told of the attempt that `word` names, if anything is.
+    #[inline]
     pub(crate) fn run_of(&self, word: Task) -> Option<&Run> {
         (self.run.of.load(Acquire) == word.attempt_id()).then_some(&self.run)
     }
 }
 
 /// Stores a value that is mostly there already: a line that nobody writes stays in everybody's cache. For the only writer.
+#[inline]
 pub(crate) fn set(word: &AtomicU64, value: u64) {
     if word.load(Relaxed) != value {
         word.store(value, Relaxed);

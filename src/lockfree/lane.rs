@@ -158,10 +158,12 @@ impl<'s> Lane<'s> {
         Words { head: &head.0, tail: &tail.0, slots: self.slots }
     }
 
+    #[inline]
     fn slot(&self, position: u64) -> &'s AtomicU64 {
         &self.slots[position as usize & (self.slots.len() - 1)]
     }
 
+    #[inline]
     fn lap(&self, position: u64) -> u64 {
         position >> self.slots.len().trailing_zeros()
     }
@@ -181,6 +183,7 @@ impl<'s> Lane<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if a slot holds what no history of this lane can have left there.
+    #[inline]
     pub(crate) fn push(&self, cursor: &Cursor, hint: Hint) -> Result<Push, Corrupted> {
         let mut seen = self.control.tail.0.load(Acquire); // [cursor]
         let mut tail = seen.max(cursor.tail.load(Acquire));
@@ -239,10 +242,25 @@ impl<'s> Lane<'s> {
         }
     }
 
+    /// The hint at the head, if one look finds it: most often it does. `Err`: it takes [`first`](Self::first) to say whether
+    /// there is one; or, if nobody has asked for a rescan, there is none.
+    #[inline]
+    pub(crate) fn glance(&self, cursor: &Cursor) -> Result<Entry, bool> {
+        let seen = self.control.head.0.load(Acquire); // [cursor]
+        let head = seen.max(cursor.head.load(Acquire));
+        let slot = Slot(self.slot(head).load(Acquire));
+        match (slot.laps_ahead_of(self.lap(head)), slot.is_full()) {
+            (0, true) => Ok(Entry { hint: slot.hint(), position: head, slot, seen_head: seen }),
+            (0, false) => Err(self.rescan_is_due()),
+            _ => Err(true),
+        }
+    }
+
     /// The hint at the head, if there is one. The head moves over positions that others have emptied.
     ///
     /// # Errors
     /// [`Corrupted`] as for [`push`](Self::push).
+    #[inline]
     pub(crate) fn first(&self, cursor: &Cursor) -> Result<Option<Entry>, Corrupted> {
         let mut seen = self.control.head.0.load(Acquire); // [cursor]
         let mut head = seen.max(cursor.head.load(Acquire));
@@ -275,6 +293,7 @@ impl<'s> Lane<'s> {
     ///
     /// Who removes a hint without having claimed its task answers for it: `fence(SeqCst)`, then another look (\[remove],
     /// see [`super::table`]).
+    #[inline]
     pub(crate) fn remove(&self, cursor: &Cursor, entry: &Entry) -> bool {
         let empty = Slot::empty(self.lap(entry.position) + 1);
         // [drain]; Acquire where another was faster: by invariant 1 the next position is reached by an acquiring look.
@@ -288,6 +307,7 @@ impl<'s> Lane<'s> {
     /// Is a look at the descriptors due, for a taker that comes by? It then looks, stores hints, and lowers the flag.
     ///
     /// `empty`: the lane was found empty; otherwise only every 1,024th call looks.
+    #[inline]
     pub(crate) fn wants_rescan(&self, cursor: &Cursor, empty: bool) -> Option<Raised> {
         if !empty {
             // Relaxed, and no read-modify-write: threads that count at once may lose some.
@@ -354,6 +374,7 @@ fn is_past(a: u64, b: u64) -> bool {
 }
 
 /// One try: failing means that somebody else published.
+#[inline]
 fn publish(shared: &AtomicU64, seen: u64, position: u64) {
     if position >= seen.saturating_add(PUBLISH) {
         let _ = shared.compare_exchange(seen, position, Release, Relaxed); // [cursor]

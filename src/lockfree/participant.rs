@@ -217,6 +217,7 @@ impl Participant {
 
     /// # Errors
     /// [`Corrupted`] if the word is none of a member's.
+    #[inline]
     pub(crate) fn member(&self, id: usize) -> Result<Member, Corrupted> {
         let bits = self.member.load(Acquire);
         Member::of(bits).ok_or(Corrupted::new("participant", id, bits))
@@ -276,6 +277,7 @@ impl Participant {
     }
 
     /// Wakes the participant if it is parked and nobody has woken it yet. The caller has published its news and fenced.
+    #[inline]
     pub(crate) fn wake_if_parked(&self) -> Found {
         let found = self.mark_woken();
         if found == Found::Parked {
@@ -285,6 +287,7 @@ impl Participant {
     }
 
     /// Half a wake: a death or a stop before the other half, FUTEX_WAKE, leaves a sleeper whose word says so.
+    #[inline]
     pub(crate) fn mark_woken(&self) -> Found {
         let word = self.futex.word();
         let mut seen = word.load(Relaxed);

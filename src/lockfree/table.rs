@@ -251,26 +251,31 @@ impl<'s> Table<'s> {
     // ---- geometry ---------------------------------------------------------------------------------------------------
 
     /// The lane of a queue.
+    #[inline]
     pub(crate) fn queue(&self, queue: usize) -> LaneId {
         debug_assert!(queue < self.queues);
         LaneId(queue as u32)
     }
 
     /// The lane for work that only this participant can do.
+    #[inline]
     pub(crate) fn private(&self, who: u16) -> LaneId {
         LaneId((self.queues + who as usize) as u32)
     }
 
     /// The lane that carries this participant's finished tasks.
+    #[inline]
     pub(crate) fn completion(&self, who: u16) -> LaneId {
         LaneId((self.queues + self.participants.len() + who as usize) as u32)
     }
 
     /// Words of a row of the idle masks.
+    #[inline]
     pub(crate) fn idle_words(&self) -> usize {
         self.participants.len().div_ceil(64)
     }
 
+    #[inline]
     pub(crate) fn lane(&self, id: LaneId) -> Lane<'s> {
         let (i, n, p) = (id.0 as usize, self.queues, self.participants.len());
         let c = self.capacity;
@@ -284,10 +289,12 @@ impl<'s> Table<'s> {
         Lane::new(&self.controls[i], &self.slots[start..start + len])
     }
 
+    #[inline]
     pub(crate) fn descriptor(&self, index: u16) -> Result<&'s Descriptor, Corrupted> {
         self.descriptors.get(index as usize).ok_or(Corrupted::new("hint at descriptor", index as usize, index.into()))
     }
 
+    #[inline]
     pub(crate) fn participant(&self, id: u16) -> Result<&'s Participant, Corrupted> {
         Ok(&self.participants[check_id(id, self.participants.len())?])
     }
@@ -299,6 +306,7 @@ impl<'s> Table<'s> {
     }
 
     /// Does the kernel still have this participant's process, as far as the coordinator has heard?
+    #[inline]
     pub(crate) fn is_live(&self, name: Name) -> Result<bool, Corrupted> {
         let member = self.participant(name.id())?.member(name.id().into())?;
         Ok(member == Member::Live(name.incarnation()))
@@ -321,6 +329,7 @@ impl<'s> Table<'s> {
     }
 
     /// The one door through which task words change.
+    #[inline]
     pub(crate) fn exchange(&self, index: u16, from: Task, to: Task, success: Ordering) -> Result<Task, Task> {
         debug_assert!(is_legal(from, to), "{from:?} -> {to:?}");
         let success = if mutant("relaxed-exchange") { Relaxed } else { success };
@@ -332,6 +341,7 @@ impl<'s> Table<'s> {
             .map_err(Task)
     }
 
+    #[inline]
     pub(crate) fn load(&self, index: u16) -> Task {
         Task(self.descriptors[index as usize].state.load(Acquire))
     }
@@ -350,6 +360,7 @@ impl<'s> Table<'s> {
         all.into_iter().find_map(|i| self.try_reserve(i as u16, me))
     }
 
+    #[inline]
     fn try_reserve(&self, index: u16, me: Name) -> Option<Owned> {
         let word = Task(self.descriptors[index as usize].state.load(Relaxed)); // compared again by the exchange
         if !word.is(Phase::Free) {
@@ -361,6 +372,7 @@ impl<'s> Table<'s> {
     }
 
     /// For who has begun a new life of the descriptor.
+    #[inline]
     fn reset(&self, index: u16) {
         let d = &self.descriptors[index as usize];
         for payload in [&d.input, &d.output] {
@@ -489,7 +501,25 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
+    #[inline]
     pub(crate) fn take(&self, cursors: &Cursors, me: Name) -> Result<Option<(Owned, Outcome)>, Corrupted> {
+        let id = self.completion(me.id());
+        let (lane, cursor) = (self.lane(id), cursors.of(id));
+        let wanted = |w: Task, _: &Descriptor| w.is(Phase::Done(Outcome::Completed)) && w.who() == me.id();
+        match lane.glance(cursor) {
+            Err(false) => Ok(None),
+            Ok(entry) => match self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Reserved, me.id())) {
+                Some((index, _, word)) => Ok(Some((Owned { index, word }, Outcome::Completed))),
+                None => self.search_done(cursors, me),
+            },
+            Err(true) => self.search_done(cursors, me),
+        }
+    }
+
+    /// As [`take`](Self::take), whatever stands at the head of the lane.
+    #[cold]
+    #[inline(never)]
+    fn search_done(&self, cursors: &Cursors, me: Name) -> Result<Option<(Owned, Outcome)>, Corrupted> {
         let lane = self.completion(me.id());
         let wanted = |w: Task, _: &Descriptor| matches!(w.phase(), Some(Phase::Done(_))) && w.who() == me.id();
         loop {
@@ -570,7 +600,34 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
-    pub(crate) fn claim(&self, cursors: &Cursors, me: Name, lane: LaneId) -> Result<Option<Owned>, Corrupted> {
+    #[inline]
+    pub(crate) fn claim(&self, cursors: &Cursors, me: Name, id: LaneId) -> Result<Option<Owned>, Corrupted> {
+        let (lane, cursor) = (self.lane(id), cursors.of(id));
+        // The first is a task for anybody, mostly, and of those that never expire.
+        let wanted = |w: Task, d: &Descriptor| {
+            w.is(Phase::Ready)
+                && d.lane.load(Relaxed) == id.0
+                && (id.0 as usize) < self.queues
+                && d.expires.load(Relaxed) == 0
+        };
+        match lane.glance(cursor) {
+            Err(false) => Ok(None),
+            Ok(entry) if lane.wants_rescan(cursor, false).is_none() => {
+                match self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Claimed, me.id())) {
+                    Some((index, _, word)) if self.begin(cursors, me, Owned { index, word })? => {
+                        Ok(Some(Owned { index, word }))
+                    }
+                    _ => self.search(cursors, me, id),
+                }
+            }
+            _ => self.search(cursors, me, id),
+        }
+    }
+
+    /// As [`claim`](Self::claim), whatever stands at the head of the lane.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, cursors: &Cursors, me: Name, lane: LaneId) -> Result<Option<Owned>, Corrupted> {
         let ours = lane == self.private(me.id());
         // `lane` and `addressee` are those of this life: the word is the READY of it, or the exchange fails.
         let wanted = |w: Task, d: &Descriptor| {
@@ -618,6 +675,7 @@ impl<'s> Table<'s> {
     }
 
     /// The word of a READY task once `me` has taken it out of its lane.
+    #[inline]
     fn claimed(&self, me: Name, index: u16, w: Task) -> Task {
         // Few tasks expire, and the others need not ask for the time.
         let may_be_over = self.descriptors[index as usize].expires.load(Relaxed) != 0;
@@ -628,6 +686,7 @@ impl<'s> Table<'s> {
     }
 
     /// What follows the exchange by which `me` has taken a READY task. False: it is ended, not begun.
+    #[inline]
     fn begin(&self, cursors: &Cursors, me: Name, task: Owned) -> Result<bool, Corrupted> {
         let Owned { index, word } = task;
         let d = &self.descriptors[index as usize];
@@ -764,6 +823,7 @@ impl<'s> Table<'s> {
         Ok(true)
     }
 
+    #[inline]
     pub(crate) fn submitter(&self, index: u16) -> Result<Name, Corrupted> {
         let name = Name::of(self.descriptors[index as usize].submitter.load(Relaxed));
         self.check_participant(name)?;
@@ -784,6 +844,9 @@ impl<'s> Table<'s> {
     pub(crate) fn discard_output(&self, task: Owned) -> Result<(), Corrupted> {
         let d = &self.descriptors[task.index as usize];
         let output = Payload(d.output.load(Relaxed));
+        if output == Payload::default() {
+            return Ok(());
+        }
         self.blocks.detach(output, task.index, task.word)?;
         d.output.store(0, Relaxed);
         if output.block().is_some() {
@@ -829,7 +892,30 @@ impl<'s> Table<'s> {
 
     // ---- both -------------------------------------------------------------------------------------------------------
 
+    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `None`, also where another was
+    /// faster: it takes [`take_from`](Self::take_from) to say more.
+    #[inline]
+    fn take_first(
+        &self,
+        lane: Lane<'_>,
+        cursor: &Cursor,
+        entry: &Entry,
+        wanted: impl Fn(Task, &Descriptor) -> bool,
+        to: impl Fn(Task) -> Task,
+    ) -> Option<(u16, Task, Task)> {
+        let index = entry.hint.index;
+        let d = self.descriptors.get(usize::from(index))?;
+        let word = self.load(index);
+        if !entry.hint.names(word) || !wanted(word, d) {
+            return None;
+        }
+        let new = self.exchange(index, word, to(word), AcqRel).ok()?;
+        let _ = lane.remove(cursor, entry); // helped along by another: as good
+        Some((index, word, new))
+    }
+
     /// Takes the next hint of `lane` whose task is `wanted`, and moves that task to `to(index, word)`: index, old word, new word.
+    #[inline]
     fn take_from(
         &self,
         cursors: &Cursors,
@@ -837,8 +923,7 @@ impl<'s> Table<'s> {
         wanted: impl Fn(Task, &Descriptor) -> bool,
         to: impl Fn(u16, Task) -> Task,
     ) -> Result<Option<(u16, Task, Task)>, Corrupted> {
-        let cursor = cursors.of(lane);
-        let lane = self.lane(lane);
+        let (lane, cursor) = (self.lane(lane), cursors.of(lane));
         while let Some(entry) = lane.first(cursor)? {
             let Entry { hint, .. } = entry;
             let d = self.descriptor(hint.index)?;
@@ -949,6 +1034,7 @@ impl<'s> Table<'s> {
     }
 
     /// Wakes this participant, if it is parked, for what is in its own lanes. The caller has published that and fenced.
+    #[inline]
     fn wake(&self, cursors: &Cursors, id: u16) {
         if self.participants[id as usize].wake_if_parked() == Found::Woken {
             self.have_watched(cursors);
@@ -968,6 +1054,7 @@ impl<'s> Table<'s> {
     }
 
     /// Is there a bit in this row of the idle masks?
+    #[inline]
     fn has_idlers(&self, row: usize) -> bool {
         let words = self.idle_words();
         self.idle[row * words..][..words].iter().any(|mask| mask.load(Relaxed) != 0) // as in `idlers`

@@ -153,6 +153,9 @@ pub(crate) struct Identity {
     pub(crate) total: u64,
     /// All pages were taken at the start, and none are given back: 1, else 0.
     pub(crate) reserved: u64,
+    /// Whoever maps it asks for huge pages, or maps all pages at once that are there from the start: 1, else 0.
+    pub(crate) huge_pages: u64,
+    pub(crate) prefault: u64,
     /// Who made it, for people: the process id, and the run of the machine in which that counts.
     pub(crate) creator: u64,
     pub(crate) boot: u64,

@@ -6,5 +6,6 @@
 
 pub(crate) mod backing;
 pub(crate) mod layout;
+pub(crate) mod mapping;
 pub(crate) mod segment;
 pub(crate) mod space;

@@ -35,6 +35,7 @@
 use super::{
     backing::{self, Backing, Holder, LONGEST},
     layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, QueueName, VERSION},
+    mapping::Mapping,
     space::{self, Shortage},
 };
 use crate::{
@@ -49,7 +50,6 @@ use crate::{
     },
     sync::{AtomicU64, Inline, Relaxed},
 };
-use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::{
     errno::Errno,
     fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl},
@@ -226,6 +226,10 @@ pub(crate) struct Options {
     pub(crate) backing: Backing,
     /// Takes all memory at once, so that none can be missing later.
     pub(crate) reserve: bool,
+    /// Asks the kernel for huge pages.
+    pub(crate) huge_pages: bool,
+    /// Whoever maps it has no faults later, but in blocks whose memory is taken as it is used.
+    pub(crate) prefault: bool,
     /// Tasks are not stamped: nobody will know how long they waited and ran.
     pub(crate) no_times: bool,
     /// Names of the queues, in their order; those without one are known by their number alone.
@@ -244,10 +248,12 @@ pub(crate) struct Segment {
     // `table` borrows from `map`, which stays where it is for as long as `self` lives.
     table: Table<'static>,
     header: *const Header,
-    map: MmapRaw,
+    map: Mapping,
     geometry: Geometry,
     layout: Layout,
     is_reserved: bool,
+    wants_huge_pages: bool,
+    is_prefaulted: bool,
     // Its name goes before its lock does: behind the lock there may be the name of a successor.
     _name: Option<backing::Name>,
     file: File,
@@ -274,13 +280,19 @@ impl Segment {
         let (file, name) = options.backing.create(bytes)?;
         // A page that can't be had is an error here, and no SIGBUS later.
         space::allocate(&file, 0, if options.reserve { bytes } else { layout.arena })?;
-        let map = MmapRaw::map_raw(&file).map_err(|source| SegmentCreateError::Os { step: "map", bytes, source })?;
+        let map = Mapping::new(&file, bytes, true).map_err(|e| SegmentCreateError::Os {
+            step: "map",
+            bytes,
+            source: e.into(),
+        })?;
         let source = Source::best();
         let identity = Identity {
             magic: MAGIC,
             version: VERSION,
             total: bytes as u64,
             reserved: options.reserve.into(),
+            huge_pages: options.huge_pages.into(),
+            prefault: options.prefault.into(),
             creator: std::process::id().into(),
             boot: backing::boot(),
             clock: source as u64,
@@ -291,7 +303,7 @@ impl Segment {
         // SAFETY: the mapping is page-aligned and at least a page long, the header starts with its identity, and nobody
         // else uses the mapping yet: a memfd is known to us alone, a file locked. The control words after it stay
         // zeroed.
-        unsafe { map.as_mut_ptr().cast::<Identity>().write(identity) };
+        unsafe { map.as_ptr().cast::<Identity>().write(identity) };
         let name = match (&options.backing, name) {
             (Backing::File(_), Some(name)) => {
                 name.keep();
@@ -308,6 +320,7 @@ impl Segment {
             }
         }
         segment.begin();
+        segment.ask_for_huge_pages();
         Ok(segment)
     }
 
@@ -326,7 +339,7 @@ impl Segment {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn words(&self) -> &[AtomicU64] {
         let (start, end) = (std::mem::offset_of!(Header, control), self.layout.arena);
-        let words = self.map.as_mut_ptr().wrapping_add(start).cast();
+        let words = self.map.as_ptr().wrapping_add(start).cast();
         // SAFETY: aligned and inside the mapping, which lives as long as `self`, by the layout; any bits are words. All
         // there is accessed through atomics only, but for payloads in descriptors, of which who damages them holds no
         // slice.
@@ -403,26 +416,37 @@ impl Segment {
         if found != expected || header != expected {
             return Err(SegmentOpenError::SizeMismatch { found, header, expected });
         }
-        let map = if writable { MmapRaw::map_raw(&file) } else { MmapOptions::new().map_raw_read_only(&file) };
-        Ok(Segment::view(file, map.map_err(os("map"))?, identity, source, layout, None))
+        let map = Mapping::new(&file, layout.total, writable).map_err(|e| os("map")(e.into()))?;
+        Ok(Segment::view(file, map, identity, source, layout, None))
     }
 
     /// `layout` is that of the identity's geometry, and `map` has its size.
     fn view(
         file: File,
-        map: MmapRaw,
+        map: Mapping,
         identity: Identity,
         source: Source,
         layout: Layout,
         name: Option<backing::Name>,
     ) -> Segment {
-        let Identity { geometry, reserved, .. } = identity;
-        assert_eq!(map.len(), layout.total);
+        let Identity { geometry, reserved, huge_pages, prefault, .. } = identity;
         // SAFETY: `layout` is that of `geometry`, and the mapping has its size and stays until the segment is dropped, which
         // hands out no longer borrow.
-        let table = unsafe { table(map.as_mut_ptr(), &identity, source, &layout) };
-        let header = map.as_ptr().cast::<Header>();
-        Segment { table, header, map, geometry, layout, is_reserved: reserved != 0, _name: name, file }
+        let table = unsafe { table(map.as_ptr(), &identity, source, &layout) };
+        let header = map.as_ptr().cast::<Header>().cast_const();
+        let (is_reserved, wants_huge_pages, is_prefaulted) = (reserved != 0, huge_pages != 0, prefault != 0);
+        Segment {
+            table,
+            header,
+            map,
+            geometry,
+            layout,
+            is_reserved,
+            wants_huge_pages,
+            is_prefaulted,
+            _name: name,
+            file,
+        }
     }
 
     /// All words of the segment, for as long as it is borrowed.
@@ -511,7 +535,36 @@ impl Segment {
 
     /// Keeps children of this process, which a handler may leave behind, away from the segment.
     pub(crate) fn keep_from_children(&self) -> io::Result<()> {
-        self.map.advise(Advice::DontFork)
+        Ok(self.map.keep_from_children()?)
+    }
+
+    /// As [`keep_from_children`](Self::keep_from_children), for a process that is to work with the segment: faults are had now,
+    /// where its maker wants that.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        if self.is_prefaulted
+            && let Err(e) = self.map.prefault(self.present())
+        {
+            tracing::warn!("shared memory is not prefaulted, its pages are mapped as they are used: {}", e.desc());
+        }
+        self.keep_from_children()
+    }
+
+    /// So many bytes have their pages from the start to the end.
+    fn present(&self) -> usize {
+        if self.is_reserved { self.layout.total } else { self.layout.arena }
+    }
+
+    /// A kernel that grants none is no reason to stop.
+    fn ask_for_huge_pages(&self) {
+        if self.wants_huge_pages
+            && let Err(e) = self.map.ask_for_huge_pages(self.present())
+        {
+            tracing::warn!(
+                "shared memory has small pages, huge ones were refused ({}): they take Linux 6.1, free memory in pieces of \
+                 2 MiB, a memfd or tmpfs, and in /sys/kernel/mm/transparent_hugepage/shmem_enabled anything but 'deny'",
+                e.desc()
+            );
+        }
     }
 
     /// Where a payload of this task lies: pointer and length. The length is checked against the place; a block must be attached
@@ -558,7 +611,7 @@ impl Segment {
         let damaged = Corrupted::new("number of a block", block as usize, block.into());
         let (offset, size) = self.layout.block(&self.geometry, block).ok_or(damaged)?;
         // The layout keeps every block inside the mapping.
-        Ok((self.map.as_mut_ptr().wrapping_add(offset), size))
+        Ok((self.map.as_ptr().wrapping_add(offset), size))
     }
 }
 

@@ -35,6 +35,10 @@ pub(super) struct Settings {
     pub(super) slots: usize,
     pub(super) queues: Vec<String>,
     pub(super) limits: WorkerLimits,
+    pub(super) times: bool,
+    pub(super) reserve: bool,
+    pub(super) huge_pages: bool,
+    pub(super) prefault: bool,
     pub(super) grace: Duration,
     pub(super) start_timeout: Duration,
 }
@@ -47,6 +51,10 @@ impl Default for Settings {
             slots: 1,
             queues: vec!["default".to_owned()],
             limits: WorkerLimits::new(),
+            times: true,
+            reserve: false,
+            huge_pages: false,
+            prefault: false,
             grace: Duration::from_secs(10),
             start_timeout: Duration::from_secs(30),
         }
@@ -104,6 +112,48 @@ impl Builder {
         let twice = queues.iter().enumerate().find(|(i, name)| queues[..*i].contains(name));
         assert!(twice.is_none(), "two queues are named {:?}", twice.map_or("", |(_, name)| name));
         self.settings.queues = queues;
+        self
+    }
+
+    /// Whether it is noted how long tasks waited and ran, as they are by default: two readings of the CPU's counter, some ten
+    /// nanoseconds each, or of the kernel's clock where that does not trust the counter. Without, `waited` and `ran` of
+    /// [`Finished`](super::Finished) are zero. Time limits hold in any case, and `map` times the tasks by which it finds the size
+    /// of its chunks.
+    ///
+    /// ```
+    /// let builder = shmworker::Pool::builder().times(false);
+    /// # let _ = builder;
+    /// ```
+    pub fn times(mut self, are_taken: bool) -> Builder {
+        self.settings.times = are_taken;
+        self
+    }
+
+    /// Whether all shared memory, just under 1 GiB, is taken at the start and kept, so that none can be missing later. By default
+    /// it comes with the payloads that need it, and goes when they have gone.
+    pub fn reserve(mut self, is_reserved: bool) -> Builder {
+        self.settings.reserve = is_reserved;
+        self
+    }
+
+    /// Whether the kernel is asked for huge pages for what has its memory from the start: tasks and queues, and payloads too with
+    /// [`reserve`](Self::reserve). Fewer misses of the TLB, for a start that is longer by 2 to 20 milliseconds for each 2 MiB. A
+    /// kernel that has none to give is logged, and the pool runs with small ones.
+    pub fn huge_pages(mut self, are_wanted: bool) -> Builder {
+        self.settings.huge_pages = are_wanted;
+        self
+    }
+
+    /// Whether each process maps, as it starts, all pages that have their memory from the start, so that its first tasks do not
+    /// pay for that: some half a microsecond for each 4 KiB, once.
+    ///
+    /// ```
+    /// // Nothing is left to the first tasks.
+    /// let builder = shmworker::Pool::builder().reserve(true).huge_pages(true).prefault(true);
+    /// # let _ = builder;
+    /// ```
+    pub fn prefault(mut self, is_wanted: bool) -> Builder {
+        self.settings.prefault = is_wanted;
         self
     }
 

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::{
-        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, STATUS_OK, Spare, Submission, SubmitError,
+        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, STATUS_OK, Spare, Submission, SubmitError, Times,
     },
     lockfree::{
         descriptor::INLINE,
@@ -78,8 +78,7 @@ pub(super) struct Ending {
     pub(super) attempts: u32,
     /// Process id and number of the worker.
     pub(super) ran_by: Option<(u32, u32)>,
-    pub(super) waited: Duration,
-    pub(super) ran: Duration,
+    pub(super) times: Times,
     /// Nothing, of one that went well.
     pub(super) trouble: Option<Box<Trouble>>,
 }
@@ -162,19 +161,38 @@ impl Done {
     }
 }
 
-/// A result that has come: of one handle, or of several.
-pub(super) enum Came {
-    Own(Done),
+/// A result that has been filed: for one handle, or for several.
+enum Filed {
+    One(Box<Done>),
     Shared(Arc<Done>),
+}
+
+/// A result that somebody has waited for.
+pub(super) struct Came(Way);
+
+enum Way {
+    AtOnce(Done),
+    Filed(Filed),
+}
+
+impl Deref for Filed {
+    type Target = Done;
+
+    fn deref(&self) -> &Done {
+        match self {
+            Filed::One(done) => done,
+            Filed::Shared(done) => done,
+        }
+    }
 }
 
 impl Deref for Came {
     type Target = Done;
 
     fn deref(&self) -> &Done {
-        match self {
-            Came::Own(done) => done,
-            Came::Shared(done) => done,
+        match &self.0 {
+            Way::AtOnce(done) => done,
+            Way::Filed(done) => done,
         }
     }
 }
@@ -198,11 +216,8 @@ impl Slot {
 enum State {
     /// These futures have looked.
     Waiting(Vec<Waker>),
-    Done(Came),
+    Done(Filed),
 }
-
-/// A program keeps this part of all descriptors for its next submissions, at most: others may come to wait for them.
-const SPARE_PART: usize = 128;
 
 #[derive(Default)]
 pub(super) struct Inbox {
@@ -294,15 +309,11 @@ struct Shared {
     news: AtomicUsize,
     /// Tasks submitted, less those that have come back. Changed under the lock.
     outstanding: AtomicUsize,
-    /// How many descriptors to keep for submissions.
-    most_spares: usize,
 }
 
 impl Client {
     /// `is_workers`: its threads run tasks while they wait.
     pub(super) fn new(endpoint: Arc<Endpoint>, home: Home, is_workers: bool) -> Client {
-        // A worker submits now and then, and there may be many of them.
-        let most_spares = if is_workers { 0 } else { endpoint.segment().table().descriptors.len() / SPARE_PART };
         let shared = Shared {
             endpoint,
             is_workers,
@@ -311,7 +322,6 @@ impl Client {
             news: AtomicUsize::new(0),
             home,
             outstanding: AtomicUsize::new(0),
-            most_spares,
         };
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
@@ -340,7 +350,7 @@ impl Client {
     /// can't run other tasks meanwhile.
     pub(super) fn submit(
         &self,
-        s: Submission,
+        s: &Submission,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
@@ -348,14 +358,14 @@ impl Client {
     }
 
     /// As [`submit`](Self::submit), but does not wait for room.
-    pub(super) fn try_submit(&self, s: Submission, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
+    pub(super) fn try_submit(&self, s: &Submission, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
         self.submit_as(s, None, payload.len(), false, |place| place.copy_from_slice(payload))
     }
 
     /// As [`submit`](Self::submit), unless a task with this key is under way: then that one's ticket.
     pub(super) fn submit_keyed(
         &self,
-        s: Submission,
+        s: &Submission,
         key: &str,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
@@ -371,7 +381,7 @@ impl Client {
 
     fn submit_as(
         &self,
-        s: Submission,
+        s: &Submission,
         key: Option<Arc<str>>,
         len: usize,
         may_wait: bool,
@@ -401,6 +411,10 @@ impl Client {
     /// Waits until the task of this ticket has come back, or nothing will, or the time is over (`None`). The ticket is used up
     /// by the result.
     pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Came>, Lost> {
+        self.check_home()?;
+        if let Some(done) = self.shared.take_at_once(tag)? {
+            return Ok(Some(done));
+        }
         self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag))
     }
 
@@ -563,7 +577,7 @@ impl Shared {
 
     fn submit(
         &self,
-        s: Submission,
+        s: &Submission,
         key: Option<Arc<str>>,
         len: usize,
         may_wait: bool,
@@ -574,10 +588,13 @@ impl Shared {
         if is_refused() {
             return Err(PoolError::Draining);
         }
-        let spare = if len <= INLINE && !self.has_enough() { inbox.spares.pop() } else { None };
+        let spare = if self.has_enough() { None } else { inbox.spares.pop() };
         let mut draft = match spare {
-            Some(spare) => self.endpoint.redraft(spare, len),
-            None => {
+            Some(spare) if len <= INLINE => self.endpoint.redraft(spare, len),
+            spare => {
+                if let Some(spare) = spare {
+                    self.endpoint.give_up(spare); // in exchange for the next one
+                }
                 drop(inbox);
                 // Under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
                 let draft = self.draft(len, may_wait)?;
@@ -608,7 +625,7 @@ impl Shared {
         drop(inbox);
         let entered = Entered { shared: self, tag };
         fill(draft.payload().map_err(SubmitError::from)?);
-        let task = draft.submit(Submission { tag: tag as u64, ..s }).map_err(SubmitError::from)?;
+        let task = draft.submit_as(s, tag as u64).map_err(SubmitError::from)?;
         std::mem::forget(entered);
         Ok((tag, task))
     }
@@ -639,6 +656,15 @@ impl Shared {
     fn has_enough(&self) -> bool {
         // Relaxed: a few more or fewer are no matter.
         !self.is_workers && self.outstanding.load(Relaxed) >= self.most()
+    }
+
+    /// May a program that keeps so many descriptors for its next submissions keep one more? Of those that it may have under
+    /// way, a part at most; and none that others wait for. A worker submits now and then, and there may be many of them.
+    fn may_keep(&self, kept: usize) -> bool {
+        !self.is_workers
+            && kept < self.most() / 2
+            && kept + self.outstanding.load(Relaxed) < self.most()
+            && !self.endpoint.is_room_wanted()
     }
 
     fn most(&self) -> usize {
@@ -702,6 +728,28 @@ impl Shared {
         }
     }
 
+    /// What this ticket is for, if it has come. What has come before it is filed on the way.
+    fn take_at_once(&self, tag: usize) -> Result<Option<Came>, Lost> {
+        let mut inbox = self.lock();
+        if let Some(done) = inbox.take(tag) {
+            return Ok(Some(done));
+        }
+        // Others who wait are to be told what has come.
+        if inbox.has_leader || inbox.waiting > 0 || inbox.futures > 0 || !inbox.for_room.is_empty() {
+            return Ok(None);
+        }
+        while let Some(finished) = self.endpoint.take()? {
+            self.has_come_back(1);
+            let tag_of = finished.tag() as usize;
+            if tag_of == tag && inbox.slots.get(tag).is_some_and(|slot| slot.handles == 1) {
+                inbox.slots.remove(tag);
+                return self.done(&mut inbox, finished).map(|done| Some(Came(Way::AtOnce(done)))).map_err(Lost::from);
+            }
+            self.put(&mut inbox, finished)?;
+        }
+        Ok(inbox.take(tag))
+    }
+
     /// Files all that has come. True: something had.
     fn file(&self, inbox: &mut Inbox) -> bool {
         let mut has_come = false;
@@ -751,6 +799,29 @@ impl Shared {
             inbox.slots.remove(tag);
             return Ok(());
         }
+        let done = self.done(inbox, finished)?;
+        inbox.private += done.output.private();
+        if matches!(done.output, Output::InPlace(_)) {
+            // Those that were taken are found out here, each once in a while.
+            if inbox.in_place.len() == inbox.in_place.capacity() {
+                let slots = &inbox.slots;
+                inbox.in_place.retain(|&tag| slots.get(tag).is_some_and(Slot::is_in_place));
+            }
+            inbox.in_place.push_back(tag);
+        }
+        let done = State::Done(Filed::One(Box::new(done)));
+        if let State::Waiting(mut wakers) = std::mem::replace(&mut inbox.slots[tag].state, done)
+            && !wakers.is_empty()
+        {
+            inbox.futures -= wakers.len();
+            inbox.woken.append(&mut wakers);
+        }
+        Ok(())
+    }
+
+    /// What came of a task, in memory of this process if it is small; its descriptor is kept for another.
+    #[inline]
+    fn done(&self, inbox: &mut Inbox, finished: Finished<'_>) -> Result<Done, Corrupted> {
         let (outcome, status) = (finished.outcome(), finished.status());
         let went_well = outcome == Outcome::Completed && status == STATUS_OK;
         let trouble = || Trouble {
@@ -763,37 +834,20 @@ impl Shared {
         let ending = Ending {
             attempts: finished.attempts(),
             ran_by: finished.ran_by(),
-            waited: finished.waited(),
-            ran: finished.ran(),
+            times: finished.times(),
             trouble: (!went_well).then(|| Box::new(trouble())),
         };
         let bytes = finished.output()?;
-        let output = if bytes.len() <= INLINE {
+        let output = if bytes.len() > INLINE {
+            Output::InPlace(InPlace { finished: Some(finished.share(&self.endpoint)), home: self.home })
+        } else {
             let output = Output::copy_of(bytes);
-            let may_keep = inbox.spares.len() < self.most_spares && !self.endpoint.is_room_wanted();
-            if may_keep {
+            if self.may_keep(inbox.spares.len()) {
                 inbox.spares.push(finished.renew()?);
             }
             output
-        } else {
-            // Those that were taken are found out here, each once in a while.
-            if inbox.in_place.len() == inbox.in_place.capacity() {
-                let slots = &inbox.slots;
-                inbox.in_place.retain(|&tag| slots.get(tag).is_some_and(Slot::is_in_place));
-            }
-            inbox.in_place.push_back(tag);
-            Output::InPlace(InPlace { finished: Some(finished.share(&self.endpoint)), home: self.home })
         };
-        inbox.private += output.private();
-        let done = State::Done(Came::Own(Done { outcome, status, ending, output }));
-        let slot = &mut inbox.slots[tag];
-        if let State::Waiting(mut wakers) = std::mem::replace(&mut slot.state, done)
-            && !wakers.is_empty()
-        {
-            inbox.futures -= wakers.len();
-            inbox.woken.append(&mut wakers);
-        }
-        Ok(())
+        Ok(Done { outcome, status, ending, output })
     }
 
     /// Has all who wait look again, however they sleep.
@@ -822,8 +876,8 @@ impl Shared {
             let Ok(bytes) = place.bytes() else { continue };
             let (len, bytes) = (bytes.len(), Aligned::from(bytes));
             let done = match done {
-                Came::Own(done) => Some(done),
-                Came::Shared(done) => Arc::get_mut(done),
+                Filed::One(done) => Some(&mut **done),
+                Filed::Shared(done) => Arc::get_mut(done),
             };
             match done {
                 Some(done) => {
@@ -1019,12 +1073,12 @@ impl Inbox {
         slot.handles -= 1;
         if slot.handles > 0 {
             let done = match std::mem::replace(&mut slot.state, State::Waiting(Vec::new())) {
-                State::Done(Came::Own(done)) => Arc::new(done),
-                State::Done(Came::Shared(done)) => done,
+                State::Done(Filed::One(done)) => Arc::from(done),
+                State::Done(Filed::Shared(done)) => done,
                 State::Waiting(_) => unreachable!("it was done"),
             };
-            slot.state = State::Done(Came::Shared(done.clone()));
-            return Some(Came::Shared(done));
+            slot.state = State::Done(Filed::Shared(done.clone()));
+            return Some(Came(Way::Filed(Filed::Shared(done))));
         }
         self.private -= done.output.private();
         // Mostly the oldest; the others are passed over when it is their turn.
@@ -1032,7 +1086,7 @@ impl Inbox {
             self.in_place.pop_front();
         }
         match self.slots.remove(tag).state {
-            State::Done(done) => Some(done),
+            State::Done(done) => Some(Came(Way::Filed(done))),
             State::Waiting(_) => unreachable!("it was done"),
         }
     }
@@ -1085,7 +1139,7 @@ mod tests {
 
     async fn submit(client: &Client, payload: &[u8]) -> (usize, TaskId) {
         loop {
-            match client.try_submit(TASK, payload) {
+            match client.try_submit(&TASK, payload) {
                 Ok(ticket) => return ticket,
                 Err(PoolError::Submit(e)) if e.is_want_of_room() => {}
                 Err(e) => panic!("{e}"),
@@ -1149,9 +1203,9 @@ mod tests {
     fn one_key_is_one_task_and_each_handle_has_its_result() {
         let pool = Pool::new(1);
         let (client, worker) = (client(&pool), pool.endpoint());
-        let tickets = [(); 3].map(|()| client.submit_keyed(TASK, "key", 0, |_| {}).unwrap());
+        let tickets = [(); 3].map(|()| client.submit_keyed(&TASK, "key", 0, |_| {}).unwrap());
         assert!(tickets.iter().all(|ticket| *ticket == tickets[0]));
-        let other = client.submit_keyed(TASK, "another", 0, |_| {}).unwrap();
+        let other = client.submit_keyed(&TASK, "another", 0, |_| {}).unwrap();
         assert_ne!(other, tickets[0]);
         drop(claim(&worker));
         drop(claim(&worker));
@@ -1160,7 +1214,7 @@ mod tests {
             assert!(client.wait(tag, task, None).unwrap().is_some());
         }
         // It is over, so this is another one.
-        let (tag, task) = client.submit_keyed(TASK, "key", 0, |_| {}).unwrap();
+        let (tag, task) = client.submit_keyed(&TASK, "key", 0, |_| {}).unwrap();
         drop(claim(&worker));
         assert!(client.wait(tag, task, None).unwrap().is_some());
         drop(client);

@@ -179,6 +179,9 @@ impl<T: Pod> Wire for Pods<T> {
         if bytes.len().checked_rem(size_of::<T>()) != Some(0) {
             return Err(CodecError::shape(format!("{} bytes", bytes.len())));
         }
+        if let Ok(values) = bytemuck::try_cast_slice(bytes) {
+            return Ok(values.to_vec());
+        }
         let mut values = vec![T::zeroed(); bytes.len() / size_of::<T>()];
         bytemuck::cast_slice_mut(&mut values).copy_from_slice(bytes);
         Ok(values)

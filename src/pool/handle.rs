@@ -228,9 +228,10 @@ pub struct Finished<T> {
     pub worker: Option<Worker>,
     /// How often it was begun.
     pub attempts: u32,
-    /// From its submission to the beginning of its last attempt.
+    /// From its submission to the beginning of its last attempt. Zero in a pool that takes no
+    /// [times](super::Builder::times).
     pub waited: Duration,
-    /// How long its last attempt ran, if that came to an end.
+    /// How long its last attempt ran, if that came to an end. Zero in a pool that takes no times.
     pub ran: Duration,
 }
 
@@ -287,7 +288,8 @@ impl<O: Wire> Handle<O> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn finish(self) -> Finished<O::Owned> {
-        finished(self.done(), |done| result::<O>(done))
+        let client = self.client.clone();
+        finished(&client, self.done(), |done| result::<O>(done))
     }
 
     pub(super) fn done(mut self) -> Result<Came, TaskError> {
@@ -420,16 +422,18 @@ impl<O: Wire> Drop for Handle<O> {
 }
 
 pub(super) fn finished<T>(
+    client: &Client,
     done: Result<Came, TaskError>,
     result: impl FnOnce(&Done) -> Result<T, TaskError>,
 ) -> Finished<T> {
+    let clock = &client.endpoint().segment().table().clock;
     match done {
         Ok(done) => Finished {
             result: result(&done),
             worker: done.ending.ran_by.map(|(pid, number)| Worker { number, pid }),
             attempts: done.ending.attempts,
-            waited: done.ending.waited,
-            ran: done.ending.ran,
+            waited: done.ending.times.waited(clock),
+            ran: done.ending.times.ran(clock),
         },
         Err(e) => Finished { result: Err(e), worker: None, attempts: 0, waited: Duration::ZERO, ran: Duration::ZERO },
     }

@@ -358,11 +358,11 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             if chunk.len() == 1 {
                 s.max_attempts -= earlier.attempts;
                 s.max_deaths -= earlier.deaths;
-                client.submit(s, chunk.weight(), |place| chunk.write_only(place))
+                client.submit(&s, chunk.weight(), |place| chunk.write_only(place))
             } else {
                 // What is tried again is tried one by one.
                 (s.max_attempts, s.kind, s.keeps_output) = (1, s.kind | CHUNK, true);
-                client.submit(s, chunk.size(), |place| chunk.write(place))
+                client.submit(&s, chunk.size(), |place| chunk.write(place))
             }
         });
         match sent {
@@ -393,7 +393,10 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             Ok((which, done)) => {
                 self.tickets.swap_remove(which);
                 let flight = self.flights.swap_remove(which);
-                self.size.learn(flight.chunk.len(), done.ending.ran);
+                self.size.learn(
+                    flight.chunk.len(),
+                    done.ending.times.ran(&self.pool.client().endpoint().segment().table().clock),
+                );
                 if flight.chunk.len() == 1 {
                     let result = check(&done).and_then(|bytes| Ok(O::decode(bytes)?));
                     self.finish(flight.first, result.map_err(|e| flight.earlier.added_to(e)));

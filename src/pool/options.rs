@@ -219,16 +219,21 @@ impl TaskOptions {
         self.retry_on & retry_on::DIED != 0
     }
 
-    pub(super) fn submission(&self, queue: usize, kind: u32) -> Submission {
+    pub(super) const fn submission(&self, queue: usize, kind: u32) -> Submission {
+        let (timeout_ms, run_ms) = match self.timeout {
+            Some(t) => (ms(t), ms(t.saturating_add(self.grace))),
+            None => (0, 0),
+        };
+        let silence_ms = match self.silence {
+            Some(t) => ms(t),
+            None => 0,
+        };
         Submission {
             kind,
             max_attempts: self.attempts,
             expires_in: self.expires_in,
-            timeout_ms: self.timeout.map_or(0, ms),
-            limits: Limits {
-                run_ms: self.timeout.map_or(0, |t| ms(t.saturating_add(self.grace))),
-                silence_ms: self.silence.map_or(0, ms),
-            },
+            timeout_ms,
+            limits: Limits { run_ms, silence_ms },
             backoff: Backoff { first_ms: ms_or_none(self.first_pause), longest_ms: ms_or_none(self.longest_pause) },
             retry_on: self.retry_on,
             max_deaths: self.max_worker_deaths,
@@ -238,10 +243,14 @@ impl TaskOptions {
 }
 
 /// Whole milliseconds, at least one: 0 would be no limit.
-fn ms(t: Duration) -> u32 {
-    ms_or_none(t).max(1)
+const fn ms(t: Duration) -> u32 {
+    match ms_or_none(t) {
+        0 => 1,
+        ms => ms,
+    }
 }
 
-fn ms_or_none(t: Duration) -> u32 {
-    t.as_millis().try_into().unwrap_or(u32::MAX)
+const fn ms_or_none(t: Duration) -> u32 {
+    let ms = t.as_millis();
+    if ms < u32::MAX as u128 { ms as u32 } else { u32::MAX }
 }

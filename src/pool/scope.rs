@@ -92,7 +92,7 @@ impl<'p> Scope<'p> {
         let row = |(label, task, handle): &mut (String, String, Option<Handle<super::Bytes>>)| {
             let done = handle.take().map(Handle::done)?;
             // Whether it was done is asked, not what it gave, which is of any type.
-            let finished = finished(done, |done: &Done| check(done).map(drop));
+            let finished = finished(self.pool.client(), done, |done: &Done| check(done).map(drop));
             Some(Row { label: std::mem::take(label), task: std::mem::take(task), finished })
         };
         let report = Report { rows: self.tasks.iter_mut().filter_map(row).collect() };

@@ -271,7 +271,7 @@ impl Builder {
         let process = Process(Child::of(launch(&ground, theirs)?).map_err(os("watch the coordinator"))?);
         let Ground { segment, plan, bell, connection, answers } = ground;
         let (queues, width) = (plan.settings.queues.as_slice().into(), plan.workers * plan.settings.slots);
-        segment.keep_from_children().map_err(os("keep children away from the segment"))?;
+        segment.settle().map_err(os("keep children away from the segment"))?;
         // Each end is the coordinator's alone now, so that its death closes it.
         drop(connection);
         process.answer(&answers, plan.settings.start_timeout, tasks)?;
@@ -300,7 +300,13 @@ impl Ground {
     /// With the caller's end of the connection, and the coordinator's of the answers.
     fn lay(settings: Settings, method: Method) -> Result<(Ground, OwnedFd, UnixStream), StartError> {
         let workers = settings.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let options = Options::with_queues(settings.queues.iter().cloned());
+        let options = Options {
+            no_times: !settings.times,
+            reserve: settings.reserve,
+            huge_pages: settings.huge_pages,
+            prefault: settings.prefault,
+            ..Options::with_queues(settings.queues.iter().cloned())
+        };
         let (participants, max_workers) = room_for(workers, settings.max_workers);
         let segment = Segment::create_with(Geometry::new(participants, options.queues.len()), &options)?;
         let admit = |pid| segment.table().admit(pid, 0)?.ok_or(StartError::Segment(SegmentCreateError::Geometry));

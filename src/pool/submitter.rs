@@ -71,8 +71,13 @@ impl Submitter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn submit<I: Wire, O: Wire>(&self, task: Task<I, O>, input: I::Ref<'_>) -> Result<Handle<O>, PoolError> {
-        const PLAIN: &TaskOptions = &TaskOptions::new();
-        self.submit_with(task, input, PLAIN)
+        const USUAL: &TaskOptions = &TaskOptions::new();
+        const PLAIN: Submission = USUAL.submission(0, 0);
+        tasks::check(&self.signatures, task)?;
+        let s = Submission { kind: task.kind, ..PLAIN };
+        let ticket =
+            I::encode(input, |bytes| self.client.submit(&s, bytes.len(), |place| place.copy_from_slice(bytes)))??;
+        Ok(Handle::new(self.client.clone(), ticket))
     }
 
     /// As [`submit`](Self::submit), with options.
@@ -98,7 +103,7 @@ impl Submitter {
         options: &TaskOptions,
     ) -> Result<Handle<O>, PoolError> {
         let s = self.submission(task, options)?;
-        let ticket = I::encode(input, |bytes| self.send(s, options, bytes))??;
+        let ticket = I::encode(input, |bytes| self.send(&s, options, bytes))??;
         Ok(Handle::new(self.client.clone(), ticket))
     }
 
@@ -130,7 +135,7 @@ impl Submitter {
         let s = self.submission(task, options)?;
         let payload = I::encode(input, <[u8]>::to_vec)?;
         loop {
-            match self.client.try_submit(s, &payload) {
+            match self.client.try_submit(&s, &payload) {
                 Err(PoolError::Submit(e)) if e.is_want_of_room() => {
                     let mut is_first = true;
                     poll_fn(|context| match std::mem::take(&mut is_first) {
@@ -173,7 +178,7 @@ impl Submitter {
         // A product that overflows is too large as well.
         let len = n.saturating_mul(size_of::<T>());
         // Blocks, and what lies inside a descriptor, begin at multiples of 64.
-        let ticket = self.dispatch(s, options, len, |bytes| fill(bytemuck::cast_slice_mut(bytes)))?;
+        let ticket = self.dispatch(&s, options, len, |bytes| fill(bytemuck::cast_slice_mut(bytes)))?;
         Ok(Handle::new(self.client.clone(), ticket))
     }
 
@@ -199,7 +204,7 @@ impl Submitter {
     ) -> Result<Handle<super::codec::Bytes>, PoolError> {
         let kind = tasks::kind_by_name(&self.signatures, name)? | JSON;
         let s = options.submission(self.queue(options)?, kind);
-        let ticket = self.send(s, options, input.as_bytes())?;
+        let ticket = self.send(&s, options, input.as_bytes())?;
         Ok(Handle::new(self.client.clone(), ticket))
     }
 
@@ -317,13 +322,13 @@ impl Submitter {
         Ok(options.submission(self.queue(options)?, task.kind))
     }
 
-    fn send(&self, s: Submission, options: &TaskOptions, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
+    fn send(&self, s: &Submission, options: &TaskOptions, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
         self.dispatch(s, options, payload.len(), |place| place.copy_from_slice(payload))
     }
 
     fn dispatch(
         &self,
-        s: Submission,
+        s: &Submission,
         options: &TaskOptions,
         len: usize,
         fill: impl FnOnce(&mut [u8]),

@@ -593,7 +593,7 @@ pub(crate) fn attach(name: &str) -> Result<Attached, AttachError> {
     let enter = || -> Result<(Endpoint, Arc<EventFd>), AttachError> {
         let in_segment = |source| AttachError::Segment { name: name.to_owned(), source };
         let segment = Segment::attach(segment, true).map_err(in_segment)?;
-        segment.keep_from_children().map_err(os("keep children away from", name))?;
+        segment.settle().map_err(os("keep children away from", name))?;
         let word = Name::of(word);
         segment.table().check_participant(word).map_err(|_| AttachError::Unexpected(name.to_owned()))?;
         let enough = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(os("make an eventfd for", name))?;

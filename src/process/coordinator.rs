@@ -87,7 +87,7 @@ impl Seat {
     /// # Errors
     /// The segment can't be kept from children of this process.
     pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd) -> std::io::Result<Seat> {
-        segment.keep_from_children()?;
+        segment.settle()?;
         let endpoint = Box::leak(Box::new(Arc::new(Endpoint::new(segment, name).with_bell(Bell::new(bell)))));
         Ok(Seat { endpoint, bell, stay: Stay::default() })
     }

@@ -202,7 +202,7 @@ mod tests {
     fn touch_beyond_a_file() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
-        let map = memmap2::MmapRaw::map_raw(&file).unwrap();
+        let map = crate::mem::mapping::Mapping::new(&file, 4096, true).unwrap();
         file.set_len(0).unwrap();
         // SAFETY: inside the mapping; what is behind it has gone, which the kernel answers with SIGBUS.
         black_box(unsafe { map.as_ptr().read_volatile() });

@@ -9,7 +9,7 @@ use super::{
     workflow::Workflows,
 };
 use crate::{
-    mem::{backing::Backing, segment::Options},
+    mem::segment::Options,
     process::{
         coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary},
         spawn::pidfd_open,
@@ -46,9 +46,8 @@ impl Companion for Watched {
 pub(crate) struct Place {
     /// Under which others attach to it; without one, the process id.
     pub(crate) name: Option<String>,
-    pub(crate) backing: Backing,
-    /// Takes all memory at the start.
-    pub(crate) reserve: bool,
+    /// How the segment is made, but for its queues.
+    pub(crate) options: Options,
 }
 
 /// Runs the pool in this process, which becomes its coordinator, until it is told to end.
@@ -90,8 +89,8 @@ pub(crate) fn run(
             main: Box::new(move |seat| worker::activity_process(&seat, &activities, &activity_task_queue, slots)),
         },
     ];
-    let Place { name, backing, reserve } = place;
-    let options = Options { backing, reserve, ..Options::with_queues(wire::QUEUES) };
+    let Place { name, options } = place;
+    let options = Options { queues: Options::with_queues(wire::QUEUES).queues, ..options };
     let coordinator = Coordinator::new(&options, specs, grace, observer)?.listen(name.as_deref())?;
     coordinator.run(companion.map(|c| c as &dyn Companion))
 }
