@@ -29,6 +29,8 @@ compile_error!("shmworker is made of futexes, memfds and pidfds: it needs Linux"
 /// The version of this library, as `major.minor.patch`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+#[cfg(all(feature = "cli", feature = "pool"))]
+mod bench;
 #[cfg(all(feature = "bench", not(all(test, any(loom, shuttle)))))]
 #[doc(hidden)]
 pub mod bench_support;

@@ -34,7 +34,7 @@ library() {
     step "library: build" cargo test --no-run
     step "library: unit tests" cargo test --lib --bins
     step "library: doctests" cargo test --doc
-    step "library: command line" cargo test --test cli
+    step "library: command line" cargo test --test cli --test bench
     step "library: start methods" cargo test --test start_methods --test cargo_test
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits
     step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
@@ -57,6 +57,7 @@ fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() {
     step "benches: clippy" cargo clippy -p shmworker-benches --all-targets -- -D warnings
     step "benches: one short run" benches/run 3
+    step "benches: clippy, counts" cargo clippy --manifest-path benches/counts/Cargo.toml -- -D warnings
     step "benches: instruction counts" benches/counts/run
 }
 main() { step "main job: 25 workflows" examples/parallelized.sh; }

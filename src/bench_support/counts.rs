@@ -4,8 +4,11 @@
 
 use crate::{
     exec::endpoint::{Claimed, Endpoint, STATUS_OK, Submission, To},
-    lockfree::participant::Name,
-    mem::{layout::Geometry, segment::Segment},
+    lockfree::{participant::Name, task_clock::Source},
+    mem::{
+        layout::Geometry,
+        segment::{Options, Segment},
+    },
 };
 use std::{error::Error, sync::Arc};
 
@@ -23,18 +26,26 @@ pub struct Ends {
     worker: Endpoint,
 }
 
+/// A submitter's end of a new segment, and a worker's. What stamps are read from does not depend on the machine.
+pub(crate) fn ends() -> Result<[Endpoint; 2], Box<dyn Error>> {
+    let clock = cfg!(target_arch = "x86_64").then_some(Source::Counter);
+    let segment = Segment::create_with(Geometry::new(2, 1), &Options { clock, ..Options::default() })?;
+    let segment = Arc::new(segment);
+    let end = |role| -> Result<Endpoint, Box<dyn Error>> {
+        let name: Option<Name> = segment.table().admit(std::process::id(), role)?;
+        Ok(Endpoint::new(segment.clone(), name.ok_or("a new segment has room for two")?))
+    };
+    Ok([end(0)?, end(1)?])
+}
+
 impl Ends {
     /// Two participants of a new segment.
     ///
     /// # Errors
     /// What the kernel refused.
     pub fn new() -> Result<Ends, Box<dyn Error>> {
-        let segment = Arc::new(Segment::create(Geometry::new(2, 1))?);
-        let end = |role| -> Result<Endpoint, Box<dyn Error>> {
-            let name: Option<Name> = segment.table().admit(std::process::id(), role)?;
-            Ok(Endpoint::new(segment.clone(), name.ok_or("a new segment has room for two")?))
-        };
-        Ok(Ends { submitter: end(0)?, worker: end(1)? })
+        let [submitter, worker] = ends()?;
+        Ok(Ends { submitter, worker })
     }
 
     /// Has `depth` tasks submitted, then each of them claimed and completed, then all results taken.

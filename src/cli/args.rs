@@ -1,5 +1,7 @@
 //! What was typed: the commands, their flags, and the one line that says what is wrong with them.
 
+#[cfg(feature = "pool")]
+use super::bench::BenchArgs;
 use super::{
     clean::CleanArgs,
     exit::{CliError, USAGE},
@@ -47,6 +49,12 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  shmworker starter -n 100\n      \
         starts 100 workflows at once and prints one line per result, as they come")]
     Starter(Box<StarterArgs>),
+    /// Measure how fast a pool is on this machine, beside what the machine can do at most
+    #[cfg(feature = "pool")]
+    #[command(after_help = "Example:\n  shmworker bench --seconds 30 --json\n      \
+        measures twice as long as usual, and prints one JSON object\n\n\
+        It needs two CPUs, and a machine that has nothing else to do.")]
+    Bench(BenchArgs),
     /// Kill processes at random moments, or after each instruction, and check that nothing is lost
     #[command(after_help = "Example:\n  shmworker torture --seconds 60\n      \
         4 workers and 2 clients, one of them killed every few milliseconds\n  shmworker torture --single-step\n      \

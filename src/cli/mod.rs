@@ -3,6 +3,8 @@
 //! Every error is one line on stderr that names the input and the remedy; see [`exit`] for the codes.
 
 mod args;
+#[cfg(feature = "pool")]
+mod bench;
 mod clean;
 pub mod exit;
 mod inspect;
@@ -79,6 +81,8 @@ fn execute(command: Command, workflows: Workflows, activities: Activities) -> Re
             let (options, flags) = args.split();
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)
         }
+        #[cfg(feature = "pool")]
+        Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Clean(args) => clean::run(&args),
@@ -89,6 +93,8 @@ fn execute(command: Command, workflows: Workflows, activities: Activities) -> Re
 #[cfg(not(feature = "temporal"))]
 fn execute(command: Command) -> Result<(), CliError> {
     match command {
+        #[cfg(feature = "pool")]
+        Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Clean(args) => clean::run(&args),

@@ -205,7 +205,7 @@ impl Endpoint {
         }
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
         let guard = Guard { endpoint: self, task };
-        let payload = self.place(task, len, |d| &d.input)?;
+        let payload = self.place(task, len, &self.descriptor(task).input)?;
         Ok(Draft { guard, payload })
     }
 
@@ -315,9 +315,8 @@ impl Endpoint {
         &self,
         task: Owned,
         len: usize,
-        field: impl Fn(&Descriptor) -> &AtomicU64,
+        field: &AtomicU64,
     ) -> Result<Payload, SubmitError> {
-        let field = field(self.descriptor(task));
         if len <= INLINE {
             let payload = Payload::new(None, len as u32);
             field.store(payload.0, Relaxed);
@@ -442,21 +441,29 @@ impl Endpoint {
         self.table().park(&self.cursors, self.name, waits, timeout, || self.is_orphaned() || last_look());
     }
 
-    /// The next task for a worker of `queues`, its own lane first; sleeps while there is none. `None`: `stop` became true,
-    /// which whoever changes it follows by a wake, or the coordinator has gone.
+    /// The next task for a worker of `queues`, its own lane first, if there is one.
+    #[inline]
+    pub(crate) fn look(&self, queues: &[LaneId]) -> Result<Option<Claimed<'_>>, Corrupted> {
+        for &lane in [self.private()].iter().chain(queues) {
+            if let Some(task) = self.claim(lane)? {
+                return Ok(Some(task));
+            }
+        }
+        Ok(None)
+    }
+
+    /// As [`look`](Self::look), but sleeps while there is none. `None`: `stop` became true, which whoever changes it follows by
+    /// a wake, or the coordinator has gone.
     pub(crate) fn next(&self, queues: &[LaneId], stop: impl Fn() -> bool) -> Result<Option<Claimed<'_>>, Corrupted> {
-        let own = self.private();
         let mut has_slept = false;
         loop {
             for _ in 0..=self.spins {
-                for &lane in [own].iter().chain(queues) {
-                    if let Some(task) = self.claim(lane)? {
-                        if has_slept {
-                            // The wake may have been meant for a second task.
-                            self.wake_next(queues);
-                        }
-                        return Ok(Some(task));
+                if let Some(task) = self.look(queues)? {
+                    if has_slept {
+                        // The wake may have been meant for a second task.
+                        self.wake_next(queues);
                     }
+                    return Ok(Some(task));
                 }
                 spin_loop();
             }
@@ -637,6 +644,7 @@ pub(crate) struct Claimed<'e> {
 pub(crate) struct Running<'e> {
     endpoint: &'e Endpoint,
     task: Owned,
+    descriptor: &'e Descriptor,
     /// Who reads or replaces the checkpoint.
     keeping: Mutex<()>,
 }
@@ -659,16 +667,16 @@ impl<'e> Running<'e> {
     }
 
     fn locate_input(&self) -> Result<(*mut u8, usize), Corrupted> {
-        let d = self.endpoint.descriptor(self.task);
+        let d = self.descriptor;
         self.endpoint.segment.locate(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)
     }
 
     pub(crate) fn kind(&self) -> u32 {
-        self.endpoint.descriptor(self.task).kind.load(Relaxed)
+        self.descriptor.kind.load(Relaxed)
     }
 
     pub(crate) fn submitter(&self) -> Name {
-        Name::of(self.endpoint.descriptor(self.task).submitter.load(Relaxed))
+        Name::of(self.descriptor.submitter.load(Relaxed))
     }
 
     /// Which attempt this is, from 0.
@@ -689,12 +697,13 @@ impl<'e> Running<'e> {
     /// Its fields, while they are its worker's.
     fn fields(&self) -> Option<&'e Descriptor> {
         let Running { endpoint, task, .. } = *self;
-        endpoint.table().check_owned(endpoint.name, task).is_ok().then(|| endpoint.descriptor(task))
+        endpoint.table().check_owned(endpoint.name, task).is_ok().then_some(self.descriptor)
     }
 
     /// The attempt begins, in this slot of the process (from 1), in which `depth` others wait for it, directly or not. From
-    /// here on it may be blamed for the death of the process. `label`: the number of the worker's, for people.
-    pub(crate) fn begin(&self, slot: u16, depth: u16, label: u32) {
+    /// here on it may be blamed for the death of the process. `label`: the number of the worker's, for people. `now`: the
+    /// present stamp, if it is known: the end of the task before; or 0.
+    pub(crate) fn begin(&self, slot: u16, depth: u16, label: u32, now: u64) {
         debug_assert_ne!(slot, 0, "slots are counted from 1");
         if let Some(d) = self.fields() {
             d.run.ran_by.store(u64::from(self.endpoint.pid) << 32 | u64::from(label), Relaxed);
@@ -703,7 +712,7 @@ impl<'e> Running<'e> {
                 d.run.started.store(table.now(), Relaxed);
             }
             if d.submitted.load(Relaxed) != 0 {
-                d.run.began.store(table.clock.now(), Relaxed);
+                d.run.began.store(if now == 0 { table.clock.now() } else { now }, Relaxed);
             }
             d.run.place.store(Place { slot, depth, is_alone: false }.bits(), Relaxed);
         }
@@ -720,11 +729,11 @@ impl<'e> Running<'e> {
 
     /// May it have killed a worker that ran others beside it? Then this attempt is to run alone.
     pub(crate) fn is_suspect(&self) -> bool {
-        Blame::of(self.endpoint.descriptor(self.task).blame.load(Relaxed)).is_suspect
+        Blame::of(self.descriptor.blame.load(Relaxed)).is_suspect
     }
 
     fn rules(&self) -> Rules {
-        Rules::of(self.endpoint.descriptor(self.task).rules.load(Relaxed))
+        Rules::of(self.descriptor.rules.load(Relaxed))
     }
 
     /// After which outcomes there is to be another attempt: a set of [`crate::lockfree::descriptor::retry_on`].
@@ -740,7 +749,7 @@ impl<'e> Running<'e> {
 
     /// How much of [`timeout`](Self::timeout) is left since the attempt began.
     pub(crate) fn time_left(&self) -> Option<Duration> {
-        let started = self.endpoint.descriptor(self.task).run.started.load(Relaxed);
+        let started = self.descriptor.run.started.load(Relaxed);
         let ran = if started == 0 { 0 } else { self.endpoint.table().now().saturating_sub(started) };
         self.timeout().map(|t| t.saturating_sub(Duration::from_nanos(ran)))
     }
@@ -792,7 +801,7 @@ impl<'e> Running<'e> {
     pub(crate) fn last_checkpoint(&self) -> Result<Option<Vec<u8>>, Corrupted> {
         let _alone = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         let Running { endpoint, task, .. } = *self;
-        let Some(payload) = endpoint.descriptor(task).last_checkpoint() else { return Ok(None) };
+        let Some(payload) = self.descriptor.last_checkpoint() else { return Ok(None) };
         if payload == Payload::default() {
             return Ok(Some(Vec::new()));
         }
@@ -811,7 +820,8 @@ impl<'e> Running<'e> {
 
 impl<'e> Claimed<'e> {
     fn new(endpoint: &'e Endpoint, task: Owned) -> Claimed<'e> {
-        Claimed { running: Running { endpoint, task, keeping: Mutex::new(()) }, open: true }
+        let descriptor = endpoint.descriptor(task);
+        Claimed { running: Running { endpoint, task, descriptor, keeping: Mutex::new(()) }, open: true }
     }
 
     /// What writes its output, beside all else.
@@ -823,11 +833,11 @@ impl<'e> Claimed<'e> {
         self.split().1
     }
 
-    /// CLAIMED → DONE, with the output that was reserved and written.
+    /// CLAIMED → DONE, with the output that was reserved and written. Returns the stamp of that moment, or 0.
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
-    pub(crate) fn complete_reserved(mut self, status: u32) -> Result<(), Corrupted> {
+    pub(crate) fn complete_reserved(mut self, status: u32) -> Result<u64, Corrupted> {
         self.open = false;
         let Running { endpoint, task, .. } = self.running;
         endpoint.table().check_owned(endpoint.name, task)?;
@@ -867,27 +877,26 @@ impl<'e> Claimed<'e> {
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
         let written = {
             let mut writer = self.writer();
-            writer.reserve(len).and_then(|()| Ok(writer.bytes().map(fill)?))
+            writer.reserve(len).map(fill)
         };
         self.open = matches!(&written, Err(e) if !matches!(e, SubmitError::Corrupted(_)));
         match written {
-            Ok(()) => self.finish(outcome, status).map_err(|e| (e.into(), None)),
+            Ok(()) => self.finish(outcome, status).map(drop).map_err(|e| (e.into(), None)),
             Err(e) => Err((e, self.open.then_some(self))),
         }
     }
 
-    /// The output is written, and the word was ours just now.
-    fn finish(&self, outcome: Outcome, status: u32) -> Result<(), Corrupted> {
-        let Running { endpoint, task, .. } = self.running;
-        let (table, d) = (endpoint.table(), endpoint.descriptor(task));
+    /// The output is written, and the word was ours just now. Returns the stamp of its end, or 0.
+    fn finish(&self, outcome: Outcome, status: u32) -> Result<u64, Corrupted> {
+        let Running { endpoint, task, descriptor: d, .. } = self.running;
+        let table = endpoint.table();
         d.run.status.store(status, Relaxed);
         let began = d.run.began.load(Relaxed);
-        if began != 0 {
-            d.run.ran.store(table.clock.now().saturating_sub(began), Relaxed);
-        }
+        let now = if began == 0 { 0 } else { table.clock.now() };
+        d.run.ran.store(now.saturating_sub(began), Relaxed);
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
         endpoint.count();
-        Ok(())
+        Ok(now)
     }
 
     /// CLAIMED → READY or DELAYED: another attempt, later. Gives the task back if no attempt is left.
@@ -914,7 +923,7 @@ impl Drop for Claimed<'_> {
             // Damage is reported by the next operation that meets it; here is nobody to tell.
             let _ = table.check_owned(endpoint.name, self.task).and_then(|()| {
                 table.discard_output(self.task)?; // half of one, perhaps
-                self.finish(Outcome::Completed, STATUS_ABANDONED)
+                self.finish(Outcome::Completed, STATUS_ABANDONED).map(drop)
             });
         }
     }
@@ -931,19 +940,23 @@ impl Writer<'_, '_> {
     ///
     /// # Errors
     /// [`SubmitError`]: there is no room.
-    pub(crate) fn reserve(&mut self, len: usize) -> Result<(), SubmitError> {
-        let Running { endpoint, task, .. } = *self.running;
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
+        let Running { endpoint, task, descriptor, .. } = *self.running;
         endpoint.check_len(len)?;
         endpoint.table().check_owned(endpoint.name, task)?;
         endpoint.table().discard_output(task)?;
-        endpoint.place(task, len, |d| &d.output).map(drop)
+        let payload = endpoint.place(task, len, &descriptor.output)?;
+        Ok(self.place_of(payload)?)
     }
 
     /// What was reserved.
     pub(crate) fn bytes(&mut self) -> Result<&mut [u8], Corrupted> {
-        let Running { endpoint, task, .. } = *self.running;
-        let d = endpoint.descriptor(task);
-        let (start, len) = endpoint.segment.locate(task, Payload(d.output.load(Relaxed)), &d.output_bytes)?;
+        self.place_of(Payload(self.running.descriptor.output.load(Relaxed)))
+    }
+
+    fn place_of(&mut self, payload: Payload) -> Result<&mut [u8], Corrupted> {
+        let Running { endpoint, task, descriptor, .. } = *self.running;
+        let (start, len) = endpoint.segment.locate(task, payload, &descriptor.output_bytes)?;
         // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me); `&mut self`, of which
         // there is one, excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
@@ -956,7 +969,7 @@ impl Writer<'_, '_> {
     pub(crate) fn truncate(&mut self, len: usize) -> Result<(), Corrupted> {
         let Running { endpoint, task, .. } = *self.running;
         endpoint.table().check_owned(endpoint.name, task)?;
-        let field = &endpoint.descriptor(task).output;
+        let field = &self.running.descriptor.output;
         let payload = Payload(field.load(Relaxed));
         field.store(Payload::new(payload.block(), payload.len().min(len) as u32).0, Relaxed);
         Ok(())

@@ -688,7 +688,7 @@ fn run_in<'w>(worker: &'w Endpoint, places: &[(u16, u16)]) -> Vec<Claimed<'w>> {
     let begin = |&(slot, depth): &(u16, u16)| {
         let task = claim(worker);
         if slot != 0 {
-            task.begin(slot, depth, 7);
+            task.begin(slot, depth, 7, 0);
         }
         task
     };
@@ -888,7 +888,7 @@ fn what_has_killed_too_many_is_set_aside_whatever_attempts_are_left() {
             assert!(client.take().unwrap().is_none());
             let victim = pool.endpoint();
             let task = claim(&victim);
-            task.begin(1, 0, 9);
+            task.begin(1, 0, 9, 0);
             task.progress(3, 8);
             std::mem::forget(task);
             let late = if is_late { &[id][..] } else { &[] };
@@ -1070,13 +1070,13 @@ fn a_result_says_how_long_it_waited_and_ran_and_how_often() {
     pass(5);
     let task = claim(&worker);
     assert_eq!((task.timeout(), task.time_left()), (Some(ms(50)), Some(ms(50))));
-    task.begin(1, 0, 2);
+    task.begin(1, 0, 2, 0);
     pass(20);
     assert_eq!(task.time_left(), Some(ms(30)));
     task.progress(1, 0);
     assert!(task.give_back(Again::After(0)).unwrap().is_none());
     let task = claim(&worker);
-    task.begin(1, 0, 2);
+    task.begin(1, 0, 2, 0);
     pass(60);
     assert_eq!(task.time_left(), Some(Duration::ZERO));
     drop(task);
@@ -1111,7 +1111,7 @@ fn a_death_at_any_step_of_a_checkpoint_or_of_its_recovery_leaves_one_whole_and_l
         submit(&client, QUEUE, b"", 1, 9);
         let victim = pool.endpoint();
         let mut task = claim(&victim);
-        task.begin(1, 0, 0);
+        task.begin(1, 0, 0, 0);
         let kept = std::cell::Cell::new(0);
         let leave = |task: &mut Claimed<'_>, n: u8| {
             task.checkpoint(&vec![n; 1000 + usize::from(n)]).unwrap();

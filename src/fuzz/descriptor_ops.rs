@@ -431,7 +431,7 @@ impl<'e> Play<'e> {
         let Some(actor) = self.fenced.iter_mut().find(is_settled) else { return };
         if let Some((mut task, _)) = actor.claimed.pop() {
             task.heartbeat();
-            task.begin(1, 0, 0);
+            task.begin(1, 0, 0, 0);
             task.progress(1, 2);
             assert!(task.checkpoint(&[1]).is_err());
             assert!(task.writer().reserve(1).is_err());
@@ -699,7 +699,7 @@ impl<'e> Play<'e> {
             let task = a.endpoint.claim(lane).expect("undamaged");
             task.inspect(|task| {
                 if slot != 0 {
-                    task.begin(slot, depth, 1);
+                    task.begin(slot, depth, 1, 0);
                 }
             })
         };
@@ -765,13 +765,11 @@ impl<'e> Play<'e> {
             let _ = writer.reserve(LENGTHS[(arg as usize + 3) % 8]);
             let room = len.max(LENGTHS[(arg as usize + 1) % 8].min(LENGTHS[6]));
             if writer.reserve(room).is_err() {
-                drop(writer);
                 return task.complete(status, len, fill);
             }
             fill(&mut writer.bytes().expect("undamaged")[..len]);
             writer.truncate(len).expect("undamaged");
-            drop(writer);
-            task.complete_reserved(status).map_err(|e| (e.into(), None))
+            task.complete_reserved(status).map(drop).map_err(|e| (e.into(), None))
         });
         match answer {
             Some(Ok(())) => assert!(!matches!(self.tasks[number].at, At::Claimed(_))),

@@ -534,7 +534,7 @@ mod tests {
             submit(To::Queue(0), 1000);
             let claim_and_keep = || {
                 let task = claim();
-                task.begin(1, 0, 0);
+                task.begin(1, 0, 0, 0);
                 (0..2).for_each(|_| task.checkpoint(&[1; 1000]).unwrap());
                 task
             };
@@ -816,7 +816,7 @@ mod tests {
             let runs = s.spawn(|| {
                 while let Some(mut task) = worker.next(&[worker.queue(0)], || false).unwrap() {
                     let is_last = task.kind() == LAST;
-                    task.begin(1, 0, 0);
+                    task.begin(1, 0, 0, 0);
                     for len in [0, 600, 500] {
                         // Whether there is room or not.
                         let _ = task.checkpoint(&[2; 600][..len]);

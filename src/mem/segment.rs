@@ -232,6 +232,8 @@ pub(crate) struct Options {
     pub(crate) prefault: bool,
     /// Tasks are not stamped: nobody will know how long they waited and ran.
     pub(crate) no_times: bool,
+    /// From what stamps are read, if not from the cheapest that can be trusted.
+    pub(crate) clock: Option<Source>,
     /// Names of the queues, in their order; those without one are known by their number alone.
     pub(crate) queues: Vec<String>,
 }
@@ -285,7 +287,7 @@ impl Segment {
             bytes,
             source: e.into(),
         })?;
-        let source = Source::best();
+        let source = options.clock.unwrap_or_else(Source::best);
         let identity = Identity {
             magic: MAGIC,
             version: VERSION,

@@ -8,12 +8,7 @@ use super::{
     tasks::Tasks,
     worker::{Core, Current},
 };
-use crate::{
-    WorkerLimits,
-    exec::endpoint::Endpoint,
-    lockfree::participant::Name,
-    mem::{layout::Geometry, segment::Segment},
-};
+use crate::{WorkerLimits, bench_support::counts::ends};
 use std::{error::Error, ops::Deref, sync::Arc};
 
 /// A client and a worker of a new segment, on one thread. What submits to it are the methods of [`Submitter`].
@@ -29,17 +24,13 @@ impl OneThread {
     /// What the kernel refused.
     pub fn new(tasks: Tasks) -> Result<OneThread, Box<dyn Error>> {
         let tasks: &'static Tasks = Box::leak(Box::new(tasks));
-        let segment = Arc::new(Segment::create(Geometry::new(2, 1))?);
-        let end = |role| -> Result<Arc<Endpoint>, Box<dyn Error>> {
-            let name: Option<Name> = segment.table().admit(std::process::id(), role)?;
-            Ok(Arc::new(Endpoint::new(segment.clone(), name.ok_or("a new segment has room for two")?)))
-        };
+        let [client, worker] = ends()?.map(Arc::new);
         let home = Home::here()?;
-        let client = Arc::new(Client::new(end(0)?, home, false));
+        let client = Arc::new(Client::new(client, home, false));
         let queues = ["default".to_owned()];
         let submitter = Submitter::new(client, tasks.signatures.clone(), queues.as_slice().into(), 1);
         let work = Work { slots: 1, queues: queues.into(), workers: 1, limits: WorkerLimits::new() };
-        let core = Core::new(end(1)?, home, 0, tasks, &work);
+        let core = Core::new(worker, home, 0, tasks, &work);
         Ok(OneThread { submitter, worker: Current::of_slot(Arc::new(core), 0) })
     }
 

@@ -36,7 +36,7 @@ use crate::{
 };
 use std::{
     any::{Any, TypeId, type_name},
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -148,6 +148,8 @@ pub(super) struct Current {
     is_alone: bool,
     /// A thread that a task has started. It runs what it waits for itself, since the slot may wait for it.
     is_guest: bool,
+    /// The stamp of the end of the last task, if nothing came between: it serves for the beginning of the next.
+    ended: Cell<u64>,
 }
 
 thread_local! {
@@ -164,7 +166,7 @@ pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
         let core = WORKER.get()?.upgrade()?;
         // A place of its own, for as many as there may be at once, and beyond the slots.
         let slot = GUESTS.fetch_add(1, Relaxed) | 1 << 15;
-        Some(Current { core, slot, depth: OTHERS + 1, task: None, is_alone: false, is_guest: true })
+        Some(Current { core, slot, depth: OTHERS + 1, task: None, is_alone: false, is_guest: true, ended: Cell::default() })
     };
     let current = CURRENT.with_borrow(|current| current.clone()).or_else(guest);
     current.filter(|current| Arc::ptr_eq(&current.core.endpoint, endpoint))
@@ -239,7 +241,11 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
         if is_over() {
             break Ok(());
         }
-        match core.endpoint.next(&core.queues, is_over) {
+        let claimed = core.endpoint.look(&core.queues).transpose().or_else(|| {
+            current.ended.take();
+            core.endpoint.next(&core.queues, is_over).transpose()
+        });
+        match claimed.transpose() {
             Ok(Some(claimed)) => {
                 if let Err(e) = current.run(claimed, || current.claim()) {
                     break Err(e);
@@ -259,7 +265,7 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
 
 impl Current {
     pub(super) fn of_slot(core: Arc<Core>, slot: u16) -> Current {
-        Current { core, slot, depth: 0, task: None, is_alone: false, is_guest: false }
+        Current { core, slot, depth: 0, task: None, is_alone: false, is_guest: false, ended: Cell::default() }
     }
 
     /// Runs the next task as [`serve`] does, but does not wait for one. False: there is none.
@@ -371,7 +377,7 @@ impl Current {
     }
 
     fn run_inside(&self, claimed: Claimed<'_>, is_alone: bool) -> Result<(), Corrupted> {
-        claimed.begin(self.slot + 1, self.depth as u16, self.core.label);
+        claimed.begin(self.slot + 1, self.depth as u16, self.core.label, self.ended.take());
         if is_alone {
             claimed.run_alone();
         }
@@ -383,7 +389,9 @@ impl Current {
         });
         self.is_current(self.depth, self.task, self.is_alone);
         fault::running(self.task);
-        result
+        // The task below goes on, and may begin another much later.
+        self.ended.set(if self.depth == 0 { *result.as_ref().unwrap_or(&0) } else { 0 });
+        result.map(drop)
     }
 
     /// This thread is this one, with such a task on top.
@@ -459,8 +467,8 @@ enum Went {
     Badly { status: u32, retry: u8, text: String },
 }
 
-/// Runs one task to its end or to its next attempt.
-fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<(), Corrupted> {
+/// Runs one task to its end or to its next attempt. Returns the stamp of its end, or 0.
+fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<u64, Corrupted> {
     let kind = claimed.kind();
     let codec = if kind & JSON == 0 { Codec::Compact } else { Codec::Json };
     let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
@@ -469,7 +477,7 @@ fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<(), Corrupted> {
     if kind & CHUNK != 0 {
         return match run_items(core, &mut claimed, handler) {
             Ok(true) => claimed.complete_reserved(STATUS_OK),
-            Ok(false) => claimed.cancelled(),
+            Ok(false) => claimed.cancelled().map(|()| 0),
             Err(SubmitError::Corrupted(e)) => Err(e),
             Err(e) => leave(core, claimed, STATUS_FAILED, e.to_string().as_bytes()),
         };
@@ -479,13 +487,13 @@ fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<(), Corrupted> {
     let (input, mut room) = (running.input()?, core.room(writer));
     match attempt(&context, || handler(&context, input, codec, &mut room)) {
         Went::Well => claimed.complete_reserved(STATUS_OK),
-        Went::Badly { .. } if claimed.is_cancelled() => claimed.cancelled(),
+        Went::Badly { .. } if claimed.is_cancelled() => claimed.cancelled().map(|()| 0),
         Went::Badly { retry, status, text } => {
             let left = match claimed.retry_on() & retry {
                 0 => Some(claimed),
                 _ => claimed.give_back(Again::Backoff)?,
             };
-            left.map_or(Ok(()), |claimed| leave(core, claimed, status, text.as_bytes()))
+            left.map_or(Ok(0), |claimed| leave(core, claimed, status, text.as_bytes()))
         }
     }
 }
@@ -584,7 +592,7 @@ fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>)
 }
 
 /// Completes a task with these bytes, waiting for room for them if there is none.
-fn leave(core: &Core, mut claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<(), Corrupted> {
+fn leave(core: &Core, mut claimed: Claimed<'_>, status: u32, output: &[u8]) -> Result<u64, Corrupted> {
     let (mut status, mut output) = (status, output);
     let mut text;
     loop {

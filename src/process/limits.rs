@@ -279,6 +279,9 @@ impl Stay {
 
     /// Another task is done. A reason: it is time to leave.
     pub(crate) fn after_task(&self) -> Option<Leave> {
+        if self.quota == u64::MAX && self.memory.is_none() && self.cpu.is_none() {
+            return None;
+        }
         // Relaxed here and below: figures of this process, from which nothing else follows.
         if self.tasks.fetch_add(1, Relaxed) + 1 >= self.quota {
             return Some(Leave::Tasks);

@@ -67,6 +67,9 @@ fn count(is_accepted: bool) -> Result<bool, Box<dyn Error>> {
         println!("not compared: the expected figures are those of another architecture");
         return Ok(true);
     };
+    if costs.iter().any(|(figure, cost)| expected.has_fallen(figure.name, cost)) {
+        println!("fallen by more than 5 %: benches/counts/run --accept, or it may grow again unnoticed");
+    }
     let grown: Vec<String> = costs.iter().flat_map(|(figure, cost)| expected.grown(figure.name, cost)).collect();
     if grown.is_empty() {
         return Ok(true);
@@ -131,9 +134,17 @@ impl<'t> Expected<'t> {
         Ok(Some(Expected { built_by, costs: costs.collect::<Result<_, _>>()? }))
     }
 
+    fn of(&self, name: &str) -> Option<&Cost> {
+        self.costs.iter().find(|(known, _)| *known == name).map(|(_, cost)| cost)
+    }
+
+    fn has_fallen(&self, name: &str, now: &Cost) -> bool {
+        self.of(name).is_some_and(|before| before.0.iter().zip(now.0).any(|(b, n)| *b > n * GROWTH + NOISE))
+    }
+
     /// What of this figure has grown, in a line each.
     fn grown(&self, name: &str, now: &Cost) -> Vec<String> {
-        let Some((_, before)) = self.costs.iter().find(|(known, _)| *known == name) else {
+        let Some(before) = self.of(name) else {
             return vec![format!("{name}: no figure is expected")];
         };
         let cells = COLUMNS.iter().zip(before.0.iter().zip(now.0));

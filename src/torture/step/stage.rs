@@ -235,7 +235,7 @@ impl Stage {
     /// Claims a task, goes on from its last checkpoint, leaves `n` more, and completes it.
     pub(super) fn work_by_checkpoints(&self, n: usize) -> Result<bool, String> {
         let Some(task) = self.worker.claim(self.worker.queue(0)).map_err(unfit)? else { return Ok(false) };
-        task.begin(1, 0, 0);
+        task.begin(1, 0, 0, 0);
         for len in (1..=BLOCK).rev().take(n) {
             task.checkpoint(&self.payload[..len]).map_err(unfit)?;
         }
@@ -453,7 +453,7 @@ impl Stage {
             std::mem::forget(self.worker.draft(BLOCK)); // RESERVED
             let mut half_written = self.worker.claim(queue);
             if let Ok(Some(task)) = &mut half_written {
-                task.begin(1, 0, 0);
+                task.begin(1, 0, 0, 0);
                 let _ = task.checkpoint(&self.payload); // its blame and its checkpoint are recovery's to settle
             }
             std::mem::forget(self.worker.claim(queue)); // CLAIMED
