@@ -420,7 +420,7 @@ impl Endpoint {
     // ---- worker -----------------------------------------------------------------------------------------------------
 
     /// The next task of this lane.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn claim(&self, lane: LaneId) -> Result<Option<Claimed<'_>>, Corrupted> {
         let claimed = self.table().claim(&self.cursors, self.name, lane)?;
         Ok(claimed.map(|task| Claimed::new(self, task)))
@@ -443,7 +443,7 @@ impl Endpoint {
     }
 
     /// The next task for a worker of `queues`, its own lane first, if there is one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn look(&self, queues: &[LaneId]) -> Result<Option<Claimed<'_>>, Corrupted> {
         for &lane in [self.private()].iter().chain(queues) {
             if let Some(task) = self.claim(lane)? {
@@ -1050,6 +1050,11 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
 
     pub(crate) fn status(&self) -> u32 {
         self.run().map_or(STATUS_OK, |run| run.status.load(Relaxed))
+    }
+
+    /// Did its worker complete it with success?
+    pub(crate) fn went_well(&self) -> bool {
+        self.outcome == Outcome::Completed && self.status() == STATUS_OK
     }
 
     /// Who claimed it last; `None` if nobody ever did.

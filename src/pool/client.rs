@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::{
-        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, STATUS_OK, Spare, Submission, SubmitError, Times,
+        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, Spare, Submission, SubmitError, Times,
     },
     lockfree::{
         descriptor::INLINE,
@@ -162,17 +162,9 @@ impl Done {
 }
 
 /// A result that has been filed: for one handle, or for several.
-enum Filed {
+pub(super) enum Filed {
     One(Box<Done>),
     Shared(Arc<Done>),
-}
-
-/// A result that somebody has waited for.
-pub(super) struct Came(Way);
-
-enum Way {
-    AtOnce(Done),
-    Filed(Filed),
 }
 
 impl Deref for Filed {
@@ -182,17 +174,6 @@ impl Deref for Filed {
         match self {
             Filed::One(done) => done,
             Filed::Shared(done) => done,
-        }
-    }
-}
-
-impl Deref for Came {
-    type Target = Done;
-
-    fn deref(&self) -> &Done {
-        match &self.0 {
-            Way::AtOnce(done) => done,
-            Way::Filed(done) => done,
         }
     }
 }
@@ -224,6 +205,8 @@ pub(super) struct Inbox {
     slots: Slab<Slot>,
     /// RESERVED, for the next submissions.
     spares: Vec<Spare>,
+    /// How many submissions there were.
+    submitted: usize,
     /// Where the task of a key is, or was: its slot says.
     keys: HashMap<Arc<str>, usize>,
     /// Bytes in private results.
@@ -410,27 +393,20 @@ impl Client {
 
     /// Waits until the task of this ticket has come back, or nothing will, or the time is over (`None`). The ticket is used up
     /// by the result.
-    pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Came>, Lost> {
+    pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Filed>, Lost> {
         self.check_home()?;
-        match self.shared.at_once(tag, |done| done)? {
-            Some(done) => Ok(Some(done)),
-            None => self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag)),
-        }
+        self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag))
     }
 
-    /// Waits as [`wait`](Self::wait) does, without a time limit, and looks at the result, which is not kept.
+    /// `look` at the result of this ticket, if it is there already, small, and went well; then the ticket is used up by it.
     #[inline]
-    pub(super) fn wait_with<R>(&self, tag: usize, task: TaskId, look: impl Fn(&Done) -> R) -> Result<R, Lost> {
+    pub(super) fn at_once<R>(&self, tag: usize, look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Lost> {
         self.check_home()?;
-        if let Some(found) = self.shared.at_once(tag, |done| look(&done))? {
-            return Ok(found);
-        }
-        let done = self.wait_for(&[(tag, task)], None, |inbox| inbox.take(tag))?;
-        Ok(look(&*done.unwrap_or_else(|| unreachable!("there is no time limit"))))
+        self.shared.at_once(tag, look)
     }
 
     /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
-    pub(super) fn wait_any(&self, tickets: &[(usize, TaskId)]) -> Result<(usize, Came), Lost> {
+    pub(super) fn wait_any(&self, tickets: &[(usize, TaskId)]) -> Result<(usize, Filed), Lost> {
         let look =
             |inbox: &mut Inbox| tickets.iter().enumerate().find_map(|(i, &(tag, _))| Some((i, inbox.take(tag)?)));
         self.wait_for(tickets, None, look).map(|found| found.unwrap_or_else(|| unreachable!("there is no time limit")))
@@ -450,7 +426,7 @@ impl Client {
     }
 
     /// As [`wait`](Self::wait), for a future.
-    pub(super) fn poll(&self, tag: usize, task: TaskId, context: &mut Context<'_>) -> Poll<Result<Came, Lost>> {
+    pub(super) fn poll(&self, tag: usize, task: TaskId, context: &mut Context<'_>) -> Poll<Result<Filed, Lost>> {
         self.check_home()?;
         if worker::of(&self.shared.endpoint).is_some() {
             // If this thread went to sleep, nobody might be left who could run the task.
@@ -616,9 +592,9 @@ impl Shared {
         if is_refused() {
             return Err(PoolError::Draining);
         }
-        let outstanding = self.outstanding.load(Relaxed);
+        inbox.submitted += 1;
         // Before the lane of what has come overflows: that would cost a look at all descriptors.
-        if outstanding % FILE_EVERY == FILE_EVERY - 1 {
+        if inbox.submitted.is_multiple_of(FILE_EVERY) && self.outstanding.load(Relaxed) >= self.most() / 2 {
             self.file(&mut inbox);
         }
         if let Some(key) = &key
@@ -739,30 +715,43 @@ impl Shared {
         }
     }
 
-    /// `look` at what this ticket is for, if it is the next to come, or what came before it can be filed and it comes then.
-    /// `None`: look into the inbox.
+    /// `look` at the result of this ticket if it is small, went well, and is the next to come, but for some that are filed on
+    /// the way: a copy of it is all that is made. `None`: look into the inbox.
     #[inline]
-    fn at_once<R>(&self, tag: usize, look: impl FnOnce(Came) -> R) -> Result<Option<R>, Lost> {
+    fn at_once<R>(&self, tag: usize, look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Lost> {
         let mut inbox = self.lock();
-        if let Some(done) = inbox.take(tag) {
-            drop(inbox);
-            return Ok(Some(look(done)));
-        }
+        let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
         // Others who wait are to be told what has come.
-        if inbox.slots.get(tag).is_none_or(|slot| slot.handles > 1) || inbox.has_company() {
+        if !inbox.slots.get(tag).is_some_and(is_waited_for) || inbox.has_company() {
             return Ok(None);
         }
+        let mut copy = [0u128; INLINE / size_of::<u128>()];
         while let Some(finished) = self.endpoint.take()? {
             self.has_come_back(1);
-            if finished.tag() as usize == tag {
-                inbox.slots.remove(tag);
-                let done = self.done(&mut inbox, finished)?;
-                drop(inbox);
-                return Ok(Some(look(Came(Way::AtOnce(done)))));
+            if finished.tag() as usize != tag || !finished.went_well() {
+                self.put(&mut inbox, finished)?;
+                continue;
             }
-            self.put(&mut inbox, finished)?;
+            let bytes = finished.output()?;
+            let Some(place) = bytemuck::cast_slice_mut::<_, u8>(&mut copy).get_mut(..bytes.len()) else {
+                self.put(&mut inbox, finished)?;
+                return Ok(None);
+            };
+            place.copy_from_slice(bytes);
+            self.keep(&mut inbox, finished)?;
+            inbox.slots.remove(tag);
+            drop(inbox);
+            return Ok(Some(look(place)));
         }
         Ok(None)
+    }
+
+    /// Keeps the descriptor of a result that has been copied out for the next submission, or frees it.
+    fn keep(&self, inbox: &mut Inbox, finished: Finished<'_>) -> Result<(), Corrupted> {
+        if self.may_keep(inbox.spares.len()) {
+            inbox.spares.push(finished.renew()?);
+        }
+        Ok(())
     }
 
     /// Files all that has come. True: something had.
@@ -838,7 +827,6 @@ impl Shared {
     #[inline]
     fn done(&self, inbox: &mut Inbox, finished: Finished<'_>) -> Result<Done, Corrupted> {
         let (outcome, status) = (finished.outcome(), finished.status());
-        let went_well = outcome == Outcome::Completed && status == STATUS_OK;
         let trouble = || Trouble {
             exit: finished.exit(),
             deaths: finished.deaths(),
@@ -850,16 +838,14 @@ impl Shared {
             attempts: finished.attempts(),
             ran_by: finished.ran_by(),
             times: finished.times(),
-            trouble: (!went_well).then(|| Box::new(trouble())),
+            trouble: (!finished.went_well()).then(|| Box::new(trouble())),
         };
         let bytes = finished.output()?;
         let output = if bytes.len() > INLINE {
             Output::InPlace(InPlace { finished: Some(finished.share(&self.endpoint)), home: self.home })
         } else {
             let output = Output::copy_of(bytes);
-            if self.may_keep(inbox.spares.len()) {
-                inbox.spares.push(finished.renew()?);
-            }
+            self.keep(inbox, finished)?;
             output
         };
         Ok(Done { outcome, status, ending, output })
@@ -1016,7 +1002,7 @@ impl Shared {
         }
     }
 
-    fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Came, Lost>> {
+    fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Filed, Lost>> {
         let mut inbox = self.lock();
         self.file(&mut inbox);
         if let Some(done) = inbox.take(tag) {
@@ -1087,7 +1073,7 @@ impl Inbox {
     }
 
     /// For one handle, which it uses up.
-    fn take(&mut self, tag: usize) -> Option<Came> {
+    fn take(&mut self, tag: usize) -> Option<Filed> {
         let slot = self.slots.get_mut(tag)?;
         let State::Done(done) = &slot.state else { return None };
         slot.handles -= 1;
@@ -1098,7 +1084,7 @@ impl Inbox {
                 State::Waiting(_) => unreachable!("it was done"),
             };
             slot.state = State::Done(Filed::Shared(done.clone()));
-            return Some(Came(Way::Filed(Filed::Shared(done))));
+            return Some(Filed::Shared(done));
         }
         self.private -= done.output.private();
         // Mostly the oldest; the others are passed over when it is their turn.
@@ -1106,7 +1092,7 @@ impl Inbox {
             self.in_place.pop_front();
         }
         match self.slots.remove(tag).state {
-            State::Done(done) => Some(Came(Way::Filed(done))),
+            State::Done(done) => Some(done),
             State::Waiting(_) => unreachable!("it was done"),
         }
     }

@@ -249,11 +249,19 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
         if is_over() {
             break Ok(());
         }
-        let claimed = core.endpoint.look(&core.queues).transpose().or_else(|| {
-            current.ended.take();
-            core.endpoint.next(&core.queues, is_over).transpose()
-        });
-        match claimed.transpose() {
+        match core.endpoint.look(&core.queues) {
+            Ok(Some(claimed)) => {
+                if let Err(e) = current.run(claimed, || current.claim()) {
+                    break Err(e);
+                }
+                seat.after_task();
+                continue;
+            }
+            Ok(None) => {}
+            Err(e) => break Err(e),
+        }
+        current.ended.take();
+        match core.endpoint.next(&core.queues, is_over) {
             Ok(Some(claimed)) => {
                 if let Err(e) = current.run(claimed, || current.claim()) {
                     break Err(e);
