@@ -115,9 +115,9 @@
 //! `shmworker torture` (`--single-step` kills after each instruction of each transition).
 
 use super::{participant::Name, word::Task};
+use crate::sync::{Acquire, AtomicU32, AtomicU64, Inline, Relaxed, Release, told};
 #[cfg(not(all(test, any(loom, shuttle))))]
 use crate::sync::{prefetch, prefetch_to_write};
-use crate::sync::{Acquire, AtomicU32, AtomicU64, Inline, Relaxed, Release, told};
 
 /// Payload bytes that fit into a descriptor, each for input and output.
 pub(crate) const INLINE: usize = 256;

@@ -509,7 +509,8 @@ impl<'s> Table<'s> {
         let ahead = |d: &Descriptor| d.prefetch_for_submitter();
         match lane.glance(cursor) {
             Err(false) => Ok(None),
-            Ok(entry) => match self.take_first(lane, cursor, &entry, ahead, wanted, |w| w.to(Phase::Reserved, me.id())) {
+            Ok(entry) => match self.take_first(lane, cursor, &entry, ahead, wanted, |w| w.to(Phase::Reserved, me.id()))
+            {
                 Some((index, _, word)) => Ok(Some((Owned { index, word }, Outcome::Completed))),
                 None => self.search_done(cursors, me),
             },
