@@ -80,7 +80,7 @@ use super::{
     checkpoint,
     descriptor::{Backoff, Blame, Descriptor, Limits, Payload, set},
     freemap::FreeMap,
-    lane::{Cursor, Entry, Lane, LaneControl},
+    lane::{Cursor, Entry, Lane, LaneControl, Raised},
     participant::{Found, Name, Participant, check_id},
     task_clock::TaskClock,
     timer::{Alarm, NEVER},
@@ -529,7 +529,7 @@ impl<'s> Table<'s> {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
             }
-            let Some(raised) = self.lane(lane).wants_rescan(cursors.of(lane), true) else { return Ok(None) };
+            let Some(raised) = self.lane(lane).raised() else { return Ok(None) };
             self.rescan(cursors, Some(lane), wanted)?;
             self.lane(lane).lower_rescan(raised);
         }
@@ -610,35 +610,44 @@ impl<'s> Table<'s> {
                 && (id.0 as usize) < self.queues
                 && d.expires.load(Relaxed) == 0
         };
-        match lane.glance(cursor) {
-            Err(false) => Ok(None),
-            Ok(entry) if lane.wants_rescan(cursor, false).is_none() => {
-                match self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Claimed, me.id())) {
-                    Some((index, _, word)) if self.begin(cursors, me, Owned { index, word })? => {
-                        Ok(Some(Owned { index, word }))
-                    }
-                    _ => self.search(cursors, me, id),
-                }
-            }
-            _ => self.search(cursors, me, id),
+        let first = match lane.glance(cursor) {
+            Err(false) => return Ok(None),
+            first => first.ok(),
+        };
+        let raised = lane.raised_long_ago(cursor);
+        if raised.is_none()
+            && let Some(entry) = first
+            && let Some((index, _, word)) =
+                self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Claimed, me.id()))
+            && self.begin(cursors, me, Owned { index, word })?
+        {
+            return Ok(Some(Owned { index, word }));
         }
+        self.search(cursors, me, id, raised)
     }
 
-    /// As [`claim`](Self::claim), whatever stands at the head of the lane.
+    /// As [`claim`](Self::claim), whatever stands at the head of the lane. `raised`: a look at the descriptors is due even if
+    /// there is a hint.
     #[cold]
     #[inline(never)]
-    fn search(&self, cursors: &Cursors, me: Name, lane: LaneId) -> Result<Option<Owned>, Corrupted> {
-        let ours = lane == self.private(me.id());
+    fn search(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        id: LaneId,
+        mut raised: Option<Raised>,
+    ) -> Result<Option<Owned>, Corrupted> {
+        let (lane, ours) = (self.lane(id), id == self.private(me.id()));
         // `lane` and `addressee` are those of this life: the word is the READY of it, or the exchange fails.
         let wanted = |w: Task, d: &Descriptor| {
-            w.is(Phase::Ready) && d.lane.load(Relaxed) == lane.0 && (!ours || d.addressee.load(Relaxed) == me.bits())
+            w.is(Phase::Ready) && d.lane.load(Relaxed) == id.0 && (!ours || d.addressee.load(Relaxed) == me.bits())
         };
-        let cursor = cursors.of(lane);
         loop {
-            let taken = self.take_from(cursors, lane, wanted, |index, w| self.claimed(me, index, w))?; // [publish], [claim]
-            if let Some(raised) = self.lane(lane).wants_rescan(cursor, taken.is_none()) {
-                self.rescan(cursors, Some(lane), wanted)?;
-                self.lane(lane).lower_rescan(raised);
+            let taken = self.take_from(cursors, id, wanted, |index, w| self.claimed(me, index, w))?; // [publish], [claim]
+            let raised = if taken.is_some() { raised.take() } else { lane.raised() };
+            if let Some(raised) = raised {
+                self.rescan(cursors, Some(id), wanted)?;
+                lane.lower_rescan(raised);
                 if taken.is_none() {
                     continue;
                 }
