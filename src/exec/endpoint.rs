@@ -23,10 +23,11 @@ use crate::{
     sync::{Acquire, AtomicU64, Bell, Inline, Relaxed, Release, spin_loop},
 };
 use std::{
+    mem::ManuallyDrop,
     ops::Deref,
     os::fd::{AsRawFd, OwnedFd},
     slice,
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -111,6 +112,8 @@ pub(crate) struct Endpoint {
     is_orphaned: AtomicBool,
     /// Why the coordinator has gone, if it, or somebody, said.
     why_orphaned: OnceLock<String>,
+    /// Who reads or replaces the checkpoint of a task: its threads share a task, and slots a lock.
+    keeping: [Mutex<()>; 16],
     /// What `cursors` ring, where nobody else keeps it.
     _own_bell: Option<OwnedFd>,
 }
@@ -145,6 +148,7 @@ impl Endpoint {
             spins,
             is_orphaned: AtomicBool::new(false),
             why_orphaned: OnceLock::new(),
+            keeping: Default::default(),
             _own_bell: None,
         }
     }
@@ -311,12 +315,7 @@ impl Endpoint {
     }
 
     /// Finds room for `len` bytes and makes `field` refer to it.
-    fn place(
-        &self,
-        task: Owned,
-        len: usize,
-        field: &AtomicU64,
-    ) -> Result<Payload, SubmitError> {
+    fn place(&self, task: Owned, len: usize, field: &AtomicU64) -> Result<Payload, SubmitError> {
         if len <= INLINE {
             let payload = Payload::new(None, len as u32);
             field.store(payload.0, Relaxed);
@@ -336,6 +335,7 @@ impl Endpoint {
     }
 
     /// The next finished task that this participant submitted.
+    #[inline]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
         let taken = self.table().take(&self.cursors, self.name)?;
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
@@ -420,6 +420,7 @@ impl Endpoint {
     // ---- worker -----------------------------------------------------------------------------------------------------
 
     /// The next task of this lane.
+    #[inline]
     pub(crate) fn claim(&self, lane: LaneId) -> Result<Option<Claimed<'_>>, Corrupted> {
         let claimed = self.table().claim(&self.cursors, self.name, lane)?;
         Ok(claimed.map(|task| Claimed::new(self, task)))
@@ -598,7 +599,7 @@ impl Draft<'_> {
 
     /// As [`submit`](Self::submit), with this tag.
     pub(crate) fn submit_as(self, s: &Submission, tag: u64) -> Result<TaskId, Corrupted> {
-        let guard = std::mem::ManuallyDrop::new(self.guard);
+        let guard = ManuallyDrop::new(self.guard);
         let (endpoint, task) = (guard.endpoint, guard.task);
         endpoint.table().check_owned(endpoint.name, task)?;
         let d = endpoint.descriptor(task);
@@ -637,7 +638,6 @@ impl Draft<'_> {
 /// A task that this participant has claimed. Dropped, it is ended as given up.
 pub(crate) struct Claimed<'e> {
     running: Running<'e>,
-    open: bool,
 }
 
 /// A task while it runs: what others than its only writer may do with it.
@@ -645,8 +645,6 @@ pub(crate) struct Running<'e> {
     endpoint: &'e Endpoint,
     task: Owned,
     descriptor: &'e Descriptor,
-    /// Who reads or replaces the checkpoint.
-    keeping: Mutex<()>,
 }
 
 impl<'e> Deref for Claimed<'e> {
@@ -769,13 +767,19 @@ impl<'e> Running<'e> {
         }
     }
 
+    /// Who reads or replaces the checkpoint, while this lives.
+    fn keep(&self) -> MutexGuard<'e, ()> {
+        let locks = &self.endpoint.keeping;
+        locks[usize::from(self.task.index) % locks.len()].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps these bytes for the next attempt, in place of the former checkpoint, if this one does not come to an end. A
     /// death at any moment leaves the one or the other, whole.
     ///
     /// # Errors
     /// [`SubmitError`]: there is no room for them, and the former checkpoint stands.
     pub(crate) fn checkpoint(&self, bytes: &[u8]) -> Result<(), SubmitError> {
-        let _alone = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.keep();
         let Running { endpoint, task, .. } = *self;
         endpoint.check_len(bytes.len())?;
         endpoint.table().check_owned(endpoint.name, task)?;
@@ -799,7 +803,7 @@ impl<'e> Running<'e> {
     /// # Errors
     /// [`Corrupted`] if the payload is damaged.
     pub(crate) fn last_checkpoint(&self) -> Result<Option<Vec<u8>>, Corrupted> {
-        let _alone = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.keep();
         let Running { endpoint, task, .. } = *self;
         let Some(payload) = self.descriptor.last_checkpoint() else { return Ok(None) };
         if payload == Payload::default() {
@@ -819,9 +823,9 @@ impl<'e> Running<'e> {
 }
 
 impl<'e> Claimed<'e> {
+    #[inline]
     fn new(endpoint: &'e Endpoint, task: Owned) -> Claimed<'e> {
-        let descriptor = endpoint.descriptor(task);
-        Claimed { running: Running { endpoint, task, descriptor, keeping: Mutex::new(()) }, open: true }
+        Claimed { running: Running { endpoint, task, descriptor: endpoint.descriptor(task) } }
     }
 
     /// What writes its output, beside all else.
@@ -837,11 +841,12 @@ impl<'e> Claimed<'e> {
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
-    pub(crate) fn complete_reserved(mut self, status: u32) -> Result<u64, Corrupted> {
-        self.open = false;
-        let Running { endpoint, task, .. } = self.running;
+    #[inline]
+    pub(crate) fn complete_reserved(self, status: u32) -> Result<u64, Corrupted> {
+        let claimed = ManuallyDrop::new(self);
+        let Running { endpoint, task, .. } = claimed.running;
         endpoint.table().check_owned(endpoint.name, task)?;
-        self.finish(Outcome::Completed, status)
+        claimed.finish(Outcome::Completed, status)
     }
 
     /// CLAIMED → DONE, with `len` bytes of output that `fill` writes in place.
@@ -869,20 +874,17 @@ impl<'e> Claimed<'e> {
     }
 
     fn end(
-        mut self,
+        self,
         outcome: Outcome,
         status: u32,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
-        let written = {
-            let mut writer = self.writer();
-            writer.reserve(len).map(fill)
-        };
-        self.open = matches!(&written, Err(e) if !matches!(e, SubmitError::Corrupted(_)));
-        match written {
-            Ok(()) => self.finish(outcome, status).map(drop).map_err(|e| (e.into(), None)),
-            Err(e) => Err((e, self.open.then_some(self))),
+        let mut claimed = ManuallyDrop::new(self);
+        match claimed.writer().reserve(len).map(fill) {
+            Ok(()) => claimed.finish(outcome, status).map(drop).map_err(|e| (e.into(), None)),
+            Err(e @ SubmitError::Corrupted(_)) => Err((e, None)),
+            Err(e) => Err((e, Some(ManuallyDrop::into_inner(claimed)))),
         }
     }
 
@@ -903,29 +905,23 @@ impl<'e> Claimed<'e> {
     ///
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
-    pub(crate) fn give_back(mut self, again: Again) -> Result<Option<Claimed<'e>>, Corrupted> {
-        let endpoint = self.endpoint;
+    pub(crate) fn give_back(self, again: Again) -> Result<Option<Claimed<'e>>, Corrupted> {
         // Whatever comes of it, the task must not be completed by the drop of this guard: after an error it isn't ours.
-        self.open = false;
-        if endpoint.table().give_back(&endpoint.cursors, endpoint.name, self.task, again)? {
-            return Ok(None);
-        }
-        self.open = true;
-        Ok(Some(self))
+        let claimed = ManuallyDrop::new(self);
+        let endpoint = claimed.endpoint;
+        let is_given = endpoint.table().give_back(&endpoint.cursors, endpoint.name, claimed.task, again)?;
+        Ok((!is_given).then(|| ManuallyDrop::into_inner(claimed)))
     }
 }
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        if self.open {
-            self.open = false;
-            let (endpoint, table) = (self.endpoint, self.endpoint.table());
-            // Damage is reported by the next operation that meets it; here is nobody to tell.
-            let _ = table.check_owned(endpoint.name, self.task).and_then(|()| {
-                table.discard_output(self.task)?; // half of one, perhaps
-                self.finish(Outcome::Completed, STATUS_ABANDONED).map(drop)
-            });
-        }
+        let (endpoint, table) = (self.endpoint, self.endpoint.table());
+        // Damage is reported by the next operation that meets it; here is nobody to tell.
+        let _ = table.check_owned(endpoint.name, self.task).and_then(|()| {
+            table.discard_output(self.task)?; // half of one, perhaps
+            self.finish(Outcome::Completed, STATUS_ABANDONED).map(drop)
+        });
     }
 }
 
@@ -1022,14 +1018,14 @@ impl Finished<'_> {
     /// # Errors
     /// [`Corrupted`] if its word or a payload field is damaged.
     pub(crate) fn renew(self) -> Result<Spare, Corrupted> {
-        let guard = std::mem::ManuallyDrop::new(self.guard);
+        let guard = ManuallyDrop::new(self.guard);
         guard.endpoint.table().renew(guard.task).map(Spare)
     }
 
     /// The same for as long as it is wanted. `endpoint` is its own.
     pub(crate) fn share(self, endpoint: &Arc<Endpoint>) -> FinishedBy<Arc<Endpoint>> {
         debug_assert!(std::ptr::eq(self.guard.endpoint, &raw const **endpoint));
-        let guard = std::mem::ManuallyDrop::new(self.guard);
+        let guard = ManuallyDrop::new(self.guard);
         FinishedBy { guard: Guard { endpoint: endpoint.clone(), task: guard.task }, outcome: self.outcome }
     }
 }

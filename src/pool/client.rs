@@ -417,10 +417,21 @@ impl Client {
     /// by the result.
     pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Came>, Lost> {
         self.check_home()?;
-        if let Some(done) = self.shared.take_at_once(tag)? {
-            return Ok(Some(done));
+        match self.shared.at_once(tag, |done| done)? {
+            Some(done) => Ok(Some(done)),
+            None => self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag)),
         }
-        self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag))
+    }
+
+    /// Waits as [`wait`](Self::wait) does, without a time limit, and looks at the result, which is not kept.
+    #[inline]
+    pub(super) fn wait_with<R>(&self, tag: usize, task: TaskId, look: impl Fn(&Done) -> R) -> Result<R, Lost> {
+        self.check_home()?;
+        if let Some(found) = self.shared.at_once(tag, |done| look(&done))? {
+            return Ok(found);
+        }
+        let done = self.wait_for(&[(tag, task)], None, |inbox| inbox.take(tag))?;
+        Ok(look(&*done.unwrap_or_else(|| unreachable!("there is no time limit"))))
     }
 
     /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
@@ -756,14 +767,17 @@ impl Shared {
         }
     }
 
-    /// What this ticket is for, if it has come. What has come before it is filed on the way.
-    fn take_at_once(&self, tag: usize) -> Result<Option<Came>, Lost> {
+    /// `look` at what this ticket is for, if it is the next to come, or what came before it can be filed and it comes then.
+    /// `None`: look into the inbox.
+    #[inline]
+    fn at_once<R>(&self, tag: usize, look: impl FnOnce(Came) -> R) -> Result<Option<R>, Lost> {
         let mut inbox = self.lock();
         if let Some(done) = inbox.take(tag) {
-            return Ok(Some(done));
+            drop(inbox);
+            return Ok(Some(look(done)));
         }
         // Others who wait are to be told what has come.
-        if inbox.has_leader || inbox.waiting > 0 || inbox.futures > 0 || !inbox.for_room.is_empty() {
+        if inbox.slots.get(tag).is_none_or(|slot| slot.handles > 1) || inbox.has_company() {
             return Ok(None);
         }
         let found = self.find(&mut inbox, tag);
@@ -771,21 +785,22 @@ impl Shared {
             // What is damaged may have been another's, who looks for it later.
             inbox.end((*e).into());
         }
-        Ok(found?)
+        drop(inbox);
+        Ok(found?.map(|done| look(Came(Way::AtOnce(done)))))
     }
 
-    fn find(&self, inbox: &mut Inbox, tag: usize) -> Result<Option<Came>, Corrupted> {
+    #[inline]
+    fn find(&self, inbox: &mut Inbox, tag: usize) -> Result<Option<Done>, Corrupted> {
         while let Some(finished) = self.endpoint.take()? {
             self.has_come_back(1);
-            let tag_of = finished.tag() as usize;
-            if tag_of == tag && inbox.slots.get(tag).is_some_and(|slot| slot.handles == 1) {
+            if finished.tag() as usize == tag {
                 let done = self.done(inbox, finished)?;
                 inbox.slots.remove(tag);
-                return Ok(Some(Came(Way::AtOnce(done))));
+                return Ok(Some(done));
             }
             self.put(inbox, finished)?;
         }
-        Ok(inbox.take(tag))
+        Ok(None)
     }
 
     /// Files all that has come. True: something had.
@@ -1097,6 +1112,11 @@ impl Inbox {
                 woken.append(wakers);
             }
         }
+    }
+
+    /// Does anybody wait beside the thread that looks?
+    fn has_company(&self) -> bool {
+        self.has_leader || self.waiting > 0 || self.futures > 0 || !self.for_room.is_empty()
     }
 
     /// A handle's result isn't wanted any more.

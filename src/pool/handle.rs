@@ -270,8 +270,10 @@ impl<O: Wire> Handle<O> {
     /// assert_eq!(handle.wait()?, 144);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn wait(self) -> Result<O::Owned, TaskError> {
-        result::<O>(&*self.done()?)
+    pub fn wait(mut self) -> Result<O::Owned, TaskError> {
+        let waited = self.client.wait_with(self.tag, self.task, result::<O>);
+        self.is_over = waited.is_ok(); // as in `done`
+        waited.map_err(|lost| self.client.why(lost))?
     }
 
     /// As [`wait`](Self::wait), with what else is known of how the task went.

@@ -166,7 +166,15 @@ pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
         let core = WORKER.get()?.upgrade()?;
         // A place of its own, for as many as there may be at once, and beyond the slots.
         let slot = GUESTS.fetch_add(1, Relaxed) | 1 << 15;
-        Some(Current { core, slot, depth: OTHERS + 1, task: None, is_alone: false, is_guest: true, ended: Cell::default() })
+        Some(Current {
+            core,
+            slot,
+            depth: OTHERS + 1,
+            task: None,
+            is_alone: false,
+            is_guest: true,
+            ended: Cell::default(),
+        })
     };
     let current = CURRENT.with_borrow(|current| current.clone()).or_else(guest);
     current.filter(|current| Arc::ptr_eq(&current.core.endpoint, endpoint))

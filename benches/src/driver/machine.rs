@@ -39,7 +39,8 @@ impl Machine {
         Machine {
             cpu: if has("hypervisor") { format!("{cpu}, in a virtual machine") } else { cpu },
             cpus: thread::available_parallelism().map_or(1, usize::from),
-            kernel: said("uname", &["-sr"]),
+            // What stands behind a dash is the distributor's.
+            kernel: said("uname", &["-sr"]).split('-').next().unwrap_or_default().to_owned(),
             date: said("date", &["-u", "+%Y-%m-%d"]),
             commit: said("git", &["-C", &benches.to_string_lossy(), "describe", "--always", "--dirty"]),
             versions: versions(benches),

@@ -19,7 +19,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[command(name = "benches/run")]
 struct Args {
     /// How often each peer runs at each case; up to 3 are a short run, with fewer and smaller cases.
-    #[arg(default_value = "11")]
+    #[arg(default_value = "7")]
     turns: NonZero<usize>,
     /// Only these cases, by letter: a b c d e f, and l for lanes.
     #[arg(long, value_delimiter = ',')]
@@ -71,8 +71,10 @@ fn write(results: &Results, docs: &std::path::Path, benches: &std::path::Path) -
     fs::create_dir_all(&plots)?;
     let drawn = plots::draw(results, &plots)?;
     let page = docs.join("benchmarks.md");
-    let temporal = fs::read_to_string(benches.join("temporal.md"))?;
-    fs::write(&page, render::page(results, &drawn, &temporal)?)?;
+    let [missed, temporal] =
+        ["missed.md", "temporal.md"].map(|name| fs::read_to_string(benches.join("text").join(name)));
+    // While nothing is missed there is nothing to say.
+    fs::write(&page, render::page(results, &drawn, &missed.unwrap_or_default(), &temporal?)?)?;
     print!("{}", render::tables(results));
     eprintln!("page: {}", page.display());
     Ok(())

@@ -6,11 +6,9 @@ use crate::{
 };
 use plotters::{
     coord::Shift,
-    prelude::{
-        ChartBuilder, DrawingArea, IntoDrawingArea, IntoLogRange, LineSeries, PathElement, SVGBackend,
-        SeriesLabelPosition,
-    },
-    style::{BLACK, Color, Palette, Palette99, RED, ShapeStyle, WHITE},
+    element::{PathElement, Text},
+    prelude::{ChartBuilder, DrawingArea, IntoDrawingArea, IntoLogRange, LineSeries, SVGBackend},
+    style::{BLACK, Color, HSLColor, RED, ShapeStyle, WHITE},
 };
 use shmworker_benches::Unit;
 use std::path::Path;
@@ -131,7 +129,8 @@ fn draw_on(
     };
     let unit = lines[0].0.unit.unwrap_or(Unit::Ns);
     let is_share = y_axis.starts_with("trips");
-    let mut chart = ChartBuilder::on(area)
+    let (left, legend) = area.split_horizontally(800);
+    let mut chart = ChartBuilder::on(&left)
         .caption(title, ("sans-serif", 20))
         .margin(10)
         .x_label_area_size(45)
@@ -153,21 +152,16 @@ fn draw_on(
         // Ours, and the limit, are to be found at once.
         let style: ShapeStyle = match row.peer.as_str() {
             "pool" => RED.stroke_width(3),
-            "raw" | "futex" => BLACK.stroke_width(2),
-            _ => Palette99::pick(i).stroke_width(1),
+            "raw" | "futex" => BLACK.stroke_width(3),
+            // From yellow over green and blue to purple, neighbours far apart (by the golden ratio): all but the red of ours.
+            _ => HSLColor(0.12 + 0.75 * (i as f64 * 0.618).fract(), 0.8, 0.42).stroke_width(1),
         };
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), style))
-            .map_err(|e| e.to_string())?
-            .label(row.title().replace(['*', '`'], ""))
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 15, y)], style));
+        chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(|e| e.to_string())?;
+        let y = 50 + 22 * i as i32;
+        legend.draw(&PathElement::new([(0, y), (25, y)], style)).map_err(|e| e.to_string())?;
+        let name = row.title().replace(['*', '`'], "");
+        let name = name.split(", ").next().unwrap_or_default().to_owned();
+        legend.draw(&Text::new(name, (32, y - 6), ("sans-serif", 13))).map_err(|e| e.to_string())?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .draw()
-        .map_err(|e| e.to_string())?;
     Ok(())
 }

@@ -36,7 +36,8 @@ const SECTIONS: &[(&str, &str, &str)] = &[
     ("f", "(f) Recovery", "The worker that runs a task is killed; the clock stops in the task's next attempt."),
 ];
 
-pub(crate) fn page(results: &Results, plots: &[Plot], temporal: &str) -> Result<String, std::fmt::Error> {
+/// `missed` says where the time goes that is missed, `temporal` is of another kind: both are written by hand.
+pub(crate) fn page(results: &Results, plots: &[Plot], missed: &str, temporal: &str) -> Result<String, std::fmt::Error> {
     let mut page = String::new();
     let machine = &results.machine;
     let load = |q| Digits(quantile(machine.load.iter().copied(), q));
@@ -65,6 +66,7 @@ pub(crate) fn page(results: &Results, plots: &[Plot], temporal: &str) -> Result<
         machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", "),
     )?;
     page += &tables_of_targets(results)?;
+    write!(page, "\n{missed}")?;
     for (letter, heading, text) in SECTIONS {
         if results.section(letter).next().is_some() {
             writeln!(page, "\n## {heading}\n\n{text}\n")?;
@@ -95,18 +97,14 @@ fn tables_of_targets(results: &Results) -> Result<String, std::fmt::Error> {
             Bound::AtLeast(bound) => ("at least", bound),
         };
         let bound = if bound.is_finite() { format!("{word} {}", target.show(bound)) } else { String::new() };
-        let verdict = match target.is_reached() {
-            None => "not measured",
-            Some(true) => "reached",
-            Some(false) => "**missed**",
-        };
         let or_none = |value: Option<f64>| value.map_or_else(String::new, |v| target.show(v));
         let (case, what) = (target.case, &target.what);
         writeln!(
             table,
-            "| {case} | {what} | {bound} | {} | {} | {verdict} |",
+            "| {case} | {what} | {bound} | {} | {} | {} |",
             or_none(target.aim),
-            or_none(target.is)
+            or_none(target.is),
+            target.verdict()
         )?;
     }
     Ok(table)

@@ -20,6 +20,7 @@ pub(crate) struct Target {
 
 #[derive(Clone, Copy)]
 pub(crate) enum Bound {
+    /// Infinite: there is only something to aim for.
     AtMost(f64),
     AtLeast(f64),
 }
@@ -29,11 +30,16 @@ impl Target {
         self.unit.map_or_else(|| Digits(value).to_string(), |unit| unit.show(value))
     }
 
-    pub(crate) fn is_reached(&self) -> Option<bool> {
-        Some(match self.bound {
-            Bound::AtMost(most) => self.is? <= most,
-            Bound::AtLeast(least) => self.is? >= least,
-        })
+    pub(crate) fn verdict(&self) -> &'static str {
+        let Some(is) = self.is else { return "not measured" };
+        let holds = |bound: f64| if matches!(self.bound, Bound::AtMost(_)) { is <= bound } else { is >= bound };
+        let (Bound::AtMost(bound) | Bound::AtLeast(bound)) = self.bound;
+        match (holds(bound), self.aim.map(holds)) {
+            (false, _) => "**missed**",
+            (true, Some(true)) => "reached, the aim too",
+            (true, _) if bound.is_finite() => "reached",
+            (true, _) => "aim missed",
+        }
     }
 }
 

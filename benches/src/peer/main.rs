@@ -1,11 +1,17 @@
 //! One run of one peer at one case: `peer PEER CASE [KEY=VALUE ...]` prints a [`Report`].
 
 mod case;
+mod futex;
+mod iceoryx;
+mod kernel;
 mod measure;
 mod pair;
 mod pool;
 mod queue;
 mod raw;
+mod rayon;
+mod redis;
+mod ring;
 mod stage;
 
 use case::Case;
@@ -40,8 +46,21 @@ fn run() -> Result<Report> {
     let figures = match peer.as_str() {
         "raw" => raw::run(&case),
         "raw_line" => raw::run_line(&case),
+        "read" => raw::run_read(&case),
+        "futex" => futex::run(&case),
+        "lane" => ring::run_lane(&case),
+        "vyukov" => ring::run_vyukov(&case),
+        "array_queue" if matches!(case, Case::Lane { .. }) => ring::run_array_queue(&case),
         "array_queue" => measure::link::<queue::ArrayQueues>(&case),
         "crossbeam_channel" => measure::link::<queue::Channels>(&case),
+        "rayon" => rayon::run(&case),
+        "iceoryx2_pubsub" => measure::link::<iceoryx::Topics>(&case),
+        "iceoryx2_request" => measure::link::<iceoryx::Requests>(&case),
+        "ipc_channel" => measure::link::<kernel::IpcChannels>(&case),
+        "unix_socket" => measure::link::<kernel::Sockets>(&case),
+        "pipe" => measure::link::<kernel::Pipes>(&case),
+        "redis" => measure::link::<redis::Lists>(&case),
+        "raw_sync" => kernel::run_events(&case),
         "pool" => pool::run(&case),
         "pair" => pair::run(&case),
         _ => return Err(format!("no peer is named {peer:?}").into()),

@@ -40,24 +40,51 @@ pub(crate) trait Link: Sized + Sync + 'static {
     const LARGEST: usize = usize::MAX;
     /// Who waits never sleeps: with one worker each side needs a CPU of its own, which the scheduler may not give it by itself.
     const SPINS: bool = false;
-    /// Its far ends are threads of this process, which take from one link together.
+    /// Its far ends are threads of this process.
     const ARE_THREADS: bool = false;
+    /// Its far ends take from one link together; otherwise each has one of its own.
+    const IS_SHARED: bool = Self::ARE_THREADS;
+    /// It has [`End::send_in_place`].
+    const IS_IN_PLACE: bool = false;
 
     /// `Err`: it is not installed, or the system refused. `largest`: bytes of a message.
     fn new(wait: Wait, largest: usize) -> Result<Self>;
     fn end(&'static self, side: Side) -> Result<Self::End>;
+
+    /// Once its ends are gone: removes what they leave.
+    fn clear(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 pub(crate) trait End {
     fn send(&mut self, bytes: &[u8]) -> Result<()>;
     /// Waits for the next message.
     fn receive<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Result<R>;
+
+    /// Sends so many words, which `write` finds in shared memory: whatever lay there.
+    fn send_in_place(&mut self, _words: usize, _write: impl FnOnce(&mut [u64])) -> Result<()> {
+        Err("this peer has no memory to write to in place".into())
+    }
 }
 
 /// A link and those at its far end.
 struct Crew<L: Link> {
+    links: Vec<&'static L>,
     near: Vec<L::End>,
     partners: Vec<Partner>,
+}
+
+impl<L: Link> Drop for Crew<L> {
+    fn drop(&mut self) {
+        self.partners.clear();
+        self.near.clear();
+        for link in &self.links {
+            if let Err(e) = link.clear() {
+                eprintln!("warning: {e}");
+            }
+        }
+    }
 }
 
 impl<L: Link> Crew<L> {
@@ -70,7 +97,7 @@ impl<L: Link> Crew<L> {
         };
         let (mut links, mut partners) = (Vec::new(), Vec::new());
         for i in 0..workers {
-            if i == 0 || !L::ARE_THREADS {
+            if i == 0 || !L::IS_SHARED {
                 // For as long as this process lives, which is as long as one run.
                 links.push(&*Box::leak(Box::new(L::new(wait, largest)?)));
             }
@@ -81,8 +108,8 @@ impl<L: Link> Crew<L> {
                 Partner::fork(|| far(link))
             }?);
         }
-        let near = links.into_iter().map(|link| link.end(Side::Near)).collect::<Result<_>>()?;
-        Ok(Crew { near, partners })
+        let near = links.iter().map(|link| link.end(Side::Near)).collect::<Result<_>>()?;
+        Ok(Crew { links, near, partners })
     }
 }
 
@@ -150,11 +177,11 @@ pub(crate) fn link<L: Link>(case: &Case) -> Result<Figures> {
             let cpus = if L::SPINS && workers == 1 { Some(Cpus::of(Placement::TwoCores)?) } else { None };
             let wait = Wait::among(workers + 1);
             let there = cpus.map(|c| c.there);
-            let crew = Crew::<L>::new(workers, wait, size_of::<Message>(), there, Answer::Echo)?;
+            let mut crew = Crew::<L>::new(workers, wait, size_of::<Message>(), there, Answer::Echo)?;
             cpus.map_or(Ok(()), |c| pin(c.here))?;
             let most = outstanding.min(L::WINDOW * crew.near.len());
             // Round and round: with one link there is one end, which all take from.
-            let near: Vec<_> = crew.near.into_iter().map(RefCell::new).collect();
+            let near: Vec<_> = crew.near.iter_mut().map(RefCell::new).collect();
             let end = |turn: &Cell<usize>| &near[turn.replace((turn.get() + 1) % near.len())];
             let (sent, received) = (Cell::new(0), Cell::new(0));
             window(
@@ -164,16 +191,29 @@ pub(crate) fn link<L: Link>(case: &Case) -> Result<Figures> {
                 || end(&received).borrow_mut().receive(|bytes| message(bytes)[7]),
             )
         }
-        Case::Payload { bytes, mode: Mode::Copied, n } if bytes <= L::LARGEST => {
-            let mut crew = Crew::<L>::new(1, Wait::Spin, bytes, None, Answer::Digest)?;
+        Case::Payload { bytes, mode, n } if bytes <= L::LARGEST && (mode == Mode::Copied || L::IS_IN_PLACE) => {
+            let cpus = if L::SPINS { Some(Cpus::of(Placement::TwoCores)?) } else { None };
+            let mut crew = Crew::<L>::new(1, Wait::Spin, bytes, cpus.map(|c| c.there), Answer::Digest)?;
             let end = &mut crew.near[0];
-            copied(bytes, n, |payload| {
-                end.send(payload)?;
+            cpus.map_or(Ok(()), |c| pin(c.here))?;
+            if mode == Mode::Copied {
+                return copied(bytes, n, |payload| {
+                    end.send(payload)?;
+                    end.receive(message)
+                });
+            }
+            in_place(bytes, mode, n, |write| {
+                end.send_in_place(bytes / 8, write)?;
                 end.receive(message)
             })
         }
         _ => Ok(None),
     }
+}
+
+/// What a map over so many integers adds up to.
+pub(crate) fn sum_of_squares(items: u64) -> u64 {
+    (0..items).fold(0, |sum, x| sum.wrapping_add(x.wrapping_mul(x)))
 }
 
 /// One task there and back, again and again. One value per batch, or per trip.
@@ -297,19 +337,20 @@ pub(crate) fn in_place(
 
 /// Times what `exchange` does; it says whether the digest was right.
 pub(crate) fn exchanges(n: u64, mut exchange: impl FnMut(u64) -> Result<bool>) -> Result<Figures> {
-    let (start, mut values) = (Instant::now(), Vec::new());
-    let warm = (n / 10).max(3);
-    for x in 0..warm + n {
+    let mut time = |x| -> Result<f64> {
         let begun = Instant::now();
-        if !exchange(x)? {
-            return Err("the digest is not that of the payload".into());
-        }
-        if x >= warm {
-            values.push(begun.elapsed().as_nanos() as f64);
-        }
-        if start.elapsed() > LIMIT && values.len() > 3 {
-            break;
-        }
+        let is_right = exchange(x)?;
+        let took = begun.elapsed().as_nanos() as f64;
+        if is_right { Ok(took) } else { Err("the digest is not that of the payload".into()) }
+    };
+    let (start, mut warm) = (Instant::now(), 0);
+    while warm < 3 || start.elapsed() < WARM_UP {
+        time(warm)?;
+        warm += 1;
+    }
+    let (start, mut values) = (Instant::now(), Vec::new());
+    while (values.len() as u64) < n && (values.len() < 3 || start.elapsed() < LIMIT) {
+        values.push(time(values.len() as u64)?);
     }
     Ok(Some((Unit::Ns, values)))
 }

@@ -106,7 +106,10 @@ fn payload(bytes: usize, mode: Mode, n: u64) -> Result<Figures> {
     let digest = tasks.in_place::<Pods<u64>, Bytes>("digest", |_, words, mut output| {
         output.write(bytes_of(&Answer::Digest.of(bytemuck::cast_slice(words))))
     });
+    let cpus = Cpus::of(Placement::TwoCores)?;
+    tasks.on_start(move || Ok(pin(cpus.there)?));
     let pool = Pool::builder().workers(1).fork(tasks)?;
+    pin(cpus.here)?;
     match mode {
         Mode::Copied => measure::copied(bytes, n, |payload| wait(pool.submit(digest, bytemuck::cast_slice(payload))?)),
         Mode::InPlace | Mode::Built => measure::in_place(bytes, mode, n, |write| {
@@ -128,7 +131,7 @@ fn map(items: u64, chunked: bool, workers: usize) -> Result<Figures> {
     let begun = Instant::now();
     let sum = all(items)?;
     let took = begun.elapsed().as_secs_f64();
-    if sum != (0..items).fold(0u64, |sum, x| sum.wrapping_add(x.wrapping_mul(x))) {
+    if sum != measure::sum_of_squares(items) {
         return Err("the sum of the squares is wrong".into());
     }
     Ok(Some((Unit::PerS, vec![items as f64 / took])))
@@ -260,6 +263,7 @@ fn respawn(n: u64) -> Result<Figures> {
     let (_, mut worker) = pool.submit(look, &())?.wait()?;
     let mut values = Vec::new();
     for _ in 0..n {
+        await_sleep(worker)?;
         let killed = kill_now(worker)?;
         let (ready, new) = pool.submit_with(look, &(), &TaskOptions::new().attempts(2))?.wait()?;
         if new != worker {

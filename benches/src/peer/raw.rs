@@ -107,9 +107,11 @@ fn payload(bytes: usize, mode: Mode, n: u64) -> Result<Figures> {
     // SAFETY: an atomic.
     let memory: &[AtomicU64] = unsafe { shared(bytes / 8) }?;
     let place = memory.as_ptr().cast_mut().cast::<u64>();
+    let cpus = Cpus::of(Placement::TwoCores)?;
     let _partner = {
         let raw = &*raw;
         Partner::fork(move || {
+            pin(cpus.there)?;
             let mut end = raw.end(Side::Far)?;
             loop {
                 end.receive(|_| ())?;
@@ -119,6 +121,7 @@ fn payload(bytes: usize, mode: Mode, n: u64) -> Result<Figures> {
             }
         })?
     };
+    pin(cpus.here)?;
     let mut end = raw.end(Side::Near)?;
     // SAFETY: as above, from the other side: this side writes only between an answer and its next message.
     let words = unsafe { std::slice::from_raw_parts_mut(place, bytes / 8) };
@@ -133,4 +136,14 @@ fn payload(bytes: usize, mode: Mode, n: u64) -> Result<Figures> {
         }
         Mode::InPlace | Mode::Built => measure::in_place(bytes, mode, n, |write| exchange(write)),
     }
+}
+
+/// Reading a payload once, in the process that has it.
+pub(crate) fn run_read(case: &Case) -> Result<Figures> {
+    let Case::Payload { bytes, mode: Mode::InPlace, n } = *case else { return Ok(None) };
+    let mut words = vec![0; bytes / 8];
+    measure::in_place(bytes, Mode::InPlace, n, |write| {
+        write(&mut words);
+        Ok(Answer::Digest.of(bytemuck::cast_slice(&words)))
+    })
 }
