@@ -363,7 +363,7 @@ impl Table<'_> {
         self.tidy_checkpoints(task)?;
         // It may have died between its claim and its own store of this. (Not otherwise: what a dead coordinator had adopted
         // was another's.)
-        if d.run_of(word).is_none() {
+        if d.run_of(word).is_none() && !mutant("no-sign") {
             d.sign(word, dead);
         }
         d.exit.store(death.exit, Relaxed);

@@ -555,7 +555,7 @@ impl<'s> Table<'s> {
     /// As [`release`](Self::release).
     pub(crate) fn renew(&self, task: Owned) -> Result<Owned, Corrupted> {
         let had_blocks = self.free_blocks(task)?;
-        let next = task.word.reborn(task.word.who());
+        let next = if mutant("no-renewal") { task.word } else { task.word.reborn(task.word.who()) };
         // AcqRel: what it was and what it becomes are both its owner's, but a recovery may take it from here.
         self.exchange(task.index, task.word, next, AcqRel).map_err(|w| moved(task.index, w))?;
         self.reset(task.index);
@@ -869,7 +869,9 @@ impl<'s> Table<'s> {
         let phase = if delay == 0 { Phase::Ready } else { Phase::Delayed };
         let d = &self.descriptors[task.index as usize];
         d.not_before.store(if delay == 0 { 0 } else { self.now().saturating_add(delay) }, Relaxed);
-        d.run.withdraw();
+        if !mutant("no-withdrawal") {
+            d.run.withdraw();
+        }
         if is_same { task.word.to(phase, submitter.id()) } else { task.word.again(phase, submitter.id()) }
     }
 

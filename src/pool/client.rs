@@ -479,8 +479,7 @@ impl Client {
         let mut inbox = shared.lock();
         // Registered first, then looked: room that came in between wakes nobody.
         inbox.for_room.push((context.waker().clone(), len));
-        let has_moved =
-            shared.file(&mut inbox) | shared.move_out(&mut inbox) | shared.give_up_spares(&mut inbox);
+        let has_moved = shared.file(&mut inbox) | shared.move_out(&mut inbox) | shared.give_up_spares(&mut inbox);
         let may_succeed = has_moved || inbox.over.is_some() || shared.may_have_room(len);
         if may_succeed || !self.has_helper() {
             let (waker, _) = inbox.for_room.pop().unzip();
