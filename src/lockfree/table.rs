@@ -919,13 +919,13 @@ impl<'s> Table<'s> {
         wanted: impl Fn(Task, &Descriptor) -> bool,
         to: impl Fn(Task) -> Task,
     ) -> Option<(u16, Task, Task)> {
-        if let Some(next) = lane.behind(entry)
-            && let Some(d) = self.descriptors.get(usize::from(next.index))
-        {
-            ahead(d);
-        }
         let index = entry.hint.index;
         let d = self.descriptors.get(usize::from(index))?;
+        match lane.behind(entry) {
+            Some(next) => self.descriptors.get(usize::from(next.index)).map_or((), ahead),
+            // All of its lines at once, rather than one after another.
+            None => ahead(d),
+        }
         let word = self.load(index);
         if !entry.hint.names(word) || !wanted(word, d) {
             return None;
