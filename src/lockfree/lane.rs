@@ -262,8 +262,13 @@ impl<'s> Lane<'s> {
     /// The hint some places behind `entry`, if one is there by now: for who prepares for it.
     #[inline]
     pub(crate) fn behind(&self, entry: &Entry) -> Option<Hint> {
-        // Relaxed: nothing is concluded from it.
-        let slot = Slot(self.slot(entry.position.wrapping_add(AHEAD)).load(Relaxed));
+        let position = entry.position.wrapping_add(AHEAD);
+        // Relaxed, here and below: nothing is concluded from it. By the cursor first, which is published now and then: whoever
+        // looks at a slot that is not filled yet is in the way of who fills it.
+        if !is_past(self.control.tail.0.load(Relaxed), position) {
+            return None;
+        }
+        let slot = Slot(self.slot(position).load(Relaxed));
         slot.is_full().then(|| slot.hint())
     }
 
