@@ -335,7 +335,7 @@ impl Endpoint {
     }
 
     /// The next finished task that this participant submitted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
         let taken = self.table().take(&self.cursors, self.name)?;
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
@@ -420,7 +420,7 @@ impl Endpoint {
     // ---- worker -----------------------------------------------------------------------------------------------------
 
     /// The next task of this lane.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn claim(&self, lane: LaneId) -> Result<Option<Claimed<'_>>, Corrupted> {
         let claimed = self.table().claim(&self.cursors, self.name, lane)?;
         Ok(claimed.map(|task| Claimed::new(self, task)))
@@ -443,7 +443,7 @@ impl Endpoint {
     }
 
     /// The next task for a worker of `queues`, its own lane first, if there is one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn look(&self, queues: &[LaneId]) -> Result<Option<Claimed<'_>>, Corrupted> {
         for &lane in [self.private()].iter().chain(queues) {
             if let Some(task) = self.claim(lane)? {
@@ -874,14 +874,15 @@ impl<'e> Claimed<'e> {
     }
 
     fn end(
-        self,
+        mut self,
         outcome: Outcome,
         status: u32,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
-        let mut claimed = ManuallyDrop::new(self);
-        match claimed.writer().reserve(len).map(fill) {
+        let written = self.writer().reserve(len).map(fill); // if that panics, the task is given up
+        let claimed = ManuallyDrop::new(self);
+        match written {
             Ok(()) => claimed.finish(outcome, status).map(drop).map_err(|e| (e.into(), None)),
             Err(e @ SubmitError::Corrupted(_)) => Err((e, None)),
             Err(e) => Err((e, Some(ManuallyDrop::into_inner(claimed)))),
@@ -1050,6 +1051,11 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
 
     pub(crate) fn status(&self) -> u32 {
         self.run().map_or(STATUS_OK, |run| run.status.load(Relaxed))
+    }
+
+    /// Did its worker complete it with success?
+    pub(crate) fn went_well(&self) -> bool {
+        self.outcome == Outcome::Completed && self.status() == STATUS_OK
     }
 
     /// Who claimed it last; `None` if nobody ever did.

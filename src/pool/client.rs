@@ -30,7 +30,7 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::{
-        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, STATUS_OK, Spare, Submission, SubmitError, Times,
+        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, Spare, Submission, SubmitError, Times,
     },
     lockfree::{
         descriptor::INLINE,
@@ -106,6 +106,9 @@ enum Output {
 /// Bytes of a result that is kept without an allocation of its own.
 const SMALL: usize = 64;
 
+/// Room for the copy of a small result, good for plain values of any alignment.
+pub(super) type Copied = [u128; INLINE / size_of::<u128>()];
+
 /// A result that lies in the segment.
 struct InPlace {
     /// `None` only while it is dropped.
@@ -162,17 +165,9 @@ impl Done {
 }
 
 /// A result that has been filed: for one handle, or for several.
-enum Filed {
+pub(super) enum Filed {
     One(Box<Done>),
     Shared(Arc<Done>),
-}
-
-/// A result that somebody has waited for.
-pub(super) struct Came(Way);
-
-enum Way {
-    AtOnce(Done),
-    Filed(Filed),
 }
 
 impl Deref for Filed {
@@ -182,17 +177,6 @@ impl Deref for Filed {
         match self {
             Filed::One(done) => done,
             Filed::Shared(done) => done,
-        }
-    }
-}
-
-impl Deref for Came {
-    type Target = Done;
-
-    fn deref(&self) -> &Done {
-        match &self.0 {
-            Way::AtOnce(done) => done,
-            Way::Filed(done) => done,
         }
     }
 }
@@ -224,6 +208,8 @@ pub(super) struct Inbox {
     slots: Slab<Slot>,
     /// RESERVED, for the next submissions.
     spares: Vec<Spare>,
+    /// How many submissions there were.
+    submitted: usize,
     /// Where the task of a key is, or was: its slot says.
     keys: HashMap<Arc<str>, usize>,
     /// Bytes in private results.
@@ -415,27 +401,19 @@ impl Client {
 
     /// Waits until the task of this ticket has come back, or nothing will, or the time is over (`None`). The ticket is used up
     /// by the result.
-    pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Came>, Lost> {
+    pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Filed>, Lost> {
         self.check_home()?;
-        match self.shared.at_once(tag, |done| done)? {
-            Some(done) => Ok(Some(done)),
-            None => self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag)),
-        }
+        self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag))
     }
 
-    /// Waits as [`wait`](Self::wait) does, without a time limit, and looks at the result, which is not kept.
-    #[inline]
-    pub(super) fn wait_with<R>(&self, tag: usize, task: TaskId, look: impl Fn(&Done) -> R) -> Result<R, Lost> {
+    /// Copies the result of this ticket, if it is there already, small, and went well: its length. Then the ticket is used up.
+    pub(super) fn at_once(&self, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Lost> {
         self.check_home()?;
-        if let Some(found) = self.shared.at_once(tag, |done| look(&done))? {
-            return Ok(found);
-        }
-        let done = self.wait_for(&[(tag, task)], None, |inbox| inbox.take(tag))?;
-        Ok(look(&*done.unwrap_or_else(|| unreachable!("there is no time limit"))))
+        self.shared.at_once(tag, copy)
     }
 
     /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
-    pub(super) fn wait_any(&self, tickets: &[(usize, TaskId)]) -> Result<(usize, Came), Lost> {
+    pub(super) fn wait_any(&self, tickets: &[(usize, TaskId)]) -> Result<(usize, Filed), Lost> {
         let look =
             |inbox: &mut Inbox| tickets.iter().enumerate().find_map(|(i, &(tag, _))| Some((i, inbox.take(tag)?)));
         self.wait_for(tickets, None, look).map(|found| found.unwrap_or_else(|| unreachable!("there is no time limit")))
@@ -455,7 +433,7 @@ impl Client {
     }
 
     /// As [`wait`](Self::wait), for a future.
-    pub(super) fn poll(&self, tag: usize, task: TaskId, context: &mut Context<'_>) -> Poll<Result<Came, Lost>> {
+    pub(super) fn poll(&self, tag: usize, task: TaskId, context: &mut Context<'_>) -> Poll<Result<Filed, Lost>> {
         self.check_home()?;
         if worker::of(&self.shared.endpoint).is_some() {
             // If this thread went to sleep, nobody might be left who could run the task.
@@ -577,7 +555,7 @@ impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut inbox = self.shared.lock();
         // Who has joined meanwhile waits in vain, and is told of the damage.
-        if inbox.slots[self.tag].handles == 1 {
+        if inbox.slots.get(self.tag).is_some_and(|slot| slot.handles == 1) {
             inbox.slots.remove(self.tag);
         }
         self.shared.has_come_back(1);
@@ -630,9 +608,9 @@ impl Shared {
         if is_refused() {
             return Err(PoolError::Draining);
         }
-        let outstanding = self.outstanding.load(Relaxed);
+        inbox.submitted += 1;
         // Before the lane of what has come overflows: that would cost a look at all descriptors.
-        if outstanding % FILE_EVERY == FILE_EVERY - 1 {
+        if inbox.submitted.is_multiple_of(FILE_EVERY) && self.outstanding.load(Relaxed) >= self.most() / 2 {
             self.file(&mut inbox);
         }
         if let Some(key) = &key
@@ -766,40 +744,57 @@ impl Shared {
         }
     }
 
-    /// `look` at what this ticket is for, if it is the next to come, or what came before it can be filed and it comes then.
-    /// `None`: look into the inbox.
+    /// Copies the result of this ticket if it is small, went well, and is the next to come, but for some that are filed on the
+    /// way: its length. `None`: look into the inbox.
     #[inline]
-    fn at_once<R>(&self, tag: usize, look: impl FnOnce(Came) -> R) -> Result<Option<R>, Lost> {
+    fn at_once(&self, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Lost> {
         let mut inbox = self.lock();
-        if let Some(done) = inbox.take(tag) {
-            drop(inbox);
-            return Ok(Some(look(done)));
-        }
+        let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
         // Others who wait are to be told what has come.
-        if inbox.slots.get(tag).is_none_or(|slot| slot.handles > 1) || inbox.has_company() {
+        if !inbox.slots.get(tag).is_some_and(is_waited_for) || inbox.has_company() {
             return Ok(None);
         }
-        let found = self.find(&mut inbox, tag);
+        let found = self.find(&mut inbox, tag, copy);
         if let (Err(e), None) = (&found, inbox.over) {
             // What is damaged may have been another's, who looks for it later.
             inbox.end((*e).into());
         }
-        drop(inbox);
-        Ok(found?.map(|done| look(Came(Way::AtOnce(done)))))
+        Ok(found?)
     }
 
     #[inline]
-    fn find(&self, inbox: &mut Inbox, tag: usize) -> Result<Option<Done>, Corrupted> {
+    fn find(&self, inbox: &mut Inbox, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Corrupted> {
         while let Some(finished) = self.endpoint.take()? {
             self.has_come_back(1);
-            if finished.tag() as usize == tag {
-                let done = self.done(inbox, finished)?;
-                inbox.slots.remove(tag);
-                return Ok(Some(done));
+            if finished.tag() as usize != tag || !finished.went_well() {
+                self.put(inbox, finished)?;
+                continue;
             }
-            self.put(inbox, finished)?;
+            let bytes = finished.output()?;
+            let len = bytes.len();
+            let Some(place) = bytemuck::cast_slice_mut::<_, u8>(copy).get_mut(..len) else {
+                self.put(inbox, finished)?;
+                return Ok(None);
+            };
+            place.copy_from_slice(bytes);
+            self.keep(inbox, finished)?;
+            inbox.slots.remove(tag);
+            return Ok(Some(len));
         }
         Ok(None)
+    }
+
+    /// Keeps the descriptor of a result that has been copied out for the next submission, or frees it.
+    fn keep(&self, inbox: &mut Inbox, finished: Finished<'_>) -> Result<(), Corrupted> {
+        let (kept, most) = (inbox.spares.len(), self.may_keep());
+        if kept < most {
+            inbox.spares.push(finished.renew()?);
+        } else if kept > most
+            && let Some(spare) = inbox.spares.pop()
+        {
+            self.endpoint.give_up(spare);
+        }
+        Ok(())
     }
 
     /// Files all that has come. True: something had.
@@ -868,7 +863,6 @@ impl Shared {
     #[inline]
     fn done(&self, inbox: &mut Inbox, finished: Finished<'_>) -> Result<Done, Corrupted> {
         let (outcome, status) = (finished.outcome(), finished.status());
-        let went_well = outcome == Outcome::Completed && status == STATUS_OK;
         let trouble = || Trouble {
             exit: finished.exit(),
             deaths: finished.deaths(),
@@ -880,21 +874,14 @@ impl Shared {
             attempts: finished.attempts(),
             ran_by: finished.ran_by(),
             times: finished.times(),
-            trouble: (!went_well).then(|| Box::new(trouble())),
+            trouble: (!finished.went_well()).then(|| Box::new(trouble())),
         };
         let bytes = finished.output()?;
         let output = if bytes.len() > INLINE {
             Output::InPlace(InPlace { finished: Some(finished.share(&self.endpoint)), home: self.home })
         } else {
             let output = Output::copy_of(bytes);
-            let (kept, most) = (inbox.spares.len(), self.may_keep());
-            if kept < most {
-                inbox.spares.push(finished.renew()?);
-            } else if kept > most
-                && let Some(spare) = inbox.spares.pop()
-            {
-                self.endpoint.give_up(spare);
-            }
+            self.keep(inbox, finished)?;
             output
         };
         Ok(Done { outcome, status, ending, output })
@@ -1051,7 +1038,7 @@ impl Shared {
         }
     }
 
-    fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Came, Lost>> {
+    fn poll(&self, tag: usize, context: &mut Context<'_>) -> Poll<Result<Filed, Lost>> {
         let mut inbox = self.lock();
         self.file(&mut inbox);
         if let Some(done) = inbox.take(tag) {
@@ -1135,7 +1122,7 @@ impl Inbox {
     }
 
     /// For one handle, which it uses up.
-    fn take(&mut self, tag: usize) -> Option<Came> {
+    fn take(&mut self, tag: usize) -> Option<Filed> {
         let slot = self.slots.get_mut(tag)?;
         let State::Done(done) = &slot.state else { return None };
         slot.handles -= 1;
@@ -1146,7 +1133,7 @@ impl Inbox {
                 State::Waiting(_) => unreachable!("it was done"),
             };
             slot.state = State::Done(Filed::Shared(done.clone()));
-            return Some(Came(Way::Filed(Filed::Shared(done))));
+            return Some(Filed::Shared(done));
         }
         self.private -= done.output.private();
         // Mostly the oldest; the others are passed over when it is their turn.
@@ -1154,7 +1141,7 @@ impl Inbox {
             self.in_place.pop_front();
         }
         match self.slots.remove(tag).state {
-            State::Done(done) => Some(Came(Way::Filed(done))),
+            State::Done(done) => Some(done),
             State::Waiting(_) => unreachable!("it was done"),
         }
     }
@@ -1291,7 +1278,10 @@ mod tests {
 
     /// Has the result of this ticket come by now?
     fn has_come(client: &Client, (tag, task): (usize, TaskId)) -> Result<bool, Lost> {
-        client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some())
+        match client.at_once(tag, &mut Copied::default())? {
+            Some(_) => Ok(true),
+            None => client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some()),
+        }
     }
 
     #[test]

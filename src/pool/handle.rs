@@ -2,7 +2,7 @@
 
 use super::{
     PoolError,
-    client::{Came, Client, Done, Ending, Lost, Trouble},
+    client::{Client, Copied, Done, Ending, Filed, Lost, Trouble},
     codec::{Bytes, CodecError, Pods, Wire},
     home::AnotherProcess,
     worker::{STATUS_FAILED, STATUS_PANICKED, STATUS_TIMED_OUT, STATUS_UNKNOWN},
@@ -271,9 +271,15 @@ impl<O: Wire> Handle<O> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait(mut self) -> Result<O::Owned, TaskError> {
-        let waited = self.client.wait_with(self.tag, self.task, result::<O>);
-        self.is_over = waited.is_ok(); // as in `done`
-        waited.map_err(|lost| self.client.why(lost))?
+        let mut copy = Copied::default();
+        match self.client.at_once(self.tag, &mut copy) {
+            Ok(Some(len)) => {
+                self.is_over = true;
+                Ok(O::decode(&bytemuck::cast_slice(&copy)[..len])?)
+            }
+            Ok(None) => result::<O>(&*self.done()?),
+            Err(lost) => Err(self.client.why(lost)),
+        }
     }
 
     /// As [`wait`](Self::wait), with what else is known of how the task went.
@@ -294,7 +300,7 @@ impl<O: Wire> Handle<O> {
         finished(&client, self.done(), |done| result::<O>(done))
     }
 
-    pub(super) fn done(mut self) -> Result<Came, TaskError> {
+    pub(super) fn done(mut self) -> Result<Filed, TaskError> {
         let done = self.client.wait(self.tag, self.task, None);
         // After an error too the ticket is no handle's any more: nothing will come.
         self.is_over = done.is_ok();
@@ -382,7 +388,7 @@ impl<T: Pod> Handle<Pods<T>> {
 
 /// A result that is read in place.
 pub struct Reply<T> {
-    done: Came,
+    done: Filed,
     kind: PhantomData<fn() -> T>,
 }
 
@@ -425,7 +431,7 @@ impl<O: Wire> Drop for Handle<O> {
 
 pub(super) fn finished<T>(
     client: &Client,
-    done: Result<Came, TaskError>,
+    done: Result<Filed, TaskError>,
     result: impl FnOnce(&Done) -> Result<T, TaskError>,
 ) -> Finished<T> {
     let clock = &client.endpoint().segment().table().clock;
