@@ -562,7 +562,7 @@ impl<'s> Table<'s> {
     /// As [`release`](Self::release).
     pub(crate) fn renew(&self, task: Owned) -> Result<Owned, Corrupted> {
         let had_blocks = self.free_blocks(task)?;
-        let next = if mutant("no-renewal") { task.word } else { task.word.reborn(task.word.who()) };
+        let next = task.word.reborn(task.word.who());
         // AcqRel: what it was and what it becomes are both its owner's, but a recovery may take it from here.
         self.exchange(task.index, task.word, next, AcqRel).map_err(|w| moved(task.index, w))?;
         self.reset(task.index);
