@@ -890,14 +890,15 @@ impl<'e> Claimed<'e> {
     }
 
     fn end(
-        self,
+        mut self,
         outcome: Outcome,
         status: u32,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
-        let mut claimed = ManuallyDrop::new(self);
-        match claimed.writer().reserve(len).map(fill) {
+        let written = self.writer().reserve(len).map(fill); // if that panics, the task is given up
+        let claimed = ManuallyDrop::new(self);
+        match written {
             Ok(()) => claimed.finish(outcome, status).map(drop).map_err(|e| (e.into(), None)),
             Err(e @ SubmitError::Corrupted(_)) => Err((e, None)),
             Err(e) => Err((e, Some(ManuallyDrop::into_inner(claimed)))),
