@@ -20,7 +20,7 @@ use crate::{
         participant::{Name, Participant},
         recovery::{Death, Settled},
         table::{Cancel, Cursors, Table, TaskId},
-        word::Phase,
+        word::{Member, Phase},
     },
     mem::{
         layout::Geometry,
@@ -185,7 +185,7 @@ pub(crate) enum Event<'a> {
     Replaced { label: &'a str, pid: i32, why: Leave },
     /// A process that had attached has gone; not in order: it died.
     Left { pid: i32, was_orderly: bool, settled: Settled },
-    /// After the death of `who` was settled an invariant of the segment is broken.
+    /// After the death of `who`, one or several, was settled an invariant of the segment is broken.
     Unsound { who: &'a str, audit: &'a Audit },
     /// A signal, or the end of a grace, begins or hastens the end.
     Mode { mode: Mode },
@@ -208,7 +208,7 @@ pub(crate) struct Summary {
     pub(crate) killed: usize,
     /// How many that had attached are still there: what is in use is theirs.
     pub(crate) attached: usize,
-    /// After how many deaths an invariant was broken.
+    /// How often an invariant was found broken after a death, or several.
     pub(crate) unsound: usize,
 }
 
@@ -381,6 +381,8 @@ pub(crate) struct Coordinator<'o> {
     /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
     cancelled: usize,
+    /// Whose deaths were settled since the last audit.
+    unaudited: Vec<String>,
     unsound: usize,
     first_unsound: Option<(String, Audit)>,
     door: Option<Door>,
@@ -451,6 +453,7 @@ impl<'o> Coordinator<'o> {
             ended: VecDeque::new(),
             killed: 0,
             cancelled: 0,
+            unaudited: Vec::new(),
             unsound: 0,
             first_unsound: None,
             door: None,
@@ -514,6 +517,7 @@ impl<'o> Coordinator<'o> {
     /// [`PoolError`]. All children are gone in any case.
     pub(crate) fn run(mut self, companion: Option<&dyn Companion>) -> Result<Summary, PoolError> {
         let mut result = self.serve(companion);
+        self.audit_live();
         // Who runs a pool of its own reads the summary.
         if let (Ok(()), true, Some((who, audit))) = (&result, self.owner.is_some(), self.first_unsound.take()) {
             result = Err(PoolError::Unsound { who, audit });
@@ -543,6 +547,7 @@ impl<'o> Coordinator<'o> {
             self.keep_time(is_news)?;
             let clients_ready = self.clients_ready();
             self.fork_due(clients_ready)?;
+            self.audit_live();
             if !announced && clients_ready && self.mode == Mode::Running && self.workers_ready() {
                 announced = true;
                 (self.observer)(Event::Started);
@@ -862,7 +867,7 @@ impl<'o> Coordinator<'o> {
         self.wake_all();
         let label = self.workers[i].label.clone();
         if exit != Exit::Code(0) || leave.is_none() && self.mode < Mode::Stopping {
-            self.audit_after(&label);
+            self.unaudited.push(label.clone());
         }
 
         let ended = Ended { label, name, pid, exit, peak_kib, finished };
@@ -1082,13 +1087,18 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
-    /// A death is when a broken invariant is most likely, and rare enough to look for one. (Who leaves in order is neither.)
-    fn audit_after(&mut self, who: &str) {
+    /// A death is when a broken invariant is most likely, and rare enough to look for one. (Who leaves in order is neither.) Not
+    /// before what it left goes on and its successor starts: nobody waits for this.
+    fn audit_live(&mut self) {
+        if self.unaudited.is_empty() {
+            return;
+        }
+        let who = std::mem::take(&mut self.unaudited).join(", ");
         let audit = self.table().audit_live();
         if !audit.violations.is_empty() {
             self.unsound += 1;
-            (self.observer)(Event::Unsound { who, audit: &audit });
-            self.first_unsound.get_or_insert((who.to_owned(), audit));
+            (self.observer)(Event::Unsound { who: &who, audit: &audit });
+            self.first_unsound.get_or_insert((who, audit));
         }
     }
 
@@ -1108,7 +1118,7 @@ impl<'o> Coordinator<'o> {
             self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
             self.wake_all();
             (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
-            self.audit_after("attached");
+            self.unaudited.push("attached".to_owned());
         }
         if let Some(door) = &mut self.door {
             door.answer(news, &self.segment, self.bell.as_fd())?;
@@ -1158,7 +1168,12 @@ impl<'o> Coordinator<'o> {
     /// Makes everybody look at the control words. Each is woken whether it sleeps or not: who is about to sleep has set its
     /// word before its last look, so either that look sees the news, or the word has changed and it does not sleep.
     fn wake_all(&self) {
-        self.segment.table().participants.iter().for_each(Participant::wake);
+        for (id, p) in self.table().participants.iter().enumerate() {
+            // Who does not live needs no system call.
+            if matches!(p.member(id), Ok(Member::Live(_))) {
+                p.wake();
+            }
+        }
     }
 
     fn kill_running(&mut self) {
