@@ -335,7 +335,7 @@ impl Endpoint {
     }
 
     /// The next finished task that this participant submitted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
         let taken = self.table().take(&self.cursors, self.name)?;
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))

@@ -116,6 +116,8 @@
 
 use super::{participant::Name, word::Task};
 use crate::sync::{Acquire, AtomicU32, AtomicU64, Inline, Relaxed, Release, told};
+#[cfg(not(all(test, any(loom, shuttle))))]
+use crate::sync::{prefetch, prefetch_to_write};
 
 /// Payload bytes that fit into a descriptor, each for input and output.
 pub(crate) const INLINE: usize = 256;
@@ -209,6 +211,33 @@ impl Run {
     pub(crate) fn withdraw(&self) {
         self.of.store(0, Relaxed);
     }
+}
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+impl Descriptor {
+    /// Has what a worker will need of it brought to its CPU.
+    #[inline]
+    pub(crate) fn prefetch_for_worker(&self) {
+        prefetch_to_write(&raw const self.state);
+        prefetch_to_write(&raw const self.run);
+        prefetch(self.input_bytes.as_ptr());
+        prefetch_to_write(self.output_bytes.as_ptr());
+    }
+
+    /// Has what a submitter will need of it for its result, and then for another task, brought to its CPU.
+    #[inline]
+    pub(crate) fn prefetch_for_submitter(&self) {
+        prefetch_to_write(&raw const self.state);
+        prefetch(&raw const self.run);
+        prefetch(self.output_bytes.as_ptr());
+        prefetch_to_write(self.input_bytes.as_ptr());
+    }
+}
+
+#[cfg(all(test, any(loom, shuttle)))]
+impl Descriptor {
+    pub(crate) fn prefetch_for_worker(&self) {}
+    pub(crate) fn prefetch_for_submitter(&self) {}
 }
 
 impl Descriptor {

@@ -66,6 +66,9 @@ pub(crate) const PUBLISH: u64 = if cfg!(all(test, any(loom, shuttle))) { 2 } els
 /// without a hint.
 const RESCAN_EVERY: u32 = if cfg!(all(test, any(loom, shuttle))) { 2 } else { 1024 };
 
+/// How far behind the head [`Lane::behind`] looks: so many tasks take longer than a cache line takes from one CPU to another.
+const AHEAD: u64 = 4;
+
 /// In `rescan`: a look at the descriptors is due. The rest counts how often that was said.
 const UP: u64 = 1;
 const ONE_RAISE: u64 = 2;
@@ -254,6 +257,14 @@ impl<'s> Lane<'s> {
             (0, false) => Err(self.rescan_is_due()),
             _ => Err(true),
         }
+    }
+
+    /// The hint some places behind `entry`, if one is there by now: for who prepares for it.
+    #[inline]
+    pub(crate) fn behind(&self, entry: &Entry) -> Option<Hint> {
+        // Relaxed: nothing is concluded from it.
+        let slot = Slot(self.slot(entry.position.wrapping_add(AHEAD)).load(Relaxed));
+        slot.is_full().then(|| slot.hint())
     }
 
     /// The hint at the head, if there is one. The head moves over positions that others have emptied.

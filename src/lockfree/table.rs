@@ -506,9 +506,11 @@ impl<'s> Table<'s> {
         let id = self.completion(me.id());
         let (lane, cursor) = (self.lane(id), cursors.of(id));
         let wanted = |w: Task, _: &Descriptor| w.is(Phase::Done(Outcome::Completed)) && w.who() == me.id();
+        let ahead = |d: &Descriptor| d.prefetch_for_submitter();
         match lane.glance(cursor) {
             Err(false) => Ok(None),
-            Ok(entry) => match self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Reserved, me.id())) {
+            Ok(entry) => match self.take_first(lane, cursor, &entry, ahead, wanted, |w| w.to(Phase::Reserved, me.id()))
+            {
                 Some((index, _, word)) => Ok(Some((Owned { index, word }, Outcome::Completed))),
                 None => self.search_done(cursors, me),
             },
@@ -610,10 +612,11 @@ impl<'s> Table<'s> {
                 && (id.0 as usize) < self.queues
                 && d.expires.load(Relaxed) == 0
         };
+        let ahead = |d: &Descriptor| d.prefetch_for_worker();
         match lane.glance(cursor) {
             Err(false) => Ok(None),
             Ok(entry) if lane.wants_rescan(cursor, false).is_none() => {
-                match self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Claimed, me.id())) {
+                match self.take_first(lane, cursor, &entry, ahead, wanted, |w| w.to(Phase::Claimed, me.id())) {
                     Some((index, _, word)) if self.begin(cursors, me, Owned { index, word })? => {
                         Ok(Some(Owned { index, word }))
                     }
@@ -892,7 +895,8 @@ impl<'s> Table<'s> {
 
     // ---- both -------------------------------------------------------------------------------------------------------
 
-    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `None`, also where another was
+    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `ahead` is called for one that may
+    /// come soon. `None`, also where another was
     /// faster: it takes [`take_from`](Self::take_from) to say more.
     #[inline]
     fn take_first(
@@ -900,9 +904,15 @@ impl<'s> Table<'s> {
         lane: Lane<'_>,
         cursor: &Cursor,
         entry: &Entry,
+        ahead: impl Fn(&Descriptor),
         wanted: impl Fn(Task, &Descriptor) -> bool,
         to: impl Fn(Task) -> Task,
     ) -> Option<(u16, Task, Task)> {
+        if let Some(next) = lane.behind(entry)
+            && let Some(d) = self.descriptors.get(usize::from(next.index))
+        {
+            ahead(d);
+        }
         let index = entry.hint.index;
         let d = self.descriptors.get(usize::from(index))?;
         let word = self.load(index);

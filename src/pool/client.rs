@@ -106,6 +106,9 @@ enum Output {
 /// Bytes of a result that is kept without an allocation of its own.
 const SMALL: usize = 64;
 
+/// Room for the copy of a small result, good for plain values of any alignment.
+pub(super) type Copied = [u128; INLINE / size_of::<u128>()];
+
 /// A result that lies in the segment.
 struct InPlace {
     /// `None` only while it is dropped.
@@ -398,11 +401,10 @@ impl Client {
         self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag))
     }
 
-    /// `look` at the result of this ticket, if it is there already, small, and went well; then the ticket is used up by it.
-    #[inline]
-    pub(super) fn at_once<R>(&self, tag: usize, look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Lost> {
+    /// Copies the result of this ticket, if it is there already, small, and went well: its length. Then the ticket is used up.
+    pub(super) fn at_once(&self, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Lost> {
         self.check_home()?;
-        self.shared.at_once(tag, look)
+        self.shared.at_once(tag, copy)
     }
 
     /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
@@ -715,17 +717,16 @@ impl Shared {
         }
     }
 
-    /// `look` at the result of this ticket if it is small, went well, and is the next to come, but for some that are filed on
-    /// the way: a copy of it is all that is made. `None`: look into the inbox.
+    /// Copies the result of this ticket if it is small, went well, and is the next to come, but for some that are filed on the
+    /// way: its length. `None`: look into the inbox.
     #[inline]
-    fn at_once<R>(&self, tag: usize, look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Lost> {
+    fn at_once(&self, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Lost> {
         let mut inbox = self.lock();
         let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
         // Others who wait are to be told what has come.
         if !inbox.slots.get(tag).is_some_and(is_waited_for) || inbox.has_company() {
             return Ok(None);
         }
-        let mut copy = [0u128; INLINE / size_of::<u128>()];
         while let Some(finished) = self.endpoint.take()? {
             self.has_come_back(1);
             if finished.tag() as usize != tag || !finished.went_well() {
@@ -733,15 +734,15 @@ impl Shared {
                 continue;
             }
             let bytes = finished.output()?;
-            let Some(place) = bytemuck::cast_slice_mut::<_, u8>(&mut copy).get_mut(..bytes.len()) else {
+            let len = bytes.len();
+            let Some(place) = bytemuck::cast_slice_mut::<_, u8>(copy).get_mut(..len) else {
                 self.put(&mut inbox, finished)?;
                 return Ok(None);
             };
             place.copy_from_slice(bytes);
             self.keep(&mut inbox, finished)?;
             inbox.slots.remove(tag);
-            drop(inbox);
-            return Ok(Some(look(place)));
+            return Ok(Some(len));
         }
         Ok(None)
     }
