@@ -577,7 +577,8 @@ impl Shared {
         if is_refused() {
             return Err(PoolError::Draining);
         }
-        let spare = if self.has_enough() { None } else { inbox.spares.pop() };
+        // An orphan gets none: the way through a draft of its own says why.
+        let spare = if self.has_enough() || self.endpoint.is_orphaned() { None } else { inbox.spares.pop() };
         let mut draft = match spare {
             Some(spare) if len <= INLINE => self.endpoint.redraft(spare, len),
             spare => {
