@@ -476,9 +476,10 @@ impl Endpoint {
         }
     }
 
-    /// One task more that this participant has done, for the report: a worker's completions, a client's answers.
+    /// One task more that this participant has done, or is just done with: a worker's completions, a client's answers. For the
+    /// report, and by it a death is no failure at start.
     pub(crate) fn count(&self) {
-        // Relaxed: from threads of this process only, and a figure for the report.
+        // Relaxed: from threads of this process only, and read once that is dead.
         self.table().participants[self.name.id() as usize].finished.fetch_add(1, Relaxed);
     }
 
@@ -896,8 +897,9 @@ impl<'e> Claimed<'e> {
         let began = d.run.began.load(Relaxed);
         let now = if began == 0 { 0 } else { table.clock.now() };
         d.run.ran.store(now.saturating_sub(began), Relaxed);
-        table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
+        // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
         endpoint.count();
+        table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
         Ok(now)
     }
 
