@@ -62,6 +62,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 const UNUSED: Duration = Duration::from_secs(30);
 /// How long the kernel, which did not let a process be forked, is left alone.
 const NO_FORK: Duration = Duration::from_secs(1);
+/// How long after a death the segment is audited: one audit is for all deaths of that time.
+const AUDIT: Duration = Duration::from_millis(10);
 /// The first back-off before a failed process is started again; it doubles with each failure in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -381,8 +383,9 @@ pub(crate) struct Coordinator<'o> {
     /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
     cancelled: usize,
-    /// Whose deaths were settled since the last audit.
+    /// Whose deaths were settled since the last audit, and when the next one is due.
     unaudited: Vec<String>,
+    audit_at: Option<Instant>,
     unsound: usize,
     first_unsound: Option<(String, Audit)>,
     door: Option<Door>,
@@ -454,6 +457,7 @@ impl<'o> Coordinator<'o> {
             killed: 0,
             cancelled: 0,
             unaudited: Vec::new(),
+            audit_at: None,
             unsound: 0,
             first_unsound: None,
             door: None,
@@ -547,7 +551,9 @@ impl<'o> Coordinator<'o> {
             self.keep_time(is_news)?;
             let clients_ready = self.clients_ready();
             self.fork_due(clients_ready)?;
-            self.audit_live();
+            if self.audit_at.is_some_and(|at| at <= Instant::now()) {
+                self.audit_live();
+            }
             if !announced && clients_ready && self.mode == Mode::Running && self.workers_ready() {
                 announced = true;
                 (self.observer)(Event::Started);
@@ -724,6 +730,7 @@ impl<'o> Coordinator<'o> {
             .chain(self.hurry)
             .chain(self.door.as_ref().and_then(Door::deadline))
             .chain(self.give_back_at)
+            .chain(self.audit_at)
             .min();
         // Rounded up, or the last millisecond would be spent spinning.
         let timeout = match self.clock.sleep(self.segment.table(), deadline) {
@@ -862,12 +869,10 @@ impl<'o> Coordinator<'o> {
         let death = Death { exit: exit.pack(), peak_kib, late };
         let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
-        // Release: a client that sees the count sees what the recovery settled. The sweep's wake may have come before.
-        self.segment.header().control.deaths.fetch_add(1, Release);
-        self.wake_all();
+        self.count_death();
         let label = self.workers[i].label.clone();
         if exit != Exit::Code(0) || leave.is_none() && self.mode < Mode::Stopping {
-            self.unaudited.push(label.clone());
+            self.is_to_be_audited(label.clone());
         }
 
         let ended = Ended { label, name, pid, exit, peak_kib, finished };
@@ -1087,9 +1092,15 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
-    /// A death is when a broken invariant is most likely, and rare enough to look for one. (Who leaves in order is neither.) Not
-    /// before what it left goes on and its successor starts: nobody waits for this.
+    /// A death is when a broken invariant is most likely, and rare enough to look for one. (Who leaves in order is neither.) But
+    /// not before what it left goes on, and its successor runs, which may have to share a CPU with us.
+    fn is_to_be_audited(&mut self, who: String) {
+        self.unaudited.push(who);
+        self.audit_at.get_or_insert_with(|| Instant::now() + AUDIT);
+    }
+
     fn audit_live(&mut self) {
+        self.audit_at = None;
         if self.unaudited.is_empty() {
             return;
         }
@@ -1115,10 +1126,9 @@ impl<'o> Coordinator<'o> {
             let death = Death { exit: exit.pack(), peak_kib: 0, late: &late };
             let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
-            self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
-            self.wake_all();
+            self.count_death();
             (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
-            self.unaudited.push("attached".to_owned());
+            self.is_to_be_audited("attached".to_owned());
         }
         if let Some(door) = &mut self.door {
             door.answer(news, &self.segment, self.bell.as_fd())?;
@@ -1172,6 +1182,18 @@ impl<'o> Coordinator<'o> {
             // Who does not live needs no system call.
             if matches!(p.member(id), Ok(Member::Live(_))) {
                 p.wake();
+            }
+        }
+    }
+
+    /// For the clients among the processes here: what they know of who died is void.
+    fn count_death(&self) {
+        // Release: who sees the count sees what the recovery settled.
+        self.segment.header().control.deaths.fetch_add(1, Release);
+        // The sweep's wake may have come before.
+        for w in self.workers.iter().filter(|w| self.specs[w.spec].role == Role::Client) {
+            if let Some(name) = w.name() {
+                self.table().participants[name.id() as usize].wake();
             }
         }
     }
