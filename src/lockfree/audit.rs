@@ -415,7 +415,7 @@ impl Auditor<'_> {
         }
     }
 
-    /// Has it had no owner yet? Then nobody has touched it, and even a look would have the kernel find pages for it.
+    /// Has it had no owner yet? Then nobody has touched it, and a look would do no more than map its pages here.
     fn is_unused(&self, lane: usize) -> bool {
         let Some(private) = lane.checked_sub(self.table.queues) else { return false };
         let owner = &self.table.participants[private % self.table.participants.len()];
