@@ -128,11 +128,19 @@ const SMALL: usize = 4096;
 /// knows.
 pub(crate) const ROOM: Duration = Duration::from_millis(100);
 
+/// How many CPUs this process may use, by its affinity and by the quota of its cgroup: some 25 system calls.
+pub(crate) fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 impl Endpoint {
     /// The end of the participant to which the coordinator has given `name`.
     pub(crate) fn new(segment: Arc<Segment>, name: Name) -> Endpoint {
-        // Counts affinity and the cgroup's quota.
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Endpoint::on(cpus(), segment, name)
+    }
+
+    /// As [`new`](Self::new), in a process that knows how many [`cpus`] it may use.
+    pub(crate) fn on(cpus: usize, segment: Arc<Segment>, name: Name) -> Endpoint {
         Endpoint::spinning(segment, name, cpus, if cpus > 1 { Spin::usual() } else { Spin::up_to(Duration::ZERO) })
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    exec::endpoint::Endpoint,
+    exec::endpoint::{Endpoint, cpus},
     lockfree::{
         audit::Audit,
         participant::{Name, Participant},
@@ -84,13 +84,14 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// The seat of the participant `name`, in its own process, for as long as that lives.
+    /// The seat of the participant `name`, in its own process, which may use so many CPUs, for as long as that lives.
     ///
     /// # Errors
     /// The segment can't be kept from children of this process.
-    pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd) -> std::io::Result<Seat> {
+    pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd, cpus: usize) -> std::io::Result<Seat> {
         segment.settle()?;
-        let endpoint = Box::leak(Box::new(Arc::new(Endpoint::new(segment, name).with_bell(Bell::new(bell)))));
+        let endpoint = Endpoint::on(cpus, segment, name).with_bell(Bell::new(bell));
+        let endpoint = Box::leak(Box::new(Arc::new(endpoint)));
         Ok(Seat { endpoint, bell, stay: Stay::default() })
     }
 
@@ -399,6 +400,8 @@ pub(crate) struct Coordinator<'o> {
     at_most: usize,
     roll: Option<Roll>,
     captures_output: bool,
+    /// That children may use, as this process: they need not find out.
+    cpus: usize,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -468,6 +471,7 @@ impl<'o> Coordinator<'o> {
             at_most: processes,
             roll: None,
             captures_output: true,
+            cpus: cpus(),
             observer,
         })
     }
@@ -679,7 +683,7 @@ impl<'o> Coordinator<'o> {
         let keep = [self.bell.as_fd(), self.segment.as_fd()];
         let main = || {
             name_process(&self.workers[i].label);
-            match Seat::take(self.segment.clone(), name, bell) {
+            match Seat::take(self.segment.clone(), name, bell, self.cpus) {
                 Ok(seat) => (self.specs[self.workers[i].spec].main)(seat),
                 Err(_) => 101,
             }
