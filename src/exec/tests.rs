@@ -1197,3 +1197,26 @@ fn a_death_at_any_step_of_a_checkpoint_or_of_its_recovery_leaves_one_whole_and_l
     }
     assert!(deaths > 400, "{deaths} deaths");
 }
+
+/// Else who supervises it takes it for one that has died before it had done anything, and lets its successor wait.
+#[test]
+fn who_dies_at_any_step_of_a_task_s_end_has_the_task_or_has_counted_it() {
+    let pool = Pool::new(1);
+    let (table, client) = (pool.segment.table(), pool.endpoint());
+    for k in 1.. {
+        submit(&client, QUEUE, b"", 1, 1);
+        let victim = pool.endpoint();
+        let task = claim(&victim);
+        task.begin(1, 0, 0, 0);
+        let lived = fate::mortal(k, || task.complete_reserved(0).unwrap()).is_some();
+        let settled = table.recover(&Cursors::new(table), pool.coordinator, victim.name(), SEGV).unwrap();
+        let finished = victim.participant().finished.load(Relaxed);
+        assert!(settled.failed > 0 || finished == 1, "dead before step {k}");
+        drop(client.take().unwrap().expect("the task, done or failed"));
+        if lived {
+            assert!(k > 3, "{k} steps");
+            break;
+        }
+    }
+    pool.assert_clean();
+}
