@@ -10,6 +10,7 @@
 //!
 //! Fields of descriptors are Relaxed here: they travel with the task word ([`crate::lockfree::descriptor`], Ordering).
 
+use super::spin::Spin;
 use crate::{
     error::Corrupted,
     lockfree::{
@@ -20,7 +21,7 @@ use crate::{
         word::{Outcome, Phase},
     },
     mem::segment::{NoSpace, Segment},
-    sync::{Acquire, AtomicU64, Bell, Inline, Relaxed, Release, spin_loop},
+    sync::{Acquire, AtomicU64, Bell, Inline, Relaxed, Release},
 };
 use std::{
     mem::ManuallyDrop,
@@ -108,7 +109,9 @@ pub(crate) struct Endpoint {
     cursors: Cursors,
     /// Of the process in which it was made: a system call less for each task.
     pid: u32,
-    spins: u32,
+    spin: Spin,
+    /// CPUs that this process may use.
+    cpus: usize,
     is_orphaned: AtomicBool,
     /// Why the coordinator has gone, if it, or somebody, said.
     why_orphaned: OnceLock<String>,
@@ -117,10 +120,6 @@ pub(crate) struct Endpoint {
     /// What `cursors` ring, where nobody else keeps it.
     _own_bell: Option<OwnedFd>,
 }
-
-/// Looks into the lanes before sleeping, where another core can bring something meanwhile: some microseconds, less than
-/// a sleep and its wake cost.
-const SPINS: u32 = 100;
 
 /// Payloads up to this length find blocks whatever is under way: of the smallest there are as many as descriptors.
 const SMALL: usize = 4096;
@@ -133,19 +132,25 @@ impl Endpoint {
     /// The end of the participant to which the coordinator has given `name`.
     pub(crate) fn new(segment: Arc<Segment>, name: Name) -> Endpoint {
         // Counts affinity and the cgroup's quota.
-        let spins = if std::thread::available_parallelism().map_or(1, usize::from) > 1 { SPINS } else { 0 };
-        Endpoint::spinning(segment, name, spins)
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Endpoint::spinning(segment, name, cpus, if cpus > 1 { Spin::usual() } else { Spin::up_to(Duration::ZERO) })
     }
 
-    /// As [`new`](Self::new), for one that looks so many times more before it sleeps.
-    pub(crate) fn spinning(segment: Arc<Segment>, name: Name, spins: u32) -> Endpoint {
+    /// As [`new`](Self::new), for one that looks once before it sleeps.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn hasty(segment: Arc<Segment>, name: Name) -> Endpoint {
+        Endpoint::spinning(segment, name, 1, Spin::up_to(Duration::ZERO))
+    }
+
+    fn spinning(segment: Arc<Segment>, name: Name, cpus: usize, spin: Spin) -> Endpoint {
         let cursors = Cursors::new(segment.table());
         Endpoint {
             segment,
             name,
             cursors,
             pid: std::process::id(),
-            spins,
+            spin,
+            cpus,
             is_orphaned: AtomicBool::new(false),
             why_orphaned: OnceLock::new(),
             keeping: Default::default(),
@@ -300,6 +305,17 @@ impl Endpoint {
         self.table().has_own_work(&self.cursors, self.name, self.table().completion(self.name.id()))
     }
 
+    /// As [`has_results`](Self::has_results), at a glance.
+    fn may_have_results(&self) -> bool {
+        let (table, id) = (self.table(), self.table().completion(self.name.id()));
+        !matches!(table.lane(id).glance(self.cursors.of(id)), Err(false))
+    }
+
+    /// Are there more participants than CPUs? The coordinator, who sleeps, is one of them.
+    fn is_crowded(&self) -> bool {
+        self.table().alarm.population.load(Relaxed) as usize > self.cpus + 1
+    }
+
     /// Could a [sparing draft](Self::sparing_draft) of `len` bytes succeed? By the time that it is tried, another may have been faster.
     pub(crate) fn may_have_room(&self, len: usize) -> bool {
         let table = self.table();
@@ -335,7 +351,7 @@ impl Endpoint {
     }
 
     /// The next finished task that this participant submitted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
         let taken = self.table().take(&self.cursors, self.name)?;
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
@@ -357,13 +373,12 @@ impl Endpoint {
     /// Sleeps until a result may have come, or `timeout` is over; looks for a while before that.
     /// `last_look`: as for [`park`](Self::park).
     pub(crate) fn rest(&self, timeout: Option<Duration>, last_look: impl Fn() -> bool) {
-        for _ in 0..self.spins {
-            if self.has_results() || last_look() {
-                return;
-            }
-            spin_loop();
+        let look = || Ok::<_, std::convert::Infallible>((self.may_have_results() || last_look()).then_some(()));
+        let Ok(found) = self.spin.wait(self.is_crowded(), look);
+        if let Err(began) = found {
+            self.park(&[], timeout, last_look);
+            self.spin.took(began.elapsed());
         }
-        self.park(&[], timeout, last_look);
     }
 
     /// Does this participant run this task?
@@ -458,20 +473,21 @@ impl Endpoint {
     pub(crate) fn next(&self, queues: &[LaneId], stop: impl Fn() -> bool) -> Result<Option<Claimed<'_>>, Corrupted> {
         let mut has_slept = false;
         loop {
-            for _ in 0..=self.spins {
-                if let Some(task) = self.look(queues)? {
+            let began = match self.spin.wait(self.is_crowded(), || self.look(queues))? {
+                Ok(task) => {
                     if has_slept {
                         // The wake may have been meant for a second task.
                         self.wake_next(queues);
                     }
                     return Ok(Some(task));
                 }
-                spin_loop();
-            }
+                Err(began) => began,
+            };
             if stop() || self.is_orphaned() {
                 return Ok(None);
             }
             self.park(queues, None, &stop);
+            self.spin.took(began.elapsed());
             has_slept = true;
         }
     }

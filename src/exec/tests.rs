@@ -189,6 +189,24 @@ fn a_full_lane_loses_no_task() {
 }
 
 #[test]
+fn a_lane_that_is_never_empty_starves_no_task_without_a_hint() {
+    let pool = Pool::of(short_lanes(64));
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    // One more than has a hint, and always another behind what is claimed.
+    for tag in 0..17 {
+        submit(&client, QUEUE, b"", tag, 1);
+    }
+    assert!(pool.segment.table().lane(worker.queue(0)).rescan_is_due());
+    let is_claimed = (0..3000).any(|_| {
+        let task = claim(&worker);
+        submit(&client, QUEUE, b"", 0, 1);
+        assert!(task.complete(0, 0, |_| {}).is_ok());
+        client.take().unwrap().expect("a result").tag() == 16
+    });
+    assert!(is_claimed, "it waits for the lane to become empty");
+}
+
+#[test]
 fn tasks_go_on_across_the_wraps_of_generation_and_lap() {
     const LAST: u64 = (1 << GENERATION_BITS) - 1;
     let pool = Pool::of(short_lanes(2));

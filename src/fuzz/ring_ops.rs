@@ -147,9 +147,7 @@ impl Ring<'_> {
     }
 
     fn take_rescan(&mut self, who: usize) {
-        match self
-            .act(who, |lane, cursor| lane.wants_rescan(cursor, true).is_some_and(|raised| lane.lower_rescan(raised)))
-        {
+        match self.act(who, |lane, _| lane.raised().is_some_and(|raised| lane.lower_rescan(raised))) {
             Ok(due) => assert_eq!(due, std::mem::take(&mut self.rescan)),
             Err(k) => self.rescan &= k == 1,
         }

@@ -70,7 +70,7 @@ impl Stage {
     pub(super) fn seat(&self, name: Name) -> Option<&Endpoint> {
         let seat = self.seats.get(self.next.get())?;
         self.next.set(self.next.get() + 1);
-        Some(seat.get_or_init(|| Endpoint::spinning(self.segment.clone(), name, 0)))
+        Some(seat.get_or_init(|| Endpoint::hasty(self.segment.clone(), name)))
     }
 
     pub(super) fn has_seats(&self) -> bool {

@@ -66,6 +66,9 @@ pub(crate) const PUBLISH: u64 = if cfg!(all(test, any(loom, shuttle))) { 2 } els
 /// without a hint.
 const RESCAN_EVERY: u32 = if cfg!(all(test, any(loom, shuttle))) { 2 } else { 1024 };
 
+/// How far behind the head [`Lane::behind`] looks: so many tasks take longer than a cache line takes from one CPU to another.
+const AHEAD: u64 = 4;
+
 /// In `rescan`: a look at the descriptors is due. The rest counts how often that was said.
 const UP: u64 = 1;
 const ONE_RAISE: u64 = 2;
@@ -251,9 +254,17 @@ impl<'s> Lane<'s> {
         let slot = Slot(self.slot(head).load(Acquire));
         match (slot.laps_ahead_of(self.lap(head)), slot.is_full()) {
             (0, true) => Ok(Entry { hint: slot.hint(), position: head, slot, seen_head: seen }),
-            (0, false) => Err(self.rescan_is_due()),
+            (0, false) => Err(self.rescan_is_due() && !mutant("blind-glance")),
             _ => Err(true),
         }
+    }
+
+    /// The hint some places behind `entry`, if one is there by now: for who prepares for it.
+    #[inline]
+    pub(crate) fn behind(&self, entry: &Entry) -> Option<Hint> {
+        // Relaxed: nothing is concluded from it.
+        let slot = Slot(self.slot(entry.position.wrapping_add(AHEAD)).load(Relaxed));
+        slot.is_full().then(|| slot.hint())
     }
 
     /// The hint at the head, if there is one. The head moves over positions that others have emptied.
@@ -304,22 +315,21 @@ impl<'s> Lane<'s> {
         removed
     }
 
-    /// Is a look at the descriptors due, for a taker that comes by? It then looks, stores hints, and lowers the flag.
-    ///
-    /// `empty`: the lane was found empty; otherwise only every 1,024th call looks.
+    /// Is a look at the descriptors due, for a taker that finds the lane empty? It then looks, stores hints, and lowers the flag.
     #[inline]
-    pub(crate) fn wants_rescan(&self, cursor: &Cursor, empty: bool) -> Option<Raised> {
-        if !empty {
-            // Relaxed, and no read-modify-write: threads that count at once may lose some.
-            let n = cursor.claims.load(Relaxed).wrapping_add(1);
-            cursor.claims.store(n, Relaxed);
-            if !n.is_multiple_of(RESCAN_EVERY) {
-                return None;
-            }
-        }
+    pub(crate) fn raised(&self) -> Option<Raised> {
         // Acquire: what the raisers had made READY is seen by the look that follows.
         let seen = self.control.rescan.0.load(Acquire);
         (seen & UP != 0).then_some(Raised(seen))
+    }
+
+    /// The same for a taker that finds a hint: every 1,024th of them looks. To be asked once for each claim.
+    #[inline]
+    pub(crate) fn raised_long_ago(&self, cursor: &Cursor) -> Option<Raised> {
+        // Relaxed, and no read-modify-write: threads that count at once may lose some.
+        let n = cursor.claims.load(Relaxed).wrapping_add(1);
+        cursor.claims.store(n, Relaxed);
+        if n.is_multiple_of(RESCAN_EVERY) { self.raised() } else { None }
     }
 
     /// Lowers the flag, unless it was raised again since. Each task for which it was up has a hint by now.
@@ -363,7 +373,7 @@ impl<'s> Lane<'s> {
 
     /// Is a look at the descriptors due?
     pub(crate) fn rescan_is_due(&self) -> bool {
-        self.control.rescan.0.load(Acquire) & UP != 0
+        self.raised().is_some()
     }
 }
 

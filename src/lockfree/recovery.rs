@@ -94,7 +94,7 @@
 
 use super::{
     descriptor::{Blame, Payload, Place, Rules, retry_on},
-    participant::Name,
+    participant::{Name, Participant},
     table::{Cursors, Owned, Table, TaskId, damaged, moved},
     word::{Block, Hint, Member, Outcome, Phase, Task},
 };
@@ -189,9 +189,16 @@ impl Table<'_> {
             let name = Name::new(id as u16, last + 1);
             // Release: who acquires the new incarnation finds its pid and role.
             p.member.store(Member::Live(name.incarnation()).bits(), Release);
+            self.count_the_living();
             return Ok(Some(name));
         }
         Ok(None)
+    }
+
+    fn count_the_living(&self) {
+        let is_live = |p: &&Participant| matches!(Member::of(p.member.load(Relaxed)), Some(Member::Live(_)));
+        let living = self.participants.iter().filter(is_live).count();
+        self.alarm.population.store(living as u32, Relaxed); // no other writer
     }
 
     /// Does a word of the segment name this id? (Then it must not be given to another.)
@@ -232,6 +239,7 @@ impl Table<'_> {
         // By the only writer, hence no exchange. Release as in `admit`; [orphan] asks for the fence alone.
         participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
         full_fence("no-orphan-fence"); // [orphan]
+        self.count_the_living();
         let case = Case { me, dead, death, judgement: self.judge(dead, death, was_begun) };
         let mut settled = Settled::default();
         for index in 0..self.descriptors.len() {
@@ -363,7 +371,7 @@ impl Table<'_> {
         self.tidy_checkpoints(task)?;
         // It may have died between its claim and its own store of this. (Not otherwise: what a dead coordinator had adopted
         // was another's.)
-        if d.run_of(word).is_none() {
+        if d.run_of(word).is_none() && !mutant("no-sign") {
             d.sign(word, dead);
         }
         d.exit.store(death.exit, Relaxed);

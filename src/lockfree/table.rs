@@ -80,7 +80,7 @@ use super::{
     checkpoint,
     descriptor::{Backoff, Blame, Descriptor, Limits, Payload, set},
     freemap::FreeMap,
-    lane::{Cursor, Entry, Lane, LaneControl},
+    lane::{Cursor, Entry, Lane, LaneControl, Raised},
     participant::{Found, Name, Participant, check_id},
     task_clock::TaskClock,
     timer::{Alarm, NEVER},
@@ -506,9 +506,11 @@ impl<'s> Table<'s> {
         let id = self.completion(me.id());
         let (lane, cursor) = (self.lane(id), cursors.of(id));
         let wanted = |w: Task, _: &Descriptor| w.is(Phase::Done(Outcome::Completed)) && w.who() == me.id();
+        let ahead = |d: &Descriptor| d.prefetch_for_submitter();
         match lane.glance(cursor) {
             Err(false) => Ok(None),
-            Ok(entry) => match self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Reserved, me.id())) {
+            Ok(entry) => match self.take_first(lane, cursor, &entry, ahead, wanted, |w| w.to(Phase::Reserved, me.id()))
+            {
                 Some((index, _, word)) => Ok(Some((Owned { index, word }, Outcome::Completed))),
                 None => self.search_done(cursors, me),
             },
@@ -529,7 +531,7 @@ impl<'s> Table<'s> {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
             }
-            let Some(raised) = self.lane(lane).wants_rescan(cursors.of(lane), true) else { return Ok(None) };
+            let Some(raised) = self.lane(lane).raised() else { return Ok(None) };
             self.rescan(cursors, Some(lane), wanted)?;
             self.lane(lane).lower_rescan(raised);
         }
@@ -555,7 +557,7 @@ impl<'s> Table<'s> {
     /// As [`release`](Self::release).
     pub(crate) fn renew(&self, task: Owned) -> Result<Owned, Corrupted> {
         let had_blocks = self.free_blocks(task)?;
-        let next = task.word.reborn(task.word.who());
+        let next = if mutant("no-renewal") { task.word } else { task.word.reborn(task.word.who()) };
         // AcqRel: what it was and what it becomes are both its owner's, but a recovery may take it from here.
         self.exchange(task.index, task.word, next, AcqRel).map_err(|w| moved(task.index, w))?;
         self.reset(task.index);
@@ -610,35 +612,45 @@ impl<'s> Table<'s> {
                 && (id.0 as usize) < self.queues
                 && d.expires.load(Relaxed) == 0
         };
-        match lane.glance(cursor) {
-            Err(false) => Ok(None),
-            Ok(entry) if lane.wants_rescan(cursor, false).is_none() => {
-                match self.take_first(lane, cursor, &entry, wanted, |w| w.to(Phase::Claimed, me.id())) {
-                    Some((index, _, word)) if self.begin(cursors, me, Owned { index, word })? => {
-                        Ok(Some(Owned { index, word }))
-                    }
-                    _ => self.search(cursors, me, id),
-                }
-            }
-            _ => self.search(cursors, me, id),
+        let ahead = |d: &Descriptor| d.prefetch_for_worker();
+        let first = match lane.glance(cursor) {
+            Err(false) => return Ok(None),
+            first => first.ok(),
+        };
+        let raised = lane.raised_long_ago(cursor);
+        if raised.is_none()
+            && let Some(entry) = first
+            && let Some((index, _, word)) =
+                self.take_first(lane, cursor, &entry, ahead, wanted, |w| w.to(Phase::Claimed, me.id()))
+            && self.begin(cursors, me, Owned { index, word })?
+        {
+            return Ok(Some(Owned { index, word }));
         }
+        self.search(cursors, me, id, raised)
     }
 
-    /// As [`claim`](Self::claim), whatever stands at the head of the lane.
+    /// As [`claim`](Self::claim), whatever stands at the head of the lane. `raised`: a look at the descriptors is due even if
+    /// there is a hint.
     #[cold]
     #[inline(never)]
-    fn search(&self, cursors: &Cursors, me: Name, lane: LaneId) -> Result<Option<Owned>, Corrupted> {
-        let ours = lane == self.private(me.id());
+    fn search(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        id: LaneId,
+        mut raised: Option<Raised>,
+    ) -> Result<Option<Owned>, Corrupted> {
+        let (lane, ours) = (self.lane(id), id == self.private(me.id()));
         // `lane` and `addressee` are those of this life: the word is the READY of it, or the exchange fails.
         let wanted = |w: Task, d: &Descriptor| {
-            w.is(Phase::Ready) && d.lane.load(Relaxed) == lane.0 && (!ours || d.addressee.load(Relaxed) == me.bits())
+            w.is(Phase::Ready) && d.lane.load(Relaxed) == id.0 && (!ours || d.addressee.load(Relaxed) == me.bits())
         };
-        let cursor = cursors.of(lane);
         loop {
-            let taken = self.take_from(cursors, lane, wanted, |index, w| self.claimed(me, index, w))?; // [publish], [claim]
-            if let Some(raised) = self.lane(lane).wants_rescan(cursor, taken.is_none()) {
-                self.rescan(cursors, Some(lane), wanted)?;
-                self.lane(lane).lower_rescan(raised);
+            let taken = self.take_from(cursors, id, wanted, |index, w| self.claimed(me, index, w))?; // [publish], [claim]
+            let raised = if taken.is_some() { raised.take() } else { lane.raised() };
+            if let Some(raised) = raised {
+                self.rescan(cursors, Some(id), wanted)?;
+                lane.lower_rescan(raised);
                 if taken.is_none() {
                     continue;
                 }
@@ -860,7 +872,9 @@ impl<'s> Table<'s> {
         let phase = if delay == 0 { Phase::Ready } else { Phase::Delayed };
         let d = &self.descriptors[task.index as usize];
         d.not_before.store(if delay == 0 { 0 } else { self.now().saturating_add(delay) }, Relaxed);
-        d.run.withdraw();
+        if !mutant("no-withdrawal") {
+            d.run.withdraw();
+        }
         if is_same { task.word.to(phase, submitter.id()) } else { task.word.again(phase, submitter.id()) }
     }
 
@@ -892,7 +906,8 @@ impl<'s> Table<'s> {
 
     // ---- both -------------------------------------------------------------------------------------------------------
 
-    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `None`, also where another was
+    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `ahead` is called for one that may
+    /// come soon. `None`, also where another was
     /// faster: it takes [`take_from`](Self::take_from) to say more.
     #[inline]
     fn take_first(
@@ -900,11 +915,17 @@ impl<'s> Table<'s> {
         lane: Lane<'_>,
         cursor: &Cursor,
         entry: &Entry,
+        ahead: impl Fn(&Descriptor),
         wanted: impl Fn(Task, &Descriptor) -> bool,
         to: impl Fn(Task) -> Task,
     ) -> Option<(u16, Task, Task)> {
         let index = entry.hint.index;
         let d = self.descriptors.get(usize::from(index))?;
+        match lane.behind(entry) {
+            Some(next) => self.descriptors.get(usize::from(next.index)).map_or((), ahead),
+            // All of its lines at once, rather than one after another.
+            None => ahead(d),
+        }
         let word = self.load(index);
         if !entry.hint.names(word) || !wanted(word, d) {
             return None;

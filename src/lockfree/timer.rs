@@ -62,7 +62,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence, full_fence, monotonic, mutant},
+    sync::{AcqRel, Acquire, AtomicU32, AtomicU64, Relaxed, Release, fence, full_fence, monotonic, mutant, told},
 };
 
 /// No time.
@@ -77,12 +77,19 @@ pub(crate) struct Alarm {
     pub(crate) paused: AtomicU64,
     /// [`RAISED`], [`SEEN`]: the coordinator is to look, soon, whether wakes were answered.
     pub(crate) watched: AtomicU32,
+    /// How many participants live. The coordinator counts them; for who asks whether to spin.
+    pub(crate) population: told::AtomicU32,
 }
 
 #[cfg(all(test, any(loom, shuttle)))]
 impl Alarm {
     pub(crate) fn new() -> Alarm {
-        Alarm { armed: AtomicU64::new(0), paused: AtomicU64::new(0), watched: AtomicU32::new(1) }
+        Alarm {
+            armed: AtomicU64::new(0),
+            paused: AtomicU64::new(0),
+            watched: AtomicU32::new(1),
+            population: Default::default(),
+        }
     }
 }
 

@@ -150,7 +150,7 @@ impl Task {
 
     /// Attempt and generation: a number that each attempt of a descriptor has for itself, and that is not 0.
     pub(crate) const fn attempt_id(self) -> u64 {
-        self.0 & ((1 << (GENERATION_BITS + 8)) - 1)
+        self.0 << 16 | 1
     }
 
     /// The same attempt of the same task in another phase.
@@ -351,6 +351,16 @@ mod tests {
     fn a_generation_wraps_into_its_own_field() {
         let last = Task::new(Phase::Free, 0, 0, GENERATION_MASK);
         assert_eq!(last.reborn(3), Task::new(Phase::Reserved, 3, 0, 0));
+    }
+
+    #[test]
+    fn an_attempt_has_one_id_in_every_phase_and_no_other_has_it() {
+        let first = Task::new(Phase::Ready, 3, 0, 0);
+        assert_ne!(first.attempt_id(), 0, "which says that there is none");
+        for other in [first.again(Phase::Ready, 3), Task::new(Phase::Ready, 3, 0, GENERATION_MASK), first.reborn(3)] {
+            assert_ne!(other.attempt_id(), first.attempt_id(), "{other:?}");
+        }
+        assert_eq!(first.to(Phase::Done(Outcome::TimedOut), 0xfff).attempt_id(), first.attempt_id());
     }
 
     #[test]

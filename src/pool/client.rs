@@ -107,6 +107,9 @@ enum Output {
 /// Bytes of a result that is kept without an allocation of its own.
 const SMALL: usize = 64;
 
+/// Room for the copy of a small result, good for plain values of any alignment.
+pub(super) type Copied = [u128; INLINE / size_of::<u128>()];
+
 /// A result that lies in the segment.
 struct InPlace {
     /// `None` only while it is dropped.
@@ -320,6 +323,8 @@ struct Shared {
     home: Home,
     /// Threads of a worker wait for results on the participant's word.
     is_workers: bool,
+    /// So many descriptors that half of all remain if every participant keeps them, but one at least.
+    few: usize,
     inbox: Mutex<Inbox>,
     changed: Condvar,
     /// How often something was filed, or all were told to look. Changed under the lock.
@@ -331,7 +336,10 @@ struct Shared {
 impl Client {
     /// `is_workers`: its threads run tasks while they wait.
     pub(super) fn new(endpoint: Arc<Endpoint>, home: Home, is_workers: bool) -> Client {
+        let table = endpoint.segment().table();
+        let few = (table.descriptors.len() / 2 / table.participants.len()).max(1);
         let shared = Shared {
+            few,
             endpoint,
             is_workers,
             inbox: Mutex::default(),
@@ -455,24 +463,24 @@ impl Client {
         self.wait_for(iter::once(task), until, |inbox| inbox.take(tag))
     }
 
-    /// `look` at the result of this ticket, if it is there already, small, and went well; then the ticket is used up by it.
-    #[inline]
-    pub(super) fn at_once<R>(&self, tag: usize, look: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, Lost> {
+    /// Copies the result of this ticket, if it is there already, small, and went well: its length. Then the ticket is used up.
+    pub(super) fn at_once(&self, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Lost> {
         self.check_home()?;
         // Others who wait for the same are to be told that it has come.
         let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
         let may_be_next = |inbox: &Inbox| inbox.slots.get(tag).is_some_and(is_waited_for);
-        let which = |_: &Slot, of: usize| (of == tag).then_some(());
-        self.shared.at_once(may_be_next, which, |(), bytes| look(bytes))
+        let found = self.shared.at_once(may_be_next, |_, of| (of == tag).then_some(()), copy)?;
+        Ok(found.map(|((), len)| len))
     }
 
-    /// As [`at_once`](Self::at_once), for whichever of this group's is the next to come: `look` is given its note.
+    /// As [`at_once`](Self::at_once), for whichever of this group's is the next to come: its note, and its length.
     #[inline]
-    pub(super) fn any_at_once<R>(&self, group: usize, look: impl FnOnce(usize, &[u8]) -> R) -> Result<Option<R>, Lost> {
+    pub(super) fn any_at_once(&self, group: usize, copy: &mut Copied) -> Result<Option<(usize, usize)>, Lost> {
         self.check_home()?;
         let may_be_next = |inbox: &Inbox| inbox.groups[group].is_empty();
         let which = |slot: &Slot, _| slot.member().filter(|member| member.group == group && slot.handles == 1);
-        self.shared.at_once(may_be_next, which, |Member { note, .. }, bytes| look(note, bytes))
+        let found = self.shared.at_once(may_be_next, which, copy)?;
+        Ok(found.map(|(member, len)| (member.note, len)))
     }
 
     /// Waits until one of this group, which are `own`, has come back: its note, and how. As [`wait`](Self::wait).
@@ -523,7 +531,7 @@ impl Client {
         let mut inbox = shared.lock();
         // Registered first, then looked: room that came in between wakes nobody.
         inbox.for_room.push((context.waker().clone(), len));
-        let has_moved = shared.file(&mut inbox) | shared.move_out(&mut inbox);
+        let has_moved = shared.file(&mut inbox) | shared.move_out(&mut inbox) | shared.give_up_spares(&mut inbox);
         let may_succeed = has_moved || inbox.over.is_some() || shared.may_have_room(len);
         if may_succeed || !self.has_helper() {
             let (waker, _) = inbox.for_room.pop().unzip();
@@ -571,7 +579,7 @@ impl Client {
     /// What is wrong, as a line for people.
     pub(super) fn audit(&self) -> Result<(), String> {
         self.tidy();
-        self.shared.lock().spares.drain(..).for_each(|spare| self.endpoint().give_up(spare));
+        self.shared.give_up_spares(&mut self.shared.lock());
         let table = self.endpoint().segment().table();
         // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more.
         let is_at_rest = Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0;
@@ -602,7 +610,7 @@ impl Drop for Client {
         }
         let mut inbox = self.shared.lock();
         inbox.is_closed = true;
-        inbox.spares.drain(..).for_each(|spare| self.endpoint().give_up(spare));
+        self.shared.give_up_spares(&mut inbox);
         self.shared.tell(&inbox);
         drop(inbox);
         // It panics only if a waker of the caller's does; that was said then.
@@ -648,7 +656,7 @@ impl Shared {
         if is_refused() {
             return Err(PoolError::Draining);
         }
-        let spare = if self.has_enough() { None } else { inbox.spares.pop() };
+        let spare = if self.has_enough() || self.endpoint.is_orphaned() { None } else { inbox.spares.pop() };
         let mut draft = match spare {
             Some(spare) if len <= INLINE => self.endpoint.redraft(spare, len),
             spare => {
@@ -662,6 +670,15 @@ impl Shared {
                 draft
             }
         };
+        let mut fill = Some(fill);
+        if matches!(bond, Bond::Key(_))
+            && let Some(fill) = fill.take()
+        {
+            // Before others can join it: it may panic. Under no lock, as below.
+            drop(inbox);
+            fill(draft.payload().map_err(SubmitError::from)?);
+            inbox = self.lock();
+        }
         if is_refused() {
             return Err(PoolError::Draining);
         }
@@ -685,7 +702,9 @@ impl Shared {
         self.outstanding.store(self.outstanding.load(Relaxed) + 1, Relaxed);
         drop(inbox);
         let entered = Entered { shared: self, tag };
-        fill(draft.payload().map_err(SubmitError::from)?);
+        if let Some(fill) = fill {
+            fill(draft.payload().map_err(SubmitError::from)?);
+        }
         let task = draft.submit_as(s, tag as u64).map_err(SubmitError::from)?;
         std::mem::forget(entered);
         Ok((tag, task))
@@ -693,7 +712,8 @@ impl Shared {
 
     /// So many of the tasks that were submitted have come back. Under the lock.
     fn has_come_back(&self, n: usize) {
-        self.outstanding.store(self.outstanding.load(Relaxed) - n, Relaxed);
+        // Damage can bring back more than there were.
+        self.outstanding.store(self.outstanding.load(Relaxed).saturating_sub(n), Relaxed);
     }
 
     /// A ticket of the task with this key, if one is under way.
@@ -719,13 +739,22 @@ impl Shared {
         !self.is_workers && self.outstanding.load(Relaxed) >= self.most()
     }
 
-    /// May a program that keeps so many descriptors for its next submissions keep one more? Of those that it may have under
-    /// way, a part at most; and none that others wait for. A worker submits now and then, and there may be many of them.
-    fn may_keep(&self, kept: usize) -> bool {
-        !self.is_workers
-            && kept < self.most() / 2
-            && kept + self.outstanding.load(Relaxed) < self.most()
-            && !self.endpoint.is_room_wanted()
+    /// How many descriptors may a program keep for its next submissions? As many as it has under way, so that one which waits for
+    /// its last task holds no more than that; and a few, since it may have nothing under way and not come by for long. A worker
+    /// submits now and then, and there may be many of them.
+    fn may_keep(&self) -> usize {
+        if self.is_workers || self.endpoint.is_room_wanted() {
+            return 0;
+        }
+        let outstanding = self.outstanding.load(Relaxed);
+        outstanding.max(self.few).min(self.most().saturating_sub(outstanding))
+    }
+
+    /// Who waits for a descriptor may have what is kept. False: there is none.
+    fn give_up_spares(&self, inbox: &mut Inbox) -> bool {
+        let has_some = !inbox.spares.is_empty();
+        inbox.spares.drain(..).for_each(|spare| self.endpoint.give_up(spare));
+        has_some
     }
 
     fn most(&self) -> usize {
@@ -740,7 +769,8 @@ impl Shared {
     fn draft(&self, len: usize, may_wait: bool) -> Result<Draft<'_>, SubmitError> {
         while self.has_enough() {
             let mut inbox = self.lock();
-            if self.file(&mut inbox) {
+            // Others may have taken all that was under way since the look above: nothing would end the sleep.
+            if self.file(&mut inbox) || !self.has_enough() {
                 continue;
             }
             if inbox.over.is_some() {
@@ -756,8 +786,8 @@ impl Shared {
             match self.endpoint.sparing_draft(len) {
                 Err(e) if e.is_want_of_room() => {
                     let mut inbox = self.lock();
-                    // Our own results may be in the way.
-                    if self.file(&mut inbox) | self.move_out(&mut inbox) {
+                    // Our own results may be in the way, or what we keep.
+                    if self.file(&mut inbox) | self.move_out(&mut inbox) | self.give_up_spares(&mut inbox) {
                         continue;
                     }
                     let is_full = inbox.private >= BUDGET;
@@ -789,47 +819,66 @@ impl Shared {
         }
     }
 
-    /// `look` at the first result that is `which`, by its slot and ticket, if it is small, went well, and is the next to come, but
-    /// for some that are filed on the way: a copy of it is all that is made. `None`: look into the inbox.
+    /// Copies the first result that is `which`, by its slot and ticket, if it is small, went well, and is the next to come, but
+    /// for some that are filed on the way: which it is, and its length. `None`: look into the inbox.
     #[inline]
-    fn at_once<W, R>(
+    fn at_once<W>(
         &self,
         may_be_next: impl FnOnce(&Inbox) -> bool,
         which: impl Fn(&Slot, usize) -> Option<W>,
-        look: impl FnOnce(W, &[u8]) -> R,
-    ) -> Result<Option<R>, Lost> {
+        copy: &mut Copied,
+    ) -> Result<Option<(W, usize)>, Lost> {
         let mut inbox = self.lock();
         // Others who wait are to be told what has come.
         if !may_be_next(&inbox) || inbox.has_company() {
             return Ok(None);
         }
-        let mut copy = [0u128; INLINE / size_of::<u128>()];
+        let found = self.find(&mut inbox, which, copy);
+        if let (Err(e), None) = (&found, inbox.over) {
+            // What is damaged may have been another's, who looks for it later.
+            inbox.end((*e).into());
+        }
+        Ok(found?)
+    }
+
+    #[inline]
+    fn find<W>(
+        &self,
+        inbox: &mut Inbox,
+        which: impl Fn(&Slot, usize) -> Option<W>,
+        copy: &mut Copied,
+    ) -> Result<Option<(W, usize)>, Corrupted> {
         while let Some(finished) = self.endpoint.take()? {
             self.has_come_back(1);
             let tag = finished.tag() as usize;
             let found = inbox.slots.get(tag).and_then(|slot| which(slot, tag)).filter(|_| finished.went_well());
             let Some(found) = found else {
-                self.put(&mut inbox, finished)?;
+                self.put(inbox, finished)?;
                 continue;
             };
             let bytes = finished.output()?;
-            let Some(place) = bytemuck::cast_slice_mut::<_, u8>(&mut copy).get_mut(..bytes.len()) else {
-                self.put(&mut inbox, finished)?;
+            let len = bytes.len();
+            let Some(place) = bytemuck::cast_slice_mut::<_, u8>(copy).get_mut(..len) else {
+                self.put(inbox, finished)?;
                 return Ok(None);
             };
             place.copy_from_slice(bytes);
-            self.keep(&mut inbox, finished)?;
+            self.keep(inbox, finished)?;
             inbox.slots.remove(tag);
-            drop(inbox);
-            return Ok(Some(look(found, place)));
+            return Ok(Some((found, len)));
         }
         Ok(None)
     }
 
     /// Keeps the descriptor of a result that has been copied out for the next submission, or frees it.
     fn keep(&self, inbox: &mut Inbox, finished: Finished<'_>) -> Result<(), Corrupted> {
-        if self.may_keep(inbox.spares.len()) {
+        let (kept, most) = (inbox.spares.len(), self.may_keep());
+        if kept < most {
             inbox.spares.push(finished.renew()?);
+        } else if kept > most
+            && let Some(spare) = inbox.spares.pop()
+        {
+            self.endpoint.give_up(spare);
         }
         Ok(())
     }
@@ -852,20 +901,13 @@ impl Shared {
                 Err(e) => break Some(e.into()),
             }
         };
-        if !inbox.in_place.is_empty() && self.endpoint.is_room_wanted() {
+        if self.endpoint.is_room_wanted() {
+            self.give_up_spares(inbox);
             while self.move_out(inbox) {}
         }
         if let (None, Some(lost)) = (inbox.over, lost) {
-            inbox.over = Some(lost);
+            inbox.end(lost);
             has_come = true;
-            inbox.futures = 0;
-            let Inbox { slots, for_room, woken, .. } = inbox;
-            woken.extend(for_room.drain(..).map(|(waker, _)| waker));
-            for (_, slot) in slots {
-                if let State::Waiting(wakers) = &mut slot.state {
-                    woken.append(wakers);
-                }
-            }
         }
         if has_come {
             self.tell(inbox);
@@ -1134,6 +1176,19 @@ impl Shared {
 }
 
 impl Inbox {
+    /// Nothing will come any more: futures are to look.
+    fn end(&mut self, why: Lost) {
+        self.over = Some(why);
+        self.futures = 0;
+        let Inbox { slots, for_room, woken, .. } = self;
+        woken.extend(for_room.drain(..).map(|(waker, _)| waker));
+        for (_, slot) in slots {
+            if let State::Waiting(wakers) = &mut slot.state {
+                woken.append(wakers);
+            }
+        }
+    }
+
     /// Does anybody wait beside the thread that looks?
     fn has_company(&self) -> bool {
         self.has_leader || self.waiting > 0 || self.futures > 0 || !self.for_room.is_empty()
@@ -1315,5 +1370,84 @@ mod tests {
         assert!(client.wait(tag, task, None).unwrap().is_some());
         drop(client);
         pool.assert_clean();
+    }
+
+    /// Has the result of this ticket come by now?
+    fn has_come(client: &Client, (tag, task): (usize, TaskId)) -> Result<bool, Lost> {
+        client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some())
+    }
+
+    #[test]
+    fn nobody_joins_a_task_whose_input_may_not_come_to_be() {
+        let pool = Pool::new(1);
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let mut second = None;
+        let first = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            client.submit_keyed(&TASK, "key", 1, |_| {
+                second = Some(client.submit_keyed(&TASK, "key", 0, |_| {}).unwrap());
+                std::panic::resume_unwind(Box::new("of what fills it"));
+            })
+        }));
+        assert!(first.is_err());
+        drop(claim(&worker));
+        assert_eq!(has_come(&client, second.unwrap()), Ok(true));
+        assert_eq!(client.outstanding(), 0);
+        drop(client);
+        pool.assert_clean();
+    }
+
+    #[test]
+    fn who_has_nothing_under_way_keeps_little_and_nothing_once_room_is_short() {
+        let pool = Pool::of(Geometry { descriptors: 32, ..Geometry::new(8, 1) });
+        let (worker, other) = (pool.endpoint(), pool.endpoint());
+        let clients = [(); 4].map(|()| client(&pool));
+        for client in &clients {
+            let tickets: Vec<_> = (0..24).map(|_| client.try_submit(&TASK, b"").unwrap()).collect();
+            tickets.iter().for_each(|_| drop(claim(&worker)));
+            for ticket in tickets {
+                assert_eq!(has_come(client, ticket), Ok(true));
+            }
+            assert!(!client.shared.lock().spares.is_empty(), "it keeps none");
+        }
+        let mut drafts: Vec<_> = std::iter::from_fn(|| other.draft(0).ok()).collect();
+        assert!(drafts.len() >= 16, "{} are left", drafts.len());
+        // What a program keeps it uses itself, whatever it was kept for.
+        for client in &clients {
+            client.try_submit(&TASK, b"").unwrap();
+        }
+        let last = client(&pool);
+        assert!(last.try_submit(&TASK, b"").is_err());
+        drop(drafts.pop());
+        last.try_submit(&TASK, b"").unwrap();
+    }
+
+    #[test]
+    fn after_damage_nobody_waits_and_no_ticket_is_given_twice() {
+        for damaged_is_first in [true, false] {
+            let pool = Pool::new(1);
+            let (client, worker) = (client(&pool), pool.endpoint());
+            let [damaged, other] = [(); 2].map(|()| client.try_submit(&TASK, b"").unwrap());
+            drop(claim(&worker));
+            drop(claim(&worker));
+            let d = &pool.segment.table().descriptors[usize::from(damaged.1.index)];
+            d.output.store(u64::MAX, Relaxed);
+            let tickets = if damaged_is_first { [damaged, other] } else { [other, damaged] };
+            let came = tickets.map(|ticket| has_come(&client, ticket));
+            assert!(matches!(came[usize::from(!damaged_is_first)], Err(Lost::Corrupted(_))), "{came:?}");
+            let next = client.try_submit(&TASK, b"").unwrap();
+            assert_ne!(next.0, damaged.0, "a handle that forgets its ticket forgets another's");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_no_way_into_a_pool_that_has_ended() {
+        let pool = Pool::new(1);
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let ticket = client.try_submit(&TASK, b"").unwrap();
+        drop(claim(&worker));
+        assert_eq!(has_come(&client, ticket), Ok(true));
+        client.endpoint().orphan();
+        let refused = client.try_submit(&TASK, b"").err();
+        assert!(matches!(refused, Some(PoolError::Submit(SubmitError::CoordinatorDied(_)))), "{refused:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     PoolError,
-    client::{Filed, Client, Done, Ending, Lost, Trouble},
+    client::{Client, Copied, Done, Ending, Filed, Lost, Trouble},
     codec::{Bytes, CodecError, Pods, Wire},
     home::AnotherProcess,
     worker::{STATUS_FAILED, STATUS_PANICKED, STATUS_TIMED_OUT, STATUS_UNKNOWN},
@@ -271,10 +271,11 @@ impl<O: Wire> Handle<O> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait(mut self) -> Result<O::Owned, TaskError> {
-        match self.client.at_once(self.tag, O::decode) {
-            Ok(Some(result)) => {
+        let mut copy = Copied::default();
+        match self.client.at_once(self.tag, &mut copy) {
+            Ok(Some(len)) => {
                 self.is_over = true;
-                Ok(result?)
+                Ok(O::decode(&bytemuck::cast_slice(&copy)[..len])?)
             }
             Ok(None) => result::<O>(&*self.done()?),
             Err(lost) => Err(self.client.why(lost)),

@@ -15,7 +15,7 @@
 use super::{
     PoolError, TaskError,
     chunk::{self, Chunk},
-    client::{Done, Member},
+    client::{Copied, Done, Member},
     codec::Wire,
     handle::{Blame, check, outcome},
     options::TaskOptions,
@@ -586,14 +586,15 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
     fn land(&mut self) -> Option<Came<O>> {
         let pool = self.pool;
         let Some((group, _)) = self.sending else { unreachable!("something is under way") };
+        let mut copy = Copied::default();
         let landed = match self.size.is_fixed {
             // Nothing need be known but the results.
-            true => pool.client().any_at_once(group, |note, bytes| self.went_well(note, bytes)),
+            true => pool.client().any_at_once(group, &mut copy),
             false => Ok(None),
         };
         let landed = match landed {
+            Ok(Some((note, len))) => return Some(self.went_well(note, &bytemuck::cast_slice(&copy)[..len])),
             Ok(None) => pool.client().wait_any(group, self.flights.iter().map(|(_, flight)| flight.ticket.1)),
-            Ok(came) => return came,
             Err(lost) => Err(lost),
         };
         match landed {

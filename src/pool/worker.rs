@@ -487,28 +487,24 @@ enum Went {
     Badly { status: u32, retry: u8, text: String },
 }
 
+/// How a task that has run is to end.
+enum Ended {
+    /// Its output is written.
+    Well(u32),
+    Cancelled,
+    Badly {
+        status: u32,
+        retry: u8,
+        text: String,
+    },
+}
+
 /// Runs one task to its end or to its next attempt. Returns the stamp of its end, or 0.
 fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<u64, Corrupted> {
-    let kind = claimed.kind();
-    let codec = if kind & JSON == 0 { Codec::Compact } else { Codec::Json };
-    let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
-        return leave(core, claimed, STATUS_UNKNOWN, &[]);
-    };
-    if kind & CHUNK != 0 {
-        return match run_items(core, &mut claimed, handler) {
-            Ok(Some(status)) => claimed.complete_reserved(status),
-            Ok(None) => claimed.cancelled().map(|()| 0),
-            Err(SubmitError::Corrupted(e)) => Err(e),
-            Err(e) => leave(core, claimed, STATUS_FAILED, e.to_string().as_bytes()),
-        };
-    }
-    let (running, writer) = claimed.split();
-    let context = Context { running, core, is_item: false };
-    let (input, mut room) = (running.input()?, core.room(writer));
-    match attempt(&context, || handler(&context, input, codec, &mut room)) {
-        Went::Well => claimed.complete_reserved(STATUS_OK),
-        Went::Badly { .. } if claimed.is_cancelled() => claimed.cancelled().map(|()| 0),
-        Went::Badly { retry, status, text } => {
+    match execute(core, &mut claimed)? {
+        Ended::Well(status) => claimed.complete_reserved(status),
+        Ended::Cancelled => claimed.cancelled().map(|()| 0),
+        Ended::Badly { retry, status, text } => {
             let left = match claimed.retry_on() & retry {
                 0 => Some(claimed),
                 _ => claimed.give_back(Again::Backoff)?,
@@ -516,6 +512,30 @@ fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<u64, Corrupted> {
             left.map_or(Ok(0), |claimed| leave(core, claimed, status, text.as_bytes()))
         }
     }
+}
+
+fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
+    let kind = claimed.kind();
+    let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
+        return Ok(Ended::Badly { status: STATUS_UNKNOWN, retry: 0, text: String::new() });
+    };
+    if kind & CHUNK != 0 {
+        return match run_items(core, claimed, handler) {
+            Ok(Some(status)) => Ok(Ended::Well(status)),
+            Ok(None) => Ok(Ended::Cancelled),
+            Err(SubmitError::Corrupted(e)) => Err(e),
+            Err(e) => Ok(Ended::Badly { status: STATUS_FAILED, retry: 0, text: e.to_string() }),
+        };
+    }
+    let codec = if kind & JSON == 0 { Codec::Compact } else { Codec::Json };
+    let (running, writer) = claimed.split();
+    let context = Context { running, core, is_item: false };
+    let (input, mut room) = (running.input()?, core.room(writer));
+    Ok(match attempt(&context, || handler(&context, input, codec, &mut room)) {
+        Went::Well => Ended::Well(STATUS_OK),
+        Went::Badly { .. } if running.is_cancelled() => Ended::Cancelled,
+        Went::Badly { status, retry, text } => Ended::Badly { status, retry, text },
+    })
 }
 
 /// Runs the items of a chunk. What came of each is in the segment before the next begins: so a death costs one item, and none
@@ -618,16 +638,24 @@ fn reserve_one_of(room: &mut Room<'_>, lens: &[usize]) -> Result<usize, SubmitEr
 }
 
 fn attempt(context: &Context<'_>, handler: impl FnOnce() -> Result<(), Failure>) -> Went {
-    match panics::catch(handler) {
-        Ok(Ok(())) => Went::Well,
-        Ok(Err(failure)) => {
+    // Not handed through as a value: to move a `Result` that was just written waits for the writes before it, and these may be
+    // to lines of another CPU's.
+    let mut failed = None;
+    let caught = panics::catch(|| {
+        if let Err(failure) = handler() {
+            failed = Some(failure);
+        }
+    });
+    match (caught, failed) {
+        (Ok(()), None) => Went::Well,
+        (Ok(()), Some(failure)) => {
             let is_late = !context.is_item && context.time_left() == Some(Duration::ZERO);
             let (status, retry) =
                 if is_late { (STATUS_TIMED_OUT, retry_on::TIMED_OUT) } else { (STATUS_FAILED, retry_on::FAILED) };
             let retry = if failure.is_permanent && !is_late { 0 } else { retry };
             Went::Badly { status, retry, text: failure.message }
         }
-        Err(panic) => Went::Badly { status: STATUS_PANICKED, retry: retry_on::PANICKED, text: panic.to_string() },
+        (Err(panic), _) => Went::Badly { status: STATUS_PANICKED, retry: retry_on::PANICKED, text: panic.to_string() },
     }
 }
 

@@ -39,6 +39,23 @@ fn worker_that_gives_back_dies() {
     }
 }
 
+/// What was told of the attempt while another had it is not told of who dies over it.
+#[test]
+fn who_gets_what_was_handed_back_dies() {
+    explore("who_gets_what_was_handed_back_dies", 2, |take| {
+        let storage = Arc::new(Storage::new(4, 1));
+        storage.each(|d| d.max_attempts.store(1, Relaxed));
+        let [coordinator, mut submitter, victim, other] = std::array::from_fn(|id| Actor::new(&storage, id));
+        submitter.submit(1);
+        let (victim, other) = take.play(&coordinator, vec![(victim, WORK), (other, HAND_BACK)]);
+        let died = victim.died;
+        let mut actors = vec![coordinator, submitter, victim];
+        actors.extend(other.into_iter().map(join));
+        settle(actors);
+        died
+    });
+}
+
 #[test]
 fn submitter_of_what_is_given_back_dies() {
     for part in [HAND_BACK, RETRY_LATER] {

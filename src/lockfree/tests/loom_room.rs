@@ -91,6 +91,35 @@ fn room_wakes_each_thread_of_a_participant() {
     });
 }
 
+/// Who keeps the descriptor of a result gives back its block, for which another waits.
+#[test]
+fn who_renews_dies() {
+    explore("who_renews_dies", 2, |take| {
+        let storage = Arc::new(Storage::with_blocks(3, 1, 1));
+        let [mut coordinator, mut owner, waiter] = std::array::from_fn(|id| Actor::new(&storage, id));
+        let task = owner.table().reserve(owner.name).unwrap();
+        let block = owner.alloc().unwrap();
+        owner.attach(block, task, &storage.descriptors[0].input, 1);
+        owner.publish_reserved(task, 1, QUEUE, None);
+        coordinator.work(QUEUE);
+        let renew: Part = |a| {
+            if let Some(task) = a.take_and_renew() {
+                a.publish_reserved(task, 2, QUEUE, None);
+            }
+        };
+        let borrow: Part = |a| {
+            let block = a.await_room(Actor::alloc);
+            assert!(a.table().blocks.free(block as usize, Block::Held(a.name)));
+        };
+        let (owner, waiter) = take.play(&coordinator, vec![(owner, renew), (waiter, borrow)]);
+        let died = owner.died;
+        let mut actors = vec![coordinator, owner];
+        actors.extend(waiter.into_iter().map(join));
+        settle(actors);
+        died
+    });
+}
+
 /// A worker gives a task back, and with it the block of its output, for which another waits.
 #[test]
 fn who_gives_a_block_back_with_its_task_dies() {

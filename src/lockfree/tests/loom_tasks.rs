@@ -150,13 +150,23 @@ const CANCEL_THEN_ADDRESS: Part = |a| {
     a.submit_to(Name::new(COORDINATOR as u16, 1), 2);
 };
 
+/// The same, where the descriptor is kept.
+const CANCEL_THEN_ADDRESS_ANEW: Part = |a| {
+    if let Some(task) = a.submit(1) {
+        a.cancel(1, task);
+    }
+    if let Some(task) = a.take_and_renew() {
+        a.publish_reserved(task, 2, a.table().private(COORDINATOR as u16), Some(Name::new(COORDINATOR as u16, 1)));
+    }
+};
+
 /// A worker was about to claim a task, and its descriptor carries another's by then. That it can't have that rests on the
 /// generation in the word that it exchanges.
-fn next_life_is_for_another(take: Take) -> bool {
+fn next_life_is_for_another(take: Take, cancel_then_address: Part) -> bool {
     let storage = Arc::new(Storage::new(3, 1));
     let coordinator = Actor::new(&storage, COORDINATOR);
     let (worker, submitter) = (Actor::new(&storage, 1), Actor::new(&storage, 2));
-    let (worker, submitter) = take.play(&coordinator, vec![(worker, WORK_ONE), (submitter, CANCEL_THEN_ADDRESS)]);
+    let (worker, submitter) = take.play(&coordinator, vec![(worker, WORK_ONE), (submitter, cancel_then_address)]);
     let died = worker.died;
     let mut actors = vec![coordinator, worker];
     actors.extend(submitter.into_iter().map(join));
@@ -168,7 +178,16 @@ fn next_life_is_for_another(take: Take) -> bool {
 
 #[test]
 fn worker_with_a_hint_of_the_life_before_dies() {
-    explore("worker_with_a_hint_of_the_life_before_dies", 2, next_life_is_for_another);
+    explore("worker_with_a_hint_of_the_life_before_dies", 2, |take| {
+        next_life_is_for_another(take, CANCEL_THEN_ADDRESS)
+    });
+}
+
+#[test]
+fn worker_with_a_hint_of_what_was_renewed_dies() {
+    explore("worker_with_a_hint_of_what_was_renewed_dies", 2, |take| {
+        next_life_is_for_another(take, CANCEL_THEN_ADDRESS_ANEW)
+    });
 }
 
 /// One submitter reads a result and gives the descriptor back, another takes it and writes an input: \[release].

@@ -231,6 +231,8 @@ struct Actor {
     /// What it gave back to be attempted again.
     returned: Vec<u64>,
     results: Vec<(u64, Outcome)>,
+    /// Whose death was the end of a task.
+    blamed: Vec<Name>,
     /// Which checkpoint it left last, from 1.
     kept: u64,
 }
@@ -255,6 +257,7 @@ impl Actor {
             ran: Vec::new(),
             returned: Vec::new(),
             results: Vec::new(),
+            blamed: Vec::new(),
             kept: 0,
         }
     }
@@ -353,6 +356,7 @@ impl Actor {
         let input = d.input_bytes.get();
         assert!(self.read(&d.input).is_none_or(|block| block == input), "input of {input}");
         self.ran.push((input, self.storage.moment()));
+        assert_eq!(d.run.status.swap(told(input, task.word), Relaxed), 0, "{input}: what is told of another attempt");
         d.output_bytes.set(output(input, task.word));
         (task, input)
     }
@@ -394,8 +398,19 @@ impl Actor {
 
     /// Takes the next result. False: there is none.
     fn take(&mut self) -> bool {
+        let taken = self.take_owned();
+        taken.map(|task| self.table().release(task).unwrap()).is_some()
+    }
+
+    /// Takes the next result and keeps its descriptor.
+    fn take_and_renew(&mut self) -> Option<Owned> {
+        let task = self.take_owned()?;
+        Some(self.table().renew(task).unwrap())
+    }
+
+    fn take_owned(&mut self) -> Option<Owned> {
         let table = self.storage.table();
-        let Some((task, outcome)) = table.take(&self.cursors, self.name).unwrap() else { return false };
+        let (task, outcome) = table.take(&self.cursors, self.name).unwrap()?;
         let d = &table.descriptors[task.index as usize];
         let input = d.input_bytes.get();
         if outcome == Outcome::Completed {
@@ -403,13 +418,16 @@ impl Actor {
             assert_eq!(d.output_bytes.get(), expected, "output of {input}");
             assert!(self.read(&d.output).is_none_or(|block| block == expected), "output of {input}, in a block");
         }
+        let run = d.run_of(task.word);
+        let status = run.map_or(0, |run| run.status.load(Relaxed));
+        let is_told = outcome == Outcome::Completed || status != 0;
+        assert!(!is_told || status == told(input, task.word), "{input}: {status:#x} is told of another attempt");
         if outcome == Outcome::WorkerDied {
             assert_eq!(d.exit.load(Relaxed), EXIT);
-            assert!(d.run_of(task.word).is_some(), "nobody claimed {input}, and yet its worker died");
+            self.blamed.push(run.expect("who died had claimed it").claimant());
         }
         self.results.push((input, outcome));
-        table.release(task).unwrap();
-        true
+        Some(task)
     }
 
     /// Runs one task, sleeping until there is one.
@@ -476,6 +494,11 @@ fn output(input: u64, word: Task) -> u64 {
     input << 8 | u64::from(word.attempt())
 }
 
+/// What a worker tells of such an attempt: not 0.
+fn told(input: u64, word: Task) -> u32 {
+    1 << 31 | output(input, word) as u32
+}
+
 /// Ends a scene: who lives runs what is left, by fresh cursors and without another sweep, then what must wait, and takes.
 /// Then each accepted task must have been delivered once, with an outcome that the logs explain, and the audit must be
 /// clean.
@@ -534,6 +557,9 @@ fn settle(mut actors: Vec<Actor>) -> Vec<Actor> {
         let others = actors.iter().filter(|a| a.name != name).flat_map(|a| &a.ran);
         let late = others.filter(|r| r.0 == input && r.1 > when).count();
         assert_eq!(late, 0, "{input} was begun anew after its end had been asked of {name:?}");
+    }
+    for name in actors.iter().flat_map(|a| &a.blamed) {
+        assert!(actors.iter().any(|a| a.died && a.name == *name), "{name:?} lives, of whose death a task has ended");
     }
     let audit = storage.table().audit();
     assert!(audit.is_clean(), "{audit}");

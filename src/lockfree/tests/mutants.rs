@@ -7,8 +7,13 @@ use std::process::Command;
 const MUTANTS: &[(&str, &str)] = &[
     // The whole word: what is done by exchange, and what travels with it.
     ("no-generation", "loom_tasks::worker_with_a_hint_of_the_life_before_dies"),
+    ("no-renewal", "loom_tasks::worker_with_a_hint_of_what_was_renewed_dies"),
     ("relaxed-exchange", "loom_tasks::a_descriptor_changes_hands"),
     ("relaxed-requeue", "loom_retry::worker_that_gives_back_dies"),
+    // What is told of an attempt
+    ("any-run", "loom_tasks::worker_dies_over_the_last_attempt"),
+    ("no-sign", "loom_tasks::worker_dies_over_the_last_attempt"),
+    ("no-withdrawal", "loom_retry::who_gets_what_was_handed_back_dies"),
     // [remove]
     ("no-recheck", "loom_recovery::recoverer_of_a_worker_dies"),
     ("no-remove-fence", "loom_recovery::recoverer_of_a_worker_dies"),
@@ -18,6 +23,7 @@ const MUTANTS: &[(&str, &str)] = &[
     ("no-second-hint+no-trim-fence", "loom_own::who_trims_meets_the_sweep"),
     // [overflow]
     ("no-overflow-flag", "loom_lane::submitter_to_a_full_lane_dies"),
+    ("blind-glance", "loom_lane::submitter_to_a_full_lane_dies"),
     ("plain-flag", "loom_lane::one_flag_carries_two_overflows"),
     ("blind-lower", "loom_lane::one_flag_carries_two_overflows"),
     // [orphan], and whose death recovery asks for
@@ -61,7 +67,11 @@ const MUTANTS: &[(&str, &str)] = &[
 #[cfg(shuttle)]
 const MUTANTS: &[(&str, &str)] = &[
     ("no-generation", "shuttle_pool::by_priority"),
+    ("any-run", "shuttle_pool::by_priority"),
+    ("no-sign", "shuttle_pool::by_priority"),
+    ("no-withdrawal", "shuttle_pool::by_priority"),
     ("no-overflow-flag", "shuttle_pool::by_priority"),
+    ("blind-glance", "shuttle_pool::by_priority"),
     ("no-orphan-check", "shuttle_pool::by_priority"),
     ("no-second-orphan-check", "shuttle_pool::by_priority"),
     ("no-return-check", "shuttle_pool::by_priority"),

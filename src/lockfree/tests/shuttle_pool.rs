@@ -17,7 +17,7 @@ use crate::{
     lockfree::{
         descriptor::Backoff,
         participant::{Name, Participant},
-        table::{Again, TaskId},
+        table::{Again, Owned, TaskId},
         timer::Looks,
         word::{Member, Outcome},
     },
@@ -86,11 +86,14 @@ fn start(actor: Actor, role: Role, is_mortal: bool, ended: &Ended) {
 fn be_client(a: &mut Actor) {
     let mut rng = thread_rng();
     let mut left = rng.gen_range(1..=TASKS);
-    let mut submitted = Vec::new();
+    let (mut submitted, mut kept) = (Vec::new(), None);
     while left > 0 || a.results.len() < a.accepted.len() {
+        if left > 0 && rng.gen_bool(0.5) {
+            kept = a.take_and_renew();
+        }
         while a.take() {}
         if left > 0 {
-            if let Some(task) = submit(a, left) {
+            if let Some(task) = submit(a, left, kept.take()) {
                 submitted.push((input(a.name, left), task));
                 left -= 1;
             }
@@ -109,11 +112,11 @@ fn input(client: Name, number: u64) -> u64 {
     client.incarnation() * 1000 + u64::from(client.id()) * 10 + number
 }
 
-/// Submits a task, to a queue or to a worker that was alive just now, some with a block. `None`: it slept for want of room, or
-/// thought better of it.
-fn submit(a: &mut Actor, number: u64) -> Option<TaskId> {
+/// Submits a task, to a queue or to a worker that was alive just now, some with a block, in a descriptor that it has `kept` or
+/// finds. `None`: it slept for want of room, or thought better of it.
+fn submit(a: &mut Actor, number: u64, kept: Option<Owned>) -> Option<TaskId> {
     let mut rng = thread_rng();
-    let task = a.find_or_sleep(true, |a| a.table().reserve(a.name))?;
+    let task = kept.or_else(|| a.find_or_sleep(true, |a| a.table().reserve(a.name)))?;
     let input = input(a.name, number);
     if rng.gen_ratio(1, 3) {
         let block = loop {

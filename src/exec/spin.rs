@@ -1,0 +1,138 @@
+//! Looking for a while before sleeping: how long, and how often.
+//!
+//! To sleep and be woken costs 5 µs on a bare machine, and 30 to 60 under a hypervisor, for which an idle CPU has to be kicked.
+//! What comes within that time is worth waiting for awake; what comes later isn't, and while others want the CPU nothing is. So
+//! the budget follows what came of it: a wait that turned out long halves it; one that was over so soon that it would better not
+//! have slept restores it, or two who wait for each other would sleep by turns for ever, each for as long as the other takes to
+//! wake up.
+//!
+//! Who looks too often is in the way: each look at a slot takes its cache line from whoever is about to fill it. Where tasks come
+//! one by one, and sooner than it takes to look for them, [`GATHER`] pauses are made before the second look, so that several are
+//! there. Where they come in answer to what was done, as in a round trip, that would only add to the way: so not unless [`DENSE`]
+//! in a row came within [`CLOSE`] looks.
+//!
+//! Private to a process. Threads may share it: all of it is a guess.
+
+use crate::sync::spin_loop;
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// About what a sleep and its wake cost at most.
+const MOST: Duration = Duration::from_micros(50);
+/// What comes sooner again has to be found out.
+const LEAST: Duration = Duration::from_micros(1);
+/// Looks between two at the time.
+const LOOKS: u32 = 8;
+const CLOSE: u32 = 3;
+const DENSE: u32 = 8;
+const GATHER: u32 = 10;
+
+#[derive(Debug)]
+pub(super) struct Spin {
+    /// In nanoseconds, as `budget`. 0: another CPU can bring nothing meanwhile.
+    most: u64,
+    budget: AtomicU64,
+    /// How many in a row came within a few looks.
+    close: AtomicU32,
+}
+
+impl Spin {
+    pub(super) fn usual() -> Spin {
+        Spin::up_to(MOST)
+    }
+
+    pub(super) fn up_to(most: Duration) -> Spin {
+        let most = most.as_nanos() as u64;
+        Spin { most, budget: AtomicU64::new(most), close: AtomicU32::new(0) }
+    }
+
+    /// `look`s until that finds something, or for as long as it is worth it. `is_crowded`: others want the CPU. `Err`: when it
+    /// began to wait, for [`took`](Self::took) once that is over.
+    pub(super) fn wait<T, E>(
+        &self,
+        is_crowded: bool,
+        mut look: impl FnMut() -> Result<Option<T>, E>,
+    ) -> Result<Result<T, Instant>, E> {
+        if let Some(found) = look()? {
+            return Ok(Ok(found));
+        }
+        let began = Instant::now();
+        let budget = Duration::from_nanos(if is_crowded { 0 } else { self.budget.load(Relaxed).min(self.most) });
+        let close = self.close.load(Relaxed);
+        if close >= DENSE && !budget.is_zero() {
+            (0..GATHER).for_each(|_| spin_loop());
+        }
+        for i in 0.. {
+            if i % LOOKS == 0 && began.elapsed() >= budget {
+                break;
+            }
+            if let Some(found) = look()? {
+                self.close.store(if i <= CLOSE { DENSE.min(close + 1) } else { 0 }, Relaxed);
+                return Ok(Ok(found));
+            }
+            spin_loop();
+        }
+        self.close.store(0, Relaxed);
+        Ok(Err(began))
+    }
+
+    /// So long it took in all until something came, sleep included.
+    pub(super) fn took(&self, all: Duration) {
+        let all = all.as_nanos() as u64;
+        // A part of a short wait was the wake itself.
+        let budget = if all <= 2 * self.most { self.most } else { self.budget.load(Relaxed) / 2 };
+        self.budget.store(budget.max(LEAST.as_nanos() as u64), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    /// Waits for what comes at the `n`-th look, from 0. Returns how many looks there were.
+    fn wait(spin: &Spin, is_crowded: bool, n: u32) -> u32 {
+        let mut looks = 0;
+        let look = || -> Result<_, Infallible> {
+            looks += 1;
+            Ok((looks > n).then_some(()))
+        };
+        let Ok(found) = spin.wait(is_crowded, look);
+        assert_eq!(found.is_ok(), looks > n);
+        looks
+    }
+
+    #[test]
+    fn the_budget_is_halved_by_what_took_long_and_restored_by_what_did_not() {
+        let spin = Spin::usual();
+        let most = spin.most;
+        let budget = |took: Duration| {
+            spin.took(took);
+            spin.budget.load(Relaxed)
+        };
+        assert_eq!([3 * MOST, Duration::from_secs(9), 3 * MOST].map(budget), [most / 2, most / 4, most / 8]);
+        assert_eq!((0..9).map(|_| budget(3 * MOST)).last(), Some(LEAST.as_nanos() as u64));
+        assert_eq!([2 * MOST, 3 * MOST].map(budget), [most, most / 2]);
+    }
+
+    #[test]
+    fn who_is_in_the_way_of_others_looks_once() {
+        assert_eq!(wait(&Spin::usual(), true, u32::MAX), 1);
+        assert_eq!(wait(&Spin::up_to(Duration::ZERO), false, u32::MAX), 1);
+    }
+
+    #[test]
+    fn it_gathers_only_where_all_came_soon() {
+        let spin = Spin::up_to(Duration::from_secs(100));
+        for _ in 0..DENSE {
+            assert_eq!(wait(&spin, false, CLOSE), CLOSE + 1);
+        }
+        assert_eq!(spin.close.load(Relaxed), DENSE);
+        wait(&spin, false, 0);
+        assert_eq!(spin.close.load(Relaxed), DENSE, "what is there at once says nothing of how it came");
+        wait(&spin, false, CLOSE + 2);
+        assert_eq!(spin.close.load(Relaxed), 0);
+    }
+}
