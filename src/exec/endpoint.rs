@@ -792,6 +792,14 @@ impl<'e> Running<'e> {
         }
     }
 
+    /// So much more is done of what was said to be the total.
+    #[inline]
+    pub(crate) fn progress_to(&self, done: u64) {
+        if let Some(d) = self.fields() {
+            d.done.store(done, Relaxed);
+        }
+    }
+
     /// Who reads or replaces the checkpoint, while this lives.
     fn keep(&self) -> MutexGuard<'e, ()> {
         let locks = &self.endpoint.keeping;

@@ -19,7 +19,7 @@ use super::{
     codec::Codec,
     context::Context,
     home::Home,
-    output::Room,
+    output::{ItemRoom, Room},
     start::Work,
     submitter::Submitter,
     tasks::{CHUNK, Failure, Handler, JSON, Tasks},
@@ -58,6 +58,8 @@ pub(super) const STATUS_PANICKED: u32 = 2;
 pub(super) const STATUS_UNKNOWN: u32 = 3;
 /// The handler gave an error when its time was over: the output is its text.
 pub(super) const STATUS_TIMED_OUT: u32 = 4;
+/// Of the items of this chunk some went badly or are left out. The others stand in the output all the same.
+pub(super) const STATUS_MIXED: u32 = 5;
 
 /// Beside the status of an item of a chunk: another attempt is wanted.
 pub(super) const AGAIN: u32 = 1 << 31;
@@ -71,6 +73,8 @@ pub(super) const DEEPEST: usize = 512;
 const LOOK: Duration = Duration::from_millis(10);
 /// Bytes of output for which a chunk finds room at once, at most.
 const ROOM: usize = 16 << 20;
+/// For the room of a chunk's output each item is taken to be as large as the first, up to a multiple of this.
+const STEP: usize = 16;
 /// Stack of a slot's thread: that of a process's first thread, by default.
 const STACK: usize = 8 << 20;
 
@@ -486,15 +490,20 @@ enum Went {
 
 /// How a task that has run is to end.
 enum Ended {
-    Well,
+    /// Its output is written.
+    Well(u32),
     Cancelled,
-    Badly { status: u32, retry: u8, text: String },
+    Badly {
+        status: u32,
+        retry: u8,
+        text: String,
+    },
 }
 
 /// Runs one task to its end or to its next attempt. Returns the stamp of its end, or 0.
 fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<u64, Corrupted> {
     match execute(core, &mut claimed)? {
-        Ended::Well => claimed.complete_reserved(STATUS_OK),
+        Ended::Well(status) => claimed.complete_reserved(status),
         Ended::Cancelled => claimed.cancelled().map(|()| 0),
         Ended::Badly { retry, status, text } => {
             let left = match claimed.retry_on() & retry {
@@ -513,8 +522,8 @@ fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
     };
     if kind & CHUNK != 0 {
         return match run_items(core, claimed, handler) {
-            Ok(true) => Ok(Ended::Well),
-            Ok(false) => Ok(Ended::Cancelled),
+            Ok(Some(status)) => Ok(Ended::Well(status)),
+            Ok(None) => Ok(Ended::Cancelled),
             Err(SubmitError::Corrupted(e)) => Err(e),
             Err(e) => Ok(Ended::Badly { status: STATUS_FAILED, retry: 0, text: e.to_string() }),
         };
@@ -524,7 +533,7 @@ fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
     let context = Context { running, core, is_item: false };
     let (input, mut room) = (running.input()?, core.room(writer));
     Ok(match attempt(&context, || handler(&context, input, codec, &mut room)) {
-        Went::Well => Ended::Well,
+        Went::Well => Ended::Well(STATUS_OK),
         Went::Badly { .. } if running.is_cancelled() => Ended::Cancelled,
         Went::Badly { status, retry, text } => Ended::Badly { status, retry, text },
     })
@@ -532,68 +541,88 @@ fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
 
 /// Runs the items of a chunk. What came of each is in the segment before the next begins: so a death costs one item, and none
 /// that is finished runs again. It ends early where what comes of the next item has no room beside the others: the submitter
-/// sends those that are left again. False: it was cancelled.
+/// sends those that are left again. Returns its status; `None`: it was cancelled.
 ///
 /// # Errors
 /// [`SubmitError`]: damage, or no room even for what is finished.
-fn run_items(core: &Core, claimed: &mut Claimed<'_>, handler: &Handler) -> Result<bool, SubmitError> {
+fn run_items(core: &Core, claimed: &mut Claimed<'_>, handler: &Handler) -> Result<Option<u32>, SubmitError> {
     let (claimed, writer) = claimed.split();
     let context = Context { running: claimed, core, is_item: true };
-    let items = chunk::items(claimed.input()?)?;
-    let n = items.len();
+    let items = chunk::Items::of(claimed.input()?)?;
+    let (n, align) = (items.len(), items.output_align);
     let mut room = core.room(writer);
-    let (mut at, mut reserved, mut largest) = (0, 0, 0);
+    let (mut place, mut at, mut largest): (&mut [u8], _, _) = (&mut [], 0, 0);
     let most = core.endpoint.segment().max_payload();
-    let mut private = Aligned::default();
+    let (mut beside, mut all) = (Aligned::default(), STATUS_OK);
+    claimed.progress(0, n as u64);
     for (i, item) in items.enumerate() {
         if claimed.is_cancelled() {
-            return Ok(false);
+            return Ok(None);
         }
         let item = item?;
         if at + largest > most {
+            all = STATUS_MIXED;
             break; // lest it run for nothing
         }
-        private.resize(0);
+        let start = chunk::start(at, STATUS_OK, align);
+        let mut of_item = Room::OfItem(ItemRoom::new(place.get_mut(start..), &mut beside));
+        let went = attempt(&context, || handler(&context, item, Codec::Compact, &mut of_item));
+        let in_place = of_item.len_of_item();
         let (status, text);
-        let bytes =
-            match attempt(&context, || handler(&context, item, Codec::Compact, &mut Room::Private(&mut private))) {
-                Went::Well => {
-                    status = STATUS_OK;
-                    private.bytes()
-                }
-                // It ended for that, as the others would.
-                Went::Badly { .. } if claimed.is_cancelled() => return Ok(false),
-                Went::Badly { status: failed, retry, text: why } => {
-                    status = failed | if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
-                    text = why;
-                    text.as_bytes()
-                }
-            };
-        let frame = chunk::frame(bytes.len());
-        largest = largest.max(frame);
-        if at + frame > reserved {
-            // Seldom: the others are as large as this one, mostly. Who dies in these lines loses what is finished.
-            let kept = room.bytes()?[..at].to_vec();
+        let bytes = match went {
+            Went::Well
+                if let Some(len) = in_place
+                    && start <= place.len() =>
+            {
+                chunk::write_head(place, at, STATUS_OK, len);
+                largest = largest.max(start + len - at);
+                at = start + len;
+                // Release: who reads the progress of the dead finds so many of them whole.
+                fence(Release);
+                claimed.progress_to(i as u64 + 1);
+                continue;
+            }
+            Went::Well => {
+                status = STATUS_OK;
+                beside.bytes()
+            }
+            // It ended for that, as the others would.
+            Went::Badly { .. } if claimed.is_cancelled() => return Ok(None),
+            Went::Badly { status: failed, retry, text: why } => {
+                status = failed | if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
+                all = STATUS_MIXED;
+                text = why;
+                text.as_bytes()
+            }
+        };
+        let start = chunk::start(at, status, align);
+        let end = start + bytes.len();
+        largest = largest.max(end - at);
+        if end > place.len() {
+            // Seldom: the others are about as large as this one, mostly. Who dies in these lines loses what is finished.
+            let kept = place[..at].to_vec();
             claimed.progress(0, n as u64);
-            let all = (at + frame * (n - i)).min(ROOM).max(at + frame);
-            reserved = match reserve_one_of(&mut room, &[all, at + frame, at]) {
+            let wanted = (at + (end - at).next_multiple_of(STEP) * (n - i)).min(ROOM).max(end);
+            match reserve_one_of(&mut room, &[wanted, end, at]) {
                 // Else it would seem to have failed for want of room.
-                Err(e) if e.is_transient() && claimed.is_cancelled() => return Ok(false),
+                Err(e) if e.is_transient() && claimed.is_cancelled() => return Ok(None),
                 reserved => reserved?,
             };
-            room.bytes()?[..at].copy_from_slice(&kept);
-            if at + frame > reserved {
+            place = room.bytes()?;
+            place[..at].copy_from_slice(&kept);
+            if end > place.len() {
+                all = STATUS_MIXED;
                 break;
             }
         }
-        chunk::write(&mut room.bytes()?[at..], status, bytes);
-        at += frame;
-        // Release: who reads the progress of the dead finds so many of them whole.
-        fence(Release);
-        claimed.progress(i as u64 + 1, n as u64);
+        chunk::write_head(place, at, status, bytes.len());
+        place[start..end].copy_from_slice(bytes);
+        at = end;
+        fence(Release); // as above
+        claimed.progress_to(i as u64 + 1);
     }
     room.truncate(at)?;
-    Ok(true)
+    Ok(Some(all))
 }
 
 /// Room for the first of these lengths that there is room for.
