@@ -15,7 +15,7 @@ use std::{
 
 thread_local! {
     /// Where this thread panicked last; taken by [`catch`].
-    static SITE: Cell<Option<Site>> = const { Cell::new(None) };
+    static SITE: Cell<Option<Box<Site>>> = const { Cell::new(None) };
 }
 
 struct Site {
@@ -68,7 +68,7 @@ fn note_sites() {
         panic::set_hook(Box::new(move |info| {
             let place = info.location().map_or_else(|| "an unknown place".into(), ToString::to_string);
             // Fails only while the thread's locals are being destroyed, and then nobody is left to catch.
-            let _ = SITE.try_with(|site| site.set(Some(Site { place, backtrace: Backtrace::capture() })));
+            let _ = SITE.try_with(|site| site.set(Some(Box::new(Site { place, backtrace: Backtrace::capture() }))));
             earlier(info);
         }));
     });

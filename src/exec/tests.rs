@@ -1078,6 +1078,21 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
 }
 
 #[test]
+fn a_task_whose_output_cannot_be_written_is_given_up() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    submit(&client, QUEUE, b"", 1, 1);
+    let task = claim(&worker);
+    let fill = |_: &mut [u8]| std::panic::resume_unwind(Box::new("of what fills it"));
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task.complete(0, 5000, fill).is_ok()));
+    assert!(ended.is_err());
+    let done = client.take().unwrap().expect("it is over");
+    assert_eq!((done.status(), done.output().unwrap()), (STATUS_ABANDONED, &[][..]));
+    drop(done);
+    pool.assert_clean();
+}
+
+#[test]
 fn a_result_says_how_long_it_waited_and_ran_and_how_often() {
     NOW.set(Some(1_000_000_000));
     let pass = |ms| NOW.set(NOW.get().map(|now| now + ms * MS));

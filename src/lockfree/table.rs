@@ -63,6 +63,9 @@
 //! | `give_back` | the exchange    | READY, no hint, a time unheard        | the sweep; the tick after each death  |
 //! | `cancel`    | the request     | a request that nobody was woken for   | its worker sees it, or recovery       |
 //! | `release`   | freeing blocks  | RESERVED, without its blocks          | recovery releases it                  |
+//! | `renew`     | freeing blocks  | the same                              | recovery releases it                  |
+//! | `renew`     | the exchange    | RESERVED, naming blocks of a life     | recovery releases it: no block is of  |
+//! |             |                 | that is over                          | this life                             |
 //! | `rescan`    | some hints      | the flag, up still                    | the next rescan                       |
 //! | `park`      | any step        | idle bits, PARKED                     | recovery clears them, the sweep wakes |
 //!
@@ -70,7 +73,9 @@
 //!
 //! Lock-free: where an exchange fails, another's has succeeded. `reserve`, `rescan` and a last look walk all
 //! descriptors once; `claim` and `take` go on while they meet hints that are stale, each of which somebody has stored.
-//! Only `park` sleeps.
+//! Both first look at the head alone, and take what stands there if it is what mostly does; an empty lane is left unless its flag
+//! is up. All else (a hint that is stale, a private task, one that may be over, a flag) is for `search` and `search_done`. Only
+//! `park` sleeps.
 //!
 //! What checks this page: all of `lockfree/tests/` (in `mutants.rs` fences and second looks are left out, which a model
 //! must notice), `exec/tests.rs`, `fuzz/fuzz_targets/descriptor_ops.rs` and `live_damage.rs`, `shmworker torture`.
@@ -387,6 +392,7 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if the word moved under its owner, or a lane is damaged.
+    #[inline]
     pub(crate) fn publish(
         &self,
         cursors: &Cursors,
@@ -411,6 +417,7 @@ impl<'s> Table<'s> {
     }
 
     /// Who has made a task READY stores its hint and wakes one who can claim it. `lane` and `addressee` are those of this life.
+    #[inline]
     pub(crate) fn announce_ready(
         &self,
         cursors: &Cursors,
@@ -555,9 +562,10 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// As [`release`](Self::release).
+    #[inline]
     pub(crate) fn renew(&self, task: Owned) -> Result<Owned, Corrupted> {
         let had_blocks = self.free_blocks(task)?;
-        let next = if mutant("no-renewal") { task.word } else { task.word.reborn(task.word.who()) };
+        let next = task.word.reborn(task.word.who());
         // AcqRel: what it was and what it becomes are both its owner's, but a recovery may take it from here.
         self.exchange(task.index, task.word, next, AcqRel).map_err(|w| moved(task.index, w))?;
         self.reset(task.index);
@@ -568,6 +576,7 @@ impl<'s> Table<'s> {
     }
 
     /// Frees what a task refers to. True: that was something.
+    #[inline]
     fn free_blocks(&self, task: Owned) -> Result<bool, Corrupted> {
         let d = &self.descriptors[task.index as usize];
         let mut had_blocks = d.checkpoints.load(Relaxed) != checkpoint::NONE;
@@ -744,6 +753,7 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if the word moved under its live owner, or a lane is damaged.
+    #[inline]
     pub(crate) fn complete(&self, cursors: &Cursors, me: Name, task: Owned, outcome: Outcome) -> Result<(), Corrupted> {
         let submitter = self.submitter(task.index)?;
         let done = task.word.to(Phase::Done(outcome), submitter.id());
@@ -823,6 +833,7 @@ impl<'s> Table<'s> {
     }
 
     /// Releases a task that is DONE if its submitter is dead. False: it lives.
+    #[inline]
     fn drop_orphan(&self, me: Name, task: Owned, submitter: Name) -> Result<bool, Corrupted> {
         if self.is_live(submitter)? {
             return Ok(false);
@@ -853,6 +864,7 @@ impl<'s> Table<'s> {
     }
 
     /// Frees the output that was written so far. For the owner of the word.
+    #[inline]
     pub(crate) fn discard_output(&self, task: Owned) -> Result<(), Corrupted> {
         let d = &self.descriptors[task.index as usize];
         let output = Payload(d.output.load(Relaxed));
@@ -882,6 +894,7 @@ impl<'s> Table<'s> {
     ///
     /// `of`: who completed it and for which incarnation; `None` for the submitter itself and for the coordinator, who
     /// know that the submitter lives, or sweep later.
+    #[inline]
     pub(crate) fn announce_done(
         &self,
         cursors: &Cursors,
@@ -906,9 +919,8 @@ impl<'s> Table<'s> {
 
     // ---- both -------------------------------------------------------------------------------------------------------
 
-    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `ahead` is called for one that may
-    /// come soon. `None`, also where another was
-    /// faster: it takes [`take_from`](Self::take_from) to say more.
+    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `None`, also where another was
+    /// faster: it takes [`take_from`](Self::take_from) to say more. `ahead` is called for one that may come soon.
     #[inline]
     fn take_first(
         &self,
@@ -1211,6 +1223,7 @@ impl Drop for Parked<'_> {
 impl Table<'_> {
     /// Is this descriptor still its owner's? Looked at before its fields are written: one that was declared dead while it was
     /// only stopped (which nobody does; the second fence) finds out here, and leaves another's fields alone.
+    #[inline]
     pub(crate) fn check_owned(&self, me: Name, task: Owned) -> Result<(), Corrupted> {
         let word = self.load(task.index);
         if word == task.word { Ok(()) } else { Err(self.refused(me, task.index, word)) }

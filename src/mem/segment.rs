@@ -576,6 +576,7 @@ impl Segment {
     ///
     /// # Errors
     /// [`Corrupted`] if the payload refers to no block of this task's, or is longer than its place.
+    #[inline]
     pub(crate) fn locate<const N: usize>(
         &self,
         task: Owned,

@@ -12,11 +12,15 @@ impl Aligned {
         &bytemuck::cast_slice(&self.words)[..self.len]
     }
 
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len]
+    }
+
     /// So many bytes, in place of what was there. Those that are new are 0.
     pub(super) fn resize(&mut self, len: usize) -> &mut [u8] {
         self.words.resize(len.div_ceil(size_of::<u128>()), 0);
         self.len = len;
-        &mut bytemuck::cast_slice_mut(&mut self.words)[..len]
+        self.bytes_mut()
     }
 
     pub(super) fn truncate(&mut self, len: usize) {

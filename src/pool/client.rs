@@ -42,6 +42,7 @@ use crate::{
 use slab::Slab;
 use std::{
     collections::{HashMap, VecDeque},
+    iter,
     ops::{Deref, DerefMut},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -181,16 +182,47 @@ impl Deref for Filed {
     }
 }
 
+/// A task whose result is waited for together with those of others.
+#[derive(Clone, Copy)]
+pub(super) struct Member {
+    /// Of [`Client::open_group`].
+    pub(super) group: usize,
+    /// What it is there, given back with the result.
+    pub(super) note: usize,
+}
+
+/// What else a result goes to, or may go to.
+enum Bond {
+    None,
+    Key(Arc<str>),
+    Group(Member),
+}
+
 /// One submitted task.
 struct Slot {
     /// How many handles want the result; with none it is dropped as it comes.
     handles: usize,
-    key: Option<Arc<str>>,
+    bond: Bond,
     task: TaskId,
     state: State,
 }
 
 impl Slot {
+    fn key(&self) -> Option<&str> {
+        match &self.bond {
+            Bond::Key(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// What it is in a group.
+    fn member(&self) -> Option<Member> {
+        match self.bond {
+            Bond::Group(member) => Some(member),
+            _ => None,
+        }
+    }
+
     /// Does the result lie in a block?
     fn is_in_place(&self) -> bool {
         matches!(&self.state, State::Done(done) if matches!(done.output, Output::InPlace(_)))
@@ -212,6 +244,8 @@ pub(super) struct Inbox {
     submitted: usize,
     /// Where the task of a key is, or was: its slot says.
     keys: HashMap<Arc<str>, usize>,
+    /// What has been filed for each group, and not been taken: where.
+    groups: Slab<VecDeque<usize>>,
     /// Bytes in private results.
     private: usize,
     /// Of results that lie in the segment still: where they were filed. They may have been taken since.
@@ -345,12 +379,35 @@ impl Client {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
-        self.submit_as(s, None, len, true, fill)
+        self.submit_as(s, Bond::None, len, true, fill)
+    }
+
+    /// As [`submit`](Self::submit), in a group.
+    pub(super) fn submit_in(
+        &self,
+        member: Member,
+        s: &Submission,
+        payload: &[u8],
+    ) -> Result<(usize, TaskId), PoolError> {
+        self.submit_as(s, Bond::Group(member), payload.len(), true, |place| place.copy_from_slice(payload))
+    }
+
+    /// A group of tasks, of which whichever ends first is waited for.
+    pub(super) fn open_group(&self) -> Result<usize, AnotherProcess> {
+        self.check_home()?;
+        Ok(self.shared.lock().groups.insert(VecDeque::new()))
+    }
+
+    /// Closes a group, whose tickets have all been used up or [forgotten](Self::forget).
+    pub(super) fn close_group(&self, group: usize) {
+        if self.check_home().is_ok() {
+            self.shared.lock().groups.remove(group);
+        }
     }
 
     /// As [`submit`](Self::submit), but does not wait for room.
     pub(super) fn try_submit(&self, s: &Submission, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
-        self.submit_as(s, None, payload.len(), false, |place| place.copy_from_slice(payload))
+        self.submit_as(s, Bond::None, payload.len(), false, |place| place.copy_from_slice(payload))
     }
 
     /// As [`submit`](Self::submit), unless a task with this key is under way: then that one's ticket.
@@ -366,21 +423,21 @@ impl Client {
         let joined = self.shared.join(&mut self.shared.lock(), key);
         match joined {
             Some(ticket) => Ok(ticket),
-            None => self.submit_as(s, Some(key.into()), len, true, fill),
+            None => self.submit_as(s, Bond::Key(key.into()), len, true, fill),
         }
     }
 
     fn submit_as(
         &self,
         s: &Submission,
-        key: Option<Arc<str>>,
+        bond: Bond,
         len: usize,
         may_wait: bool,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
-        shared.submit(s, key, len, may_wait, fill).map_err(|e| match (e, shared.endpoint.why_orphaned()) {
+        shared.submit(s, bond, len, may_wait, fill).map_err(|e| match (e, shared.endpoint.why_orphaned()) {
             (PoolError::Submit(SubmitError::CoordinatorDied(_)), Some(why)) => PoolError::Ended(why.to_owned()),
             (e, _) => e,
         })
@@ -403,25 +460,42 @@ impl Client {
     /// by the result.
     pub(super) fn wait(&self, tag: usize, task: TaskId, until: Option<Instant>) -> Result<Option<Filed>, Lost> {
         self.check_home()?;
-        self.wait_for(&[(tag, task)], until, |inbox| inbox.take(tag))
+        self.wait_for(iter::once(task), until, |inbox| inbox.take(tag))
     }
 
     /// Copies the result of this ticket, if it is there already, small, and went well: its length. Then the ticket is used up.
     pub(super) fn at_once(&self, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Lost> {
         self.check_home()?;
-        self.shared.at_once(tag, copy)
+        // Others who wait for the same are to be told that it has come.
+        let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
+        let may_be_next = |inbox: &Inbox| inbox.slots.get(tag).is_some_and(is_waited_for);
+        let found = self.shared.at_once(may_be_next, |_, of| (of == tag).then_some(()), copy)?;
+        Ok(found.map(|((), len)| len))
     }
 
-    /// Waits until one of these has come back: which, and how. As [`wait`](Self::wait).
-    pub(super) fn wait_any(&self, tickets: &[(usize, TaskId)]) -> Result<(usize, Filed), Lost> {
-        let look =
-            |inbox: &mut Inbox| tickets.iter().enumerate().find_map(|(i, &(tag, _))| Some((i, inbox.take(tag)?)));
-        self.wait_for(tickets, None, look).map(|found| found.unwrap_or_else(|| unreachable!("there is no time limit")))
+    /// As [`at_once`](Self::at_once), for whichever of this group's is the next to come: its note, and its length.
+    #[inline]
+    pub(super) fn any_at_once(&self, group: usize, copy: &mut Copied) -> Result<Option<(usize, usize)>, Lost> {
+        self.check_home()?;
+        let may_be_next = |inbox: &Inbox| inbox.groups[group].is_empty();
+        let which = |slot: &Slot, _| slot.member().filter(|member| member.group == group && slot.handles == 1);
+        let found = self.shared.at_once(may_be_next, which, copy)?;
+        Ok(found.map(|(member, len)| (member.note, len)))
+    }
+
+    /// Waits until one of this group, which are `own`, has come back: its note, and how. As [`wait`](Self::wait).
+    pub(super) fn wait_any(
+        &self,
+        group: usize,
+        own: impl Iterator<Item = TaskId> + Clone,
+    ) -> Result<(usize, Filed), Lost> {
+        let found = self.wait_for(own, None, |inbox| inbox.take_any(group))?;
+        Ok(found.unwrap_or_else(|| unreachable!("there is no time limit")))
     }
 
     fn wait_for<T>(
         &self,
-        own: &[(usize, TaskId)],
+        own: impl Iterator<Item = TaskId> + Clone,
         until: Option<Instant>,
         look: impl FnMut(&mut Inbox) -> Option<T>,
     ) -> Result<Option<T>, Lost> {
@@ -517,7 +591,7 @@ impl Client {
     /// Waits until everything that was submitted has come back, or nothing will, or the time is over. True: it has.
     pub(super) fn drain(&self, until: Option<Instant>) -> Result<bool, Lost> {
         let is_over = |_: &mut Inbox| (self.outstanding() == 0).then_some(());
-        self.wait_for(&[], until, is_over).map(|over| over.is_some())
+        self.wait_for(iter::empty(), until, is_over).map(|over| over.is_some())
     }
 }
 
@@ -555,7 +629,7 @@ impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut inbox = self.shared.lock();
         // Who has joined meanwhile waits in vain, and is told of the damage.
-        if inbox.slots[self.tag].handles == 1 {
+        if inbox.slots.get(self.tag).is_some_and(|slot| slot.handles == 1) {
             inbox.slots.remove(self.tag);
         }
         self.shared.has_come_back(1);
@@ -572,7 +646,7 @@ impl Shared {
     fn submit(
         &self,
         s: &Submission,
-        key: Option<Arc<str>>,
+        bond: Bond,
         len: usize,
         may_wait: bool,
         fill: impl FnOnce(&mut [u8]),
@@ -597,7 +671,7 @@ impl Shared {
             }
         };
         let mut fill = Some(fill);
-        if key.is_some()
+        if matches!(bond, Bond::Key(_))
             && let Some(fill) = fill.take()
         {
             // Before others can join it: it may panic. Under no lock, as below.
@@ -613,13 +687,14 @@ impl Shared {
         if inbox.submitted.is_multiple_of(FILE_EVERY) && self.outstanding.load(Relaxed) >= self.most() / 2 {
             self.file(&mut inbox);
         }
-        if let Some(key) = &key
+        if let Bond::Key(key) = &bond
             && let Some(ticket) = self.join(&mut inbox, key)
         {
             return Ok(ticket);
         }
         let (task, state) = (draft.id(), State::Waiting(Vec::new()));
-        let tag = inbox.slots.insert(Slot { handles: 1, key: key.clone(), task, state });
+        let key = if let Bond::Key(key) = &bond { Some(key.clone()) } else { None };
+        let tag = inbox.slots.insert(Slot { handles: 1, bond, task, state });
         if let Some(key) = key {
             inbox.remember(key, tag);
         }
@@ -648,7 +723,7 @@ impl Shared {
         let slot = inbox.slots.get_mut(tag)?;
         // Not one that runs in this very worker: it may lie under this one, and then neither would ever end.
         let is_here = self.is_workers && self.endpoint.runs(slot.task);
-        let is_under_way = !is_here && slot.key.as_deref() == Some(key) && matches!(slot.state, State::Waiting(_));
+        let is_under_way = !is_here && slot.key() == Some(key) && matches!(slot.state, State::Waiting(_));
         slot.handles += usize::from(is_under_way);
         is_under_way.then_some((tag, slot.task))
     }
@@ -744,17 +819,21 @@ impl Shared {
         }
     }
 
-    /// Copies the result of this ticket if it is small, went well, and is the next to come, but for some that are filed on the
-    /// way: its length. `None`: look into the inbox.
+    /// Copies the first result that is `which`, by its slot and ticket, if it is small, went well, and is the next to come, but
+    /// for some that are filed on the way: which it is, and its length. `None`: look into the inbox.
     #[inline]
-    fn at_once(&self, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Lost> {
+    fn at_once<W>(
+        &self,
+        may_be_next: impl FnOnce(&Inbox) -> bool,
+        which: impl Fn(&Slot, usize) -> Option<W>,
+        copy: &mut Copied,
+    ) -> Result<Option<(W, usize)>, Lost> {
         let mut inbox = self.lock();
-        let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
         // Others who wait are to be told what has come.
-        if !inbox.slots.get(tag).is_some_and(is_waited_for) || inbox.has_company() {
+        if !may_be_next(&inbox) || inbox.has_company() {
             return Ok(None);
         }
-        let found = self.find(&mut inbox, tag, copy);
+        let found = self.find(&mut inbox, which, copy);
         if let (Err(e), None) = (&found, inbox.over) {
             // What is damaged may have been another's, who looks for it later.
             inbox.end((*e).into());
@@ -763,13 +842,20 @@ impl Shared {
     }
 
     #[inline]
-    fn find(&self, inbox: &mut Inbox, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Corrupted> {
+    fn find<W>(
+        &self,
+        inbox: &mut Inbox,
+        which: impl Fn(&Slot, usize) -> Option<W>,
+        copy: &mut Copied,
+    ) -> Result<Option<(W, usize)>, Corrupted> {
         while let Some(finished) = self.endpoint.take()? {
             self.has_come_back(1);
-            if finished.tag() as usize != tag || !finished.went_well() {
+            let tag = finished.tag() as usize;
+            let found = inbox.slots.get(tag).and_then(|slot| which(slot, tag)).filter(|_| finished.went_well());
+            let Some(found) = found else {
                 self.put(inbox, finished)?;
                 continue;
-            }
+            };
             let bytes = finished.output()?;
             let len = bytes.len();
             let Some(place) = bytemuck::cast_slice_mut::<_, u8>(copy).get_mut(..len) else {
@@ -779,7 +865,7 @@ impl Shared {
             place.copy_from_slice(bytes);
             self.keep(inbox, finished)?;
             inbox.slots.remove(tag);
-            return Ok(Some(len));
+            return Ok(Some((found, len)));
         }
         Ok(None)
     }
@@ -850,6 +936,9 @@ impl Shared {
             inbox.in_place.push_back(tag);
         }
         let done = State::Done(Filed::One(Box::new(done)));
+        if let Some(Member { group, .. }) = inbox.slots[tag].member() {
+            inbox.groups[group].push_back(tag);
+        }
         if let State::Waiting(mut wakers) = std::mem::replace(&mut inbox.slots[tag].state, done)
             && !wakers.is_empty()
         {
@@ -999,7 +1088,7 @@ impl Shared {
     fn wait_in_worker<T>(
         &self,
         worker: &worker::Current,
-        own: &[(usize, TaskId)],
+        own: impl Iterator<Item = TaskId> + Clone,
         until: Option<Instant>,
         mut look: impl FnMut(&mut Inbox) -> Option<T>,
     ) -> Result<Option<T>, Lost> {
@@ -1018,7 +1107,7 @@ impl Shared {
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
-            if worker.run_one_of(own.iter().map(|&(_, task)| task))? || worker.run_another()? {
+            if worker.run_one_of(own.clone())? || worker.run_another()? {
                 continue;
             }
             let mut found = None;
@@ -1146,11 +1235,18 @@ impl Inbox {
         }
     }
 
+    /// The first of this group that was filed, with its note.
+    fn take_any(&mut self, group: usize) -> Option<(usize, Filed)> {
+        let tag = self.groups[group].pop_front()?;
+        let note = self.slots.get(tag).and_then(Slot::member)?.note;
+        Some((note, self.take(tag)?))
+    }
+
     fn remember(&mut self, key: Arc<str>, tag: usize) {
         // Those whose task is over are found out here, each once in a while: the map grows to twice what is under way.
         if self.keys.len() == self.keys.capacity() {
             let slots = &self.slots;
-            self.keys.retain(|key, &mut tag| slots.get(tag).is_some_and(|slot| slot.key.as_ref() == Some(key)));
+            self.keys.retain(|key, &mut tag| slots.get(tag).is_some_and(|slot| slot.key() == Some(key)));
         }
         self.keys.insert(key, tag);
     }
@@ -1278,7 +1374,10 @@ mod tests {
 
     /// Has the result of this ticket come by now?
     fn has_come(client: &Client, (tag, task): (usize, TaskId)) -> Result<bool, Lost> {
-        client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some())
+        match client.at_once(tag, &mut Copied::default())? {
+            Some(_) => Ok(true),
+            None => client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some()),
+        }
     }
 
     #[test]

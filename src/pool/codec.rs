@@ -4,8 +4,9 @@
 //! no version is kept beside it. What comes from the command line is JSON.
 
 use bytemuck::Pod;
+use postcard::ser_flavors::Flavor;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt, marker::PhantomData};
+use std::{cell::Cell, fmt, marker::PhantomData};
 
 /// A value that crosses the segment. Implemented for every `serde` type and for [`Pods`], which [`Bytes`] are.
 ///
@@ -31,6 +32,12 @@ pub trait Wire: 'static {
     fn borrow(value: &Self::Owned) -> Self::Ref<'_>;
     #[doc(hidden)]
     fn encode<R>(value: Self::Ref<'_>, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError>;
+    /// Encodes it behind what is there. After an error too that is as it was, but something may follow it.
+    #[doc(hidden)]
+    fn append(value: Self::Ref<'_>, bytes: &mut Vec<u8>) -> Result<(), CodecError>;
+    /// Encodes it at the beginning of `place`, and says in how many bytes. `None`: it has no room there, or no encoding.
+    #[doc(hidden)]
+    fn encode_in(value: Self::Ref<'_>, place: &mut [u8]) -> Option<usize>;
     #[doc(hidden)]
     fn view(bytes: &[u8], codec: Codec) -> Result<Self::Arg<'_>, CodecError>;
     #[doc(hidden)]
@@ -79,6 +86,37 @@ impl CodecError {
     }
 }
 
+/// Bytes of memory that a thread keeps for its next encoding, at most.
+const KEPT: usize = 64 << 10;
+
+thread_local! {
+    /// Empty, but for its memory.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What postcard writes goes to the end of these bytes.
+struct Behind<'b>(&'b mut Vec<u8>);
+
+impl Flavor for Behind<'_> {
+    type Output = ();
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
+}
+
 impl<T: Serialize + DeserializeOwned + 'static> Wire for T {
     type Ref<'a> = &'a T;
     type Arg<'a> = T;
@@ -89,9 +127,25 @@ impl<T: Serialize + DeserializeOwned + 'static> Wire for T {
     }
 
     fn encode<R>(value: &T, with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
-        let bytes = postcard::to_stdvec(value)
-            .map_err(|e| CodecError::new("a value of this type has no compact encoding; hand it over as bytes", e))?;
-        Ok(with(&bytes))
+        // Nobody is left to keep it for, while the thread's locals are being destroyed.
+        let mut bytes = SCRATCH.try_with(Cell::take).unwrap_or_default();
+        let encoded = T::append(value, &mut bytes).map(|()| with(&bytes));
+        if bytes.capacity() <= KEPT {
+            bytes.clear();
+            let _ = SCRATCH.try_with(|scratch| scratch.set(bytes));
+        }
+        encoded
+    }
+
+    #[inline]
+    fn append(value: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+        postcard::serialize_with_flavor(value, Behind(bytes))
+            .map_err(|e| CodecError::new("a value of this type has no compact encoding; hand it over as bytes", e))
+    }
+
+    #[inline]
+    fn encode_in(value: &T, place: &mut [u8]) -> Option<usize> {
+        postcard::to_slice(value, place).ok().map(|bytes| bytes.len())
     }
 
     fn view(bytes: &[u8], codec: Codec) -> Result<T, CodecError> {
@@ -103,6 +157,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Wire for T {
         }
     }
 
+    #[inline]
     fn decode(bytes: &[u8]) -> Result<T, CodecError> {
         postcard::from_bytes(bytes).map_err(|e| match e {
             postcard::Error::WontImplement => CodecError::new(
@@ -166,6 +221,17 @@ impl<T: Pod> Wire for Pods<T> {
     fn encode<R>(value: &[T], with: impl FnOnce(&[u8]) -> R) -> Result<R, CodecError> {
         let _ = Self::ALIGN;
         Ok(with(bytemuck::cast_slice(value)))
+    }
+
+    fn append(value: &[T], bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+        bytes.extend_from_slice(bytemuck::cast_slice(value));
+        Ok(())
+    }
+
+    fn encode_in(value: &[T], place: &mut [u8]) -> Option<usize> {
+        let bytes = bytemuck::cast_slice(value);
+        place.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(bytes.len())
     }
 
     fn view(bytes: &[u8], codec: Codec) -> Result<&[T], CodecError> {

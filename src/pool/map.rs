@@ -4,6 +4,9 @@
 //! How many is found out on the way: as many as take about a millisecond, which makes the cost of a submission small beside
 //! them, and still lets go of a worker soon. The first ones go alone; the size at most quadruples from one chunk to the next.
 //!
+//! Results are decoded as they are asked for, from a copy of the chunk's output; the memory goes round: inputs, their results,
+//! the next inputs.
+//!
 //! What came of an item is in the segment before the next one begins, and how many these are stands in the task's progress. So
 //! the death of a worker costs the one item that ran: it has used up an attempt; those before it are finished, and those behind
 //! it are submitted one by one. So is an item that failed and has attempts left, and what a chunk has not come to because the
@@ -12,15 +15,20 @@
 use super::{
     PoolError, TaskError,
     chunk::{self, Chunk},
-    client::Done,
+    client::{Copied, Done, Member},
     codec::Wire,
     handle::{Blame, check, outcome},
     options::TaskOptions,
     submitter::Submitter,
     tasks::{CHUNK, Task},
-    worker::AGAIN,
+    worker::{AGAIN, STATUS_MIXED},
 };
-use crate::{TaskId, lockfree::word::Outcome};
+use crate::{
+    TaskId,
+    exec::endpoint::{STATUS_OK, Submission},
+    lockfree::word::Outcome,
+};
+use slab::Slab;
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
@@ -35,7 +43,10 @@ const WEIGHT: usize = 256 << 10;
 /// Items in a chunk, at most.
 const MOST: usize = 1 << 16;
 
-type Results<O> = VecDeque<Result<<O as Wire>::Owned, TaskError>>;
+/// Bytes of memory of a chunk that are kept for the next, at most.
+const KEPT: usize = 8 * WEIGHT;
+
+type Output<O> = Result<<O as Wire>::Owned, TaskError>;
 
 /// What [`Submitter::map`] returns: an iterator over the results, in the order of the inputs. Nothing is submitted before the
 /// first is asked for. Dropped before its end, it cancels what has not begun.
@@ -55,11 +66,23 @@ type Results<O> = VecDeque<Result<<O as Wire>::Owned, TaskError>>;
 /// ```
 pub struct Map<'p, I: Wire, O: Wire, T: Iterator> {
     engine: Engine<'p, I, O, T>,
-    /// Results that came before their turn, by the number of the first.
-    early: BTreeMap<u64, Results<O>>,
-    now: Results<O>,
+    now: Values,
+    /// What has come of the pieces whose turn it is not yet.
+    early: VecDeque<Early<O>>,
+    /// The number of the first of these.
+    piece: u64,
+    /// Items of scattered pieces, by their number.
+    scattered: BTreeMap<u64, Output<O>>,
     /// The number of the next result.
     turn: u64,
+}
+
+enum Early<O: Wire> {
+    Nothing,
+    Values(Values),
+    One(Output<O>),
+    /// So many are still to be given, of those that come one by one.
+    Scattered(usize),
 }
 
 /// What [`Submitter::map_unordered`] returns: an iterator over numbers of inputs and their results, as these come. See [`Map`].
@@ -75,7 +98,7 @@ pub struct Map<'p, I: Wire, O: Wire, T: Iterator> {
 /// ```
 pub struct Unordered<'p, I: Wire, O: Wire, T: Iterator> {
     engine: Engine<'p, I, O, T>,
-    now: Results<O>,
+    now: Values,
     turn: u64,
 }
 
@@ -100,14 +123,16 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
             inputs: inputs.fuse(),
             size: Size { items: 1, is_fixed: false },
             in_flight: 4 * pool.width().max(2),
+            sending: None,
             next: 0,
+            piece: 0,
             again: VecDeque::new(),
-            flights: Vec::new(),
-            tickets: Vec::new(),
+            flights: Slab::new(),
             finished: VecDeque::new(),
+            memory: Vec::new(),
             is_over: false,
         };
-        Map { engine, early: BTreeMap::new(), now: VecDeque::new(), turn: 0 }
+        Map { engine, now: Values::default(), early: VecDeque::new(), piece: 0, scattered: BTreeMap::new(), turn: 0 }
     }
 
     /// Gives the results as they come, each with the number of its input.
@@ -186,65 +211,181 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
 }
 
 impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Iterator for Map<'_, I, O, T> {
-    type Item = Result<O::Owned, TaskError>;
+    type Item = Output<O>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        let result = match self.now.next::<O>() {
+            None => self.next_piece()?,
+            Some(value) => value,
+        };
+        self.turn += 1;
+        Some(result)
+    }
+}
+
+impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'_, I, O, T> {
+    /// The first result of the next piece, or the next of a scattered one.
+    fn next_piece(&mut self) -> Option<Output<O>> {
         loop {
-            if let Some(result) = self.now.pop_front() {
-                self.turn += 1;
-                return Some(result);
-            }
-            if let Some(results) = self.early.remove(&self.turn) {
-                self.now = results;
-                continue;
+            match self.early.front_mut() {
+                Some(Early::Scattered(left)) => {
+                    if let Some(result) = self.scattered.remove(&self.turn) {
+                        *left -= 1;
+                        if *left == 0 {
+                            self.next_early();
+                        }
+                        return Some(result);
+                    }
+                }
+                Some(Early::Nothing) | None => {}
+                Some(_) => match self.next_early() {
+                    Some(Early::One(result)) => return Some(result),
+                    Some(Early::Values(values)) => {
+                        self.engine.keep(std::mem::replace(&mut self.now, values));
+                        return self.now.next::<O>();
+                    }
+                    _ => unreachable!("it was something else"),
+                },
             }
             // What is kept for its turn is bounded too.
             let kept = self.engine.next - self.turn;
             let is_much = kept > 4 * (self.engine.in_flight * self.engine.size.items) as u64;
-            let (first, results) = self.engine.step(!is_much)?;
-            self.early.insert(first, results);
+            let (piece, early) = match self.engine.step(!is_much)? {
+                Came::Values { piece, values, .. } => (piece, Early::Values(values)),
+                Came::One { piece: Some(piece), result, .. } if piece == self.piece => {
+                    self.next_early();
+                    return Some(result);
+                }
+                Came::One { piece: Some(piece), result, .. } => (piece, Early::One(result)),
+                Came::One { piece: None, number, result } => {
+                    self.scattered.insert(number, result);
+                    continue;
+                }
+                Came::Scattered { piece, items } => (piece, Early::Scattered(items)),
+            };
+            let at = (piece - self.piece) as usize;
+            if self.early.len() <= at {
+                self.early.resize_with(at + 1, || Early::Nothing);
+            }
+            self.early[at] = early;
         }
+    }
+
+    /// It is the next piece's turn.
+    fn next_early(&mut self) -> Option<Early<O>> {
+        self.piece += 1;
+        self.early.pop_front()
     }
 }
 
 impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Iterator for Unordered<'_, I, O, T> {
-    type Item = (u64, Result<O::Owned, TaskError>);
+    type Item = (u64, Output<O>);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        while self.now.is_empty() {
-            (self.turn, self.now) = self.engine.step(true)?;
+        loop {
+            if let Some(value) = self.now.next::<O>() {
+                self.turn += 1;
+                return Some((self.turn - 1, value));
+            }
+            match self.engine.step(true)? {
+                Came::Values { first, values, .. } => {
+                    self.turn = first;
+                    self.engine.keep(std::mem::replace(&mut self.now, values));
+                }
+                Came::One { number, result, .. } => return Some((number, result)),
+                Came::Scattered { .. } => {}
+            }
         }
-        let result = self.now.pop_front()?;
-        self.turn += 1;
-        Some((self.turn - 1, result))
     }
+}
+
+/// Results of a chunk all of whose items went well, as they lie in its output.
+#[derive(Default)]
+struct Values {
+    bytes: Vec<u8>,
+    at: usize,
+    left: usize,
+}
+
+impl Values {
+    #[inline]
+    fn next<O: Wire>(&mut self) -> Option<Output<O>> {
+        self.left = self.left.checked_sub(1)?;
+        let value = chunk::next(&self.bytes, &mut self.at, O::ALIGN);
+        Some(value.map_err(TaskError::from).and_then(|(_, bytes)| Ok(O::decode(bytes)?)))
+    }
+}
+
+/// What has come. A piece is what was submitted as one.
+enum Came<O: Wire> {
+    Values {
+        piece: u64,
+        /// The number of the first.
+        first: u64,
+        values: Values,
+    },
+    One {
+        /// `None`: it belongs to a scattered one.
+        piece: Option<u64>,
+        number: u64,
+        result: Output<O>,
+    },
+    /// So many items of this piece come one by one.
+    Scattered { piece: u64, items: usize },
 }
 
 struct Engine<'p, I: Wire, O: Wire, T: Iterator> {
     pool: &'p Submitter,
     task: Task<I, O>,
     options: TaskOptions,
+    /// The group of its tasks, and what is said of each; `None`: none was submitted yet.
+    sending: Option<(usize, Submission)>,
     inputs: Fuse<T>,
     size: Size,
     in_flight: usize,
     /// The number of the next input.
     next: u64,
+    /// The number of the next piece.
+    piece: u64,
     /// Items to be submitted alone: number, input, and what they have used up.
     again: VecDeque<(u64, Vec<u8>, Earlier)>,
-    flights: Vec<Flight>,
-    /// Those of `flights`.
-    tickets: Vec<(usize, TaskId)>,
-    /// Results of successive inputs, by the number of the first.
-    finished: VecDeque<(u64, Results<O>)>,
+    flights: Slab<Flight>,
+    finished: VecDeque<Came<O>>,
+    /// Of former chunks, for the next ones.
+    memory: Vec<Vec<u8>>,
     /// Nothing can be submitted any more.
     is_over: bool,
 }
 
 /// What is under way: one task.
 struct Flight {
+    ticket: (usize, TaskId),
+    /// The number of its first item.
     first: u64,
-    chunk: Chunk,
-    earlier: Earlier,
+    what: What,
+}
+
+enum What {
+    Chunk {
+        piece: u64,
+        chunk: Chunk,
+    },
+    /// An item by itself.
+    One {
+        piece: Option<u64>,
+        earlier: Earlier,
+    },
+}
+
+impl Flight {
+    fn len(&self) -> usize {
+        match &self.what {
+            What::Chunk { chunk, .. } => chunk.len(),
+            What::One { .. } => 1,
+        }
+    }
 }
 
 /// What an item has used up as part of a chunk, before it was submitted alone.
@@ -285,18 +426,20 @@ impl Size {
 
 impl<I: Wire, O: Wire, T: Iterator> Drop for Engine<'_, I, O, T> {
     fn drop(&mut self) {
-        for &(tag, task) in &self.tickets {
-            let client = self.pool.client();
+        let Some((group, _)) = self.sending else { return };
+        let client = self.pool.client();
+        for Flight { ticket: (tag, task), .. } in self.flights.drain() {
             // Damage is reported by the next operation that meets it.
             let _ = client.cancel(task);
             client.forget(tag);
         }
+        client.close_group(group);
     }
 }
 
 impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
-    /// The next results that come, with the number of the first; `None` after the last.
-    fn step(&mut self, may_take_inputs: bool) -> Option<(u64, Results<O>)> {
+    /// The next results that come; `None` after the last.
+    fn step(&mut self, may_take_inputs: bool) -> Option<Came<O>> {
         loop {
             if let Some(finished) = self.finished.pop_front() {
                 return Some(finished);
@@ -308,134 +451,232 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                 if self.flights.is_empty() {
                     return None;
                 }
-                self.land();
+                if let Some(came) = self.land() {
+                    return Some(came);
+                }
             }
+        }
+    }
+
+    /// These have been given.
+    fn keep(&mut self, values: Values) {
+        if (1..=KEPT).contains(&values.bytes.capacity()) {
+            self.memory.push(values.bytes);
         }
     }
 
     /// Submits an item by itself that was part of a chunk before. False: there is none.
     fn submit_again(&mut self) -> bool {
         let Some((number, bytes, earlier)) = self.again.pop_front() else { return false };
-        let mut chunk = Chunk::new(1);
-        chunk.push(&bytes);
-        self.submit(number, chunk, earlier);
+        self.submit_one(number, None, earlier, &bytes);
         true
     }
 
     /// Submits the next chunk of the inputs. False: there are no more.
     fn submit_next(&mut self) -> bool {
-        let may_be_chunked = self.options.may_be_chunked();
-        let mut most = if may_be_chunked { self.size.items } else { 1 };
-        if let (_, Some(left)) = self.inputs.size_hint()
-            && !self.size.is_fixed
+        let mut most = if self.options.may_be_chunked() { self.size.items } else { 1 };
+        if !self.size.is_fixed
+            && let (_, Some(left)) = self.inputs.size_hint()
         {
             // So that near the end all have something to do.
             most = most.min(left / (2 * self.pool.width()) + 1);
         }
-        let (first, mut chunk) = (self.next, Chunk::new(I::ALIGN));
-        while chunk.len() < most && chunk.weight() < WEIGHT {
+        let first = self.next;
+        if most == 1 {
+            let Some(input) = self.inputs.next() else { return false };
+            self.next += 1;
+            let piece = self.next_piece();
+            let sent = I::encode(I::borrow(&input), |bytes| {
+                self.submit_one(first, Some(piece), Earlier::default(), bytes);
+            });
+            if let Err(e) = sent {
+                self.finished.push_back(Came::One { piece: Some(piece), number: first, result: Err(e.into()) });
+            }
+            return true;
+        }
+        let mut chunk = Chunk::new::<I, O>(self.memory.pop().unwrap_or_default());
+        let mut refused = None;
+        while refused.is_none() && chunk.len() < most && chunk.weight() < WEIGHT {
             let Some(input) = self.inputs.next() else { break };
             self.next += 1;
-            if let Err(e) = I::encode(I::borrow(&input), |bytes| chunk.push(bytes)) {
-                if chunk.len() > 0 {
-                    self.submit(first, chunk, Earlier::default());
-                }
-                self.finish(self.next - 1, Err(e.into()));
-                return true;
+            refused = chunk.push::<I>(I::borrow(&input)).err();
+        }
+        let has_some = chunk.len() > 0 || refused.is_some();
+        match chunk.len() {
+            0 => {}
+            1 => {
+                let piece = Some(self.next_piece());
+                let item = chunk.items::<I>().next().unwrap_or_default();
+                self.submit_one(first, piece, Earlier::default(), item);
+            }
+            _ => {
+                let piece = self.next_piece();
+                self.submit_chunk(first, piece, chunk);
             }
         }
-        if chunk.len() == 0 {
-            return false;
+        if let Some(e) = refused {
+            let piece = Some(self.next_piece());
+            self.finished.push_back(Came::One { piece, number: self.next - 1, result: Err(e.into()) });
         }
-        self.submit(first, chunk, Earlier::default());
-        true
+        has_some
     }
 
-    fn submit(&mut self, first: u64, chunk: Chunk, earlier: Earlier) {
-        let sent = self.pool.submission(self.task, &self.options).and_then(|mut s| {
-            s.is_timed = !self.size.is_fixed; // it is learnt from
-            let client = self.pool.client();
-            if chunk.len() == 1 {
-                s.max_attempts -= earlier.attempts;
-                s.max_deaths -= earlier.deaths;
-                client.submit(&s, chunk.weight(), |place| chunk.write_only(place))
-            } else {
-                // What is tried again is tried one by one.
-                (s.max_attempts, s.kind, s.keeps_output) = (1, s.kind | CHUNK, true);
-                client.submit(&s, chunk.size(), |place| chunk.write(place))
-            }
+    fn next_piece(&mut self) -> u64 {
+        self.piece += 1;
+        self.piece - 1
+    }
+
+    /// What is said of each task.
+    fn sending(&mut self) -> Result<(usize, Submission), PoolError> {
+        if let Some(sending) = self.sending {
+            return Ok(sending);
+        }
+        let is_timed = !self.size.is_fixed; // it is learnt from
+        let submission = Submission { is_timed, ..self.pool.submission(self.task, &self.options)? };
+        Ok(*self.sending.insert((self.pool.client().open_group()?, submission)))
+    }
+
+    /// Submits this as the next flight, which the caller enters. Returns its ticket.
+    fn send(&mut self, payload: &[u8], say: impl FnOnce(&mut Submission)) -> Result<(usize, TaskId), TaskError> {
+        let sent = self.sending().and_then(|(group, mut s)| {
+            say(&mut s);
+            self.pool.client().submit_in(Member { group, note: self.flights.vacant_key() }, &s, payload)
+        });
+        sent.map_err(|e| {
+            // Not for its size: then others may still be possible.
+            self.is_over |= e.is_end();
+            TaskError::NotSubmitted(Box::new(e))
+        })
+    }
+
+    fn submit_one(&mut self, first: u64, piece: Option<u64>, earlier: Earlier, bytes: &[u8]) {
+        let sent = self.send(bytes, |s| {
+            s.max_attempts -= earlier.attempts;
+            s.max_deaths -= earlier.deaths;
         });
         match sent {
             Ok(ticket) => {
-                self.flights.push(Flight { first, chunk, earlier });
-                self.tickets.push(ticket);
+                self.flights.insert(Flight { ticket, first, what: What::One { piece, earlier } });
             }
-            // Not for its size: then others may still be possible.
-            Err(e) => {
-                self.is_over |= e.is_end();
-                for number in first..first + chunk.len() as u64 {
-                    self.finish(number, Err(TaskError::NotSubmitted(Box::new(e.clone()))));
-                }
-            }
+            Err(e) => self.finished.push_back(Came::One { piece, number: first, result: Err(e) }),
         }
     }
 
-    fn finish(&mut self, number: u64, result: Result<O::Owned, TaskError>) {
-        match self.finished.back_mut() {
-            Some((first, results)) if *first + results.len() as u64 == number => results.push_back(result),
-            _ => self.finished.push_back((number, [result].into())),
+    fn submit_chunk(&mut self, first: u64, piece: u64, mut chunk: Chunk) {
+        let sent = self.send(chunk.finish(), |s| {
+            // What is tried again is tried one by one.
+            (s.max_attempts, s.kind, s.keeps_output) = (1, s.kind | CHUNK, true);
+        });
+        match sent {
+            Ok(ticket) => {
+                self.flights.insert(Flight { ticket, first, what: What::Chunk { piece, chunk } });
+            }
+            Err(e) => self.scatter(first, piece, (0..chunk.len()).map(|_| Err(e.clone()))),
         }
     }
 
-    /// Waits for one of the flights, and takes its results.
-    fn land(&mut self) {
-        match self.pool.client().wait_any(&self.tickets) {
-            Ok((which, done)) => {
-                self.tickets.swap_remove(which);
-                let flight = self.flights.swap_remove(which);
-                self.size.learn(
-                    flight.chunk.len(),
-                    done.ending.times.ran(&self.pool.client().endpoint().segment().table().clock),
-                );
-                if flight.chunk.len() == 1 {
-                    let result = check(&done).and_then(|bytes| Ok(O::decode(bytes)?));
-                    self.finish(flight.first, result.map_err(|e| flight.earlier.added_to(e)));
-                } else {
-                    self.unpack(flight, &done);
+    /// The results of a piece, one by one.
+    fn scatter(&mut self, first: u64, piece: u64, results: impl ExactSizeIterator<Item = Output<O>>) {
+        self.finished.push_back(Came::Scattered { piece, items: results.len() });
+        let one_by_one = (first..).zip(results).map(|(number, result)| Came::One { piece: None, number, result });
+        self.finished.extend(one_by_one);
+    }
+
+    /// Waits for one of the flights, and takes its results. `None`: they are among the finished ones.
+    fn land(&mut self) -> Option<Came<O>> {
+        let pool = self.pool;
+        let Some((group, _)) = self.sending else { unreachable!("something is under way") };
+        let mut copy = Copied::default();
+        let landed = match self.size.is_fixed {
+            // Nothing need be known but the results.
+            true => pool.client().any_at_once(group, &mut copy),
+            false => Ok(None),
+        };
+        let landed = match landed {
+            Ok(Some((note, len))) => return Some(self.went_well(note, &bytemuck::cast_slice(&copy)[..len])),
+            Ok(None) => pool.client().wait_any(group, self.flights.iter().map(|(_, flight)| flight.ticket.1)),
+            Err(lost) => Err(lost),
+        };
+        match landed {
+            Ok((note, done)) => {
+                let ran = done.ending.times.ran(&pool.client().endpoint().segment().table().clock);
+                self.size.learn(self.flights[note].len(), ran);
+                match done.bytes() {
+                    Ok(bytes) if done.outcome == Outcome::Completed && done.status == STATUS_OK => {
+                        Some(self.went_well(note, bytes))
+                    }
+                    _ => {
+                        self.went_badly(note, &done);
+                        None
+                    }
                 }
             }
             Err(lost) => {
                 self.is_over = true;
                 self.again.clear();
-                for flight in std::mem::take(&mut self.flights) {
-                    for number in flight.first..flight.first + flight.chunk.len() as u64 {
-                        self.finish(number, Err(self.pool.client().why(lost)));
+                for Flight { ticket, first, what } in std::mem::take(&mut self.flights).into_iter().map(|(_, f)| f) {
+                    pool.client().forget(ticket.0);
+                    let why = pool.client().why(lost);
+                    match what {
+                        What::One { piece, .. } => {
+                            self.finished.push_back(Came::One { piece, number: first, result: Err(why) });
+                        }
+                        What::Chunk { piece, chunk } => {
+                            self.scatter(first, piece, (0..chunk.len()).map(|_| Err(why.clone())));
+                        }
                     }
                 }
-                for (tag, _) in std::mem::take(&mut self.tickets) {
-                    self.pool.client().forget(tag);
-                }
+                None
             }
         }
     }
 
-    fn unpack(&mut self, Flight { first, chunk, .. }: Flight, done: &Done) {
+    /// Takes the results of a flight that brings them all.
+    fn went_well(&mut self, note: usize, bytes: &[u8]) -> Came<O> {
+        let Flight { first, what, .. } = self.flights.remove(note);
+        match what {
+            What::One { piece, .. } => {
+                Came::One { piece, number: first, result: O::decode(bytes).map_err(TaskError::from) }
+            }
+            What::Chunk { piece, chunk } => {
+                let left = chunk.len();
+                let mut memory = chunk.into_memory();
+                memory.clear();
+                memory.extend_from_slice(bytes);
+                Came::Values { piece, first, values: Values { bytes: memory, at: 0, left } }
+            }
+        }
+    }
+
+    fn went_badly(&mut self, note: usize, done: &Done) {
+        let Flight { first, what, .. } = self.flights.remove(note);
+        match what {
+            What::One { piece, earlier } => {
+                let result = check(done).and_then(|bytes| Ok(O::decode(bytes)?)).map_err(|e| earlier.added_to(e));
+                self.finished.push_back(Came::One { piece, number: first, result });
+            }
+            What::Chunk { piece, chunk } => self.unpack(first, piece, chunk, done),
+        }
+    }
+
+    fn unpack(&mut self, first: u64, piece: u64, chunk: Chunk, done: &Done) {
         let has_attempts_left = self.options.attempts > 1;
         let death = (done.outcome == Outcome::WorkerDied).then(|| Blame::of_item(&done.ending));
         // Of one that died, those before the one that ran are finished and in the output.
-        let output = if death.is_some() { done.bytes().map_err(TaskError::from) } else { check(done) };
+        let is_mixed = done.outcome == Outcome::Completed && done.status == STATUS_MIXED;
+        let output = if death.is_some() || is_mixed { done.bytes().map_err(TaskError::from) } else { check(done) };
         let progress = done.ending.trouble.as_ref().and_then(|trouble| trouble.progress);
         let finished = match (&death, progress) {
             (None, _) => chunk.len() as u64,
             (Some(_), at) => at.map_or(0, |(at, _)| at),
         };
+        self.finished.push_back(Came::Scattered { piece, items: chunk.len() });
         let mut at = 0;
         let is_left_out = |at: usize| death.is_none() && output.as_ref().is_ok_and(|output| at >= output.len());
-        for (i, item) in (0..).zip(chunk.items()) {
+        for (i, item) in (0..).zip(chunk.items::<I>()) {
             let result = match &death {
                 _ if i < finished && !is_left_out(at) => output.clone().and_then(|output| {
-                    let (status, bytes, next) = chunk::result(output, at)?;
-                    at = next;
+                    let (status, bytes) = chunk::next(output, &mut at, O::ALIGN)?;
                     if status & AGAIN != 0 && has_attempts_left {
                         return Ok(Err(Earlier { attempts: 1, deaths: 0 }));
                     }
@@ -452,11 +693,15 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                 // Not begun, or left out.
                 _ => Ok(Err(Earlier::default())),
             };
-            match result {
-                Ok(Ok(value)) => self.finish(first + i, Ok(value)),
-                Ok(Err(earlier)) => self.again.push_back((first + i, item.to_vec(), earlier)),
-                Err(e) => self.finish(first + i, Err(e)),
-            }
+            let result = match result {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(earlier)) => {
+                    self.again.push_back((first + i, item.to_vec(), earlier));
+                    continue;
+                }
+                Err(e) => Err(e),
+            };
+            self.finished.push_back(Came::One { piece: None, number: first + i, result });
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where a handler leaves its output: in the segment, or in private memory if the task is an item of a chunk.
+//! Where a handler leaves its output: in the segment, or beside it if it is that of an item of a chunk and has no room there.
 
 use super::{
     aligned::Aligned,
@@ -26,7 +26,38 @@ pub(super) enum Room<'c> {
     /// The task's own, in the segment.
     InPlace { writer: Writer<'c, 'c>, client: &'c Client },
     /// Of one item of a chunk.
-    Private(&'c mut Aligned),
+    OfItem(ItemRoom<'c>),
+}
+
+/// Room for what comes of one item of a chunk: what is left of its chunk's room, or private memory if that is too little.
+pub(super) struct ItemRoom<'c> {
+    place: Option<&'c mut [u8]>,
+    beside: &'c mut Aligned,
+    /// Bytes of `place` that it takes; `None`: it lies beside.
+    len: Option<usize>,
+}
+
+impl<'c> ItemRoom<'c> {
+    /// `place`: aligned as the output is to be, if there is one.
+    #[inline]
+    pub(super) fn new(place: Option<&'c mut [u8]>, beside: &'c mut Aligned) -> ItemRoom<'c> {
+        let len = place.as_ref().map(|_| 0);
+        if len.is_none() {
+            beside.resize(0);
+        }
+        ItemRoom { place, beside, len }
+    }
+
+    fn reserve(&mut self, len: usize) -> &mut [u8] {
+        let place = self.place.as_mut().and_then(|place| place.get_mut(..len));
+        self.len = place.as_ref().map(|place| place.len());
+        place.unwrap_or_else(|| self.beside.resize(len))
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        let place = self.place.as_mut().zip(self.len).and_then(|(place, len)| place.get_mut(..len));
+        place.unwrap_or_else(|| self.beside.bytes_mut())
+    }
 }
 
 impl Room<'_> {
@@ -54,7 +85,7 @@ impl Room<'_> {
                 }
                 Ok(writer.bytes()?)
             }
-            Room::Private(bytes) => Ok(bytes.resize(len)),
+            Room::OfItem(room) => Ok(room.reserve(len)),
         }
     }
 
@@ -62,8 +93,11 @@ impl Room<'_> {
     pub(super) fn truncate(&mut self, len: usize) -> Result<(), Corrupted> {
         match self {
             Room::InPlace { writer, .. } => writer.truncate(len),
-            Room::Private(bytes) => {
-                bytes.truncate(len);
+            Room::OfItem(room) => {
+                match &mut room.len {
+                    Some(most) => *most = len.min(*most),
+                    None => room.beside.truncate(len),
+                }
                 Ok(())
             }
         }
@@ -73,16 +107,32 @@ impl Room<'_> {
     pub(super) fn bytes(&mut self) -> Result<&mut [u8], Corrupted> {
         match self {
             Room::InPlace { writer, .. } => writer.bytes(),
-            Room::Private(bytes) => {
-                let len = bytes.bytes().len();
-                Ok(bytes.resize(len))
-            }
+            Room::OfItem(room) => Ok(room.bytes()),
         }
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.reserve(bytes.len())?.copy_from_slice(bytes);
-        Ok(())
+    /// Of one item of a chunk: how many bytes lie in the place that it was given. `None`: they lie beside it.
+    #[inline]
+    pub(super) fn len_of_item(&self) -> Option<usize> {
+        match self {
+            Room::InPlace { .. } => None,
+            Room::OfItem(room) => room.len,
+        }
+    }
+
+    /// Leaves this value as the output.
+    #[inline]
+    pub(super) fn write<O: Wire>(&mut self, value: O::Ref<'_>, codec: Codec) -> Result<(), Failure> {
+        if let (Room::OfItem(room), Codec::Compact) = (&mut *self, codec) {
+            room.len = room.place.as_mut().and_then(|place| O::encode_in(value, place));
+            if room.len.is_some() {
+                return Ok(());
+            }
+        }
+        O::encode_as(value, codec, |bytes| {
+            self.reserve(bytes.len())?.copy_from_slice(bytes);
+            Ok(())
+        })?
     }
 }
 
@@ -119,7 +169,7 @@ impl<'r, 'c, O: Wire> Output<'r, 'c, O> {
     /// # let _ = (head, sum);
     /// ```
     pub fn write(&mut self, value: O::Ref<'_>) -> Result<(), Failure> {
-        O::encode_as(value, self.codec, |bytes| self.room.write(bytes))?
+        self.room.write::<O>(value, self.codec)
     }
 }
 

@@ -265,7 +265,7 @@ impl Tasks {
     {
         self.add(name, move |context, input, codec, room| {
             let output = handler(context, I::view(input, codec).map_err(Failure::lasting)?)?;
-            O::encode_as(&output, codec, |bytes| room.write(bytes))?
+            room.write::<O>(&output, codec)
         })
     }
 

@@ -19,7 +19,7 @@ use super::{
     codec::Codec,
     context::Context,
     home::Home,
-    output::Room,
+    output::{ItemRoom, Room},
     start::Work,
     submitter::Submitter,
     tasks::{CHUNK, Failure, Handler, JSON, Tasks},
@@ -58,6 +58,8 @@ pub(super) const STATUS_PANICKED: u32 = 2;
 pub(super) const STATUS_UNKNOWN: u32 = 3;
 /// The handler gave an error when its time was over: the output is its text.
 pub(super) const STATUS_TIMED_OUT: u32 = 4;
+/// Of the items of this chunk some went badly or are left out. The others stand in the output all the same.
+pub(super) const STATUS_MIXED: u32 = 5;
 
 /// Beside the status of an item of a chunk: another attempt is wanted.
 pub(super) const AGAIN: u32 = 1 << 31;
@@ -71,6 +73,8 @@ pub(super) const DEEPEST: usize = 512;
 const LOOK: Duration = Duration::from_millis(10);
 /// Bytes of output for which a chunk finds room at once, at most.
 const ROOM: usize = 16 << 20;
+/// For the room of a chunk's output each item is taken to be as large as the first, up to a multiple of this.
+const STEP: usize = 16;
 /// Stack of a slot's thread: that of a process's first thread, by default.
 const STACK: usize = 8 << 20;
 
@@ -140,20 +144,28 @@ impl Core {
 pub(super) struct Current {
     core: Arc<Core>,
     slot: u16,
-    /// How many tasks are on the stack.
-    depth: usize,
-    /// The one on top.
-    task: Option<TaskId>,
-    /// That one is to run alone.
-    is_alone: bool,
+    top: Top,
     /// A thread that a task has started. It runs what it waits for itself, since the slot may wait for it.
     is_guest: bool,
     /// The stamp of the end of the last task, if nothing came between: it serves for the beginning of the next.
     ended: Cell<u64>,
 }
 
+/// What runs on top of the stack of a thread. Apart from the rest, since it changes with each task.
+#[derive(Clone, Copy, Default)]
+struct Top {
+    /// How many tasks are on the stack.
+    depth: usize,
+    /// The one on top.
+    task: Option<TaskId>,
+    /// That one is to run alone.
+    is_alone: bool,
+}
+
 thread_local! {
     static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+    /// That of `CURRENT`, as it is now.
+    static TOP: Cell<Top> = const { Cell::new(Top { depth: 0, task: None, is_alone: false }) };
 }
 
 /// What the threads that tasks start find their worker by.
@@ -166,17 +178,13 @@ pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
         let core = WORKER.get()?.upgrade()?;
         // A place of its own, for as many as there may be at once, and beyond the slots.
         let slot = GUESTS.fetch_add(1, Relaxed) | 1 << 15;
-        Some(Current {
-            core,
-            slot,
-            depth: OTHERS + 1,
-            task: None,
-            is_alone: false,
-            is_guest: true,
-            ended: Cell::default(),
-        })
+        let top = Top { depth: OTHERS + 1, ..Top::default() };
+        let guest = Current { core, slot, top, is_guest: true, ended: Cell::default() };
+        set_current(Some(guest.clone()));
+        Some(guest)
     };
-    let current = CURRENT.with_borrow(|current| current.clone()).or_else(guest);
+    let current = CURRENT.with_borrow(|current| current.clone());
+    let current = current.map(|current| Current { top: TOP.get(), ..current }).or_else(guest);
     current.filter(|current| Arc::ptr_eq(&current.core.endpoint, endpoint))
 }
 
@@ -233,6 +241,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
 }
 
 fn set_current(current: Option<Current>) {
+    TOP.set(current.as_ref().map_or_else(Top::default, |current| current.top));
     CURRENT.with_borrow_mut(|now| *now = current);
 }
 
@@ -281,7 +290,7 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
 
 impl Current {
     pub(super) fn of_slot(core: Arc<Core>, slot: u16) -> Current {
-        Current { core, slot, depth: 0, task: None, is_alone: false, is_guest: false, ended: Cell::default() }
+        Current { core, slot, top: Top::default(), is_guest: false, ended: Cell::default() }
     }
 
     /// Runs the next task as [`serve`] does, but does not wait for one. False: there is none.
@@ -299,9 +308,9 @@ impl Current {
         for task in tasks {
             let claim = || self.core.endpoint.claim_this(task);
             if let Some(claimed) = claim()? {
-                if self.depth >= DEEPEST {
+                if self.top.depth >= DEEPEST {
                     // Dropped, it is ended as given up.
-                    return Err(Lost::TooDeep(self.depth));
+                    return Err(Lost::TooDeep(self.top.depth));
                 }
                 self.run(claimed, claim)?;
                 return Ok(true);
@@ -318,7 +327,7 @@ impl Current {
         if let Some(damage) = self.core.damage.get() {
             return Err(*damage);
         }
-        if self.depth > OTHERS {
+        if self.top.depth > OTHERS {
             return Ok(false);
         }
         match self.claim()? {
@@ -333,7 +342,7 @@ impl Current {
 
     /// Sleeps until there may be a result, or something to run meanwhile.
     pub(super) fn park(&self, at_most: Option<Duration>, last_look: impl FnOnce() -> bool) {
-        let is_deep = self.depth > OTHERS;
+        let is_deep = self.top.depth > OTHERS;
         let queues = if is_deep { &[][..] } else { &self.core.queues };
         let at_most = if is_deep { Some(at_most.map_or(LOOK, |t| t.min(LOOK))) } else { at_most };
         // What it waits for may have to run alone.
@@ -346,10 +355,10 @@ impl Current {
 
     /// Lets others run, those too that have to run alone, while the task of this thread waits.
     fn outside<R>(&self, code: impl FnOnce() -> R) -> R {
-        let gate = self.core.gate.as_ref().filter(|_| self.depth > 0 && !self.is_guest);
+        let gate = self.core.gate.as_ref().filter(|_| self.top.depth > 0 && !self.is_guest);
         gate.inspect(|gate| gate.leave());
         let result = code();
-        gate.inspect(|gate| gate.join(self.is_alone));
+        gate.inspect(|gate| gate.join(self.top.is_alone));
         result
     }
 
@@ -384,6 +393,7 @@ impl Current {
         // Dropped, if it can't be: it is ended as given up.
         claimed.give_back(Again::SameAttempt)?;
         gate.join(is_alone);
+        self.ended.take(); // long ago by now
         match next()? {
             // Its turn to be alone comes when it is claimed again.
             Some(claimed) if claimed.is_suspect() && !is_alone => claimed.give_back(Again::SameAttempt).map(drop),
@@ -393,29 +403,21 @@ impl Current {
     }
 
     fn run_inside(&self, claimed: Claimed<'_>, is_alone: bool) -> Result<(), Corrupted> {
-        claimed.begin(self.slot + 1, self.depth as u16, self.core.label, self.ended.take());
+        claimed.begin(self.slot + 1, self.top.depth as u16, self.core.label, self.ended.take());
         if is_alone {
             claimed.run_alone();
         }
         fault::running(Some(claimed.id()));
-        self.is_current(self.depth + 1, Some(claimed.id()), is_alone);
+        TOP.set(Top { depth: self.top.depth + 1, task: Some(claimed.id()), is_alone });
         let result = run(&self.core, claimed).inspect_err(|e| {
             // The task beneath may go on as if it were a failure of that one's.
             let _ = self.core.damage.set(*e);
         });
-        self.is_current(self.depth, self.task, self.is_alone);
-        fault::running(self.task);
+        TOP.set(self.top);
+        fault::running(self.top.task);
         // The task below goes on, and may begin another much later.
-        self.ended.set(if self.depth == 0 { *result.as_ref().unwrap_or(&0) } else { 0 });
+        self.ended.set(if self.top.depth == 0 { *result.as_ref().unwrap_or(&0) } else { 0 });
         result.map(drop)
-    }
-
-    /// This thread is this one, with such a task on top.
-    fn is_current(&self, depth: usize, task: Option<TaskId>, is_alone: bool) {
-        CURRENT.with_borrow_mut(|current| {
-            let current = current.get_or_insert_with(|| self.clone());
-            (current.depth, current.task, current.is_alone) = (depth, task, is_alone);
-        });
     }
 }
 
@@ -485,15 +487,20 @@ enum Went {
 
 /// How a task that has run is to end.
 enum Ended {
-    Well,
+    /// Its output is written.
+    Well(u32),
     Cancelled,
-    Badly { status: u32, retry: u8, text: String },
+    Badly {
+        status: u32,
+        retry: u8,
+        text: String,
+    },
 }
 
 /// Runs one task to its end or to its next attempt. Returns the stamp of its end, or 0.
 fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<u64, Corrupted> {
     match execute(core, &mut claimed)? {
-        Ended::Well => claimed.complete_reserved(STATUS_OK),
+        Ended::Well(status) => claimed.complete_reserved(status),
         Ended::Cancelled => claimed.cancelled().map(|()| 0),
         Ended::Badly { retry, status, text } => {
             let left = match claimed.retry_on() & retry {
@@ -512,8 +519,8 @@ fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
     };
     if kind & CHUNK != 0 {
         return match run_items(core, claimed, handler) {
-            Ok(true) => Ok(Ended::Well),
-            Ok(false) => Ok(Ended::Cancelled),
+            Ok(Some(status)) => Ok(Ended::Well(status)),
+            Ok(None) => Ok(Ended::Cancelled),
             Err(SubmitError::Corrupted(e)) => Err(e),
             Err(e) => Ok(Ended::Badly { status: STATUS_FAILED, retry: 0, text: e.to_string() }),
         };
@@ -523,7 +530,7 @@ fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
     let context = Context { running, core, is_item: false };
     let (input, mut room) = (running.input()?, core.room(writer));
     Ok(match attempt(&context, || handler(&context, input, codec, &mut room)) {
-        Went::Well => Ended::Well,
+        Went::Well => Ended::Well(STATUS_OK),
         Went::Badly { .. } if running.is_cancelled() => Ended::Cancelled,
         Went::Badly { status, retry, text } => Ended::Badly { status, retry, text },
     })
@@ -531,68 +538,88 @@ fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
 
 /// Runs the items of a chunk. What came of each is in the segment before the next begins: so a death costs one item, and none
 /// that is finished runs again. It ends early where what comes of the next item has no room beside the others: the submitter
-/// sends those that are left again. False: it was cancelled.
+/// sends those that are left again. Returns its status; `None`: it was cancelled.
 ///
 /// # Errors
 /// [`SubmitError`]: damage, or no room even for what is finished.
-fn run_items(core: &Core, claimed: &mut Claimed<'_>, handler: &Handler) -> Result<bool, SubmitError> {
+fn run_items(core: &Core, claimed: &mut Claimed<'_>, handler: &Handler) -> Result<Option<u32>, SubmitError> {
     let (claimed, writer) = claimed.split();
     let context = Context { running: claimed, core, is_item: true };
-    let items = chunk::items(claimed.input()?)?;
-    let n = items.len();
+    let items = chunk::Items::of(claimed.input()?)?;
+    let (n, align) = (items.len(), items.output_align);
     let mut room = core.room(writer);
-    let (mut at, mut reserved, mut largest) = (0, 0, 0);
+    let (mut place, mut at, mut largest): (&mut [u8], _, _) = (&mut [], 0, 0);
     let most = core.endpoint.segment().max_payload();
-    let mut private = Aligned::default();
+    let (mut beside, mut all) = (Aligned::default(), STATUS_OK);
+    claimed.progress(0, n as u64);
     for (i, item) in items.enumerate() {
         if claimed.is_cancelled() {
-            return Ok(false);
+            return Ok(None);
         }
         let item = item?;
         if at + largest > most {
+            all = STATUS_MIXED;
             break; // lest it run for nothing
         }
-        private.resize(0);
+        let start = chunk::start(at, STATUS_OK, align);
+        let mut of_item = Room::OfItem(ItemRoom::new(place.get_mut(start..), &mut beside));
+        let went = attempt(&context, || handler(&context, item, Codec::Compact, &mut of_item));
+        let in_place = of_item.len_of_item();
         let (status, text);
-        let bytes =
-            match attempt(&context, || handler(&context, item, Codec::Compact, &mut Room::Private(&mut private))) {
-                Went::Well => {
-                    status = STATUS_OK;
-                    private.bytes()
-                }
-                // It ended for that, as the others would.
-                Went::Badly { .. } if claimed.is_cancelled() => return Ok(false),
-                Went::Badly { status: failed, retry, text: why } => {
-                    status = failed | if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
-                    text = why;
-                    text.as_bytes()
-                }
-            };
-        let frame = chunk::frame(bytes.len());
-        largest = largest.max(frame);
-        if at + frame > reserved {
-            // Seldom: the others are as large as this one, mostly. Who dies in these lines loses what is finished.
-            let kept = room.bytes()?[..at].to_vec();
+        let bytes = match went {
+            Went::Well
+                if let Some(len) = in_place
+                    && start <= place.len() =>
+            {
+                chunk::write_head(place, at, STATUS_OK, len);
+                largest = largest.max(start + len - at);
+                at = start + len;
+                // Release: who reads the progress of the dead finds so many of them whole.
+                fence(Release);
+                claimed.progress_to(i as u64 + 1);
+                continue;
+            }
+            Went::Well => {
+                status = STATUS_OK;
+                beside.bytes()
+            }
+            // It ended for that, as the others would.
+            Went::Badly { .. } if claimed.is_cancelled() => return Ok(None),
+            Went::Badly { status: failed, retry, text: why } => {
+                status = failed | if claimed.retry_on() & retry == 0 { 0 } else { AGAIN };
+                all = STATUS_MIXED;
+                text = why;
+                text.as_bytes()
+            }
+        };
+        let start = chunk::start(at, status, align);
+        let end = start + bytes.len();
+        largest = largest.max(end - at);
+        if end > place.len() {
+            // Seldom: the others are about as large as this one, mostly. Who dies in these lines loses what is finished.
+            let kept = place[..at].to_vec();
             claimed.progress(0, n as u64);
-            let all = (at + frame * (n - i)).min(ROOM).max(at + frame);
-            reserved = match reserve_one_of(&mut room, &[all, at + frame, at]) {
+            let wanted = (at + (end - at).next_multiple_of(STEP) * (n - i)).min(ROOM).max(end);
+            match reserve_one_of(&mut room, &[wanted, end, at]) {
                 // Else it would seem to have failed for want of room.
-                Err(e) if e.is_transient() && claimed.is_cancelled() => return Ok(false),
+                Err(e) if e.is_transient() && claimed.is_cancelled() => return Ok(None),
                 reserved => reserved?,
             };
-            room.bytes()?[..at].copy_from_slice(&kept);
-            if at + frame > reserved {
+            place = room.bytes()?;
+            place[..at].copy_from_slice(&kept);
+            if end > place.len() {
+                all = STATUS_MIXED;
                 break;
             }
         }
-        chunk::write(&mut room.bytes()?[at..], status, bytes);
-        at += frame;
-        // Release: who reads the progress of the dead finds so many of them whole.
-        fence(Release);
-        claimed.progress(i as u64 + 1, n as u64);
+        chunk::write_head(place, at, status, bytes.len());
+        place[start..end].copy_from_slice(bytes);
+        at = end;
+        fence(Release); // as above
+        claimed.progress_to(i as u64 + 1);
     }
     room.truncate(at)?;
-    Ok(true)
+    Ok(Some(all))
 }
 
 /// Room for the first of these lengths that there is room for.
