@@ -60,6 +60,7 @@ const SCENES: &[(&str, Scene)] = &[
     ("a_shutdown_hastens_what_a_signal_began", shut_down_after_a_signal),
     ("workers_that_die_at_once_end_the_pool_with_a_reason", crash_loop),
     ("a_task_that_kills_every_worker_is_no_crash_loop", deaths_over_tasks),
+    ("workers_that_die_just_after_a_task_are_no_crash_loop", deaths_after_tasks),
     ("when_the_coordinator_dies_all_is_delivered_or_reported", coordinator_killed),
     ("a_daemon_outlives_its_worker_and_is_reaped", a_daemon_is_reaped),
     ("as_many_workers_as_cores_that_it_may_use", as_many_as_cores),
@@ -553,6 +554,19 @@ fn deaths_over_tasks() -> Result<(), String> {
         assert!(matches!(&died, TaskError::Died(blame) if blame.exit.contains("SIGKILL")), "{died}");
     }
     pool.submit(task, &true).unwrap().wait().unwrap();
+    pool.join().unwrap();
+    Ok(())
+}
+
+fn deaths_after_tasks() -> Result<(), String> {
+    let mut tasks = Tasks::new();
+    let task = tasks.function("pid", |(): ()| getpid().as_raw());
+    let pool = Pool::builder().workers(1).fork(tasks).unwrap();
+    for _ in 0..30 {
+        let pid = pool.submit(task, &()).unwrap().wait().unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        eventually("the worker is dead", || is_gone(pid).then_some(()));
+    }
     pool.join().unwrap();
     Ok(())
 }

@@ -128,11 +128,19 @@ const SMALL: usize = 4096;
 /// knows.
 pub(crate) const ROOM: Duration = Duration::from_millis(100);
 
+/// How many CPUs this process may use, by its affinity and by the quota of its cgroup: some 25 system calls.
+pub(crate) fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 impl Endpoint {
     /// The end of the participant to which the coordinator has given `name`.
     pub(crate) fn new(segment: Arc<Segment>, name: Name) -> Endpoint {
-        // Counts affinity and the cgroup's quota.
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Endpoint::on(cpus(), segment, name)
+    }
+
+    /// As [`new`](Self::new), in a process that knows how many [`cpus`] it may use.
+    pub(crate) fn on(cpus: usize, segment: Arc<Segment>, name: Name) -> Endpoint {
         Endpoint::spinning(segment, name, cpus, if cpus > 1 { Spin::usual() } else { Spin::up_to(Duration::ZERO) })
     }
 
@@ -492,9 +500,10 @@ impl Endpoint {
         }
     }
 
-    /// One task more that this participant has done, for the report: a worker's completions, a client's answers.
+    /// One task more that this participant has done, or is just done with: a worker's completions, a client's answers. For the
+    /// report, and by it a death is no failure at start.
     pub(crate) fn count(&self) {
-        // Relaxed: from threads of this process only, and a figure for the report.
+        // Relaxed: from threads of this process only, and read once that is dead.
         self.table().participants[self.name.id() as usize].finished.fetch_add(1, Relaxed);
     }
 
@@ -898,14 +907,15 @@ impl<'e> Claimed<'e> {
     }
 
     fn end(
-        self,
+        mut self,
         outcome: Outcome,
         status: u32,
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
-        let mut claimed = ManuallyDrop::new(self);
-        match claimed.writer().reserve(len).map(fill) {
+        let written = self.writer().reserve(len).map(fill); // if that panics, the task is given up
+        let claimed = ManuallyDrop::new(self);
+        match written {
             Ok(()) => claimed.finish(outcome, status).map(drop).map_err(|e| (e.into(), None)),
             Err(e @ SubmitError::Corrupted(_)) => Err((e, None)),
             Err(e) => Err((e, Some(ManuallyDrop::into_inner(claimed)))),
@@ -920,8 +930,9 @@ impl<'e> Claimed<'e> {
         let began = d.run.began.load(Relaxed);
         let now = if began == 0 { 0 } else { table.clock.now() };
         d.run.ran.store(now.saturating_sub(began), Relaxed);
-        table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
+        // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
         endpoint.count();
+        table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
         Ok(now)
     }
 

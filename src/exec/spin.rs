@@ -27,7 +27,7 @@ const LEAST: Duration = Duration::from_micros(1);
 const LOOKS: u32 = 8;
 const CLOSE: u32 = 3;
 const DENSE: u32 = 8;
-const GATHER: u32 = 10;
+const GATHER: u32 = 40;
 
 #[derive(Debug)]
 pub(super) struct Spin {

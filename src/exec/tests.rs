@@ -1078,6 +1078,21 @@ fn an_output_is_written_in_place_and_may_turn_out_shorter() {
 }
 
 #[test]
+fn a_task_whose_output_cannot_be_written_is_given_up() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    submit(&client, QUEUE, b"", 1, 1);
+    let task = claim(&worker);
+    let fill = |_: &mut [u8]| std::panic::resume_unwind(Box::new("of what fills it"));
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task.complete(0, 5000, fill).is_ok()));
+    assert!(ended.is_err());
+    let done = client.take().unwrap().expect("it is over");
+    assert_eq!((done.status(), done.output().unwrap()), (STATUS_ABANDONED, &[][..]));
+    drop(done);
+    pool.assert_clean();
+}
+
+#[test]
 fn a_result_says_how_long_it_waited_and_ran_and_how_often() {
     NOW.set(Some(1_000_000_000));
     let pass = |ms| NOW.set(NOW.get().map(|now| now + ms * MS));
@@ -1181,4 +1196,27 @@ fn a_death_at_any_step_of_a_checkpoint_or_of_its_recovery_leaves_one_whole_and_l
         }
     }
     assert!(deaths > 400, "{deaths} deaths");
+}
+
+/// Else who supervises it takes it for one that has died before it had done anything, and lets its successor wait.
+#[test]
+fn who_dies_at_any_step_of_a_task_s_end_has_the_task_or_has_counted_it() {
+    let pool = Pool::new(1);
+    let (table, client) = (pool.segment.table(), pool.endpoint());
+    for k in 1.. {
+        submit(&client, QUEUE, b"", 1, 1);
+        let victim = pool.endpoint();
+        let task = claim(&victim);
+        task.begin(1, 0, 0, 0);
+        let lived = fate::mortal(k, || task.complete_reserved(0).unwrap()).is_some();
+        let settled = table.recover(&Cursors::new(table), pool.coordinator, victim.name(), SEGV).unwrap();
+        let finished = victim.participant().finished.load(Relaxed);
+        assert!(settled.failed > 0 || finished == 1, "dead before step {k}");
+        drop(client.take().unwrap().expect("the task, done or failed"));
+        if lived {
+            assert!(k > 3, "{k} steps");
+            break;
+        }
+    }
+    pool.assert_clean();
 }

@@ -13,9 +13,9 @@
 use super::stage::{Bytes, DESCRIPTORS, LENGTHS, QUEUES, Stage, death, pick};
 use crate::{
     TaskId,
-    exec::endpoint::{Claimed, Draft, Endpoint, Finished, STATUS_ABANDONED, Submission, SubmitError, To},
+    exec::endpoint::{Claimed, Draft, Endpoint, Finished, STATUS_ABANDONED, Spare, Submission, SubmitError, To},
     lockfree::{
-        descriptor::{Backoff, Blame, Limits, MS, Place, Rules, retry_on},
+        descriptor::{Backoff, Blame, INLINE, Limits, MS, Place, Rules, retry_on},
         participant::Name,
         recovery::{Death, SPARED},
         table::{Again, Cancel, Cursors, LaneId, Table},
@@ -140,6 +140,7 @@ struct Actor<'e> {
     life: Life,
     endpoint: &'e Endpoint,
     drafts: Vec<(Draft<'e>, usize)>,
+    spares: Vec<Spare>,
     claimed: Vec<(Claimed<'e>, usize)>,
     finished: Vec<Finished<'e>>,
 }
@@ -208,7 +209,8 @@ impl<'e> Play<'e> {
             17 | 18 => {
                 self.take(who, k);
             }
-            19 => self.release(who, k),
+            19 if arg & 1 == 0 => self.release(who, k),
+            19 => self.renew(who, k),
             20 => self.park(who, arg, k),
             21 => self.kill(who),
             22 | 23 => self.bury(arg, k),
@@ -297,8 +299,8 @@ impl<'e> Play<'e> {
         if let Some(Some(name)) = self.coordinate(k, Did::Nothing, |t, _, _| t.admit(1, 1).expect("undamaged")) {
             let life = self.came(name, false);
             let endpoint = self.stage.seat(name).expect("a seat");
-            let (drafts, claimed, finished) = Default::default();
-            self.actors[who] = Some(Actor { life, endpoint, drafts, claimed, finished });
+            let (drafts, spares, claimed, finished) = Default::default();
+            self.actors[who] = Some(Actor { life, endpoint, drafts, spares, claimed, finished });
         }
     }
 
@@ -449,8 +451,12 @@ impl<'e> Play<'e> {
             if arg & 1 == 0 {
                 assert!(draft.submit(plain(0)).is_err());
             }
-        } else {
-            actor.finished.pop();
+        } else if let Some(spare) = actor.spares.pop() {
+            actor.endpoint.give_up(spare);
+        } else if let Some(finished) = actor.finished.pop()
+            && arg & 1 == 0
+        {
+            assert!(finished.renew().is_err());
         }
         self.reconcile(Did::Nothing);
     }
@@ -532,7 +538,11 @@ impl<'e> Play<'e> {
         if self.actors[who].as_ref().is_none_or(|a| a.drafts.len() >= GUARDS) {
             return;
         }
-        let draft = |a: &mut Actor<'e>| a.endpoint.draft(len).map(|draft| a.drafts.push((draft, len)));
+        let draft = |a: &mut Actor<'e>| {
+            let spare = if len <= INLINE { a.spares.pop() } else { None };
+            let draft = spare.map_or_else(|| a.endpoint.draft(len), |spare| Ok(a.endpoint.redraft(spare, len)));
+            draft.map(|draft| a.drafts.push((draft, len)))
+        };
         if let Some(Err(e)) = self.act(who, k, Did::Nothing, draft) {
             self.refused(e, len);
         }
@@ -626,7 +636,10 @@ impl<'e> Play<'e> {
     }
 
     fn drop_draft(&mut self, who: usize, k: u32) {
-        self.act(who, k, Did::Nothing, |a| drop(a.drafts.pop()));
+        self.act(who, k, Did::Nothing, |a| match a.drafts.pop() {
+            Some(draft) => drop(draft),
+            None => a.spares.pop().into_iter().for_each(|spare| a.endpoint.give_up(spare)),
+        });
     }
 
     fn cancel(&mut self, who: usize, arg: u8, k: u32) {
@@ -683,6 +696,16 @@ impl<'e> Play<'e> {
     fn release(&mut self, who: usize, k: u32) {
         if let Some(life) = self.life(who) {
             self.act(who, k, Did::Release(life), |a| drop(a.finished.pop()));
+        }
+    }
+
+    /// Releases a result and keeps its descriptor.
+    fn renew(&mut self, who: usize, k: u32) {
+        if let Some(life) = self.life(who) {
+            self.act(who, k, Did::Release(life), |a| {
+                let spare = a.finished.pop().map(|finished| finished.renew().expect("undamaged"));
+                a.spares.extend(spare);
+            });
         }
     }
 
@@ -1005,7 +1028,7 @@ impl<'e> Play<'e> {
         self.reconcile(Did::Nothing);
         for _ in 0..16 {
             for who in 0..ACTORS {
-                while self.actors[who].as_ref().is_some_and(|a| !a.drafts.is_empty()) {
+                while self.actors[who].as_ref().is_some_and(|a| !a.drafts.is_empty() || !a.spares.is_empty()) {
                     self.drop_draft(who, 0);
                 }
                 for lane in 0..3 {

@@ -67,7 +67,8 @@ impl Ring<'_> {
             0..=3 => self.push(who),
             // A push and a removal have two writes, of which the second comes every 16th time.
             4 => self.death = 1 + who as u32,
-            5..=7 => self.look(who),
+            5 | 6 => self.look(who),
+            7 => self.glance(who),
             8..=10 => self.remove(who),
             11 => {
                 self.look(who);
@@ -123,6 +124,17 @@ impl Ring<'_> {
         let Ok(first) = self.act(who, |lane, cursor| lane.first(cursor).unwrap()) else { return };
         assert_eq!(first.as_ref().map(|e| e.hint), self.model.front().copied());
         self.participants[who].1 = first.map(|entry| (entry, self.removed));
+    }
+
+    fn glance(&mut self, who: usize) {
+        match self.lane.glance(&self.participants[who].0) {
+            Ok(entry) => {
+                assert_eq!(Some(entry.hint), self.model.front().copied());
+                self.participants[who].1 = Some((entry, self.removed));
+            }
+            Err(false) => assert!(self.model.is_empty() && !self.rescan, "it takes a closer look"),
+            Err(true) => {}
+        }
     }
 
     /// Removes what `who` saw last, which others may have removed since.

@@ -32,7 +32,8 @@
 //! # At rest and live
 //!
 //! At rest nobody runs and every death is settled. While others move, and in what a crash of all has left, a step may be half
-//! done: a hint not stored yet, a death not settled yet. So those findings are made at rest only.
+//! done: a hint not stored yet, a death not settled yet. So those findings are made at rest only. So are those in lanes that
+//! have had no owner yet.
 //!
 //! What is read of two words is no snapshot either. A finding that needs two is made only if the first is unchanged after the
 //! second was read; then the second was read while the first stood, and what the owner of that word alone may change did not
@@ -58,7 +59,7 @@ use super::{
     descriptor::{Descriptor, INLINE, Payload, Rules, Run},
     participant::Name,
     table::{LaneId, Table},
-    word::{Block, Hint, LAP_MASK, Member, Outcome, Phase, Slot, Task},
+    word::{Block, Hint, LAP_BITS, Member, Outcome, Phase, Slot, Task},
 };
 use crate::sync::{Acquire, Relaxed, fence};
 use std::fmt;
@@ -158,7 +159,9 @@ impl Auditor<'_> {
             self.descriptor(index as u16);
         }
         for lane in 0..table.controls.len() {
-            self.lane(lane);
+            if self.is_at_rest || !self.is_unused(lane) {
+                self.lane(lane);
+            }
         }
         for block in 0..table.blocks.words.len() {
             self.block(block);
@@ -385,32 +388,38 @@ impl Auditor<'_> {
             return; // it moves, and moves on as it should, or the next look will tell
         }
         // The position that each slot waits for, to be filled and to be emptied. Both are one turn: `[tail, tail + C)` and
-        // `[head, head + C)`, as positions are filled in order and emptied in order.
-        let (count, positions) = (slots.len() as u64, slots.len() as u64 * (LAP_MASK + 1));
+        // `[head, head + C)`, as positions are filled in order and emptied in order. There are 2^n of each.
+        let (count, positions) = (slots.len() as u64, (slots.len() as u64) << LAP_BITS);
         let ahead = |a: u64, b: u64| {
-            let distance = a.wrapping_sub(b) % positions;
+            let distance = a.wrapping_sub(b) & (positions - 1);
             if distance > positions / 2 { distance as i64 - positions as i64 } else { distance as i64 }
         };
         for (cursor, what, is_filled) in [(head, "head", false), (tail, "tail", true)] {
             let position = |(i, s): (usize, &Slot)| {
                 let lap = s.lap().wrapping_add(u64::from(is_filled && s.is_full()));
-                (lap.wrapping_mul(count) + i as u64) % positions
+                (lap.wrapping_mul(count) + i as u64) & (positions - 1)
             };
             let all = || slots.iter().enumerate().map(position);
             let first = position((0, &slots[0]));
-            let least = all().map(|p| ahead(p, first)).min().unwrap_or(0);
-            let most = all().map(|p| ahead(p, first)).max().unwrap_or(0);
+            let (least, most) = all().map(|p| ahead(p, first)).fold((0, 0), |(l, m), p| (p.min(l), p.max(m)));
             if most - least >= count as i64 {
                 let odd = |d| slots.iter().enumerate().find(|s| ahead(position(*s), first) == d);
                 let found = format!("slots {:?} and {:?} are {} apart", odd(least), odd(most), most - least);
                 return self.add("lane", id, "its slots are of one turn", found);
             }
-            let place = first.wrapping_add_signed(least) % positions;
-            if ahead(place, cursor % positions) < 0 {
+            let place = first.wrapping_add_signed(least) & (positions - 1);
+            if ahead(place, cursor) < 0 {
                 let rule = "its head and tail are not beyond its slots";
                 self.add("lane", id, rule, format!("its {what} is {cursor}, and the slots are at {place}"));
             }
         }
+    }
+
+    /// Has it had no owner yet? Then nobody has touched it, and a look would do no more than map its pages here.
+    fn is_unused(&self, lane: usize) -> bool {
+        let Some(private) = lane.checked_sub(self.table.queues) else { return false };
+        let owner = &self.table.participants[private % self.table.participants.len()];
+        owner.member.load(Acquire) == Member::Vacant(0).bits()
     }
 
     // ---- blocks -----------------------------------------------------------------------------------------------------
@@ -493,6 +502,7 @@ mod tests {
             descriptor::Descriptor,
             lane::Cursor,
             table::{Again, Owned},
+            word::LAP_MASK,
         },
         mem::{
             layout::{Geometry, classes},

@@ -17,6 +17,9 @@
 //!     └─────────────────┴────────────────────────── release ──────────────────────────────────────┘
 //! ```
 //!
+//! A submitter that keeps a descriptor *renews* it: RESERVED → RESERVED of the next generation, which is release and reserve in
+//! one. Recovery adopts a RESERVED one in its generation, and releases it.
+//!
 //! # Words
 //!
 //! *Owner*: the worker in CLAIMED, or the coordinator in its place once it has adopted the word. Fields are atomic,
@@ -99,7 +102,11 @@
 //! - \[complete] Release in `complete` pairs with Acquire in `take`: the output is seen whole.
 //! - \[release] Release in `release` pairs with Acquire in `reserve`: no byte is overwritten while it is still read.
 //! - \[requeue] AcqRel in recovery: the dead owner's last writes come before the next owner's.
-//! - Fields beside the payload are atomic and Relaxed: they travel with the exchanges above.
+//! - \[sign] Release where `sign` stores `run.of`, last of all; Acquire in `run_of`. So who finds its attempt there finds what
+//!   was signed with it, or is told of later; or what a later claim writes already, which then has changed the word: its owner
+//!   can't meet that, and the coordinator reads the word again. Only where the same worker claims the same attempt again is the
+//!   word the same: so the heartbeat is Release and Acquire too, and read before `started`.
+//! - Other fields beside the payload are atomic and Relaxed: they travel with the exchanges above.
 //!
 //! # Crash
 //!
@@ -247,7 +254,9 @@ impl Descriptor {
         let run = &self.run;
         run.claimant.store(claimant.bits(), Relaxed);
         run.started.store(0, Relaxed);
-        set(&self.heartbeat, 0);
+        if self.heartbeat.load(Relaxed) != 0 {
+            self.heartbeat.store(0, Release); // [sign]
+        }
         run.place.store(0, Relaxed);
         run.status.store(0, Relaxed);
         for word in [&run.ran_by, &run.began, &run.ran, &run.total] {

@@ -63,6 +63,9 @@
 //! | `give_back` | the exchange    | READY, no hint, a time unheard        | the sweep; the tick after each death  |
 //! | `cancel`    | the request     | a request that nobody was woken for   | its worker sees it, or recovery       |
 //! | `release`   | freeing blocks  | RESERVED, without its blocks          | recovery releases it                  |
+//! | `renew`     | freeing blocks  | the same                              | recovery releases it                  |
+//! | `renew`     | the exchange    | RESERVED, naming blocks of a life     | recovery releases it: no block is of  |
+//! |             |                 | that is over                          | this life                             |
 //! | `rescan`    | some hints      | the flag, up still                    | the next rescan                       |
 //! | `park`      | any step        | idle bits, PARKED                     | recovery clears them, the sweep wakes |
 //!
@@ -70,7 +73,9 @@
 //!
 //! Lock-free: where an exchange fails, another's has succeeded. `reserve`, `rescan` and a last look walk all
 //! descriptors once; `claim` and `take` go on while they meet hints that are stale, each of which somebody has stored.
-//! Only `park` sleeps.
+//! Both first look at the head alone, and take what stands there if it is what mostly does; an empty lane is left unless its flag
+//! is up. All else (a hint that is stale, a private task, one that may be over, a flag) is for `search` and `search_done`. Only
+//! `park` sleeps.
 //!
 //! What checks this page: all of `lockfree/tests/` (in `mutants.rs` fences and second looks are left out, which a model
 //! must notice), `exec/tests.rs`, `fuzz/fuzz_targets/descriptor_ops.rs` and `live_damage.rs`, `shmworker torture`.
@@ -557,7 +562,7 @@ impl<'s> Table<'s> {
     /// As [`release`](Self::release).
     pub(crate) fn renew(&self, task: Owned) -> Result<Owned, Corrupted> {
         let had_blocks = self.free_blocks(task)?;
-        let next = if mutant("no-renewal") { task.word } else { task.word.reborn(task.word.who()) };
+        let next = task.word.reborn(task.word.who());
         // AcqRel: what it was and what it becomes are both its owner's, but a recovery may take it from here.
         self.exchange(task.index, task.word, next, AcqRel).map_err(|w| moved(task.index, w))?;
         self.reset(task.index);
@@ -906,9 +911,8 @@ impl<'s> Table<'s> {
 
     // ---- both -------------------------------------------------------------------------------------------------------
 
-    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `ahead` is called for one that may
-    /// come soon. `None`, also where another was
-    /// faster: it takes [`take_from`](Self::take_from) to say more.
+    /// Moves the task of this hint to `to(word)` if it is `wanted`: index, old word, new word. `None`, also where another was
+    /// faster: it takes [`take_from`](Self::take_from) to say more. `ahead` is called for one that may come soon.
     #[inline]
     fn take_first(
         &self,

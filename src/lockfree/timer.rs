@@ -219,11 +219,13 @@ impl Table<'_> {
     pub(crate) fn deadline(&self, cursors: &Cursors, index: u16, claimed: Task, now: u64) -> u64 {
         let d = &self.descriptors[index as usize];
         let run = d.run_of(claimed);
+        // [sign] The heartbeat first: a worker that hands its task back and claims it again has the word that it had. Who sees
+        // the heartbeat of the second claim sees its beginning, and who does not see it takes neither for silent.
+        let heartbeat = run.map_or(0, |_| d.heartbeat.load(Acquire));
         let started = match run.map_or(0, |run| run.started.load(Relaxed)) {
             0 => cursors.first_seen(index, claimed, now),
             started => started,
         };
-        let heartbeat = run.map_or(0, |_| d.heartbeat.load(Relaxed));
         Limits::of(d.limits.load(Relaxed)).deadline(started, heartbeat)
     }
 

@@ -186,9 +186,11 @@ pub(crate) fn is_legal(from: Task, to: Task) -> bool {
     match (from.phase(), to.phase()) {
         (Some(Phase::Free), Some(Phase::Reserved)) => to == from.reborn(to.who()),
         (Some(Phase::Reserved), Some(Phase::Ready)) => kept && to.who() == from.who(),
-        (Some(Phase::Reserved), Some(Phase::Free | Phase::Reserved)) if kept => true,
-        // Renewed: released and reserved again in one.
-        (Some(Phase::Reserved), Some(Phase::Reserved)) => to == from.reborn(from.who()),
+        (Some(Phase::Reserved), Some(Phase::Free)) => kept && to.who() == 0,
+        // Adopted by the coordinator after its owner's death; or renewed: released and reserved again in one.
+        (Some(Phase::Reserved), Some(Phase::Reserved)) => {
+            kept && to.who() != from.who() || to == from.reborn(from.who())
+        }
         (Some(Phase::Ready), Some(Phase::Claimed)) => kept,
         (Some(Phase::Ready | Phase::Delayed), Some(Phase::Done(o))) => {
             kept && to.who() == from.who()
@@ -396,6 +398,13 @@ mod tests {
             assert!(is_legal(from, to), "{from:?} -> {to:?}");
         }
         assert!(is_legal(claimed, Task::new(Phase::Ready, 1, 1, 5)), "an attempt is spent");
+        let taken = done.to(Phase::Reserved, 1);
+        for to in [taken.to(Phase::Free, 0), taken.to(Phase::Reserved, 2), taken.reborn(1)] {
+            assert!(is_legal(taken, to), "{taken:?} -> {to:?}");
+        }
+        for to in [taken, taken.reborn(2), taken.reborn(1).reborn(1), taken.to(Phase::Free, 0).reborn(0)] {
+            assert!(!is_legal(taken, to), "{taken:?} -> {to:?}");
+        }
         assert!(!is_legal(free, ready));
         assert!(!is_legal(ready, done), "nobody completes what it has not claimed");
         assert!(!is_legal(claimed, Task::new(Phase::Ready, 1, 2, 5)), "two attempts at once");

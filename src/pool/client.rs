@@ -629,7 +629,7 @@ impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut inbox = self.shared.lock();
         // Who has joined meanwhile waits in vain, and is told of the damage.
-        if inbox.slots[self.tag].handles == 1 {
+        if inbox.slots.get(self.tag).is_some_and(|slot| slot.handles == 1) {
             inbox.slots.remove(self.tag);
         }
         self.shared.has_come_back(1);
@@ -1374,7 +1374,10 @@ mod tests {
 
     /// Has the result of this ticket come by now?
     fn has_come(client: &Client, (tag, task): (usize, TaskId)) -> Result<bool, Lost> {
-        client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some())
+        match client.at_once(tag, &mut Copied::default())? {
+            Some(_) => Ok(true),
+            None => client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some()),
+        }
     }
 
     #[test]

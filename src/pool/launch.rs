@@ -27,6 +27,7 @@ use super::{
     tasks::Tasks,
 };
 use crate::{
+    exec::endpoint::cpus,
     lockfree::participant::Name,
     mem::segment::Segment,
     panics,
@@ -387,7 +388,7 @@ fn sit_down(name: Name, parent: Pid, label: &str, fds: Vec<OwnedFd>) -> Result<S
     }
     name_process(label);
     let segment = Segment::attach(segment, true).map_err(|e| e.to_string())?;
-    Seat::take(Arc::new(segment), name, bell.into_raw_fd()).map_err(|e| e.to_string())
+    Seat::take(Arc::new(segment), name, bell.into_raw_fd(), cpus()).map_err(|e| e.to_string())
 }
 
 const MISSING: &str = "descriptors that belong to the invitation are missing";

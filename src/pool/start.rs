@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    exec::endpoint::Endpoint,
+    exec::endpoint::{Endpoint, cpus},
     lockfree::participant::Name,
     mem::{
         layout::Geometry,
@@ -299,7 +299,7 @@ struct Ground {
 impl Ground {
     /// With the caller's end of the connection, and the coordinator's of the answers.
     fn lay(settings: Settings, method: Method) -> Result<(Ground, OwnedFd, UnixStream), StartError> {
-        let workers = settings.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let workers = settings.workers.unwrap_or_else(cpus);
         let options = Options {
             no_times: !settings.times,
             reserve: settings.reserve,

@@ -388,6 +388,7 @@ impl Current {
         // Dropped, if it can't be: it is ended as given up.
         claimed.give_back(Again::SameAttempt)?;
         gate.join(is_alone);
+        self.ended.take(); // long ago by now
         match next()? {
             // Its turn to be alone comes when it is claimed again.
             Some(claimed) if claimed.is_suspect() && !is_alone => claimed.give_back(Again::SameAttempt).map(drop),

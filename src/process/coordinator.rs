@@ -14,13 +14,13 @@ use super::{
 };
 use crate::{
     error::Corrupted,
-    exec::endpoint::Endpoint,
+    exec::endpoint::{Endpoint, cpus},
     lockfree::{
         audit::Audit,
         participant::{Name, Participant},
         recovery::{Death, Settled},
         table::{Cancel, Cursors, Table, TaskId},
-        word::Phase,
+        word::{Member, Phase},
     },
     mem::{
         layout::Geometry,
@@ -62,6 +62,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 const UNUSED: Duration = Duration::from_secs(30);
 /// How long the kernel, which did not let a process be forked, is left alone.
 const NO_FORK: Duration = Duration::from_secs(1);
+/// How long after a death the segment is audited: one audit is for all deaths of that time.
+const AUDIT: Duration = Duration::from_millis(10);
 /// The first back-off before a failed process is started again; it doubles with each failure in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -82,13 +84,14 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// The seat of the participant `name`, in its own process, for as long as that lives.
+    /// The seat of the participant `name`, in its own process, which may use so many CPUs, for as long as that lives.
     ///
     /// # Errors
     /// The segment can't be kept from children of this process.
-    pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd) -> std::io::Result<Seat> {
+    pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd, cpus: usize) -> std::io::Result<Seat> {
         segment.settle()?;
-        let endpoint = Box::leak(Box::new(Arc::new(Endpoint::new(segment, name).with_bell(Bell::new(bell)))));
+        let endpoint = Endpoint::on(cpus, segment, name).with_bell(Bell::new(bell));
+        let endpoint = Box::leak(Box::new(Arc::new(endpoint)));
         Ok(Seat { endpoint, bell, stay: Stay::default() })
     }
 
@@ -185,7 +188,7 @@ pub(crate) enum Event<'a> {
     Replaced { label: &'a str, pid: i32, why: Leave },
     /// A process that had attached has gone; not in order: it died.
     Left { pid: i32, was_orderly: bool, settled: Settled },
-    /// After the death of `who` was settled an invariant of the segment is broken.
+    /// After the death of `who`, one or several, was settled an invariant of the segment is broken.
     Unsound { who: &'a str, audit: &'a Audit },
     /// A signal, or the end of a grace, begins or hastens the end.
     Mode { mode: Mode },
@@ -208,7 +211,7 @@ pub(crate) struct Summary {
     pub(crate) killed: usize,
     /// How many that had attached are still there: what is in use is theirs.
     pub(crate) attached: usize,
-    /// After how many deaths an invariant was broken.
+    /// How often an invariant was found broken after a death, or several.
     pub(crate) unsound: usize,
 }
 
@@ -381,6 +384,9 @@ pub(crate) struct Coordinator<'o> {
     /// How many were killed because they did not end in time. From the first on, deaths are what was asked for.
     killed: usize,
     cancelled: usize,
+    /// Whose deaths were settled since the last audit, and when the next one is due.
+    unaudited: Vec<String>,
+    audit_at: Option<Instant>,
     unsound: usize,
     first_unsound: Option<(String, Audit)>,
     door: Option<Door>,
@@ -394,6 +400,8 @@ pub(crate) struct Coordinator<'o> {
     at_most: usize,
     roll: Option<Roll>,
     captures_output: bool,
+    /// That children may use, as this process: they need not find out.
+    cpus: usize,
     observer: &'o mut dyn FnMut(Event<'_>),
 }
 
@@ -451,6 +459,8 @@ impl<'o> Coordinator<'o> {
             ended: VecDeque::new(),
             killed: 0,
             cancelled: 0,
+            unaudited: Vec::new(),
+            audit_at: None,
             unsound: 0,
             first_unsound: None,
             door: None,
@@ -461,6 +471,7 @@ impl<'o> Coordinator<'o> {
             at_most: processes,
             roll: None,
             captures_output: true,
+            cpus: cpus(),
             observer,
         })
     }
@@ -514,6 +525,7 @@ impl<'o> Coordinator<'o> {
     /// [`PoolError`]. All children are gone in any case.
     pub(crate) fn run(mut self, companion: Option<&dyn Companion>) -> Result<Summary, PoolError> {
         let mut result = self.serve(companion);
+        self.audit_live();
         // Who runs a pool of its own reads the summary.
         if let (Ok(()), true, Some((who, audit))) = (&result, self.owner.is_some(), self.first_unsound.take()) {
             result = Err(PoolError::Unsound { who, audit });
@@ -543,6 +555,9 @@ impl<'o> Coordinator<'o> {
             self.keep_time(is_news)?;
             let clients_ready = self.clients_ready();
             self.fork_due(clients_ready)?;
+            if self.audit_at.is_some_and(|at| at <= Instant::now()) {
+                self.audit_live();
+            }
             if !announced && clients_ready && self.mode == Mode::Running && self.workers_ready() {
                 announced = true;
                 (self.observer)(Event::Started);
@@ -668,7 +683,7 @@ impl<'o> Coordinator<'o> {
         let keep = [self.bell.as_fd(), self.segment.as_fd()];
         let main = || {
             name_process(&self.workers[i].label);
-            match Seat::take(self.segment.clone(), name, bell) {
+            match Seat::take(self.segment.clone(), name, bell, self.cpus) {
                 Ok(seat) => (self.specs[self.workers[i].spec].main)(seat),
                 Err(_) => 101,
             }
@@ -719,6 +734,7 @@ impl<'o> Coordinator<'o> {
             .chain(self.hurry)
             .chain(self.door.as_ref().and_then(Door::deadline))
             .chain(self.give_back_at)
+            .chain(self.audit_at)
             .min();
         // Rounded up, or the last millisecond would be spent spinning.
         let timeout = match self.clock.sleep(self.segment.table(), deadline) {
@@ -857,12 +873,10 @@ impl<'o> Coordinator<'o> {
         let death = Death { exit: exit.pack(), peak_kib, late };
         let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
-        // Release: a client that sees the count sees what the recovery settled. The sweep's wake may have come before.
-        self.segment.header().control.deaths.fetch_add(1, Release);
-        self.wake_all();
+        self.count_death();
         let label = self.workers[i].label.clone();
         if exit != Exit::Code(0) || leave.is_none() && self.mode < Mode::Stopping {
-            self.audit_after(&label);
+            self.is_to_be_audited(label.clone());
         }
 
         let ended = Ended { label, name, pid, exit, peak_kib, finished };
@@ -1082,13 +1096,24 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
-    /// A death is when a broken invariant is most likely, and rare enough to look for one. (Who leaves in order is neither.)
-    fn audit_after(&mut self, who: &str) {
+    /// A death is when a broken invariant is most likely, and rare enough to look for one. (Who leaves in order is neither.) But
+    /// not before what it left goes on, and its successor runs, which may have to share a CPU with us.
+    fn is_to_be_audited(&mut self, who: String) {
+        self.unaudited.push(who);
+        self.audit_at.get_or_insert_with(|| Instant::now() + AUDIT);
+    }
+
+    fn audit_live(&mut self) {
+        self.audit_at = None;
+        if self.unaudited.is_empty() {
+            return;
+        }
+        let who = std::mem::take(&mut self.unaudited).join(", ");
         let audit = self.table().audit_live();
         if !audit.violations.is_empty() {
             self.unsound += 1;
-            (self.observer)(Event::Unsound { who, audit: &audit });
-            self.first_unsound.get_or_insert((who.to_owned(), audit));
+            (self.observer)(Event::Unsound { who: &who, audit: &audit });
+            self.first_unsound.get_or_insert((who, audit));
         }
     }
 
@@ -1105,10 +1130,9 @@ impl<'o> Coordinator<'o> {
             let death = Death { exit: exit.pack(), peak_kib: 0, late: &late };
             let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
-            self.segment.header().control.deaths.fetch_add(1, Release); // as in `bury`
-            self.wake_all();
+            self.count_death();
             (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
-            self.audit_after("attached");
+            self.is_to_be_audited("attached".to_owned());
         }
         if let Some(door) = &mut self.door {
             door.answer(news, &self.segment, self.bell.as_fd())?;
@@ -1158,7 +1182,24 @@ impl<'o> Coordinator<'o> {
     /// Makes everybody look at the control words. Each is woken whether it sleeps or not: who is about to sleep has set its
     /// word before its last look, so either that look sees the news, or the word has changed and it does not sleep.
     fn wake_all(&self) {
-        self.segment.table().participants.iter().for_each(Participant::wake);
+        for (id, p) in self.table().participants.iter().enumerate() {
+            // Who does not live needs no system call.
+            if matches!(p.member(id), Ok(Member::Live(_))) {
+                p.wake();
+            }
+        }
+    }
+
+    /// For the clients among the processes here: what they know of who died is void.
+    fn count_death(&self) {
+        // Release: who sees the count sees what the recovery settled.
+        self.segment.header().control.deaths.fetch_add(1, Release);
+        // The sweep's wake may have come before.
+        for w in self.workers.iter().filter(|w| self.specs[w.spec].role == Role::Client) {
+            if let Some(name) = w.name() {
+                self.table().participants[name.id() as usize].wake();
+            }
+        }
     }
 
     fn kill_running(&mut self) {

@@ -7,7 +7,7 @@ use std::process::Command;
 const MUTANTS: &[(&str, &str)] = &[
     // The whole word: what is done by exchange, and what travels with it.
     ("no-generation", "loom_tasks::worker_with_a_hint_of_the_life_before_dies"),
-    ("no-renewal", "loom_tasks::worker_with_a_hint_of_what_was_renewed_dies"),
+    ("no-generation", "loom_tasks::worker_with_a_hint_of_what_was_renewed_dies"),
     ("relaxed-exchange", "loom_tasks::a_descriptor_changes_hands"),
     ("relaxed-requeue", "loom_retry::worker_that_gives_back_dies"),
     // What is told of an attempt

@@ -127,7 +127,7 @@ const NEXT_LIFE: Path =
 const RECOVER: Path =
     Path { victim: Victim::Coordinator, prepare: Stage::leave_everything, act: Stage::recover, ..PLAIN };
 
-const PATHS: [Path; 38] = [
+const PATHS: [Path; 40] = [
     Path { name: "submit", victim: Victim::Client, act: |s| s.submit(&s.client, INLINE, 1, 3), ..PLAIN },
     Path { name: "submit-block", victim: Victim::Client, act: |s| s.submit(&s.client, BLOCK, 1, 3), ..PLAIN },
     Path {
@@ -163,6 +163,13 @@ const PATHS: [Path; 38] = [
         victim: Victim::Client,
         prepare: |s| s.leave_result(BLOCK),
         act: |s| s.take(&s.client),
+        ..PLAIN
+    },
+    Path {
+        name: "take-renew-submit",
+        victim: Victim::Client,
+        prepare: |s| s.leave_result(BLOCK),
+        act: Stage::take_and_submit,
         ..PLAIN
     },
     Path { name: "park", prepare: Stage::expect_later, act: Stage::park, sleep: Sleep::Both, ..PLAIN },
@@ -262,6 +269,11 @@ const PATHS: [Path; 38] = [
     Path {
         name: "claim-stopped-ran-next-life-addressed",
         blow: Blow::Stop(|s| s.next_life(End::Ran, To::Participant(s.spare.name()))),
+        ..NEXT_LIFE
+    },
+    Path {
+        name: "claim-stopped-ran-renewed-life-addressed",
+        blow: Blow::Stop(|s| s.renewed_life(To::Participant(s.spare.name()))),
         ..NEXT_LIFE
     },
     Path {

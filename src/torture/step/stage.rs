@@ -7,7 +7,7 @@
 use super::{DOUBLED, LEAKED, LOST, ONCE};
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Claimed, Endpoint, Finished, STATUS_OK, Submission, To},
+    exec::endpoint::{Claimed, Draft, Endpoint, Finished, STATUS_OK, Submission, To},
     lockfree::{
         descriptor::Limits,
         participant::{Name, Participant},
@@ -190,9 +190,13 @@ impl Stage {
     }
 
     fn submit_to(&self, client: &Endpoint, to: To, len: usize, tag: u64, max_attempts: u8) -> Result<TaskId, String> {
-        let mut draft = client.draft(len).map_err(unfit)?;
-        draft.payload().map_err(unfit)?.copy_from_slice(&self.payload[..len]);
-        draft.submit(Submission { tag, max_attempts, ..Submission::new(to) }).map_err(unfit)
+        self.send(client.draft(len).map_err(unfit)?, Submission { tag, max_attempts, ..Submission::new(to) })
+    }
+
+    fn send(&self, mut draft: Draft<'_>, s: Submission) -> Result<TaskId, String> {
+        let place = draft.payload().map_err(unfit)?;
+        place.copy_from_slice(&self.payload[..place.len()]);
+        draft.submit(s).map_err(unfit)
     }
 
     /// The client submits a task that only `addressee` can run.
@@ -246,6 +250,14 @@ impl Stage {
     pub(super) fn take(&self, client: &Endpoint) -> Result<bool, String> {
         let Some(finished) = client.take().map_err(unfit)? else { return Ok(false) };
         Ok(self.is_right(&finished))
+    }
+
+    /// The client takes a result, if there is one, and submits a task in its descriptor.
+    pub(super) fn take_and_submit(&self) -> Result<bool, String> {
+        let Some(finished) = self.client.take().map_err(unfit)? else { return Ok(false) };
+        let spare = finished.renew().map_err(unfit)?;
+        self.send(self.client.redraft(spare, INLINE), Submission { tag: 2, ..Submission::new(To::Queue(0)) })?;
+        Ok(true)
     }
 
     fn is_right(&self, finished: &Finished<'_>) -> bool {
@@ -422,6 +434,21 @@ impl Stage {
             return Err("another descriptor was used than the one that was freed".to_owned());
         }
         Ok(())
+    }
+
+    /// As [`next_life`](Self::next_life) of a task that another has run, where the client keeps its descriptor for the next.
+    pub(super) fn renewed_life(&self, to: To) -> Result<(), String> {
+        self.work(&self.spare)?;
+        let draft = match self.client.take().map_err(unfit)? {
+            Some(finished) => {
+                self.came.borrow_mut().push(self.seen(&finished));
+                self.client.redraft(finished.renew().map_err(unfit)?, INLINE)
+            }
+            None => self.client.draft(INLINE).map_err(unfit)?, // the victim has that task
+        };
+        let barred = (to != To::Queue(0)).then(|| self.worker.name());
+        self.send(draft, Submission { tag: self.next_tag(ONCE, barred), max_attempts: 3, ..Submission::new(to) })
+            .map(drop)
     }
 
     /// One more task of the client's, once: what a sleeper is woken for.
@@ -610,14 +637,18 @@ impl Stage {
     /// Takes what has come back to `client`.
     fn receive(&self, client: &Endpoint, came: &mut Vec<Came>) -> Result<(), String> {
         while let Some(finished) = client.take().map_err(unfit)? {
-            let (outcome, claimant) = (finished.outcome(), finished.claimant());
-            let is_right = match outcome {
-                Outcome::Completed => self.is_right(&finished),
-                Outcome::WorkerDied => claimant.is_some() && finished.exit() == KILLED.pack(),
-                _ => true,
-            };
-            came.push(Came { tag: finished.tag(), outcome, is_right, claimant });
+            came.push(self.seen(&finished));
         }
         Ok(())
+    }
+
+    fn seen(&self, finished: &Finished<'_>) -> Came {
+        let (outcome, claimant) = (finished.outcome(), finished.claimant());
+        let is_right = match outcome {
+            Outcome::Completed => self.is_right(finished),
+            Outcome::WorkerDied => claimant.is_some() && finished.exit() == KILLED.pack(),
+            _ => true,
+        };
+        Came { tag: finished.tag(), outcome, is_right, claimant }
     }
 }
