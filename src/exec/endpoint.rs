@@ -339,6 +339,7 @@ impl Endpoint {
     }
 
     /// Finds room for `len` bytes and makes `field` refer to it.
+    #[inline]
     fn place(&self, task: Owned, len: usize, field: &AtomicU64) -> Result<Payload, SubmitError> {
         if len <= INLINE {
             let payload = Payload::new(None, len as u32);
@@ -366,6 +367,7 @@ impl Endpoint {
     }
 
     /// As [`draft`](Self::draft), in a descriptor that is kept for it. `len`: as much as one holds, at most.
+    #[inline]
     pub(crate) fn redraft(&self, Spare(task): Spare, len: usize) -> Draft<'_> {
         debug_assert!(len <= INLINE);
         let payload = Payload::new(None, len as u32);
@@ -598,6 +600,7 @@ impl Submission {
 
 impl Draft<'_> {
     /// The payload's bytes, in place. Their former content is whatever lay there.
+    #[inline]
     pub(crate) fn payload(&mut self) -> Result<&mut [u8], Corrupted> {
         let (endpoint, task) = (self.guard.endpoint, self.guard.task);
         let (start, len) = endpoint.segment.locate(task, self.payload, &endpoint.descriptor(task).input_bytes)?;
@@ -623,6 +626,7 @@ impl Draft<'_> {
     }
 
     /// As [`submit`](Self::submit), with this tag.
+    #[inline]
     pub(crate) fn submit_as(self, s: &Submission, tag: u64) -> Result<TaskId, Corrupted> {
         let guard = ManuallyDrop::new(self.guard);
         let (endpoint, task) = (guard.endpoint, guard.task);
@@ -726,6 +730,7 @@ impl<'e> Running<'e> {
     /// The attempt begins, in this slot of the process (from 1), in which `depth` others wait for it, directly or not. From
     /// here on it may be blamed for the death of the process. `label`: the number of the worker's, for people. `now`: the
     /// present stamp, if it is known: the end of the task before; or 0.
+    #[inline]
     pub(crate) fn begin(&self, slot: u16, depth: u16, label: u32, now: u64) {
         debug_assert_ne!(slot, 0, "slots are counted from 1");
         if let Some(d) = self.fields() {
@@ -923,6 +928,7 @@ impl<'e> Claimed<'e> {
     }
 
     /// The output is written, and the word was ours just now. Returns the stamp of its end, or 0.
+    #[inline]
     fn finish(&self, outcome: Outcome, status: u32) -> Result<u64, Corrupted> {
         let Running { endpoint, task, descriptor: d, .. } = self.running;
         let table = endpoint.table();
@@ -971,6 +977,7 @@ impl Writer<'_, '_> {
     ///
     /// # Errors
     /// [`SubmitError`]: there is no room.
+    #[inline]
     pub(crate) fn reserve(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
         let Running { endpoint, task, descriptor, .. } = *self.running;
         endpoint.check_len(len)?;

@@ -392,6 +392,7 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if the word moved under its owner, or a lane is damaged.
+    #[inline]
     pub(crate) fn publish(
         &self,
         cursors: &Cursors,
@@ -416,6 +417,7 @@ impl<'s> Table<'s> {
     }
 
     /// Who has made a task READY stores its hint and wakes one who can claim it. `lane` and `addressee` are those of this life.
+    #[inline]
     pub(crate) fn announce_ready(
         &self,
         cursors: &Cursors,
@@ -560,6 +562,7 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// As [`release`](Self::release).
+    #[inline]
     pub(crate) fn renew(&self, task: Owned) -> Result<Owned, Corrupted> {
         let had_blocks = self.free_blocks(task)?;
         let next = task.word.reborn(task.word.who());
@@ -573,6 +576,7 @@ impl<'s> Table<'s> {
     }
 
     /// Frees what a task refers to. True: that was something.
+    #[inline]
     fn free_blocks(&self, task: Owned) -> Result<bool, Corrupted> {
         let d = &self.descriptors[task.index as usize];
         let mut had_blocks = d.checkpoints.load(Relaxed) != checkpoint::NONE;
@@ -749,6 +753,7 @@ impl<'s> Table<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if the word moved under its live owner, or a lane is damaged.
+    #[inline]
     pub(crate) fn complete(&self, cursors: &Cursors, me: Name, task: Owned, outcome: Outcome) -> Result<(), Corrupted> {
         let submitter = self.submitter(task.index)?;
         let done = task.word.to(Phase::Done(outcome), submitter.id());
@@ -828,6 +833,7 @@ impl<'s> Table<'s> {
     }
 
     /// Releases a task that is DONE if its submitter is dead. False: it lives.
+    #[inline]
     fn drop_orphan(&self, me: Name, task: Owned, submitter: Name) -> Result<bool, Corrupted> {
         if self.is_live(submitter)? {
             return Ok(false);
@@ -858,6 +864,7 @@ impl<'s> Table<'s> {
     }
 
     /// Frees the output that was written so far. For the owner of the word.
+    #[inline]
     pub(crate) fn discard_output(&self, task: Owned) -> Result<(), Corrupted> {
         let d = &self.descriptors[task.index as usize];
         let output = Payload(d.output.load(Relaxed));
@@ -887,6 +894,7 @@ impl<'s> Table<'s> {
     ///
     /// `of`: who completed it and for which incarnation; `None` for the submitter itself and for the coordinator, who
     /// know that the submitter lives, or sweep later.
+    #[inline]
     pub(crate) fn announce_done(
         &self,
         cursors: &Cursors,
@@ -1215,6 +1223,7 @@ impl Drop for Parked<'_> {
 impl Table<'_> {
     /// Is this descriptor still its owner's? Looked at before its fields are written: one that was declared dead while it was
     /// only stopped (which nobody does; the second fence) finds out here, and leaves another's fields alone.
+    #[inline]
     pub(crate) fn check_owned(&self, me: Name, task: Owned) -> Result<(), Corrupted> {
         let word = self.load(task.index);
         if word == task.word { Ok(()) } else { Err(self.refused(me, task.index, word)) }

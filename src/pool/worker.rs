@@ -144,20 +144,28 @@ impl Core {
 pub(super) struct Current {
     core: Arc<Core>,
     slot: u16,
-    /// How many tasks are on the stack.
-    depth: usize,
-    /// The one on top.
-    task: Option<TaskId>,
-    /// That one is to run alone.
-    is_alone: bool,
+    top: Top,
     /// A thread that a task has started. It runs what it waits for itself, since the slot may wait for it.
     is_guest: bool,
     /// The stamp of the end of the last task, if nothing came between: it serves for the beginning of the next.
     ended: Cell<u64>,
 }
 
+/// What runs on top of the stack of a thread. Apart from the rest, since it changes with each task.
+#[derive(Clone, Copy, Default)]
+struct Top {
+    /// How many tasks are on the stack.
+    depth: usize,
+    /// The one on top.
+    task: Option<TaskId>,
+    /// That one is to run alone.
+    is_alone: bool,
+}
+
 thread_local! {
     static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
+    /// That of `CURRENT`, as it is now.
+    static TOP: Cell<Top> = const { Cell::new(Top { depth: 0, task: None, is_alone: false }) };
 }
 
 /// What the threads that tasks start find their worker by.
@@ -170,17 +178,13 @@ pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
         let core = WORKER.get()?.upgrade()?;
         // A place of its own, for as many as there may be at once, and beyond the slots.
         let slot = GUESTS.fetch_add(1, Relaxed) | 1 << 15;
-        Some(Current {
-            core,
-            slot,
-            depth: OTHERS + 1,
-            task: None,
-            is_alone: false,
-            is_guest: true,
-            ended: Cell::default(),
-        })
+        let top = Top { depth: OTHERS + 1, ..Top::default() };
+        let guest = Current { core, slot, top, is_guest: true, ended: Cell::default() };
+        set_current(Some(guest.clone()));
+        Some(guest)
     };
-    let current = CURRENT.with_borrow(|current| current.clone()).or_else(guest);
+    let current = CURRENT.with_borrow(|current| current.clone());
+    let current = current.map(|current| Current { top: TOP.get(), ..current }).or_else(guest);
     current.filter(|current| Arc::ptr_eq(&current.core.endpoint, endpoint))
 }
 
@@ -237,6 +241,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
 }
 
 fn set_current(current: Option<Current>) {
+    TOP.set(current.as_ref().map_or_else(Top::default, |current| current.top));
     CURRENT.with_borrow_mut(|now| *now = current);
 }
 
@@ -285,7 +290,7 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
 
 impl Current {
     pub(super) fn of_slot(core: Arc<Core>, slot: u16) -> Current {
-        Current { core, slot, depth: 0, task: None, is_alone: false, is_guest: false, ended: Cell::default() }
+        Current { core, slot, top: Top::default(), is_guest: false, ended: Cell::default() }
     }
 
     /// Runs the next task as [`serve`] does, but does not wait for one. False: there is none.
@@ -303,9 +308,9 @@ impl Current {
         for task in tasks {
             let claim = || self.core.endpoint.claim_this(task);
             if let Some(claimed) = claim()? {
-                if self.depth >= DEEPEST {
+                if self.top.depth >= DEEPEST {
                     // Dropped, it is ended as given up.
-                    return Err(Lost::TooDeep(self.depth));
+                    return Err(Lost::TooDeep(self.top.depth));
                 }
                 self.run(claimed, claim)?;
                 return Ok(true);
@@ -322,7 +327,7 @@ impl Current {
         if let Some(damage) = self.core.damage.get() {
             return Err(*damage);
         }
-        if self.depth > OTHERS {
+        if self.top.depth > OTHERS {
             return Ok(false);
         }
         match self.claim()? {
@@ -337,7 +342,7 @@ impl Current {
 
     /// Sleeps until there may be a result, or something to run meanwhile.
     pub(super) fn park(&self, at_most: Option<Duration>, last_look: impl FnOnce() -> bool) {
-        let is_deep = self.depth > OTHERS;
+        let is_deep = self.top.depth > OTHERS;
         let queues = if is_deep { &[][..] } else { &self.core.queues };
         let at_most = if is_deep { Some(at_most.map_or(LOOK, |t| t.min(LOOK))) } else { at_most };
         // What it waits for may have to run alone.
@@ -350,10 +355,10 @@ impl Current {
 
     /// Lets others run, those too that have to run alone, while the task of this thread waits.
     fn outside<R>(&self, code: impl FnOnce() -> R) -> R {
-        let gate = self.core.gate.as_ref().filter(|_| self.depth > 0 && !self.is_guest);
+        let gate = self.core.gate.as_ref().filter(|_| self.top.depth > 0 && !self.is_guest);
         gate.inspect(|gate| gate.leave());
         let result = code();
-        gate.inspect(|gate| gate.join(self.is_alone));
+        gate.inspect(|gate| gate.join(self.top.is_alone));
         result
     }
 
@@ -398,29 +403,21 @@ impl Current {
     }
 
     fn run_inside(&self, claimed: Claimed<'_>, is_alone: bool) -> Result<(), Corrupted> {
-        claimed.begin(self.slot + 1, self.depth as u16, self.core.label, self.ended.take());
+        claimed.begin(self.slot + 1, self.top.depth as u16, self.core.label, self.ended.take());
         if is_alone {
             claimed.run_alone();
         }
         fault::running(Some(claimed.id()));
-        self.is_current(self.depth + 1, Some(claimed.id()), is_alone);
+        TOP.set(Top { depth: self.top.depth + 1, task: Some(claimed.id()), is_alone });
         let result = run(&self.core, claimed).inspect_err(|e| {
             // The task beneath may go on as if it were a failure of that one's.
             let _ = self.core.damage.set(*e);
         });
-        self.is_current(self.depth, self.task, self.is_alone);
-        fault::running(self.task);
+        TOP.set(self.top);
+        fault::running(self.top.task);
         // The task below goes on, and may begin another much later.
-        self.ended.set(if self.depth == 0 { *result.as_ref().unwrap_or(&0) } else { 0 });
+        self.ended.set(if self.top.depth == 0 { *result.as_ref().unwrap_or(&0) } else { 0 });
         result.map(drop)
-    }
-
-    /// This thread is this one, with such a task on top.
-    fn is_current(&self, depth: usize, task: Option<TaskId>, is_alone: bool) {
-        CURRENT.with_borrow_mut(|current| {
-            let current = current.get_or_insert_with(|| self.clone());
-            (current.depth, current.task, current.is_alone) = (depth, task, is_alone);
-        });
     }
 }
 
