@@ -85,6 +85,7 @@ impl Chunk {
         let len = self.bytes.len() - start;
         write_head(&mut self.bytes, at, STATUS_OK, len);
         self.count += 1;
+        self.bytes[..4].copy_from_slice(&self.count.to_le_bytes());
         Ok(())
     }
 
@@ -92,9 +93,7 @@ impl Chunk {
         self.count as usize
     }
 
-    /// Its payload.
-    pub(super) fn finish(&mut self) -> &[u8] {
-        self.bytes[..4].copy_from_slice(&self.count.to_le_bytes());
+    pub(super) fn payload(&self) -> &[u8] {
         &self.bytes
     }
 
@@ -162,7 +161,7 @@ mod tests {
         let mut chunk = Chunk::new::<Pods<T>, Pods<T>>(vec![9; 3]);
         all.iter().for_each(|item| chunk.push::<Pods<T>>(item).unwrap());
         assert!(chunk.items::<Pods<T>>().eq(all.map(bytemuck::cast_slice::<T, u8>)));
-        let payload = chunk.finish();
+        let payload = chunk.payload();
         // As in the segment, its beginning lies at a multiple of any alignment.
         let mut aligned = super::super::aligned::Aligned::from(payload);
         let items: Vec<&[T]> =
