@@ -25,6 +25,8 @@ const MOST: Duration = Duration::from_micros(50);
 const LEAST: Duration = Duration::from_micros(1);
 /// Looks between two at the time.
 const LOOKS: u32 = 8;
+/// Looks after which the CPU is offered to others between two: some 2 µs, more than a round trip takes.
+const POLITE: u32 = 32;
 const CLOSE: u32 = 3;
 const DENSE: u32 = 8;
 const GATHER: u32 = 40;
@@ -72,7 +74,8 @@ impl Spin {
                 self.close.store(if i <= CLOSE { DENSE.min(close + 1) } else { 0 }, Relaxed);
                 return Ok(Ok(found));
             }
-            spin_loop();
+            // Who is waited for may want this very CPU.
+            if i < POLITE { spin_loop() } else { std::thread::yield_now() }
         }
         self.close.store(0, Relaxed);
         Ok(Err(began))
