@@ -62,6 +62,8 @@ fn main() -> ExitCode {
         items_that_end_badly,
         an_item_without_an_encoding,
         a_map_that_is_dropped,
+        maps_side_by_side,
+        items_of_no_bytes,
         plain_values_of_every_alignment,
         a_reply_that_is_kept,
         json_in_and_out,
@@ -993,6 +995,48 @@ fn a_map_that_is_dropped() {
     drop(map);
     pool.join().unwrap();
     assert!(load(&runs[0]) <= 2, "what had not begun never does");
+}
+
+fn maps_side_by_side() {
+    const SQUARE: Task<u64, u64> = Task::named("square");
+    let (mut tasks, _) = tasks();
+    tasks.function("square", |x: u64| x * x);
+    let sums = tasks.handler("sums", |context: &Context<'_>, n: u64| {
+        let one_by_one = context.pool().map(SQUARE, 0..n).chunk_size(1).in_flight(30);
+        let all = context.pool().map(SQUARE, 0..n).zip(one_by_one);
+        Ok(all.map(|(a, b)| Ok::<_, TaskError>(a? + b?)).sum::<Result<u64, _>>()?)
+    });
+    let pool = Pool::builder().workers(2).fork(tasks).unwrap();
+    // In the program, and in tasks, which run those of their own and each other's while they wait.
+    let mut one_by_one = pool.map(SQUARE, 0..1000).chunk_size(1).in_flight(30);
+    let mut chunks = pool.map(SQUARE, 0..1000).chunk_size(7).unordered();
+    let mut seen = BTreeSet::new();
+    for x in 0..1000u64 {
+        assert_eq!(one_by_one.next(), Some(Ok(x * x)));
+        let (number, square) = chunks.next().unwrap();
+        assert!(seen.insert(number) && square == Ok(number * number), "{number}: {square:?}");
+        assert_eq!(pool.submit(SQUARE, &x).unwrap().wait(), Ok(x * x));
+    }
+    assert_eq!((one_by_one.next(), chunks.next()), (None, None));
+    drop((one_by_one, chunks));
+    for size in [1, 3] {
+        let expected: Vec<u64> = (0..50).map(|n| 2 * (0..n).map(|x| x * x).sum::<u64>()).collect();
+        assert_eq!(pool.map(sums, 0..50).chunk_size(size).collect::<Result<Vec<_>, _>>(), Ok(expected));
+    }
+    pool.join().unwrap();
+}
+
+fn items_of_no_bytes() {
+    let (mut tasks, _) = tasks();
+    let nothing = tasks.function("nothing", |()| {});
+    let unsaid = tasks.in_place::<Pods<u64>, Pods<u64>>("unsaid", |_, _, _| Ok(()));
+    let pool = Pool::builder().workers(1).fork(tasks).unwrap();
+    for size in [1, 7, 1000] {
+        assert_eq!(pool.map(nothing, (0..1000).map(|_| ())).chunk_size(size).filter(|r| *r == Ok(())).count(), 1000);
+        let unsaid = pool.map(unsaid, (0..1000).map(|_| vec![])).chunk_size(size);
+        assert_eq!(unsaid.filter(|r| *r == Ok(vec![])).count(), 1000);
+    }
+    pool.join().unwrap();
 }
 
 // ---- in place -------------------------------------------------------------------------------------------------------

@@ -158,7 +158,8 @@ impl TaskClock<'_> {
     }
 
     /// Nanoseconds of so many ticks, by the rate that is known: one of [`ns_between`](Self::ns_between) finds a better one.
-    pub(crate) fn ns(&self, ticks: u64) -> u64 {
+    #[cfg(test)]
+    fn ns(&self, ticks: u64) -> u64 {
         self.ns_until(1, ticks)
     }
 

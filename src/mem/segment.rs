@@ -456,11 +456,6 @@ impl Segment {
         &self.table
     }
 
-    /// What stamps tasks.
-    pub(crate) fn clock(&self) -> &TaskClock<'_> {
-        &self.table.clock
-    }
-
     /// What is told about the participant with this id. `None`: there is none.
     pub(crate) fn record(&self, id: u16) -> Option<&Record> {
         if u32::from(id) >= self.geometry.participants {

@@ -15,20 +15,23 @@ const HEAD: usize = 8;
 /// What says of a length that a status follows. No payload is as long.
 const BAD: u32 = 1 << 31;
 
+#[cold]
 fn damaged(at: usize) -> Corrupted {
     Corrupted::new("chunk", 0, at as u64)
 }
 
 #[inline]
 fn word(bytes: &[u8], at: usize) -> Result<u32, Corrupted> {
-    let word = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(damaged(at))?;
+    let word = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or_else(|| damaged(at))?;
     Ok(u32::from_le_bytes(*word))
 }
 
-/// Where the bytes of an item begin whose frame begins at `at`.
+/// Where the bytes of an item begin whose frame begins at `at`. `align`: a power of two.
 #[inline]
 pub(super) fn start(at: usize, status: u32, align: usize) -> usize {
-    (at + if status == STATUS_OK { 4 } else { 8 }).next_multiple_of(align)
+    // Not `next_multiple_of`: that divides, where the alignment is no constant.
+    let end = at + if status == STATUS_OK { 4 } else { 8 };
+    (end + align - 1) & !(align - 1)
 }
 
 /// Writes what stands before the bytes of an item.
@@ -49,7 +52,7 @@ pub(super) fn next<'b>(frames: &'b [u8], at: &mut usize, align: usize) -> Result
     let status = if len & BAD == 0 { STATUS_OK } else { word(frames, *at + 4)? };
     let start = start(*at, status, align);
     let end = start + (len & !BAD) as usize;
-    let bytes = frames.get(start..end).ok_or(damaged(*at))?;
+    let bytes = frames.get(start..end).ok_or_else(|| damaged(*at))?;
     *at = end;
     Ok((status, bytes))
 }
@@ -82,6 +85,7 @@ impl Chunk {
         let len = self.bytes.len() - start;
         write_head(&mut self.bytes, at, STATUS_OK, len);
         self.count += 1;
+        self.bytes[..4].copy_from_slice(&self.count.to_le_bytes());
         Ok(())
     }
 
@@ -89,9 +93,7 @@ impl Chunk {
         self.count as usize
     }
 
-    /// Its payload.
-    pub(super) fn finish(&mut self) -> &[u8] {
-        self.bytes[..4].copy_from_slice(&self.count.to_le_bytes());
+    pub(super) fn payload(&self) -> &[u8] {
         &self.bytes
     }
 
@@ -159,7 +161,7 @@ mod tests {
         let mut chunk = Chunk::new::<Pods<T>, Pods<T>>(vec![9; 3]);
         all.iter().for_each(|item| chunk.push::<Pods<T>>(item).unwrap());
         assert!(chunk.items::<Pods<T>>().eq(all.map(bytemuck::cast_slice::<T, u8>)));
-        let payload = chunk.finish();
+        let payload = chunk.payload();
         // As in the segment, its beginning lies at a multiple of any alignment.
         let mut aligned = super::super::aligned::Aligned::from(payload);
         let items: Vec<&[T]> =

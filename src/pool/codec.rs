@@ -274,4 +274,12 @@ mod tests {
              serde_json::Value or an untagged enum, as JSON text in a String"
         );
     }
+
+    #[test]
+    fn an_encoding_within_the_use_of_another_leaves_that_one_alone() {
+        let nested = |_: &[u8]| String::encode(&"inner".to_owned(), |bytes| bytes.to_vec()).unwrap();
+        let outer = |bytes: &[u8]| (nested(bytes), bytes.to_vec());
+        let (inner, outer) = String::encode(&"outer".to_owned(), outer).unwrap();
+        assert_eq!((&inner[1..], &outer[1..]), (&b"inner"[..], &b"outer"[..]));
+    }
 }

@@ -340,8 +340,7 @@ struct Engine<'p, I: Wire, O: Wire, T: Iterator> {
     pool: &'p Submitter,
     task: Task<I, O>,
     options: TaskOptions,
-    /// The group of its tasks, and what is said of each; `None`: none was submitted yet.
-    sending: Option<(usize, Submission)>,
+    sending: Option<Sending>,
     inputs: Fuse<T>,
     size: Size,
     in_flight: usize,
@@ -357,6 +356,15 @@ struct Engine<'p, I: Wire, O: Wire, T: Iterator> {
     memory: Vec<Vec<u8>>,
     /// Nothing can be submitted any more.
     is_over: bool,
+}
+
+/// What tasks are submitted with, once the first has been.
+struct Sending {
+    /// Of the tasks of this map.
+    group: usize,
+    /// What is said of an item that is submitted by itself for the first time, and of a chunk.
+    one: Submission,
+    chunk: Submission,
 }
 
 /// What is under way: one task.
@@ -426,7 +434,7 @@ impl Size {
 
 impl<I: Wire, O: Wire, T: Iterator> Drop for Engine<'_, I, O, T> {
     fn drop(&mut self) {
-        let Some((group, _)) = self.sending else { return };
+        let Some(Sending { group, .. }) = self.sending else { return };
         let client = self.pool.client();
         for Flight { ticket: (tag, task), .. } in self.flights.drain() {
             // Damage is reported by the next operation that meets it.
@@ -468,7 +476,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
     /// Submits an item by itself that was part of a chunk before. False: there is none.
     fn submit_again(&mut self) -> bool {
         let Some((number, bytes, earlier)) = self.again.pop_front() else { return false };
-        self.submit_one(number, None, earlier, &bytes);
+        self.submit(number, What::One { piece: None, earlier }, &bytes);
         true
     }
 
@@ -486,9 +494,8 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             let Some(input) = self.inputs.next() else { return false };
             self.next += 1;
             let piece = self.next_piece();
-            let sent = I::encode(I::borrow(&input), |bytes| {
-                self.submit_one(first, Some(piece), Earlier::default(), bytes);
-            });
+            let what = What::One { piece: Some(piece), earlier: Earlier::default() };
+            let sent = I::encode(I::borrow(&input), |bytes| self.submit(first, what, bytes));
             if let Err(e) = sent {
                 self.finished.push_back(Came::One { piece: Some(piece), number: first, result: Err(e.into()) });
             }
@@ -507,11 +514,11 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             1 => {
                 let piece = Some(self.next_piece());
                 let item = chunk.items::<I>().next().unwrap_or_default();
-                self.submit_one(first, piece, Earlier::default(), item);
+                self.submit(first, What::One { piece, earlier: Earlier::default() }, item);
             }
             _ => {
                 let piece = self.next_piece();
-                self.submit_chunk(first, piece, chunk);
+                self.submit(first, What::Chunk { piece, chunk }, &[]);
             }
         }
         if let Some(e) = refused {
@@ -526,21 +533,60 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         self.piece - 1
     }
 
-    /// What is said of each task.
-    fn sending(&mut self) -> Result<(usize, Submission), PoolError> {
-        if let Some(sending) = self.sending {
-            return Ok(sending);
+    fn sending(&mut self) -> Result<&Sending, PoolError> {
+        if self.sending.is_none() {
+            let is_timed = !self.size.is_fixed; // it is learnt from
+            let one = Submission { is_timed, ..self.pool.submission(self.task, &self.options)? };
+            // What is tried again is tried one by one.
+            let chunk = Submission { max_attempts: 1, kind: one.kind | CHUNK, keeps_output: true, ..one };
+            self.sending = Some(Sending { group: self.pool.client().open_group()?, one, chunk });
         }
-        let is_timed = !self.size.is_fixed; // it is learnt from
-        let submission = Submission { is_timed, ..self.pool.submission(self.task, &self.options)? };
-        Ok(*self.sending.insert((self.pool.client().open_group()?, submission)))
+        Ok(self.sending.as_ref().unwrap_or_else(|| unreachable!("it was there, or is now")))
     }
 
-    /// Submits this as the next flight, which the caller enters. Returns its ticket.
-    fn send(&mut self, payload: &[u8], say: impl FnOnce(&mut Submission)) -> Result<(usize, TaskId), TaskError> {
-        let sent = self.sending().and_then(|(group, mut s)| {
-            say(&mut s);
-            self.pool.client().submit_in(Member { group, note: self.flights.vacant_key() }, &s, payload)
+    /// Submits this; `item`: the bytes of one by itself.
+    fn submit(&mut self, first: u64, what: What, item: &[u8]) {
+        match self.send(&what, item) {
+            Ok(ticket) => {
+                self.flights.insert(Flight { ticket, first, what });
+            }
+            Err(e) => self.fail(first, what, &e),
+        }
+    }
+
+    /// Nothing comes of this.
+    fn fail(&mut self, first: u64, what: What, why: &TaskError) {
+        match what {
+            What::One { piece, .. } => {
+                self.finished.push_back(Came::One { piece, number: first, result: Err(why.clone()) });
+            }
+            What::Chunk { piece, chunk } => {
+                self.finished.push_back(Came::Scattered { piece, items: chunk.len() });
+                let one = |number| Came::One { piece: None, number, result: Err(why.clone()) };
+                self.finished.extend((first..first + chunk.len() as u64).map(one));
+            }
+        }
+    }
+
+    /// Returns the ticket of what is to be the next flight.
+    fn send(&mut self, what: &What, item: &[u8]) -> Result<(usize, TaskId), TaskError> {
+        let (client, note) = (self.pool.client(), self.flights.vacant_key());
+        let sent = self.sending().and_then(|sending| {
+            let again;
+            let (s, payload) = match what {
+                What::Chunk { chunk, .. } => (&sending.chunk, chunk.payload()),
+                What::One { earlier: Earlier { attempts: 0, .. }, .. } => (&sending.one, item),
+                What::One { earlier, .. } => {
+                    let Submission { max_attempts, max_deaths, .. } = sending.one;
+                    again = Submission {
+                        max_attempts: max_attempts - earlier.attempts,
+                        max_deaths: max_deaths - earlier.deaths,
+                        ..sending.one
+                    };
+                    (&again, item)
+                }
+            };
+            client.submit_in(Member { group: sending.group, note }, s, payload)
         });
         sent.map_err(|e| {
             // Not for its size: then others may still be possible.
@@ -549,43 +595,10 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         })
     }
 
-    fn submit_one(&mut self, first: u64, piece: Option<u64>, earlier: Earlier, bytes: &[u8]) {
-        let sent = self.send(bytes, |s| {
-            s.max_attempts -= earlier.attempts;
-            s.max_deaths -= earlier.deaths;
-        });
-        match sent {
-            Ok(ticket) => {
-                self.flights.insert(Flight { ticket, first, what: What::One { piece, earlier } });
-            }
-            Err(e) => self.finished.push_back(Came::One { piece, number: first, result: Err(e) }),
-        }
-    }
-
-    fn submit_chunk(&mut self, first: u64, piece: u64, mut chunk: Chunk) {
-        let sent = self.send(chunk.finish(), |s| {
-            // What is tried again is tried one by one.
-            (s.max_attempts, s.kind, s.keeps_output) = (1, s.kind | CHUNK, true);
-        });
-        match sent {
-            Ok(ticket) => {
-                self.flights.insert(Flight { ticket, first, what: What::Chunk { piece, chunk } });
-            }
-            Err(e) => self.scatter(first, piece, (0..chunk.len()).map(|_| Err(e.clone()))),
-        }
-    }
-
-    /// The results of a piece, one by one.
-    fn scatter(&mut self, first: u64, piece: u64, results: impl ExactSizeIterator<Item = Output<O>>) {
-        self.finished.push_back(Came::Scattered { piece, items: results.len() });
-        let one_by_one = (first..).zip(results).map(|(number, result)| Came::One { piece: None, number, result });
-        self.finished.extend(one_by_one);
-    }
-
     /// Waits for one of the flights, and takes its results. `None`: they are among the finished ones.
     fn land(&mut self) -> Option<Came<O>> {
         let pool = self.pool;
-        let Some((group, _)) = self.sending else { unreachable!("something is under way") };
+        let Some(Sending { group, .. }) = self.sending else { unreachable!("something is under way") };
         let mut copy = Copied::default();
         let landed = match self.size.is_fixed {
             // Nothing need be known but the results.
@@ -616,15 +629,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                 self.again.clear();
                 for Flight { ticket, first, what } in std::mem::take(&mut self.flights).into_iter().map(|(_, f)| f) {
                     pool.client().forget(ticket.0);
-                    let why = pool.client().why(lost);
-                    match what {
-                        What::One { piece, .. } => {
-                            self.finished.push_back(Came::One { piece, number: first, result: Err(why) });
-                        }
-                        What::Chunk { piece, chunk } => {
-                            self.scatter(first, piece, (0..chunk.len()).map(|_| Err(why.clone())));
-                        }
-                    }
+                    self.fail(first, what, &pool.client().why(lost));
                 }
                 None
             }

@@ -341,6 +341,8 @@ struct Roll {
 struct Roused {
     /// The bell rang.
     has_rung: bool,
+    /// There were signals: one may have been of a child's end.
+    was_signalled: bool,
     /// Processes that have written something, or ended.
     stirred: Vec<usize>,
 }
@@ -570,9 +572,9 @@ impl<'o> Coordinator<'o> {
             if self.workers.iter().all(|w| matches!(w.life, Life::Over)) {
                 return Ok(());
             }
-            let Roused { has_rung, stirred } = self.wait(companion)?;
-            is_news = has_rung;
-            self.reap(companion, &stirred)?;
+            let roused = self.wait(companion)?;
+            is_news = roused.has_rung;
+            self.reap(companion, &roused)?;
             self.attend()?;
             if self.hurry.is_some_and(|at| at <= Instant::now()) {
                 self.hasten()?;
@@ -773,13 +775,14 @@ impl<'o> Coordinator<'o> {
             Err(source) => return Err(PoolError::Os { step: "wait for the workers", source }),
         }
         let is_new = |of: usize| fds[of].any().unwrap_or(false);
+        let [was_signalled, has_rung] = [0, 1].map(is_new);
         let mut stirred: Vec<usize> = of_processes.into_iter().filter(|(_, fd)| is_new(*fd)).map(|(i, _)| i).collect();
         stirred.dedup();
         let [companion_died, owner_died, owner_speaks] =
             [of_companion, of_owner, of_connection].map(|of| of.is_some_and(is_new));
         drop(fds);
         self.clock.has_slept(self.segment.table());
-        let has_rung = self.bell.read().is_ok();
+        let has_rung = has_rung && self.bell.read().is_ok();
         for &i in &stirred {
             self.pump(i);
         }
@@ -791,7 +794,7 @@ impl<'o> Coordinator<'o> {
         if companion_died {
             return Err(PoolError::CompanionDied);
         }
-        while let Ok(Some(info)) = self.signals.read_signal() {
+        while was_signalled && let Ok(Some(info)) = self.signals.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGHUP) if self.owner.is_some() => self.roll(None),
                 Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP) => self.hasten()?,
@@ -800,7 +803,7 @@ impl<'o> Coordinator<'o> {
                 _ => {} // SIGCHLD: `reap` follows; SIGCONT: `suspend` has seen to it, or somebody else stopped us
             }
         }
-        Ok(Roused { has_rung, stirred })
+        Ok(Roused { has_rung, was_signalled, stirred })
     }
 
     /// Passes on what a process has written.
@@ -820,15 +823,19 @@ impl<'o> Coordinator<'o> {
         }
     }
 
-    fn reap(&mut self, companion: Option<&dyn Companion>, stirred: &[usize]) -> Result<(), PoolError> {
-        for &i in stirred {
+    fn reap(&mut self, companion: Option<&dyn Companion>, roused: &Roused) -> Result<(), PoolError> {
+        for &i in &roused.stirred {
             if let Life::Running { child, .. } = &self.workers[i].life
                 && let Some((exit, peak_kib)) = child.try_reap_with_peak()
             {
                 self.bury(i, exit, peak_kib)?;
             }
         }
-        // As a subreaper we inherit what dead workers left behind elsewhere; the companion is for its owner to reap.
+        if !roused.was_signalled && roused.stirred.is_empty() {
+            return Ok(());
+        }
+        // As a subreaper we inherit what dead workers left behind elsewhere; the companion is for its owner to reap. Who waits
+        // behind one of ours is met again when that one is reaped.
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         while let Ok(status) = waitid(Id::All, peek) {
             let stranger = |pid: &Pid| {

@@ -34,7 +34,8 @@ const POOL_RUN: &str = "shmworker_counts::workloads::pool_run";
 const POOL_WAIT: &str = "shmworker_counts::workloads::pool_wait";
 const POOL_MAP: &str = "shmworker_counts::workloads::pool_map";
 
-/// `/1`: one task under way; `/1000`: so many. `map/item`: both ends; `map/item-run`: its worker's share.
+/// `/1`: one task under way; `/1000`: so many. `map/item`: both ends; `map/item-run`: its worker's share. `map/one`: as
+/// `map/item`, where each item is a task by itself.
 pub(crate) const FIGURES: &[Figure] = &[
     figure("submit/1", Workload::Ends1, SUBMIT),
     figure("claim/1", Workload::Ends1, CLAIM),
@@ -52,6 +53,8 @@ pub(crate) const FIGURES: &[Figure] = &[
     figure("pool-wait/1000", Workload::Pool1000, POOL_WAIT),
     figure("map/item", Workload::Map, POOL_MAP),
     figure("map/item-run", Workload::Map, POOL_RUN),
+    figure("map/one", Workload::MapOne, POOL_MAP),
+    figure("map/one-run", Workload::MapOne, POOL_RUN),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -62,13 +65,14 @@ pub(crate) enum Workload {
     /// Tasks of a pool that take 64 bytes and give them back.
     Pool1,
     Pool1000,
-    /// A map over integers, in chunks.
+    /// A map over integers, in chunks, or one by one.
     Map,
+    MapOne,
 }
 
 impl Workload {
-    const ALL: [Workload; 5] =
-        [Workload::Ends1, Workload::Ends1000, Workload::Pool1, Workload::Pool1000, Workload::Map];
+    const ALL: [Workload; 6] =
+        [Workload::Ends1, Workload::Ends1000, Workload::Pool1, Workload::Pool1000, Workload::Map, Workload::MapOne];
 
     pub(crate) fn name(self) -> String {
         format!("{self:?}")
@@ -85,7 +89,8 @@ impl Workload {
             Workload::Ends1000 => play_ends(DEEP),
             Workload::Pool1 => play_pool(1),
             Workload::Pool1000 => play_pool(DEEP),
-            Workload::Map => play_map(),
+            Workload::Map => play_map(CHUNK),
+            Workload::MapOne => play_map(1),
         }
     }
 }
@@ -135,13 +140,13 @@ fn pool_wait(handle: Handle<Pods>) -> Result<Words, Box<dyn Error>> {
     Ok(handle.wait()?[..].try_into()?)
 }
 
-fn play_map() -> Result<(), Box<dyn Error>> {
+fn play_map(chunk: usize) -> Result<(), Box<dyn Error>> {
     let mut tasks = Tasks::new();
     let square = tasks.function("square", |x: u64| x * x);
     let pool = OneThread::new(tasks)?;
     // Not counted: who takes the first blocks asks the machine for its limits, which is as long as it has mounts.
     let expected: u64 = (0..OPERATIONS).map(|x| x * x).sum();
-    for sum in [map(&pool, square, |pool| pool.work().map(drop))?, pool_map(&pool, square)?] {
+    for sum in [map(&pool, square, chunk, |pool| pool.work().map(drop))?, pool_map(&pool, square, chunk)?] {
         if sum != expected {
             return Err(format!("the sum is {sum}, and should be {expected}").into());
         }
@@ -150,24 +155,26 @@ fn play_map() -> Result<(), Box<dyn Error>> {
 }
 
 #[inline(never)]
-fn pool_map(pool: &OneThread, square: Task<u64, u64>) -> Result<u64, Box<dyn Error>> {
-    map(pool, square, pool_run)
+fn pool_map(pool: &OneThread, square: Task<u64, u64>, chunk: usize) -> Result<u64, Box<dyn Error>> {
+    map(pool, square, chunk, pool_run)
 }
 
-/// The inputs stand for the other process: as the first of a chunk is asked for, and after the last, the chunk before it is
-/// run.
+/// The inputs stand for the other process: as often as so many have been asked for as a chunk has at most, and after the last,
+/// they are run.
 fn map(
     pool: &OneThread,
     square: Task<u64, u64>,
+    chunk: usize,
     run: impl Fn(&OneThread) -> Result<(), Box<dyn Error>>,
 ) -> Result<u64, Box<dyn Error>> {
     let mut n = 0;
     let inputs = std::iter::from_fn(|| {
         if n > 0 && n % CHUNK as u64 == 0 {
-            run(pool).expect("a chunk");
+            (0..CHUNK / chunk).for_each(|_| run(pool).expect("a task"));
         }
         n += 1;
         (n <= OPERATIONS).then_some(n - 1)
     });
-    Ok(pool.map(square, inputs).chunk_size(CHUNK).sum::<Result<u64, _>>()?)
+    // One more than are run at once: it is as that is asked for that they are.
+    Ok(pool.map(square, inputs).chunk_size(chunk).in_flight(CHUNK / chunk + 1).sum::<Result<u64, _>>()?)
 }
