@@ -44,7 +44,7 @@ const MUTANTS: &[(&str, &str)] = &[
     // [room]
     ("no-room-fence", "loom_room::who_makes_room_dies"),
     // [cancel]
-    ("no-cancel-fence", "loom_cancel::a_late_request_leaves_the_next_life_alone"),
+    ("no-cancel-fence", "loom_cancel::worker_that_puts_off_what_is_cancelled_dies"),
     ("no-cancel-recheck", "loom_cancel::worker_that_puts_off_what_is_cancelled_dies"),
     ("no-cancel-check", "loom_cancel::who_cancels_what_is_handed_back_dies"),
     ("no-claim-fence", "loom_cancel::who_cancels_what_is_handed_back_dies"),
