@@ -1,5 +1,9 @@
 //! Items of a `map` that travel as one task: what a death, or a failure, of one costs it and the others.
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::getppid,
+};
 use shmworker::{
     Pool, Tasks,
     pool::{Blame, Failure, Retry, Task, TaskError, TaskOptions},
@@ -11,6 +15,7 @@ type Item = (String, u64);
 
 const KILL_AT_5: Task<Item, u64> = Task::named("kill at 5");
 const FAIL_AT_5: Task<Item, u64> = Task::named("fail at 5");
+const FAIL_THEN_END_ALL: Task<Item, u64> = Task::named("fail, then end all");
 
 fn tasks() -> Tasks {
     let mut tasks = Tasks::new();
@@ -21,6 +26,16 @@ fn tasks() -> Tasks {
     tasks.handler("fail at 5", |_, item: Item| {
         begin(&item)?;
         if item.1 == 5 && begun(Path::new(&item.0), 5) < 3 { Err(Failure::new("not yet")) } else { Ok(item.1) }
+    });
+    tasks.handler("fail, then end all", |_, item: Item| -> Result<u64, Failure> {
+        begin(&item)?;
+        if begun(Path::new(&item.0), item.1) == 1 {
+            return Err(Failure::new("not yet"));
+        }
+        kill(getppid(), Signal::SIGKILL).map_err(std::io::Error::from)?;
+        loop {
+            std::thread::park(); // until it is killed, as all of a coordinator's children are
+        }
     });
     tasks
 }
@@ -36,12 +51,12 @@ fn begun(directory: &Path, number: u64) -> u64 {
     std::fs::metadata(directory.join(number.to_string())).map_or(0, |file| file.len())
 }
 
-/// Ten items of one chunk: their results, and how often each was begun.
+/// Ten items of one chunk, which is all that is under way at once: their results, and how often each was begun.
 fn ten(task: Task<Item, u64>, options: TaskOptions) -> (Vec<Result<u64, TaskError>>, Vec<u64>) {
     let directory = tempfile::tempdir().unwrap();
     let pool = Pool::builder().workers(1).forkserver().unwrap();
     let items = (0..10).map(|number| (directory.path().to_str().unwrap().to_owned(), number));
-    let results = pool.map(task, items).chunk_size(10).options(options).collect();
+    let results = pool.map(task, items).chunk_size(10).in_flight(1).options(options).collect();
     (results, (0..10).map(|number| begun(directory.path(), number)).collect())
 }
 
@@ -95,4 +110,15 @@ fn a_failure_in_a_chunk_is_tried_again_by_itself() {
     let (results, begun) = ten(FAIL_AT_5, TaskOptions::new().attempts(2));
     assert_eq!(results[5], Err(TaskError::Failed("not yet".to_owned())));
     assert_eq!(begun[5], 2);
+}
+
+/// Or a map that is collected would be shorter than what it was of, and nobody would know.
+#[test]
+fn what_is_to_be_tried_again_when_the_pool_ends_is_told_of_the_end() {
+    let (results, begun) = ten(FAIL_THEN_END_ALL, TaskOptions::new().attempts(3));
+    assert_eq!(begun, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+    assert_eq!(results.len(), 10);
+    for result in results {
+        assert!(matches!(result, Err(TaskError::CoordinatorDied(_) | TaskError::PoolEnded(_))), "{result:?}");
+    }
 }

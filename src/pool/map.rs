@@ -626,10 +626,13 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             }
             Err(lost) => {
                 self.is_over = true;
-                self.again.clear();
+                let why = pool.client().why(lost);
                 for Flight { ticket, first, what } in std::mem::take(&mut self.flights).into_iter().map(|(_, f)| f) {
                     pool.client().forget(ticket.0);
-                    self.fail(first, what, &pool.client().why(lost));
+                    self.fail(first, what, &why);
+                }
+                for (number, _, earlier) in std::mem::take(&mut self.again) {
+                    self.fail(number, What::One { piece: None, earlier }, &why);
                 }
                 None
             }
