@@ -618,8 +618,7 @@ impl Drop for Client {
     }
 }
 
-/// A ticket of a task that is about to be submitted. If that comes to nothing, also by a panic of what fills it, nothing will
-/// come back.
+/// A ticket of a task that is about to be filled. If that comes to nothing, also by a panic, nothing will come back.
 struct Entered<'s> {
     shared: &'s Shared,
     tag: usize,
@@ -628,10 +627,8 @@ struct Entered<'s> {
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut inbox = self.shared.lock();
-        // Who has joined meanwhile waits in vain, and is told of the damage.
-        if inbox.slots.get(self.tag).is_some_and(|slot| slot.handles == 1) {
-            inbox.slots.remove(self.tag);
-        }
+        // Nobody has joined: what has a key was filled before it got its ticket.
+        inbox.slots.remove(self.tag);
         self.shared.has_come_back(1);
         // Who drains waits for that.
         self.shared.tell(&inbox);
@@ -705,9 +702,15 @@ impl Shared {
         if let Some(fill) = fill {
             fill(draft.payload().map_err(SubmitError::from)?);
         }
-        let task = draft.submit_as(s, tag as u64).map_err(SubmitError::from)?;
         std::mem::forget(entered);
-        Ok((tag, task))
+        draft.submit_as(s, tag as u64).map(|task| (tag, task)).map_err(|e| {
+            // It may run for all that: nobody else has its ticket, then, and who has joined is told.
+            let mut inbox = self.lock();
+            inbox.forget(tag);
+            inbox.end(e.into());
+            self.tell(&inbox);
+            SubmitError::from(e).into()
+        })
     }
 
     /// So many of the tasks that were submitted have come back. Under the lock.
@@ -834,7 +837,7 @@ impl Shared {
             return Ok(None);
         }
         let found = self.find(&mut inbox, which, copy);
-        if let (Err(e), None) = (&found, inbox.over) {
+        if let Err(e) = &found {
             // What is damaged may have been another's, who looks for it later.
             inbox.end((*e).into());
         }
@@ -1176,9 +1179,9 @@ impl Shared {
 }
 
 impl Inbox {
-    /// Nothing will come any more: futures are to look.
+    /// Nothing will come any more: futures are to look. Of several reasons the first stands.
     fn end(&mut self, why: Lost) {
-        self.over = Some(why);
+        self.over.get_or_insert(why);
         self.futures = 0;
         let Inbox { slots, for_room, woken, .. } = self;
         woken.extend(for_room.drain(..).map(|(waker, _)| waker));
@@ -1260,7 +1263,7 @@ mod tests {
             endpoint::To,
             tests::{Pool, claim, fill, outcome},
         },
-        lockfree::word::Outcome,
+        lockfree::word::{LAP_MASK, Phase, Slot as LaneSlot},
         mem::layout::{Geometry, classes},
     };
 
@@ -1440,6 +1443,27 @@ mod tests {
             let next = client.try_submit(&TASK, b"").unwrap();
             assert_ne!(next.0, damaged.0, "a handle that forgets its ticket forgets another's");
         }
+    }
+
+    #[test]
+    fn what_comes_of_a_submission_that_met_damage_is_nobody_elses() {
+        let pool = Pool::new(1);
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let table = pool.segment.table();
+        // The first slot of the queue's lane, which none of its history can have left so.
+        let sound = table.slots[0].swap(LaneSlot::empty(LAP_MASK).0, Relaxed);
+        let refused = client.try_submit(&TASK, b"").err();
+        assert!(matches!(refused, Some(PoolError::Submit(SubmitError::Corrupted(_)))), "{refused:?}");
+        table.slots[0].store(sound, Relaxed);
+        let next = client.try_submit(&TASK, b"").unwrap();
+        let is_ready = |i: &u16| table.load(*i).is(Phase::Ready);
+        let all: Vec<_> = (0..table.descriptors.len() as u16).filter(is_ready).collect();
+        assert_eq!(all.len(), 2, "it is under way");
+        for index in all.into_iter().filter(|&index| index != next.1.index) {
+            let task = TaskId { index, generation: table.load(index).generation() };
+            drop(worker.claim_this(task).unwrap().expect("a task"));
+        }
+        assert!(matches!(has_come(&client, next), Err(Lost::Corrupted(_))));
     }
 
     #[test]
