@@ -1165,6 +1165,11 @@ impl Shared {
                     inbox = self.lock();
                     continue;
                 }
+                if self.has_enough() {
+                    // There may be room in the segment, but none for more of what this program has under way.
+                    inbox = self.sleep(inbox, None);
+                    continue;
+                }
                 let least = inbox.for_room.iter().map(|(_, len)| *len).min().unwrap_or(0);
                 drop(inbox);
                 self.endpoint.wait_for_room(least);
@@ -1348,6 +1353,27 @@ mod tests {
                 std::thread::yield_now();
             }
             drop(only);
+            let (tag, _) = waiting.join().unwrap();
+            client.forget(tag);
+        });
+    }
+
+    #[test]
+    fn a_future_of_a_program_that_has_enough_under_way_sleeps_until_that_is_less() {
+        let pool = Pool::of(Geometry { descriptors: 8, ..Geometry::new(4, 1) });
+        let (client, worker) = (client(&pool), pool.endpoint());
+        for _ in 0..6 {
+            let (tag, _) = client.try_submit(&TASK, b"").unwrap();
+            client.forget(tag);
+        }
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| block_on(submit(&client, b"")));
+            // What waits for it sleeps for results, and not for room, which there is.
+            while !client.shared.lock().has_leader {
+                std::thread::yield_now();
+            }
+            assert!(pool.endpoint().may_have_room(0));
+            drop(claim(&worker));
             let (tag, _) = waiting.join().unwrap();
             client.forget(tag);
         });
