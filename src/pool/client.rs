@@ -287,7 +287,7 @@ impl DerefMut for Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let Some(mut inbox) = self.inbox.take() else { return };
-        if inbox.woken.is_empty() && inbox.dropped.is_empty() {
+        if !inbox.owes_wakes() {
             return;
         }
         let (woken, dropped) = (std::mem::take(&mut inbox.woken), std::mem::take(&mut inbox.dropped));
@@ -1055,6 +1055,11 @@ impl Shared {
         if inbox.has_leader {
             return self.follow(inbox, at_most);
         }
+        if inbox.owes_wakes() {
+            // Before it leads: a waker may wait for results itself, and would follow this very thread.
+            drop(inbox);
+            return self.lock();
+        }
         inbox.has_leader = true;
         let at_most = self.nap(&inbox, at_most);
         let seen = self.news.load(Relaxed); // [`tell`](Self::tell)
@@ -1072,7 +1077,7 @@ impl Shared {
 
     /// Sleeps until somebody tells.
     fn follow<'s>(&'s self, mut inbox: Locked<'s>, at_most: Option<Duration>) -> Locked<'s> {
-        if !inbox.woken.is_empty() || !inbox.dropped.is_empty() {
+        if inbox.owes_wakes() {
             drop(inbox);
             return self.lock();
         }
@@ -1197,6 +1202,11 @@ impl Inbox {
         }
     }
 
+    /// Is there a waker to be called or dropped once the lock is released?
+    fn owes_wakes(&self) -> bool {
+        !self.woken.is_empty() || !self.dropped.is_empty()
+    }
+
     /// Does anybody wait beside the thread that looks?
     fn has_company(&self) -> bool {
         self.has_leader || self.waiting > 0 || self.futures > 0 || !self.for_room.is_empty()
@@ -1271,6 +1281,7 @@ mod tests {
         lockfree::word::{LAP_MASK, Phase, Slot as LaneSlot},
         mem::layout::{Geometry, classes},
     };
+    use std::sync::OnceLock;
 
     const TASK: Submission = Submission::new(To::Queue(0));
 
@@ -1377,6 +1388,39 @@ mod tests {
             let (tag, _) = waiting.join().unwrap();
             client.forget(tag);
         });
+    }
+
+    /// Waits for the result of another task as it is called.
+    struct Waits {
+        client: &'static Client,
+        ticket: (usize, TaskId),
+        begun: OnceLock<()>,
+        came: OnceLock<bool>,
+    }
+
+    impl std::task::Wake for Waits {
+        fn wake(self: Arc<Self>) {
+            self.begun.get_or_init(|| ());
+            let until = Instant::now() + Duration::from_secs(10);
+            let came = self.client.wait(self.ticket.0, self.ticket.1, Some(until)).unwrap();
+            self.came.get_or_init(|| came.is_some());
+        }
+    }
+
+    #[test]
+    fn a_waker_that_waits_for_results_does_not_follow_its_own_thread() {
+        let pool = Pool::new(1);
+        let (client, worker) = (&*Box::leak(Box::new(client(&pool))), pool.endpoint());
+        let [first, ticket, other] = [(); 3].map(|()| client.try_submit(&TASK, b"").unwrap());
+        let waits = Arc::new(Waits { client, ticket, begun: OnceLock::new(), came: OnceLock::new() });
+        // With the other one, the thread for futures goes on to wait.
+        for (tag, task) in [first, other] {
+            assert!(client.poll(tag, task, &mut Context::from_waker(&waits.clone().into())).is_pending());
+        }
+        drop(claim(&worker));
+        waits.begun.wait();
+        drop(claim(&worker));
+        assert!(waits.came.wait());
     }
 
     #[test]
