@@ -254,6 +254,8 @@ pub(super) struct Inbox {
     has_leader: bool,
     /// How many others sleep.
     waiting: usize,
+    /// The thread for futures sleeps, since there are none.
+    has_idle_helper: bool,
     /// How many futures wait for results.
     futures: usize,
     /// Futures that wait for room, and for how many bytes.
@@ -327,6 +329,8 @@ struct Shared {
     few: usize,
     inbox: Mutex<Inbox>,
     changed: Condvar,
+    /// For the thread for futures, which nobody else is to have to wake while there are none.
+    called: Condvar,
     /// How often something was filed, or all were told to look. Changed under the lock.
     news: AtomicUsize,
     /// Tasks submitted, less those that have come back. Changed under the lock.
@@ -344,6 +348,7 @@ impl Client {
             is_workers,
             inbox: Mutex::default(),
             changed: Condvar::new(),
+            called: Condvar::new(),
             news: AtomicUsize::new(0),
             home,
             outstanding: AtomicUsize::new(0),
@@ -539,6 +544,7 @@ impl Client {
             return Poll::Ready(());
         }
         shared.tell(&inbox);
+        shared.call_helper(&inbox);
         Poll::Pending
     }
 
@@ -612,6 +618,7 @@ impl Drop for Client {
         inbox.is_closed = true;
         self.shared.give_up_spares(&mut inbox);
         self.shared.tell(&inbox);
+        self.shared.call_helper(&inbox);
         drop(inbox);
         // It panics only if a waker of the caller's does; that was said then.
         let _ = self.helper.get_mut().unwrap_or_else(PoisonError::into_inner).take().map(JoinHandle::join);
@@ -1077,19 +1084,33 @@ impl Shared {
 
     /// Sleeps until somebody tells.
     fn follow<'s>(&'s self, mut inbox: Locked<'s>, at_most: Option<Duration>) -> Locked<'s> {
+        inbox.waiting += 1;
+        let mut inbox = self.released(inbox, |guard| match at_most {
+            Some(t) => self.changed.wait_timeout(guard, t).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner),
+        });
+        inbox.waiting -= 1;
+        inbox
+    }
+
+    /// Has the lock released by `sleep`, and by nothing but calling wakers if there are such.
+    fn released<'s>(
+        &'s self,
+        mut inbox: Locked<'s>,
+        sleep: impl FnOnce(MutexGuard<'s, Inbox>) -> MutexGuard<'s, Inbox>,
+    ) -> Locked<'s> {
         if inbox.owes_wakes() {
             drop(inbox);
             return self.lock();
         }
-        inbox.waiting += 1;
-        let Some(guard) = inbox.inbox.take() else { unreachable!("it is locked until it is dropped") };
-        let guard = match at_most {
-            Some(t) => self.changed.wait_timeout(guard, t).unwrap_or_else(PoisonError::into_inner).0,
-            None => self.changed.wait(guard).unwrap_or_else(PoisonError::into_inner),
-        };
-        let mut inbox = Locked { inbox: Some(guard) };
-        inbox.waiting -= 1;
-        inbox
+        Locked { inbox: inbox.inbox.take().map(sleep) }
+    }
+
+    /// There is something for the thread for futures to wait for, or it is to end.
+    fn call_helper(&self, inbox: &Inbox) {
+        if inbox.has_idle_helper {
+            self.called.notify_one();
+        }
     }
 
     /// As [`wait`](Self::wait), on a thread of a worker: it runs what it waits for, if nobody does yet, or anything else.
@@ -1150,9 +1171,7 @@ impl Shared {
             wakers.push(context.waker().clone());
             inbox.futures += 1;
         }
-        if inbox.waiting > 0 {
-            self.changed.notify_all();
-        }
+        self.call_helper(&inbox);
         Poll::Pending
     }
 
@@ -1180,7 +1199,9 @@ impl Shared {
                 self.endpoint.wait_for_room(least);
                 inbox = self.lock();
             } else if inbox.futures == 0 {
-                inbox = self.follow(inbox, None);
+                inbox.has_idle_helper = true;
+                inbox = self.released(inbox, |guard| self.called.wait(guard).unwrap_or_else(PoisonError::into_inner));
+                inbox.has_idle_helper = false;
             } else if inbox.has_leader || !self.file(&mut inbox) {
                 inbox = self.sleep(inbox, None);
             }
@@ -1388,6 +1409,29 @@ mod tests {
             let (tag, _) = waiting.join().unwrap();
             client.forget(tag);
         });
+    }
+
+    #[test]
+    fn once_there_are_no_futures_results_are_taken_at_once_again() {
+        let pool = Pool::new(1);
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let [(first, task), (second, _)] = [(); 2].map(|()| client.try_submit(&TASK, b"").unwrap());
+        let future = std::future::poll_fn(|context| client.poll(first, task, context));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| block_on(future));
+            while client.shared.lock().futures == 0 {
+                std::thread::yield_now();
+            }
+            assert!(claim(&worker).complete(0, 0, |_| {}).is_ok());
+            waiting.join().unwrap().unwrap();
+        });
+        while client.shared.lock().has_company() {
+            std::thread::yield_now();
+        }
+        assert!(claim(&worker).complete(0, 0, |_| {}).is_ok());
+        assert_eq!(client.at_once(second, &mut Copied::default()), Ok(Some(0)));
+        drop(client);
+        pool.assert_clean();
     }
 
     /// Waits for the result of another task as it is called.
