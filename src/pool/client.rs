@@ -687,8 +687,10 @@ impl Shared {
             return Err(PoolError::Draining);
         }
         inbox.submitted += 1;
-        // Before the lane of what has come overflows: that would cost a look at all descriptors.
-        if inbox.submitted.is_multiple_of(FILE_EVERY) && self.outstanding.load(Relaxed) >= self.most() / 2 {
+        // Before the lane of what has come overflows: that would cost a look at all descriptors. And before workers wait long for
+        // the room of results that nobody else may come to file.
+        let is_due = || self.outstanding.load(Relaxed) >= self.most() / 2 || self.endpoint.is_room_wanted();
+        if inbox.submitted.is_multiple_of(FILE_EVERY) && is_due() {
             self.file(&mut inbox);
         }
         if let Bond::Key(key) = &bond
@@ -762,9 +764,14 @@ impl Shared {
 
     /// Who waits for a descriptor may have what is kept. False: there is none.
     fn give_up_spares(&self, inbox: &mut Inbox) -> bool {
-        let has_some = !inbox.spares.is_empty();
-        inbox.spares.drain(..).for_each(|spare| self.endpoint.give_up(spare));
-        has_some
+        self.keep_at_most(inbox, 0)
+    }
+
+    /// False: no more are kept.
+    fn keep_at_most(&self, inbox: &mut Inbox, most: usize) -> bool {
+        let has_more = inbox.spares.len() > most;
+        inbox.spares.drain(most.min(inbox.spares.len())..).for_each(|spare| self.endpoint.give_up(spare));
+        has_more
     }
 
     fn most(&self) -> usize {
@@ -911,8 +918,9 @@ impl Shared {
                 Err(e) => break Some(e.into()),
             }
         };
+        // Results that nobody wants, and those in blocks, have come without a look at what is kept.
+        self.keep_at_most(inbox, self.may_keep());
         if self.endpoint.is_room_wanted() {
-            self.give_up_spares(inbox);
             while self.move_out(inbox) {}
         }
         if let (None, Some(lost)) = (inbox.over, lost) {
@@ -1539,6 +1547,46 @@ mod tests {
         assert!(last.try_submit(&TASK, b"").is_err());
         drop(drafts.pop());
         last.try_submit(&TASK, b"").unwrap();
+    }
+
+    #[test]
+    fn what_is_kept_follows_what_is_under_way_also_if_nobody_wants_the_results() {
+        let pool = Pool::of(Geometry { descriptors: 32, ..Geometry::new(8, 1) });
+        let (client, worker) = (client(&pool), pool.endpoint());
+        for is_wanted in [true, false] {
+            let tickets: Vec<_> = (0..12).map(|_| client.try_submit(&TASK, b"").unwrap()).collect();
+            for ticket in &tickets[..6] {
+                drop(claim(&worker));
+                assert_eq!(has_come(&client, *ticket), Ok(true));
+            }
+            assert!(client.shared.lock().spares.len() >= 6);
+            for ticket in &tickets[6..] {
+                drop(claim(&worker));
+                match is_wanted {
+                    true => assert_eq!(has_come(&client, *ticket), Ok(true)),
+                    false => client.forget(ticket.0),
+                }
+            }
+            client.tidy();
+            assert!(client.shared.lock().spares.len() <= client.shared.few, "wanted: {is_wanted}");
+        }
+    }
+
+    #[test]
+    fn who_only_submits_makes_room_for_those_who_wait_for_it() {
+        let classes = classes([1, 0, 0, 0, 0, 0, 0, 0]);
+        let pool = Pool::of(Geometry { descriptors: 256, classes, ..Geometry::new(4, 1) });
+        let (client, worker, other) = (client(&pool), pool.endpoint(), pool.endpoint());
+        client.try_submit(&TASK, b"").unwrap();
+        assert!(claim(&worker).complete(0, 1000, |_| {}).is_ok());
+        assert!(other.draft(1000).is_err(), "there is one block");
+        // It waits for room.
+        let table = pool.segment.table();
+        table.idle[table.queues * table.idle_words()].fetch_or(1 << other.name().id(), Relaxed);
+        for _ in 1..FILE_EVERY {
+            client.try_submit(&TASK, b"").unwrap();
+        }
+        assert!(other.draft(1000).is_ok());
     }
 
     #[test]
