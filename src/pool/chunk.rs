@@ -16,7 +16,7 @@ const HEAD: usize = 8;
 const BAD: u32 = 1 << 31;
 
 #[cold]
-fn damaged(at: usize) -> Corrupted {
+pub(super) fn damaged(at: usize) -> Corrupted {
     Corrupted::new("chunk", 0, at as u64)
 }
 

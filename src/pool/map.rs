@@ -314,7 +314,10 @@ impl Values {
     fn next<O: Wire>(&mut self) -> Option<Output<O>> {
         self.left = self.left.checked_sub(1)?;
         let value = chunk::next(&self.bytes, &mut self.at, O::ALIGN);
-        Some(value.map_err(TaskError::from).and_then(|(_, bytes)| Ok(O::decode(bytes)?)))
+        Some(value.map_err(TaskError::from).and_then(|(status, bytes)| match status {
+            STATUS_OK => Ok(O::decode(bytes)?),
+            _ => Err(chunk::damaged(self.at).into()), // all went well, as its task said
+        }))
     }
 }
 
@@ -722,5 +725,21 @@ impl PoolError {
             PoolError::Submit(e) => !e.is_transient(),
             _ => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_items_that_all_went_well_none_went_badly() {
+        let mut bytes = vec![0; 14];
+        chunk::write_head(&mut bytes, 0, STATUS_OK, 1);
+        chunk::write_head(&mut bytes, 5, 7, 1);
+        let mut values = Values { bytes, at: 0, left: 2 };
+        assert_eq!(values.next::<u8>(), Some(Ok(0)));
+        assert!(matches!(values.next::<u8>(), Some(Err(TaskError::Corrupted(_)))));
+        assert_eq!(values.next::<u8>(), None);
     }
 }
