@@ -71,7 +71,7 @@ pub(super) const DEEPEST: usize = 512;
 /// So often a thread looks that is too deep for others' tasks. It does not sleep before the queues, or each task there would wake
 /// it for nothing; but there its own come back after a back-off or a death, and with one worker nobody else would run them.
 const LOOK: Duration = Duration::from_millis(10);
-/// Bytes of output for which a chunk finds room at once, at most.
+/// Bytes of output for which a chunk finds room at first, at most.
 const ROOM: usize = 16 << 20;
 /// For the room of a chunk's output each item is taken to be as large as the first, up to a multiple of this.
 const STEP: usize = 16;
@@ -345,6 +345,7 @@ impl Current {
         let is_deep = self.top.depth > OTHERS;
         let queues = if is_deep { &[][..] } else { &self.core.queues };
         let at_most = if is_deep { Some(at_most.map_or(LOOK, |t| t.min(LOOK))) } else { at_most };
+        self.ended.take(); // long ago when it wakes
         // What it waits for may have to run alone.
         self.outside(|| {
             self.core.endpoint.park(queues, at_most, last_look);
@@ -599,7 +600,7 @@ fn run_items(core: &Core, claimed: &mut Claimed<'_>, handler: &Handler) -> Resul
             // Seldom: the others are about as large as this one, mostly. Who dies in these lines loses what is finished.
             let kept = place[..at].to_vec();
             claimed.progress(0, n as u64);
-            let wanted = (at + (end - at).next_multiple_of(STEP) * (n - i)).min(ROOM).max(end);
+            let wanted = wanted(at, end - at, n - i, most);
             match reserve_one_of(&mut room, &[wanted, end, at]) {
                 // Else it would seem to have failed for want of room.
                 Err(e) if e.is_transient() && claimed.is_cancelled() => return Ok(None),
@@ -620,6 +621,14 @@ fn run_items(core: &Core, claimed: &mut Claimed<'_>, handler: &Handler) -> Resul
     }
     room.truncate(at)?;
     Ok(Some(all))
+}
+
+/// For how much output of a chunk room is found when it has `at` bytes and the next item of those that are left, `left`, takes
+/// `len`.
+fn wanted(at: usize, len: usize, left: usize, most: usize) -> usize {
+    // Twice as much, at least: what is there by then is copied each time.
+    let all = at + len.next_multiple_of(STEP) * left;
+    all.min(ROOM.max(2 * at)).min(most).max(at + len)
 }
 
 /// Room for the first of these lengths that there is room for.
@@ -672,5 +681,45 @@ fn leave(core: &Core, mut claimed: Claimed<'_>, status: u32, output: &[u8]) -> R
                 (status, output) = (STATUS_FAILED, &text.as_bytes()[..text.len().min(INLINE)]);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        WorkerLimits,
+        exec::{
+            endpoint::{Submission, To},
+            tests::Pool,
+        },
+    };
+
+    #[test]
+    fn a_large_output_of_many_items_is_not_copied_for_each_of_them() {
+        let (n, len, most) = (60_000, 1000, 64 << 20);
+        let (mut room, mut copied) = (0, 0);
+        for i in 0..n {
+            let at = i * len;
+            if at + len > room {
+                (room, copied) = (wanted(at, len, n - i, most), copied + at);
+            }
+        }
+        assert!((n * len..=most).contains(&room));
+        assert!(copied <= n * len, "{copied} bytes of {} are copied", n * len);
+    }
+
+    #[test]
+    fn a_task_does_not_begin_where_one_ended_before_a_sleep() {
+        let pool = Pool::new(1);
+        let (client, worker) = (pool.endpoint(), Arc::new(pool.endpoint()));
+        let tasks = Box::leak(Box::new(Tasks::new()));
+        let work = Work { slots: 1, queues: ["default".to_owned()].into(), workers: 1, limits: WorkerLimits::new() };
+        let current = Current::of_slot(Arc::new(Core::new(worker, Home::here().unwrap(), 0, tasks, &work)), 0);
+        client.try_submit(Submission { is_timed: true, ..Submission::new(To::Queue(0)) }, b"").unwrap();
+        assert!(current.run_another().unwrap());
+        assert_ne!(current.ended.get(), 0);
+        current.park(Some(Duration::ZERO), || true);
+        assert_eq!(current.ended.get(), 0);
     }
 }
