@@ -4,7 +4,7 @@
 //! What comes within that time is worth waiting for awake; what comes later isn't, and while others want the CPU nothing is. So
 //! the budget follows what came of it: a wait that turned out long halves it; one that was over so soon that it would better not
 //! have slept restores it, or two who wait for each other would sleep by turns for ever, each for as long as the other takes to
-//! wake up.
+//! wake up. And who spins for more than some microseconds offers its CPU to others between two looks.
 //!
 //! Who looks too often is in the way: each look at a slot takes its cache line from whoever is about to fill it. Where tasks come
 //! one by one, and sooner than it takes to look for them, [`GATHER`] pauses are made before the second look, so that several are
@@ -25,6 +25,10 @@ const MOST: Duration = Duration::from_micros(50);
 const LEAST: Duration = Duration::from_micros(1);
 /// Looks between two at the time.
 const LOOKS: u32 = 8;
+/// Looks after which the CPU is offered to others between two: some 2 µs, more than a round trip takes.
+const POLITE: u32 = 32;
+/// Looks of one whose CPU others want.
+const YIELDS: u32 = 2;
 const CLOSE: u32 = 3;
 const DENSE: u32 = 8;
 const GATHER: u32 = 40;
@@ -48,8 +52,8 @@ impl Spin {
         Spin { most, budget: AtomicU64::new(most), close: AtomicU32::new(0) }
     }
 
-    /// `look`s until that finds something, or for as long as it is worth it. `is_crowded`: others want the CPU. `Err`: when it
-    /// began to wait, for [`took`](Self::took) once that is over.
+    /// `look`s until that finds something, or for as long as it is worth it. `is_crowded`: others want the CPU, and it is theirs.
+    /// `Err`: when it began to wait, for [`took`](Self::took) once that is over.
     pub(super) fn wait<T, E>(
         &self,
         is_crowded: bool,
@@ -59,7 +63,17 @@ impl Spin {
             return Ok(Ok(found));
         }
         let began = Instant::now();
-        let budget = Duration::from_nanos(if is_crowded { 0 } else { self.budget.load(Relaxed).min(self.most) });
+        if is_crowded {
+            // What is waited for comes sooner if others run: without a sleep and its wake, if they only wait for the CPU.
+            for _ in 0..YIELDS {
+                std::thread::yield_now();
+                if let Some(found) = look()? {
+                    return Ok(Ok(found));
+                }
+            }
+            return Ok(Err(began));
+        }
+        let budget = Duration::from_nanos(self.budget.load(Relaxed).min(self.most));
         let close = self.close.load(Relaxed);
         if close >= DENSE && !budget.is_zero() {
             (0..GATHER).for_each(|_| spin_loop());
@@ -72,7 +86,8 @@ impl Spin {
                 self.close.store(if i <= CLOSE { DENSE.min(close + 1) } else { 0 }, Relaxed);
                 return Ok(Ok(found));
             }
-            spin_loop();
+            // Who is waited for may want this very CPU.
+            if i < POLITE { spin_loop() } else { std::thread::yield_now() }
         }
         self.close.store(0, Relaxed);
         Ok(Err(began))
@@ -118,8 +133,8 @@ mod tests {
     }
 
     #[test]
-    fn who_is_in_the_way_of_others_looks_once() {
-        assert_eq!(wait(&Spin::usual(), true, u32::MAX), 1);
+    fn who_is_in_the_way_of_others_hardly_looks() {
+        assert_eq!(wait(&Spin::usual(), true, u32::MAX), 1 + YIELDS);
         assert_eq!(wait(&Spin::up_to(Duration::ZERO), false, u32::MAX), 1);
     }
 
