@@ -401,7 +401,9 @@ mod tests {
         for to in [taken.to(Phase::Free, 0), taken.to(Phase::Reserved, 2), taken.reborn(1)] {
             assert!(is_legal(taken, to), "{taken:?} -> {to:?}");
         }
-        for to in [taken.to(Phase::Free, 1), taken.reborn(2), taken.reborn(1).reborn(1), taken.to(Phase::Free, 0).reborn(0)] {
+        for to in
+            [taken.to(Phase::Free, 1), taken.reborn(2), taken.reborn(1).reborn(1), taken.to(Phase::Free, 0).reborn(0)]
+        {
             assert!(!is_legal(taken, to), "{taken:?} -> {to:?}");
         }
         assert!(!is_legal(free, ready));
