@@ -187,10 +187,9 @@ pub(crate) fn is_legal(from: Task, to: Task) -> bool {
         (Some(Phase::Free), Some(Phase::Reserved)) => to == from.reborn(to.who()),
         (Some(Phase::Reserved), Some(Phase::Ready)) => kept && to.who() == from.who(),
         (Some(Phase::Reserved), Some(Phase::Free)) => kept && to.who() == 0,
-        // Adopted by the coordinator after its owner's death; or renewed: released and reserved again in one.
-        (Some(Phase::Reserved), Some(Phase::Reserved)) => {
-            kept && to.who() != from.who() || to == from.reborn(from.who())
-        }
+        // Adopted by the coordinator after its owner's death, which damage can make its own; or renewed: released and reserved
+        // again in one.
+        (Some(Phase::Reserved), Some(Phase::Reserved)) => kept || to == from.reborn(from.who()),
         (Some(Phase::Ready), Some(Phase::Claimed)) => kept,
         (Some(Phase::Ready | Phase::Delayed), Some(Phase::Done(o))) => {
             kept && to.who() == from.who()
@@ -402,7 +401,9 @@ mod tests {
         for to in [taken.to(Phase::Free, 0), taken.to(Phase::Reserved, 2), taken.reborn(1)] {
             assert!(is_legal(taken, to), "{taken:?} -> {to:?}");
         }
-        for to in [taken, taken.reborn(2), taken.reborn(1).reborn(1), taken.to(Phase::Free, 0).reborn(0)] {
+        for to in
+            [taken.to(Phase::Free, 1), taken.reborn(2), taken.reborn(1).reborn(1), taken.to(Phase::Free, 0).reborn(0)]
+        {
             assert!(!is_legal(taken, to), "{taken:?} -> {to:?}");
         }
         assert!(!is_legal(free, ready));
