@@ -17,9 +17,9 @@
 //!
 //! # Where results lie
 //!
-//! A small result is copied out as it is filed, which frees its descriptor. One in a block stays where it is, so that it can
-//! be read in place; short of room, the blocks are copied out too, up to a budget. So a thread may submit more tasks than the
-//! segment has descriptors before it waits for the first.
+//! A small result is copied out as it is filed, and its descriptor is freed, or kept for the next task. One in a block stays
+//! where it is, so that it can be read in place; short of room, the blocks are copied out too, up to a budget. So a thread may
+//! submit more tasks than the segment has descriptors before it waits for the first.
 
 use super::{
     PoolError,
@@ -770,7 +770,11 @@ impl Shared {
     /// False: no more are kept.
     fn keep_at_most(&self, inbox: &mut Inbox, most: usize) -> bool {
         let has_more = inbox.spares.len() > most;
-        inbox.spares.drain(most.min(inbox.spares.len())..).for_each(|spare| self.endpoint.give_up(spare));
+        while inbox.spares.len() > most
+            && let Some(spare) = inbox.spares.pop()
+        {
+            self.endpoint.give_up(spare);
+        }
         has_more
     }
 
