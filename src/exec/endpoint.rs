@@ -868,7 +868,7 @@ impl<'e> Claimed<'e> {
 
     /// What writes its output, beside all else.
     pub(crate) fn split(&mut self) -> (&Running<'e>, Writer<'_, 'e>) {
-        (&self.running, Writer { running: &self.running })
+        (&self.running, Writer { running: &self.running, reserved: Payload::default() })
     }
 
     pub(crate) fn writer(&mut self) -> Writer<'_, 'e> {
@@ -969,6 +969,8 @@ impl Drop for Claimed<'_> {
 /// The output of a task that runs. There is one of these for a task at a time.
 pub(crate) struct Writer<'c, 'e> {
     running: &'c Running<'e>,
+    /// What the descriptor says as well, where others might change it: into what they please, the input's place.
+    reserved: Payload,
 }
 
 impl Writer<'_, '_> {
@@ -982,19 +984,16 @@ impl Writer<'_, '_> {
         let Running { endpoint, task, descriptor, .. } = *self.running;
         endpoint.check_len(len)?;
         endpoint.table().check_owned(endpoint.name, task)?;
+        self.reserved = Payload::default();
         endpoint.table().discard_output(task)?;
-        let payload = endpoint.place(task, len, &descriptor.output)?;
-        Ok(self.place_of(payload)?)
+        self.reserved = endpoint.place(task, len, &descriptor.output)?;
+        Ok(self.bytes()?)
     }
 
     /// What was reserved.
     pub(crate) fn bytes(&mut self) -> Result<&mut [u8], Corrupted> {
-        self.place_of(Payload(self.running.descriptor.output.load(Relaxed)))
-    }
-
-    fn place_of(&mut self, payload: Payload) -> Result<&mut [u8], Corrupted> {
         let Running { endpoint, task, descriptor, .. } = *self.running;
-        let (start, len) = endpoint.segment.locate(task, payload, &descriptor.output_bytes)?;
+        let (start, len) = endpoint.segment.locate(task, self.reserved, &descriptor.output_bytes)?;
         // SAFETY: as for the input, and the output is ours alone to write while the word is CLAIMED(me); `&mut self`, of which
         // there is one, excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
@@ -1007,9 +1006,8 @@ impl Writer<'_, '_> {
     pub(crate) fn truncate(&mut self, len: usize) -> Result<(), Corrupted> {
         let Running { endpoint, task, .. } = *self.running;
         endpoint.table().check_owned(endpoint.name, task)?;
-        let field = &self.running.descriptor.output;
-        let payload = Payload(field.load(Relaxed));
-        field.store(Payload::new(payload.block(), payload.len().min(len) as u32).0, Relaxed);
+        self.reserved = Payload::new(self.reserved.block(), self.reserved.len().min(len) as u32);
+        self.running.descriptor.output.store(self.reserved.0, Relaxed);
         Ok(())
     }
 
