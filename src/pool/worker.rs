@@ -258,19 +258,14 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
         if is_over() {
             break Ok(());
         }
-        match core.endpoint.look(&core.queues) {
-            Ok(Some(claimed)) => {
-                if let Err(e) = current.run(claimed, || current.claim()) {
-                    break Err(e);
-                }
-                seat.after_task();
-                continue;
+        let found = match core.endpoint.look(&core.queues) {
+            Ok(None) => {
+                current.ended.take();
+                core.endpoint.next(&core.queues, is_over)
             }
-            Ok(None) => {}
-            Err(e) => break Err(e),
-        }
-        current.ended.take();
-        match core.endpoint.next(&core.queues, is_over) {
+            found => found,
+        };
+        match found {
             Ok(Some(claimed)) => {
                 if let Err(e) = current.run(claimed, || current.claim()) {
                     break Err(e);
