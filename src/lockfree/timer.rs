@@ -21,6 +21,8 @@
 //! | `paused`  | the coordinator       | all             | time that counts though the pool stood still   |
 //! | `watched` | wakers (RAISED), the  | wakers, the     | a ring that was not rung: the next waker rings |
 //! |           | coordinator (SEEN, 0) | coordinator     |                                                |
+//! | `popu-`   | the coordinator, each | who asks        | one too many or too few, until its successor   |
+//! | `lation`  | time from `member`s   | whether to spin | counts: a spin too long, or a sleep too soon   |
 //!
 //! # Invariants
 //!
