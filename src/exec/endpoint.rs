@@ -333,6 +333,12 @@ impl Endpoint {
         (0..table.descriptors.len()).any(|i| table.load(i as u16).is(Phase::Free)) && self.has_block_to_spare(len)
     }
 
+    /// The time at which this is submitted, or 0 if nobody wants it.
+    pub(crate) fn stamp(&self, s: &Submission) -> u64 {
+        let clock = &self.table().clock;
+        if s.is_timed { clock.now() } else { clock.stamp() }
+    }
+
     fn check_len(&self, len: usize) -> Result<(), SubmitError> {
         if len <= INLINE {
             return Ok(());
@@ -647,6 +653,13 @@ impl Draft<'_> {
     /// As [`submit`](Self::submit), with this tag.
     #[inline]
     pub(crate) fn submit_as(self, s: &Submission, tag: u64) -> Result<TaskId, Corrupted> {
+        let now = self.guard.endpoint.stamp(s);
+        self.submit_at(s, tag, now)
+    }
+
+    /// As [`submit_as`](Self::submit_as), with the present [stamp](Endpoint::stamp).
+    #[inline]
+    pub(crate) fn submit_at(self, s: &Submission, tag: u64, now: u64) -> Result<TaskId, Corrupted> {
         let (guard, ready) = (ManuallyDrop::new(self.guard), self.ready);
         let (endpoint, task) = (guard.endpoint, guard.task);
         endpoint.table().check_owned(endpoint.name, task)?;
@@ -673,8 +686,7 @@ impl Draft<'_> {
         ] {
             set(word, value);
         }
-        let submitted = if s.is_timed { table.clock.now() } else { table.clock.stamp() };
-        d.submitted.store(submitted, Relaxed);
+        d.submitted.store(now, Relaxed);
         let (lane, addressee) = match s.to {
             To::Queue(q) => (table.queue(q), None),
             To::Participant(name) => (table.private(table.check_participant(name)?), Some(name)),
@@ -1096,6 +1108,10 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
 
     pub(crate) fn tag(&self) -> u64 {
         self.descriptor().tag.load(Relaxed)
+    }
+
+    pub(crate) fn id(&self) -> TaskId {
+        self.guard.task.id()
     }
 
     pub(crate) fn outcome(&self) -> Outcome {

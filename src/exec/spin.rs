@@ -31,7 +31,7 @@ const POLITE: u32 = 32;
 const YIELDS: u32 = 2;
 const CLOSE: u32 = 3;
 const DENSE: u32 = 8;
-const GATHER: u32 = 40;
+const GATHER: u32 = 320;
 
 #[derive(Debug)]
 pub(super) struct Spin {

@@ -182,13 +182,40 @@ impl Deref for Filed {
     }
 }
 
-/// A task whose result is waited for together with those of others.
+/// A task whose result is waited for together with those of others. It needs no slot: all that is known of it is in its tag.
 #[derive(Clone, Copy)]
 pub(super) struct Member {
     /// Of [`Client::open_group`].
     pub(super) group: usize,
     /// What it is there, given back with the result.
     pub(super) note: usize,
+}
+
+impl Member {
+    /// In a tag; no slot has such a number.
+    const BIT: u64 = 1 << 63;
+    const NOTE_BITS: u32 = 40;
+
+    fn tag(self) -> u64 {
+        debug_assert!(self.note >> Self::NOTE_BITS == 0);
+        Self::BIT | (self.group as u64) << Self::NOTE_BITS | self.note as u64
+    }
+
+    #[inline]
+    fn of(tag: u64) -> Option<Member> {
+        let note = (tag & ((1 << Self::NOTE_BITS) - 1)) as usize;
+        (tag & Self::BIT != 0).then(|| Member { group: ((tag & !Self::BIT) >> Self::NOTE_BITS) as usize, note })
+    }
+}
+
+/// Tasks of which whichever ends first is waited for.
+#[derive(Default)]
+struct Group {
+    /// What has been filed, and not been taken: where.
+    filed: VecDeque<usize>,
+    /// Those that have not come back. A group that is closed stays for as long as there are any.
+    under_way: usize,
+    is_closed: bool,
 }
 
 /// What else a result goes to, or may go to.
@@ -244,8 +271,7 @@ pub(super) struct Inbox {
     submitted: usize,
     /// Where the task of a key is, or was: its slot says.
     keys: HashMap<Arc<str>, usize>,
-    /// What has been filed for each group, and not been taken: where.
-    groups: Slab<VecDeque<usize>>,
+    groups: Slab<Group>,
     /// Bytes in private results.
     private: usize,
     /// Of results that lie in the segment still: where they were filed. They may have been taken since.
@@ -405,14 +431,57 @@ impl Client {
     /// A group of tasks, of which whichever ends first is waited for.
     pub(super) fn open_group(&self) -> Result<usize, AnotherProcess> {
         self.check_home()?;
-        Ok(self.shared.lock().groups.insert(VecDeque::new()))
+        Ok(self.shared.lock().groups.insert(Group::default()))
     }
 
-    /// Closes a group, whose tickets have all been used up or [forgotten](Self::forget).
+    /// Closes a group: what has come of it, or comes yet, isn't wanted any more.
     pub(super) fn close_group(&self, group: usize) {
         if self.check_home().is_ok() {
-            self.shared.lock().groups.remove(group);
+            self.shared.lock().close_group(group);
         }
+    }
+
+    /// Room for so many small tasks of a group, or for fewer: what is kept, taken under one lock. `spares`: empty memory for it.
+    pub(super) fn batch<'c>(
+        &'c self,
+        s: &'c Submission,
+        group: usize,
+        n: usize,
+        spares: &'c mut Vec<Spare>,
+    ) -> Result<Batch<'c>, AnotherProcess> {
+        self.check_home()?;
+        let shared = &*self.shared;
+        let mut inbox = shared.lock();
+        if !shared.is_barred() {
+            let left = shared.most().saturating_sub(self.outstanding());
+            let from = inbox.spares.len() - n.min(left).min(inbox.spares.len());
+            spares.extend(inbox.spares.drain(from..));
+        }
+        inbox.groups[group].under_way += spares.len();
+        shared.has_gone_out(spares.len());
+        shared.file_if_due(&mut inbox, spares.len());
+        drop(inbox);
+        Ok(Batch { shared, s, group, spares, now: shared.endpoint.stamp(s) })
+    }
+
+    /// Gives up to so many results of this group that have come and went well to `each`, by their notes, as they lie in the segment.
+    /// True: others have been filed. `spares`: empty memory.
+    pub(super) fn land(
+        &self,
+        group: usize,
+        most: usize,
+        spares: &mut Vec<Spare>,
+        mut each: impl FnMut(usize, &Finished<'_>) -> Result<(), Corrupted>,
+    ) -> Result<bool, Lost> {
+        self.check_home()?;
+        let mut landing = Landing { shared: &self.shared, group, spares, landed: 0 };
+        let result = landing.all(most, &mut each);
+        drop(landing);
+        result.map_err(|e| {
+            // What is damaged may have been another's, who looks for it later.
+            self.shared.lock().end(e.into());
+            e.into()
+        })
     }
 
     /// As [`send`](Self::send), but does not wait for room.
@@ -495,28 +564,30 @@ impl Client {
         // Others who wait for the same are to be told that it has come.
         let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
         let may_be_next = |inbox: &Inbox| inbox.slots.get(tag).is_some_and(is_waited_for);
-        let found = self.shared.at_once(may_be_next, |_, of| (of == tag).then_some(()), copy)?;
-        Ok(found.map(|((), len)| len))
+        self.shared.at_once(tag, may_be_next, copy)
     }
 
-    /// As [`at_once`](Self::at_once), for whichever of this group's is the next to come: its note, and its length.
-    #[inline]
-    pub(super) fn any_at_once(&self, group: usize, copy: &mut Copied) -> Result<Option<(usize, usize)>, Lost> {
-        self.check_home()?;
-        let may_be_next = |inbox: &Inbox| inbox.groups[group].is_empty();
-        let which = |slot: &Slot, _| slot.member().filter(|member| member.group == group && slot.handles == 1);
-        let found = self.shared.at_once(may_be_next, which, copy)?;
-        Ok(found.map(|(member, len)| (member.note, len)))
-    }
-
-    /// Waits until one of this group, which are `own`, has come back: its note, and how. As [`wait`](Self::wait).
+    /// Waits until one of this group, which are `own`, may have [landed](Self::land), or has been filed, is large or went badly: its
+    /// note, and how. As [`wait`](Self::wait).
     pub(super) fn wait_any(
         &self,
         group: usize,
         own: impl Iterator<Item = TaskId> + Clone,
-    ) -> Result<(usize, Filed), Lost> {
-        let found = self.wait_for(own, None, |inbox| inbox.take_any(group))?;
-        Ok(found.unwrap_or_else(|| unreachable!("there is no time limit")))
+    ) -> Result<Option<(usize, Filed)>, Lost> {
+        self.check_home()?;
+        let mut inbox = self.shared.lock();
+        if let found @ Some(_) = inbox.take_any(group) {
+            return Ok(found);
+        }
+        if self.shared.may_look_out(&inbox) {
+            let (looked, _) = self.shared.look_out(inbox);
+            if looked.is_ok() {
+                return Ok(None);
+            }
+        } else {
+            drop(inbox);
+        }
+        self.wait_for(own, None, |inbox| inbox.take_any(group))
     }
 
     fn wait_for<T>(
@@ -649,17 +720,106 @@ impl Drop for Client {
 /// A ticket of a task that is about to be filled. If that comes to nothing, also by a panic, nothing will come back.
 struct Entered<'s> {
     shared: &'s Shared,
-    tag: usize,
+    tag: u64,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut inbox = self.shared.lock();
         // Nobody has joined: what has a key was filled before it got its ticket.
-        inbox.slots.remove(self.tag);
+        match Member::of(self.tag) {
+            Some(Member { group, .. }) => inbox.have_come_back(group, 1),
+            None => drop(inbox.slots.remove(self.tag as usize)),
+        }
         self.shared.has_come_back(1);
         // Who drains waits for that.
         self.shared.tell(&inbox);
+    }
+}
+
+/// Descriptors in which tasks of a group are about to be submitted, counted as under way. What is not used is given back.
+pub(super) struct Batch<'c> {
+    shared: &'c Shared,
+    s: &'c Submission,
+    group: usize,
+    spares: &'c mut Vec<Spare>,
+    /// The stamp of all.
+    now: u64,
+}
+
+impl Batch<'_> {
+    /// Submits one more. `None`: it takes [`Client::submit_in`].
+    #[inline]
+    pub(super) fn submit(&mut self, note: usize, payload: &[u8]) -> Option<Result<TaskId, Corrupted>> {
+        if payload.len() > INLINE {
+            return None;
+        }
+        let mut draft = self.shared.endpoint.redraft(self.spares.pop()?, payload.len());
+        let filled = draft.payload().map(|place| place.copy_from_slice(payload));
+        let sent = filled.and_then(|()| draft.submit_at(self.s, Member { group: self.group, note }.tag(), self.now));
+        Some(sent.inspect_err(|e| {
+            // It may run for all that.
+            let mut inbox = self.shared.lock();
+            inbox.end((*e).into());
+            self.shared.tell(&inbox);
+        }))
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if !self.spares.is_empty() {
+            self.shared.settle(self.group, self.spares.len(), self.spares);
+        }
+    }
+}
+
+/// Results of a group as they are taken, under no lock: who reads them may be code of the caller's.
+struct Landing<'c> {
+    shared: &'c Shared,
+    group: usize,
+    /// Their descriptors.
+    spares: &'c mut Vec<Spare>,
+    landed: usize,
+}
+
+impl Landing<'_> {
+    #[inline]
+    fn all(
+        &mut self,
+        most: usize,
+        each: &mut impl FnMut(usize, &Finished<'_>) -> Result<(), Corrupted>,
+    ) -> Result<bool, Corrupted> {
+        while self.landed < most
+            && let Some(finished) = self.shared.endpoint.take()?
+        {
+            match Member::of(finished.tag()) {
+                Some(Member { group, note }) if group == self.group && finished.went_well() => {
+                    self.landed += 1;
+                    each(note, &finished)?;
+                    self.spares.push(finished.renew()?);
+                }
+                _ => {
+                    let mut inbox = self.shared.lock();
+                    self.shared.has_come_back(1);
+                    self.shared.put(&mut inbox, finished)?;
+                    self.shared.tell(&inbox);
+                    // It was this group's, perhaps.
+                    if !inbox.groups[self.group].filed.is_empty() {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        if self.landed > 0 {
+            self.shared.settle(self.group, self.landed, self.spares);
+        }
     }
 }
 
@@ -682,34 +842,39 @@ impl Shared {
             return Err(bond);
         }
         let mut inbox = self.lock();
-        let is_refused = !self.is_workers && self.is_draining() || self.has_enough() || self.endpoint.is_orphaned();
-        let spare = if is_refused { None } else { inbox.spares.pop() };
+        let spare = if self.is_barred() { None } else { inbox.spares.pop() };
         let Some(spare) = spare else { return Err(bond) };
         let mut draft = self.endpoint.redraft(spare, payload.len());
         let task = draft.id();
-        let tag = inbox.slots.vacant_key();
+        let tag = inbox.next_tag(&bond);
         let filled = draft.payload().map(|place| place.copy_from_slice(payload));
-        let sent = filled.and_then(|()| draft.submit_as(s, tag as u64));
+        let sent = filled.and_then(|()| draft.submit_as(s, tag));
         // Under the lock, as `is_draining` above: who drains finds this one, or this one finds that the pool drains. And who takes
         // its result finds its slot.
-        inbox.slots.insert(Slot { handles: sent.is_ok().into(), bond, task, state: State::Waiting(Vec::new()) });
-        self.outstanding.store(self.outstanding.load(Relaxed) + 1, Relaxed);
+        inbox.enter(bond, task, sent.is_ok().into());
+        self.has_gone_out(1);
         if let Err(e) = &sent {
             // It may run for all that: nobody has its ticket, then.
             inbox.end((*e).into());
             self.tell(&inbox);
         }
-        self.file_if_due(&mut inbox);
-        Ok(sent.map(|task| (tag, task)))
+        self.file_if_due(&mut inbox, 1);
+        Ok(sent.map(|task| (tag as usize, task)))
+    }
+
+    /// Is there a reason to look twice before something is submitted?
+    fn is_barred(&self) -> bool {
+        !self.is_workers && self.is_draining() || self.has_enough() || self.endpoint.is_orphaned()
     }
 
     /// Once in a while, for who only submits: before the lane of what has come overflows, which would cost a look at all descriptors.
     /// And before workers wait long for the room of results that nobody else may come to file.
     #[inline]
-    fn file_if_due(&self, inbox: &mut Inbox) {
-        inbox.submitted += 1;
+    fn file_if_due(&self, inbox: &mut Inbox, n: usize) {
+        let turn = inbox.submitted / FILE_EVERY;
+        inbox.submitted += n;
         let is_due = || self.outstanding.load(Relaxed) >= self.most() / 2 || self.endpoint.is_room_wanted();
-        if inbox.submitted.is_multiple_of(FILE_EVERY) && is_due() {
+        if inbox.submitted / FILE_EVERY != turn && is_due() {
             self.file(inbox);
         }
     }
@@ -753,40 +918,58 @@ impl Shared {
         if is_refused() {
             return Err(PoolError::Draining);
         }
-        self.file_if_due(&mut inbox);
+        self.file_if_due(&mut inbox, 1);
         if let Bond::Key(key) = &bond
             && let Some(ticket) = self.join(&mut inbox, key)
         {
             return Ok(ticket);
         }
-        let (task, state) = (draft.id(), State::Waiting(Vec::new()));
         let key = if let Bond::Key(key) = &bond { Some(key.clone()) } else { None };
-        let tag = inbox.slots.insert(Slot { handles: 1, bond, task, state });
+        let tag = inbox.next_tag(&bond);
+        inbox.enter(bond, draft.id(), 1);
         if let Some(key) = key {
-            inbox.remember(key, tag);
+            inbox.remember(key, tag as usize);
         }
         // Under the lock, as `is_draining` above: who drains finds this one, or this one finds that the pool drains.
-        self.outstanding.store(self.outstanding.load(Relaxed) + 1, Relaxed);
+        self.has_gone_out(1);
         drop(inbox);
         let entered = Entered { shared: self, tag };
         if let Some(fill) = fill {
             fill(draft.payload().map_err(SubmitError::from)?);
         }
         std::mem::forget(entered);
-        draft.submit_as(s, tag as u64).map(|task| (tag, task)).map_err(|e| {
+        draft.submit_as(s, tag).map(|task| (tag as usize, task)).map_err(|e| {
             // It may run for all that: nobody else has its ticket, then, and who has joined is told.
             let mut inbox = self.lock();
-            inbox.forget(tag);
+            inbox.forget(tag as usize);
             inbox.end(e.into());
             self.tell(&inbox);
             SubmitError::from(e).into()
         })
     }
 
+    /// So many more are under way. Under the lock.
+    fn has_gone_out(&self, n: usize) {
+        self.outstanding.store(self.outstanding.load(Relaxed) + n, Relaxed);
+    }
+
     /// So many of the tasks that were submitted have come back. Under the lock.
     fn has_come_back(&self, n: usize) {
         // Damage can bring back more than there were.
         self.outstanding.store(self.outstanding.load(Relaxed).saturating_sub(n), Relaxed);
+    }
+
+    /// So many of a group are not under way any more, and these descriptors are free.
+    fn settle(&self, group: usize, n: usize, spares: &mut Vec<Spare>) {
+        let mut inbox = self.lock();
+        self.has_come_back(n);
+        inbox.have_come_back(group, n);
+        inbox.spares.append(spares);
+        self.keep_at_most(&mut inbox, self.may_keep());
+        // Who drains waits for that.
+        if inbox.has_company() {
+            self.tell(&inbox);
+        }
     }
 
     /// A ticket of the task with this key, if one is under way.
@@ -901,38 +1084,48 @@ impl Shared {
         }
     }
 
-    /// Copies the first result that is `which`, by its slot and ticket, if it is small, went well, comes soon, and is the next to
-    /// come but for some that are filed on the way: which it is, and its length. `None`: look into the inbox.
+    /// Copies the result of this ticket if it is small, went well, comes soon, and is the next to come but for some that are filed
+    /// on the way: its length. `None`: look into the inbox.
     #[inline]
-    fn at_once<W>(
+    fn at_once(
         &self,
+        tag: usize,
         may_be_next: impl Fn(&Inbox) -> bool,
-        which: impl Fn(&Slot, usize) -> Option<W>,
         copy: &mut Copied,
-    ) -> Result<Option<(W, usize)>, Lost> {
+    ) -> Result<Option<usize>, Lost> {
         let mut inbox = self.lock();
         loop {
             // Others who wait are to be told what has come.
             if !may_be_next(&inbox) || inbox.has_company() {
                 return Ok(None);
             }
-            let found = self.find(&mut inbox, &which, copy);
+            let found = self.find(&mut inbox, tag, copy);
             if let Err(e) = &found {
                 // What is damaged may have been another's, who looks for it later.
                 inbox.end((*e).into());
             }
             let found = found?;
-            // Who is in a worker runs tasks rather than to look out, and whom it has to wake may wait for this very thread.
-            let may_look = !self.is_workers && inbox.over.is_none() && !inbox.owes_wakes();
-            if found.is_some() || !may_look || !may_be_next(&inbox) {
+            if found.is_some() || !may_be_next(&inbox) || !self.may_look_out(&inbox) {
                 return Ok(found);
             }
-            let mut looked = Ok(());
-            inbox = self.lead(inbox, |news| looked = self.endpoint.look_out(|| self.news.load(Relaxed) != news));
+            let looked;
+            (looked, inbox) = self.look_out(inbox);
             if looked.is_err() {
                 return Ok(None);
             }
         }
+    }
+
+    /// Who is in a worker runs tasks rather than to look out, and whom it has to wake may wait for this very thread.
+    fn may_look_out(&self, inbox: &Inbox) -> bool {
+        !self.is_workers && !inbox.has_company() && inbox.over.is_none() && !inbox.owes_wakes()
+    }
+
+    /// Looks for a while whether something has come, in the place of all.
+    fn look_out<'s>(&'s self, inbox: Locked<'s>) -> (Result<(), Instant>, Locked<'s>) {
+        let mut looked = Ok(());
+        let inbox = self.lead(inbox, |news| looked = self.endpoint.look_out(|| self.news.load(Relaxed) != news));
+        (looked, inbox)
     }
 
     /// Waits in the place of all, who has the lead alone, by `wait`, which is given what the news were before: see
@@ -951,20 +1144,13 @@ impl Shared {
     }
 
     #[inline]
-    fn find<W>(
-        &self,
-        inbox: &mut Inbox,
-        which: &impl Fn(&Slot, usize) -> Option<W>,
-        copy: &mut Copied,
-    ) -> Result<Option<(W, usize)>, Corrupted> {
+    fn find(&self, inbox: &mut Inbox, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Corrupted> {
         while let Some(finished) = self.endpoint.take()? {
             self.has_come_back(1);
-            let tag = finished.tag() as usize;
-            let found = inbox.slots.get(tag).and_then(|slot| which(slot, tag)).filter(|_| finished.went_well());
-            let Some(found) = found else {
+            if finished.tag() != tag as u64 || !finished.went_well() {
                 self.put(inbox, finished)?;
                 continue;
-            };
+            }
             let bytes = finished.output()?;
             let len = bytes.len();
             let Some(place) = bytemuck::cast_slice_mut::<_, u8>(copy).get_mut(..len) else {
@@ -974,7 +1160,7 @@ impl Shared {
             place.copy_from_slice(bytes);
             self.keep(inbox, finished)?;
             inbox.slots.remove(tag);
-            return Ok(Some((found, len)));
+            return Ok(Some(len));
         }
         Ok(None)
     }
@@ -1027,10 +1213,21 @@ impl Shared {
 
     /// Files what has come of one task.
     fn put(&self, inbox: &mut Inbox, finished: Finished<'_>) -> Result<(), Corrupted> {
-        let tag = finished.tag() as usize;
-        let Some(slot) = inbox.slots.get_mut(tag) else {
-            return Err(Corrupted::new("ticket of a finished task", tag, finished.status().into()));
+        let unknown = |tag: u64| Corrupted::new("ticket of a finished task", tag as usize, finished.status().into());
+        let tag = match Member::of(finished.tag()) {
+            Some(member) => {
+                let group = inbox.groups.get(member.group).filter(|group| group.under_way > 0);
+                let is_closed = group.ok_or_else(|| unknown(finished.tag()))?.is_closed;
+                inbox.have_come_back(member.group, 1);
+                if is_closed {
+                    return Ok(());
+                }
+                let state = State::Waiting(Vec::new());
+                inbox.slots.insert(Slot { handles: 1, bond: Bond::Group(member), task: finished.id(), state })
+            }
+            None => finished.tag() as usize,
         };
+        let Some(slot) = inbox.slots.get_mut(tag) else { return Err(unknown(finished.tag())) };
         if slot.handles == 0 {
             inbox.slots.remove(tag);
             return Ok(());
@@ -1047,7 +1244,7 @@ impl Shared {
         }
         let done = State::Done(Filed::One(Box::new(done)));
         if let Some(Member { group, .. }) = inbox.slots[tag].member() {
-            inbox.groups[group].push_back(tag);
+            inbox.groups[group].filed.push_back(tag);
         }
         if let State::Waiting(mut wakers) = std::mem::replace(&mut inbox.slots[tag].state, done)
             && !wakers.is_empty()
@@ -1324,6 +1521,41 @@ impl Inbox {
         self.has_leader || self.waiting > 0 || self.futures > 0 || !self.for_room.is_empty()
     }
 
+    /// The tag of the next submission.
+    fn next_tag(&self, bond: &Bond) -> u64 {
+        match bond {
+            Bond::Group(member) => member.tag(),
+            Bond::None | Bond::Key(_) => self.slots.vacant_key() as u64,
+        }
+    }
+
+    /// The submission of [`next_tag`](Self::next_tag) is this task.
+    #[inline]
+    fn enter(&mut self, bond: Bond, task: TaskId, handles: usize) {
+        match bond {
+            Bond::Group(Member { group, .. }) => self.groups[group].under_way += 1,
+            bond => drop(self.slots.insert(Slot { handles, bond, task, state: State::Waiting(Vec::new()) })),
+        }
+    }
+
+    /// So many of this group are not under way any more.
+    fn have_come_back(&mut self, group: usize, n: usize) {
+        let Group { under_way, is_closed, .. } = &mut self.groups[group];
+        // Damage can bring back more than there were.
+        *under_way = under_way.saturating_sub(n);
+        if *is_closed && *under_way == 0 {
+            self.groups.remove(group);
+        }
+    }
+
+    fn close_group(&mut self, group: usize) {
+        for tag in std::mem::take(&mut self.groups[group].filed) {
+            self.forget(tag);
+        }
+        self.groups[group].is_closed = true;
+        self.have_come_back(group, 0);
+    }
+
     /// A handle's result isn't wanted any more.
     fn forget(&mut self, tag: usize) {
         let Some(slot) = self.slots.get_mut(tag) else { return };
@@ -1367,7 +1599,7 @@ impl Inbox {
 
     /// The first of this group that was filed, with its note.
     fn take_any(&mut self, group: usize) -> Option<(usize, Filed)> {
-        let tag = self.groups[group].pop_front()?;
+        let tag = self.groups[group].filed.pop_front()?;
         let note = self.slots.get(tag).and_then(Slot::member)?.note;
         Some((note, self.take(tag)?))
     }

@@ -15,8 +15,8 @@
 use super::{
     PoolError, TaskError,
     chunk::{self, Chunk},
-    client::{Copied, Done, Member},
-    codec::Wire,
+    client::{Done, Lost, Member},
+    codec::{CodecError, Wire},
     handle::{Blame, check, outcome},
     options::TaskOptions,
     submitter::Submitter,
@@ -24,8 +24,9 @@ use super::{
     worker::{AGAIN, STATUS_MIXED},
 };
 use crate::{
-    TaskId,
-    exec::endpoint::{STATUS_OK, Submission},
+    SubmitError, TaskId,
+    error::Corrupted,
+    exec::endpoint::{STATUS_OK, Spare, Submission},
     lockfree::word::Outcome,
 };
 use slab::Slab;
@@ -43,6 +44,8 @@ const WEIGHT: usize = 256 << 10;
 /// Items in a chunk, at most.
 const MOST: usize = 1 << 16;
 
+/// Tasks that are submitted or taken under one lock, at most.
+const SEVERAL: usize = 32;
 /// Bytes of memory of a chunk that are kept for the next, at most.
 const KEPT: usize = 8 * WEIGHT;
 
@@ -130,6 +133,7 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
             flights: Slab::new(),
             finished: VecDeque::new(),
             memory: Vec::new(),
+            spares: Vec::new(),
             is_over: false,
         };
         Map { engine, now: Values::default(), early: VecDeque::new(), piece: 0, scattered: BTreeMap::new(), turn: 0 }
@@ -357,6 +361,8 @@ struct Engine<'p, I: Wire, O: Wire, T: Iterator> {
     finished: VecDeque<Came<O>>,
     /// Of former chunks, for the next ones.
     memory: Vec<Vec<u8>>,
+    /// Empty, but for its memory.
+    spares: Vec<Spare>,
     /// Nothing can be submitted any more.
     is_over: bool,
 }
@@ -372,7 +378,7 @@ struct Sending {
 
 /// What is under way: one task.
 struct Flight {
-    ticket: (usize, TaskId),
+    task: TaskId,
     /// The number of its first item.
     first: u64,
     what: What,
@@ -439,10 +445,9 @@ impl<I: Wire, O: Wire, T: Iterator> Drop for Engine<'_, I, O, T> {
     fn drop(&mut self) {
         let Some(Sending { group, .. }) = self.sending else { return };
         let client = self.pool.client();
-        for Flight { ticket: (tag, task), .. } in self.flights.drain() {
+        for Flight { task, .. } in self.flights.drain() {
             // Damage is reported by the next operation that meets it.
             let _ = client.cancel(task);
-            client.forget(tag);
         }
         client.close_group(group);
     }
@@ -462,17 +467,19 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                 if self.flights.is_empty() {
                     return None;
                 }
-                if let Some(came) = self.land() {
-                    return Some(came);
-                }
+                self.land();
             }
         }
     }
 
     /// These have been given.
     fn keep(&mut self, values: Values) {
-        if (1..=KEPT).contains(&values.bytes.capacity()) {
-            self.memory.push(values.bytes);
+        self.recycle(values.bytes);
+    }
+
+    fn recycle(&mut self, bytes: Vec<u8>) {
+        if (1..=KEPT).contains(&bytes.capacity()) {
+            self.memory.push(bytes);
         }
     }
 
@@ -493,6 +500,10 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             most = most.min(left / (2 * self.pool.width()) + 1);
         }
         let first = self.next;
+        let vacant = self.in_flight - self.flights.len();
+        if most == 1 && self.size.is_fixed && vacant > 1 {
+            return self.submit_several(vacant.min(SEVERAL));
+        }
         if most == 1 {
             let Some(input) = self.inputs.next() else { return false };
             self.next += 1;
@@ -504,13 +515,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             }
             return true;
         }
-        let mut chunk = Chunk::new::<I, O>(self.memory.pop().unwrap_or_default());
-        let mut refused = None;
-        while refused.is_none() && chunk.len() < most && chunk.weight() < WEIGHT {
-            let Some(input) = self.inputs.next() else { break };
-            self.next += 1;
-            refused = chunk.push::<I>(I::borrow(&input)).err();
-        }
+        let (chunk, refused) = self.gather(most);
         let has_some = chunk.len() > 0 || refused.is_some();
         match chunk.len() {
             0 => {}
@@ -524,10 +529,59 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                 self.submit(first, What::Chunk { piece, chunk }, &[]);
             }
         }
-        if let Some(e) = refused {
+        self.refuse(refused);
+        has_some
+    }
+
+    /// The next inputs, up to so many, and why the one behind them has no encoding.
+    fn gather(&mut self, most: usize) -> (Chunk, Option<CodecError>) {
+        let mut chunk = Chunk::new::<I, O>(self.memory.pop().unwrap_or_default());
+        let mut refused = None;
+        while refused.is_none() && chunk.len() < most && chunk.weight() < WEIGHT {
+            let Some(input) = self.inputs.next() else { break };
+            self.next += 1;
+            refused = chunk.push::<I>(I::borrow(&input)).err();
+        }
+        (chunk, refused)
+    }
+
+    /// The last input that was taken has no encoding.
+    fn refuse(&mut self, why: Option<CodecError>) {
+        if let Some(e) = why {
             let piece = Some(self.next_piece());
             self.finished.push_back(Came::One { piece, number: self.next - 1, result: Err(e.into()) });
         }
+    }
+
+    /// Submits up to so many of the inputs, each as a task, but under one lock. False: there are no more.
+    fn submit_several(&mut self, most: usize) -> bool {
+        let first = self.next;
+        let (items, refused) = self.gather(most);
+        let has_some = items.len() > 0 || refused.is_some();
+        let pool = self.pool;
+        let mut spares = std::mem::take(&mut self.spares);
+        let sending = self.sending().map(|sending| (sending.group, sending.one)).ok();
+        let mut batch =
+            sending.as_ref().and_then(|(group, one)| pool.client().batch(one, *group, items.len(), &mut spares).ok());
+        for (number, item) in (first..).zip(items.items::<I>()) {
+            let what = What::One { piece: Some(self.next_piece()), earlier: Earlier::default() };
+            let note = self.flights.vacant_key();
+            match batch.as_mut().and_then(|batch| batch.submit(note, item)) {
+                Some(Ok(task)) => drop(self.flights.insert(Flight { task, first: number, what })),
+                Some(Err(e)) => {
+                    self.fail(number, what, &TaskError::NotSubmitted(Box::new(SubmitError::from(e).into())))
+                }
+                None => {
+                    // It may have to wait for room.
+                    batch = None;
+                    self.submit(number, what, item);
+                }
+            }
+        }
+        drop(batch);
+        self.spares = spares;
+        self.recycle(items.into_memory());
+        self.refuse(refused);
         has_some
     }
 
@@ -550,8 +604,8 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
     /// Submits this; `item`: the bytes of one by itself.
     fn submit(&mut self, first: u64, what: What, item: &[u8]) {
         match self.send(&what, item) {
-            Ok(ticket) => {
-                self.flights.insert(Flight { ticket, first, what });
+            Ok(task) => {
+                self.flights.insert(Flight { task, first, what });
             }
             Err(e) => self.fail(first, what, &e),
         }
@@ -571,8 +625,8 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         }
     }
 
-    /// Returns the ticket of what is to be the next flight.
-    fn send(&mut self, what: &What, item: &[u8]) -> Result<(usize, TaskId), TaskError> {
+    /// Returns the task of what is to be the next flight.
+    fn send(&mut self, what: &What, item: &[u8]) -> Result<TaskId, TaskError> {
         let (client, note) = (self.pool.client(), self.flights.vacant_key());
         let sent = self.sending().and_then(|sending| {
             let again;
@@ -589,7 +643,8 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                     (&again, item)
                 }
             };
-            client.submit_in(Member { group: sending.group, note }, s, payload)
+            let (_, task) = client.submit_in(Member { group: sending.group, note }, s, payload)?;
+            Ok(task)
         });
         sent.map_err(|e| {
             // Not for its size: then others may still be possible.
@@ -598,47 +653,57 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         })
     }
 
-    /// Waits for one of the flights, and takes its results. `None`: they are among the finished ones.
-    fn land(&mut self) -> Option<Came<O>> {
+    /// Waits for some of the flights, and takes their results, which are among the finished ones then.
+    fn land(&mut self) {
         let pool = self.pool;
         let Some(Sending { group, .. }) = self.sending else { unreachable!("something is under way") };
-        let mut copy = Copied::default();
-        let landed = match self.size.is_fixed {
-            // Nothing need be known but the results.
-            true => pool.client().any_at_once(group, &mut copy),
-            false => Ok(None),
-        };
-        let landed = match landed {
-            Ok(Some((note, len))) => return Some(self.went_well(note, &bytemuck::cast_slice(&copy)[..len])),
-            Ok(None) => pool.client().wait_any(group, self.flights.iter().map(|(_, flight)| flight.ticket.1)),
-            Err(lost) => Err(lost),
-        };
-        match landed {
-            Ok((note, done)) => {
-                let ran = done.ending.times.ran(&pool.client().endpoint().segment().table().clock);
-                self.size.learn(self.flights[note].len(), ran);
-                match done.bytes() {
-                    Ok(bytes) if done.outcome == Outcome::Completed && done.status == STATUS_OK => {
-                        Some(self.went_well(note, bytes))
-                    }
-                    _ => {
-                        self.went_badly(note, &done);
-                        None
-                    }
+        let clock = &pool.client().endpoint().segment().table().clock;
+        let unknown = |note: usize| Corrupted::new("ticket of a finished task", note, group as u64);
+        loop {
+            let mut spares = std::mem::take(&mut self.spares);
+            let landed = pool.client().land(group, SEVERAL, &mut spares, |note, finished| {
+                let flight = self.flights.get(note).ok_or_else(|| unknown(note))?;
+                if !self.size.is_fixed {
+                    self.size.learn(flight.len(), finished.times().ran(clock));
                 }
+                let bytes = finished.output()?;
+                let came = self.went_well(note, bytes);
+                self.finished.push_back(came);
+                Ok(())
+            });
+            self.spares = spares;
+            if landed == Ok(false) && !self.finished.is_empty() {
+                return;
             }
-            Err(lost) => {
-                self.is_over = true;
-                let why = pool.client().why(lost);
-                for Flight { ticket, first, what } in std::mem::take(&mut self.flights).into_iter().map(|(_, f)| f) {
-                    pool.client().forget(ticket.0);
-                    self.fail(first, what, &why);
+            let own = self.flights.iter().map(|(_, flight)| flight.task);
+            match landed.and_then(|_| pool.client().wait_any(group, own)) {
+                Ok(None) => {}
+                Ok(Some((note, _))) if !self.flights.contains(note) => return self.lose(unknown(note).into()),
+                Ok(Some((note, done))) => {
+                    self.size.learn(self.flights[note].len(), done.ending.times.ran(clock));
+                    match done.bytes() {
+                        Ok(bytes) if done.outcome == Outcome::Completed && done.status == STATUS_OK => {
+                            let came = self.went_well(note, bytes);
+                            self.finished.push_back(came);
+                        }
+                        _ => self.went_badly(note, &done),
+                    }
+                    return;
                 }
-                for (number, _, earlier) in std::mem::take(&mut self.again) {
-                    self.fail(number, What::One { piece: None, earlier }, &why);
-                }
-                None
+                Err(lost) => return self.lose(lost),
             }
+        }
+    }
+
+    /// Nothing will come any more.
+    fn lose(&mut self, lost: Lost) {
+        self.is_over = true;
+        let why = self.pool.client().why(lost);
+        for (_, Flight { first, what, .. }) in std::mem::take(&mut self.flights) {
+            self.fail(first, what, &why);
+        }
+        for (number, _, earlier) in std::mem::take(&mut self.again) {
+            self.fail(number, What::One { piece: None, earlier }, &why);
         }
     }
 
