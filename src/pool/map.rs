@@ -44,6 +44,9 @@ const WEIGHT: usize = 256 << 10;
 /// Items in a chunk, at most.
 const MOST: usize = 1 << 16;
 
+/// Items of fixed chunks that may be under way even if that is more than a few chunks, as long as they weigh no more than one
+/// chunk may.
+const LIGHT: usize = 256;
 /// Tasks that are submitted or taken under one lock, at most.
 const SEVERAL: usize = 32;
 /// Bytes of memory of a chunk that are kept for the next, at most.
@@ -54,7 +57,8 @@ type Output<O> = Result<<O as Wire>::Owned, TaskError>;
 /// What [`Submitter::map`] returns: an iterator over the results, in the order of the inputs. Nothing is submitted before the
 /// first is asked for. Dropped before its end, it cancels what has not begun.
 ///
-/// By default about four chunks per worker are under way, and tasks that say nothing of their time ([timeout, heartbeat,
+/// By default about four chunks per worker are under way (more, where their size is [given](Self::chunk_size) and they are small: 256
+/// items or 256 KiB), and tasks that say nothing of their time ([timeout, heartbeat,
 /// expiry, back-off](TaskOptions)) are sent in chunks. If a worker dies over a chunk, the item that it was at has used up an attempt;
 /// those before it are done, and those behind it are sent again, one by one. One whose result has no room beside those before it,
 /// for which theirs were too small, runs a second time, alone.
@@ -125,7 +129,8 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
             options: TaskOptions::new(),
             inputs: inputs.fuse(),
             size: Size { items: 1, is_fixed: false },
-            in_flight: 4 * pool.width().max(2),
+            in_flight: None,
+            weight: WEIGHT,
             sending: None,
             next: 0,
             piece: 0,
@@ -193,7 +198,7 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
         self
     }
 
-    /// How many chunks are under way at once.
+    /// How many chunks are under way at once, in place of the default: of so many the inputs have been taken.
     ///
     /// # Panics
     /// For 0.
@@ -209,7 +214,7 @@ impl<'p, I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'p, I, O, T> {
     /// ```
     pub fn in_flight(mut self, chunks: usize) -> Self {
         assert!(chunks > 0, "with nothing under way nothing is done");
-        self.engine.in_flight = chunks;
+        self.engine.in_flight = Some(chunks);
         self
     }
 }
@@ -254,7 +259,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Map<'_, I, O, T> {
             }
             // What is kept for its turn is bounded too.
             let kept = self.engine.next - self.turn;
-            let is_much = kept > 4 * (self.engine.in_flight * self.engine.size.items) as u64;
+            let is_much = kept > 4 * (self.engine.in_flight() * self.engine.size.items) as u64;
             let (piece, early) = match self.engine.step(!is_much)? {
                 Came::Values { piece, values, .. } => (piece, Early::Values(values)),
                 Came::One { piece: Some(piece), result, .. } if piece == self.piece => {
@@ -350,7 +355,10 @@ struct Engine<'p, I: Wire, O: Wire, T: Iterator> {
     sending: Option<Sending>,
     inputs: Fuse<T>,
     size: Size,
-    in_flight: usize,
+    /// If somebody said.
+    in_flight: Option<usize>,
+    /// Bytes of the last item that was sent by itself.
+    weight: usize,
     /// The number of the next input.
     next: u64,
     /// The number of the next piece.
@@ -460,7 +468,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             if let Some(finished) = self.finished.pop_front() {
                 return Some(finished);
             }
-            while self.flights.len() < self.in_flight
+            while self.flights.len() < self.in_flight()
                 && (self.submit_again() || may_take_inputs && !self.is_over && self.submit_next())
             {}
             if self.finished.is_empty() {
@@ -470,6 +478,14 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
                 self.land();
             }
         }
+    }
+
+    /// How many tasks may be under way. Those of a fixed size may be so short that there have to be many, which is no matter as long
+    /// as they are small.
+    fn in_flight(&self) -> usize {
+        let few = 4 * self.pool.width().max(2);
+        let light = LIGHT.min(WEIGHT / self.weight.max(1)) / self.size.items;
+        self.in_flight.unwrap_or(if self.size.is_fixed { few.max(light) } else { few })
     }
 
     /// These have been given.
@@ -500,7 +516,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             most = most.min(left / (2 * self.pool.width()) + 1);
         }
         let first = self.next;
-        let vacant = self.in_flight - self.flights.len();
+        let vacant = self.in_flight() - self.flights.len();
         if most == 1 && self.size.is_fixed && vacant > 1 {
             return self.submit_several(vacant.min(SEVERAL));
         }
@@ -558,6 +574,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         let first = self.next;
         let (items, refused) = self.gather(most);
         let has_some = items.len() > 0 || refused.is_some();
+        self.weight = items.weight() / items.len().max(1);
         let pool = self.pool;
         let mut spares = std::mem::take(&mut self.spares);
         let sending = self.sending().map(|sending| (sending.group, sending.one)).ok();
