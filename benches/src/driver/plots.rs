@@ -20,8 +20,8 @@ pub(crate) struct Plot {
     pub(crate) file: String,
 }
 
-/// A line: what it is of, and its points.
-type Line<'r> = (&'r Row, Vec<(f64, f64)>);
+/// A line: whose it is, the table that it is from, and its points.
+type Line<'r> = (&'r Row, &'r Measured, Vec<(f64, f64)>);
 
 pub(crate) fn draw(results: &Results, into: &Path) -> Result<Vec<Plot>> {
     let mut plots = Vec::new();
@@ -32,7 +32,7 @@ pub(crate) fn draw(results: &Results, into: &Path) -> Result<Vec<Plot>> {
                    show: fn(f64) -> String,
                    lines: Vec<Line<'_>>|
      -> Result<()> {
-        let lines: Vec<_> = lines.into_iter().filter(|(_, points)| points.len() > 1).collect();
+        let lines: Vec<_> = lines.into_iter().filter(|(_, _, points)| points.len() > 1).collect();
         if !lines.is_empty() {
             chart(&into.join(file), title, axes, show, &lines)?;
             plots.push(Plot { letter, title: title.to_owned(), file: file.to_owned() });
@@ -48,7 +48,7 @@ pub(crate) fn draw(results: &Results, into: &Path) -> Result<Vec<Plot>> {
                 &title,
                 ["time of a trip", "trips that took longer"],
                 ns,
-                table.rows.iter().map(slower).collect(),
+                table.rows.iter().map(|row| (row, table, slower(row))).collect(),
             )?;
         }
     }
@@ -67,14 +67,14 @@ fn value(case: &str, key: &str) -> Option<f64> {
 }
 
 /// For each time the share of trips that took longer.
-fn slower(row: &Row) -> Line<'_> {
+fn slower(row: &Row) -> Vec<(f64, f64)> {
     let n = row.distribution.len();
     // A few hundred points, close together towards the slow end.
     let ranks = (0..300).map(|i| n - (n as f64).powf(1.0 - f64::from(i) / 300.0) as usize);
     let mut points: Vec<_> =
         ranks.filter(|r| *r < n).map(|r| (row.distribution[r], (n - r) as f64 / n as f64)).collect();
     points.dedup();
-    (row, points)
+    points
 }
 
 /// The medians of several tables, by what tells them apart.
@@ -82,10 +82,11 @@ fn across<'r>(tables: impl Iterator<Item = &'r Measured>, x: impl Fn(&str) -> Op
     let mut lines: Vec<Line<'r>> = Vec::new();
     for table in tables {
         for row in table.rows.iter().filter(|r| r.unit.is_some()) {
-            let Some(point) = x(&table.case).map(|x| (x, row.quantile(0, 0.5))) else { continue };
-            match lines.iter_mut().find(|(r, _)| r.peer == row.peer) {
-                Some((_, points)) => points.push(point),
-                None => lines.push((row, vec![point])),
+            let (Some(x), Some(spread)) = (x(&table.case), row.spread(0)) else { continue };
+            let point = (x, spread.median);
+            match lines.iter_mut().find(|(r, _, _)| r.peer == row.peer) {
+                Some((_, _, points)) => points.push(point),
+                None => lines.push((row, table, vec![point])),
             }
         }
     }
@@ -122,7 +123,7 @@ fn draw_on(
     lines: &[Line<'_>],
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
     area.fill(&WHITE).map_err(|e| e.to_string())?;
-    let points = || lines.iter().flat_map(|line| &line.1);
+    let points = || lines.iter().flat_map(|line| &line.2);
     let range = |of: fn(&(f64, f64)) -> f64| {
         let (least, most) = points().map(of).fold((f64::INFINITY, 0.0f64), |(a, b), v| (a.min(v), b.max(v)));
         (least * 0.9..most * 1.1).log_scale()
@@ -148,7 +149,7 @@ fn draw_on(
         })
         .draw()
         .map_err(|e| e.to_string())?;
-    for (i, (row, points)) in lines.iter().enumerate() {
+    for (i, (row, table, points)) in lines.iter().enumerate() {
         // Ours, and the limit, are to be found at once.
         let style: ShapeStyle = match row.peer.as_str() {
             "pool" => RED.stroke_width(3),
@@ -159,8 +160,9 @@ fn draw_on(
         chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(|e| e.to_string())?;
         let y = 50 + 22 * i as i32;
         legend.draw(&PathElement::new([(0, y), (25, y)], style)).map_err(|e| e.to_string())?;
-        let name = row.title().replace(['*', '`'], "");
-        let name = name.split(", ").next().unwrap_or_default().to_owned();
+        let name = row.title(&table.case).replace(['*', '`'], "");
+        // What stands behind it is for tables.
+        let name = name.split([',', ':']).next().unwrap_or_default().to_owned();
         legend.draw(&Text::new(name, (32, y - 6), ("sans-serif", 13))).map_err(|e| e.to_string())?;
     }
     Ok(())

@@ -48,7 +48,7 @@ pub(crate) fn run(case: &Case) -> Result<Figures> {
             Ok(Some((Unit::Bytes, vec![(all - one) / (workers - 1) as f64])))
         }
         Case::Rest { seconds, workers } => rest(seconds, workers),
-        Case::Recovery { n } => recovery(n),
+        Case::Recovery { workers, n } => recovery(workers, n),
         Case::Respawn { n } => respawn(n),
         Case::Lane { .. } => Ok(None),
     }
@@ -225,7 +225,7 @@ fn kill_now(pid: u32) -> Result<u64> {
     Ok(killed)
 }
 
-fn recovery(n: u64) -> Result<Figures> {
+fn recovery(workers: usize, n: u64) -> Result<Figures> {
     // SAFETY: an atomic.
     let running: &AtomicU64 = &unsafe { shared(1) }?[0];
     let mut tasks = Tasks::new();
@@ -238,7 +238,7 @@ fn recovery(n: u64) -> Result<Figures> {
             spin_loop(); // until it is killed
         }
     });
-    let pool = Pool::builder().workers(2).fork(tasks)?;
+    let pool = Pool::builder().workers(workers).fork(tasks)?;
     let options = TaskOptions::new().attempts(2);
     let mut values = Vec::new();
     for _ in 0..n {

@@ -6,6 +6,7 @@ use crate::{
     measure::{self, Answer, End, Link, Message, Side, bytes_of, message},
     stage::{Cpus, Partner, Wait, pin, shared},
 };
+use shmworker_benches::{Unit, quantile};
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -66,7 +67,12 @@ impl End for RawEnd {
 
 pub(crate) fn run(case: &Case) -> Result<Figures> {
     match *case {
-        // It has no queue.
+        // It has room for one: as many as there is time for, one after another.
+        Case::Throughput { workers: 1, n, .. } => {
+            let one = Case::RoundTrip { placement: Placement::TwoCores, n, each: false };
+            let trips = measure::link::<Raw>(&one)?;
+            Ok(trips.map(|(_, ns)| (Unit::PerS, vec![1e9 / quantile(ns, 0.5)])))
+        }
         Case::Throughput { .. } => Ok(None),
         Case::Payload { bytes, mode, n } => payload(bytes, mode, n),
         _ => measure::link::<Raw>(case),
@@ -141,6 +147,7 @@ fn payload(bytes: usize, mode: Mode, n: u64) -> Result<Figures> {
 /// Reading a payload once, in the process that has it.
 pub(crate) fn run_read(case: &Case) -> Result<Figures> {
     let Case::Payload { bytes, mode: Mode::InPlace, n } = *case else { return Ok(None) };
+    pin(Cpus::of(Placement::OneCore)?.here)?;
     let mut words = vec![0; bytes / 8];
     measure::in_place(bytes, Mode::InPlace, n, |write| {
         write(&mut words);
