@@ -118,7 +118,7 @@ pub(crate) fn plan(short: bool, letters: &[String], names: &[String]) -> Result<
                 .collect(),
         });
     };
-    let tasks = |p: &Peer| !matches!(p.name, "read" | "lane" | "vyukov");
+    let tasks = |p: &Peer| !matches!(p.name, "read" | "lane" | "vyukov" | "mp_pool_64");
     let named = |names: &'static [&'static str]| move |p: &Peer| names.contains(&p.name);
 
     let trips = if short { 2000 } else { 20_000 };
@@ -133,16 +133,21 @@ pub(crate) fn plan(short: bool, letters: &[String], names: &[String]) -> Result<
         tasks(p) && p.name != "pair"
     });
 
-    let many = if short { 50_000 } else { 1_000_000 };
+    let many = if short { 200_000 } else { 2_000_000 };
     let rate = |workers| format!("throughput workers={workers} outstanding=1024 n={many}");
-    let streams = |p: &Peer| tasks(p) && !matches!(p.name, "raw" | "raw_line" | "futex" | "raw_sync" | "pair");
+    let carries = |p: &Peer| tasks(p) && !matches!(p.name, "raw" | "raw_line" | "futex" | "raw_sync" | "pair");
+    let streams = |p: &Peer| carries(p) || p.name == "mp_pool_64";
     // With more workers these would spin where others want to run.
     let two_sides = named(&["raw", "pair"]);
     add("b", &[("1 worker", rate(1))], &|p| streams(p) || two_sides(p));
-    let crews = [2, 4, 16, 64].into_iter().filter(|workers| !short || matches!(workers, 2 | 64));
-    let titles: Vec<_> = crews.map(|workers| (format!("{workers} workers"), rate(workers))).collect();
-    let crews: Vec<_> = titles.iter().map(|(title, case)| (title.as_str(), case.clone())).collect();
-    add("b", &crews, &streams);
+    let crews: &[(&str, usize)] = if short {
+        &[("2 workers", 2), ("64 workers", 64)]
+    } else {
+        &[("2 workers", 2), ("4 workers", 4), ("16 workers", 16), ("64 workers", 64)]
+    };
+    let crews: Vec<_> = crews.iter().map(|&(title, workers)| (title, rate(workers))).collect();
+    // loky takes ten seconds to start 64.
+    add("b", &crews, &|p| streams(p) && !(short && p.name == "loky"));
 
     let rings = named(&["lane", "array_queue", "vyukov"]);
     add("l", &[("push and pop, one process", "lane contended=false".into())], &rings);
@@ -151,7 +156,7 @@ pub(crate) fn plan(short: bool, letters: &[String], names: &[String]) -> Result<
 
     let sizes: &[usize] =
         if short { &[1 << 20] } else { &[64, 1 << 10, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24] };
-    let carriers = |p: &Peer| streams(p) && p.kind != Kind::Threads && p.name != "mp_pool_64" || p.name == "raw";
+    let carriers = |p: &Peer| carries(p) && p.kind != Kind::Threads || p.name == "raw";
     for &bytes in sizes {
         let n = if short { 100 } else { 1000 };
         let payload = |mode| format!("payload bytes={bytes} mode={mode} n={n}");

@@ -290,8 +290,8 @@ pub(crate) fn window(
         Ok((received - first, start.elapsed()))
     };
     // Each descriptor, slot and page is used a few times first.
-    go(n / 4, LIMIT / 2)?;
-    let (done, took) = go(n, 2 * LIMIT)?;
+    go(n / 4, LIMIT / 4)?;
+    let (done, took) = go(n, LIMIT)?;
     while received < sent {
         sum = sum.wrapping_add(receive()?);
         received += 1;
