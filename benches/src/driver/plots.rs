@@ -123,24 +123,29 @@ fn draw_on(
     lines: &[Line<'_>],
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
     area.fill(&WHITE).map_err(|e| e.to_string())?;
+    let is_share = y_axis.starts_with("trips");
     let points = || lines.iter().flat_map(|line| &line.2);
-    let range = |of: fn(&(f64, f64)) -> f64| {
+    // Workers and bytes double.
+    let base = if is_share { 10.0 } else { 2.0 };
+    let range = |of: fn(&(f64, f64)) -> f64, base| {
         let (least, most) = points().map(of).fold((f64::INFINITY, 0.0f64), |(a, b), v| (a.min(v), b.max(v)));
-        (least * 0.9..most * 1.1).log_scale()
+        (least * 0.9..most * 1.1).log_scale().base(base)
     };
     let unit = lines[0].0.unit.unwrap_or(Unit::Ns);
-    let is_share = y_axis.starts_with("trips");
     let (left, legend) = area.split_horizontally(800);
     let mut chart = ChartBuilder::on(&left)
         .caption(title, ("sans-serif", 20))
         .margin(10)
+        .margin_right(25)
         .x_label_area_size(45)
-        .y_label_area_size(80)
-        .build_cartesian_2d(range(|p| p.0), range(|p| p.1))
+        .y_label_area_size(95)
+        .build_cartesian_2d(range(|p| p.0, base), range(|p| p.1, 10.0))
         .map_err(|e| e.to_string())?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
+        .label_style(("sans-serif", 14))
+        .axis_desc_style(("sans-serif", 16))
         .x_desc(x_axis)
         .y_desc(y_axis)
         .x_label_formatter(&|x| show_x(*x))
@@ -154,8 +159,13 @@ fn draw_on(
         let style: ShapeStyle = match row.peer.as_str() {
             "pool" => RED.stroke_width(3),
             "raw" | "futex" => BLACK.stroke_width(3),
-            // From yellow over green and blue to purple, neighbours far apart (by the golden ratio): all but the red of ours.
-            _ => HSLColor(0.12 + 0.75 * (i as f64 * 0.618).fract(), 0.8, 0.42).stroke_width(1),
+            "raw_line" | "read" => BLACK.stroke_width(1),
+            // The same in each plot. From yellow over green and blue to purple, neighbours far apart (by the golden ratio):
+            // all but the red of ours.
+            name => {
+                let place = plan::PEERS.iter().position(|p| p.name == name).unwrap_or_default() as f64;
+                HSLColor(0.12 + 0.75 * (place * 0.618).fract(), 0.8, 0.42).stroke_width(1)
+            }
         };
         chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(|e| e.to_string())?;
         let y = 50 + 22 * i as i32;
@@ -163,7 +173,7 @@ fn draw_on(
         let name = row.title(&table.case).replace(['*', '`'], "");
         // What stands behind it is for tables.
         let name = name.split([',', ':']).next().unwrap_or_default().to_owned();
-        legend.draw(&Text::new(name, (32, y - 6), ("sans-serif", 13))).map_err(|e| e.to_string())?;
+        legend.draw(&Text::new(name, (32, y - 6), ("sans-serif", 15))).map_err(|e| e.to_string())?;
     }
     Ok(())
 }
