@@ -109,7 +109,7 @@ fn chart(
     show_x: fn(f64) -> String,
     lines: &[Line<'_>],
 ) -> Result<()> {
-    let area = SVGBackend::new(file, (1000, 600)).into_drawing_area();
+    let area = SVGBackend::new(file, (1120, 600)).into_drawing_area();
     draw_on(&area, title, [x_axis, y_axis], show_x, lines).map_err(|e| format!("{}: {e}", file.display()))?;
     area.present().map_err(|e| format!("{}: {e}", file.display()))?;
     Ok(())
@@ -157,23 +157,24 @@ fn draw_on(
     for (i, (row, table, points)) in lines.iter().enumerate() {
         // Ours, and the limit, are to be found at once.
         let style: ShapeStyle = match row.peer.as_str() {
-            "pool" => RED.stroke_width(3),
-            "raw" | "futex" => BLACK.stroke_width(3),
-            "raw_line" | "read" => BLACK.stroke_width(1),
+            "pool" => RED.stroke_width(4),
+            "raw" | "futex" => BLACK.stroke_width(4),
+            "raw_line" | "read" => BLACK.stroke_width(2),
             // The same in each plot. From yellow over green and blue to purple, neighbours far apart (by the golden ratio):
             // all but the red of ours.
             name => {
-                let place = plan::PEERS.iter().position(|p| p.name == name).unwrap_or_default() as f64;
-                HSLColor(0.12 + 0.75 * (place * 0.618).fract(), 0.8, 0.42).stroke_width(1)
+                let place = plan::PEERS.iter().position(|p| p.name == name).unwrap_or_default();
+                let hue = 0.12 + 0.75 * (place as f64 * 0.618).fract();
+                HSLColor(hue, 0.8, [0.42, 0.28, 0.58][place % 3]).stroke_width(2)
             }
         };
         chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(|e| e.to_string())?;
         let y = 50 + 22 * i as i32;
         legend.draw(&PathElement::new([(0, y), (25, y)], style)).map_err(|e| e.to_string())?;
         let name = row.title(&table.case).replace(['*', '`'], "");
-        // What stands behind it is for tables.
-        let name = name.split([',', ':']).next().unwrap_or_default().to_owned();
-        legend.draw(&Text::new(name, (32, y - 6), ("sans-serif", 15))).map_err(|e| e.to_string())?;
+        // What it does, behind a colon, is for tables.
+        let name = name.split(':').next().unwrap_or_default().to_owned();
+        legend.draw(&Text::new(name, (32, y - 6), ("sans-serif", 14))).map_err(|e| e.to_string())?;
     }
     Ok(())
 }

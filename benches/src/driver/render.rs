@@ -106,7 +106,7 @@ pub(crate) fn page(
     Ok(page)
 }
 
-/// All tables, for a terminal.
+/// All that was measured, for a terminal.
 pub(crate) fn tables(results: &Results, targets: &[Target]) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     for (letter, heading, _) in SECTIONS {
@@ -114,11 +114,11 @@ pub(crate) fn tables(results: &Results, targets: &[Target]) -> Result<String, st
             write!(text, "\n{heading}\n\n{}", section(results, letter)?)?;
         }
     }
-    write!(text, "\n{}", table_of(targets)?)?;
+    write!(text, "\n{}", table_of(targets.iter().filter(|target| target.is.is_some()))?)?;
     Ok(text)
 }
 
-fn table_of(targets: &[Target]) -> Result<String, std::fmt::Error> {
+fn table_of<'t>(targets: impl IntoIterator<Item = &'t Target>) -> Result<String, std::fmt::Error> {
     let mut table = String::from("| target | | bound | aim | measured | verdict |\n|---|---|---|---|---|---|\n");
     for target in targets {
         let word = if target.sense == Sense::AtMost { "at most" } else { "at least" };
