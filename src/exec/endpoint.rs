@@ -18,7 +18,7 @@ use crate::{
         participant::{Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         task_clock::TaskClock,
-        word::{Outcome, Phase},
+        word::{Outcome, Phase, Task},
     },
     mem::segment::{NoSpace, Segment},
     sync::{Acquire, AtomicU64, Bell, Inline, Relaxed, Release},
@@ -29,7 +29,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
     slice,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// What a worker says of a task that it completed, beside the output. 0 is success; the rest belongs to the kind of task.
@@ -113,6 +113,8 @@ pub(crate) struct Endpoint {
     /// CPUs that this process may use.
     cpus: usize,
     is_orphaned: AtomicBool,
+    /// [`share`](Self::share)
+    is_shared: AtomicBool,
     /// Why the coordinator has gone, if it, or somebody, said.
     why_orphaned: OnceLock<String>,
     /// Who reads or replaces the checkpoint of a task: its threads share a task, and slots a lock.
@@ -160,6 +162,7 @@ impl Endpoint {
             spin,
             cpus,
             is_orphaned: AtomicBool::new(false),
+            is_shared: AtomicBool::new(true),
             why_orphaned: OnceLock::new(),
             keeping: Default::default(),
             _own_bell: None,
@@ -223,7 +226,7 @@ impl Endpoint {
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
         let guard = Guard { endpoint: self, task };
         let payload = self.place(task, len, &self.descriptor(task).input)?;
-        Ok(Draft { guard, payload })
+        Ok(Draft { guard, ready: task.ready(), payload })
     }
 
     fn check_draft(&self, len: usize) -> Result<(), SubmitError> {
@@ -372,7 +375,7 @@ impl Endpoint {
         debug_assert!(len <= INLINE);
         let payload = Payload::new(None, len as u32);
         self.descriptor(task).input.store(payload.0, Relaxed);
-        Draft { guard: Guard { endpoint: self, task }, payload }
+        Draft { guard: Guard { endpoint: self, task }, ready: task.ready_anew(), payload }
     }
 
     /// Gives back what was kept.
@@ -380,12 +383,17 @@ impl Endpoint {
         drop(Guard { endpoint: self, task });
     }
 
+    /// Looks for a while whether a result has come, or `stop` is true. `Err`: when it began to.
+    pub(crate) fn look_out(&self, stop: impl Fn() -> bool) -> Result<(), Instant> {
+        let look = || Ok::<_, std::convert::Infallible>((self.may_have_results() || stop()).then_some(()));
+        let Ok(found) = self.spin.wait(self.is_crowded(), look);
+        found
+    }
+
     /// Sleeps until a result may have come, or `timeout` is over; looks for a while before that.
     /// `last_look`: as for [`park`](Self::park).
     pub(crate) fn rest(&self, timeout: Option<Duration>, last_look: impl Fn() -> bool) {
-        let look = || Ok::<_, std::convert::Infallible>((self.may_have_results() || last_look()).then_some(()));
-        let Ok(found) = self.spin.wait(self.is_crowded(), look);
-        if let Err(began) = found {
+        if let Err(began) = self.look_out(&last_look) {
             self.park(&[], timeout, last_look);
             self.spin.took(began.elapsed());
         }
@@ -506,13 +514,22 @@ impl Endpoint {
     /// report, and by it a death is no failure at start.
     pub(crate) fn count(&self) {
         // Relaxed: from threads of this process only, and read once that is dead.
-        self.table().participants[self.name.id() as usize].finished.fetch_add(1, Relaxed);
+        let finished = &self.table().participants[self.name.id() as usize].finished;
+        match self.is_shared.load(Relaxed) {
+            true => drop(finished.fetch_add(1, Relaxed)),
+            false => finished.store(finished.load(Relaxed) + 1, Relaxed),
+        }
     }
 
     /// For who has claimed after a park, which may have been ended for the sake of another task: wakes the next worker if
     /// something is left. [`Self::next`] does it by itself.
     pub(crate) fn wake_next(&self, queues: &[LaneId]) {
         self.table().wake_next(&self.cursors, queues);
+    }
+
+    /// Whether more than one thread of this process counts. If none says, it does.
+    pub(crate) fn share(&self, is_shared: bool) {
+        self.is_shared.store(is_shared, Relaxed);
     }
 
     /// Ends a park of this same participant, from another of its threads.
@@ -534,14 +551,16 @@ impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
     }
 }
 
-/// A descriptor that this participant has RESERVED and keeps for its next submission: to be used or
-/// [given up](Endpoint::give_up). A death leaves what it leaves of a submission that is being filled.
+/// A descriptor that this participant has RESERVED, still in the life of a task that is over, and keeps for its next submission: to
+/// be used or [given up](Endpoint::give_up). A death leaves what it leaves of a submission that is being filled.
 #[derive(Debug)]
 pub(crate) struct Spare(Owned);
 
 /// A submission being filled.
 pub(crate) struct Draft<'e> {
     guard: Guard<&'e Endpoint>,
+    /// The word of the task that it is to be.
+    ready: Task,
     /// What the descriptor says as well, where others might change it.
     payload: Payload,
 }
@@ -612,7 +631,7 @@ impl Draft<'_> {
 
     /// The task that it is to be.
     pub(crate) fn id(&self) -> TaskId {
-        self.guard.task.id()
+        Owned { word: self.ready, ..self.guard.task }.id()
     }
 
     fn fill_and_submit(mut self, s: Submission, payload: &[u8]) -> Result<TaskId, SubmitError> {
@@ -628,7 +647,7 @@ impl Draft<'_> {
     /// As [`submit`](Self::submit), with this tag.
     #[inline]
     pub(crate) fn submit_as(self, s: &Submission, tag: u64) -> Result<TaskId, Corrupted> {
-        let guard = ManuallyDrop::new(self.guard);
+        let (guard, ready) = (ManuallyDrop::new(self.guard), self.ready);
         let (endpoint, task) = (guard.endpoint, guard.task);
         endpoint.table().check_owned(endpoint.name, task)?;
         let d = endpoint.descriptor(task);
@@ -660,7 +679,7 @@ impl Draft<'_> {
             To::Queue(q) => (table.queue(q), None),
             To::Participant(name) => (table.private(table.check_participant(name)?), Some(name)),
         };
-        table.publish(&endpoint.cursors, endpoint.name, task, lane, addressee)
+        table.publish(&endpoint.cursors, endpoint.name, task, ready, lane, addressee)
     }
 }
 
@@ -1059,7 +1078,7 @@ impl Finished<'_> {
     /// [`Corrupted`] if its word or a payload field is damaged.
     pub(crate) fn renew(self) -> Result<Spare, Corrupted> {
         let guard = ManuallyDrop::new(self.guard);
-        guard.endpoint.table().renew(guard.task).map(Spare)
+        guard.endpoint.table().renew(guard.task).map(|()| Spare(guard.task))
     }
 
     /// The same for as long as it is wanted. `endpoint` is its own.

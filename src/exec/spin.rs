@@ -62,8 +62,8 @@ impl Spin {
         if let Some(found) = look()? {
             return Ok(Ok(found));
         }
-        let began = Instant::now();
         if is_crowded {
+            let began = Instant::now();
             // What is waited for comes sooner if others run: without a sleep and its wake, if they only wait for the CPU.
             for _ in 0..YIELDS {
                 std::thread::yield_now();
@@ -74,12 +74,17 @@ impl Spin {
             return Ok(Err(began));
         }
         let budget = Duration::from_nanos(self.budget.load(Relaxed).min(self.most));
+        if budget.is_zero() {
+            return Ok(Err(Instant::now()));
+        }
         let close = self.close.load(Relaxed);
-        if close >= DENSE && !budget.is_zero() {
+        if close >= DENSE {
             (0..GATHER).for_each(|_| spin_loop());
         }
+        let mut began = None;
         for i in 0.. {
-            if i % LOOKS == 0 && began.elapsed() >= budget {
+            // Not before the first looks: to ask for the time takes as long as some of them.
+            if i > 0 && i % LOOKS == 0 && began.get_or_insert_with(Instant::now).elapsed() >= budget {
                 break;
             }
             if let Some(found) = look()? {
@@ -90,7 +95,7 @@ impl Spin {
             if i < POLITE { spin_loop() } else { std::thread::yield_now() }
         }
         self.close.store(0, Relaxed);
-        Ok(Err(began))
+        Ok(Err(began.unwrap_or_else(Instant::now)))
     }
 
     /// So long it took in all until something came, sleep included.

@@ -552,7 +552,8 @@ impl<'e> Play<'e> {
         let Some((mut draft, len)) = self.actors[who].as_mut().and_then(|a| a.drafts.pop()) else { return };
         let (tag, target, life) = (self.tasks.len(), self.target(arg), self.life(who).expect("whose draft it was"));
         let s = Submission { to: target.0, kind: tag as u32, tag: tag as u64, ..particular(arg) };
-        let answer = self.act(who, k, Did::Nothing, |_| {
+        // What it was kept from is over with this.
+        let answer = self.act(who, k, Did::Release(life), |_| {
             draft.payload()?.iter_mut().zip(input(tag, len)).for_each(|(byte, value)| *byte = value);
             Ok(draft.submit(s)?)
         });
@@ -636,7 +637,8 @@ impl<'e> Play<'e> {
     }
 
     fn drop_draft(&mut self, who: usize, k: u32) {
-        self.act(who, k, Did::Nothing, |a| match a.drafts.pop() {
+        let Some(life) = self.life(who) else { return };
+        self.act(who, k, Did::Release(life), |a| match a.drafts.pop() {
             Some(draft) => drop(draft),
             None => a.spares.pop().into_iter().for_each(|spare| a.endpoint.give_up(spare)),
         });
@@ -699,14 +701,12 @@ impl<'e> Play<'e> {
         }
     }
 
-    /// Releases a result and keeps its descriptor.
+    /// Keeps the descriptor of a result.
     fn renew(&mut self, who: usize, k: u32) {
-        if let Some(life) = self.life(who) {
-            self.act(who, k, Did::Release(life), |a| {
-                let spare = a.finished.pop().map(|finished| finished.renew().expect("undamaged"));
-                a.spares.extend(spare);
-            });
-        }
+        self.act(who, k, Did::Nothing, |a| {
+            let spare = a.finished.pop().map(|finished| finished.renew().expect("undamaged"));
+            a.spares.extend(spare);
+        });
     }
 
     // ---- workers ----------------------------------------------------------------------------------------------------

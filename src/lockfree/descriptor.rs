@@ -17,8 +17,8 @@
 //!     └─────────────────┴────────────────────────── release ──────────────────────────────────────┘
 //! ```
 //!
-//! A submitter that keeps a descriptor *renews* it: RESERVED → RESERVED of the next generation, which is release and reserve in
-//! one. Recovery adopts a RESERVED one in its generation, and releases it.
+//! A submitter that keeps a descriptor *renews* it: from the RESERVED of the life that is over it publishes the READY of the next
+//! one, which is release, reserve and publish in one. Recovery adopts a RESERVED one in its generation, and releases it.
 //!
 //! # Words
 //!

@@ -63,9 +63,7 @@
 //! | `give_back` | the exchange    | READY, no hint, a time unheard        | the sweep; the tick after each death  |
 //! | `cancel`    | the request     | a request that nobody was woken for   | its worker sees it, or recovery       |
 //! | `release`   | freeing blocks  | RESERVED, without its blocks          | recovery releases it                  |
-//! | `renew`     | freeing blocks  | the same                              | recovery releases it                  |
-//! | `renew`     | the exchange    | RESERVED, naming blocks of a life     | recovery releases it: no block is of  |
-//! |             |                 | that is over                          | this life                             |
+//! | `renew`     | freeing blocks  | the same, until it is published       | recovery releases it                  |
 //! | `rescan`    | some hints      | the flag, up still                    | the next rescan                       |
 //! | `park`      | any step        | idle bits, PARKED                     | recovery clears them, the sweep wakes |
 //!
@@ -126,6 +124,16 @@ pub(crate) struct Owned {
 impl Owned {
     pub(crate) fn id(&self) -> TaskId {
         TaskId { index: self.index, generation: self.word.generation() }
+    }
+
+    /// The word of the task that it becomes, RESERVED as it is.
+    pub(crate) const fn ready(&self) -> Task {
+        self.word.to(Phase::Ready, self.word.who())
+    }
+
+    /// The same in its next life, for what was [renewed](Table::renew).
+    pub(crate) fn ready_anew(&self) -> Task {
+        self.word.reborn(self.word.who()).to(Phase::Ready, self.word.who())
     }
 
     /// A number of this attempt, and of hardly another.
@@ -388,7 +396,7 @@ impl<'s> Table<'s> {
         }
     }
 
-    /// RESERVED(me) → READY, hint, wake. The payload and all fields but `lane`, `addressee` and `submitter` are written.
+    /// RESERVED(me) → `ready`, hint, wake. The payload and all fields but `lane`, `addressee` and `submitter` are written.
     ///
     /// # Errors
     /// [`Corrupted`] if the word moved under its owner, or a lane is damaged.
@@ -398,6 +406,7 @@ impl<'s> Table<'s> {
         cursors: &Cursors,
         me: Name,
         task: Owned,
+        ready: Task,
         lane: LaneId,
         addressee: Option<Name>,
     ) -> Result<TaskId, Corrupted> {
@@ -406,14 +415,13 @@ impl<'s> Table<'s> {
         d.addressee.store(addressee.map_or(0, Name::bits), Relaxed);
         d.submitter.store(me.bits(), Relaxed);
         set(&d.exit, 0);
-        let ready = task.word.to(Phase::Ready, me.id());
         let (expires, limits) = (d.expires.load(Relaxed), Limits::of(d.limits.load(Relaxed)));
         self.exchange(task.index, task.word, ready, Release).map_err(|w| self.refused(me, task.index, w))?; // [publish]
         self.announce_ready(cursors, task.index, ready, lane, addressee)?;
         if expires != 0 || limits != Limits::default() {
             self.arm(cursors, limits.first_look(self.now()).min(if expires == 0 { NEVER } else { expires }));
         }
-        Ok(task.id())
+        Ok(TaskId { index: task.index, generation: ready.generation() })
     }
 
     /// Who has made a task READY stores its hint and wakes one who can claim it. `lane` and `addressee` are those of this life.
@@ -557,22 +565,24 @@ impl<'s> Table<'s> {
         Ok(())
     }
 
-    /// RESERVED(me) → RESERVED(me) of the next generation, blocks first: as [`release`](Self::release) and
-    /// [`reserve`](Self::reserve) in one, for who has more to submit. Whoever waits for a descriptor gets none by it.
+    /// Frees what a task refers to, and keeps its descriptor for the next one, which takes no blocks: RESERVED(me) it stays until
+    /// that is published as its next life ([`Owned::ready_anew`]). So release, reserve and publish are one exchange. Whoever waits for
+    /// a descriptor gets none by it.
     ///
     /// # Errors
-    /// As [`release`](Self::release).
+    /// [`Corrupted`] if the word moved under its owner, or a payload field is damaged.
     #[inline]
-    pub(crate) fn renew(&self, task: Owned) -> Result<Owned, Corrupted> {
+    pub(crate) fn renew(&self, task: Owned) -> Result<(), Corrupted> {
+        let word = self.load(task.index);
+        if word != task.word {
+            return Err(moved(task.index, word));
+        }
         let had_blocks = self.free_blocks(task)?;
-        let next = task.word.reborn(task.word.who());
-        // AcqRel: what it was and what it becomes are both its owner's, but a recovery may take it from here.
-        self.exchange(task.index, task.word, next, AcqRel).map_err(|w| moved(task.index, w))?;
         self.reset(task.index);
         if had_blocks {
             self.wake_for_room();
         }
-        Ok(Owned { word: next, ..task })
+        Ok(())
     }
 
     /// Frees what a task refers to. True: that was something.

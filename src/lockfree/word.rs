@@ -185,11 +185,13 @@ pub(crate) fn is_legal(from: Task, to: Task) -> bool {
     let kept = same && to.attempt() == from.attempt();
     match (from.phase(), to.phase()) {
         (Some(Phase::Free), Some(Phase::Reserved)) => to == from.reborn(to.who()),
-        (Some(Phase::Reserved), Some(Phase::Ready)) => kept && to.who() == from.who(),
+        // Its own life, or the next one: released, reserved and published in one.
+        (Some(Phase::Reserved), Some(Phase::Ready)) => {
+            to.who() == from.who() && (kept || to == from.reborn(from.who()).to(Phase::Ready, from.who()))
+        }
         (Some(Phase::Reserved), Some(Phase::Free)) => kept && to.who() == 0,
-        // Adopted by the coordinator after its owner's death, which damage can make its own; or renewed: released and reserved
-        // again in one.
-        (Some(Phase::Reserved), Some(Phase::Reserved)) => kept || to == from.reborn(from.who()),
+        // Adopted by the coordinator after its owner's death, which damage can make its own.
+        (Some(Phase::Reserved), Some(Phase::Reserved)) => kept,
         (Some(Phase::Ready), Some(Phase::Claimed)) => kept,
         (Some(Phase::Ready | Phase::Delayed), Some(Phase::Done(o))) => {
             kept && to.who() == from.who()
@@ -398,12 +400,11 @@ mod tests {
         }
         assert!(is_legal(claimed, Task::new(Phase::Ready, 1, 1, 5)), "an attempt is spent");
         let taken = done.to(Phase::Reserved, 1);
-        for to in [taken.to(Phase::Free, 0), taken.to(Phase::Reserved, 2), taken.reborn(1)] {
+        let anew = |who: u16| taken.reborn(who).to(Phase::Ready, who);
+        for to in [taken.to(Phase::Free, 0), taken.to(Phase::Reserved, 2), taken.to(Phase::Ready, 1), anew(1)] {
             assert!(is_legal(taken, to), "{taken:?} -> {to:?}");
         }
-        for to in
-            [taken.to(Phase::Free, 1), taken.reborn(2), taken.reborn(1).reborn(1), taken.to(Phase::Free, 0).reborn(0)]
-        {
+        for to in [taken.to(Phase::Free, 1), taken.reborn(1), anew(2), anew(1).reborn(1).to(Phase::Ready, 1)] {
             assert!(!is_legal(taken, to), "{taken:?} -> {to:?}");
         }
         assert!(!is_legal(free, ready));

@@ -387,14 +387,19 @@ impl Client {
         self.submit_as(s, Bond::None, len, true, fill)
     }
 
-    /// As [`submit`](Self::submit), in a group.
+    /// As [`submit`](Self::submit), of these bytes.
+    pub(super) fn send(&self, s: &Submission, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
+        self.send_as(s, Bond::None, payload, true)
+    }
+
+    /// As [`send`](Self::send), in a group.
     pub(super) fn submit_in(
         &self,
         member: Member,
         s: &Submission,
         payload: &[u8],
     ) -> Result<(usize, TaskId), PoolError> {
-        self.submit_as(s, Bond::Group(member), payload.len(), true, |place| place.copy_from_slice(payload))
+        self.send_as(s, Bond::Group(member), payload, true)
     }
 
     /// A group of tasks, of which whichever ends first is waited for.
@@ -410,9 +415,24 @@ impl Client {
         }
     }
 
-    /// As [`submit`](Self::submit), but does not wait for room.
+    /// As [`send`](Self::send), but does not wait for room.
     pub(super) fn try_submit(&self, s: &Submission, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
-        self.submit_as(s, Bond::None, payload.len(), false, |place| place.copy_from_slice(payload))
+        self.send_as(s, Bond::None, payload, false)
+    }
+
+    #[inline]
+    fn send_as(
+        &self,
+        s: &Submission,
+        bond: Bond,
+        payload: &[u8],
+        may_wait: bool,
+    ) -> Result<(usize, TaskId), PoolError> {
+        self.check_home()?;
+        match self.shared.send_at_once(s, bond, payload) {
+            Ok(sent) => sent.map_err(|e| SubmitError::from(e).into()),
+            Err(bond) => self.submit_as(s, bond, payload.len(), may_wait, |place| place.copy_from_slice(payload)),
+        }
     }
 
     /// As [`submit`](Self::submit), unless a task with this key is under way: then that one's ticket.
@@ -468,7 +488,8 @@ impl Client {
         self.wait_for(iter::once(task), until, |inbox| inbox.take(tag))
     }
 
-    /// Copies the result of this ticket, if it is there already, small, and went well: its length. Then the ticket is used up.
+    /// Copies the result of this ticket, if it is there or comes soon, is small, and went well: its length. Then the ticket is used
+    /// up.
     pub(super) fn at_once(&self, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Lost> {
         self.check_home()?;
         // Others who wait for the same are to be told that it has come.
@@ -647,6 +668,52 @@ impl Shared {
         Locked { inbox: Some(self.inbox.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
+    /// Submits a small payload in a descriptor that is kept, under one lock. `Err`: that takes longer.
+    ///
+    /// As little as can be comes before the task is published: the rest is done while it is on its way.
+    #[inline]
+    fn send_at_once(
+        &self,
+        s: &Submission,
+        bond: Bond,
+        payload: &[u8],
+    ) -> Result<Result<(usize, TaskId), Corrupted>, Bond> {
+        if payload.len() > INLINE {
+            return Err(bond);
+        }
+        let mut inbox = self.lock();
+        let is_refused = !self.is_workers && self.is_draining() || self.has_enough() || self.endpoint.is_orphaned();
+        let spare = if is_refused { None } else { inbox.spares.pop() };
+        let Some(spare) = spare else { return Err(bond) };
+        let mut draft = self.endpoint.redraft(spare, payload.len());
+        let task = draft.id();
+        let tag = inbox.slots.vacant_key();
+        let filled = draft.payload().map(|place| place.copy_from_slice(payload));
+        let sent = filled.and_then(|()| draft.submit_as(s, tag as u64));
+        // Under the lock, as `is_draining` above: who drains finds this one, or this one finds that the pool drains. And who takes
+        // its result finds its slot.
+        inbox.slots.insert(Slot { handles: sent.is_ok().into(), bond, task, state: State::Waiting(Vec::new()) });
+        self.outstanding.store(self.outstanding.load(Relaxed) + 1, Relaxed);
+        if let Err(e) = &sent {
+            // It may run for all that: nobody has its ticket, then.
+            inbox.end((*e).into());
+            self.tell(&inbox);
+        }
+        self.file_if_due(&mut inbox);
+        Ok(sent.map(|task| (tag, task)))
+    }
+
+    /// Once in a while, for who only submits: before the lane of what has come overflows, which would cost a look at all descriptors.
+    /// And before workers wait long for the room of results that nobody else may come to file.
+    #[inline]
+    fn file_if_due(&self, inbox: &mut Inbox) {
+        inbox.submitted += 1;
+        let is_due = || self.outstanding.load(Relaxed) >= self.most() / 2 || self.endpoint.is_room_wanted();
+        if inbox.submitted.is_multiple_of(FILE_EVERY) && is_due() {
+            self.file(inbox);
+        }
+    }
+
     fn submit(
         &self,
         s: &Submission,
@@ -686,13 +753,7 @@ impl Shared {
         if is_refused() {
             return Err(PoolError::Draining);
         }
-        inbox.submitted += 1;
-        // Before the lane of what has come overflows: that would cost a look at all descriptors. And before workers wait long for
-        // the room of results that nobody else may come to file.
-        let is_due = || self.outstanding.load(Relaxed) >= self.most() / 2 || self.endpoint.is_room_wanted();
-        if inbox.submitted.is_multiple_of(FILE_EVERY) && is_due() {
-            self.file(&mut inbox);
-        }
+        self.file_if_due(&mut inbox);
         if let Bond::Key(key) = &bond
             && let Some(ticket) = self.join(&mut inbox, key)
         {
@@ -840,33 +901,60 @@ impl Shared {
         }
     }
 
-    /// Copies the first result that is `which`, by its slot and ticket, if it is small, went well, and is the next to come, but
-    /// for some that are filed on the way: which it is, and its length. `None`: look into the inbox.
+    /// Copies the first result that is `which`, by its slot and ticket, if it is small, went well, comes soon, and is the next to
+    /// come but for some that are filed on the way: which it is, and its length. `None`: look into the inbox.
     #[inline]
     fn at_once<W>(
         &self,
-        may_be_next: impl FnOnce(&Inbox) -> bool,
+        may_be_next: impl Fn(&Inbox) -> bool,
         which: impl Fn(&Slot, usize) -> Option<W>,
         copy: &mut Copied,
     ) -> Result<Option<(W, usize)>, Lost> {
         let mut inbox = self.lock();
-        // Others who wait are to be told what has come.
-        if !may_be_next(&inbox) || inbox.has_company() {
-            return Ok(None);
+        loop {
+            // Others who wait are to be told what has come.
+            if !may_be_next(&inbox) || inbox.has_company() {
+                return Ok(None);
+            }
+            let found = self.find(&mut inbox, &which, copy);
+            if let Err(e) = &found {
+                // What is damaged may have been another's, who looks for it later.
+                inbox.end((*e).into());
+            }
+            let found = found?;
+            // Who is in a worker runs tasks rather than to look out, and whom it has to wake may wait for this very thread.
+            let may_look = !self.is_workers && inbox.over.is_none() && !inbox.owes_wakes();
+            if found.is_some() || !may_look || !may_be_next(&inbox) {
+                return Ok(found);
+            }
+            let mut looked = Ok(());
+            inbox = self.lead(inbox, |news| looked = self.endpoint.look_out(|| self.news.load(Relaxed) != news));
+            if looked.is_err() {
+                return Ok(None);
+            }
         }
-        let found = self.find(&mut inbox, which, copy);
-        if let Err(e) = &found {
-            // What is damaged may have been another's, who looks for it later.
-            inbox.end((*e).into());
+    }
+
+    /// Waits in the place of all, who has the lead alone, by `wait`, which is given what the news were before: see
+    /// [`tell`](Self::tell). Somebody else may have to lead after that.
+    fn lead<'s>(&'s self, mut inbox: Locked<'s>, wait: impl FnOnce(usize)) -> Locked<'s> {
+        inbox.has_leader = true;
+        let seen = self.news.load(Relaxed);
+        drop(inbox);
+        wait(seen);
+        inbox = self.lock();
+        inbox.has_leader = false;
+        if inbox.waiting > 0 {
+            self.changed.notify_all();
         }
-        Ok(found?)
+        inbox
     }
 
     #[inline]
     fn find<W>(
         &self,
         inbox: &mut Inbox,
-        which: impl Fn(&Slot, usize) -> Option<W>,
+        which: &impl Fn(&Slot, usize) -> Option<W>,
         copy: &mut Copied,
     ) -> Result<Option<(W, usize)>, Corrupted> {
         while let Some(finished) = self.endpoint.take()? {
@@ -1070,7 +1158,7 @@ impl Shared {
     }
 
     /// Sleeps until something may have come; as the leader, if there is none.
-    fn sleep<'s>(&'s self, mut inbox: Locked<'s>, at_most: Option<Duration>) -> Locked<'s> {
+    fn sleep<'s>(&'s self, inbox: Locked<'s>, at_most: Option<Duration>) -> Locked<'s> {
         if inbox.has_leader {
             return self.follow(inbox, at_most);
         }
@@ -1079,18 +1167,9 @@ impl Shared {
             drop(inbox);
             return self.lock();
         }
-        inbox.has_leader = true;
         let at_most = self.nap(&inbox, at_most);
-        let seen = self.news.load(Relaxed); // [`tell`](Self::tell)
-        drop(inbox);
-        self.endpoint.rest(at_most, || self.news.load(Relaxed) != seen);
-        inbox = self.lock();
-        inbox.has_leader = false;
-        // Somebody else may have to lead: this one files what has come, and goes if its own is there.
+        let mut inbox = self.lead(inbox, |seen| self.endpoint.rest(at_most, || self.news.load(Relaxed) != seen));
         self.file(&mut inbox);
-        if inbox.waiting > 0 {
-            self.changed.notify_all();
-        }
         inbox
     }
 

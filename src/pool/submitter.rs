@@ -75,8 +75,7 @@ impl Submitter {
         const PLAIN: Submission = USUAL.submission(0, 0);
         tasks::check(&self.signatures, task)?;
         let s = Submission { kind: task.kind, ..PLAIN };
-        let ticket =
-            I::encode(input, |bytes| self.client.submit(&s, bytes.len(), |place| place.copy_from_slice(bytes)))??;
+        let ticket = I::encode(input, |bytes| self.client.send(&s, bytes))??;
         Ok(Handle::new(self.client.clone(), ticket))
     }
 
@@ -323,7 +322,10 @@ impl Submitter {
     }
 
     fn send(&self, s: &Submission, options: &TaskOptions, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
-        self.dispatch(s, options, payload.len(), |place| place.copy_from_slice(payload))
+        match options.key {
+            None => self.client.send(s, payload),
+            Some(_) => self.dispatch(s, options, payload.len(), |place| place.copy_from_slice(payload)),
+        }
     }
 
     fn dispatch(

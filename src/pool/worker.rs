@@ -99,6 +99,7 @@ impl Core {
     pub(super) fn new(endpoint: Arc<Endpoint>, home: Home, label: u32, tasks: &'static Tasks, work: &Work) -> Core {
         let Work { slots, ref queues, workers, .. } = *work;
         let client = Arc::new(Client::new(endpoint.clone(), home, true));
+        endpoint.share(slots > 1);
         Core {
             queues: (0..queues.len()).map(|q| endpoint.queue(q)).collect(),
             label,
@@ -176,6 +177,7 @@ pub(super) fn of(endpoint: &Arc<Endpoint>) -> Option<Current> {
     static GUESTS: AtomicU16 = AtomicU16::new(0);
     let guest = || {
         let core = WORKER.get()?.upgrade()?;
+        core.endpoint.share(true);
         // A place of its own, for as many as there may be at once, and beyond the slots.
         let slot = GUESTS.fetch_add(1, Relaxed) | 1 << 15;
         let top = Top { depth: OTHERS + 1, ..Top::default() };

@@ -104,7 +104,7 @@ fn who_renews_dies() {
         coordinator.work(QUEUE);
         let renew: Part = |a| {
             if let Some(task) = a.take_and_renew() {
-                a.publish_reserved(task, 2, QUEUE, None);
+                a.publish_anew(task, 2, QUEUE, None);
             }
         };
         let borrow: Part = |a| {

@@ -156,7 +156,7 @@ const CANCEL_THEN_ADDRESS_ANEW: Part = |a| {
         a.cancel(1, task);
     }
     if let Some(task) = a.take_and_renew() {
-        a.publish_reserved(task, 2, a.table().private(COORDINATOR as u16), Some(Name::new(COORDINATOR as u16, 1)));
+        a.publish_anew(task, 2, a.table().private(COORDINATOR as u16), Some(Name::new(COORDINATOR as u16, 1)));
     }
 };
 

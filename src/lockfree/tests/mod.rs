@@ -327,9 +327,18 @@ impl Actor {
     }
 
     fn publish_reserved(&mut self, task: Owned, input: u64, lane: LaneId, addressee: Option<Name>) -> TaskId {
+        self.publish_as(task, task.ready(), input, lane, addressee)
+    }
+
+    /// As [`publish_reserved`](Self::publish_reserved), of what was renewed.
+    fn publish_anew(&mut self, task: Owned, input: u64, lane: LaneId, addressee: Option<Name>) -> TaskId {
+        self.publish_as(task, task.ready_anew(), input, lane, addressee)
+    }
+
+    fn publish_as(&mut self, task: Owned, ready: Task, input: u64, lane: LaneId, addressee: Option<Name>) -> TaskId {
         let table = self.storage.table();
         table.descriptors[task.index as usize].input_bytes.set(input);
-        let id = table.publish(&self.cursors, self.name, task, lane, addressee).unwrap();
+        let id = table.publish(&self.cursors, self.name, task, ready, lane, addressee).unwrap();
         self.accepted.push(input);
         self.tasks.push(id);
         id
@@ -405,7 +414,8 @@ impl Actor {
     /// Takes the next result and keeps its descriptor.
     fn take_and_renew(&mut self) -> Option<Owned> {
         let task = self.take_owned()?;
-        Some(self.table().renew(task).unwrap())
+        self.table().renew(task).unwrap();
+        Some(task)
     }
 
     fn take_owned(&mut self) -> Option<Owned> {

@@ -112,13 +112,14 @@ fn input(client: Name, number: u64) -> u64 {
     client.incarnation() * 1000 + u64::from(client.id()) * 10 + number
 }
 
-/// Submits a task, to a queue or to a worker that was alive just now, some with a block, in a descriptor that it has `kept` or
-/// finds. `None`: it slept for want of room, or thought better of it.
+/// Submits a task, to a queue or to a worker that was alive just now, in a descriptor that it has `kept`, or in one that it finds,
+/// some with a block. `None`: it slept for want of room, or thought better of it.
 fn submit(a: &mut Actor, number: u64, kept: Option<Owned>) -> Option<TaskId> {
     let mut rng = thread_rng();
+    let is_kept = kept.is_some();
     let task = kept.or_else(|| a.find_or_sleep(true, |a| a.table().reserve(a.name)))?;
     let input = input(a.name, number);
-    if rng.gen_ratio(1, 3) {
+    if !is_kept && rng.gen_ratio(1, 3) {
         let block = loop {
             match a.find_or_sleep(true, Actor::alloc) {
                 Some(block) => break block,
@@ -136,7 +137,8 @@ fn submit(a: &mut Actor, number: u64, kept: Option<Owned>) -> Option<TaskId> {
         Some(name) => a.table().private(name.id()),
         None => QUEUES[rng.gen_range(0..QUEUES.len())],
     };
-    Some(a.publish_reserved(task, input, lane, addressee))
+    let ready = if is_kept { task.ready_anew() } else { task.ready() };
+    Some(a.publish_as(task, ready, input, lane, addressee))
 }
 
 /// A worker that was alive just now, if it finds one.
