@@ -1,8 +1,11 @@
 //! For the programs in `benches/`, behind the feature `bench`. Not API: it may change or go in any release.
 //!
-//! [`Pair::fork`] → [`Pair::submit`] and [`Pair::take`], as often as wanted; [`LaneEnd`] is a lane without tasks.
+//! [`Pair::fork`] → [`Pair::submit`] and [`Pair::take`], as often as wanted; [`LaneEnd`] is a lane without tasks, [`Mail`] the
+//! limit that `shmworker bench` measures too.
 
 pub mod counts;
+
+pub use crate::limit::{Mail, Message};
 
 use crate::{
     error::Corrupted,

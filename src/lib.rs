@@ -43,6 +43,8 @@ mod exec;
 #[cfg(any(fuzzing, all(test, not(any(loom, shuttle)))))]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(any(feature = "bench", all(feature = "cli", feature = "pool")))]
+mod limit;
 mod lockfree;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;

@@ -9,6 +9,7 @@ mod stage;
 mod tasks;
 
 use crate::{
+    limit::Message,
     pool::{PoolError, StartError, TaskError},
     process::exit::Exit,
 };
@@ -25,9 +26,6 @@ const TURNS: u32 = 5;
 const BATCH: Duration = Duration::from_micros(50);
 /// Tasks under way at once are timed over more: some come back in bursts.
 const BURSTS: Duration = Duration::from_millis(2);
-
-/// What travels in a round trip: 64 bytes.
-type Message = [u64; 8];
 
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +60,7 @@ fn os(step: &'static str) -> impl Fn(Errno) -> BenchError {
 pub(crate) enum Measure {
     /// 64 bytes there and back between two processes that share memory and look all the time.
     PingPong,
-    /// A futex there and back between two processes that sleep each time.
+    /// The same between two processes that sleep on a futex each time.
     FutexPingPong,
     /// As [`PingPong`](Self::PingPong), but who answers has read 1 MiB first.
     Reading,

@@ -71,11 +71,19 @@ fn write(results: &Results, docs: &std::path::Path, benches: &std::path::Path) -
     fs::create_dir_all(&plots)?;
     let drawn = plots::draw(results, &plots)?;
     let page = docs.join("benchmarks.md");
-    let [missed, temporal] =
-        ["missed.md", "temporal.md"].map(|name| fs::read_to_string(benches.join("text").join(name)));
-    // While nothing is missed there is nothing to say.
-    fs::write(&page, render::page(results, &drawn, &missed.unwrap_or_default(), &temporal?)?)?;
-    print!("{}", render::tables(results));
+    let text = |name| fs::read_to_string(benches.join("text").join(name));
+    let (targets, missed) = (targets::targets(results), text("missed.md").unwrap_or_default());
+    let is_missed = targets.iter().any(targets::Target::is_missed);
+    match (is_missed, missed.is_empty()) {
+        (true, true) => {
+            eprintln!("warning: a target is missed, and no benches/text/missed.md says where the time goes")
+        }
+        (false, false) => eprintln!("benches/text/missed.md is left out: nothing is missed"),
+        _ => {}
+    }
+    let missed = if is_missed { missed } else { String::new() };
+    fs::write(&page, render::page(results, &targets, &drawn, &missed, &text("temporal.md")?)?)?;
+    print!("{}", render::tables(results, &targets)?);
     eprintln!("page: {}", page.display());
     Ok(())
 }

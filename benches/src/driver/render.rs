@@ -1,9 +1,10 @@
 //! The page: tables and prose.
 
 use crate::{
+    plan,
     plots::Plot,
-    results::{Measured, Results},
-    targets::{Bound, targets},
+    results::{Measured, Results, Row, Spread},
+    targets::{Sense, Target},
 };
 use shmworker_benches::{Digits, Unit, quantile};
 use std::fmt::Write;
@@ -21,23 +22,46 @@ const SECTIONS: &[(&str, &str, &str)] = &[
         "b",
         "(b) Tasks a second",
         "1,024 tasks of 64 bytes under way (fewer where a peer would block for ever: ipc-channel, sockets and pipes 256 per \
-         worker, iceoryx2 64), there and back; the submitter waits for the oldest. Nothing is sent in chunks but where the name says so.",
+         worker, iceoryx2 64), there and back; the submitter waits for the oldest. Nothing is sent in chunks but where the name \
+         says so. Mapped memory has room for one message, so that is what it has under way: one ping-pong after another.",
     ),
     ("l", "Rings alone", "Nanoseconds per push and pop, or per operation of both processes together."),
     (
         "c",
         "(c) Payloads",
-        "A payload there, a digest of 64 bytes back, which reads every word of it. *Copied*: from memory of the caller's. *In \
-         place*: it lies in shared memory, and one word of it changes each time. *Made in place*: all of it is written in shared \
-         memory, each time.",
+        "A payload there, a digest of 64 bytes back: the sum of all its words. *Copied*: from memory of the caller's. *In place*: \
+         it lies in shared memory, and one word of it changes each time. *Made in place*: all of it is written in shared memory, \
+         each time. What we are held to when we copy is one `memcpy` into mapped memory, whose sum is then taken by a process on \
+         the other CPU, with a flag each way; in place, taking the sum once in the process that has it.",
     ),
-    ("d", "(d) `map`", "x → x·x over a range, 2 workers; results are consumed in order, and their sum is checked."),
+    (
+        "d",
+        "(d) `map`",
+        "x → x·x over a range, 2 workers; results are consumed in order, and their sum is checked. Items a second.",
+    ),
     ("e", "(e) Start, memory, rest", "At rest: all processes of a pool of 2 workers together."),
-    ("f", "(f) Recovery", "The worker that runs a task is killed; the clock stops in the task's next attempt."),
+    (
+        "f",
+        "(f) Recovery",
+        "From `kill -9` of the worker that runs a task to the start of that task's next attempt. Others are measured with one \
+         worker, which is killed.",
+    ),
 ];
 
+/// Before the targets.
+const TARGETS: &str = "What is to be reached. Measured is the median of the turns' own ratios, and their 10th to 90th \
+     percentile; a bound is reached or missed, an aim is what would be better still. An inter-process peer is whoever \
+     reaches another process, from Rust or Python, task by task: `imap_unordered(chunksize=64)`, which makes one message of \
+     64 tasks, has a line of its own.";
+
 /// `missed` says where the time goes that is missed, `temporal` is of another kind: both are written by hand.
-pub(crate) fn page(results: &Results, plots: &[Plot], missed: &str, temporal: &str) -> Result<String, std::fmt::Error> {
+pub(crate) fn page(
+    results: &Results,
+    targets: &[Target],
+    plots: &[Plot],
+    missed: &str,
+    temporal: &str,
+) -> Result<String, std::fmt::Error> {
     let mut page = String::new();
     let machine = &results.machine;
     let load = |q| Digits(quantile(machine.load.iter().copied(), q));
@@ -65,8 +89,10 @@ pub(crate) fn page(results: &Results, plots: &[Plot], missed: &str, temporal: &s
         machine.date,
         machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", "),
     )?;
-    page += &tables_of_targets(results)?;
-    write!(page, "\n{missed}")?;
+    write!(page, "{TARGETS}\n\n{}", table_of(targets)?)?;
+    if !missed.is_empty() {
+        write!(page, "\n{missed}")?;
+    }
     for (letter, heading, text) in SECTIONS {
         if results.section(letter).next().is_some() {
             writeln!(page, "\n## {heading}\n\n{text}\n")?;
@@ -80,32 +106,29 @@ pub(crate) fn page(results: &Results, plots: &[Plot], missed: &str, temporal: &s
     Ok(page)
 }
 
-/// All tables, for a terminal.
-pub(crate) fn tables(results: &Results) -> String {
-    let sections = SECTIONS.iter().map(|(letter, heading, _)| {
-        let tables = section(results, letter).unwrap_or_default();
-        if tables.is_empty() { tables } else { format!("\n{heading}\n\n{tables}") }
-    });
-    sections.chain(tables_of_targets(results).map(|t| format!("\n{t}"))).collect()
+/// All that was measured, for a terminal.
+pub(crate) fn tables(results: &Results, targets: &[Target]) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    for (letter, heading, _) in SECTIONS {
+        if results.section(letter).next().is_some() {
+            write!(text, "\n{heading}\n\n{}", section(results, letter)?)?;
+        }
+    }
+    write!(text, "\n{}", table_of(targets.iter().filter(|target| target.is.is_some()))?)?;
+    Ok(text)
 }
 
-fn tables_of_targets(results: &Results) -> Result<String, std::fmt::Error> {
-    let mut table = String::from("| target | | bound | to aim for | measured | |\n|---|---|---|---|---|---|\n");
-    for target in targets(results) {
-        let (word, bound) = match target.bound {
-            Bound::AtMost(bound) => ("at most", bound),
-            Bound::AtLeast(bound) => ("at least", bound),
-        };
-        let bound = if bound.is_finite() { format!("{word} {}", target.show(bound)) } else { String::new() };
-        let or_none = |value: Option<f64>| value.map_or_else(String::new, |v| target.show(v));
-        let (case, what) = (target.case, &target.what);
-        writeln!(
-            table,
-            "| {case} | {what} | {bound} | {} | {} | {} |",
-            or_none(target.aim),
-            or_none(target.is),
-            target.verdict()
-        )?;
+fn table_of<'t>(targets: impl IntoIterator<Item = &'t Target>) -> Result<String, std::fmt::Error> {
+    let mut table = String::from("| target | | bound | aim | measured | verdict |\n|---|---|---|---|---|---|\n");
+    for target in targets {
+        let word = if target.sense == Sense::AtMost { "at most" } else { "at least" };
+        let limit = |limit: Option<f64>| limit.map_or_else(String::new, |v| format!("{word} {}", target.show(v)));
+        let is = target.is.map_or_else(String::new, |Spread { low, median, high }| {
+            let [low, median, high] = [low, median, high].map(|v| target.show(v));
+            if low == high { median } else { format!("{median} ({low} to {high})") }
+        });
+        let Target { case, what, bound, aim, .. } = target;
+        writeln!(table, "| {case} | {what} | {} | {} | {is} | {} |", limit(*bound), limit(*aim), target.verdict())?;
     }
     Ok(table)
 }
@@ -136,11 +159,12 @@ fn detailed(table: &Measured) -> Result<String, std::fmt::Error> {
     let mut text = format!("| {} | median | 10th to 90th percentile | ratio |\n|---|---|---|---|\n", table.title);
     for row in &table.rows {
         let Some(unit) = row.unit else { continue };
-        let show = |q| unit.show(row.quantile(0, q));
-        let ratio = table.ratio(&row.peer, limit).map_or_else(String::new, |r| Digits(r).to_string());
-        writeln!(text, "| {} | {} | {} to {} | {ratio} |", row.title(), show(0.5), show(0.1), show(0.9))?;
+        let Some(Spread { low, median, high }) = row.spread(0) else { continue };
+        let [low, median, high] = [low, median, high].map(|v| unit.show(v));
+        let ratio = table.ratio(&row.peer, limit).map_or_else(String::new, |r| Digits(r.median).to_string());
+        writeln!(text, "| {} | {median} | {low} to {high} | {ratio} |", row.title(&table.case))?;
     }
-    text += &absent(&[table]);
+    text += &absent(&[table], |title| title);
     Ok(text + "\n")
 }
 
@@ -155,41 +179,52 @@ fn matrix<'t>(
     }
     let titles: Vec<_> = tables.iter().map(|t| title(&t.title)).collect();
     let mut text = format!("| {name} | {} |\n|---{}|\n", titles.join(" | "), "|---".repeat(tables.len()));
-    let mut seen = Vec::new();
-    for row in tables.iter().flat_map(|t| &t.rows).filter(|r| r.unit.is_some()) {
-        if seen.contains(&&row.peer) {
-            continue;
+    // Not every peer is in every table, and rows come in one order.
+    for peer in plan::PEERS {
+        let rows: Vec<_> = tables.iter().map(|t| (t, t.row(peer.name))).collect();
+        if let Some((table, _)) = rows.iter().find(|(_, row)| row.is_some()) {
+            let cells: Vec<_> = rows.iter().map(|(_, row)| row.map_or_else(String::new, cell)).collect();
+            writeln!(text, "| {} | {} |", peer.title_at(&table.case), cells.join(" | "))?;
         }
-        seen.push(&row.peer);
-        let cells: Vec<_> = tables.iter().map(|t| t.row(&row.peer).map_or_else(String::new, cell)).collect();
-        writeln!(text, "| {} | {} |", row.title(), cells.join(" | "))?;
     }
-    text += &absent(tables);
+    text += &absent(tables, title);
     Ok(text + "\n")
 }
 
-fn cell(row: &crate::results::Row) -> String {
+fn cell(row: &Row) -> String {
     let Some(unit) = row.unit else { return String::new() };
-    let medians: Vec<_> = (0..row.turns.len()).map(|i| unit.show(row.quantile(i, 0.5))).collect();
-    if unit == Unit::Count {
-        return medians.join(", ");
+    let spreads: Vec<_> = (0..row.turns.len()).filter_map(|i| row.spread(i)).collect();
+    let medians: Vec<_> = spreads.iter().map(|s| unit.show(s.median)).collect();
+    match spreads[..] {
+        // Counts are small, and differ by one or by nothing.
+        [Spread { low, median, high }] if unit != Unit::Count => {
+            format!("{} ± {:.0} %", medians.join(", "), (high - low) / median * 50.0)
+        }
+        _ => medians.join(", "),
     }
-    let spread = (row.quantile(0, 0.9) - row.quantile(0, 0.1)) / row.quantile(0, 0.5) * 50.0;
-    format!("{} ± {spread:.0} %", medians.join(", "))
 }
 
-/// Who is missing, and why: unless it has no such case.
-fn absent(tables: &[&Measured]) -> String {
-    let mut lines = Vec::new();
-    for row in tables.iter().flat_map(|t| &t.rows) {
-        if let Some(why) = &row.why
-            && !why.contains("no such case")
-        {
-            let line = format!("{}: {why}", row.title());
-            if !lines.contains(&line) {
-                lines.push(line);
+/// Who has no figure, or not as many as others, and why.
+fn absent<'t>(tables: &[&'t Measured], title: impl Fn(&'t str) -> &'t str) -> String {
+    // By reason, so that each is said once.
+    let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
+    for table in tables {
+        for row in &table.rows {
+            let Some(why) = &row.why else { continue };
+            let mut who = row.title(&table.case).to_owned();
+            if row.unit.is_some() {
+                who += " in some turns";
+            }
+            if tables.iter().any(|t| t.row(&row.peer).is_some()) {
+                who = format!("{who} ({})", title(&table.title));
+            }
+            match reasons.iter_mut().find(|(reason, _)| reason == why) {
+                Some((_, all)) if all.contains(&who) => {}
+                Some((_, all)) => all.push(who),
+                None => reasons.push((why, vec![who])),
             }
         }
     }
-    if lines.is_empty() { String::new() } else { format!("\nNot in the table: {}.\n", lines.join("; ")) }
+    let lines: Vec<_> = reasons.iter().map(|(why, who)| format!("{}: {why}", who.join(", "))).collect();
+    if lines.is_empty() { String::new() } else { format!("\nWithout a figure: {}.\n", lines.join("; ")) }
 }

@@ -52,25 +52,52 @@ impl Measured {
         self.rows.iter().find(|r| r.peer == peer && r.unit.is_some())
     }
 
-    pub(crate) fn median(&self, peer: &str) -> Option<f64> {
-        Some(self.row(peer)?.quantile(0, 0.5))
-    }
-
-    /// The median of the turns' own ratios: what else the machine did met both alike.
-    pub(crate) fn ratio(&self, peer: &str, to: &str) -> Option<f64> {
-        let (a, b) = (self.row(peer)?, self.row(to)?);
-        let ratios: Vec<f64> = a.turns[0].iter().zip(&b.turns[0]).filter_map(|(a, b)| Some((*a)? / (*b)?)).collect();
-        (!ratios.is_empty()).then(|| quantile(ratios, 0.5))
+    /// Of the turns' own ratios: what else the machine did met both alike.
+    pub(crate) fn ratio(&self, peer: &str, to: &str) -> Option<Spread> {
+        self.row(peer)?.over(self.row(to)?)
     }
 }
 
 impl Row {
-    /// Over the turns, of the figure of this number.
-    pub(crate) fn quantile(&self, figure: usize, q: f64) -> f64 {
-        quantile(self.turns[figure].iter().flatten().copied(), q)
+    pub(crate) fn new(peer: &str) -> Row {
+        Row { peer: peer.to_owned(), unit: None, turns: Vec::new(), distribution: Vec::new(), why: None }
     }
 
-    pub(crate) fn title(&self) -> &str {
-        plan::find(&self.peer).map_or(&self.peer, |p| p.title)
+    /// The turns' own ratios. The other row is of the same turns.
+    pub(crate) fn over(&self, other: &Row) -> Option<Spread> {
+        let turns = self.turns.first()?.iter().zip(other.turns.first()?);
+        Spread::of(turns.filter_map(|(a, b)| Some((*a)? / (*b)?)).collect())
+    }
+
+    /// Of the figure of this number.
+    pub(crate) fn spread(&self, figure: usize) -> Option<Spread> {
+        Spread::of(self.turns.get(figure)?.iter().flatten().copied().collect())
+    }
+
+    /// In a table of this case.
+    pub(crate) fn title(&self, case: &str) -> &str {
+        plan::find(&self.peer).map_or(&self.peer, |peer| peer.title_at(case))
+    }
+}
+
+/// What the turns have shown.
+#[derive(Clone, Copy)]
+pub(crate) struct Spread {
+    /// The 10th percentile.
+    pub(crate) low: f64,
+    pub(crate) median: f64,
+    /// The 90th percentile.
+    pub(crate) high: f64,
+}
+
+impl Spread {
+    /// `None`: of nothing.
+    fn of(values: Vec<f64>) -> Option<Spread> {
+        let at = |q| quantile(values.iter().copied(), q);
+        (!values.is_empty()).then(|| Spread { low: at(0.1), median: at(0.5), high: at(0.9) })
+    }
+
+    pub(crate) fn map(self, f: impl Fn(f64) -> f64) -> Spread {
+        Spread { low: f(self.low), median: f(self.median), high: f(self.high) }
     }
 }

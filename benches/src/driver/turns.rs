@@ -3,7 +3,7 @@
 use crate::{
     Result,
     machine::{Load, Machine},
-    plan::{Kind, Peer, Table},
+    plan::{Column, Kind, Peer, Table},
     results::{Measured, Results, Row},
 };
 use nix::{
@@ -12,13 +12,13 @@ use nix::{
 };
 use shmworker_benches::{Report, Unit, quantile};
 use std::{
-    io::{IsTerminal, Read},
+    io::Read,
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Longer than any run takes; who takes longer hangs.
@@ -29,44 +29,54 @@ pub(crate) fn take(plan: &[Table], turns: usize, benches: &Path) -> Result<Resul
     let load = Load::watch();
     let mut tables = Vec::new();
     for table in plan {
-        eprint!("{} {}: {}", table.letter, table.title, if std::io::stderr().is_terminal() { "" } else { "…" });
-        let mut rows: Vec<Row> = table
-            .peers
+        let titles: Vec<_> = table.columns.iter().map(|column| column.title.as_str()).collect();
+        eprint!("{} {}: ", table.letter, titles.join("; "));
+        let begun = Instant::now();
+        let mut measured: Vec<Measured> = table
+            .columns
             .iter()
-            .map(|peer| Row {
-                peer: peer.name.to_owned(),
-                unit: None,
-                turns: Vec::new(),
-                distribution: Vec::new(),
-                why: None,
+            .map(|Column { title, case, .. }| Measured {
+                letter: table.letter.to_owned(),
+                title: title.clone(),
+                case: case.clone(),
+                rows: table.peers.iter().map(|peer| Row::new(peer.name)).collect(),
             })
             .collect();
         for turn in 0..turns {
-            for (peer, row) in table.peers.iter().zip(&mut rows) {
-                // Who said that he has no such case, or who failed at all he was asked.
-                if row.why.is_none() || row.unit.is_some() {
-                    note(row, turn, run(peer, &table.case, benches));
+            for (i, peer) in table.peers.iter().enumerate() {
+                for Measured { case, rows, .. } in &mut measured {
+                    let row = &mut rows[i];
+                    // Who said that he has no such case, or who failed at all he was asked.
+                    if row.why.is_none() || row.unit.is_some() {
+                        note(row, turn, run(peer, case, benches));
+                    }
                 }
             }
             eprint!(".");
         }
-        if table.has_distribution {
-            for (peer, row) in table.peers.iter().zip(&mut rows) {
-                // Who wakes a sleeper measures each trip anyway, and Python's programs do.
-                if row.unit.is_some()
-                    && peer.kind != Kind::Python
-                    && let Ok(Report::Figures { values, .. }) = run(peer, &format!("{} each=true", table.case), benches)
-                {
-                    row.distribution = values;
-                    row.distribution.sort_by(f64::total_cmp);
-                }
+        for (column, measured) in table.columns.iter().zip(&mut measured) {
+            if column.has_distribution {
+                distributions(&table.peers, &column.case, &mut measured.rows, benches);
             }
         }
-        eprintln!();
-        let Table { letter, title, case, .. } = table;
-        tables.push(Measured { letter: (*letter).to_owned(), title: title.clone(), case: case.clone(), rows });
+        eprintln!(" {:.0} s", begun.elapsed().as_secs_f64());
+        tables.extend(measured);
     }
     Ok(Results { machine: Machine { load: load.seen(), ..machine }, turns, tables })
+}
+
+/// One run more of each peer, with one value per trip.
+fn distributions(peers: &[&Peer], case: &str, rows: &mut [Row], benches: &Path) {
+    for (peer, row) in peers.iter().zip(rows) {
+        // Those from Python time each trip anyway.
+        let case = if peer.kind == Kind::Python { case.to_owned() } else { format!("{case} each=true") };
+        if row.unit.is_some()
+            && let Ok(Report::Figures { values, .. }) = run(peer, &case, benches)
+        {
+            row.distribution = values;
+            row.distribution.sort_by(f64::total_cmp);
+        }
+    }
 }
 
 /// Keeps what one turn of a peer has shown.

@@ -21,7 +21,7 @@ pub(crate) enum Case {
     /// CPU ticks and voluntary context switches of a pool that has nothing to do.
     Rest { seconds: u64, workers: usize },
     /// From `kill -9` of the worker that runs a task to that task's next attempt.
-    Recovery { n: u64 },
+    Recovery { workers: usize, n: u64 },
     /// From `kill -9` to the new worker's first task.
     Respawn { n: u64 },
     /// A ring by itself: nanoseconds per operation.
@@ -104,7 +104,7 @@ impl Case {
             "start" => Case::Start { workers: said.number("workers", 2)? },
             "memory" => Case::Memory { workers: said.number("workers", 8)? },
             "rest" => Case::Rest { seconds: said.number("seconds", 5)?, workers: said.number("workers", 2)? },
-            "recovery" => Case::Recovery { n: said.number("n", 5)? },
+            "recovery" => Case::Recovery { workers: said.number("workers", 1)?, n: said.number("n", 5)? },
             "respawn" => Case::Respawn { n: said.number("n", 5)? },
             "lane" => {
                 let contended = [("false", Contended::No), ("fill", Contended::Fill), ("drain", Contended::Drain)];

@@ -16,12 +16,30 @@ mod stage;
 
 use case::Case;
 use shmworker_benches::{Report, Unit};
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, fmt, process::ExitCode};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// What was measured; `None`: this peer has no such case.
-type Figures = Option<(Unit, Vec<f64>)>;
+/// What was measured.
+type Figures = (Unit, Vec<f64>);
+
+/// Why there is nothing to measure, which is no failure.
+#[derive(Debug)]
+struct Skip(String);
+
+impl Skip {
+    fn because<T>(why: impl Into<String>) -> Result<T> {
+        Err(Skip(why.into()).into())
+    }
+}
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Skip {}
 
 fn main() -> ExitCode {
     match run() {
@@ -64,9 +82,9 @@ fn run() -> Result<Report> {
         "pool" => pool::run(&case),
         "pair" => pair::run(&case),
         _ => return Err(format!("no peer is named {peer:?}").into()),
-    }?;
-    Ok(match figures {
-        Some((unit, values)) => Report::Figures { unit, values },
-        None => Report::Skip { skip: format!("{peer} has no such case") },
-    })
+    };
+    match figures {
+        Ok((unit, values)) => Ok(Report::Figures { unit, values }),
+        Err(e) => e.downcast().map(|skip: Box<Skip>| Report::Skip { skip: skip.0 }),
+    }
 }

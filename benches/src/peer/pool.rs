@@ -1,7 +1,7 @@
 //! Ours as users have it: a `Pool`, with its coordinator, its supervision and its time stamps.
 
 use crate::{
-    Figures, Result,
+    Figures, Result, Skip,
     case::{Case, Mode, Placement},
     measure::{self, Answer, Message, bytes_of, message},
     stage::{Cpus, await_sleep, pin, shared},
@@ -40,17 +40,17 @@ pub(crate) fn run(case: &Case) -> Result<Figures> {
             let crew = Crew::start(workers)?;
             let took = begun.elapsed().as_nanos() as f64;
             drop(crew);
-            Ok(Some((Unit::Ns, vec![took])))
+            Ok((Unit::Ns, vec![took]))
         }
         Case::Memory { workers } => {
             let pss = |workers| -> Result<f64> { Crew::start(workers)?.pids()?.into_iter().map(pss).sum() };
             let (one, all) = (pss(1)?, pss(workers)?);
-            Ok(Some((Unit::Bytes, vec![(all - one) / (workers - 1) as f64])))
+            Ok((Unit::Bytes, vec![(all - one) / (workers - 1) as f64]))
         }
         Case::Rest { seconds, workers } => rest(seconds, workers),
-        Case::Recovery { n } => recovery(n),
+        Case::Recovery { workers, n } => recovery(workers, n),
         Case::Respawn { n } => respawn(n),
-        Case::Lane { .. } => Ok(None),
+        Case::Lane { .. } => Skip::because("it is more than a ring"),
     }
 }
 
@@ -85,7 +85,13 @@ fn round_trip(placement: Placement, n: u64, each: bool) -> Result<Figures> {
 fn throughput(workers: usize, outstanding: usize, n: u64) -> Result<Figures> {
     let mut tasks = Tasks::new();
     let echo = echo(&mut tasks);
+    // Two sides have a CPU each, as those of other peers that spin.
+    let cpus = if workers == 1 { Some(Cpus::of(Placement::TwoCores)?) } else { None };
+    if let Some(cpus) = cpus {
+        tasks.on_start(move || Ok(pin(cpus.there)?));
+    }
     let pool = Pool::builder().workers(workers).fork(tasks)?;
+    cpus.map_or(Ok(()), |cpus| pin(cpus.here))?;
     let under_way = RefCell::new(VecDeque::with_capacity(outstanding));
     measure::window(
         outstanding,
@@ -134,7 +140,7 @@ fn map(items: u64, chunked: bool, workers: usize) -> Result<Figures> {
     if sum != measure::sum_of_squares(items) {
         return Err("the sum of the squares is wrong".into());
     }
-    Ok(Some((Unit::PerS, vec![items as f64 / took])))
+    Ok((Unit::PerS, vec![items as f64 / took]))
 }
 
 /// A pool, each of whose workers has done a task.
@@ -210,7 +216,7 @@ fn rest(seconds: u64, workers: usize) -> Result<Figures> {
     let before = used()?;
     thread::sleep(Duration::from_secs(seconds));
     let after = used()?;
-    Ok(Some((Unit::Count, vec![after[0] - before[0], after[1] - before[1]])))
+    Ok((Unit::Count, vec![after[0] - before[0], after[1] - before[1]]))
 }
 
 /// Nanoseconds by a clock that all processes share.
@@ -225,7 +231,7 @@ fn kill_now(pid: u32) -> Result<u64> {
     Ok(killed)
 }
 
-fn recovery(n: u64) -> Result<Figures> {
+fn recovery(workers: usize, n: u64) -> Result<Figures> {
     // SAFETY: an atomic.
     let running: &AtomicU64 = &unsafe { shared(1) }?[0];
     let mut tasks = Tasks::new();
@@ -238,7 +244,7 @@ fn recovery(n: u64) -> Result<Figures> {
             spin_loop(); // until it is killed
         }
     });
-    let pool = Pool::builder().workers(2).fork(tasks)?;
+    let pool = Pool::builder().workers(workers).fork(tasks)?;
     let options = TaskOptions::new().attempts(2);
     let mut values = Vec::new();
     for _ in 0..n {
@@ -253,7 +259,7 @@ fn recovery(n: u64) -> Result<Figures> {
         let killed = kill_now(pid)?;
         values.push((handle.wait()? - killed) as f64);
     }
-    Ok(Some((Unit::Ns, values)))
+    Ok((Unit::Ns, values))
 }
 
 fn respawn(n: u64) -> Result<Figures> {
@@ -271,5 +277,5 @@ fn respawn(n: u64) -> Result<Figures> {
         }
         worker = new;
     }
-    Ok(Some((Unit::Ns, values)))
+    Ok((Unit::Ns, values))
 }

@@ -1,35 +1,30 @@
 //! The limit: two processes that write into memory which both have mapped. Nothing survives a death.
 
 use crate::{
-    Figures, Result,
+    Figures, Result, Skip,
     case::{Case, Mode, Placement},
-    measure::{self, Answer, End, Link, Message, Side, bytes_of, message},
+    measure::{self, Answer, End, Link, Side, bytes_of, message},
     stage::{Cpus, Partner, Wait, pin, shared},
 };
+use shmworker::bench_support::Mail;
+use shmworker_benches::{Unit, quantile};
 use std::sync::atomic::{
     AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Acquire, Release},
 };
-
-/// One direction: a message, and how many were sent. Relaxed words instead of bytes, so that no access is undefined.
-#[repr(C, align(128))]
-struct Half {
-    message: [AtomicU64; 8],
-    sent: AtomicU64,
-}
 
 /// 64 bytes and a flag each way.
 pub(crate) struct Raw {
-    halves: &'static [Half],
+    mails: &'static [Mail],
     wait: Wait,
 }
 
 pub(crate) struct RawEnd {
-    out: &'static Half,
-    back: &'static Half,
+    out: &'static Mail,
+    back: &'static Mail,
     wait: Wait,
-    sent: u64,
-    received: u64,
+    sent: u32,
+    received: u32,
 }
 
 impl Link for Raw {
@@ -37,37 +32,40 @@ impl Link for Raw {
     const SPINS: bool = true;
 
     fn new(wait: Wait, _largest: usize) -> Result<Raw> {
-        // SAFETY: a `Half` is made of atomics.
-        Ok(Raw { halves: unsafe { shared(2) }?, wait })
+        // SAFETY: a `Mail` is made of atomics, and zeros are one.
+        Ok(Raw { mails: unsafe { shared(2) }?, wait })
     }
 
     fn end(&'static self, side: Side) -> Result<RawEnd> {
-        let [a, b] = self.halves else { unreachable!("two were made") };
-        let (out, back) = if side == Side::Near { (a, b) } else { (b, a) };
+        let (near, far) = (&self.mails[0], &self.mails[1]);
+        let (out, back) = if side == Side::Near { (near, far) } else { (far, near) };
         Ok(RawEnd { out, back, wait: self.wait, sent: 0, received: 0 })
     }
 }
 
 impl End for RawEnd {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.message.iter().zip(message(bytes)).for_each(|(to, word)| to.store(word, Relaxed));
-        self.sent += 1;
-        self.out.sent.store(self.sent, Release);
+        self.sent = self.sent.wrapping_add(1);
+        self.out.send(self.sent, message(bytes));
         Ok(())
     }
 
     fn receive<R>(&mut self, with: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        self.received += 1;
-        self.wait.until(|| (self.back.sent.load(Acquire) == self.received).then_some(()));
-        let message: Message = std::array::from_fn(|i| self.back.message[i].load(Relaxed));
-        Ok(with(bytes_of(&message)))
+        self.received = self.received.wrapping_add(1);
+        self.wait.until(|| self.back.has_sent(self.received).then_some(()));
+        Ok(with(bytes_of(&self.back.message())))
     }
 }
 
 pub(crate) fn run(case: &Case) -> Result<Figures> {
     match *case {
-        // It has no queue.
-        Case::Throughput { .. } => Ok(None),
+        // It has room for one: as many as there is time for, one after another.
+        Case::Throughput { workers: 1, n, .. } => {
+            let one = Case::RoundTrip { placement: Placement::TwoCores, n, each: false };
+            let (_, ns) = measure::link::<Raw>(&one)?;
+            Ok((Unit::PerS, vec![1e9 / quantile(ns, 0.5)]))
+        }
+        Case::Throughput { .. } => Skip::because("it has two sides"),
         Case::Payload { bytes, mode, n } => payload(bytes, mode, n),
         _ => measure::link::<Raw>(case),
     }
@@ -76,7 +74,7 @@ pub(crate) fn run(case: &Case) -> Result<Figures> {
 /// One cache line that travels to and fro, with a number in it: what two cores take to see each other's write.
 pub(crate) fn run_line(case: &Case) -> Result<Figures> {
     let Case::RoundTrip { placement: placement @ (Placement::TwoCores | Placement::OneCore), n, each } = *case else {
-        return Ok(None);
+        return Skip::because("one number goes to and fro, and nobody sleeps");
     };
     let cpus = Cpus::of(placement)?;
     let wait = if placement == Placement::OneCore { Wait::Yield } else { Wait::Spin };
@@ -102,8 +100,7 @@ pub(crate) fn run_line(case: &Case) -> Result<Figures> {
 
 /// A payload in shared memory, a flag, and a partner that reads all of it.
 fn payload(bytes: usize, mode: Mode, n: u64) -> Result<Figures> {
-    // SAFETY: a `Half` is made of atomics.
-    let raw = Box::leak(Box::new(Raw { halves: unsafe { shared(2) }?, wait: Wait::Spin }));
+    let raw = Box::leak(Box::new(Raw::new(Wait::Spin, bytes)?));
     // SAFETY: an atomic.
     let memory: &[AtomicU64] = unsafe { shared(bytes / 8) }?;
     let place = memory.as_ptr().cast_mut().cast::<u64>();
@@ -140,7 +137,10 @@ fn payload(bytes: usize, mode: Mode, n: u64) -> Result<Figures> {
 
 /// Reading a payload once, in the process that has it.
 pub(crate) fn run_read(case: &Case) -> Result<Figures> {
-    let Case::Payload { bytes, mode: Mode::InPlace, n } = *case else { return Ok(None) };
+    let Case::Payload { bytes, mode: Mode::InPlace, n } = *case else {
+        return Skip::because("nothing is sent");
+    };
+    pin(Cpus::of(Placement::OneCore)?.here)?;
     let mut words = vec![0; bytes / 8];
     measure::in_place(bytes, Mode::InPlace, n, |write| {
         write(&mut words);

@@ -1,7 +1,7 @@
 //! A Redis server of our own on a Unix socket, and a list each way. Workers take from one list.
 
 use crate::{
-    Result,
+    Result, Skip,
     measure::{End, Link, Side},
     stage::Wait,
 };
@@ -10,6 +10,7 @@ use redis::{Client, Cmd, Connection};
 use std::{
     collections::VecDeque,
     fs,
+    io::ErrorKind,
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -46,7 +47,12 @@ impl Link for Lists {
         server.stdin(Stdio::null()).stdout(Stdio::null()).current_dir(directory.path());
         // SAFETY: one system call, and nothing else, in the child.
         unsafe { server.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?)) };
-        server.spawn().map_err(|e| format!("redis-server: {e}"))?;
+        match server.spawn() {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Skip::because("redis-server is not in PATH: benches/setup installs it");
+            }
+            spawned => spawned.map_err(|e| format!("redis-server: {e}"))?,
+        };
         let client = Client::open(format!("unix://{}", socket.display()))?;
         let start = Instant::now();
         while let Err(e) = client.get_connection() {
