@@ -20,7 +20,7 @@ use std::{
 };
 
 /// About what a sleep and its wake cost at most.
-const MOST: Duration = Duration::from_micros(50);
+const MOST: Duration = Duration::from_micros(150);
 /// What comes sooner again has to be found out.
 const LEAST: Duration = Duration::from_micros(1);
 /// Looks between two at the time.
@@ -102,7 +102,7 @@ impl Spin {
     pub(super) fn took(&self, all: Duration) {
         let all = all.as_nanos() as u64;
         // A part of a short wait was the wake itself.
-        let budget = if all <= 2 * self.most { self.most } else { self.budget.load(Relaxed) / 2 };
+        let budget = if all <= self.most + self.most / 2 { self.most } else { self.budget.load(Relaxed) / 2 };
         self.budget.store(budget.max(LEAST.as_nanos() as u64), Relaxed);
     }
 }

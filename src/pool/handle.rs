@@ -272,14 +272,18 @@ impl<O: Wire> Handle<O> {
     /// ```
     pub fn wait(mut self) -> Result<O::Owned, TaskError> {
         let mut copy = Copied::default();
-        match self.client.at_once(self.tag, &mut copy) {
-            Ok(Some(len)) => {
-                self.is_over = true;
-                Ok(O::decode(&bytemuck::cast_slice(&copy)[..len])?)
-            }
-            Ok(None) => result::<O>(&*self.done()?),
-            Err(lost) => Err(self.client.why(lost)),
+        match self.at_once(&mut copy)? {
+            Some(len) => Ok(O::decode(&bytemuck::cast_slice(&copy)[..len])?),
+            None => result::<O>(&*self.done()?),
         }
+    }
+
+    /// See [`Client::at_once`]. If there is a length the handle is used up.
+    #[inline]
+    fn at_once(&mut self, copy: &mut Copied) -> Result<Option<usize>, TaskError> {
+        let found = self.client.at_once(self.tag, copy).map_err(|lost| self.client.why(lost))?;
+        self.is_over = found.is_some();
+        Ok(found)
     }
 
     /// As [`wait`](Self::wait), with what else is known of how the task went.
@@ -378,18 +382,40 @@ impl<T: Pod> Handle<Pods<T>> {
     /// assert_eq!(reply.iter().sum::<f32>(), 6.0);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn wait_in_place(self) -> Result<Reply<T>, TaskError> {
-        let done = self.done()?;
+    pub fn wait_in_place(mut self) -> Result<Reply<T>, TaskError> {
+        let mut bytes = Copied::default();
+        let place = match self.at_once(&mut bytes)? {
+            Some(len) => Place::Here { len, bytes },
+            None => {
+                let done = self.done()?;
+                check(&done)?;
+                Place::There(done)
+            }
+        };
         // What `deref` will do, so that it can't fail there.
-        bytemuck::try_cast_slice::<u8, T>(check(&done)?).map_err(|e| TaskError::Codec(CodecError::shape(e)))?;
-        Ok(Reply { done, kind: PhantomData })
+        bytemuck::try_cast_slice::<u8, T>(place.bytes()?).map_err(|e| TaskError::Codec(CodecError::shape(e)))?;
+        Ok(Reply { place, kind: PhantomData })
     }
 }
 
-/// A result that is read in place.
+/// A result that is read in place. A small one may lie in here.
 pub struct Reply<T> {
-    done: Filed,
+    place: Place,
     kind: PhantomData<fn() -> T>,
+}
+
+enum Place {
+    Here { len: usize, bytes: Copied },
+    There(Filed),
+}
+
+impl Place {
+    fn bytes(&self) -> Result<&[u8], Corrupted> {
+        match self {
+            Place::Here { len, bytes } => Ok(&bytemuck::cast_slice(bytes)[..*len]),
+            Place::There(done) => done.bytes(),
+        }
+    }
 }
 
 impl<T: Pod> Deref for Reply<T> {
@@ -397,7 +423,7 @@ impl<T: Pod> Deref for Reply<T> {
 
     fn deref(&self) -> &[T] {
         // Both were looked at when this was made. Damage that comes later shows as an empty slice.
-        self.done.bytes().ok().and_then(|bytes| bytemuck::try_cast_slice(bytes).ok()).unwrap_or_default()
+        self.place.bytes().ok().and_then(|bytes| bytemuck::try_cast_slice(bytes).ok()).unwrap_or_default()
     }
 }
 

@@ -39,6 +39,7 @@ impl Peer {
             }
             "raw" if case.contains("mode=in-place") => "mapped memory: a flag, the sum by the other CPU",
             "raw" if case.contains("mode=built") => "mapped memory: written whole, a flag, the sum by the other CPU",
+            "pool" if case.starts_with("throughput") => "**shmworker**, `Pool::map`, a task for each",
             _ => self.title,
         }
     }
@@ -51,6 +52,7 @@ pub(crate) const PEERS: &[Peer] = &[
     peer("futex", Kind::Limit, "**futex** ping-pong, always asleep, 64 B each way"),
     peer("read", Kind::Limit, "**reading it** once, one process"),
     peer("pool", Kind::Ours, "**shmworker**, `Pool`"),
+    peer("pool_handles", Kind::Ours, "shmworker, `Pool`: a handle for each"),
     peer("pair", Kind::Ours, "shmworker, endpoints alone"),
     peer("lane", Kind::Ours, "**shmworker**, lane alone"),
     peer("array_queue", Kind::Threads, "crossbeam `ArrayQueue`, threads"),
@@ -118,7 +120,7 @@ pub(crate) fn plan(short: bool, letters: &[String], names: &[String]) -> Result<
                 .collect(),
         });
     };
-    let tasks = |p: &Peer| !matches!(p.name, "read" | "lane" | "vyukov" | "mp_pool_64");
+    let tasks = |p: &Peer| !matches!(p.name, "read" | "lane" | "vyukov" | "mp_pool_64" | "pool_handles");
     let named = |names: &'static [&'static str]| move |p: &Peer| names.contains(&p.name);
 
     let trips = if short { 2000 } else { 20_000 };
@@ -136,7 +138,7 @@ pub(crate) fn plan(short: bool, letters: &[String], names: &[String]) -> Result<
     let many = if short { 200_000 } else { 2_000_000 };
     let rate = |workers| format!("throughput workers={workers} outstanding=1024 n={many}");
     let carries = |p: &Peer| tasks(p) && !matches!(p.name, "raw" | "raw_line" | "futex" | "raw_sync" | "pair");
-    let streams = |p: &Peer| carries(p) || p.name == "mp_pool_64";
+    let streams = |p: &Peer| carries(p) || matches!(p.name, "mp_pool_64" | "pool_handles");
     // With more workers these would spin where others want to run.
     let two_sides = named(&["raw", "pair"]);
     add("b", &[("1 worker", rate(1))], &|p| streams(p) || two_sides(p));

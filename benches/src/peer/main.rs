@@ -66,6 +66,7 @@ fn run() -> Result<Report> {
         "raw_line" => raw::run_line(&case),
         "read" => raw::run_read(&case),
         "futex" => futex::run(&case),
+        "pool_handles" => pool::run_handles(&case),
         "lane" => ring::run_lane(&case),
         "vyukov" => ring::run_vyukov(&case),
         "array_queue" if matches!(case, Case::Lane { .. }) => ring::run_array_queue(&case),

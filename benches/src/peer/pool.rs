@@ -17,10 +17,11 @@ use shmworker::{
 };
 use shmworker_benches::Unit;
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::VecDeque,
     fs,
     hint::{black_box, spin_loop},
+    iter,
     sync::atomic::{
         AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
@@ -82,7 +83,8 @@ fn round_trip(placement: Placement, n: u64, each: bool) -> Result<Figures> {
     }
 }
 
-fn throughput(workers: usize, outstanding: usize, n: u64) -> Result<Figures> {
+/// A pool whose tasks are echoes.
+fn echoes(workers: usize) -> Result<(Pool, Task<Bytes, Bytes>)> {
     let mut tasks = Tasks::new();
     let echo = echo(&mut tasks);
     // Two sides have a CPU each, as those of other peers that spin.
@@ -92,6 +94,28 @@ fn throughput(workers: usize, outstanding: usize, n: u64) -> Result<Figures> {
     }
     let pool = Pool::builder().workers(workers).fork(tasks)?;
     cpus.map_or(Ok(()), |cpus| pin(cpus.here))?;
+    Ok((pool, echo))
+}
+
+/// By `map`: a task for each item.
+fn throughput(workers: usize, outstanding: usize, n: u64) -> Result<Figures> {
+    let (pool, echo) = echoes(workers)?;
+    let (sent, is_over) = (Cell::new(0), Cell::new(false));
+    let next = || Some(bytes_of(&[sent.replace(sent.get() + 1); 8]).to_vec()).filter(|_| !is_over.get());
+    let mut results = pool.map(echo, iter::from_fn(next)).chunk_size(1).in_flight(outstanding).unordered();
+    let receive = || results.next().map(|(_, result)| Ok(message(&result?)[7])).transpose();
+    measure::flow(n, receive, || {
+        is_over.set(true);
+        sent.get()
+    })
+}
+
+/// As `Pool` does, but with a handle for each task.
+pub(crate) fn run_handles(case: &Case) -> Result<Figures> {
+    let Case::Throughput { workers, outstanding, n } = *case else {
+        return Skip::because("with one task at a time it is the pool");
+    };
+    let (pool, echo) = echoes(workers)?;
     let under_way = RefCell::new(VecDeque::with_capacity(outstanding));
     measure::window(
         outstanding,
