@@ -651,14 +651,14 @@ impl Draft<'_> {
     }
 
     /// As [`submit`](Self::submit), with this tag.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn submit_as(self, s: &Submission, tag: u64) -> Result<TaskId, Corrupted> {
         let now = self.guard.endpoint.stamp(s);
         self.submit_at(s, tag, now)
     }
 
     /// As [`submit_as`](Self::submit_as), with the present [stamp](Endpoint::stamp).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn submit_at(self, s: &Submission, tag: u64, now: u64) -> Result<TaskId, Corrupted> {
         let (guard, ready) = (ManuallyDrop::new(self.guard), self.ready);
         let (endpoint, task) = (guard.endpoint, guard.task);

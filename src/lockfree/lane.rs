@@ -186,20 +186,40 @@ impl<'s> Lane<'s> {
     ///
     /// # Errors
     /// [`Corrupted`] if a slot holds what no history of this lane can have left there.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&self, cursor: &Cursor, hint: Hint) -> Result<Push, Corrupted> {
-        let mut seen = self.control.tail.0.load(Acquire); // [cursor]
-        let mut tail = seen.max(cursor.tail.load(Acquire));
+        let seen = self.control.tail.0.load(Acquire); // [cursor]
+        let tail = seen.max(cursor.tail.load(Acquire));
+        let slot = Slot(self.slot(tail).load(Acquire));
+        // Most often it is the next one.
+        if slot.laps_ahead_of(self.lap(tail)) == 0 && !slot.is_full() && self.fill(cursor, seen, tail, slot, hint) {
+            return Ok(Push::Stored);
+        }
+        self.push_further(cursor, hint, seen, tail)
+    }
+
+    /// `Empty → Full` of the slot at `tail`. False: another was faster.
+    #[inline]
+    fn fill(&self, cursor: &Cursor, seen: u64, tail: u64, slot: Slot, hint: Hint) -> bool {
+        let full = Slot::full(self.lap(tail), hint);
+        // [fill]; a loser reads the same slot again.
+        let is_ours = self.slot(tail).compare_exchange(slot.0, full.0, AcqRel, Relaxed).is_ok();
+        if is_ours {
+            let next = tail.wrapping_add(1);
+            cursor.tail.store(next, Release);
+            publish(&self.control.tail.0, seen, next);
+        }
+        is_ours
+    }
+
+    /// As [`push`](Self::push), from a tail on that was `seen`.
+    #[inline(never)]
+    fn push_further(&self, cursor: &Cursor, hint: Hint, mut seen: u64, mut tail: u64) -> Result<Push, Corrupted> {
         loop {
             let slot = Slot(self.slot(tail).load(Acquire));
             match (slot.laps_ahead_of(self.lap(tail)), slot.is_full()) {
                 (0, false) => {
-                    let full = Slot::full(self.lap(tail), hint);
-                    // [fill]; a loser reads the same slot again.
-                    if self.slot(tail).compare_exchange(slot.0, full.0, AcqRel, Relaxed).is_ok() {
-                        let next = tail.wrapping_add(1);
-                        cursor.tail.store(next, Release);
-                        publish(&self.control.tail.0, seen, next);
+                    if self.fill(cursor, seen, tail, slot, hint) {
                         return Ok(Push::Stored);
                     }
                 }

@@ -425,7 +425,7 @@ impl<'s> Table<'s> {
     }
 
     /// Who has made a task READY stores its hint and wakes one who can claim it. `lane` and `addressee` are those of this life.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn announce_ready(
         &self,
         cursors: &Cursors,
@@ -904,7 +904,7 @@ impl<'s> Table<'s> {
     ///
     /// `of`: who completed it and for which incarnation; `None` for the submitter itself and for the coordinator, who
     /// know that the submitter lives, or sweep later.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn announce_done(
         &self,
         cursors: &Cursors,
@@ -1116,10 +1116,15 @@ impl<'s> Table<'s> {
     /// Who has pushed a task to this queue, and fenced, wakes one who is parked before it; nobody while the one whom this process
     /// has woken last is on its way there. That one wakes the next if it leaves something ([`wake_next`](Self::wake_next)), so
     /// with many more workers than cores a burst of small tasks is not a system call each.
+    #[inline(always)]
     fn wake_for_task(&self, cursors: &Cursors, queue: usize) {
-        if !self.has_idlers(queue) {
-            return;
+        if self.has_idlers(queue) {
+            self.wake_idler(cursors, queue);
         }
+    }
+
+    #[inline(never)]
+    fn wake_idler(&self, cursors: &Cursors, queue: usize) {
         // Relaxed, and so the looks below: the caller's fence stands before them ([park]; `PARK.md`, of who is on its way). A wrong
         // `last_woken`, another thread's, is one more wake or a look by the coordinator.
         let last = cursors.last_woken.load(Relaxed);

@@ -415,7 +415,7 @@ impl Client {
 
     /// As [`submit`](Self::submit), of these bytes.
     pub(super) fn send(&self, s: &Submission, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
-        self.send_as(s, Bond::None, payload, true)
+        self.send_as(s, None, payload, true)
     }
 
     /// As [`send`](Self::send), in a group.
@@ -425,7 +425,7 @@ impl Client {
         s: &Submission,
         payload: &[u8],
     ) -> Result<(usize, TaskId), PoolError> {
-        self.send_as(s, Bond::Group(member), payload, true)
+        self.send_as(s, Some(member), payload, true)
     }
 
     /// A group of tasks, of which whichever ends first is waited for.
@@ -486,21 +486,25 @@ impl Client {
 
     /// As [`send`](Self::send), but does not wait for room.
     pub(super) fn try_submit(&self, s: &Submission, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
-        self.send_as(s, Bond::None, payload, false)
+        self.send_as(s, None, payload, false)
     }
 
     #[inline]
     fn send_as(
         &self,
         s: &Submission,
-        bond: Bond,
+        member: Option<Member>,
         payload: &[u8],
         may_wait: bool,
     ) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
-        match self.shared.send_at_once(s, bond, payload) {
-            Ok(sent) => sent.map_err(|e| SubmitError::from(e).into()),
-            Err(bond) => self.submit_as(s, bond, payload.len(), may_wait, |place| place.copy_from_slice(payload)),
+        match self.shared.send_at_once(s, member, payload) {
+            Ok(Some(ticket)) => Ok(ticket),
+            Ok(None) => {
+                let bond = member.map_or(Bond::None, Bond::Group);
+                self.submit_as(s, bond, payload.len(), may_wait, |place| place.copy_from_slice(payload))
+            }
+            Err(e) => Err(SubmitError::from(e).into()),
         }
     }
 
@@ -828,24 +832,25 @@ impl Shared {
         Locked { inbox: Some(self.inbox.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
-    /// Submits a small payload in a descriptor that is kept, under one lock. `Err`: that takes longer.
+    /// Submits a small payload in a descriptor that is kept, under one lock. `None`: that takes longer.
     ///
     /// As little as can be comes before the task is published: the rest is done while it is on its way.
     #[inline]
     fn send_at_once(
         &self,
         s: &Submission,
-        bond: Bond,
+        member: Option<Member>,
         payload: &[u8],
-    ) -> Result<Result<(usize, TaskId), Corrupted>, Bond> {
+    ) -> Result<Option<(usize, TaskId)>, Corrupted> {
         if payload.len() > INLINE {
-            return Err(bond);
+            return Ok(None);
         }
         let mut inbox = self.lock();
         let spare = if self.is_barred() { None } else { inbox.spares.pop() };
-        let Some(spare) = spare else { return Err(bond) };
+        let Some(spare) = spare else { return Ok(None) };
         let mut draft = self.endpoint.redraft(spare, payload.len());
         let task = draft.id();
+        let bond = member.map_or(Bond::None, Bond::Group);
         let tag = inbox.next_tag(&bond);
         let filled = draft.payload().map(|place| place.copy_from_slice(payload));
         let sent = filled.and_then(|()| draft.submit_as(s, tag));
@@ -859,7 +864,7 @@ impl Shared {
             self.tell(&inbox);
         }
         self.file_if_due(&mut inbox, 1);
-        Ok(sent.map(|task| (tag as usize, task)))
+        sent.map(|task| Some((tag as usize, task)))
     }
 
     /// Is there a reason to look twice before something is submitted?

@@ -319,7 +319,7 @@ struct Values {
 }
 
 impl Values {
-    #[inline]
+    #[inline(always)]
     fn next<O: Wire>(&mut self) -> Option<Output<O>> {
         self.left = self.left.checked_sub(1)?;
         let value = chunk::next(&self.bytes, &mut self.at, O::ALIGN);
@@ -550,6 +550,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
     }
 
     /// The next inputs, up to so many, and why the one behind them has no encoding.
+    #[inline(always)]
     fn gather(&mut self, most: usize) -> (Chunk, Option<CodecError>) {
         let mut chunk = Chunk::new::<I, O>(self.memory.pop().unwrap_or_default());
         let mut refused = None;

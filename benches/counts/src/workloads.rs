@@ -8,11 +8,13 @@ use shmworker::{
 use std::error::Error;
 
 /// Tasks, or items of a map, that each workload plays.
-pub(crate) const OPERATIONS: u64 = 20_000;
+pub(crate) const OPERATIONS: u64 = 20 * CHUNK as u64;
 /// Tasks under way at once, where they are many.
 const DEEP: u64 = 1000;
 /// Items of a chunk.
-const CHUNK: usize = 1000;
+const CHUNK: usize = 1024;
+/// Single items that a map submits together, at most; [`CHUNK`] is a multiple of it.
+const BATCH: usize = 32;
 
 /// A function whose cost is counted, all that it calls included, while a workload is played.
 pub(crate) struct Figure {
@@ -175,6 +177,6 @@ fn map(
         n += 1;
         (n <= OPERATIONS).then_some(n - 1)
     });
-    // One more than are run at once: it is as that is asked for that they are.
-    Ok(pool.map(square, inputs).chunk_size(chunk).in_flight(CHUNK / chunk + 1).sum::<Result<u64, _>>()?)
+    // A chunk or batch more than are run at once: it is as the first of that is asked for that they are.
+    Ok(pool.map(square, inputs).chunk_size(chunk).in_flight(CHUNK.div_ceil(chunk) + BATCH.div_ceil(chunk)).sum::<Result<u64, _>>()?)
 }
