@@ -495,9 +495,23 @@ impl Endpoint {
     /// As [`look`](Self::look), but sleeps while there is none. `None`: `stop` became true, which whoever changes it follows by
     /// a wake, or the coordinator has gone.
     pub(crate) fn next(&self, queues: &[LaneId], stop: impl Fn() -> bool) -> Result<Option<Claimed<'_>>, Corrupted> {
+        Ok(self.next_at(queues, stop)?.map(|(task, _)| task))
+    }
+
+    /// As [`next`](Self::next), with the stamp of the look that found it: who looks has the time to ask for it, and who has found
+    /// something has not.
+    pub(crate) fn next_at(
+        &self,
+        queues: &[LaneId],
+        stop: impl Fn() -> bool,
+    ) -> Result<Option<(Claimed<'_>, u64)>, Corrupted> {
+        let look = || {
+            let now = self.table().clock.stamp();
+            Ok(self.look(queues)?.map(|task| (task, now)))
+        };
         let mut has_slept = false;
         loop {
-            let began = match self.spin.wait(self.is_crowded(), || self.look(queues))? {
+            let began = match self.spin.wait(self.is_crowded(), look)? {
                 Ok(task) => {
                     if has_slept {
                         // The wake may have been meant for a second task.

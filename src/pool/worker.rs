@@ -148,7 +148,8 @@ pub(super) struct Current {
     top: Top,
     /// A thread that a task has started. It runs what it waits for itself, since the slot may wait for it.
     is_guest: bool,
-    /// The stamp of the end of the last task, if nothing came between: it serves for the beginning of the next.
+    /// The stamp of the end of the last task, if nothing came between, or of the look that found the next: it serves for the
+    /// beginning of that. 0: neither is known.
     ended: Cell<u64>,
 }
 
@@ -261,10 +262,11 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
             break Ok(());
         }
         let found = match core.endpoint.look(&core.queues) {
-            Ok(None) => {
-                current.ended.take();
-                core.endpoint.next(&core.queues, is_over)
-            }
+            Ok(None) => core.endpoint.next_at(&core.queues, is_over).map(|next| {
+                let (claimed, seen) = next.unzip();
+                current.ended.set(seen.unwrap_or(0));
+                claimed
+            }),
             found => found,
         };
         match found {

@@ -179,9 +179,6 @@ enum At {
     Told {
         task: usize,
     },
-    Renew {
-        task: usize,
-    },
     Write {
         task: usize,
     },
@@ -422,8 +419,7 @@ impl World {
             }
 
             At::Result { task } => (At::Told { task }, self.memory.load(core, self.part(task, 3), now)),
-            At::Told { task } => (At::Renew { task }, self.memory.load(core, self.part(task, 2), now)),
-            At::Renew { task } => (At::Write { task }, self.memory.exchange(core, self.part(task, 0), now)),
+            At::Told { task } => (At::Write { task }, self.memory.load(core, self.part(task, 2), now)),
             At::Write { task } => (At::Submit { task }, self.memory.exchange(core, self.part(task, 1), now)),
             At::Submit { task } => {
                 self.words[task] = Phase::Ready;
@@ -465,7 +461,7 @@ impl World {
     fn next_of_submitter(&mut self, core: usize, now: Time) -> Time {
         let actor = &mut self.actors[core];
         actor.at = match (actor.fresh.pop(), actor.completion) {
-            (Some(task), _) => At::Renew { task },
+            (Some(task), _) => At::Write { task },
             (None, lane) => At::Head { lane: lane.unwrap_or_default() },
         };
         now
