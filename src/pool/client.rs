@@ -204,7 +204,7 @@ impl Member {
     #[inline]
     fn of(tag: u64) -> Option<Member> {
         let note = (tag & ((1 << Self::NOTE_BITS) - 1)) as usize;
-        (tag & Self::BIT != 0).then(|| Member { group: ((tag & !Self::BIT) >> Self::NOTE_BITS) as usize, note })
+        (tag & Self::BIT != 0).then_some(Member { group: ((tag & !Self::BIT) >> Self::NOTE_BITS) as usize, note })
     }
 }
 

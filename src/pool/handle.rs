@@ -404,6 +404,7 @@ pub struct Reply<T> {
     kind: PhantomData<fn() -> T>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "what is small needs no allocation")]
 enum Place {
     Here { len: usize, bytes: Copied },
     There(Filed),
