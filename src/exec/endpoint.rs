@@ -123,6 +123,10 @@ pub(crate) struct Endpoint {
     _own_bell: Option<OwnedFd>,
 }
 
+/// In place of the stamp of a beginning, of a task that nobody has handed back: as it came somebody looked for it, and did nothing
+/// else. So its beginning needs no stamp of its own.
+pub(crate) const AT_ONCE: u64 = u64::MAX;
+
 /// Payloads up to this length find blocks whatever is under way: of the smallest there are as many as descriptors.
 const SMALL: usize = 4096;
 
@@ -393,7 +397,7 @@ impl Endpoint {
     pub(crate) fn look_out(&self, stop: impl Fn() -> bool) -> Result<(), Instant> {
         let look = || Ok::<_, std::convert::Infallible>((self.may_have_results() || stop()).then_some(()));
         let Ok(found) = self.spin.wait(self.is_crowded(), look);
-        found
+        found.map(|((), _)| ())
     }
 
     /// Sleeps until a result may have come, or `timeout` is over; looks for a while before that.
@@ -498,26 +502,21 @@ impl Endpoint {
         Ok(self.next_at(queues, stop)?.map(|(task, _)| task))
     }
 
-    /// As [`next`](Self::next), with the stamp of the look that found it: who looks has the time to ask for it, and who has found
-    /// something has not.
+    /// As [`next`](Self::next), with the stamp of its beginning as far as that is known: 0, or [`AT_ONCE`].
     pub(crate) fn next_at(
         &self,
         queues: &[LaneId],
         stop: impl Fn() -> bool,
     ) -> Result<Option<(Claimed<'_>, u64)>, Corrupted> {
-        let look = || {
-            let now = self.table().clock.stamp();
-            Ok(self.look(queues)?.map(|task| (task, now)))
-        };
         let mut has_slept = false;
         loop {
-            let began = match self.spin.wait(self.is_crowded(), look)? {
-                Ok(task) => {
+            let began = match self.spin.wait(self.is_crowded(), || self.look(queues))? {
+                Ok((task, has_just_come)) => {
                     if has_slept {
                         // The wake may have been meant for a second task.
                         self.wake_next(queues);
                     }
-                    return Ok(Some(task));
+                    return Ok(Some((task, if has_just_come { AT_ONCE } else { 0 })));
                 }
                 Err(began) => began,
             };
@@ -774,7 +773,7 @@ impl<'e> Running<'e> {
 
     /// The attempt begins, in this slot of the process (from 1), in which `depth` others wait for it, directly or not. From
     /// here on it may be blamed for the death of the process. `label`: the number of the worker's, for people. `now`: the
-    /// present stamp, if it is known: the end of the task before; or 0.
+    /// present stamp, if it is known: the end of the task before; or 0; or [`AT_ONCE`].
     #[inline]
     pub(crate) fn begin(&self, slot: u16, depth: u16, label: u32, now: u64) {
         debug_assert_ne!(slot, 0, "slots are counted from 1");
@@ -784,8 +783,14 @@ impl<'e> Running<'e> {
             if d.limits.load(Relaxed) != 0 || self.timeout().is_some() {
                 d.run.started.store(table.now(), Relaxed);
             }
-            if d.submitted.load(Relaxed) != 0 {
-                d.run.began.store(if now == 0 { table.clock.now() } else { now }, Relaxed);
+            let submitted = d.submitted.load(Relaxed);
+            if submitted != 0 {
+                let began = match now {
+                    AT_ONCE if self.attempt() == 0 => submitted,
+                    0 | AT_ONCE => table.clock.now(),
+                    now => now,
+                };
+                d.run.began.store(began, Relaxed);
             }
             d.run.place.store(Place { slot, depth, is_alone: false }.bits(), Relaxed);
         }

@@ -53,14 +53,15 @@ impl Spin {
     }
 
     /// `look`s until that finds something, or for as long as it is worth it. `is_crowded`: others want the CPU, and it is theirs.
-    /// `Err`: when it began to wait, for [`took`](Self::took) once that is over.
+    /// True beside what is found: it was looked for all the time, so it has just come. `Err`: when it began to wait, for
+    /// [`took`](Self::took) once that is over.
     pub(super) fn wait<T, E>(
         &self,
         is_crowded: bool,
         mut look: impl FnMut() -> Result<Option<T>, E>,
-    ) -> Result<Result<T, Instant>, E> {
+    ) -> Result<Result<(T, bool), Instant>, E> {
         if let Some(found) = look()? {
-            return Ok(Ok(found));
+            return Ok(Ok((found, false)));
         }
         if is_crowded {
             let began = Instant::now();
@@ -68,7 +69,7 @@ impl Spin {
             for _ in 0..YIELDS {
                 std::thread::yield_now();
                 if let Some(found) = look()? {
-                    return Ok(Ok(found));
+                    return Ok(Ok((found, false)));
                 }
             }
             return Ok(Err(began));
@@ -89,7 +90,7 @@ impl Spin {
             }
             if let Some(found) = look()? {
                 self.close.store(if i <= CLOSE { DENSE.min(close + 1) } else { 0 }, Relaxed);
-                return Ok(Ok(found));
+                return Ok(Ok((found, i > 0 && i <= POLITE)));
             }
             // Who is waited for may want this very CPU.
             if i < POLITE { spin_loop() } else { std::thread::yield_now() }

@@ -148,8 +148,8 @@ pub(super) struct Current {
     top: Top,
     /// A thread that a task has started. It runs what it waits for itself, since the slot may wait for it.
     is_guest: bool,
-    /// The stamp of the end of the last task, if nothing came between, or of the look that found the next: it serves for the
-    /// beginning of that. 0: neither is known.
+    /// What is known of the beginning of the next task: the stamp of the end of the last one, if nothing came between; 0; or
+    /// [`AT_ONCE`](crate::exec::endpoint::AT_ONCE).
     ended: Cell<u64>,
 }
 
@@ -263,8 +263,9 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
         }
         let found = match core.endpoint.look(&core.queues) {
             Ok(None) => core.endpoint.next_at(&core.queues, is_over).map(|next| {
-                let (claimed, seen) = next.unzip();
-                current.ended.set(seen.unwrap_or(0));
+                let (claimed, began) = next.unzip();
+                // Where there are several slots, it may have been handed back.
+                current.ended.set(began.filter(|_| core.gate.is_none()).unwrap_or(0));
                 claimed
             }),
             found => found,
