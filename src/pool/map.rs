@@ -516,9 +516,10 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             most = most.min(left / (2 * self.pool.width()) + 1);
         }
         let first = self.next;
-        let vacant = self.in_flight() - self.flights.len();
-        if most == 1 && self.size.is_fixed && vacant > 1 {
-            return self.submit_several(vacant.min(SEVERAL));
+        // Of inputs that are sure to be there. Others may keep this thread waiting, for what those before them do, perhaps.
+        let several = (self.in_flight() - self.flights.len()).min(SEVERAL).min(self.inputs.size_hint().0);
+        if most == 1 && self.size.is_fixed && several > 1 {
+            return self.submit_several(several);
         }
         if most == 1 {
             let Some(input) = self.inputs.next() else { return false };
