@@ -146,3 +146,16 @@ fn inputs_that_are_waited_for_go_as_they_come() {
     let results: Result<Vec<u64>, TaskError> = pool.map(KILL_AT_5, inputs).chunk_size(1).collect();
     assert_eq!(results, Ok(vec![0, 1, 2]));
 }
+
+#[test]
+fn of_small_items_many_are_under_way_in_chunks_of_any_fixed_size() {
+    let pool = Pool::builder().workers(1).forkserver().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    for size in [1, 2, 5] {
+        let mut taken = 0;
+        let items = (6..2000).inspect(|_| taken += 1).map(|number| (path.to_owned(), number));
+        assert_eq!(pool.map(KILL_AT_5, items).chunk_size(size).next(), Some(Ok(6)));
+        assert!(taken > 250, "{taken} in chunks of {size}");
+    }
+}

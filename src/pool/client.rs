@@ -3,14 +3,17 @@
 //! # One inbox
 //!
 //! Finished tasks come through one lane per participant, in the order in which they were finished, while each thread waits
-//! for its own. So whoever waits first *leads*: it alone sleeps in the kernel, on behalf of all, and files what comes. The
-//! others sleep on a condition variable until theirs was filed, or until nobody leads any more. Futures have a thread that
+//! for its own. So whoever waits first *leads*: it alone sleeps in the kernel, on behalf of all, and files what comes, or leaves that
+//! to whom it wakes. The others sleep on a condition variable until theirs was filed, or until nobody leads any more. Futures have a thread that
 //! waits for them, started with the first of them that has to wait.
 //!
 //! Any thread may file what it finds on the way, also what the leader waits for. So whoever files counts that up under the lock;
 //! the leader, who has read the count under the lock too, looks at it once more before it sleeps, and is woken.
 //!
 //! Wakers are code of the caller's, and may come back here: they are called, and dropped, once the lock is released.
+//!
+//! A map reads its results itself, under no lock, as they lie in the segment, and files what it finds of others ([`Client::land`]).
+//! What it reads counts as under way until it has been read: who drains waits for that.
 //!
 //! In a worker nobody leads: a thread that waits there runs other tasks meanwhile ([`super::worker`]), and sleeps before the
 //! queues as well as for its result.
@@ -686,10 +689,13 @@ impl Client {
     /// What is wrong, as a line for people.
     pub(super) fn audit(&self) -> Result<(), String> {
         self.tidy();
-        self.shared.give_up_spares(&mut self.shared.lock());
+        let mut inbox = self.shared.lock();
+        self.shared.give_up_spares(&mut inbox);
         let table = self.endpoint().segment().table();
-        // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more.
+        // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more; and under the
+        // lock, since what another thread takes after that may be kept.
         let is_at_rest = Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0;
+        drop(inbox);
         let audit = if is_at_rest { table.audit() } else { table.audit_live() };
         let is_in_order = if is_at_rest { audit.is_clean() } else { audit.violations.is_empty() };
         if is_in_order { Ok(()) } else { Err(format!("its shared memory is damaged: {audit}; please report this")) }
