@@ -3,9 +3,9 @@
 //! # One inbox
 //!
 //! Finished tasks come through one lane per participant, in the order in which they were finished, while each thread waits
-//! for its own. So whoever waits first *leads*: it alone sleeps in the kernel, on behalf of all, and files what comes, or leaves that
-//! to whom it wakes. The others sleep on a condition variable until theirs was filed, or until nobody leads any more. Futures have a thread that
-//! waits for them, started with the first of them that has to wait.
+//! for its own. So whoever waits first *leads*: it alone sleeps in the kernel, on behalf of all, and files what comes, or leaves
+//! that to those whom it wakes. The others sleep on a condition variable until theirs was filed, or until nobody leads any more.
+//! Futures have a thread that waits for them, started with the first of them that has to wait.
 //!
 //! Any thread may file what it finds on the way, also what the leader waits for. So whoever files counts that up under the lock;
 //! the leader, who has read the count under the lock too, looks at it once more before it sleeps, and is woken.
