@@ -8,7 +8,12 @@ use shmworker::{
     Pool, Tasks,
     pool::{Blame, Failure, Retry, Task, TaskError, TaskOptions},
 };
-use std::{fs::OpenOptions, io::Write, path::Path};
+use std::{
+    fs::OpenOptions,
+    io::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// An item leaves a byte in the file of its number each time that it is begun.
 type Item = (String, u64);
@@ -120,5 +125,37 @@ fn what_is_to_be_tried_again_when_the_pool_ends_is_told_of_the_end() {
     assert_eq!(results.len(), 10);
     for result in results {
         assert!(matches!(result, Err(TaskError::CoordinatorDied(_) | TaskError::PoolEnded(_))), "{result:?}");
+    }
+}
+
+/// None is held back until the next are there.
+#[test]
+fn inputs_that_are_waited_for_go_as_they_come() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = Pool::builder().workers(1).forkserver().unwrap();
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut numbers = 0..3;
+    let inputs = std::iter::from_fn(|| {
+        let number = numbers.next()?;
+        while number > 0 && begun(directory.path(), number - 1) == 0 {
+            assert!(Instant::now() < until, "{} has been taken and not been sent", number - 1);
+            std::thread::yield_now();
+        }
+        Some((directory.path().to_str().unwrap().to_owned(), number))
+    });
+    let results: Result<Vec<u64>, TaskError> = pool.map(KILL_AT_5, inputs).chunk_size(1).collect();
+    assert_eq!(results, Ok(vec![0, 1, 2]));
+}
+
+#[test]
+fn of_small_items_many_are_under_way_in_chunks_of_any_fixed_size() {
+    let pool = Pool::builder().workers(1).forkserver().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    for size in [1, 2, 5] {
+        let mut taken = 0;
+        let items = (6..2000).inspect(|_| taken += 1).map(|number| (path.to_owned(), number));
+        assert_eq!(pool.map(KILL_AT_5, items).chunk_size(size).next(), Some(Ok(6)));
+        assert!(taken > 250, "{taken} in chunks of {size}");
     }
 }

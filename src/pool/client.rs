@@ -3,14 +3,17 @@
 //! # One inbox
 //!
 //! Finished tasks come through one lane per participant, in the order in which they were finished, while each thread waits
-//! for its own. So whoever waits first *leads*: it alone sleeps in the kernel, on behalf of all, and files what comes. The
-//! others sleep on a condition variable until theirs was filed, or until nobody leads any more. Futures have a thread that
-//! waits for them, started with the first of them that has to wait.
+//! for its own. So whoever waits first *leads*: it alone sleeps in the kernel, on behalf of all, and files what comes, or leaves
+//! that to those whom it wakes. The others sleep on a condition variable until theirs was filed, or until nobody leads any more.
+//! Futures have a thread that waits for them, started with the first of them that has to wait.
 //!
 //! Any thread may file what it finds on the way, also what the leader waits for. So whoever files counts that up under the lock;
 //! the leader, who has read the count under the lock too, looks at it once more before it sleeps, and is woken.
 //!
 //! Wakers are code of the caller's, and may come back here: they are called, and dropped, once the lock is released.
+//!
+//! A map reads its results itself, under no lock, as they lie in the segment, and files what it finds of others ([`Client::land`]).
+//! What it reads counts as under way until it has been read: who drains waits for that.
 //!
 //! In a worker nobody leads: a thread that waits there runs other tasks meanwhile ([`super::worker`]), and sleeps before the
 //! queues as well as for its result.
@@ -474,12 +477,17 @@ impl Client {
         mut each: impl FnMut(usize, &Finished<'_>) -> Result<(), Corrupted>,
     ) -> Result<bool, Lost> {
         self.check_home()?;
-        let mut landing = Landing { shared: &self.shared, group, spares, landed: 0 };
+        let shared = &*self.shared;
+        // A part of all that may be under way: what lands counts as that still, and `each` may wait until there is less.
+        let most = most.min(shared.most() / 4).max(1);
+        let mut landing = Landing { shared, group, spares, landed: 0 };
         let result = landing.all(most, &mut each);
         drop(landing);
         result.map_err(|e| {
-            // What is damaged may have been another's, who looks for it later.
-            self.shared.lock().end(e.into());
+            // What is damaged may have been another's, who looks for it later, or sleeps until it is filed.
+            let mut inbox = shared.lock();
+            inbox.end(e.into());
+            shared.tell(&inbox);
             e.into()
         })
     }
@@ -681,10 +689,13 @@ impl Client {
     /// What is wrong, as a line for people.
     pub(super) fn audit(&self) -> Result<(), String> {
         self.tidy();
-        self.shared.give_up_spares(&mut self.shared.lock());
+        let mut inbox = self.shared.lock();
+        self.shared.give_up_spares(&mut inbox);
         let table = self.endpoint().segment().table();
-        // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more.
+        // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more; and under the
+        // lock, since what another thread takes after that may be kept.
         let is_at_rest = Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0;
+        drop(inbox);
         let audit = if is_at_rest { table.audit() } else { table.audit_live() };
         let is_in_order = if is_at_rest { audit.is_clean() } else { audit.violations.is_empty() };
         if is_in_order { Ok(()) } else { Err(format!("its shared memory is damaged: {audit}; please report this")) }
@@ -1958,5 +1969,89 @@ mod tests {
         client.endpoint().orphan();
         let refused = client.try_submit(&TASK, b"").err();
         assert!(matches!(refused, Some(PoolError::Submit(SubmitError::CoordinatorDied(_)))), "{refused:?}");
+    }
+
+    /// A group of so many tasks, which have ended.
+    fn ended_group(client: &Client, worker: &Endpoint, n: usize) -> usize {
+        let group = client.open_group().unwrap();
+        for note in 0..n {
+            client.submit_in(Member { group, note }, &TASK, b"").unwrap();
+            assert!(claim(worker).complete(0, 0, |_| {}).is_ok());
+        }
+        group
+    }
+
+    #[test]
+    fn damage_that_one_meets_who_lands_is_told_to_all_who_sleep() {
+        let pool = Pool::new(1);
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let (tag, task) = client.try_submit(&TASK, b"").unwrap();
+        // In the place of one who sleeps for all, and hears of nothing but by the news.
+        client.shared.lock().has_leader = true;
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let until = Instant::now() + Duration::from_secs(10);
+                let came = client.wait(tag, task, Some(until));
+                (came.err(), Instant::now() < until)
+            });
+            while client.shared.lock().waiting == 0 {
+                std::thread::yield_now();
+            }
+            drop(claim(&worker));
+            pool.segment.table().descriptors[usize::from(task.index)].output.store(u64::MAX, Relaxed);
+            let group = client.open_group().unwrap();
+            assert!(client.land(group, 1, &mut Vec::new(), |_, _| Ok(())).is_err());
+            let (lost, was_told) = waiting.join().unwrap();
+            assert!(matches!(lost, Some(Lost::Corrupted(_))), "{lost:?}");
+            assert!(was_told, "it slept until its time was over");
+        });
+        client.shared.lock().has_leader = false;
+    }
+
+    #[test]
+    fn who_reads_a_result_that_lands_may_submit_however_small_the_pool_is() {
+        let pool = Pool::of(Geometry { descriptors: 4, ..Geometry::new(4, 1) });
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let all = client.shared.most();
+        let group = ended_group(&client, &worker, all);
+        let mut landed = 0;
+        while landed < all {
+            let mut further = None;
+            let result = client.land(group, usize::MAX, &mut Vec::new(), |_, _| {
+                landed += 1;
+                if landed == all {
+                    further = Some(client.try_submit(&TASK, b""));
+                }
+                Ok(())
+            });
+            assert_eq!(result, Ok(false));
+            if let Some(further) = further {
+                client.forget(further.unwrap().0);
+            }
+        }
+        drop(claim(&worker));
+        client.tidy();
+        assert_eq!(client.outstanding(), 0);
+        client.close_group(group);
+        assert!(client.shared.lock().groups.is_empty());
+        drop(client);
+        pool.assert_clean();
+    }
+
+    #[test]
+    fn who_panics_over_a_result_that_lands_leaves_the_others() {
+        let pool = Pool::new(1);
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let group = ended_group(&client, &worker, 3);
+        let first = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            client.land(group, 3, &mut Vec::new(), |_, _| std::panic::resume_unwind(Box::new("of what reads it")))
+        }));
+        assert!(first.is_err());
+        assert_eq!(client.outstanding(), 2);
+        client.close_group(group);
+        client.tidy();
+        assert_eq!((client.outstanding(), client.shared.lock().groups.len()), (0, 0));
+        drop(client);
+        pool.assert_clean();
     }
 }

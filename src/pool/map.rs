@@ -357,7 +357,7 @@ struct Engine<'p, I: Wire, O: Wire, T: Iterator> {
     size: Size,
     /// If somebody said.
     in_flight: Option<usize>,
-    /// Bytes of the last item that was sent by itself.
+    /// Bytes of each of the inputs that were gathered last.
     weight: usize,
     /// The number of the next input.
     next: u64,
@@ -516,9 +516,10 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             most = most.min(left / (2 * self.pool.width()) + 1);
         }
         let first = self.next;
-        let vacant = self.in_flight() - self.flights.len();
-        if most == 1 && self.size.is_fixed && vacant > 1 {
-            return self.submit_several(vacant.min(SEVERAL));
+        // Of inputs that are sure to be there. Others may keep this thread waiting, for what those before them do, perhaps.
+        let several = (self.in_flight() - self.flights.len()).min(SEVERAL).min(self.inputs.size_hint().0);
+        if most == 1 && self.size.is_fixed && several > 1 {
+            return self.submit_several(several);
         }
         if most == 1 {
             let Some(input) = self.inputs.next() else { return false };
@@ -559,6 +560,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             self.next += 1;
             refused = chunk.push::<I>(I::borrow(&input)).err();
         }
+        self.weight = chunk.weight() / chunk.len().max(1);
         (chunk, refused)
     }
 
@@ -575,7 +577,6 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
         let first = self.next;
         let (items, refused) = self.gather(most);
         let has_some = items.len() > 0 || refused.is_some();
-        self.weight = items.weight() / items.len().max(1);
         let pool = self.pool;
         let mut spares = std::mem::take(&mut self.spares);
         let sending = self.sending().map(|sending| (sending.group, sending.one)).ok();
@@ -587,6 +588,7 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             match batch.as_mut().and_then(|batch| batch.submit(note, item)) {
                 Some(Ok(task)) => drop(self.flights.insert(Flight { task, first: number, what })),
                 Some(Err(e)) => {
+                    self.is_over = true;
                     self.fail(number, what, &TaskError::NotSubmitted(Box::new(SubmitError::from(e).into())))
                 }
                 None => {
