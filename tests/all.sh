@@ -36,7 +36,7 @@ library() {
     step "library: doctests" cargo test --doc
     step "library: command line" cargo test --test cli --test bench
     step "library: start methods" cargo test --test start_methods --test cargo_test
-    step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits
+    step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps
     step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
 }
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }

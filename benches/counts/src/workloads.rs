@@ -169,14 +169,20 @@ fn map(
     chunk: usize,
     run: impl Fn(&OneThread) -> Result<(), Box<dyn Error>>,
 ) -> Result<u64, Box<dyn Error>> {
-    let mut n = 0;
-    let inputs = std::iter::from_fn(|| {
-        if n > 0 && n % CHUNK as u64 == 0 {
-            (0..CHUNK / chunk).for_each(|_| run(pool).expect("a task"));
+    let run_all = || (0..CHUNK / chunk).for_each(|_| run(pool).expect("a task"));
+    let inputs = (0..OPERATIONS).inspect(|n| {
+        if *n > 0 && n % CHUNK as u64 == 0 {
+            run_all();
         }
-        n += 1;
-        (n <= OPERATIONS).then_some(n - 1)
     });
+    let inputs = inputs.chain(std::iter::from_fn(|| {
+        run_all();
+        None
+    }));
     // A chunk or batch more than are run at once: it is as the first of that is asked for that they are.
-    Ok(pool.map(square, inputs).chunk_size(chunk).in_flight(CHUNK.div_ceil(chunk) + BATCH.div_ceil(chunk)).sum::<Result<u64, _>>()?)
+    Ok(pool
+        .map(square, inputs)
+        .chunk_size(chunk)
+        .in_flight(CHUNK.div_ceil(chunk) + BATCH.div_ceil(chunk))
+        .sum::<Result<u64, _>>()?)
 }

@@ -17,11 +17,10 @@ use shmworker::{
 };
 use shmworker_benches::Unit;
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::VecDeque,
     fs,
     hint::{black_box, spin_loop},
-    iter,
     sync::atomic::{
         AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
@@ -100,13 +99,11 @@ fn echoes(workers: usize) -> Result<(Pool, Task<Bytes, Bytes>)> {
 /// By `map`: a task for each item.
 fn throughput(workers: usize, outstanding: usize, n: u64) -> Result<Figures> {
     let (pool, echo) = echoes(workers)?;
-    let (sent, is_over) = (Cell::new(0), Cell::new(false));
-    let next = || Some(bytes_of(&[sent.replace(sent.get() + 1); 8]).to_vec()).filter(|_| !is_over.get());
-    let mut results = pool.map(echo, iter::from_fn(next)).chunk_size(1).in_flight(outstanding).unordered();
-    let receive = || results.next().map(|(_, result)| Ok(message(&result?)[7])).transpose();
-    measure::flow(n, receive, || {
-        is_over.set(true);
-        sent.get()
+    let inputs = (0u64..).map(|x| bytes_of(&[x; 8]).to_vec());
+    let mut results = pool.map(echo, inputs).chunk_size(1).in_flight(outstanding).unordered();
+    measure::flow(n, || {
+        let (number, result) = results.next().ok_or("nothing is under way")?;
+        Ok((number, message(&result?)[7]))
     })
 }
 
