@@ -44,6 +44,7 @@ mod exec;
 #[doc(hidden)]
 pub mod fuzz;
 #[cfg(any(feature = "bench", all(feature = "cli", feature = "pool")))]
+#[cfg_attr(not(feature = "bench"), expect(unreachable_pub, reason = "only `bench_support` hands it on"))]
 mod limit;
 mod lockfree;
 #[cfg(not(all(test, any(loom, shuttle))))]

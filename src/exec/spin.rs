@@ -28,7 +28,7 @@ const LOOKS: u32 = 8;
 /// Looks after which the CPU is offered to others between two: some 2 µs, more than a round trip takes.
 const POLITE: u32 = 32;
 /// Looks of one whose CPU others want.
-const YIELDS: u32 = 2;
+const YIELDS: u32 = 16;
 const CLOSE: u32 = 3;
 const DENSE: u32 = 8;
 const GATHER: u32 = 320;

@@ -56,7 +56,7 @@
 use super::word::{Hint, LAP_BITS, Slot};
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant, private},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant, private, spin_loop},
 };
 
 /// Steps that a participant makes before it publishes its cursor.
@@ -68,6 +68,10 @@ const RESCAN_EVERY: u32 = if cfg!(all(test, any(loom, shuttle))) { 2 } else { 10
 
 /// How far behind the head [`Lane::behind`] looks: so many tasks take longer than a cache line takes from one CPU to another.
 const AHEAD: u64 = 4;
+
+/// Logarithms of the pauses of one who has lost an exchange, and of one who has lost some in a row. The longest are a microsecond.
+const FIRST: u32 = 4;
+const LONGEST: u32 = 6;
 
 /// In `rescan`: a look at the descriptors is due. The rest counts how often that was said.
 const UP: u64 = 1;
@@ -215,6 +219,7 @@ impl<'s> Lane<'s> {
     /// As [`push`](Self::push), from a tail on that was `seen`.
     #[inline(never)]
     fn push_further(&self, cursor: &Cursor, hint: Hint, mut seen: u64, mut tail: u64) -> Result<Push, Corrupted> {
+        let mut lost = FIRST;
         loop {
             let slot = Slot(self.slot(tail).load(Acquire));
             match (slot.laps_ahead_of(self.lap(tail)), slot.is_full()) {
@@ -222,6 +227,7 @@ impl<'s> Lane<'s> {
                     if self.fill(cursor, seen, tail, slot, hint) {
                         return Ok(Push::Stored);
                     }
+                    stand_back(&mut lost);
                 }
                 (0, true) => tail = tail.wrapping_add(1),
                 (laps @ 1.., _) if !self.is_astray(seen, tail) => tail = self.skip(tail, laps),
@@ -341,6 +347,9 @@ impl<'s> Lane<'s> {
         let next = entry.position.wrapping_add(1);
         cursor.head.store(next, Release);
         publish(&self.control.head.0, entry.seen_head, next);
+        if !removed {
+            stand_back(&mut (FIRST + 1));
+        }
         removed
     }
 
@@ -410,6 +419,15 @@ impl<'s> Lane<'s> {
 /// begin anew each time.
 fn is_past(a: u64, b: u64) -> bool {
     a.wrapping_sub(b).cast_signed() > 0
+}
+
+/// Whoever was faster has the line, and does best to fill or empty some more slots of it before that travels again.
+#[cold]
+fn stand_back(lost: &mut u32) {
+    if cfg!(not(all(test, any(loom, shuttle)))) {
+        (0..1u32 << *lost).for_each(|_| spin_loop());
+        *lost = LONGEST.min(*lost + 1);
+    }
 }
 
 /// One try: failing means that somebody else published.
