@@ -25,8 +25,8 @@ const MOST: Duration = Duration::from_micros(150);
 const LEAST: Duration = Duration::from_micros(1);
 /// Looks between two at the time.
 const LOOKS: u32 = 8;
-/// Looks after which the CPU is offered to others between two: some 2 µs, more than a round trip takes.
-const POLITE: u32 = 32;
+/// Looks after which the CPU is offered to others between two: some 4 µs, more than a round trip takes.
+const POLITE: u32 = 128;
 /// Looks of one whose CPU others want.
 const YIELDS: u32 = 16;
 const CLOSE: u32 = 3;
