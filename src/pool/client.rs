@@ -486,8 +486,7 @@ impl Client {
         result.map_err(|e| {
             // What is damaged may have been another's, who looks for it later, or sleeps until it is filed.
             let mut inbox = shared.lock();
-            inbox.end(e.into());
-            shared.tell(&inbox);
+            shared.lose(&mut inbox, e);
             e.into()
         })
     }
@@ -775,8 +774,7 @@ impl Batch<'_> {
         Some(sent.inspect_err(|e| {
             // It may run for all that.
             let mut inbox = self.shared.lock();
-            inbox.end((*e).into());
-            self.shared.tell(&inbox);
+            self.shared.lose(&mut inbox, *e);
         }))
     }
 }
@@ -871,8 +869,7 @@ impl Shared {
         self.has_gone_out(1);
         if let Err(e) = &sent {
             // It may run for all that: nobody has its ticket, then.
-            inbox.end((*e).into());
-            self.tell(&inbox);
+            self.lose(&mut inbox, *e);
         }
         self.file_if_due(&mut inbox, 1);
         sent.map(|task| Some((tag as usize, task)))
@@ -958,8 +955,7 @@ impl Shared {
             // It may run for all that: nobody else has its ticket, then, and who has joined is told.
             let mut inbox = self.lock();
             inbox.forget(tag as usize);
-            inbox.end(e.into());
-            self.tell(&inbox);
+            self.lose(&mut inbox, e);
             SubmitError::from(e).into()
         })
     }
@@ -1297,6 +1293,12 @@ impl Shared {
             output
         };
         Ok(Done { outcome, status, ending, output })
+    }
+
+    /// Nothing will come any more, for this damage: all are told.
+    fn lose(&self, inbox: &mut Inbox, damage: Corrupted) {
+        inbox.end(damage.into());
+        self.tell(inbox);
     }
 
     /// Has all who wait look again, however they sleep.
