@@ -21,6 +21,11 @@ sources() {
     step "sources: format" cargo fmt --all --check
     step "sources: clippy" cargo clippy --workspace --exclude shmworker-benches --all-targets -- -D warnings
     step "sources: clippy, no features" cargo clippy --no-default-features --all-targets -- -D warnings
+    local models
+    for models in loom shuttle; do
+        step "sources: clippy, $models" env RUSTFLAGS="--cfg $models" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/$models" \
+            cargo clippy --profile loom --no-default-features --lib --tests -- -D warnings
+    done
     step "sources: docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude shmworker-benches --no-deps
 }
 core() {

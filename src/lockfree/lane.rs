@@ -56,7 +56,7 @@
 use super::word::{Hint, LAP_BITS, Slot};
 use crate::{
     error::Corrupted,
-    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant, private, spin_loop},
+    sync::{AcqRel, Acquire, AtomicU64, Relaxed, Release, mutant, private},
 };
 
 /// Steps that a participant makes before it publishes its cursor.
@@ -425,7 +425,7 @@ fn is_past(a: u64, b: u64) -> bool {
 #[cold]
 fn stand_back(lost: &mut u32) {
     if cfg!(not(all(test, any(loom, shuttle)))) {
-        (0..1u32 << *lost).for_each(|_| spin_loop());
+        (0..1u32 << *lost).for_each(|_| std::hint::spin_loop());
         *lost = LONGEST.min(*lost + 1);
     }
 }

@@ -109,7 +109,7 @@ fn who_renews_dies() {
         };
         let borrow: Part = |a| {
             let block = a.await_room(Actor::alloc);
-            assert!(a.table().blocks.free(block as usize, Block::Held(a.name)));
+            assert!(a.table().blocks.free(block, Block::Held(a.name)));
         };
         let (owner, waiter) = take.play(&coordinator, vec![(owner, renew), (waiter, borrow)]);
         let died = owner.died;
@@ -137,7 +137,7 @@ fn who_gives_a_block_back_with_its_task_dies() {
         };
         let borrow: Part = |a| {
             let block = a.await_room(Actor::alloc);
-            assert!(a.table().blocks.free(block as usize, Block::Held(a.name)));
+            assert!(a.table().blocks.free(block, Block::Held(a.name)));
         };
         let (worker, waiter) = take.play(&coordinator, vec![(worker, give_back), (waiter, borrow)]);
         let died = worker.died;
