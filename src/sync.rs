@@ -245,11 +245,24 @@ mod real {
         clock_monotonic()
     }
 
+    /// [`monotonic`] as it was at the kernel's last tick: no clock is read, and the kernel never called.
+    pub(crate) fn coarse() -> u64 {
+        #[cfg(any(test, fuzzing))]
+        if let Some(now) = NOW.get() {
+            return now;
+        }
+        read(libc::CLOCK_MONOTONIC_COARSE)
+    }
+
     /// As [`monotonic`], even where the time of a test stands still.
     pub(super) fn clock_monotonic() -> u64 {
+        read(libc::CLOCK_MONOTONIC)
+    }
+
+    fn read(clock: libc::clockid_t) -> u64 {
         let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `ts` is a live timespec, which the call fills; this clock always exists.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut ts) };
+        // SAFETY: `ts` is a live timespec, which the call fills; Linux has always had both clocks.
+        unsafe { libc::clock_gettime(clock, &raw mut ts) };
         ts.tv_sec as u64 * 1_000_000_000 + ts.tv_nsec as u64
     }
 
@@ -386,6 +399,10 @@ mod mocked {
 
     pub(crate) fn monotonic() -> u64 {
         NOW.get()
+    }
+
+    pub(crate) fn coarse() -> u64 {
+        monotonic()
     }
 
     /// The models have no counter.

@@ -17,7 +17,7 @@ use crate::{
         descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules, Run, set},
         participant::{Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
-        task_clock::TaskClock,
+        task_clock::{Sampler, TaskClock},
         word::{Outcome, Phase, Task},
     },
     mem::segment::{NoSpace, Segment},
@@ -110,6 +110,7 @@ pub(crate) struct Endpoint {
     /// Of the process in which it was made: a system call less for each task.
     pid: u32,
     spin: Spin,
+    sampler: Sampler,
     /// CPUs that this process may use.
     cpus: usize,
     is_orphaned: AtomicBool,
@@ -164,6 +165,7 @@ impl Endpoint {
             cursors,
             pid: std::process::id(),
             spin,
+            sampler: Sampler::default(),
             cpus,
             is_orphaned: AtomicBool::new(false),
             is_shared: AtomicBool::new(true),
@@ -337,10 +339,10 @@ impl Endpoint {
         (0..table.descriptors.len()).any(|i| table.load(i as u16).is(Phase::Free)) && self.has_block_to_spare(len)
     }
 
-    /// The time at which this is submitted, or 0 if nobody wants it.
+    /// The time at which this is submitted, or 0 if nobody wants it, or it is too dear.
     pub(crate) fn stamp(&self, s: &Submission) -> u64 {
         let clock = &self.table().clock;
-        if s.is_timed { clock.now() } else { clock.stamp() }
+        if s.is_timed { clock.now() } else { clock.stamp(&self.sampler) }
     }
 
     fn check_len(&self, len: usize) -> Result<(), SubmitError> {

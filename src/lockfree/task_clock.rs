@@ -1,7 +1,8 @@
 //! The clock that says how long tasks wait and run: cheap enough for each of them.
 //!
 //! A stamp is a reading of the CPU's time stamp counter (`RDTSC`), where the kernel trusts it: half of what
-//! CLOCK_MONOTONIC costs (15 and 32 ns under KVM), no fence, no call. Elsewhere it is CLOCK_MONOTONIC. Which of the two stands in the header, so all
+//! CLOCK_MONOTONIC costs (15 and 32 ns under KVM), no fence, no call. Elsewhere it is CLOCK_MONOTONIC, which may even be a
+//! system call, and so tasks are [sampled](Sampler). Which of the two stands in the header, so all
 //! processes of a pool stamp alike. Stamps are for people: whatever has to meet a timer, or the coordinator's sleep, is pool
 //! time ([`super::timer`]).
 //!
@@ -51,12 +52,14 @@
 //! Wait-free. What checks this page: the tests below.
 
 use crate::sync::{
-    AtomicU64, Relaxed, monotonic,
+    AtomicU64, Relaxed, coarse, monotonic, private,
     ticks::{self, Pair},
 };
 
 /// After this much of a pool's life, in nanoseconds, its rate is known well enough.
 const LONG: u64 = 10_000_000_000;
+/// Tasks that are stamped in a tick of 1 to 10 ms (CONFIG_HZ).
+const A_TICK: u64 = 16;
 /// Binary places of a rate.
 const PLACES: u32 = 32;
 /// Before that, a rate is too rough to judge the next one by.
@@ -120,6 +123,27 @@ impl ClockWords {
     }
 }
 
+/// Of which tasks a process takes times where a reading is dear: of the first [`A_TICK`] in each tick of the kernel's. So a process
+/// that submits less than some thousand a second has the times of all, and one that submits a million pays for few.
+///
+/// Threads share it, and may all be the first.
+#[derive(Debug, Default)]
+pub(crate) struct Sampler {
+    tick: private::AtomicU64,
+    taken: private::AtomicU64,
+}
+
+impl Sampler {
+    fn is_due(&self, tick: u64) -> bool {
+        let taken = if self.tick.load(Relaxed) == tick { self.taken.load(Relaxed) } else { 0 };
+        if taken < A_TICK {
+            self.taken.store(taken + 1, Relaxed);
+            self.tick.store(tick, Relaxed);
+        }
+        taken < A_TICK
+    }
+}
+
 /// The clock of a pool.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TaskClock<'s> {
@@ -131,10 +155,11 @@ pub(crate) struct TaskClock<'s> {
 }
 
 impl TaskClock<'_> {
-    /// The present moment, for a task; 0 where the pool takes no times.
+    /// The present moment, for a task that this process submits; 0 where the pool takes no times, or not of this one.
     #[inline]
-    pub(crate) fn stamp(&self) -> u64 {
-        if self.is_on { self.now() } else { 0 }
+    pub(crate) fn stamp(&self, sampler: &Sampler) -> u64 {
+        let is_taken = self.is_on && (self.source == Source::Counter || sampler.is_due(coarse()));
+        if is_taken { self.now() } else { 0 }
     }
 
     /// The present moment, wanted or not. Never 0.
@@ -209,6 +234,7 @@ fn scaled(ticks: u64, rate: u64) -> u64 {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+    use crate::sync::NOW;
 
     const MS: u64 = 1_000_000;
 
@@ -273,11 +299,11 @@ mod tests {
         let words = ClockWords::new();
         let clock = clock(&words, ticks::pair());
         let began = monotonic();
-        let outer = clock.stamp();
+        let outer = clock.now();
         let inner_began = monotonic();
         while monotonic() < inner_began + 20 * MS {}
         let inner = monotonic() - inner_began;
-        let ns = clock.ns_between(outer, clock.stamp());
+        let ns = clock.ns_between(outer, clock.now());
         let all = monotonic() - began;
         // The kernel's clock may be slewed meanwhile.
         assert!((inner - inner / SLEW..=all + all / SLEW).contains(&ns), "{ns}, of {inner} to {all}");
@@ -306,9 +332,25 @@ mod tests {
     fn without_times_there_is_no_stamp_but_for_who_insists() {
         let words = ClockWords::new();
         let clock = TaskClock { source: Source::Monotonic, is_on: false, ..clock(&words, Pair::default()) };
-        assert_eq!(clock.stamp(), 0);
+        assert_eq!(clock.stamp(&Sampler::default()), 0);
         let from = clock.now();
         assert_eq!((clock.ns_between(0, from), clock.ns_between(from, from + 5)), (0, 5));
+    }
+
+    #[test]
+    fn a_dear_clock_is_read_for_the_first_tasks_of_a_tick_only() {
+        let sampler = Sampler::default();
+        let due = |tick| (0..1000).filter(|_| sampler.is_due(tick)).count() as u64;
+        assert_eq!([7, 7, 8, 12].map(due), [A_TICK, 0, A_TICK, A_TICK]);
+        let words = ClockWords::new();
+        let dear = TaskClock { source: Source::Monotonic, is_on: true, ..clock(&words, Pair::default()) };
+        let is_stamped = |clock: &TaskClock<'_>| (0..1000).filter(|_| clock.stamp(&sampler) != 0).count() as u64;
+        NOW.set(Some(1));
+        assert_eq!(is_stamped(&dear), A_TICK);
+        NOW.set(None);
+        if ticks::is_trusted() {
+            assert_eq!(is_stamped(&TaskClock { source: Source::Counter, ..dear }), 1000);
+        }
     }
 
     #[test]
@@ -322,7 +364,7 @@ mod tests {
                 clock.measure(after(0));
                 clock.ns_between(1, damage);
                 clock.was_stopped(damage);
-                assert_ne!(clock.stamp(), 0);
+                assert_ne!(clock.now(), 0);
             }
         }
     }

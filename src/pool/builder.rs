@@ -116,9 +116,10 @@ impl Builder {
     }
 
     /// Whether it is noted how long tasks waited and ran, as they are by default: two readings of the CPU's counter, some ten
-    /// nanoseconds each, or of the kernel's clock where that does not trust the counter. Without, `waited` and `ran` of
-    /// [`Finished`](super::Finished) are zero. Time limits hold in any case, and `map` times the tasks by which it finds the size
-    /// of its chunks.
+    /// nanoseconds each; a third where the worker had to be woken for the task. Where the kernel does not trust the counter (its
+    /// clock source is not `tsc`), the kernel's clock is read instead, for the first 16 tasks that a process submits in each of
+    /// the kernel's ticks, of 1 to 10 ms. Without, `waited` and `ran` of [`Finished`](super::Finished) are zero. Time limits hold
+    /// in any case, and `map` times the tasks by which it finds the size of its chunks.
     ///
     /// ```
     /// let builder = shmworker::Pool::builder().times(false);

@@ -228,10 +228,9 @@ pub struct Finished<T> {
     pub worker: Option<Worker>,
     /// How often it was begun.
     pub attempts: u32,
-    /// From its submission to the beginning of its last attempt. Zero in a pool that takes no
-    /// [times](super::Builder::times).
+    /// From its submission to the beginning of its last attempt. Zero where no [times](super::Builder::times) were taken.
     pub waited: Duration,
-    /// How long its last attempt ran, if that came to an end. Zero in a pool that takes no times.
+    /// How long its last attempt ran, if that came to an end. Zero where no times were taken.
     pub ran: Duration,
 }
 
