@@ -1,12 +1,12 @@
 //! The pool that serves Temporal: a bridge, workflow processes and activity processes around one segment.
 
 use super::{
-    activity::Activities,
+    activity::{Activities, activity_process},
     bridge::{self, Config},
     connect::ConnectError,
     dev_server::DevServer,
-    wire, worker,
-    workflow::Workflows,
+    wire,
+    workflow::{Workflows, workflow_process},
 };
 use crate::{
     mem::segment::Options,
@@ -80,13 +80,13 @@ pub(crate) fn run(
             name: "workflow-worker",
             role: Role::Worker,
             count: workflow_processes,
-            main: Box::new(move |seat| worker::workflow_process(&seat, &workflows, &namespace, &workflow_task_queue)),
+            main: Box::new(move |seat| workflow_process(&seat, &workflows, &namespace, &workflow_task_queue)),
         },
         Spec {
             name: "activity-worker",
             role: Role::Worker,
             count: activity_processes,
-            main: Box::new(move |seat| worker::activity_process(&seat, &activities, &activity_task_queue, slots)),
+            main: Box::new(move |seat| activity_process(&seat, &activities, &activity_task_queue, slots)),
         },
     ];
     let Place { name, options } = place;

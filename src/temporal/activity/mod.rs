@@ -58,11 +58,13 @@
 mod context;
 mod convert;
 mod host;
+mod process;
 mod registry;
 
 pub use context::{ActivityContext, ActivityInfo};
 pub(super) use convert::cancelled;
-pub(crate) use host::ActivityHost;
+use host::ActivityHost;
+pub(super) use process::activity_process;
 pub use registry::Activities;
 #[doc(no_inline)]
 pub use temporalio_common::{

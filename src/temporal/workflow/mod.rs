@@ -13,10 +13,12 @@
 //! isn't here. After any of them the run is dropped at once, since its state may be half changed; Core evicts it as
 //! well and has it replayed from its history.
 
+mod process;
 mod run;
 #[cfg(test)]
 mod tests;
 
+pub(super) use self::process::workflow_process;
 use self::run::{Run, TaskFailed};
 use super::{
     panics,

@@ -1,19 +1,17 @@
-//! The worker processes: they have no connection, no Core and, for workflows, no runtime; all they have is the segment.
-//!
-//! A task of a bridge that is dead is refused, and with the first task of another bridge everything that belongs to the
-//! former one is dropped: workflow runs are forgotten, activities cancelled. At most one bridge lives at a time, so the
-//! submitter's name tells which is which.
+//! An activity process: its runtime, and the thread that minds its lanes.
 
 use super::{
-    activity::{Activities, ActivityCancelReason, ActivityHost},
-    wire::{self, ACTIVITY_QUEUE, Kind, STATUS_REFUSED, WORKFLOW_QUEUE, once},
-    workflow::{WorkflowHost, Workflows},
+    super::{
+        process::{DAMAGED, From, code, is_stopping, origin, refuse},
+        wire::{self, ACTIVITY_QUEUE, Kind, once},
+    },
+    Activities, ActivityCancelReason, ActivityHost,
 };
 use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Endpoint, SubmitError, To},
     lockfree::participant::Name,
-    process::{Mode, coordinator::Seat, output::last_word},
+    process::{coordinator::Seat, output::last_word},
 };
 use prost::Message;
 use std::sync::{
@@ -23,106 +21,11 @@ use std::sync::{
 use temporalio_common::protos::{
     coresdk::{
         ActivityHeartbeat, ActivityTaskCompletion, activity_result::ActivityExecutionResult,
-        activity_task::ActivityTask, workflow_activation::WorkflowActivation,
-        workflow_completion::WorkflowActivationCompletion,
+        activity_task::ActivityTask,
     },
     temporal::api::failure::v1::Failure,
 };
 use tokio::sync::mpsc;
-
-/// What a worker ends with when the segment is damaged.
-const DAMAGED: u8 = 1;
-
-fn code(result: Result<(), Corrupted>) -> u8 {
-    match result {
-        Ok(()) => 0,
-        Err(damage) => {
-            last_word(&damage.to_string());
-            DAMAGED
-        }
-    }
-}
-
-fn is_stopping(endpoint: &Endpoint) -> bool {
-    Mode::of(&endpoint.segment().header().control) == Mode::Stopping
-}
-
-/// Whose task this is, in relation to the bridge that was served before.
-enum From {
-    /// The same bridge as before.
-    Same,
-    /// Another one, and alive.
-    Another,
-    /// One that is dead: nobody waits for an answer.
-    Dead,
-}
-
-fn origin(endpoint: &Endpoint, claimed: &Claimed<'_>, current: Option<Name>) -> Result<From, Corrupted> {
-    let submitter = claimed.submitter();
-    Ok(if !endpoint.segment().table().is_live(submitter)? {
-        From::Dead
-    } else if current == Some(submitter) {
-        From::Same
-    } else {
-        From::Another
-    })
-}
-
-fn refuse(claimed: Claimed<'_>) -> Result<(), Corrupted> {
-    match claimed.complete(STATUS_REFUSED, 0, |_| {}) {
-        Err((SubmitError::Corrupted(damage), _)) => Err(damage),
-        _ => Ok(()),
-    }
-}
-
-// ---- workflows ------------------------------------------------------------------------------------------------------
-
-/// Runs a workflow process: one activation at a time, many suspended runs.
-pub(crate) fn workflow_process(seat: &Seat, workflows: &Workflows, namespace: &str, task_queue: &str) -> u8 {
-    let host = WorkflowHost::new(workflows.clone(), namespace.to_owned(), task_queue.to_owned());
-    code(serve_workflows(seat.endpoint, host))
-}
-
-fn serve_workflows(endpoint: &Endpoint, mut host: WorkflowHost) -> Result<(), Corrupted> {
-    let mut bridge = None;
-    let queues = [endpoint.queue(WORKFLOW_QUEUE)];
-    while let Some(claimed) = endpoint.next(&queues, || is_stopping(endpoint))? {
-        activate(endpoint, claimed, &mut host, &mut bridge)?;
-    }
-    Ok(())
-}
-
-fn activate(
-    endpoint: &Endpoint,
-    claimed: Claimed<'_>,
-    host: &mut WorkflowHost,
-    bridge: &mut Option<Name>,
-) -> Result<(), Corrupted> {
-    match origin(endpoint, &claimed, *bridge)? {
-        From::Same => {}
-        From::Another => {
-            *bridge = Some(claimed.submitter());
-            let runs = host.forget_all();
-            if runs > 0 {
-                tracing::info!(runs, "another bridge: the former one's runs are forgotten");
-            }
-        }
-        From::Dead => return refuse(claimed),
-    }
-    match (Kind::of(&claimed), WorkflowActivation::decode(claimed.input()?)) {
-        (Some(Kind::Activation), Ok(activation)) => {
-            let run_id = activation.run_id.clone();
-            let completion = host.handle(activation);
-            wire::complete(claimed, &completion, |why| {
-                let failure = Failure { message: why, ..Default::default() };
-                WorkflowActivationCompletion::fail(run_id, failure, None)
-            })
-        }
-        _ => refuse(claimed),
-    }
-}
-
-// ---- activities -----------------------------------------------------------------------------------------------------
 
 /// From the lane thread to the runtime's.
 enum Order {
@@ -142,7 +45,7 @@ struct Shared {
 
 /// Runs an activity process: up to `slots` attempts at a time. Async handlers run on a current-thread runtime, blocking
 /// ones on its threads; another thread minds the lanes.
-pub(crate) fn activity_process(seat: &Seat, activities: &Activities, task_queue: &str, slots: usize) -> u8 {
+pub(in super::super) fn activity_process(seat: &Seat, activities: &Activities, task_queue: &str, slots: usize) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(slots.max(1)).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -269,57 +172,11 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{exec::tests::Pool, temporal::sample};
-    use temporalio_common::protos::coresdk::{
-        activity_task::{Start, activity_task::Variant},
-        workflow_activation::{InitializeWorkflow, WorkflowActivationJob, workflow_activation_job},
-        workflow_completion::workflow_activation_completion::Status,
-    };
+    use crate::exec::tests::Pool;
+    use temporalio_common::protos::coresdk::activity_task::{Start, activity_task::Variant};
 
-    /// The first activation of a run, or a later one that holds nothing new.
-    fn activation(first: bool) -> WorkflowActivation {
-        let init = InitializeWorkflow { workflow_type: "ParallelizedWorkflow".into(), ..Default::default() };
-        let variant = Some(workflow_activation_job::Variant::InitializeWorkflow(init));
-        let jobs = if first { vec![WorkflowActivationJob { variant }] } else { vec![] };
-        WorkflowActivation { run_id: "run".into(), jobs, ..Default::default() }
-    }
-
-    fn submit(bridge: &Endpoint, message: &impl Message, queue: usize, kind: Kind) {
-        wire::submit(bridge, message, once(To::Queue(queue), kind, 0)).unwrap();
-    }
-
-    fn answer(bridge: &Endpoint) -> Option<Status> {
-        let done = bridge.take().unwrap().expect("an answer");
-        WorkflowActivationCompletion::decode(done.output().unwrap()).unwrap().status
-    }
-
-    #[test]
-    fn no_run_of_a_dead_bridge_is_answered_for() {
-        let pool = Pool::new(wire::QUEUES.len());
-        let (old, worker) = (pool.endpoint(), pool.endpoint());
-        let mut host = WorkflowHost::new(sample::workflows(), "default".into(), "queue".into());
-        let mut bridge = None;
-        let claim = || worker.claim(worker.queue(WORKFLOW_QUEUE)).unwrap().expect("a task");
-
-        submit(&old, &activation(true), WORKFLOW_QUEUE, Kind::Activation);
-        activate(&worker, claim(), &mut host, &mut bridge).unwrap();
-        assert!(matches!(answer(&old), Some(Status::Successful(_))));
-        assert_eq!(host.len(), 1);
-
-        // Claimed before the bridge's death is settled, looked at after it.
-        submit(&old, &activation(false), WORKFLOW_QUEUE, Kind::Activation);
-        let late = claim();
-        pool.bury(old.name());
-        activate(&worker, late, &mut host, &mut bridge).unwrap();
-        pool.assert_clean();
-
-        // The same run by another bridge: what the old one's run would have said is not said.
-        let new = pool.endpoint();
-        submit(&new, &activation(false), WORKFLOW_QUEUE, Kind::Activation);
-        activate(&worker, claim(), &mut host, &mut bridge).unwrap();
-        assert!(matches!(answer(&new), Some(Status::Failed(_))), "a run of the old bridge went on");
-        assert_eq!(host.len(), 0);
-        pool.assert_clean();
+    fn submit(bridge: &Endpoint, message: &impl Message) {
+        wire::submit(bridge, message, once(To::Queue(ACTIVITY_QUEUE), Kind::Activity, 0)).unwrap();
     }
 
     #[test]
@@ -336,18 +193,18 @@ mod tests {
             _ => panic!("no attempt was started"),
         };
 
-        submit(&old, &task, ACTIVITY_QUEUE, Kind::Activity);
+        submit(&old, &task);
         shared.receive(claim(), &orders).unwrap();
         assert!(matches!(inbox.try_recv(), Ok(Order::CancelAll)), "each bridge starts afresh");
         let (running, _) = started(&mut inbox);
-        submit(&old, &task, ACTIVITY_QUEUE, Kind::Activity);
+        submit(&old, &task);
         let late = claim();
         pool.bury(old.name());
         shared.receive(late, &orders).unwrap();
         assert!(inbox.try_recv().is_err(), "a dead bridge's task was started");
 
         let new = pool.endpoint();
-        submit(&new, &task, ACTIVITY_QUEUE, Kind::Activity);
+        submit(&new, &task);
         shared.receive(claim(), &orders).unwrap();
         assert!(matches!(inbox.try_recv(), Ok(Order::CancelAll)), "the old bridge's attempts go on");
         let (next, _) = started(&mut inbox);

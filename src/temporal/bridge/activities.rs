@@ -1,0 +1,132 @@
+//! Attempts out, heartbeats and ends in.
+
+use super::{
+    Bridge, activity, is_done, is_local,
+    routes::Pending,
+    why_not,
+    wire::{ACTIVITY_QUEUE, Kind, once},
+};
+use crate::{
+    error::Corrupted,
+    exec::endpoint::{Finished, To},
+    lockfree::{table::Cancel, word::Outcome},
+};
+use prost::Message;
+use std::sync::Arc;
+use temporalio_common::protos::{
+    coresdk::{
+        ActivityHeartbeat, ActivityTaskCompletion,
+        activity_result::ActivityExecutionResult,
+        activity_task::{ActivityCancelReason, ActivityTask, Cancel as CancelTask, activity_task::Variant},
+    },
+    temporal::api::failure::v1::Failure,
+};
+use temporalio_sdk_core::PollError;
+
+impl Bridge {
+    pub(super) async fn poll_activities(self: Arc<Self>, local: bool) -> Result<(), PollError> {
+        let Some(core) = self.core.get() else { return Ok(()) };
+        let worker = if local { &core.workflows } else { &core.activities };
+        let Some(worker) = worker else { return Ok(()) };
+        loop {
+            match worker.poll_activity_task().await {
+                Ok(task) => self.route_activity(task).await,
+                Err(PollError::ShutDown) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    async fn route_activity(&self, task: ActivityTask) {
+        let token = task.task_token.clone();
+        if let Some(Variant::Cancel(cancel)) = &task.variant {
+            let reason = cancel.reason();
+            return self.cancel_activity(task, reason);
+        }
+        let submitted = self
+            .when_there_is_room(|| {
+                let mut routes = self.routes();
+                let pending = Pending::Activity { token: token.clone() };
+                let to = once(To::Queue(ACTIVITY_QUEUE), Kind::Activity, 0);
+                let id = routes.submit(self.endpoint, &task, to, pending)?;
+                routes.activities.insert(token.clone(), (id, None));
+                Ok(())
+            })
+            .await;
+        if let Err(e) = submitted {
+            self.complete_activity(failed_activity(token, e.to_string()));
+        }
+    }
+
+    /// Before it starts: by its task word. After: by a message to the process that runs it.
+    fn cancel_activity(&self, task: ActivityTask, reason: ActivityCancelReason) {
+        let mut routes = self.routes();
+        let Some((id, why)) = routes.activities.get_mut(&task.task_token) else { return };
+        why.get_or_insert(reason);
+        match self.endpoint.cancel(*id) {
+            Ok(Cancel::Running(name)) => {
+                let to = once(To::Participant(name), Kind::CancelActivity, 0);
+                // A cancellation is a wish: if the segment is full or the process dies, the activity's end is news enough.
+                if let Err(e) = routes.submit(self.endpoint, &task, to, Pending::Note) {
+                    tracing::warn!("an activity's cancellation is lost: {e}");
+                }
+            }
+            Ok(Cancel::Cancelled | Cancel::Over) => {}
+            Err(damage) => tracing::error!("{damage}"),
+        }
+    }
+
+    /// An activity process has answered, or will not.
+    pub(super) fn finish_activity(&self, finished: &Finished<'_>, token: Vec<u8>) -> Result<(), Corrupted> {
+        let reason = self.routes().activities.remove(&token).and_then(|(_, reason)| reason);
+        let completion = match (finished.outcome(), ActivityTaskCompletion::decode(finished.output()?)) {
+            (_, Ok(completion)) if is_done(finished) => completion,
+            (Outcome::Cancelled, _) => {
+                let result = Some(activity::cancelled(reason, is_local(&token), None));
+                ActivityTaskCompletion { task_token: token, result }
+            }
+            _ => failed_activity(token, why_not(finished, "activity")),
+        };
+        self.complete_activity(completion);
+        Ok(())
+    }
+
+    pub(super) fn heartbeat(&self, payload: &[u8]) -> bool {
+        let worker = self.core.get().and_then(|core| core.activities.as_ref());
+        match (worker, ActivityHeartbeat::decode(payload)) {
+            (Some(worker), Ok(heartbeat)) => {
+                // Core's call may spawn.
+                let _runtime = self.handle.enter();
+                worker.record_activity_heartbeat(heartbeat);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The user is in a hurry: every activity is told.
+    pub(super) fn cancel_all(&self) {
+        let tokens: Vec<_> = self.routes().activities.keys().cloned().collect();
+        for task_token in tokens {
+            let reason = ActivityCancelReason::WorkerShutdown;
+            let variant = Some(Variant::Cancel(CancelTask { reason: reason.into(), ..Default::default() }));
+            self.cancel_activity(ActivityTask { task_token, variant }, reason);
+        }
+    }
+
+    fn complete_activity(&self, completion: ActivityTaskCompletion) {
+        let Some(core) = self.core.get().cloned() else { return };
+        self.handle.spawn(async move {
+            let Some(worker) = core.activity_worker(&completion.task_token) else { return };
+            if let Err(e) = worker.complete_activity_task(completion).await {
+                tracing::warn!("complete an activity: {e}");
+            }
+        });
+    }
+}
+
+/// A retryable failure: Temporal's retry policy decides what follows.
+fn failed_activity(task_token: Vec<u8>, why: String) -> ActivityTaskCompletion {
+    let failure = Failure::application_failure(why, false);
+    ActivityTaskCompletion { task_token, result: Some(ActivityExecutionResult::fail(failure)) }
+}

@@ -1,0 +1,300 @@
+//! The bridge: the one process that speaks to Temporal.
+//!
+//! Core, its runtime and the connection live in it alone. What Core hands out goes into the segment, and what comes back
+//! from there goes to Core:
+//!
+//! ```text
+//!   poll_workflow_activation ──▶ queue (first activation of a run) or the owner's private lane ──▶ workflow process
+//!   poll_activity_task       ──▶ queue (start) or the private lane of the process that runs it (cancel)
+//!   complete_…               ◀── completion lane
+//!   record_heartbeat         ◀── the bridge's private lane
+//! ```
+//!
+//! Core's threads submit; one thread, which parks on the bridge's futex, takes results and heartbeats and looks at the
+//! coordinator's words (mode, deaths).
+//!
+//! # Deaths
+//!
+//! - Of a workflow process. An activation in its hands comes back as `WorkerDied`, one addressed to it as
+//!   `AddresseeDied`: both are failed, and Core then evicts the run by itself (it issues no eviction while an activation is
+//!   outstanding). A parked run of its is evicted on the news of the death. An eviction whose owner is dead is answered here.
+//!   The first activation of a run is simply given to another process: nobody has seen its effects.
+//! - Of an activity process. The attempt is failed at once, with the signal in the message; Temporal retries by its policy.
+//! - Of the bridge. Another is started; what it had submitted is dropped by the coordinator, and workers forget the runs of
+//!   a bridge that is gone ([`super::worker`]). The server's own timeouts bring the tasks back.
+mod activities;
+mod config;
+mod routes;
+mod workflows;
+
+pub(crate) use config::Config;
+
+use self::{
+    config::{activity_config, workflow_config},
+    routes::{Pending, Routes},
+};
+use super::{
+    activity,
+    connect::{ConnectError, Server},
+    wire::{self, Kind, STATUS_REFUSED},
+};
+use crate::{
+    error::Corrupted,
+    exec::endpoint::{Endpoint, Finished, STATUS_OK, SubmitError},
+    lockfree::{participant::Name, word::Outcome},
+    process::{Mode, coordinator::Seat, exit::Exit, output::last_word},
+    sync::Acquire,
+};
+use futures_util::future::join_all;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use temporalio_common::telemetry::{Logger, TelemetryOptions};
+use temporalio_sdk_core::{CoreRuntime, RuntimeOptions, TaskToken, TokioRuntimeBuilder, Worker, init_worker};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::JoinSet,
+};
+
+/// Runs the bridge in a process that has been forked for it; returns its exit code.
+pub(crate) fn main(seat: &Seat, config: &Config, code_of: fn(&ConnectError) -> u8) -> u8 {
+    match run(seat, config) {
+        Ok(()) => 0,
+        Err(Fault::Connect(e)) => {
+            last_word(&e.to_string());
+            code_of(&e)
+        }
+        Err(Fault::Other(why)) => {
+            last_word(&why);
+            1
+        }
+    }
+}
+
+enum Fault {
+    Connect(ConnectError),
+    Other(String),
+}
+
+fn other(e: impl std::fmt::Display) -> Fault {
+    Fault::Other(e.to_string())
+}
+
+fn run(seat: &Seat, config: &Config) -> Result<(), Fault> {
+    let logs = Logger::Console { filter: "warn".into(), format: None };
+    let telemetry = TelemetryOptions::builder().logging(logs).build();
+    let options = RuntimeOptions::builder().telemetry_options(telemetry).heartbeat_interval(None).build();
+    let runtime = CoreRuntime::new(options.map_err(other)?, TokioRuntimeBuilder::default()).map_err(other)?;
+    runtime.tokio_handle().block_on(serve(&runtime, seat, config))
+}
+
+/// Once the connection stands, Core's own retries do the rest.
+async fn connect(server: &Server) -> Result<temporalio_client::Connection, ConnectError> {
+    let connection = server.connect(format!("{}@{}", std::process::id(), hostname())).await?;
+    server.check_namespace(&connection).await?;
+    Ok(connection)
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |h| h.to_string_lossy().into_owned())
+}
+
+async fn serve(runtime: &CoreRuntime, seat: &Seat, config: &Config) -> Result<(), Fault> {
+    let endpoint = seat.endpoint;
+    // A first signal while we still connect: there is nothing to drain.
+    let (drain, mut draining) = watch::channel(false);
+    let bridge = Arc::new(Bridge::new(endpoint, Handle::current(), drain));
+    let lanes = bridge.clone();
+    std::thread::Builder::new()
+        .name("lanes".into())
+        .spawn(move || {
+            if let Err(damage) = lanes.serve_lanes() {
+                last_word(&damage.to_string());
+                // SAFETY: the segment is damaged: nothing is to be finished, and no destructor must run.
+                unsafe { libc::_exit(1) }
+            }
+        })
+        .map_err(other)?;
+    let connection = tokio::select! {
+        connected = connect(&config.server) => connected.map_err(Fault::Connect)?,
+        _ = draining.changed() => return Ok(()),
+    };
+    let core = Arc::new(Core {
+        workflows: if config.workflow_processes > 0 {
+            Some(init_worker(runtime, workflow_config(config)?, connection.clone()).map_err(other)?)
+        } else {
+            None
+        },
+        activities: if config.activity_processes > 0 {
+            Some(init_worker(runtime, activity_config(config)?, connection).map_err(other)?)
+        } else {
+            None
+        },
+    });
+    for worker in core.workers() {
+        worker.validate().await.map_err(other)?;
+    }
+    if bridge.core.set(core.clone()).is_err() {
+        return Err(other("the bridge was started twice"));
+    }
+    seat.ready();
+
+    let mut polls = JoinSet::new();
+    if core.workflows.is_some() {
+        polls.spawn(bridge.clone().poll_workflows());
+        if config.activity_processes > 0 {
+            polls.spawn(bridge.clone().poll_activities(true));
+        }
+    }
+    if core.activities.is_some() {
+        polls.spawn(bridge.clone().poll_activities(false));
+    }
+    tokio::select! {
+        _ = draining.wait_for(|&begun| begun) => {}
+        // Core retries what is worth it: a poll that fails for good ends this bridge, and the next one sees why.
+        Some(ended) = polls.join_next() => ended.map_err(other)?.map_err(other)?,
+    }
+    core.workers().for_each(Worker::initiate_shutdown);
+    // Each poll ends once what it handed out has been answered and evicted.
+    while let Some(ended) = polls.join_next().await {
+        ended.map_err(other)?.map_err(other)?;
+    }
+    join_all(core.workers().map(Worker::shutdown)).await;
+    Ok(())
+}
+
+/// Core's workers: one per task queue.
+struct Core {
+    workflows: Option<Worker>,
+    activities: Option<Worker>,
+}
+
+impl Core {
+    fn workers(&self) -> impl Iterator<Item = &Worker> {
+        self.workflows.iter().chain(&self.activities)
+    }
+
+    /// Where the completion of an activity goes: a local one belongs to the workflow worker.
+    fn activity_worker(&self, token: &[u8]) -> Option<&Worker> {
+        if is_local(token) { self.workflows.as_ref() } else { self.activities.as_ref() }
+    }
+}
+
+fn is_local(token: &[u8]) -> bool {
+    TaskToken::from(token.to_vec()).is_local_activity_task()
+}
+
+struct Bridge {
+    endpoint: &'static Endpoint,
+    core: OnceLock<Arc<Core>>,
+    handle: Handle,
+    routes: Mutex<Routes>,
+    /// Told whenever a result has been taken: there may be room again.
+    room: Notify,
+    drain: watch::Sender<bool>,
+}
+
+impl Bridge {
+    fn new(endpoint: &'static Endpoint, handle: Handle, drain: watch::Sender<bool>) -> Bridge {
+        Bridge { endpoint, core: Default::default(), handle, routes: Default::default(), room: Notify::new(), drain }
+    }
+
+    fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries again, as results are taken, while the segment is full.
+    async fn when_there_is_room<T>(
+        &self,
+        mut attempt: impl FnMut() -> Result<T, SubmitError>,
+    ) -> Result<T, SubmitError> {
+        loop {
+            let room = self.room.notified();
+            tokio::pin!(room);
+            // Registered before the attempt, so that what is freed in between is not missed.
+            room.as_mut().enable();
+            match attempt() {
+                Err(e) if e.is_transient() => room.await,
+                result => return result,
+            }
+        }
+    }
+
+    /// The lane thread.
+    fn serve_lanes(&self) -> Result<(), Corrupted> {
+        let control = &self.endpoint.segment().header().control;
+        let deaths = || control.deaths.load(Acquire);
+        let mut deaths_seen = deaths();
+        let mut mode_seen = Mode::Running;
+        loop {
+            let mut busy = false;
+            while let Some(finished) = self.endpoint.take()? {
+                busy = true;
+                self.finish(&finished)?;
+                self.endpoint.count();
+                drop(finished);
+                self.room.notify_waiters();
+            }
+            while let Some(claimed) = self.endpoint.claim(self.endpoint.private())? {
+                busy = true;
+                let known = match Kind::of(&claimed) {
+                    Some(Kind::Heartbeat) => self.heartbeat(claimed.input()?),
+                    _ => false,
+                };
+                let status = if known { STATUS_OK } else { STATUS_REFUSED };
+                if let Err((SubmitError::Corrupted(damage), _)) = claimed.complete(status, 0, |_| {}) {
+                    return Err(damage);
+                }
+            }
+            let (deaths_now, mode) = (deaths(), Mode::of(control));
+            if deaths_now != deaths_seen {
+                deaths_seen = deaths_now;
+                self.evict_orphans();
+            }
+            if mode != mode_seen {
+                self.drain.send_replace(true);
+                if mode >= Mode::Cancelling && mode_seen < Mode::Cancelling {
+                    self.cancel_all();
+                }
+                mode_seen = mode;
+            }
+            if !busy {
+                self.endpoint.park(&[], None, || deaths() != deaths_seen || Mode::of(control) != mode_seen);
+            }
+        }
+    }
+
+    fn finish(&self, finished: &Finished<'_>) -> Result<(), Corrupted> {
+        let pending = self.routes().pending.remove(&finished.tag());
+        match pending {
+            Some(Pending::Activation { run_id, eviction }) => self.finish_activation(finished, run_id, eviction),
+            Some(Pending::Activity { token }) => self.finish_activity(finished, token),
+            Some(Pending::Note) | None => Ok(()),
+        }
+    }
+
+    fn is_live(&self, name: Name) -> bool {
+        is_live(self.endpoint, name)
+    }
+}
+
+fn is_live(endpoint: &Endpoint, name: Name) -> bool {
+    // Damage shows in the lanes as well, and ends the bridge there.
+    endpoint.segment().table().is_live(name).unwrap_or(false)
+}
+
+/// Did it run to its end, so that its output is its answer?
+fn is_done(finished: &Finished<'_>) -> bool {
+    finished.outcome() == Outcome::Completed && finished.status() == STATUS_OK
+}
+
+/// Why a task came back without a result, for people who read histories.
+fn why_not(finished: &Finished<'_>, kind: &str) -> String {
+    match finished.outcome() {
+        Outcome::WorkerDied => match Exit::unpack(finished.exit()) {
+            Exit::Unknown => format!("the {kind} process died"),
+            exit => format!("the {kind} process died: {exit}"),
+        },
+        Outcome::AddresseeDied => format!("the {kind} process died while this was on its way to it"),
+        outcome => format!("the {kind} process gave no result: {outcome:?}, status {}", finished.status()),
+    }
+}
