@@ -4,10 +4,11 @@ use super::{
     ActivityCancelReason, ActivityError, Payload, Priority, RetryPolicy, TemporalDeserializable, TemporalSerializable,
     convert,
 };
+use crate::temporal::converter::Converter;
 use std::{
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 use temporalio_common::protos::coresdk::{ActivityHeartbeat, activity_task::Start};
@@ -27,10 +28,18 @@ pub struct ActivityContext {
 
 struct Attempt {
     info: ActivityInfo,
+    /// Set before the handler is called, once the codec has decoded them.
+    received: OnceLock<Received>,
+    heartbeat: HeartbeatSink,
+    converter: Converter,
+    cancelled: watch::Sender<Option<ActivityCancelReason>>,
+}
+
+/// Payloads that came with the task, beside the input.
+#[derive(Default)]
+struct Received {
     headers: HashMap<String, Payload>,
     last_heartbeat: Vec<Payload>,
-    heartbeat: HeartbeatSink,
-    cancelled: watch::Sender<Option<ActivityCancelReason>>,
 }
 
 /// The facts of one attempt, as they stood when it started.
@@ -81,8 +90,14 @@ pub struct ActivityInfo {
 }
 
 impl ActivityContext {
-    /// `start` without its input, which goes to the handler.
-    pub(super) fn new(task_token: Vec<u8>, start: Start, task_queue: String, heartbeat: HeartbeatSink) -> Self {
+    /// The facts of `start`; what it holds for the handler is given by [`receive`](Self::receive).
+    pub(super) fn new(
+        task_token: Vec<u8>,
+        start: Start,
+        task_queue: String,
+        heartbeat: HeartbeatSink,
+        converter: Converter,
+    ) -> Self {
         let scheduled_time = known(start.scheduled_time);
         let started_time = known(start.started_time);
         let schedule_to_close_timeout = limit(start.schedule_to_close_timeout);
@@ -114,8 +129,24 @@ impl ActivityContext {
             priority: start.priority.map(Into::into).unwrap_or_default(),
         };
         let cancelled = watch::Sender::new(None);
-        let (headers, last_heartbeat) = (start.header_fields, start.heartbeat_details);
-        Self { attempt: Arc::new(Attempt { info, headers, last_heartbeat, heartbeat, cancelled }) }
+        let attempt = Attempt { info, received: OnceLock::new(), heartbeat, converter, cancelled };
+        Self { attempt: Arc::new(attempt) }
+    }
+
+    /// Keeps the decoded payloads of the task but for the input, which it returns.
+    pub(super) fn receive(&self, decoded: Start) -> Vec<Payload> {
+        let (headers, last_heartbeat) = (decoded.header_fields, decoded.heartbeat_details);
+        let first = self.attempt.received.set(Received { headers, last_heartbeat });
+        debug_assert!(first.is_ok(), "an attempt is given its payloads once");
+        decoded.input
+    }
+
+    fn received(&self) -> &Received {
+        self.attempt.received.get_or_init(Received::default)
+    }
+
+    pub(super) fn converter(&self) -> &Converter {
+        &self.attempt.converter
     }
 
     /// The facts of this attempt.
@@ -125,7 +156,7 @@ impl ActivityContext {
 
     /// The headers that came with the activity.
     pub fn headers(&self) -> &HashMap<String, Payload> {
-        &self.attempt.headers
+        &self.received().headers
     }
 
     /// Tells the server that this attempt is alive, and how far it has come.
@@ -141,8 +172,12 @@ impl ActivityContext {
     /// [`last_heartbeat`]: Self::last_heartbeat
     pub fn heartbeat<T: TemporalSerializable + 'static>(&self, details: &T) -> Result<(), ActivityError> {
         if !self.info().is_local {
-            let details = convert::encode_all(details)?;
-            (self.attempt.heartbeat)(ActivityHeartbeat { task_token: self.info().task_token.clone(), details });
+            let details = convert::encode_all(details, self.converter())?;
+            let heartbeat = ActivityHeartbeat { task_token: self.info().task_token.clone(), details };
+            (self.attempt.heartbeat)(match self.converter().codec() {
+                None => heartbeat,
+                Some(codec) => codec.encode_now(heartbeat)?,
+            });
         }
         Ok(())
     }
@@ -153,12 +188,12 @@ impl ActivityContext {
     ///
     /// If the details are not a `T`.
     pub fn last_heartbeat<T: TemporalDeserializable + 'static>(&self) -> Result<Option<T>, ActivityError> {
-        let details = &self.attempt.last_heartbeat;
+        let details = &self.received().last_heartbeat;
         if details.is_empty() {
             return Ok(None);
         }
-        convert::decode(details.clone(), format_args!("the last heartbeat of activity {:?}", self.info().activity_type))
-            .map(Some)
+        let what = format_args!("the last heartbeat of activity {:?}", self.info().activity_type);
+        convert::decode(details.clone(), self.converter(), what).map(Some)
     }
 
     /// Whether this attempt has been asked to end.
@@ -218,7 +253,11 @@ mod tests {
     use temporalio_common::protos::temporal::api::common::v1::WorkflowExecution;
 
     fn context(start: Start) -> ActivityContext {
-        ActivityContext::new(b"token".to_vec(), start, "queue".into(), Arc::new(|_| ()))
+        let heartbeat = Arc::new(|_| ());
+        let context =
+            ActivityContext::new(b"token".to_vec(), start.clone(), "queue".into(), heartbeat, Converter::default());
+        context.receive(start);
+        context
     }
 
     fn at(seconds: u64) -> SystemTime {
@@ -275,7 +314,7 @@ mod tests {
 
     #[test]
     fn the_last_heartbeat_is_that_of_an_earlier_attempt() {
-        let heartbeat_details = convert::encode_all(&17_u32).unwrap();
+        let heartbeat_details = convert::encode_all(&17_u32, &Converter::default()).unwrap();
         let sut = context(Start { activity_type: "scan".into(), heartbeat_details, ..Default::default() });
         assert_eq!(sut.last_heartbeat::<u32>().unwrap(), Some(17));
         let error = sut.last_heartbeat::<String>().unwrap_err();
@@ -287,7 +326,8 @@ mod tests {
     #[test]
     fn a_local_activity_has_no_heartbeat() {
         let start = Start { is_local: true, ..Default::default() };
-        let sut = ActivityContext::new(vec![], start, String::new(), Arc::new(|h| panic!("{h:?}")));
+        let heartbeat = Arc::new(|h| panic!("{h:?}"));
+        let sut = ActivityContext::new(vec![], start, String::new(), heartbeat, Converter::default());
         sut.heartbeat(&1).unwrap();
     }
 

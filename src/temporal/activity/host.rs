@@ -5,23 +5,29 @@
 //! pool queues, unless the runtime was built with a larger `max_blocking_threads`.)
 
 use super::{
-    Activities, ActivityCancelReason, ActivityContext, ApplicationFailure,
+    Activities, ActivityCancelReason, ActivityContext, ActivityError, ActivityInterceptor, ApplicationFailure,
+    ExecuteActivityInput, ExecuteActivityNext, Payload,
     context::HeartbeatSink,
-    convert::{execution_result, fail, panicked, typed},
-    registry::Handler,
+    convert::{encode_result, execution_result, fail, panicked, typed},
+    interceptor::Innermost,
+    registry::{Handler, Outcome},
 };
+use crate::temporal::{UserCode, converter::Converter};
 use futures_util::future::FutureExt;
 use std::{
     collections::HashMap,
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard},
     thread,
 };
-use temporalio_common::protos::coresdk::{
-    ActivityTaskCompletion,
-    activity_result::ActivityExecutionResult,
-    activity_task::{ActivityTask, activity_task::Variant},
+use temporalio_common::{
+    data_converters::PayloadConversionError,
+    protos::coresdk::{
+        ActivityTaskCompletion,
+        activity_result::ActivityExecutionResult,
+        activity_task::{ActivityTask, Start, activity_task::Variant},
+    },
 };
 
 /// The attempts that run in this process, and the table of their handlers.
@@ -29,6 +35,8 @@ pub(crate) struct ActivityHost {
     activities: Activities,
     task_queue: String,
     heartbeat: HeartbeatSink,
+    interceptors: Arc<[Arc<dyn ActivityInterceptor>]>,
+    converter: Converter,
     running: Arc<Running>,
 }
 
@@ -44,8 +52,10 @@ impl Running {
 
 impl ActivityHost {
     /// `heartbeat` is called with each heartbeat, on the thread of the handler that records it.
-    pub(crate) fn new(activities: Activities, task_queue: impl Into<String>, heartbeat: HeartbeatSink) -> Self {
-        Self { activities, task_queue: task_queue.into(), heartbeat, running: Arc::default() }
+    pub(crate) fn new(code: impl Into<UserCode>, task_queue: impl Into<String>, heartbeat: HeartbeatSink) -> Self {
+        let UserCode { activities, activity_interceptors, converter, .. } = code.into();
+        let (task_queue, interceptors) = (task_queue.into(), activity_interceptors.into());
+        Self { activities, task_queue, heartbeat, interceptors, converter, running: Arc::default() }
     }
 
     /// Starts the attempt that `task` describes.
@@ -60,29 +70,57 @@ impl ActivityHost {
         let ActivityTask { task_token, variant } = task;
         let Some(Variant::Start(mut start)) = variant else {
             let failure = ApplicationFailure::new(format!("the activity task has nothing to start: {variant:?}"));
-            return done(completion(task_token, fail(failure)));
+            return done(completion(task_token, fail(failure, &self.converter)));
         };
         let Some(handler) = self.activities.get(&start.activity_type).cloned() else {
             let failure = not_registered(&start.activity_type, &self.activities);
-            return done(completion(task_token, fail(failure)));
+            return done(completion(task_token, fail(failure, &self.converter)));
         };
-        let input = mem::take(&mut start.input);
-        let context = ActivityContext::new(task_token, start, self.task_queue.clone(), Arc::clone(&self.heartbeat));
+        let received = Start {
+            input: mem::take(&mut start.input),
+            header_fields: mem::take(&mut start.header_fields),
+            heartbeat_details: mem::take(&mut start.heartbeat_details),
+            ..Default::default()
+        };
+        let (task_queue, heartbeat) = (self.task_queue.clone(), Arc::clone(&self.heartbeat));
+        let context = ActivityContext::new(task_token, start, task_queue, heartbeat, self.converter.clone());
         self.running.lock().insert(context.info().task_token.clone(), context.clone());
         let ending = Ending { running: Arc::clone(&self.running), context: context.clone(), done: Some(done) };
+        let codec = self.converter.codec();
         // Errors are turned into failures inside the catch as well: that calls `Display` and `Serialize` of the user's.
-        match handler {
-            Handler::Async(handler) => drop(tokio::spawn(async move {
-                let attempt = async { execution_result(handler(context.clone(), input).await, &context) };
-                let end = AssertUnwindSafe(attempt).catch_unwind().await;
+        if let (Handler::Blocking(handler), None, []) = (&handler, &codec, &*self.interceptors) {
+            let handler = Arc::clone(handler);
+            drop(tokio::task::spawn_blocking(move || {
+                let input = context.receive(received);
+                let end =
+                    catch_unwind(AssertUnwindSafe(|| execution_result(handler(context.clone(), input), &context)));
                 ending.report(end);
-            })),
-            Handler::Blocking(handler) => drop(tokio::task::spawn_blocking(move || {
-                let attempt = || execution_result(handler(context.clone(), input), &context);
-                let end = catch_unwind(AssertUnwindSafe(attempt));
-                ending.report(end);
-            })),
+            }));
+            return;
         }
+        let interceptors = Arc::clone(&self.interceptors);
+        drop(tokio::spawn(async move {
+            let attempt = async {
+                let decoded = match &codec {
+                    None => Ok(received),
+                    Some(codec) => codec.decode_for_activity(received).await,
+                };
+                let outcome = match decoded {
+                    Ok(decoded) => {
+                        let arguments = context.receive(decoded);
+                        run(&interceptors, handler, context.clone(), arguments).await
+                    }
+                    Err(error) => Err(undecoded(error)),
+                };
+                let result = execution_result(outcome, &context);
+                match &codec {
+                    None => result,
+                    Some(codec) => encode_result(result, codec).await,
+                }
+            };
+            let end = AssertUnwindSafe(attempt).catch_unwind().await;
+            ending.report(end);
+        }));
     }
 
     /// Asks the attempt that `task` names to end. One that has ended already, or never started here, is ignored.
@@ -106,6 +144,35 @@ impl ActivityHost {
     pub(crate) fn running(&self) -> usize {
         self.running.lock().len()
     }
+}
+
+/// Calls the handler through the interceptors.
+async fn run(
+    interceptors: &[Arc<dyn ActivityInterceptor>],
+    handler: Handler,
+    context: ActivityContext,
+    arguments: Vec<Payload>,
+) -> Outcome {
+    let innermost: Innermost<'_> = Box::new(move |context, arguments| match handler {
+        Handler::Async(handler) => handler(context, arguments),
+        Handler::Blocking(handler) => async move {
+            match tokio::task::spawn_blocking(move || handler(context, arguments)).await {
+                Ok(outcome) => outcome,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => resume_unwind(panic),
+                    Err(_) => Err(ActivityError::cancelled()),
+                },
+            }
+        }
+        .boxed(),
+    });
+    ExecuteActivityNext::new(interceptors, innermost).run(ExecuteActivityInput { context, arguments }).await
+}
+
+/// Retryable: a key may be missing only for now.
+fn undecoded(error: PayloadConversionError) -> ActivityError {
+    ApplicationFailure::new(anyhow::Error::new(error).context("the payload codec cannot decode the activity task"))
+        .into()
 }
 
 fn completion(task_token: Vec<u8>, result: ActivityExecutionResult) -> ActivityTaskCompletion {
@@ -132,7 +199,8 @@ struct Ending<D: FnOnce(ActivityTaskCompletion)> {
 
 impl<D: FnOnce(ActivityTaskCompletion)> Ending<D> {
     fn report(mut self, end: thread::Result<ActivityExecutionResult>) {
-        self.settle(|| end.unwrap_or_else(|panic| fail(panicked(panic))));
+        let converter = self.context.converter().clone();
+        self.settle(|| end.unwrap_or_else(|panic| fail(panicked(panic), &converter)));
     }
 
     fn settle(&mut self, result: impl FnOnce() -> ActivityExecutionResult) {
@@ -146,7 +214,9 @@ impl<D: FnOnce(ActivityTaskCompletion)> Ending<D> {
 
 impl<D: FnOnce(ActivityTaskCompletion)> Drop for Ending<D> {
     fn drop(&mut self) {
-        self.settle(|| fail(typed("WorkerShutdown", "the worker process ended before the attempt did")));
+        let converter = self.context.converter().clone();
+        let failure = || typed("WorkerShutdown", "the worker process ended before the attempt did");
+        self.settle(|| fail(failure(), &converter));
     }
 }
 
@@ -189,7 +259,7 @@ mod tests {
 
         /// The token is the name.
         fn start<T: TemporalSerializable + 'static>(&self, name: &str, input: &T) {
-            let input = convert::encode_all(input).unwrap();
+            let input = convert::encode_all(input, &Converter::default()).unwrap();
             self.start_as(name, Start { activity_type: name.into(), input, ..Default::default() });
         }
 
@@ -219,7 +289,7 @@ mod tests {
 
     fn result_of(status: Status) -> String {
         let Status::Completed(success) = status else { panic!("{status:?}") };
-        convert::decode(vec![success.result.unwrap()], format_args!("the result")).unwrap()
+        convert::decode(vec![success.result.unwrap()], &Converter::default(), format_args!("the result")).unwrap()
     }
 
     fn failure_of(status: Status) -> (Failure, ApplicationFailureInfo) {
@@ -511,7 +581,7 @@ mod tests {
             assert!(matches!(sut.end().await.1, Status::Cancelled(_)));
         }
         assert_eq!(failure_of(sut.end_of("wait", &false).await).1.r#type, "CancelledError");
-        let input = convert::encode_all(&false).unwrap();
+        let input = convert::encode_all(&false, &Converter::default()).unwrap();
         sut.start_as("wait", Start { activity_type: "wait".into(), input, is_local: true, ..Default::default() });
         assert!(matches!(sut.end().await.1, Status::Cancelled(_)), "no server is asked about a local one");
     }
@@ -527,7 +597,7 @@ mod tests {
                 })
                 .register_blocking("blocking", |context, ()| context.heartbeat(&())),
         );
-        let heartbeat_details = convert::encode_all(&17_u32).unwrap();
+        let heartbeat_details = convert::encode_all(&17_u32, &Converter::default()).unwrap();
         let start = Start { activity_type: "async".into(), attempt: 2, heartbeat_details, ..Default::default() };
         sut.start_as("token", start);
         assert_eq!(result_of(sut.end().await.1), "from 17");

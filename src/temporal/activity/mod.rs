@@ -58,12 +58,14 @@
 mod context;
 mod convert;
 mod host;
+mod interceptor;
 mod process;
 mod registry;
 
 pub use context::{ActivityContext, ActivityInfo};
 pub(super) use convert::cancelled;
 use host::ActivityHost;
+pub use interceptor::{ActivityInterceptor, ExecuteActivityInput, ExecuteActivityNext, ExecuteActivityOutput};
 pub(super) use process::activity_process;
 pub use registry::Activities;
 #[doc(no_inline)]

@@ -1,7 +1,7 @@
 //! Attempts out, heartbeats and ends in.
 
 use super::{
-    Bridge, activity, is_done, is_local,
+    Bridge, Converter, activity, is_done, is_local,
     routes::Pending,
     why_not,
     wire::{ACTIVITY_QUEUE, Kind, once},
@@ -82,7 +82,7 @@ impl Bridge {
         let completion = match (finished.outcome(), ActivityTaskCompletion::decode(finished.output()?)) {
             (_, Ok(completion)) if is_done(finished) => completion,
             (Outcome::Cancelled, _) => {
-                let result = Some(activity::cancelled(reason, is_local(&token), None));
+                let result = Some(activity::cancelled(reason, is_local(&token), None, &Converter::default()));
                 ActivityTaskCompletion { task_token: token, result }
             }
             _ => failed_activity(token, why_not(finished, "activity")),
