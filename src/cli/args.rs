@@ -126,6 +126,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true,
           value_parser = duration)]
     pub(crate) grace: Duration,
+    /// How long workflow code may run before it yields; then its process is killed and replaced. 0s: as long as it likes
+    #[arg(long, value_name = "DURATION", default_value = "2s", allow_hyphen_values = true,
+          value_parser = duration)]
+    pub(crate) deadlock_timeout: Duration,
     /// Never start a dev server: fail if no server answers
     #[arg(long)]
     pub(crate) no_dev_server: bool,

@@ -61,6 +61,7 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             activity_processes: args.num_activity_workers as usize,
             activity_slots: args.activity_slots as usize,
             max_cached_workflows: args.max_cached_workflows as usize,
+            deadlock_timeout: args.deadlock_timeout,
             grace: args.grace,
         },
         Place {

@@ -168,6 +168,7 @@ impl WorkflowHost {
         Run::start(instantiate, WorkflowInit { namespace, task_queue, run_id, initialize_workflow: init })
     }
 
+    /// Drops a run, if it is here.
     fn forget(&mut self, run_id: &str) {
         if let Some(run) = self.runs.remove(run_id) {
             discard(run_id, run);
