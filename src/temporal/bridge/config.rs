@@ -4,6 +4,7 @@ use super::{
     Fault, Server,
     slots::{Slots, at_rest},
 };
+use crate::process::limits::WorkerLimits;
 use std::{sync::Arc, time::Duration};
 use temporalio_common::worker::WorkerTaskTypes;
 use temporalio_sdk_core::{
@@ -17,6 +18,10 @@ pub(crate) struct Config {
     pub(crate) workflow_task_queue: String,
     pub(crate) activity_task_queue: String,
     pub(crate) workflow_processes: usize,
+    /// As many as they may become while the pool runs.
+    pub(crate) max_workflow_processes: usize,
+    /// What each workflow process may use until another takes its place.
+    pub(crate) limits: WorkerLimits,
     pub(crate) activity_processes: usize,
     /// Attempts at a time, per activity process.
     pub(crate) activity_slots: usize,
