@@ -2,8 +2,8 @@
 //! worker in, what its process has made for all of them.
 
 use super::{
-    ActivityCancelReason, ActivityError, ApplicationFailure, Payload, Priority, RegisterOptions, RetryPolicy, TaskToken,
-    TemporalDeserializable, TemporalSerializable, convert, heartbeat::Heartbeats, link::Link, state::States,
+    ActivityCancelReason, ActivityError, ApplicationFailure, Payload, Priority, RegisterOptions, RetryPolicy,
+    TaskToken, TemporalDeserializable, TemporalSerializable, convert, heartbeat::Heartbeats, link::Link, state::States,
 };
 use std::{
     any::{Any, type_name},
@@ -311,11 +311,8 @@ mod tests {
 
     fn context(start: Start) -> ActivityContext {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let surroundings = Surroundings {
-            task_queue: "queue".into(),
-            states: States::default(),
-            shutdown: watch::Sender::default(),
-        };
+        let surroundings =
+            Surroundings { task_queue: "queue".into(), states: States::default(), shutdown: watch::Sender::default() };
         let (options, link) = (RegisterOptions::default(), Arc::new(Nobody));
         let handle = runtime.handle().clone();
         ActivityContext::new(b"token".to_vec(), start, options, Arc::new(surroundings), link, handle)

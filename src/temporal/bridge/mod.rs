@@ -42,7 +42,12 @@ use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, Finished, STATUS_OK, SubmitError},
     lockfree::{participant::Name, word::Outcome},
-    process::{Mode, coordinator::Seat, exit::{Exit, OVERDUE}, output::last_word},
+    process::{
+        Mode,
+        coordinator::Seat,
+        exit::{Exit, OVERDUE},
+        output::last_word,
+    },
     sync::Acquire,
 };
 use futures_util::future::join_all;
