@@ -5,20 +5,22 @@ use super::{
     ActivityCancelReason, ActivityError, ApplicationFailure, Payload, Priority, RegisterOptions, RetryPolicy,
     TaskToken, TemporalDeserializable, TemporalSerializable, convert, heartbeat::Heartbeats, link::Link, state::States,
 };
+use crate::temporal::converter::Converter;
 use std::{
     any::{Any, type_name},
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
-use temporalio_common::protos::coresdk::activity_task::Start;
+use temporalio_common::protos::coresdk::{ActivityHeartbeat, activity_task::Start};
 use tokio::{runtime::Handle, sync::watch};
 
 /// What the attempts of one process share.
 pub(super) struct Surroundings {
     pub(super) task_queue: String,
     pub(super) states: States,
+    pub(super) converter: Converter,
     /// True once this process, or the whole worker, is about to end.
     pub(super) shutdown: watch::Sender<bool>,
 }
@@ -34,13 +36,20 @@ pub struct ActivityContext {
 
 struct Attempt {
     info: ActivityInfo,
-    headers: HashMap<String, Payload>,
-    last_heartbeat: Vec<Payload>,
+    /// Set before the handler is called, once the codec has decoded them.
+    received: OnceLock<Received>,
     heartbeats: Arc<Heartbeats>,
     link: Arc<dyn Link>,
     kill_after: Option<Duration>,
     surroundings: Arc<Surroundings>,
     cancelled: watch::Sender<Option<ActivityCancelReason>>,
+}
+
+/// Payloads that came with the task, beside the input.
+#[derive(Default)]
+struct Received {
+    headers: HashMap<String, Payload>,
+    last_heartbeat: Vec<Payload>,
 }
 
 /// The facts of one attempt, as they stood when it started.
@@ -91,7 +100,8 @@ pub struct ActivityInfo {
 }
 
 impl ActivityContext {
-    /// `start` without its input, which goes to the handler. `runtime`: that of the process.
+    /// The facts of `start`; what it holds for the handler is given by [`receive`](Self::receive). `runtime`: that of the
+    /// process.
     pub(super) fn new(
         task_token: Vec<u8>,
         start: Start,
@@ -130,17 +140,15 @@ impl ActivityContext {
             retry_policy: start.retry_policy.map(Into::into),
             priority: start.priority.map(Into::into).unwrap_or_default(),
         };
-        let (headers, last_heartbeat) = (start.header_fields, start.heartbeat_details);
         let (token, timeout) = (info.task_token.clone(), info.heartbeat_timeout);
-        let heartbeats = Heartbeats::new(token, Arc::clone(&link), runtime, timeout, last_heartbeat.clone());
+        let heartbeats = Heartbeats::new(token, Arc::clone(&link), runtime, timeout, start.heartbeat_details);
         let heartbeats = Arc::new(heartbeats);
         if let (true, false, Some(timeout)) = (options.auto_heartbeat, info.is_local, timeout) {
             heartbeats.repeat(timeout / 3);
         }
         let attempt = Attempt {
             info,
-            headers,
-            last_heartbeat,
+            received: OnceLock::new(),
             heartbeats,
             link,
             kill_after: options.kill_after,
@@ -148,6 +156,22 @@ impl ActivityContext {
             cancelled: watch::Sender::new(None),
         };
         Self { attempt: Arc::new(attempt) }
+    }
+
+    /// Keeps the decoded payloads of the task but for the input, which it returns.
+    pub(super) fn receive(&self, decoded: Start) -> Vec<Payload> {
+        let (headers, last_heartbeat) = (decoded.header_fields, decoded.heartbeat_details);
+        let first = self.attempt.received.set(Received { headers, last_heartbeat });
+        debug_assert!(first.is_ok(), "an attempt is given its payloads once");
+        decoded.input
+    }
+
+    fn received(&self) -> &Received {
+        self.attempt.received.get_or_init(Received::default)
+    }
+
+    pub(super) fn converter(&self) -> &Converter {
+        &self.attempt.surroundings.converter
     }
 
     /// The facts of this attempt.
@@ -178,7 +202,7 @@ impl ActivityContext {
 
     /// The headers that came with the activity.
     pub fn headers(&self) -> &HashMap<String, Payload> {
-        &self.attempt.headers
+        &self.received().headers
     }
 
     /// Tells the server that this attempt is alive, and how far it has come.
@@ -208,7 +232,11 @@ impl ActivityContext {
     /// [`last_heartbeat`]: Self::last_heartbeat
     pub fn heartbeat<T: TemporalSerializable + 'static>(&self, details: &T) -> Result<(), ActivityError> {
         if !self.info().is_local {
-            self.attempt.heartbeats.record(convert::encode_all(details)?);
+            let details = convert::encode_all(details, self.converter())?;
+            self.attempt.heartbeats.record(match self.converter().codec() {
+                None => details,
+                Some(codec) => codec.encode_now(ActivityHeartbeat { details, ..Default::default() })?.details,
+            });
         }
         Ok(())
     }
@@ -219,12 +247,12 @@ impl ActivityContext {
     ///
     /// If the details are not a `T`.
     pub fn last_heartbeat<T: TemporalDeserializable + 'static>(&self) -> Result<Option<T>, ActivityError> {
-        let details = &self.attempt.last_heartbeat;
+        let details = &self.received().last_heartbeat;
         if details.is_empty() {
             return Ok(None);
         }
-        convert::decode(details.clone(), format_args!("the last heartbeat of activity {:?}", self.info().activity_type))
-            .map(Some)
+        let what = format_args!("the last heartbeat of activity {:?}", self.info().activity_type);
+        convert::decode(details.clone(), self.converter(), what).map(Some)
     }
 
     /// Whether this attempt has been asked to end.
@@ -304,18 +332,21 @@ fn known(time: Option<impl TryInto<SystemTime>>) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use temporalio_common::protos::{
-        coresdk::{ActivityHeartbeat, ActivityTaskCompletion},
-        temporal::api::common::v1::WorkflowExecution,
-    };
+    use temporalio_common::protos::{coresdk::ActivityTaskCompletion, temporal::api::common::v1::WorkflowExecution};
 
     fn context(start: Start) -> ActivityContext {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let surroundings =
-            Surroundings { task_queue: "queue".into(), states: States::default(), shutdown: watch::Sender::default() };
+        let surroundings = Surroundings {
+            task_queue: "queue".into(),
+            states: States::default(),
+            converter: Converter::default(),
+            shutdown: watch::Sender::default(),
+        };
         let (options, link) = (RegisterOptions::default(), Arc::new(Nobody));
-        let handle = runtime.handle().clone();
-        ActivityContext::new(b"token".to_vec(), start, options, Arc::new(surroundings), link, handle)
+        let (handle, surroundings) = (runtime.handle().clone(), Arc::new(surroundings));
+        let context = ActivityContext::new(b"token".to_vec(), start.clone(), options, surroundings, link, handle);
+        context.receive(start);
+        context
     }
 
     struct Nobody;
@@ -385,7 +416,7 @@ mod tests {
 
     #[test]
     fn the_last_heartbeat_is_that_of_an_earlier_attempt() {
-        let heartbeat_details = convert::encode_all(&17_u32).unwrap();
+        let heartbeat_details = convert::encode_all(&17_u32, &Converter::default()).unwrap();
         let sut = context(Start { activity_type: "scan".into(), heartbeat_details, ..Default::default() });
         assert_eq!(sut.last_heartbeat::<u32>().unwrap(), Some(17));
         let error = sut.last_heartbeat::<String>().unwrap_err();

@@ -5,25 +5,31 @@
 //! pool queues, unless the runtime was built with a larger `max_blocking_threads`.)
 
 use super::{
-    Activities, ActivityCancelReason, ActivityContext, ApplicationFailure,
+    Activities, ActivityCancelReason, ActivityContext, ActivityError, ActivityInterceptor, ApplicationFailure,
+    ExecuteActivityInput, ExecuteActivityNext, Payload,
     context::Surroundings,
-    convert::{execution_result, fail, panicked, typed},
+    convert::{encode_result, execution_result, fail, panicked, typed},
+    interceptor::Innermost,
     link::Link,
-    registry::{Handler, Registered},
+    registry::{Handler, Outcome, Registered},
     state::States,
 };
+use crate::temporal::UserCode;
 use futures_util::future::FutureExt;
 use std::{
     collections::HashMap,
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard},
     thread,
 };
-use temporalio_common::protos::coresdk::{
-    ActivityTaskCompletion,
-    activity_result::ActivityExecutionResult,
-    activity_task::{ActivityTask, activity_task::Variant},
+use temporalio_common::{
+    data_converters::PayloadConversionError,
+    protos::coresdk::{
+        ActivityTaskCompletion,
+        activity_result::ActivityExecutionResult,
+        activity_task::{ActivityTask, Start, activity_task::Variant},
+    },
 };
 use tokio::{runtime::Handle, sync::watch};
 
@@ -31,6 +37,7 @@ use tokio::{runtime::Handle, sync::watch};
 pub(crate) struct ActivityHost {
     activities: Activities,
     surroundings: Arc<Surroundings>,
+    interceptors: Arc<[Arc<dyn ActivityInterceptor>]>,
     running: Arc<Running>,
 }
 
@@ -45,10 +52,12 @@ impl Running {
 }
 
 impl ActivityHost {
-    /// `states`: what this process has made of the states of `activities`.
-    pub(crate) fn new(activities: Activities, states: States, task_queue: impl Into<String>) -> Self {
-        let surroundings = Surroundings { task_queue: task_queue.into(), states, shutdown: watch::Sender::default() };
-        Self { activities, surroundings: Arc::new(surroundings), running: Arc::default() }
+    /// `states`: what this process has made of the states of the activities.
+    pub(crate) fn new(code: impl Into<UserCode>, states: States, task_queue: impl Into<String>) -> Self {
+        let UserCode { activities, activity_interceptors, converter, .. } = code.into();
+        let (task_queue, shutdown) = (task_queue.into(), watch::Sender::default());
+        let surroundings = Arc::new(Surroundings { task_queue, states, converter, shutdown });
+        Self { activities, surroundings, interceptors: activity_interceptors.into(), running: Arc::default() }
     }
 
     /// Starts the attempt that `task` describes.
@@ -60,33 +69,62 @@ impl ActivityHost {
     ///
     /// Outside a tokio runtime.
     pub(crate) fn start(&self, task: ActivityTask, link: Arc<dyn Link>) {
+        let converter = &self.surroundings.converter;
         let ActivityTask { task_token, variant } = task;
         let Some(Variant::Start(mut start)) = variant else {
             let failure = ApplicationFailure::new(format!("the activity task has nothing to start: {variant:?}"));
-            return link.complete(completion(task_token, fail(failure)));
+            return link.complete(completion(task_token, fail(failure, converter)));
         };
         let Some(Registered { handler, options }) = self.activities.get(&start.activity_type).cloned() else {
             let failure = not_registered(&start.activity_type, &self.activities);
-            return link.complete(completion(task_token, fail(failure)));
+            return link.complete(completion(task_token, fail(failure, converter)));
         };
-        let input = mem::take(&mut start.input);
+        let received = Start {
+            input: mem::take(&mut start.input),
+            header_fields: mem::take(&mut start.header_fields),
+            // The context has its own, as they came.
+            heartbeat_details: start.heartbeat_details.clone(),
+            ..Default::default()
+        };
+        let codec = converter.codec();
         let (surroundings, runtime) = (Arc::clone(&self.surroundings), Handle::current());
         let context = ActivityContext::new(task_token, start, options, surroundings, Arc::clone(&link), runtime);
         self.running.lock().insert(context.info().task_token.clone(), context.clone());
         let ending = Ending { running: Arc::clone(&self.running), context: context.clone(), link: Some(link) };
         // Errors are turned into failures inside the catch as well: that calls `Display` and `Serialize` of the user's.
-        match handler {
-            Handler::Async(handler) => drop(tokio::spawn(async move {
-                let attempt = async { execution_result(handler(context.clone(), input).await, &context) };
-                let end = AssertUnwindSafe(attempt).catch_unwind().await;
+        if let (Handler::Blocking(handler), None, []) = (&handler, &codec, &*self.interceptors) {
+            let handler = Arc::clone(handler);
+            drop(tokio::task::spawn_blocking(move || {
+                let input = context.receive(received);
+                let end =
+                    catch_unwind(AssertUnwindSafe(|| execution_result(handler(context.clone(), input), &context)));
                 ending.report(end);
-            })),
-            Handler::Blocking(handler) => drop(tokio::task::spawn_blocking(move || {
-                let attempt = || execution_result(handler(context.clone(), input), &context);
-                let end = catch_unwind(AssertUnwindSafe(attempt));
-                ending.report(end);
-            })),
+            }));
+            return;
         }
+        let interceptors = Arc::clone(&self.interceptors);
+        drop(tokio::spawn(async move {
+            let attempt = async {
+                let decoded = match &codec {
+                    None => Ok(received),
+                    Some(codec) => codec.decode_for_activity(received).await,
+                };
+                let outcome = match decoded {
+                    Ok(decoded) => {
+                        let arguments = context.receive(decoded);
+                        run(&interceptors, handler, context.clone(), arguments).await
+                    }
+                    Err(error) => Err(undecoded(error)),
+                };
+                let result = execution_result(outcome, &context);
+                match &codec {
+                    None => result,
+                    Some(codec) => encode_result(result, codec).await,
+                }
+            };
+            let end = AssertUnwindSafe(attempt).catch_unwind().await;
+            ending.report(end);
+        }));
     }
 
     /// Asks the attempt that `task` names to end. One that has ended already, or never started here, is ignored.
@@ -117,6 +155,35 @@ impl ActivityHost {
     }
 }
 
+/// Calls the handler through the interceptors.
+async fn run(
+    interceptors: &[Arc<dyn ActivityInterceptor>],
+    handler: Handler,
+    context: ActivityContext,
+    arguments: Vec<Payload>,
+) -> Outcome {
+    let innermost: Innermost<'_> = Box::new(move |context, arguments| match handler {
+        Handler::Async(handler) => handler(context, arguments),
+        Handler::Blocking(handler) => async move {
+            match tokio::task::spawn_blocking(move || handler(context, arguments)).await {
+                Ok(outcome) => outcome,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => resume_unwind(panic),
+                    Err(_) => Err(ActivityError::cancelled()),
+                },
+            }
+        }
+        .boxed(),
+    });
+    ExecuteActivityNext::new(interceptors, innermost).run(ExecuteActivityInput { context, arguments }).await
+}
+
+/// Retryable: a key may be missing only for now.
+fn undecoded(error: PayloadConversionError) -> ActivityError {
+    ApplicationFailure::new(anyhow::Error::new(error).context("the payload codec cannot decode the activity task"))
+        .into()
+}
+
 fn completion(task_token: Vec<u8>, result: ActivityExecutionResult) -> ActivityTaskCompletion {
     ActivityTaskCompletion { task_token, result: Some(result) }
 }
@@ -141,7 +208,8 @@ struct Ending {
 
 impl Ending {
     fn report(mut self, end: thread::Result<ActivityExecutionResult>) {
-        self.settle(|| end.unwrap_or_else(|panic| fail(panicked(panic))));
+        let converter = self.context.converter().clone();
+        self.settle(|| end.unwrap_or_else(|panic| fail(panicked(panic), &converter)));
     }
 
     fn settle(&mut self, result: impl FnOnce() -> ActivityExecutionResult) {
@@ -156,15 +224,18 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.settle(|| fail(typed("WorkerShutdown", "the worker process ended before the attempt did")));
+        let converter = self.context.converter().clone();
+        let failure = || typed("WorkerShutdown", "the worker process ended before the attempt did");
+        self.settle(|| fail(failure(), &converter));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::temporal::activity::{
-        ActivityError, RegisterOptions, TemporalSerializable, activity_definitions, convert,
+    use crate::temporal::{
+        activity::{ActivityError, RegisterOptions, TemporalSerializable, activity_definitions, convert},
+        converter::Converter,
     };
     use std::{
         future::pending,
@@ -239,7 +310,7 @@ mod tests {
 
         /// The token is the name.
         fn start<T: TemporalSerializable + 'static>(&self, name: &str, input: &T) {
-            let input = convert::encode_all(input).unwrap();
+            let input = convert::encode_all(input, &Converter::default()).unwrap();
             self.start_as(name, Start { activity_type: name.into(), input, ..Default::default() });
         }
 
@@ -268,7 +339,7 @@ mod tests {
 
     fn result_of(status: Status) -> String {
         let Status::Completed(success) = status else { panic!("{status:?}") };
-        convert::decode(vec![success.result.unwrap()], format_args!("the result")).unwrap()
+        convert::decode(vec![success.result.unwrap()], &Converter::default(), format_args!("the result")).unwrap()
     }
 
     fn failure_of(status: Status) -> (Failure, ApplicationFailureInfo) {
@@ -559,7 +630,7 @@ mod tests {
             assert!(matches!(sut.end().await.1, Status::Cancelled(_)));
         }
         assert_eq!(failure_of(sut.end_of("wait", &false).await).1.r#type, "CancelledError");
-        let input = convert::encode_all(&false).unwrap();
+        let input = convert::encode_all(&false, &Converter::default()).unwrap();
         sut.start_as("wait", Start { activity_type: "wait".into(), input, is_local: true, ..Default::default() });
         assert!(matches!(sut.end().await.1, Status::Cancelled(_)), "no server is asked about a local one");
     }
@@ -575,7 +646,7 @@ mod tests {
                 })
                 .register_blocking("blocking", |context, ()| context.heartbeat(&())),
         );
-        let heartbeat_details = convert::encode_all(&17_u32).unwrap();
+        let heartbeat_details = convert::encode_all(&17_u32, &Converter::default()).unwrap();
         let start = Start { activity_type: "async".into(), attempt: 2, heartbeat_details, ..Default::default() };
         sut.start_as("token", start);
         assert_eq!(result_of(sut.end().await.1), "from 17");
@@ -631,7 +702,7 @@ mod tests {
             .with_options("wait", RegisterOptions::new().auto_heartbeat());
         let start = |heartbeat_timeout: Option<Duration>| Start {
             activity_type: "wait".into(),
-            heartbeat_details: convert::encode_all(&"earlier").unwrap(),
+            heartbeat_details: convert::encode_all(&"earlier", &Converter::default()).unwrap(),
             heartbeat_timeout: heartbeat_timeout.map(|timeout| timeout.try_into().unwrap()),
             ..Default::default()
         };

@@ -59,6 +59,7 @@ mod context;
 mod convert;
 mod heartbeat;
 mod host;
+mod interceptor;
 mod link;
 mod process;
 mod registry;
@@ -67,6 +68,7 @@ mod state;
 pub use context::{ActivityContext, ActivityInfo};
 pub(super) use convert::cancelled;
 use host::ActivityHost;
+pub use interceptor::{ActivityInterceptor, ExecuteActivityInput, ExecuteActivityNext, ExecuteActivityOutput};
 pub(super) use process::activity_process;
 pub use registry::{Activities, RegisterOptions};
 #[doc(no_inline)]

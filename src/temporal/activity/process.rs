@@ -2,10 +2,11 @@
 
 use super::{
     super::{
+        UserCode,
         process::{DAMAGED, From, code, is_stopping, origin, refuse},
         wire::{self, ACTIVITY_QUEUE, Kind, once},
     },
-    Activities, ActivityCancelReason, ActivityHost,
+    ActivityCancelReason, ActivityHost,
     link::Link,
 };
 use crate::{
@@ -52,7 +53,7 @@ struct Shared {
 
 /// Runs an activity process: up to `slots` attempts at a time. Async handlers run on a current-thread runtime, blocking
 /// ones on its threads; another thread minds the lanes.
-pub(in super::super) fn activity_process(seat: &Seat, activities: &Activities, task_queue: &str, slots: usize) -> u8 {
+pub(in super::super) fn activity_process(seat: &Seat, user: &UserCode, task_queue: &str, slots: usize) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(slots.max(1)).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -74,11 +75,11 @@ pub(in super::super) fn activity_process(seat: &Seat, activities: &Activities, t
     };
     let served = runtime.block_on(async {
         let states = tokio::select! {
-            states = activities.make_states() => states?,
+            states = user.activities.make_states() => states?,
             // The pool ends before this process was ready.
             () = lanes_end(&mut inbox) => return Ok(()),
         };
-        let host = ActivityHost::new(activities.clone(), states, task_queue);
+        let host = ActivityHost::new(user.clone(), states, task_queue);
         shared.open(slots);
         // Ends when the lane thread does, which drops its end.
         while let Some(order) = inbox.recv().await {

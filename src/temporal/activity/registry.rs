@@ -152,7 +152,7 @@ impl Activities {
             let handler = Arc::clone(&handler);
             async move {
                 let input = decode_input(&context, input)?;
-                convert::encode(&handler(context, input).await?)
+                convert::encode(&handler(context.clone(), input).await?, context.converter())
             }
             .boxed()
         };
@@ -173,7 +173,7 @@ impl Activities {
     {
         let handler = move |context: ActivityContext, input| {
             let input = decode_input(&context, input)?;
-            convert::encode(&handler(context, input)?)
+            convert::encode(&handler(context.clone(), input)?, context.converter())
         };
         self.insert(name.into(), Handler::Blocking(Arc::new(handler)))
     }
@@ -287,7 +287,8 @@ fn decode_input<I: TemporalDeserializable + 'static>(
     context: &ActivityContext,
     input: Vec<Payload>,
 ) -> Result<I, ActivityError> {
-    convert::decode(input, format_args!("the input of activity {:?}", context.info().activity_type))
+    let what = format_args!("the input of activity {:?}", context.info().activity_type);
+    convert::decode(input, context.converter(), what)
 }
 
 impl fmt::Debug for Activities {

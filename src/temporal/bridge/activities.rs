@@ -1,7 +1,7 @@
 //! Attempts out, heartbeats and ends in.
 
 use super::{
-    Bridge, activity, is_done, is_local,
+    Bridge, Converter, activity, is_done, is_local,
     routes::Pending,
     why_not,
     wire::{ACTIVITY_QUEUE, Kind, once},
@@ -83,7 +83,7 @@ impl Bridge {
             (_, Ok(completion), _) if is_done(finished) => completion,
             // Before it began; or its process was killed over it, for that is the one limit that attempts have.
             (Outcome::Cancelled, ..) | (Outcome::TimedOut, _, Some(_)) => {
-                let result = Some(activity::cancelled(reason, is_local(&token), None));
+                let result = Some(activity::cancelled(reason, is_local(&token), None, &Converter::default()));
                 ActivityTaskCompletion { task_token: token.clone(), result }
             }
             _ => failed_activity(token.clone(), why_not(finished, "activity")),

@@ -36,6 +36,7 @@ use self::{
 use super::{
     activity,
     connect::{ConnectError, Server},
+    converter::Converter,
     wire::{self, Kind, STATUS_REFUSED},
 };
 use crate::{
