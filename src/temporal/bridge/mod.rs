@@ -326,10 +326,13 @@ fn is_done(finished: &Finished<'_>) -> bool {
 /// Why a task came back without a result, for people who read histories.
 fn why_not(finished: &Finished<'_>, kind: &str) -> String {
     match finished.outcome() {
-        Outcome::WorkerDied => match Exit::unpack(finished.exit()) {
-            Exit::Unknown => format!("the {kind} process died"),
-            exit => format!("the {kind} process died: {exit}"),
-        },
+        // Of those that are addressed to a process some were in its hands.
+        Outcome::WorkerDied | Outcome::AddresseeDied if finished.claimant().is_some() => {
+            match Exit::unpack(finished.exit()) {
+                Exit::Unknown => format!("the {kind} process died"),
+                exit => format!("the {kind} process died: {exit}"),
+            }
+        }
         Outcome::AddresseeDied => format!("the {kind} process died while this was on its way to it"),
         outcome => format!("the {kind} process gave no result: {outcome:?}, status {}", finished.status()),
     }
