@@ -153,7 +153,9 @@ fn parked_runs_of_an_overloaded_process_go_elsewhere(world: &World<'_>) {
         assert_eq!(parcel.end(), pool.pid("workflow-worker:1"));
     }
     assert!(busy.iter().any(|p| p.count(EventType::WorkflowTaskCompleted) == 1), "nobody had to wait for all of them");
-    busy.iter().for_each(|parcel| drop(parcel.end()));
+    for parcel in busy {
+        parcel.end();
+    }
     parcels.iter().for_each(Flow::went_smoothly);
     pool.stop(Signal::SIGTERM);
 }
@@ -201,7 +203,9 @@ fn processes_that_have_run_enough_hand_their_runs_over(world: &World<'_>) {
         parcels.iter().for_each(|parcel| parcel.signal(Parcel::burn, 1));
     }
     parcels.iter().for_each(|parcel| parcel.signal(Parcel::finish, ()));
-    parcels.iter().for_each(|parcel| drop(parcel.output()));
+    for parcel in &parcels {
+        parcel.output();
+    }
     let reason = "has left: it has run as many tasks as one worker may";
     pool.program.says(reason, 3, |line| line.ends_with(reason));
     parcels.iter().for_each(Flow::went_smoothly);

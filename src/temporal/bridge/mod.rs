@@ -335,10 +335,13 @@ fn why_not(finished: &Finished<'_>, kind: &str) -> String {
         Outcome::WorkerDied if finished.exit() & OVERDUE != 0 => {
             format!("the {kind} process was killed over another that it ran, which did not end in time")
         }
-        Outcome::WorkerDied => match Exit::unpack(finished.exit()) {
-            Exit::Unknown => format!("the {kind} process died"),
-            exit => format!("the {kind} process died: {exit}"),
-        },
+        // Of those that are addressed to a process some were in its hands.
+        Outcome::WorkerDied | Outcome::AddresseeDied if finished.claimant().is_some() => {
+            match Exit::unpack(finished.exit()) {
+                Exit::Unknown => format!("the {kind} process died"),
+                exit => format!("the {kind} process died: {exit}"),
+            }
+        }
         Outcome::AddresseeDied => format!("the {kind} process died while this was on its way to it"),
         outcome => format!("the {kind} process gave no result: {outcome:?}, status {}", finished.status()),
     }

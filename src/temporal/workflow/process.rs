@@ -196,15 +196,12 @@ mod tests {
         let pool = Pool::new(wire::QUEUES.len());
         let (bridge, worker) = (pool.endpoint(), pool.endpoint());
         let mut runs = runs();
-        let send = |to, kind, tag, message: &dyn Fn(Submission)| message(Submission { tag, ..once(to, kind, 0) });
+        let to = |to, kind, tag| Submission { tag, ..once(to, kind, 0) };
         let begin = |tag| {
-            send(To::Queue(WORKFLOW_QUEUE), Kind::Activation, tag, &|s| {
-                drop(wire::submit(&bridge, &activation(true), s))
-            });
+            wire::submit(&bridge, &activation(true), to(To::Queue(WORKFLOW_QUEUE), Kind::Activation, tag)).unwrap();
         };
         let forget = |tag| {
-            let run_id = "run".to_owned();
-            send(To::Participant(worker.name()), Kind::Forget, tag, &|s| drop(wire::submit(&bridge, &run_id, s)));
+            wire::submit(&bridge, &"run".to_owned(), to(To::Participant(worker.name()), Kind::Forget, tag)).unwrap();
         };
         let mut receive = |lane| {
             runs.receive(&worker, worker.claim(lane).unwrap().expect("a task")).unwrap();
