@@ -214,7 +214,7 @@ impl State {
                     let scheduled = run.history.push(EventType::ActivityTaskScheduled, now, event);
                     let activity = Activity { run: number, scheduled, command };
                     let queue = activity.command.task_queue.as_ref().map_or("", |queue| &queue.name);
-                    self.activity_tasks.of(&queue.to_owned()).push(activity);
+                    self.activity_tasks.of(queue).push(activity);
                 }
                 Command::StartTimerCommandAttributes(command) => {
                     let after = command.start_to_fire_timeout.unwrap_or_default();
