@@ -13,6 +13,7 @@ pub mod activity;
 pub(crate) mod bridge;
 pub mod connect;
 pub mod dev_server;
+pub(crate) mod history;
 mod panics;
 mod process;
 pub mod sample;

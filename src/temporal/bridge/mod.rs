@@ -24,6 +24,7 @@
 //!   a bridge that is gone ([`super::worker`]). The server's own timeouts bring the tasks back.
 mod activities;
 mod config;
+pub(crate) mod replay;
 mod routes;
 mod workflows;
 
