@@ -3,8 +3,9 @@
 
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
 use std::sync::LazyLock;
-use temporalio_common::protos::temporal::api::history::v1::{
-    History, WorkflowExecutionStartedEventAttributes, history_event::Attributes,
+use temporalio_common::protos::temporal::api::{
+    enums::v1::EventType,
+    history::v1::{History, WorkflowExecutionStartedEventAttributes, history_event::Attributes},
 };
 use temporalio_sdk_core::replay::HistoryInfo;
 
@@ -23,6 +24,8 @@ pub(crate) enum HistoryError {
     Json(#[from] serde_json::Error),
     #[error("its first event is not WorkflowExecutionStarted: give the whole history of one run")]
     Headless,
+    #[error("it ends before its first workflow task: there is nothing to replay")]
+    NoTask,
     #[error("it is no history that can be replayed: {0}")]
     Broken(String),
 }
@@ -48,7 +51,11 @@ impl Recording {
         // The replay worker panics where these fail.
         history.extract_run_id_from_start().map_err(|e| broken(&e))?;
         HistoryInfo::new_from_history(&history, None).map_err(|e| broken(&e))?;
-        Ok(Recording { workflow_type, workflow_id, history })
+        // It would wait for ever for one.
+        match history.events.iter().any(|event| event.event_type() == EventType::WorkflowTaskScheduled) {
+            true => Ok(Recording { workflow_type, workflow_id, history }),
+            false => Err(HistoryError::NoTask),
+        }
     }
 }
 
@@ -83,9 +90,11 @@ mod tests {
             "workflowTaskTimeout": "10s", "input": {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "MQ=="}]}
         }}"#;
 
+    const TASK: &str = "EVENT_TYPE_WORKFLOW_TASK_SCHEDULED";
+
     #[test]
     fn proto3_json_is_read() {
-        let json = format!(r#"{{"events": [{STARTED}]}}"#);
+        let json = format!(r#"{{"events": [{STARTED}, {{"eventId": "2", "eventType": {TASK:?}}}]}}"#);
         let recording = Recording::from_json(json.as_bytes()).unwrap();
         assert_eq!((&*recording.workflow_type, &*recording.workflow_id), ("Greet", "greet-1"));
         let start = started(&recording.history).unwrap();
@@ -100,7 +109,8 @@ mod tests {
         assert!(error(r#"{"events": []} x"#).contains("trailing characters"));
         assert!(error("{}").contains("first event"));
         assert!(error(r#"{"events": [{"eventId": "2"}]}"#).contains("first event"));
-        let twice = error(&format!(r#"{{"events": [{}]}}"#, STARTED.replace("originalExecutionRunId", "unused")));
-        assert!(twice.starts_with("it is no history that can be replayed: "), "{twice}");
+        assert!(error(&format!(r#"{{"events": [{STARTED}]}}"#)).contains("before its first workflow task"));
+        let broken = error(&format!(r#"{{"events": [{}]}}"#, STARTED.replace("originalExecutionRunId", "unused")));
+        assert!(broken.starts_with("it is no history that can be replayed: "), "{broken}");
     }
 }
