@@ -10,6 +10,8 @@ pub mod exit;
 mod inspect;
 mod probe;
 #[cfg(feature = "temporal")]
+mod replay;
+#[cfg(feature = "temporal")]
 mod run;
 mod torture;
 
@@ -81,6 +83,7 @@ fn execute(command: Command, workflows: Workflows, activities: Activities) -> Re
             let (options, flags) = args.split();
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)
         }
+        Command::Replay(args) => replay::run(args, workflows),
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),

@@ -14,6 +14,7 @@ pub(crate) mod bridge;
 pub mod connect;
 mod converter;
 pub mod dev_server;
+pub(crate) mod history;
 mod panics;
 mod process;
 pub mod sample;
