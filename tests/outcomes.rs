@@ -971,6 +971,16 @@ fn an_item_without_an_encoding() {
             }
         }
     }
+    for size in [1, 100] {
+        let taken = Cell::new(0);
+        let endless = std::iter::repeat_with(|| {
+            taken.set(taken.get() + 1);
+            assert!(taken.get() < 1_000_000, "nobody asked for so many");
+            Lucky(13)
+        });
+        let all = pool.map(number, endless).chunk_size(size).take(100_000);
+        assert!(all.into_iter().all(|result| matches!(result, Err(TaskError::Codec(_)))));
+    }
     let refused = pool.submit(number, &Lucky(13)).unwrap_err();
     assert!(matches!(refused, PoolError::Codec(_)), "{refused}");
     pool.join().unwrap();

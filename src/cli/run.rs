@@ -10,6 +10,7 @@ use crate::{
         limits::WorkerLimits,
     },
     temporal::{
+        UserCode,
         activity::Activities,
         bridge::Config,
         connect::{ConnectError, Server},
@@ -79,8 +80,7 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             },
             name: args.name,
         },
-        workflows,
-        activities,
+        UserCode { workflows, activities, ..UserCode::default() },
         dev_server.as_ref(),
     );
     if let Some(server) = dev_server {
@@ -127,13 +127,7 @@ fn start_dev_server(db: Option<&Path>) -> Result<DevServer, CliError> {
     Ok(server)
 }
 
-fn serve(
-    config: Config,
-    place: Place,
-    workflows: Workflows,
-    activities: Activities,
-    dev_server: Option<&DevServer>,
-) -> Result<(), CliError> {
+fn serve(config: Config, place: Place, user: UserCode, dev_server: Option<&DevServer>) -> Result<(), CliError> {
     let watched = dev_server.map(Watched::new).transpose().map_err(|e| CliError::new(exit::FAILURE, e))?;
     let (w, a) = (config.workflow_processes, config.activity_processes);
     let mut observer = |event: Event<'_>| match event {
@@ -175,7 +169,7 @@ fn serve(
         )),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
-    let result = worker_pool::run(config, place, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
+    let result = worker_pool::run(config, place, user, watched.as_ref(), exit::code_of, &mut observer);
     match result {
         Ok(summary) => conclude(&summary),
         Err(error) => Err(CliError::new(code(&error), error)),

@@ -468,7 +468,9 @@ impl<I: Wire, O: Wire, T: Iterator<Item = I::Owned>> Engine<'_, I, O, T> {
             if let Some(finished) = self.finished.pop_front() {
                 return Some(finished);
             }
+            // What has no encoding comes to its end at once, however many of them there are.
             while self.flights.len() < self.in_flight()
+                && self.finished.len() < SEVERAL
                 && (self.submit_again() || may_take_inputs && !self.is_over && self.submit_next())
             {}
             if self.finished.is_empty() {

@@ -12,12 +12,16 @@
 pub mod activity;
 pub(crate) mod bridge;
 pub mod connect;
+mod converter;
 pub mod dev_server;
 mod panics;
 mod process;
 pub mod sample;
 mod seam;
 pub mod starter;
+mod user_code;
 mod wire;
 pub(crate) mod worker_pool;
 pub mod workflow;
+
+pub(crate) use user_code::UserCode;

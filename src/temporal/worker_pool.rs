@@ -1,12 +1,13 @@
 //! The pool that serves Temporal: a bridge, workflow processes and activity processes around one segment.
 
 use super::{
-    activity::{Activities, activity_process},
+    UserCode,
+    activity::activity_process,
     bridge::{self, Config},
     connect::ConnectError,
     dev_server::DevServer,
     wire,
-    workflow::{Workflows, workflow_process},
+    workflow::workflow_process,
 };
 use crate::{
     mem::segment::Options,
@@ -16,7 +17,10 @@ use crate::{
     },
 };
 use nix::unistd::Pid;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    rc::Rc,
+};
 
 /// The dev server, as the coordinator watches it.
 pub(crate) struct Watched {
@@ -62,13 +66,14 @@ const WORKFLOW_PROCESSES: usize = 1;
 pub(crate) fn run(
     config: Config,
     place: Place,
-    workflows: Workflows,
-    activities: Activities,
+    user: UserCode,
     companion: Option<&Watched>,
     code_of: fn(&ConnectError) -> u8,
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, PoolError> {
     let grace = config.grace;
+    let user = Rc::new(user);
+    let of_activities = user.clone();
     let (workflow_processes, activity_processes) = (config.workflow_processes, config.activity_processes);
     let (namespace, workflow_task_queue) = (config.server.namespace().to_owned(), config.workflow_task_queue.clone());
     let (activity_task_queue, slots) = (config.activity_task_queue.clone(), config.activity_slots);
@@ -85,7 +90,7 @@ pub(crate) fn run(
             role: Role::Worker,
             count: workflow_processes,
             main: Box::new(move |seat| match seat.limited(&limits) {
-                Ok(seat) => workflow_process(&seat, &workflows, &namespace, &workflow_task_queue),
+                Ok(seat) => workflow_process(&seat, &user, &namespace, &workflow_task_queue),
                 // It has said why.
                 Err(Unfit) => 1,
             }),
@@ -94,7 +99,7 @@ pub(crate) fn run(
             name: "activity-worker",
             role: Role::Worker,
             count: activity_processes,
-            main: Box::new(move |seat| activity_process(&seat, &activities, &activity_task_queue, slots)),
+            main: Box::new(move |seat| activity_process(&seat, &of_activities, &activity_task_queue, slots)),
         },
     ];
     let Place { name, options } = place;

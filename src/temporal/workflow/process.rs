@@ -2,10 +2,11 @@
 
 use super::{
     super::{
+        UserCode,
         process::{From, code, done, is_stopping, origin, refuse},
         wire::{self, Kind, WORKFLOW_QUEUE, once},
     },
-    WorkflowHost, Workflows,
+    WorkflowHost,
 };
 use crate::{
     error::Corrupted,
@@ -24,8 +25,8 @@ use temporalio_common::protos::{
 };
 
 /// Runs a workflow process: one activation at a time, many suspended runs.
-pub(in super::super) fn workflow_process(seat: &Seat, workflows: &Workflows, namespace: &str, task_queue: &str) -> u8 {
-    let host = WorkflowHost::new(workflows.clone(), namespace.to_owned(), task_queue.to_owned());
+pub(in super::super) fn workflow_process(seat: &Seat, user: &UserCode, namespace: &str, task_queue: &str) -> u8 {
+    let host = WorkflowHost::new(user.clone(), namespace.to_owned(), task_queue.to_owned());
     code(serve_workflows(seat, Runs::new(host)))
 }
 
