@@ -354,7 +354,7 @@ fn a_cancelled_attempt_that_does_not_end_is_killed_and_the_others_of_its_process
     assert_eq!(failures, ["the activity process was killed over another that it ran, which did not end in time"]);
     let said = format!("activity-worker:0 (pid {victim}) has run a task for longer than that may take: killed");
     pool.program.says(&said, 1, |line| line == said);
-    pool.is_killed("activity-worker:0");
+    pool.has_died("activity-worker:0");
     pool.stop(Signal::SIGTERM);
 }
 
