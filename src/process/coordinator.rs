@@ -4,7 +4,7 @@ use super::{
     Mode, READY, UNFIT,
     attach::{Departed, Door},
     clock::Clock,
-    exit::Exit,
+    exit::{Exit, OVERDUE},
     limits::{Leave, Stay, WorkerLimits},
     names::NameError,
     orders::{self, Ended, Heard, News, Order, Outbox},
@@ -908,7 +908,8 @@ impl<'o> Coordinator<'o> {
             Some(sentence) if exit == Exit::Signal(Signal::SIGKILL as u8) => &sentence.late[..],
             _ => &[], // it was faster
         };
-        let death = Death { exit: exit.pack(), peak_kib, late };
+        let overdue = if late.is_empty() { 0 } else { OVERDUE };
+        let death = Death { exit: exit.pack() | overdue, peak_kib, late };
         let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
         self.count_death();

@@ -47,7 +47,12 @@ use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, Finished, STATUS_OK, SubmitError},
     lockfree::{participant::Name, word::Outcome},
-    process::{Mode, coordinator::Seat, exit::Exit, output::last_word},
+    process::{
+        Mode,
+        coordinator::Seat,
+        exit::{Exit, OVERDUE},
+        output::last_word,
+    },
     sync::Acquire,
 };
 use futures_util::future::join_all;
@@ -327,6 +332,9 @@ fn is_done(finished: &Finished<'_>) -> bool {
 /// Why a task came back without a result, for people who read histories.
 fn why_not(finished: &Finished<'_>, kind: &str) -> String {
     match finished.outcome() {
+        Outcome::WorkerDied if finished.exit() & OVERDUE != 0 => {
+            format!("the {kind} process was killed over another that it ran, which did not end in time")
+        }
         // Of those that are addressed to a process some were in its hands.
         Outcome::WorkerDied | Outcome::AddresseeDied if finished.claimant().is_some() => {
             match Exit::unpack(finished.exit()) {
