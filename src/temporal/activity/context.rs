@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
-use temporalio_common::protos::{coresdk::activity_task::Start, temporal::api::common::v1::Payloads};
+use temporalio_common::protos::coresdk::{ActivityHeartbeat, activity_task::Start};
 use tokio::{runtime::Handle, sync::watch};
 
 /// What the attempts of one process share.
@@ -141,7 +141,6 @@ impl ActivityContext {
             priority: start.priority.map(Into::into).unwrap_or_default(),
         };
         let (token, timeout) = (info.task_token.clone(), info.heartbeat_timeout);
-        // What is repeated until there is news is what the server has, as it has it.
         let heartbeats = Heartbeats::new(token, Arc::clone(&link), runtime, timeout, start.heartbeat_details);
         let heartbeats = Arc::new(heartbeats);
         if let (true, false, Some(timeout)) = (options.auto_heartbeat, info.is_local, timeout) {
@@ -236,7 +235,7 @@ impl ActivityContext {
             let details = convert::encode_all(details, self.converter())?;
             self.attempt.heartbeats.record(match self.converter().codec() {
                 None => details,
-                Some(codec) => codec.encode_now(Payloads { payloads: details })?.payloads,
+                Some(codec) => codec.encode_now(ActivityHeartbeat { details, ..Default::default() })?.details,
             });
         }
         Ok(())
@@ -333,10 +332,7 @@ fn known(time: Option<impl TryInto<SystemTime>>) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use temporalio_common::protos::{
-        coresdk::{ActivityHeartbeat, ActivityTaskCompletion},
-        temporal::api::common::v1::WorkflowExecution,
-    };
+    use temporalio_common::protos::{coresdk::ActivityTaskCompletion, temporal::api::common::v1::WorkflowExecution};
 
     fn context(start: Start) -> ActivityContext {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -347,8 +343,8 @@ mod tests {
             shutdown: watch::Sender::default(),
         };
         let (options, link) = (RegisterOptions::default(), Arc::new(Nobody));
-        let (handle, facts) = (runtime.handle().clone(), start.clone());
-        let context = ActivityContext::new(b"token".to_vec(), facts, options, Arc::new(surroundings), link, handle);
+        let (handle, surroundings) = (runtime.handle().clone(), Arc::new(surroundings));
+        let context = ActivityContext::new(b"token".to_vec(), start.clone(), options, surroundings, link, handle);
         context.receive(start);
         context
     }

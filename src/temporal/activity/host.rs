@@ -36,8 +36,8 @@ use tokio::{runtime::Handle, sync::watch};
 /// The attempts that run in this process, and the table of their handlers.
 pub(crate) struct ActivityHost {
     activities: Activities,
-    interceptors: Arc<[Arc<dyn ActivityInterceptor>]>,
     surroundings: Arc<Surroundings>,
+    interceptors: Arc<[Arc<dyn ActivityInterceptor>]>,
     running: Arc<Running>,
 }
 
@@ -57,7 +57,7 @@ impl ActivityHost {
         let UserCode { activities, activity_interceptors, converter, .. } = code.into();
         let (task_queue, shutdown) = (task_queue.into(), watch::Sender::default());
         let surroundings = Arc::new(Surroundings { task_queue, states, converter, shutdown });
-        Self { activities, interceptors: activity_interceptors.into(), surroundings, running: Arc::default() }
+        Self { activities, surroundings, interceptors: activity_interceptors.into(), running: Arc::default() }
     }
 
     /// Starts the attempt that `task` describes.
@@ -69,8 +69,8 @@ impl ActivityHost {
     ///
     /// Outside a tokio runtime.
     pub(crate) fn start(&self, task: ActivityTask, link: Arc<dyn Link>) {
-        let ActivityTask { task_token, variant } = task;
         let converter = &self.surroundings.converter;
+        let ActivityTask { task_token, variant } = task;
         let Some(Variant::Start(mut start)) = variant else {
             let failure = ApplicationFailure::new(format!("the activity task has nothing to start: {variant:?}"));
             return link.complete(completion(task_token, fail(failure, converter)));
@@ -82,6 +82,7 @@ impl ActivityHost {
         let received = Start {
             input: mem::take(&mut start.input),
             header_fields: mem::take(&mut start.header_fields),
+            // The context has its own, as they came.
             heartbeat_details: start.heartbeat_details.clone(),
             ..Default::default()
         };
