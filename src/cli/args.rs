@@ -414,6 +414,9 @@ pub(crate) struct ConnectArgs {
     /// Name that the server's certificate must carry, if not that of the address
     #[arg(long, value_name = "NAME")]
     tls_server_name: Option<String>,
+    /// Compress messages, where the way to the server is long or its bytes are paid for; it doubles the CPU time of the connection
+    #[arg(long)]
+    gzip: bool,
 }
 
 #[cfg(feature = "temporal")]
@@ -430,6 +433,7 @@ impl From<ConnectArgs> for ConnectFlags {
             tls_cert,
             tls_key,
             tls_server_name,
+            gzip,
         } = args;
         ConnectFlags {
             address,
@@ -442,6 +446,7 @@ impl From<ConnectArgs> for ConnectFlags {
             tls_cert,
             tls_key,
             tls_server_name,
+            gzip,
         }
     }
 }
