@@ -7,6 +7,7 @@ use crate::{
         Mode,
         coordinator::{Event, PoolError, Summary},
         exit::Exit,
+        limits::WorkerLimits,
     },
     temporal::{
         UserCode,
@@ -59,9 +60,13 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             workflow_task_queue: args.workflow_task_queue,
             activity_task_queue: args.activity_task_queue,
             workflow_processes: args.num_workflow_workers as usize,
+            max_workflow_processes: args.max_workflow_workers.unwrap_or((2 * args.num_workflow_workers).max(16))
+                as usize,
+            limits: worker_limits(args.max_tasks_per_process, args.max_memory_per_process),
             activity_processes: args.num_activity_workers as usize,
             activity_slots: args.activity_slots as usize,
             max_cached_workflows: args.max_cached_workflows as usize,
+            deadlock_timeout: args.deadlock_timeout,
             grace: args.grace,
         },
         Place {
@@ -83,6 +88,13 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
         say("dev server stopped");
     }
     result
+}
+
+/// A tenth of jitter, so that not all leave at once.
+fn worker_limits(max_tasks: Option<u32>, max_memory: Option<u64>) -> WorkerLimits {
+    let limits = WorkerLimits::new();
+    let limits = max_tasks.map_or(limits.clone(), |n| limits.max_tasks(n.into(), u64::from(n) / 10));
+    max_memory.map_or(limits.clone(), |bytes| limits.max_memory(bytes))
 }
 
 /// Warnings of this process and of its workers, whose lines the coordinator labels; more by `RUST_LOG`.

@@ -318,7 +318,7 @@ impl Endpoint {
     }
 
     /// Do results wait to be taken?
-    fn has_results(&self) -> bool {
+    pub(crate) fn has_results(&self) -> bool {
         self.table().has_own_work(&self.cursors, self.name, self.table().completion(self.name.id()))
     }
 
@@ -426,6 +426,12 @@ impl Endpoint {
     pub(crate) fn runs(&self, task: TaskId) -> bool {
         let word = self.table().load(task.index);
         word.generation() == task.generation && word.is(Phase::Claimed) && word.who() == self.name.id()
+    }
+
+    /// Does this task wait for somebody to claim it?
+    pub(crate) fn waits(&self, task: TaskId) -> bool {
+        let word = self.table().load(task.index);
+        word.generation() == task.generation && word.is(Phase::Ready)
     }
 
     /// The next finished task that this participant submitted; sleeps while there is none. `None`: `stop` became true, which
@@ -761,6 +767,11 @@ impl<'e> Running<'e> {
 
     pub(crate) fn submitter(&self) -> Name {
         Name::of(self.descriptor.submitter.load(Relaxed))
+    }
+
+    /// The submitter's note.
+    pub(crate) fn tag(&self) -> u64 {
+        self.descriptor.tag.load(Relaxed)
     }
 
     /// Which attempt this is, from 0.
@@ -1228,7 +1239,6 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     }
 
     /// The input as it was submitted, read in place.
-    #[cfg(any(test, fuzzing))]
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         self.bytes(|d| (&d.input, &d.input_bytes))
     }

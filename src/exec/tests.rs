@@ -301,6 +301,18 @@ fn what_is_addressed_to_the_dead_comes_back() {
     submit(&client, To::Participant(victim.name()), b"", 1, 1);
     pool.bury(victim.name());
     assert_eq!(client.take().unwrap().map(|d| d.outcome()), Some(Outcome::AddresseeDied));
+    // In its hands; and killed over it.
+    for (is_late, outcome) in [(false, Outcome::AddresseeDied), (true, Outcome::TimedOut)] {
+        let victim = pool.endpoint();
+        submit(&client, To::Participant(victim.name()), b"", 3, 2);
+        let task = victim.claim(victim.private()).unwrap().expect("the task");
+        let late = [task.id()];
+        std::mem::forget(task);
+        let late = if is_late { &late[..] } else { &[] };
+        pool.settle(victim.name(), Death { late, ..Death::of(Exit::Signal(9).pack()) });
+        let done = client.take().unwrap().expect("the report");
+        assert_eq!((done.outcome(), done.claimant()), (outcome, Some(victim.name())));
+    }
     // Sent after its death; and after its id has another incarnation, which must not have it.
     for heir in [None, Some(pool.endpoint())] {
         submit(&client, To::Participant(victim.name()), b"", 2, 1);

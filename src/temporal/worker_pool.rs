@@ -12,7 +12,7 @@ use super::{
 use crate::{
     mem::segment::Options,
     process::{
-        coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary},
+        coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary, Unfit},
         spawn::pidfd_open,
     },
 };
@@ -54,6 +54,9 @@ pub(crate) struct Place {
     pub(crate) options: Options,
 }
 
+/// Where they stand among the kinds of processes.
+const WORKFLOW_PROCESSES: usize = 1;
+
 /// Runs the pool in this process, which becomes its coordinator, until it is told to end.
 ///
 /// `code_of`: the exit code by which the bridge tells what is wrong with the server.
@@ -74,6 +77,7 @@ pub(crate) fn run(
     let (workflow_processes, activity_processes) = (config.workflow_processes, config.activity_processes);
     let (namespace, workflow_task_queue) = (config.server.namespace().to_owned(), config.workflow_task_queue.clone());
     let (activity_task_queue, slots) = (config.activity_task_queue.clone(), config.activity_slots);
+    let (limits, at_most) = (config.limits.clone(), config.max_workflow_processes.max(workflow_processes));
     let specs = vec![
         Spec {
             name: "bridge",
@@ -85,7 +89,11 @@ pub(crate) fn run(
             name: "workflow-worker",
             role: Role::Worker,
             count: workflow_processes,
-            main: Box::new(move |seat| workflow_process(&seat, &user, &namespace, &workflow_task_queue)),
+            main: Box::new(move |seat| match seat.limited(&limits) {
+                Ok(seat) => workflow_process(&seat, &user, &namespace, &workflow_task_queue),
+                // It has said why.
+                Err(Unfit) => 1,
+            }),
         },
         Spec {
             name: "activity-worker",
@@ -96,6 +104,10 @@ pub(crate) fn run(
     ];
     let Place { name, options } = place;
     let options = Options { queues: Options::with_queues(wire::QUEUES).queues, ..options };
-    let coordinator = Coordinator::new(&options, specs, grace, observer)?.listen(name.as_deref())?;
-    coordinator.run(companion.map(|c| c as &dyn Companion))
+    let coordinator = match workflow_processes {
+        // Core was not asked for workflow tasks.
+        0 => Coordinator::new(&options, specs, grace, observer)?,
+        _ => Coordinator::resizable(&options, specs, (WORKFLOW_PROCESSES, at_most), grace, observer)?,
+    };
+    coordinator.listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))
 }

@@ -186,6 +186,7 @@ impl WorkflowHost {
         )
     }
 
+    /// Drops a run, if it is here.
     fn forget(&mut self, run_id: &str) {
         if let Some(run) = self.runs.remove(run_id) {
             discard(run_id, run);

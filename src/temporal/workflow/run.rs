@@ -37,6 +37,7 @@ use std::{
     task::{Wake, Waker},
 };
 use temporalio_common::protos::{
+    ENCODING_PAYLOAD_KEY,
     coresdk::{
         workflow_activation::{WorkflowActivation, workflow_activation_job::Variant as Job},
         workflow_commands::{
@@ -202,8 +203,19 @@ impl CommandSink for Commands {
     /// The run's context keeps the details too, and answers the metadata query from there.
     fn set_current_details(&self, _details: String) {}
 
-    fn push_command(&self, command: WorkflowCommand) {
+    fn push_command(&self, mut command: WorkflowCommand) {
+        if let Some(Command::UpsertWorkflowSearchAttributes(upsert)) = &mut command.variant {
+            upsert.search_attributes.iter_mut().flat_map(|a| a.indexed_fields.values_mut()).for_each(encode_unset);
+        }
         self.0.borrow_mut().push(command);
+    }
+}
+
+/// Upstream asks for the removal of a search attribute by a payload without encoding, which the server takes for a damaged
+/// value and refuses, with the whole workflow task; the null that other SDKs send does what is meant.
+fn encode_unset(payload: &mut Payload) {
+    if *payload == Payload::default() {
+        payload.metadata.insert(ENCODING_PAYLOAD_KEY.into(), b"binary/null".to_vec());
     }
 }
 

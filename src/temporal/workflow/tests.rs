@@ -11,17 +11,20 @@ use std::{
     thread,
     time::Duration,
 };
-use temporalio_common::protos::{
-    coresdk::{
-        AsJsonPayloadExt, FromJsonPayloadExt,
-        activity_result::{ActivityResolution, Success, activity_resolution::Status as Resolved},
-        workflow_activation::{
-            CancelWorkflow, DoUpdate, FireTimer, QueryWorkflow, RemoveFromCache, ResolveActivity, SignalWorkflow,
-            WorkflowActivationJob,
+use temporalio_common::{
+    protos::{
+        coresdk::{
+            AsJsonPayloadExt, FromJsonPayloadExt,
+            activity_result::{ActivityResolution, Success, activity_resolution::Status as Resolved},
+            workflow_activation::{
+                CancelWorkflow, DoUpdate, FireTimer, QueryWorkflow, RemoveFromCache, ResolveActivity, SignalWorkflow,
+                WorkflowActivationJob,
+            },
+            workflow_commands::{query_result, update_response::Response, workflow_command::Variant as Command},
         },
-        workflow_commands::{query_result, update_response::Response, workflow_command::Variant as Command},
+        temporal::api::{common::v1::Payload, enums::v1::WorkflowTaskFailedCause as Cause, failure::v1::Failure},
     },
-    temporal::api::{common::v1::Payload, enums::v1::WorkflowTaskFailedCause as Cause, failure::v1::Failure},
+    search_attributes::SearchAttributeKey,
 };
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::{
@@ -240,6 +243,21 @@ impl Countdown {
     }
 }
 
+/// Sets one search attribute and unsets another.
+#[workflow]
+#[derive(Default)]
+struct Attributes;
+
+#[workflow_methods]
+impl Attributes {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<()> {
+        let (city, floor) = (SearchAttributeKey::<String>::keyword("City"), SearchAttributeKey::<i64>::int("Floor"));
+        ctx.upsert_search_attributes([city.value_set("Turin".into()), floor.value_unset()]);
+        Ok(())
+    }
+}
+
 // ---- How it is run --------------------------------------------------------------------------------------------------
 
 const RUN: &str = "run-1";
@@ -253,7 +271,8 @@ fn host() -> WorkflowHost {
         .register::<PanicsOnDrop>()
         .register::<SelfWaking>()
         .register::<Turns>()
-        .register::<Countdown>();
+        .register::<Countdown>()
+        .register::<Attributes>();
     WorkflowHost::new(workflows, "default".into(), sample::WORKFLOW_TASK_QUEUE.into())
 }
 
@@ -449,6 +468,17 @@ fn a_signal_without_a_handler_is_dropped_and_one_that_does_not_decode_fails_the_
     assert_eq!(commands(&mut host, [signal("unheard", vec![])]), []);
     let (failure, _) = failure(&mut host, [signal("add", payload("a word"))]);
     assert!(failure.message.starts_with("the handler of Signal(\"add\") failed: "), "{}", failure.message);
+}
+
+#[test]
+fn a_search_attribute_is_unset_by_a_null() {
+    let done = commands(&mut host(), [start("Attributes", vec![])]);
+    let [Command::UpsertWorkflowSearchAttributes(upsert), Command::CompleteWorkflowExecution(_)] = &done[..] else {
+        panic!("{done:?}")
+    };
+    let fields = &upsert.search_attributes.as_ref().unwrap().indexed_fields;
+    assert_eq!(decoded::<String>(&Some(fields["City"].clone())), "Turin");
+    assert_eq!((&fields["Floor"].metadata["encoding"][..], &fields["Floor"].data[..]), (&b"binary/null"[..], &[][..]));
 }
 
 #[test]
