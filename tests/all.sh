@@ -56,7 +56,10 @@ torture() {
     step "torture: fencing" $torture --fencing
     step "torture: attaching" $torture --attach
 }
-temporal() { step "temporal: on a real server" cargo test --test temporal; }
+temporal() {
+    step "temporal: on a real server" cargo test --test temporal
+    step "temporal: activities" cargo test --test temporal_activities
+}
 c() { step "c: header and programs" cargo test -p shmworker-ffi; }
 fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() {
