@@ -8,8 +8,8 @@
 //! ```
 
 use shmworker::temporal::{
+    Worker,
     activity::{Activities, ActivityContext, ActivityError, activity_definitions},
-    sample::ACTIVITY_TASK_QUEUE,
     workflow::Workflows,
 };
 use std::{fs, process::ExitCode, time::Duration};
@@ -60,5 +60,5 @@ impl CountWords {
 fn main() -> ExitCode {
     let workflows = Workflows::new().register::<CountWords>();
     let activities = Activities::new().register_blocking_as(Words::of_file, count_words_of_file);
-    shmworker::cli::main_with(workflows, activities)
+    Worker::new(WORKFLOW_TASK_QUEUE).workflows(workflows).activities(activities).main()
 }

@@ -50,6 +50,10 @@ impl Converter {
         &self.converter
     }
 
+    pub(crate) fn into_data(self) -> DataConverter {
+        self.converter
+    }
+
     /// The codec, unless there is nothing that it would do.
     pub(super) fn codec(&self) -> Option<Codec> {
         self.is_own.then(|| Codec { converter: self.converter.clone() })

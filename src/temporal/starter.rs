@@ -23,7 +23,7 @@ use temporalio_client::{
     tonic::IntoRequest,
 };
 use temporalio_common::{
-    data_converters::RawValue,
+    data_converters::{DataConverter, RawValue},
     protos::{
         proto_ts_to_system_time,
         temporal::api::{
@@ -62,6 +62,8 @@ pub struct StarterOptions {
     pub workflow: String,
     /// The input of each; none if the workflow takes none.
     pub input: Option<Json>,
+    /// How inputs and results are coded: as the workers do it.
+    pub data_converter: DataConverter,
 }
 
 /// A text that is JSON, kept as it was written.
@@ -205,7 +207,8 @@ async fn drive(options: &StarterOptions, server: &Server, counts: &Counts) -> Re
     let connection = server.connect(format!("shmworker-starter:{}", std::process::id())).await?;
     server.check_namespace(&connection).await?;
     await_worker(options, server, &connection).await?;
-    let client = Client::new(connection, ClientOptions::new(server.namespace()).build())
+    let client_options = ClientOptions::new(server.namespace()).data_converter(options.data_converter.clone()).build();
+    let client = Client::new(connection, client_options)
         .map_err(|error| ConnectError::Config(ClientConnectError::from(error).to_string()))?;
 
     let (started, handles) = mpsc::unbounded_channel();

@@ -28,7 +28,7 @@ const FIRST_ACTIVATION_ATTEMPTS: u8 = 2;
 
 impl Bridge {
     pub(super) async fn poll_workflows(self: Arc<Self>) -> Result<(), PollError> {
-        let Some(worker) = self.core.get().and_then(|c| c.workflows.as_ref()) else { return Ok(()) };
+        let Some(worker) = self.core.get().and_then(|core| core.workflows()) else { return Ok(()) };
         loop {
             match worker.poll_workflow_activation().await {
                 Ok(activation) => self.route(activation).await,
@@ -145,7 +145,7 @@ impl Bridge {
     }
 
     pub(super) fn evict(&self, run_id: &str) {
-        if let Some(worker) = self.core.get().and_then(|core| core.workflows.as_ref()) {
+        if let Some(worker) = self.core.get().and_then(|core| core.workflows()) {
             let _runtime = self.handle.enter();
             worker.request_workflow_eviction(run_id);
         }
@@ -162,7 +162,7 @@ impl Bridge {
         let run_id = completion.run_id.clone();
         let bridge = self.clone();
         self.handle.spawn(async move {
-            let Some(worker) = &core.workflows else { return };
+            let Some(worker) = core.workflows() else { return };
             if let Err(e) = worker.complete_workflow_activation(completion).await {
                 tracing::warn!("complete an activation of run {run_id}: {e}");
             }
