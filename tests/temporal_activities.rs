@@ -53,7 +53,10 @@ const TESTS: &[(&str, Test)] = &tests![
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|arg| ["run", "starter"].contains(&arg.as_str())) {
-        return shmworker::cli::main_with(Workflows::new().register::<Call>(), activities());
+        return shmworker::temporal::sample::worker()
+            .workflows(Workflows::new().register::<Call>())
+            .activities(activities())
+            .main();
     }
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(1);

@@ -74,7 +74,7 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
             let (options, flags) = args.split(worker);
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)
         }
-        Command::Replay(args) => replay::run(args, workflows),
+        Command::Replay(args) => replay::run(&args, worker.user),
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),

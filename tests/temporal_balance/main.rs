@@ -98,7 +98,10 @@ const TESTS: &[(&str, Test)] = &tests![
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|command| command == "run") {
-        return shmworker::cli::main_with(Workflows::new().register::<Parcel>(), Activities::new());
+        return shmworker::temporal::sample::worker()
+            .workflows(Workflows::new().register::<Parcel>())
+            .activities(Activities::new())
+            .main();
     }
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(1);

@@ -115,7 +115,7 @@ const ALONE: &[(&str, Test)] = &tests![
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|command| matches!(&*command, "run" | "replay")) {
-        return shmworker::cli::main_with(workflows(), activities());
+        return shmworker::temporal::sample::worker().workflows(workflows()).activities(activities()).main();
     }
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(4);
