@@ -22,17 +22,11 @@ pub(crate) struct World<'s> {
     pub(crate) client: Client,
 }
 
-/// A pool of this program.
-pub(crate) fn pool(
-    address: &str,
-    namespace: &str,
-    workflow_workers: usize,
-    activity_workers: usize,
-    args: &[&str],
-) -> Pool {
+/// This program as a worker.
+pub(crate) fn worker(address: &str, namespace: &str) -> Command {
     let mut run = Command::new(std::env::current_exe().unwrap());
     run.args(["run", "--address", address, "--namespace", namespace, "--workflow-task-queue", QUEUE]);
-    Pool::start(run, workflow_workers, activity_workers, args)
+    run
 }
 
 /// A client, and what it runs on.
@@ -50,7 +44,7 @@ impl<'s> World<'s> {
     }
 
     pub(crate) fn pool(&self, workflow_workers: usize, activity_workers: usize, args: &[&str]) -> Pool {
-        pool(&self.server.address, self.namespace, workflow_workers, activity_workers, args)
+        Pool::start(worker(&self.server.address, self.namespace), workflow_workers, activity_workers, args)
     }
 
     /// Starts a workflow under this id.

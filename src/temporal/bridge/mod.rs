@@ -307,7 +307,7 @@ impl Bridge {
     fn finish(self: &Arc<Self>, finished: &Finished<'_>) -> Result<(), Corrupted> {
         let pending = self.routes().pending.remove(&finished.tag());
         match pending {
-            Some(Pending::Activation(activation)) => self.finish_activation(finished, activation.run_id),
+            Some(Pending::Activation(activation)) => self.finish_activation(finished, activation),
             Some(Pending::Activity { token }) => self.finish_activity(finished, token),
             Some(Pending::Note) | None => Ok(()),
         }

@@ -58,7 +58,13 @@ impl Bridge {
                     submission.max_attempts = FIRST_ACTIVATION_ATTEMPTS;
                     submission.retry_on = retry_on::DIED;
                 }
-                let pending = Activation { run_id: run_id.clone(), owner, since: Instant::now(), task: None };
+                let pending = Activation {
+                    run_id: run_id.clone(),
+                    history_length: activation.history_length,
+                    owner,
+                    since: Instant::now(),
+                    task: None,
+                };
                 routes.submit(self.endpoint, &activation, submission, Pending::Activation(pending))?;
                 let run = routes.runs.entry(run_id.clone()).or_default();
                 run.is_outstanding = true;
@@ -106,8 +112,10 @@ impl Bridge {
     pub(super) fn finish_activation(
         self: &Arc<Self>,
         finished: &Finished<'_>,
-        run_id: String,
+        activation: Activation,
     ) -> Result<(), Corrupted> {
+        let Activation { run_id, history_length, since, .. } = activation;
+        tracing::debug!(run_id, history_length, outcome = ?finished.outcome(), after = ?since.elapsed(), "activation over");
         let completion = WorkflowActivationCompletion::decode(finished.output()?).ok().filter(|_| is_done(finished));
         let mut routes = self.routes();
         routes.finished += 1;
