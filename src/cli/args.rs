@@ -93,6 +93,15 @@ pub(crate) struct RunArgs {
     #[arg(short = 'w', long, value_name = "N", default_value = "2", allow_negative_numbers = true,
           value_parser = number(0..=512))]
     pub(crate) num_workflow_workers: u32,
+    /// Workflow worker processes that there may be; SIGTTIN starts one more, SIGTTOU ends one [default: twice as many, at least 16]
+    #[arg(long, value_name = "N", value_parser = number(1..=1024))]
+    pub(crate) max_workflow_workers: Option<u32>,
+    /// Activations after which a workflow process hands its runs over and another takes its place
+    #[arg(long, value_name = "N", value_parser = number(1..=u32::MAX))]
+    pub(crate) max_tasks_per_process: Option<u32>,
+    /// Memory of its own past which a workflow process hands its runs over and another takes its place: 512M, 2G
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_memory_per_process: Option<u64>,
     /// Activity worker processes
     #[arg(short = 'a', long, value_name = "N", default_value = "1", allow_negative_numbers = true,
           value_parser = number(0..=512))]
@@ -133,6 +142,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true,
           value_parser = duration)]
     pub(crate) grace: Duration,
+    /// How long workflow code may run before it yields; then its process is killed and replaced. 0s: as long as it likes
+    #[arg(long, value_name = "DURATION", default_value = "2s", allow_hyphen_values = true,
+          value_parser = duration)]
+    pub(crate) deadlock_timeout: Duration,
     /// Never start a dev server: fail if no server answers
     #[arg(long)]
     pub(crate) no_dev_server: bool,
@@ -402,6 +415,20 @@ fn backing(text: &str) -> Result<BackingArg, String> {
     }
 }
 
+/// A number of bytes with its unit.
+#[cfg(feature = "temporal")]
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit {
+        "K" => Some(10),
+        "M" => Some(20),
+        "G" => Some(30),
+        _ => None,
+    };
+    let bytes = shift.zip(digits.parse().ok()).and_then(|(shift, n): (u32, u64)| n.checked_mul(1 << shift));
+    bytes.filter(|&n| n > 0).ok_or_else(|| "it must be a size, such as 512M or 2G".to_owned())
+}
+
 /// A whole number with its unit.
 #[cfg(feature = "temporal")]
 fn duration(text: &str) -> Result<Duration, String> {
@@ -490,6 +517,16 @@ mod tests {
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         for wrong in ["", "10", "s", "-1s", "1.5s", "10 s", "99999999999999999999s", "18446744073709551615h", "1é"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_carry_a_unit() {
+        assert_eq!(size("64K"), Ok(64 << 10));
+        assert_eq!(size("512M"), Ok(512 << 20));
+        assert_eq!(size("2G"), Ok(2 << 30));
+        for wrong in ["", "1", "0M", "-1M", "1.5G", "1 G", "99999999999999999999G", "18446744073709551615K", "1T"] {
+            assert!(size(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -83,7 +83,7 @@ fn execute(command: Command, workflows: Workflows, activities: Activities) -> Re
             let (options, flags) = args.split();
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)
         }
-        Command::Replay(args) => replay::run(args, workflows),
+        Command::Replay(args) => replay::run(args, workflows.into()),
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     process::{Mode, coordinator::Event},
     temporal::{
+        UserCode,
         bridge::replay::{Report, Verdict},
         history::Recording,
         worker_pool,
@@ -21,9 +22,9 @@ use std::{
 };
 
 /// Replays all histories and says of each how it went, in the order in which they were given.
-pub(crate) fn run(args: ReplayArgs, workflows: Workflows) -> Result<(), CliError> {
+pub(crate) fn run(args: ReplayArgs, user: UserCode) -> Result<(), CliError> {
     let paths = files(&args.histories)?;
-    let recordings = paths.iter().map(|path| read(path, &workflows)).collect::<Result<Vec<_>, _>>()?;
+    let recordings = paths.iter().map(|path| read(path, &user.workflows)).collect::<Result<Vec<_>, _>>()?;
     let mut verdicts: Vec<Option<Verdict>> = vec![None; paths.len()];
     let (mut told, mut has_drained) = (0, false);
     let mut observer = |event: Event<'_>| match event {
@@ -43,7 +44,7 @@ pub(crate) fn run(args: ReplayArgs, workflows: Workflows) -> Result<(), CliError
         _ => {}
     };
     let workers = (args.num_workflow_workers as usize).min(paths.len());
-    worker_pool::replay(recordings, workers, workflows, &mut observer).map_err(|e| CliError::new(FAILURE, e))?;
+    worker_pool::replay(recordings, workers, user, &mut observer).map_err(|e| CliError::new(FAILURE, e))?;
     let (n, ok) = (paths.len(), verdicts.iter().flatten().filter(|v| **v == Verdict::Ok).count());
     match verdicts.iter().flatten().count() {
         _ if ok == n => Ok(()),

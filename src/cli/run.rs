@@ -7,8 +7,10 @@ use crate::{
         Mode,
         coordinator::{Event, PoolError, Summary},
         exit::Exit,
+        limits::WorkerLimits,
     },
     temporal::{
+        UserCode,
         activity::Activities,
         bridge::Config,
         connect::{ConnectError, Server},
@@ -58,9 +60,13 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             workflow_task_queue: args.workflow_task_queue,
             activity_task_queue: args.activity_task_queue,
             workflow_processes: args.num_workflow_workers as usize,
+            max_workflow_processes: args.max_workflow_workers.unwrap_or((2 * args.num_workflow_workers).max(16))
+                as usize,
+            limits: worker_limits(args.max_tasks_per_process, args.max_memory_per_process),
             activity_processes: args.num_activity_workers as usize,
             activity_slots: args.activity_slots as usize,
             max_cached_workflows: args.max_cached_workflows as usize,
+            deadlock_timeout: args.deadlock_timeout,
             grace: args.grace,
         },
         Place {
@@ -74,8 +80,7 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
             },
             name: args.name,
         },
-        workflows,
-        activities,
+        UserCode { workflows, activities, ..UserCode::default() },
         dev_server.as_ref(),
     );
     if let Some(server) = dev_server {
@@ -83,6 +88,13 @@ pub(crate) fn run(args: RunArgs, workflows: Workflows, activities: Activities) -
         say("dev server stopped");
     }
     result
+}
+
+/// A tenth of jitter, so that not all leave at once.
+fn worker_limits(max_tasks: Option<u32>, max_memory: Option<u64>) -> WorkerLimits {
+    let limits = WorkerLimits::new();
+    let limits = max_tasks.map_or(limits.clone(), |n| limits.max_tasks(n.into(), u64::from(n) / 10));
+    max_memory.map_or(limits.clone(), |bytes| limits.max_memory(bytes))
 }
 
 /// Warnings of this process and of its workers, whose lines the coordinator labels; more by `RUST_LOG`.
@@ -115,13 +127,7 @@ fn start_dev_server(db: Option<&Path>) -> Result<DevServer, CliError> {
     Ok(server)
 }
 
-fn serve(
-    config: Config,
-    place: Place,
-    workflows: Workflows,
-    activities: Activities,
-    dev_server: Option<&DevServer>,
-) -> Result<(), CliError> {
+fn serve(config: Config, place: Place, user: UserCode, dev_server: Option<&DevServer>) -> Result<(), CliError> {
     let watched = dev_server.map(Watched::new).transpose().map_err(|e| CliError::new(exit::FAILURE, e))?;
     let (w, a) = (config.workflow_processes, config.activity_processes);
     let mut observer = |event: Event<'_>| match event {
@@ -163,7 +169,7 @@ fn serve(
         )),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
-    let result = worker_pool::run(config, place, workflows, activities, watched.as_ref(), exit::code_of, &mut observer);
+    let result = worker_pool::run(config, place, user, watched.as_ref(), exit::code_of, &mut observer);
     match result {
         Ok(summary) => conclude(&summary),
         Err(error) => Err(CliError::new(code(&error), error)),

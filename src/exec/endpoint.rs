@@ -318,7 +318,7 @@ impl Endpoint {
     }
 
     /// Do results wait to be taken?
-    fn has_results(&self) -> bool {
+    pub(crate) fn has_results(&self) -> bool {
         self.table().has_own_work(&self.cursors, self.name, self.table().completion(self.name.id()))
     }
 
@@ -343,6 +343,17 @@ impl Endpoint {
     pub(crate) fn stamp(&self, s: &Submission) -> u64 {
         let clock = &self.table().clock;
         if s.is_timed { clock.now() } else { clock.stamp(&self.sampler) }
+    }
+
+    /// Where the last checkpoint of a task of this participant's lies; `None`: there was none.
+    fn locate_checkpoint(&self, task: Owned) -> Result<Option<(*const u8, usize)>, Corrupted> {
+        let Some(payload) = self.descriptor(task).last_checkpoint() else { return Ok(None) };
+        if payload == Payload::default() {
+            return Ok(Some((std::ptr::dangling(), 0)));
+        }
+        let block = payload.block().ok_or(Corrupted::new("checkpoint of descriptor", task.index.into(), payload.0))?;
+        let (start, len) = self.segment.locate_block(task, payload, block)?;
+        Ok(Some((start.cast_const(), len)))
     }
 
     fn check_len(&self, len: usize) -> Result<(), SubmitError> {
@@ -415,6 +426,12 @@ impl Endpoint {
     pub(crate) fn runs(&self, task: TaskId) -> bool {
         let word = self.table().load(task.index);
         word.generation() == task.generation && word.is(Phase::Claimed) && word.who() == self.name.id()
+    }
+
+    /// Does this task wait for somebody to claim it?
+    pub(crate) fn waits(&self, task: TaskId) -> bool {
+        let word = self.table().load(task.index);
+        word.generation() == task.generation && word.is(Phase::Ready)
     }
 
     /// The next finished task that this participant submitted; sleeps while there is none. `None`: `stop` became true, which
@@ -752,6 +769,11 @@ impl<'e> Running<'e> {
         Name::of(self.descriptor.submitter.load(Relaxed))
     }
 
+    /// The submitter's note.
+    pub(crate) fn tag(&self) -> u64 {
+        self.descriptor.tag.load(Relaxed)
+    }
+
     /// Which attempt this is, from 0.
     pub(crate) fn attempt(&self) -> u8 {
         self.task.word.attempt()
@@ -894,16 +916,23 @@ impl<'e> Running<'e> {
     /// [`Corrupted`] if the payload is damaged.
     pub(crate) fn last_checkpoint(&self) -> Result<Option<Vec<u8>>, Corrupted> {
         let _alone = self.keep();
-        let Running { endpoint, task, .. } = *self;
-        let Some(payload) = self.descriptor.last_checkpoint() else { return Ok(None) };
-        if payload == Payload::default() {
-            return Ok(Some(Vec::new()));
-        }
-        let block = payload.block().ok_or(Corrupted::new("checkpoint of descriptor", task.index.into(), payload.0))?;
-        let (start, len) = endpoint.segment.locate_block(task, payload, block)?;
-        // SAFETY: the bytes lie in a block of this task's (`locate_block`), and nobody writes or frees a valid checkpoint
-        // while the word is CLAIMED(me) but `checkpoint`, which waits for the lock that is held here.
+        let Some((start, len)) = self.endpoint.locate_checkpoint(self.task)? else { return Ok(None) };
+        // SAFETY: the bytes lie in a block of this task's, or there are none (`locate_checkpoint`), and nobody writes or frees
+        // a valid checkpoint while the word is CLAIMED(me) but `checkpoint`, which waits for the lock that is held here.
         Ok(Some(unsafe { slice::from_raw_parts(start, len) }.to_vec()))
+    }
+
+    /// From now on the attempt, which had no limits, may take so long: past that its worker is killed, and it has timed out.
+    pub(crate) fn end_within(&self, grace: Duration) {
+        if let Some(d) = self.fields() {
+            let (table, run_ms) = (self.endpoint.table(), u32::try_from(grace.as_millis()).unwrap_or(u32::MAX).max(1));
+            let now = table.now();
+            d.run.started.store(now, Relaxed);
+            let limits = Limits { run_ms, silence_ms: 0 };
+            // Release: who sees the limits sees from when on they count.
+            d.limits.store(limits.bits(), Release);
+            table.arm(&self.endpoint.cursors, limits.deadline(now, now)); // [timer]
+        }
     }
 
     /// Waits for a moment while there is no room for the output, or until somebody wakes this participant.
@@ -1210,7 +1239,6 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     }
 
     /// The input as it was submitted, read in place.
-    #[cfg(any(test, fuzzing))]
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         self.bytes(|d| (&d.input, &d.input_bytes))
     }
@@ -1218,6 +1246,17 @@ impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     /// The output, read in place; empty unless the outcome is `Completed`, or what its worker had written is kept.
     pub(crate) fn output(&self) -> Result<&[u8], Corrupted> {
         self.bytes(|d| (&d.output, &d.output_bytes))
+    }
+
+    /// The last checkpoint that any attempt left, read in place. `None`: none did.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the payload is damaged.
+    pub(crate) fn last_checkpoint(&self) -> Result<Option<&[u8]>, Corrupted> {
+        let Some((start, len)) = self.guard.endpoint.locate_checkpoint(self.guard.task)? else { return Ok(None) };
+        // SAFETY: the bytes lie in a block of this task's, or there are none (`locate_checkpoint`), and nobody writes or frees
+        // them while the word is RESERVED(me) (invariant 4 of `checkpoint`), which it is as long as this guard lives.
+        Ok(Some(unsafe { slice::from_raw_parts(start, len) }))
     }
 
     fn bytes(&self, of: impl Fn(&Descriptor) -> (&AtomicU64, &Inline<INLINE>)) -> Result<&[u8], Corrupted> {

@@ -301,6 +301,18 @@ fn what_is_addressed_to_the_dead_comes_back() {
     submit(&client, To::Participant(victim.name()), b"", 1, 1);
     pool.bury(victim.name());
     assert_eq!(client.take().unwrap().map(|d| d.outcome()), Some(Outcome::AddresseeDied));
+    // In its hands; and killed over it.
+    for (is_late, outcome) in [(false, Outcome::AddresseeDied), (true, Outcome::TimedOut)] {
+        let victim = pool.endpoint();
+        submit(&client, To::Participant(victim.name()), b"", 3, 2);
+        let task = victim.claim(victim.private()).unwrap().expect("the task");
+        let late = [task.id()];
+        std::mem::forget(task);
+        let late = if is_late { &late[..] } else { &[] };
+        pool.settle(victim.name(), Death { late, ..Death::of(Exit::Signal(9).pack()) });
+        let done = client.take().unwrap().expect("the report");
+        assert_eq!((done.outcome(), done.claimant()), (outcome, Some(victim.name())));
+    }
     // Sent after its death; and after its id has another incarnation, which must not have it.
     for heir in [None, Some(pool.endpoint())] {
         submit(&client, To::Participant(victim.name()), b"", 2, 1);
@@ -549,6 +561,51 @@ fn what_takes_too_long_or_is_silent_is_named_and_then_reported() {
         std::mem::forget(claimed);
         pool.settle(victim.name(), Death { late: &[id], ..Death::of(Exit::Signal(9).pack()) });
         assert_eq!(outcome(&client), Outcome::TimedOut);
+    }
+    pool.assert_clean();
+}
+
+#[test]
+fn what_is_limited_while_it_runs_is_named_too() {
+    let pool = Pool::new(1);
+    let (client, victim) = (pool.endpoint(), pool.endpoint());
+    let id = client.try_submit(Submission::new(QUEUE), b"").unwrap();
+    let claimed = claim(&victim);
+    assert_eq!(pool.tick(), Tick { next: NEVER, late: Vec::new() }, "as long as it takes");
+    claimed.end_within(HOUR);
+    let tick = pool.tick();
+    assert!(tick.late.is_empty() && tick.next < NEVER, "{tick:?}");
+    claimed.end_within(Duration::ZERO);
+    let late = std::iter::repeat_with(|| pool.tick().late).find(|late| !late.is_empty());
+    assert_eq!(late, Some(vec![(victim.name(), id)]));
+    std::mem::forget(claimed);
+    pool.settle(victim.name(), Death { late: &[id], ..Death::of(Exit::Signal(9).pack()) });
+    assert_eq!(outcome(&client), Outcome::TimedOut);
+    pool.assert_clean();
+}
+
+#[test]
+fn the_last_checkpoint_comes_back_with_what_is_done_or_lost() {
+    let pool = Pool::new(1);
+    let client = pool.endpoint();
+    for left in [None, Some(&b""[..]), Some(b"half"), Some(&[7; 10_000])] {
+        let worker = pool.endpoint();
+        for is_lost in [false, true] {
+            client.try_submit(Submission { retry_on: 0, ..Submission::new(QUEUE) }, b"").unwrap();
+            let claimed = claim(&worker);
+            for bytes in left.into_iter().flat_map(|last| [&b"earlier"[..], last]) {
+                claimed.checkpoint(bytes).unwrap();
+            }
+            if is_lost {
+                std::mem::forget(claimed);
+                pool.bury(worker.name());
+            } else {
+                claimed.complete(0, 3, |room| room.copy_from_slice(b"end")).map_err(|(e, _)| e).unwrap();
+            }
+            let done = client.take().unwrap().expect("a result");
+            assert_eq!(done.outcome(), if is_lost { Outcome::WorkerDied } else { Outcome::Completed });
+            assert_eq!(done.last_checkpoint().unwrap(), left);
+        }
     }
     pool.assert_clean();
 }

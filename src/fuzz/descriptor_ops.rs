@@ -908,10 +908,11 @@ impl<'e> Play<'e> {
 
     fn moved(&mut self, task: usize, at: At, attempt: u8, did: Did) {
         let verdict = self.verdicts.get(&task);
+        let is_lost = self.tasks[task].addressee.is_some_and(|life| !self.is_live(life));
         let t = &mut self.tasks[task];
         if let (Did::Recover(_, dead), Some(Verdict::Guilty { .. })) = (did, verdict) {
             let is_sentenced = t.at == At::Claimed(dead) && !matches!(at, At::Claimed(_) | At::Taken(_) | At::Gone);
-            let is_sentence = !matches!(at, At::Done(Outcome::Cancelled | Outcome::AddresseeDied));
+            let is_sentence = !is_lost && at != At::Done(Outcome::Cancelled);
             t.deaths.0 += u32::from(is_sentenced && is_sentence);
         }
         (t.at, t.attempt) = (at, attempt);
@@ -1001,6 +1002,7 @@ impl<'e> Play<'e> {
                     let is_poison = matches!(verdict, Some(Verdict::Guilty { .. })) && rules.is_poison(blame.deaths);
                     let is_spared = verdict == Some(&Verdict::Bystander) && blame.spared <= SPARED;
                     let next = match self.after_failure(task, None) {
+                        _ if is_lost && is_late => (At::Done(Outcome::TimedOut), t.attempt),
                         _ if is_lost => (At::Done(Outcome::AddresseeDied), t.attempt),
                         _ if self.is_cancel_asked(task) => (At::Done(Outcome::Cancelled), t.attempt),
                         _ if is_spared => (At::Ready, t.attempt),

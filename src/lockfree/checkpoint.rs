@@ -13,12 +13,12 @@
 //!
 //! | word            | written by               | read by                   | a death leaves                            |
 //! |-----------------|--------------------------|---------------------------|-------------------------------------------|
-//! | `checkpoints`   | who reserves, NONE;      | the owner; who releases   | NONE, BEGUN, or which field is valid: the |
-//! |                 | the owner, CLAIMED       |                           | former checkpoint or the new one          |
+//! | `checkpoints`   | who reserves, NONE;      | the owner; the submitter, | NONE, BEGUN, or which field is valid: the |
+//! |                 | the owner, CLAIMED       | RESERVED; who releases    | former checkpoint or the new one          |
 //! | `checkpoint[2]` | the owner, CLAIMED       | the same, unless NONE     | in the field that is not valid perhaps a  |
 //! |                 |                          |                           | block, which recovery frees               |
-//! | bytes           | who holds the block,     | the owner                 | bytes that no valid field refers to       |
-//! |                 | before it is attached    |                           |                                           |
+//! | bytes           | who holds the block,     | the owner; the submitter, | bytes that no valid field refers to       |
+//! |                 | before it is attached    | RESERVED                  |                                           |
 //!
 //! `checkpoints`: 0 NONE, 1 BEGUN, from 2 on a count whose last bit says which field is valid. It wraps to 2.
 //!
@@ -87,7 +87,7 @@ const fn next(count: u32) -> u32 {
 }
 
 impl Descriptor {
-    /// The last whole checkpoint. For the owner.
+    /// The last whole checkpoint. For the owner, and for the submitter once the task is done.
     pub(crate) fn last_checkpoint(&self) -> Option<Payload> {
         // Relaxed, as for all fields: what the former owner wrote came with the word, or before its death.
         valid(self.checkpoints.load(Relaxed)).map(|field| Payload(self.checkpoint[field].load(Relaxed)))

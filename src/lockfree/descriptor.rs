@@ -32,6 +32,7 @@
 //! | `kind`, `max_attempts`, `expires`,       |                       |          |                                    |
 //! | `limits`, `backoff`, `rules`,            |                       |          |                                    |
 //! | `submitted`                              |                       |          |                                    |
+//! | `limits` again                           | the worker            | CLAIMED  | the coordinator, any time          |
 //! | `input`                                  | the submitter         | RESERVED | the worker, CLAIMED                |
 //! | `output`                                 | the submitter, 0      | RESERVED | the submitter, RESERVED            |
 //! |                                          | the worker; the owner | CLAIMED  |                                    |

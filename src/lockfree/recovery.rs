@@ -14,7 +14,8 @@
 //! |                                | who died before: the dead one may have owed them the look of \[orphan]        |
 //! | CLAIMED                        | adopted, output discarded; then, by the verdict below, READY or DELAYED; or   |
 //! |                                | DONE(worker died, or timed out), DONE(cancelled) if that was asked for, FREE  |
-//! |                                | if its submitter is dead too                                                  |
+//! |                                | if its submitter is dead too; addressed to it, DONE(timed out, or addressee   |
+//! |                                | died)                                                                         |
 //! | READY, DELAYED, addressed to it| DONE(addressee died)                                                          |
 //! | HELD blocks, idle bits, futex  | FREE, cleared, not parked                                                     |
 //!
@@ -394,7 +395,10 @@ impl Table<'_> {
             None => false,
         };
         let next = if has_lost_addressee {
-            word.to(Phase::Done(Outcome::AddresseeDied), submitter.id())
+            // No other may have it, so there is nothing to decide.
+            let is_late = death.late.contains(&task.id());
+            let outcome = if is_late { Outcome::TimedOut } else { Outcome::AddresseeDied };
+            word.to(Phase::Done(outcome), submitter.id())
         } else if self.is_cancel_asked(index, word) {
             word.to(Phase::Done(Outcome::Cancelled), submitter.id())
         } else {

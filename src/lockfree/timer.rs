@@ -29,7 +29,7 @@
 //! 1. Whoever gives a task a time tells the coordinator, if that would sleep longer. So a timer needs no process that waits.
 //! 2. A task with [`Limits`] is looked at no later than they allow after it became READY; from then on its owner's word
 //!    `started` tells. So a claim rings nobody. An owner that has not said yet when it began, since it is stopped or about to,
-//!    began when the coordinator first saw it.
+//!    began when the coordinator first saw it. A worker that limits what it runs already tells the coordinator (invariant 1).
 //!
 //! # Ordering
 //!
@@ -128,6 +128,8 @@ impl Table<'_> {
     }
 
     /// Who has exchanged the word of a task which has to do with this time tells the coordinator.
+    ///
+    /// So does the worker that has limited an attempt of its own while that runs.
     pub(crate) fn arm(&self, cursors: &Cursors, time: u64) {
         full_fence("no-timer-fence"); // [timer]; after it any load would do
         if time < self.alarm.armed.load(Acquire) && !mutant("no-timer-ring") {
@@ -184,7 +186,8 @@ impl Table<'_> {
                     }
                 }
                 Some(Phase::Claimed) => {
-                    let limits = Limits::of(d.limits.load(Relaxed));
+                    // Acquire: the worker may have set them just now, and before them when it began.
+                    let limits = Limits::of(d.limits.load(Acquire));
                     if limits == Limits::default() {
                         return Ok(());
                     }

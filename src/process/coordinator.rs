@@ -4,7 +4,7 @@ use super::{
     Mode, READY, UNFIT,
     attach::{Departed, Door},
     clock::Clock,
-    exit::Exit,
+    exit::{Exit, OVERDUE},
     limits::{Leave, Stay, WorkerLimits},
     names::NameError,
     orders::{self, Ended, Heard, News, Order, Outbox},
@@ -398,7 +398,8 @@ pub(crate) struct Coordinator<'o> {
     /// The owner may still order something.
     is_owner_heard: bool,
     outbox: Outbox,
-    /// The most workers that there is room for.
+    /// Which kind of process there may be more or fewer of, and the most that there is room for.
+    resizable: usize,
     at_most: usize,
     roll: Option<Roll>,
     captures_output: bool,
@@ -415,8 +416,32 @@ impl<'o> Coordinator<'o> {
         grace: Duration,
         observer: &'o mut dyn FnMut(Event<'_>),
     ) -> Result<Self, PoolError> {
+        Coordinator::with_room(options, specs, 0, grace, observer)
+    }
+
+    /// As [`new`](Self::new), for a pool in which signals say how many processes there are of the kind `specs[spec]`, up to
+    /// `at_most`.
+    pub(crate) fn resizable(
+        options: &Options,
+        specs: Vec<Spec>,
+        (spec, at_most): (usize, usize),
+        grace: Duration,
+        observer: &'o mut dyn FnMut(Event<'_>),
+    ) -> Result<Self, PoolError> {
+        let more = at_most.saturating_sub(specs[spec].count);
+        let pool = Coordinator::with_room(options, specs, more, grace, observer)?;
+        pool.resizing(spec, at_most)
+    }
+
+    fn with_room(
+        options: &Options,
+        specs: Vec<Spec>,
+        more: usize,
+        grace: Duration,
+        observer: &'o mut dyn FnMut(Event<'_>),
+    ) -> Result<Self, PoolError> {
         let processes: usize = specs.iter().map(|s| s.count).sum();
-        let geometry = Geometry::new(participants_for(processes), options.queues.len());
+        let geometry = Geometry::new(participants_for(processes + more), options.queues.len());
         let segment = Arc::new(Segment::create_with(geometry, options)?);
         let me = segment.table().admit(std::process::id(), 0)?.ok_or(SegmentCreateError::Geometry)?;
         let bell = make_bell()?;
@@ -470,6 +495,7 @@ impl<'o> Coordinator<'o> {
             owner: None,
             is_owner_heard: false,
             outbox: Outbox::default(),
+            resizable: 0,
             at_most: processes,
             roll: None,
             captures_output: true,
@@ -484,12 +510,17 @@ impl<'o> Coordinator<'o> {
     /// # Errors
     /// What the kernel refused.
     pub(crate) fn owned_by(mut self, owner: Owner, at_most: usize) -> Result<Self, PoolError> {
-        let os = |step| move |source| PoolError::Os { step, source };
-        raise_file_limit(16 + 3 * at_most as u64).map_err(os("raise the limit of open files"))?;
-        signal::take_over_resizing(&mut self.signals).map_err(os("take signals over"))?;
         self.owner = Some(owner);
         self.is_owner_heard = true;
-        self.at_most = at_most;
+        self.resizing(0, at_most)
+    }
+
+    fn resizing(mut self, spec: usize, at_most: usize) -> Result<Self, PoolError> {
+        let os = |step| move |source| PoolError::Os { step, source };
+        raise_file_limit(16 + 3 * (self.workers.len() + at_most) as u64)
+            .map_err(os("raise the limit of open files"))?;
+        signal::take_over_resizing(&mut self.signals).map_err(os("take signals over"))?;
+        (self.resizable, self.at_most) = (spec, at_most);
         Ok(self)
     }
 
@@ -877,7 +908,8 @@ impl<'o> Coordinator<'o> {
             Some(sentence) if exit == Exit::Signal(Signal::SIGKILL as u8) => &sentence.late[..],
             _ => &[], // it was faster
         };
-        let death = Death { exit: exit.pack(), peak_kib, late };
+        let overdue = if late.is_empty() { 0 } else { OVERDUE };
+        let death = Death { exit: exit.pack() | overdue, peak_kib, late };
         let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
         self.count_death();
@@ -1010,7 +1042,7 @@ impl<'o> Coordinator<'o> {
         }
     }
 
-    /// From now on there are so many workers. Returns how many there were.
+    /// From now on there are so many workers of the kind that can be resized. Returns how many there were.
     fn resize(&mut self, to: usize) -> Result<usize, String> {
         if self.mode != Mode::Running {
             return Err("the pool is ending".into());
@@ -1020,32 +1052,40 @@ impl<'o> Coordinator<'o> {
         }
         if to > self.at_most {
             let most = self.at_most;
+            let remedy = if self.owner.is_some() { "`max_workers`" } else { "'--max-workflow-workers'" };
             return Err(format!(
-                "no room for {to} workers: this pool was made for at most {most}; `max_workers` makes more"
+                "no room for {to} workers: this pool was made for at most {most}; {remedy} makes more"
             ));
         }
-        let from = self.workers.iter().filter(|w| !w.is_retired).count();
-        for (i, w) in self.workers.iter_mut().enumerate() {
-            w.is_retired = i >= to;
+        let from = self.resizable_workers();
+        let mut number = 0;
+        for w in self.workers.iter_mut().filter(|w| w.spec == self.resizable) {
+            let stays = number < to;
+            number += 1;
+            w.is_retired = !stays;
             match w.life {
-                Life::Over if i < to => {
+                Life::Over if stays => {
                     w.failures = 0;
                     w.life = Life::Due(Instant::now());
                 }
-                Life::Due(_) if i >= to => w.life = Life::Over,
-                Life::Running { name, .. } if i >= to => ask_to_leave(&self.segment, name),
+                Life::Due(_) if !stays => w.life = Life::Over,
+                Life::Running { name, .. } if !stays => ask_to_leave(&self.segment, name),
                 _ => {}
             }
         }
-        for number in self.workers.len()..to {
-            self.workers.push(Worker::new(0, &self.specs[0], number));
+        for number in number..to {
+            self.workers.push(Worker::new(self.resizable, &self.specs[self.resizable], number));
         }
         Ok(from)
     }
 
+    fn resizable_workers(&self) -> usize {
+        self.workers.iter().filter(|w| w.spec == self.resizable && !w.is_retired).count()
+    }
+
     fn resize_by_signal(&mut self, signal: Signal) {
-        let now = self.workers.iter().filter(|w| !w.is_retired).count();
-        let to = if signal == Signal::SIGTTIN { now + 1 } else { now - 1 };
+        let now = self.resizable_workers();
+        let to = if signal == Signal::SIGTTIN { now + 1 } else { now.saturating_sub(1) };
         if let Err(why) = self.resize(to) {
             tracing::warn!("{signal} changes nothing: {why}");
         }

@@ -13,6 +13,9 @@ pub(crate) enum Exit {
     Unknown,
 }
 
+/// Beside a packed exit: the coordinator has killed the process, since a task of its ran out of time.
+pub(crate) const OVERDUE: u64 = 1 << 16;
+
 impl Exit {
     /// Never 0 for what is known, so that a zeroed word reads as unknown.
     pub(crate) const fn pack(self) -> u64 {
@@ -23,8 +26,9 @@ impl Exit {
         }
     }
 
+    /// Of a packed exit, whatever is noted beside it.
     pub(crate) const fn unpack(bits: u64) -> Exit {
-        match bits >> 8 {
+        match bits >> 8 & 0xff {
             1 => Exit::Code(bits as u8),
             2 => Exit::Signal(bits as u8),
             _ => Exit::Unknown,
@@ -53,6 +57,8 @@ mod tests {
     fn an_exit_survives_packing_and_reads_well() {
         for exit in [Exit::Code(0), Exit::Code(255), Exit::Signal(9), Exit::Unknown] {
             assert_eq!(Exit::unpack(exit.pack()), exit);
+            assert_eq!(Exit::unpack(exit.pack() | OVERDUE), exit);
+            assert_eq!(exit.pack() & OVERDUE, 0);
         }
         assert_eq!(Exit::Signal(9).to_string(), "signal 9 (SIGKILL)");
         assert_eq!(Exit::Code(3).to_string(), "exit code 3");

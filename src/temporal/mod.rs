@@ -12,6 +12,7 @@
 pub mod activity;
 pub(crate) mod bridge;
 pub mod connect;
+mod converter;
 pub mod dev_server;
 pub(crate) mod history;
 mod panics;
@@ -19,6 +20,9 @@ mod process;
 pub mod sample;
 mod seam;
 pub mod starter;
+mod user_code;
 mod wire;
 pub(crate) mod worker_pool;
 pub mod workflow;
+
+pub(crate) use user_code::UserCode;

@@ -6,7 +6,7 @@
 use super::wire::STATUS_REFUSED;
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Claimed, Endpoint, SubmitError},
+    exec::endpoint::{Claimed, Endpoint, STATUS_OK, SubmitError},
     lockfree::participant::Name,
     process::{Mode, output::last_word},
 };
@@ -50,7 +50,16 @@ pub(super) fn origin(endpoint: &Endpoint, claimed: &Claimed<'_>, current: Option
 }
 
 pub(super) fn refuse(claimed: Claimed<'_>) -> Result<(), Corrupted> {
-    match claimed.complete(STATUS_REFUSED, 0, |_| {}) {
+    answer(claimed, STATUS_REFUSED)
+}
+
+/// Answers a task that asks for nothing.
+pub(super) fn done(claimed: Claimed<'_>) -> Result<(), Corrupted> {
+    answer(claimed, STATUS_OK)
+}
+
+fn answer(claimed: Claimed<'_>, status: u32) -> Result<(), Corrupted> {
+    match claimed.complete(status, 0, |_| {}) {
         Err((SubmitError::Corrupted(damage), _)) => Err(damage),
         _ => Ok(()),
     }

@@ -29,18 +29,27 @@ use temporalio_common::{
     data_converters::{DataConverter, PayloadConversionError},
 };
 use temporalio_workflow::{
-    __private::sdk::GuestWorkflowInstance, BaseWorkflowContext, workflows::WorkflowImplementation,
+    __private::sdk::GuestWorkflowInstance, BaseWorkflowContext, workflow_interceptors::WorkflowInterceptorConstructor,
+    workflows::WorkflowImplementation,
 };
+
+/// What lies around the code of every run.
+#[derive(Clone, Default)]
+pub(super) struct Surroundings {
+    /// Its codec has been applied by the time a run is made.
+    pub(super) converter: DataConverter,
+    pub(super) interceptors: Vec<WorkflowInterceptorConstructor>,
+}
 
 /// Makes one run of one workflow type.
 pub(super) type Instantiate =
-    fn(WorkflowInit, Rc<dyn CommandSink>) -> Result<Box<dyn WorkflowInstance>, PayloadConversionError>;
+    fn(WorkflowInit, Rc<dyn CommandSink>, &Surroundings) -> Result<Box<dyn WorkflowInstance>, PayloadConversionError>;
 
-/// Decodes the input and makes a run of `W`, whose commands go to `sink`. No interceptors, no payload codec: payloads
-/// are JSON or protobuf, as the default data converter of every SDK has them.
+/// Decodes the input and makes a run of `W`, whose commands go to `sink`.
 pub(super) fn instantiate<W>(
     init: WorkflowInit,
     sink: Rc<dyn CommandSink>,
+    surroundings: &Surroundings,
 ) -> Result<Box<dyn WorkflowInstance>, PayloadConversionError>
 where
     W: WorkflowImplementation,
@@ -48,8 +57,8 @@ where
 {
     // Copied, not taken: the context shows the whole initialization job to workflow code.
     let arguments = init.initialize_workflow.arguments.clone();
-    let converter = DataConverter::default();
+    let Surroundings { converter, interceptors } = surroundings.clone();
     let payload_converter = converter.payload_converter().clone();
-    let context = BaseWorkflowContext::from_raw(init, converter, sink, None, Vec::new());
+    let context = BaseWorkflowContext::from_raw(init, converter, sink, None, interceptors);
     GuestWorkflowInstance::<W>::instantiate(arguments, payload_converter, context)
 }

@@ -28,6 +28,10 @@ pub(crate) enum Kind {
     CancelActivity = 3,
     /// `ActivityHeartbeat` in, nothing out. Activity process to bridge.
     Heartbeat = 4,
+    /// A run's id in, nothing out: what began before this task was submitted is forgotten. Bridge to workflow process.
+    Forget = 5,
+    /// Nothing in, nothing out: its submitter wants to end, and may once this is answered. Workflow process to bridge.
+    Leave = 6,
 }
 
 impl Kind {
@@ -37,6 +41,8 @@ impl Kind {
             2 => Kind::Activity,
             3 => Kind::CancelActivity,
             4 => Kind::Heartbeat,
+            5 => Kind::Forget,
+            6 => Kind::Leave,
             _ => return None,
         })
     }

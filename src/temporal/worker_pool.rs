@@ -1,24 +1,26 @@
 //! The pool that serves Temporal: a bridge, workflow processes and activity processes around one segment.
 
 use super::{
-    activity::{Activities, activity_process},
+    UserCode,
+    activity::activity_process,
     bridge::{self, Config},
     connect::ConnectError,
     dev_server::DevServer,
     history::Recording,
     wire,
-    workflow::{Workflows, workflow_process},
+    workflow::workflow_process,
 };
 use crate::{
     mem::segment::Options,
     process::{
-        coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary},
+        coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary, Unfit},
         spawn::pidfd_open,
     },
 };
 use nix::unistd::Pid;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    rc::Rc,
     time::Duration,
 };
 
@@ -57,6 +59,9 @@ pub(crate) struct Place {
     pub(crate) options: Options,
 }
 
+/// Where they stand among the kinds of processes.
+const WORKFLOW_PROCESSES: usize = 1;
+
 /// Runs the pool in this process, which becomes its coordinator, until it is told to end.
 ///
 /// `code_of`: the exit code by which the bridge tells what is wrong with the server.
@@ -66,16 +71,18 @@ pub(crate) struct Place {
 pub(crate) fn run(
     config: Config,
     place: Place,
-    workflows: Workflows,
-    activities: Activities,
+    user: UserCode,
     companion: Option<&Watched>,
     code_of: fn(&ConnectError) -> u8,
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, PoolError> {
     let grace = config.grace;
+    let user = Rc::new(user);
+    let of_activities = user.clone();
     let (workflow_processes, activity_processes) = (config.workflow_processes, config.activity_processes);
     let (namespace, workflow_task_queue) = (config.server.namespace().to_owned(), config.workflow_task_queue.clone());
     let (activity_task_queue, slots) = (config.activity_task_queue.clone(), config.activity_slots);
+    let (limits, at_most) = (config.limits.clone(), config.max_workflow_processes.max(workflow_processes));
     let specs = vec![
         Spec {
             name: "bridge",
@@ -87,19 +94,27 @@ pub(crate) fn run(
             name: "workflow-worker",
             role: Role::Worker,
             count: workflow_processes,
-            main: Box::new(move |seat| workflow_process(&seat, &workflows, &namespace, &workflow_task_queue)),
+            main: Box::new(move |seat| match seat.limited(&limits) {
+                Ok(seat) => workflow_process(&seat, &user, &namespace, &workflow_task_queue),
+                // It has said why.
+                Err(Unfit) => 1,
+            }),
         },
         Spec {
             name: "activity-worker",
             role: Role::Worker,
             count: activity_processes,
-            main: Box::new(move |seat| activity_process(&seat, &activities, &activity_task_queue, slots)),
+            main: Box::new(move |seat| activity_process(&seat, &of_activities, &activity_task_queue, slots)),
         },
     ];
     let Place { name, options } = place;
     let options = Options { queues: Options::with_queues(wire::QUEUES).queues, ..options };
-    let coordinator = Coordinator::new(&options, specs, grace, observer)?.listen(name.as_deref())?;
-    coordinator.run(companion.map(|c| c as &dyn Companion))
+    let coordinator = match workflow_processes {
+        // Core was not asked for workflow tasks.
+        0 => Coordinator::new(&options, specs, grace, observer)?,
+        _ => Coordinator::resizable(&options, specs, (WORKFLOW_PROCESSES, at_most), grace, observer)?,
+    };
+    coordinator.listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))
 }
 
 /// Runs a pool that replays, in this process, which becomes its coordinator. It ends by itself.
@@ -109,7 +124,7 @@ pub(crate) fn run(
 pub(crate) fn replay(
     recordings: Vec<Recording>,
     workflow_processes: usize,
-    workflows: Workflows,
+    user: UserCode,
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, PoolError> {
     let specs = vec![
@@ -124,7 +139,7 @@ pub(crate) fn replay(
             role: Role::Worker,
             count: workflow_processes,
             main: Box::new(move |seat| {
-                workflow_process(&seat, &workflows, bridge::replay::NAMESPACE, bridge::replay::TASK_QUEUE)
+                workflow_process(&seat, &user, bridge::replay::NAMESPACE, bridge::replay::TASK_QUEUE)
             }),
         },
     ];

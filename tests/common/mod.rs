@@ -4,6 +4,8 @@
 //! condition. Every program carries a mark in its environment that its descendants inherit, so that what it has left
 //! behind is found wherever it went.
 
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+
 mod eventually;
 mod pool;
 mod program;
@@ -55,10 +57,20 @@ impl<'s> Scene<'s> {
 
     /// The same of the example program.
     pub(crate) fn example(&self, args: &[&str]) -> Command {
+        self.example_named("temporal_worker", args)
+    }
+
+    /// The same of an example program that has the command line too.
+    pub(crate) fn example_named(&self, name: &str, args: &[&str]) -> Command {
         let tests = std::env::current_exe().unwrap();
-        let binary = tests.ancestors().nth(2).unwrap().join("examples/temporal_worker");
-        assert!(binary.exists(), "no example program: build it with 'cargo build --example temporal_worker'");
+        let binary = tests.ancestors().nth(2).unwrap().join("examples").join(name);
+        assert!(binary.exists(), "no example program: build it with 'cargo build --example {name}'");
         self.connected(&binary, args)
+    }
+
+    /// The same of this test program, which has the command line too.
+    pub(crate) fn own(&self, args: &[&str]) -> Command {
+        self.connected(&std::env::current_exe().unwrap(), args)
     }
 
     fn connected(&self, binary: &Path, args: &[&str]) -> Command {

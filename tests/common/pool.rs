@@ -91,6 +91,35 @@ impl Pool {
         self.pids.insert(label.to_owned(), successor);
     }
 
+    /// A process of this label was started beside the others.
+    #[track_caller]
+    pub(crate) fn learn(&mut self, label: &str) {
+        let pid = eventually(format_args!("somebody is {label}"), || {
+            self.program.children().iter().map(|child| child.pid).find(|p| !self.pids.values().any(|known| known == p))
+        });
+        self.pids.insert(label.to_owned(), pid);
+        self.workers.push(label.to_owned());
+    }
+
+    /// The process of this label leaves, and has no successor.
+    #[track_caller]
+    pub(crate) fn forget(&mut self, label: &str) {
+        let says = format!("{label} (pid {}) has left: it was asked to leave", self.pid(label));
+        self.program.says(&says, 1, |line| line == says);
+        self.pids.remove(label);
+        self.workers.retain(|known| known != label);
+    }
+
+    /// The pool is asked to end, and does so well, whoever ran meanwhile; nothing is left behind.
+    #[track_caller]
+    pub(crate) fn ends(&mut self) {
+        self.program.signal(Signal::SIGTERM);
+        let status = self.program.end();
+        assert_eq!(status.code(), Some(0), "{status}");
+        assert!(self.program.stdout().iter().any(|line| line == CLEAN), "nothing is in use at the end");
+        self.leaves_nothing();
+    }
+
     /// Asks the pool to end, by a signal, and sees that it ends well.
     #[track_caller]
     pub(crate) fn stop(&mut self, signal: Signal) {

@@ -1,20 +1,29 @@
-//! What an attempt sees of itself, and the two ways in which it is not alone: heartbeats out, cancellation in.
+//! What an attempt sees of itself, and the ways in which it is not alone: heartbeats out, cancellation and the end of the
+//! worker in, what its process has made for all of them.
 
 use super::{
-    ActivityCancelReason, ActivityError, Payload, Priority, RetryPolicy, TemporalDeserializable, TemporalSerializable,
-    convert,
+    ActivityCancelReason, ActivityError, ApplicationFailure, Payload, Priority, RegisterOptions, RetryPolicy,
+    TaskToken, TemporalDeserializable, TemporalSerializable, convert, heartbeat::Heartbeats, link::Link, state::States,
 };
+use crate::temporal::converter::Converter;
 use std::{
+    any::{Any, type_name},
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 use temporalio_common::protos::coresdk::{ActivityHeartbeat, activity_task::Start};
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
-/// Where heartbeats go: called on the thread that records one.
-pub(super) type HeartbeatSink = Arc<dyn Fn(ActivityHeartbeat) + Send + Sync>;
+/// What the attempts of one process share.
+pub(super) struct Surroundings {
+    pub(super) task_queue: String,
+    pub(super) states: States,
+    pub(super) converter: Converter,
+    /// True once this process, or the whole worker, is about to end.
+    pub(super) shutdown: watch::Sender<bool>,
+}
 
 /// What one attempt of an activity knows, and how it talks to the server while it runs.
 ///
@@ -27,10 +36,20 @@ pub struct ActivityContext {
 
 struct Attempt {
     info: ActivityInfo,
+    /// Set before the handler is called, once the codec has decoded them.
+    received: OnceLock<Received>,
+    heartbeats: Arc<Heartbeats>,
+    link: Arc<dyn Link>,
+    kill_after: Option<Duration>,
+    surroundings: Arc<Surroundings>,
+    cancelled: watch::Sender<Option<ActivityCancelReason>>,
+}
+
+/// Payloads that came with the task, beside the input.
+#[derive(Default)]
+struct Received {
     headers: HashMap<String, Payload>,
     last_heartbeat: Vec<Payload>,
-    heartbeat: HeartbeatSink,
-    cancelled: watch::Sender<Option<ActivityCancelReason>>,
 }
 
 /// The facts of one attempt, as they stood when it started.
@@ -81,8 +100,16 @@ pub struct ActivityInfo {
 }
 
 impl ActivityContext {
-    /// `start` without its input, which goes to the handler.
-    pub(super) fn new(task_token: Vec<u8>, start: Start, task_queue: String, heartbeat: HeartbeatSink) -> Self {
+    /// The facts of `start`; what it holds for the handler is given by [`receive`](Self::receive). `runtime`: that of the
+    /// process.
+    pub(super) fn new(
+        task_token: Vec<u8>,
+        start: Start,
+        options: RegisterOptions,
+        surroundings: Arc<Surroundings>,
+        link: Arc<dyn Link>,
+        runtime: Handle,
+    ) -> Self {
         let scheduled_time = known(start.scheduled_time);
         let started_time = known(start.started_time);
         let schedule_to_close_timeout = limit(start.schedule_to_close_timeout);
@@ -94,7 +121,7 @@ impl ActivityContext {
             activity_type: start.activity_type,
             attempt: start.attempt,
             namespace: start.workflow_namespace,
-            task_queue,
+            task_queue: surroundings.task_queue.clone(),
             workflow_type: named(Some(start.workflow_type)),
             workflow_id: named(workflow_id),
             workflow_run_id: named(workflow_run_id),
@@ -113,9 +140,38 @@ impl ActivityContext {
             retry_policy: start.retry_policy.map(Into::into),
             priority: start.priority.map(Into::into).unwrap_or_default(),
         };
-        let cancelled = watch::Sender::new(None);
-        let (headers, last_heartbeat) = (start.header_fields, start.heartbeat_details);
-        Self { attempt: Arc::new(Attempt { info, headers, last_heartbeat, heartbeat, cancelled }) }
+        let (token, timeout) = (info.task_token.clone(), info.heartbeat_timeout);
+        let heartbeats = Heartbeats::new(token, Arc::clone(&link), runtime, timeout, start.heartbeat_details);
+        let heartbeats = Arc::new(heartbeats);
+        if let (true, false, Some(timeout)) = (options.auto_heartbeat, info.is_local, timeout) {
+            heartbeats.repeat(timeout / 3);
+        }
+        let attempt = Attempt {
+            info,
+            received: OnceLock::new(),
+            heartbeats,
+            link,
+            kill_after: options.kill_after,
+            surroundings,
+            cancelled: watch::Sender::new(None),
+        };
+        Self { attempt: Arc::new(attempt) }
+    }
+
+    /// Keeps the decoded payloads of the task but for the input, which it returns.
+    pub(super) fn receive(&self, decoded: Start) -> Vec<Payload> {
+        let (headers, last_heartbeat) = (decoded.header_fields, decoded.heartbeat_details);
+        let first = self.attempt.received.set(Received { headers, last_heartbeat });
+        debug_assert!(first.is_ok(), "an attempt is given its payloads once");
+        decoded.input
+    }
+
+    fn received(&self) -> &Received {
+        self.attempt.received.get_or_init(Received::default)
+    }
+
+    pub(super) fn converter(&self) -> &Converter {
+        &self.attempt.surroundings.converter
     }
 
     /// The facts of this attempt.
@@ -123,16 +179,51 @@ impl ActivityContext {
         &self.attempt.info
     }
 
+    /// Names this attempt to a client that is to complete it from outside, after [`ActivityError::WillCompleteAsync`].
+    ///
+    /// It can be written down (`serde`) and handed on; `temporalio_client` takes it as
+    /// `ActivityIdentifier::from_task_token(token)`. See [`activity`](super), "Completion from outside".
+    pub fn task_token(&self) -> TaskToken {
+        self.info().task_token.clone().into()
+    }
+
+    /// The value of type `T` that this process has made for all its attempts
+    /// ([`Activities::state`](super::Activities::state)).
+    ///
+    /// # Errors
+    ///
+    /// If no state of this type is registered.
+    pub fn state<T: Any + Send + Sync>(&self) -> Result<&T, ActivityError> {
+        self.attempt.surroundings.states.get().ok_or_else(|| {
+            let name = type_name::<T>();
+            ApplicationFailure::new(format!("no state of type {name} is registered: call Activities::state")).into()
+        })
+    }
+
     /// The headers that came with the activity.
     pub fn headers(&self) -> &HashMap<String, Payload> {
-        &self.attempt.headers
+        &self.received().headers
     }
 
     /// Tells the server that this attempt is alive, and how far it has come.
     ///
-    /// If the attempt fails or its process dies, the next one finds `details` in [`last_heartbeat`]. Call it as often as
-    /// there is news: what goes on to the server is throttled. Pass `&()` if there is nothing to
-    /// say. A local activity has no heartbeat: the call does nothing.
+    /// If the attempt fails or its process dies, the next one finds `details` in [`last_heartbeat`]: the newest that were
+    /// recorded, also if they had not gone to the server yet. So a checkpoint is a heartbeat. Call it as often as there is
+    /// news, for each record if you like: it costs a microsecond or two, and what goes on to the server is throttled. Pass `&()`
+    /// if there is nothing to say: that replaces what was said before. A local activity has no heartbeat: the call does nothing.
+    ///
+    /// ```
+    /// # use shmworker::temporal::activity::{ActivityContext, ActivityError};
+    /// fn import(context: ActivityContext, files: Vec<String>) -> Result<usize, ActivityError> {
+    ///     let done = context.last_heartbeat::<usize>()?.unwrap_or(0);
+    ///     for (i, file) in files.iter().enumerate().skip(done) {
+    ///         // … import `file` …
+    /// #       let _ = file;
+    ///         context.heartbeat(&(i + 1))?;
+    ///     }
+    ///     Ok(files.len())
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
@@ -141,8 +232,11 @@ impl ActivityContext {
     /// [`last_heartbeat`]: Self::last_heartbeat
     pub fn heartbeat<T: TemporalSerializable + 'static>(&self, details: &T) -> Result<(), ActivityError> {
         if !self.info().is_local {
-            let details = convert::encode_all(details)?;
-            (self.attempt.heartbeat)(ActivityHeartbeat { task_token: self.info().task_token.clone(), details });
+            let details = convert::encode_all(details, self.converter())?;
+            self.attempt.heartbeats.record(match self.converter().codec() {
+                None => details,
+                Some(codec) => codec.encode_now(ActivityHeartbeat { details, ..Default::default() })?.details,
+            });
         }
         Ok(())
     }
@@ -153,12 +247,12 @@ impl ActivityContext {
     ///
     /// If the details are not a `T`.
     pub fn last_heartbeat<T: TemporalDeserializable + 'static>(&self) -> Result<Option<T>, ActivityError> {
-        let details = &self.attempt.last_heartbeat;
+        let details = &self.received().last_heartbeat;
         if details.is_empty() {
             return Ok(None);
         }
-        convert::decode(details.clone(), format_args!("the last heartbeat of activity {:?}", self.info().activity_type))
-            .map(Some)
+        let what = format_args!("the last heartbeat of activity {:?}", self.info().activity_type);
+        convert::decode(details.clone(), self.converter(), what).map(Some)
     }
 
     /// Whether this attempt has been asked to end.
@@ -174,6 +268,21 @@ impl ActivityContext {
         let _ = self.attempt.cancelled.subscribe().wait_for(Option::is_some).await;
     }
 
+    /// Whether this process, or the whole worker, is about to end.
+    ///
+    /// Attempts that run may finish: those that still do after the grace period (`--grace`) are cancelled, with
+    /// [`ActivityCancelReason::WorkerShutdown`]. A long one can use the time to record a last heartbeat and fail, so that its
+    /// next attempt goes on elsewhere at once.
+    pub fn is_worker_shutdown(&self) -> bool {
+        *self.attempt.surroundings.shutdown.borrow()
+    }
+
+    /// Returns once this process, or the whole worker, is about to end: see [`is_worker_shutdown`](Self::is_worker_shutdown).
+    pub async fn worker_shutdown(&self) {
+        // As in `cancelled`.
+        let _ = self.attempt.surroundings.shutdown.subscribe().wait_for(|&begun| begun).await;
+    }
+
     /// Why this attempt has been asked to end; `None` if it hasn't.
     pub fn cancel_reason(&self) -> Option<ActivityCancelReason> {
         *self.attempt.cancelled.borrow()
@@ -181,11 +290,19 @@ impl ActivityContext {
 
     /// The first reason stays.
     pub(super) fn cancel(&self, reason: ActivityCancelReason) {
-        self.attempt.cancelled.send_if_modified(|current| {
-            let first = current.is_none();
+        let is_first = self.attempt.cancelled.send_if_modified(|current| {
+            let is_first = current.is_none();
             current.get_or_insert(reason);
-            first
+            is_first
         });
+        if let (true, Some(grace)) = (is_first, self.attempt.kill_after) {
+            self.attempt.link.kill_after(grace);
+        }
+    }
+
+    /// The attempt has ended: its heartbeats have too.
+    pub(super) fn end(&self) {
+        self.attempt.heartbeats.end();
     }
 }
 
@@ -215,10 +332,34 @@ fn known(time: Option<impl TryInto<SystemTime>>) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use temporalio_common::protos::temporal::api::common::v1::WorkflowExecution;
+    use temporalio_common::protos::{coresdk::ActivityTaskCompletion, temporal::api::common::v1::WorkflowExecution};
 
     fn context(start: Start) -> ActivityContext {
-        ActivityContext::new(b"token".to_vec(), start, "queue".into(), Arc::new(|_| ()))
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let surroundings = Surroundings {
+            task_queue: "queue".into(),
+            states: States::default(),
+            converter: Converter::default(),
+            shutdown: watch::Sender::default(),
+        };
+        let (options, link) = (RegisterOptions::default(), Arc::new(Nobody));
+        let (handle, surroundings) = (runtime.handle().clone(), Arc::new(surroundings));
+        let context = ActivityContext::new(b"token".to_vec(), start.clone(), options, surroundings, link, handle);
+        context.receive(start);
+        context
+    }
+
+    struct Nobody;
+
+    impl Link for Nobody {
+        fn keep(&self, heartbeat: &ActivityHeartbeat) {
+            panic!("{heartbeat:?}")
+        }
+        fn send(&self, heartbeat: &ActivityHeartbeat) {
+            panic!("{heartbeat:?}")
+        }
+        fn kill_after(&self, _: Duration) {}
+        fn complete(&self, _: ActivityTaskCompletion) {}
     }
 
     fn at(seconds: u64) -> SystemTime {
@@ -275,7 +416,7 @@ mod tests {
 
     #[test]
     fn the_last_heartbeat_is_that_of_an_earlier_attempt() {
-        let heartbeat_details = convert::encode_all(&17_u32).unwrap();
+        let heartbeat_details = convert::encode_all(&17_u32, &Converter::default()).unwrap();
         let sut = context(Start { activity_type: "scan".into(), heartbeat_details, ..Default::default() });
         assert_eq!(sut.last_heartbeat::<u32>().unwrap(), Some(17));
         let error = sut.last_heartbeat::<String>().unwrap_err();
@@ -287,7 +428,7 @@ mod tests {
     #[test]
     fn a_local_activity_has_no_heartbeat() {
         let start = Start { is_local: true, ..Default::default() };
-        let sut = ActivityContext::new(vec![], start, String::new(), Arc::new(|h| panic!("{h:?}")));
+        let sut = context(start);
         sut.heartbeat(&1).unwrap();
     }
 

@@ -5,30 +5,39 @@
 //! pool queues, unless the runtime was built with a larger `max_blocking_threads`.)
 
 use super::{
-    Activities, ActivityCancelReason, ActivityContext, ApplicationFailure,
-    context::HeartbeatSink,
-    convert::{execution_result, fail, panicked, typed},
-    registry::Handler,
+    Activities, ActivityCancelReason, ActivityContext, ActivityError, ActivityInterceptor, ApplicationFailure,
+    ExecuteActivityInput, ExecuteActivityNext, Payload,
+    context::Surroundings,
+    convert::{encode_result, execution_result, fail, panicked, typed},
+    interceptor::Innermost,
+    link::Link,
+    registry::{Handler, Outcome, Registered},
+    state::States,
 };
+use crate::temporal::UserCode;
 use futures_util::future::FutureExt;
 use std::{
     collections::HashMap,
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard},
     thread,
 };
-use temporalio_common::protos::coresdk::{
-    ActivityTaskCompletion,
-    activity_result::ActivityExecutionResult,
-    activity_task::{ActivityTask, activity_task::Variant},
+use temporalio_common::{
+    data_converters::PayloadConversionError,
+    protos::coresdk::{
+        ActivityTaskCompletion,
+        activity_result::ActivityExecutionResult,
+        activity_task::{ActivityTask, Start, activity_task::Variant},
+    },
 };
+use tokio::{runtime::Handle, sync::watch};
 
 /// The attempts that run in this process, and the table of their handlers.
 pub(crate) struct ActivityHost {
     activities: Activities,
-    task_queue: String,
-    heartbeat: HeartbeatSink,
+    surroundings: Arc<Surroundings>,
+    interceptors: Arc<[Arc<dyn ActivityInterceptor>]>,
     running: Arc<Running>,
 }
 
@@ -43,46 +52,79 @@ impl Running {
 }
 
 impl ActivityHost {
-    /// `heartbeat` is called with each heartbeat, on the thread of the handler that records it.
-    pub(crate) fn new(activities: Activities, task_queue: impl Into<String>, heartbeat: HeartbeatSink) -> Self {
-        Self { activities, task_queue: task_queue.into(), heartbeat, running: Arc::default() }
+    /// `states`: what this process has made of the states of the activities.
+    pub(crate) fn new(code: impl Into<UserCode>, states: States, task_queue: impl Into<String>) -> Self {
+        let UserCode { activities, activity_interceptors, converter, .. } = code.into();
+        let (task_queue, shutdown) = (task_queue.into(), watch::Sender::default());
+        let surroundings = Arc::new(Surroundings { task_queue, states, converter, shutdown });
+        Self { activities, surroundings, interceptors: activity_interceptors.into(), running: Arc::default() }
     }
 
     /// Starts the attempt that `task` describes.
     ///
-    /// `done` is called once with its end, whatever happens: on the thread where the attempt ended, or before `start`
-    /// returns if it could not begin, or by the drop of the runtime if that comes first.
+    /// `link` hears of its end once, whatever happens: on the thread where the attempt ended, or before `start` returns if it
+    /// could not begin, or by the drop of the runtime if that comes first.
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime.
-    pub(crate) fn start(&self, task: ActivityTask, done: impl FnOnce(ActivityTaskCompletion) + Send + 'static) {
+    pub(crate) fn start(&self, task: ActivityTask, link: Arc<dyn Link>) {
+        let converter = &self.surroundings.converter;
         let ActivityTask { task_token, variant } = task;
         let Some(Variant::Start(mut start)) = variant else {
             let failure = ApplicationFailure::new(format!("the activity task has nothing to start: {variant:?}"));
-            return done(completion(task_token, fail(failure)));
+            return link.complete(completion(task_token, fail(failure, converter)));
         };
-        let Some(handler) = self.activities.get(&start.activity_type).cloned() else {
+        let Some(Registered { handler, options }) = self.activities.get(&start.activity_type).cloned() else {
             let failure = not_registered(&start.activity_type, &self.activities);
-            return done(completion(task_token, fail(failure)));
+            return link.complete(completion(task_token, fail(failure, converter)));
         };
-        let input = mem::take(&mut start.input);
-        let context = ActivityContext::new(task_token, start, self.task_queue.clone(), Arc::clone(&self.heartbeat));
+        let received = Start {
+            input: mem::take(&mut start.input),
+            header_fields: mem::take(&mut start.header_fields),
+            // The context has its own, as they came.
+            heartbeat_details: start.heartbeat_details.clone(),
+            ..Default::default()
+        };
+        let codec = converter.codec();
+        let (surroundings, runtime) = (Arc::clone(&self.surroundings), Handle::current());
+        let context = ActivityContext::new(task_token, start, options, surroundings, Arc::clone(&link), runtime);
         self.running.lock().insert(context.info().task_token.clone(), context.clone());
-        let ending = Ending { running: Arc::clone(&self.running), context: context.clone(), done: Some(done) };
+        let ending = Ending { running: Arc::clone(&self.running), context: context.clone(), link: Some(link) };
         // Errors are turned into failures inside the catch as well: that calls `Display` and `Serialize` of the user's.
-        match handler {
-            Handler::Async(handler) => drop(tokio::spawn(async move {
-                let attempt = async { execution_result(handler(context.clone(), input).await, &context) };
-                let end = AssertUnwindSafe(attempt).catch_unwind().await;
+        if let (Handler::Blocking(handler), None, []) = (&handler, &codec, &*self.interceptors) {
+            let handler = Arc::clone(handler);
+            drop(tokio::task::spawn_blocking(move || {
+                let input = context.receive(received);
+                let end =
+                    catch_unwind(AssertUnwindSafe(|| execution_result(handler(context.clone(), input), &context)));
                 ending.report(end);
-            })),
-            Handler::Blocking(handler) => drop(tokio::task::spawn_blocking(move || {
-                let attempt = || execution_result(handler(context.clone(), input), &context);
-                let end = catch_unwind(AssertUnwindSafe(attempt));
-                ending.report(end);
-            })),
+            }));
+            return;
         }
+        let interceptors = Arc::clone(&self.interceptors);
+        drop(tokio::spawn(async move {
+            let attempt = async {
+                let decoded = match &codec {
+                    None => Ok(received),
+                    Some(codec) => codec.decode_for_activity(received).await,
+                };
+                let outcome = match decoded {
+                    Ok(decoded) => {
+                        let arguments = context.receive(decoded);
+                        run(&interceptors, handler, context.clone(), arguments).await
+                    }
+                    Err(error) => Err(undecoded(error)),
+                };
+                let result = execution_result(outcome, &context);
+                match &codec {
+                    None => result,
+                    Some(codec) => encode_result(result, codec).await,
+                }
+            };
+            let end = AssertUnwindSafe(attempt).catch_unwind().await;
+            ending.report(end);
+        }));
     }
 
     /// Asks the attempt that `task` names to end. One that has ended already, or never started here, is ignored.
@@ -101,11 +143,45 @@ impl ActivityHost {
         contexts.iter().for_each(|context| context.cancel(reason));
     }
 
-    /// How many attempts run now. One has left the count before its `done` is called.
+    /// Tells all attempts, and those that start later, that this process is about to end.
+    pub(crate) fn shut_down(&self) {
+        self.surroundings.shutdown.send_replace(true);
+    }
+
+    /// How many attempts run now. One has left the count before its end is reported.
     #[cfg(test)]
     pub(crate) fn running(&self) -> usize {
         self.running.lock().len()
     }
+}
+
+/// Calls the handler through the interceptors.
+async fn run(
+    interceptors: &[Arc<dyn ActivityInterceptor>],
+    handler: Handler,
+    context: ActivityContext,
+    arguments: Vec<Payload>,
+) -> Outcome {
+    let innermost: Innermost<'_> = Box::new(move |context, arguments| match handler {
+        Handler::Async(handler) => handler(context, arguments),
+        Handler::Blocking(handler) => async move {
+            match tokio::task::spawn_blocking(move || handler(context, arguments)).await {
+                Ok(outcome) => outcome,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => resume_unwind(panic),
+                    Err(_) => Err(ActivityError::cancelled()),
+                },
+            }
+        }
+        .boxed(),
+    });
+    ExecuteActivityNext::new(interceptors, innermost).run(ExecuteActivityInput { context, arguments }).await
+}
+
+/// Retryable: a key may be missing only for now.
+fn undecoded(error: PayloadConversionError) -> ActivityError {
+    ApplicationFailure::new(anyhow::Error::new(error).context("the payload codec cannot decode the activity task"))
+        .into()
 }
 
 fn completion(task_token: Vec<u8>, result: ActivityExecutionResult) -> ActivityTaskCompletion {
@@ -124,36 +200,43 @@ fn not_registered(activity_type: &str, activities: &Activities) -> ApplicationFa
 }
 
 /// One attempt's report: by `report`, or by the drop if the attempt was dropped unfinished.
-struct Ending<D: FnOnce(ActivityTaskCompletion)> {
+struct Ending {
     running: Arc<Running>,
     context: ActivityContext,
-    done: Option<D>,
+    link: Option<Arc<dyn Link>>,
 }
 
-impl<D: FnOnce(ActivityTaskCompletion)> Ending<D> {
+impl Ending {
     fn report(mut self, end: thread::Result<ActivityExecutionResult>) {
-        self.settle(|| end.unwrap_or_else(|panic| fail(panicked(panic))));
+        let converter = self.context.converter().clone();
+        self.settle(|| end.unwrap_or_else(|panic| fail(panicked(panic), &converter)));
     }
 
     fn settle(&mut self, result: impl FnOnce() -> ActivityExecutionResult) {
-        if let Some(done) = self.done.take() {
+        if let Some(link) = self.link.take() {
             let task_token = self.context.info().task_token.clone();
             self.running.lock().remove(&task_token);
-            done(completion(task_token, result()));
+            self.context.end();
+            link.complete(completion(task_token, result()));
         }
     }
 }
 
-impl<D: FnOnce(ActivityTaskCompletion)> Drop for Ending<D> {
+impl Drop for Ending {
     fn drop(&mut self) {
-        self.settle(|| fail(typed("WorkerShutdown", "the worker process ended before the attempt did")));
+        let converter = self.context.converter().clone();
+        let failure = || typed("WorkerShutdown", "the worker process ended before the attempt did");
+        self.settle(|| fail(failure(), &converter));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::temporal::activity::{ActivityError, TemporalSerializable, activity_definitions, convert};
+    use crate::temporal::{
+        activity::{ActivityError, RegisterOptions, TemporalSerializable, activity_definitions, convert},
+        converter::Converter,
+    };
     use std::{
         future::pending,
         sync::{Barrier, mpsc},
@@ -174,29 +257,66 @@ mod tests {
 
     struct Sut {
         host: ActivityHost,
-        done: UnboundedSender<ActivityTaskCompletion>,
+        link: Arc<Ear>,
         ends: UnboundedReceiver<ActivityTaskCompletion>,
-        heartbeats: mpsc::Receiver<ActivityHeartbeat>,
+    }
+
+    /// Hears what attempts tell the rest of the pool.
+    struct Ear {
+        done: UnboundedSender<ActivityTaskCompletion>,
+        kept: Mutex<Vec<ActivityHeartbeat>>,
+        sent: Mutex<Vec<ActivityHeartbeat>>,
+        to_be_killed: Mutex<Vec<Duration>>,
+    }
+
+    impl Link for Ear {
+        fn keep(&self, heartbeat: &ActivityHeartbeat) {
+            self.kept.lock().unwrap().push(heartbeat.clone());
+        }
+
+        fn send(&self, heartbeat: &ActivityHeartbeat) {
+            self.sent.lock().unwrap().push(heartbeat.clone());
+        }
+
+        fn kill_after(&self, grace: Duration) {
+            self.to_be_killed.lock().unwrap().push(grace);
+        }
+
+        fn complete(&self, completion: ActivityTaskCompletion) {
+            self.done.send(completion).unwrap();
+        }
+    }
+
+    /// Tokens and details.
+    fn told(heartbeats: &Mutex<Vec<ActivityHeartbeat>>) -> Vec<(String, String)> {
+        let details = |beat: &ActivityHeartbeat| {
+            beat.details.iter().map(|payload| String::from_utf8_lossy(&payload.data)).collect::<Vec<_>>().join(" ")
+        };
+        let heartbeats = heartbeats.lock().unwrap();
+        heartbeats.iter().map(|b| (String::from_utf8_lossy(&b.task_token).into_owned(), details(b))).collect()
     }
 
     impl Sut {
         fn new(activities: Activities) -> Self {
+            Self::with(activities, States::default())
+        }
+
+        fn with(activities: Activities, states: States) -> Self {
             let (done, ends) = unbounded_channel();
-            let (beat, heartbeats) = mpsc::channel();
-            let host = ActivityHost::new(activities, "queue", Arc::new(move |h| beat.send(h).unwrap()));
-            Self { host, done, ends, heartbeats }
+            let (kept, sent, to_be_killed) = Default::default();
+            let link = Arc::new(Ear { done, kept, sent, to_be_killed });
+            Self { host: ActivityHost::new(activities, states, "queue"), link, ends }
         }
 
         /// The token is the name.
         fn start<T: TemporalSerializable + 'static>(&self, name: &str, input: &T) {
-            let input = convert::encode_all(input).unwrap();
+            let input = convert::encode_all(input, &Converter::default()).unwrap();
             self.start_as(name, Start { activity_type: name.into(), input, ..Default::default() });
         }
 
         fn start_as(&self, token: &str, start: Start) {
-            let done = self.done.clone();
             let task = ActivityTask { task_token: token.into(), variant: Some(Variant::Start(start)) };
-            self.host.start(task, move |completion| done.send(completion).unwrap());
+            self.host.start(task, self.link.clone());
         }
 
         fn cancel(&self, token: &str, reason: ActivityCancelReason) {
@@ -219,7 +339,7 @@ mod tests {
 
     fn result_of(status: Status) -> String {
         let Status::Completed(success) = status else { panic!("{status:?}") };
-        convert::decode(vec![success.result.unwrap()], format_args!("the result")).unwrap()
+        convert::decode(vec![success.result.unwrap()], &Converter::default(), format_args!("the result")).unwrap()
     }
 
     fn failure_of(status: Status) -> (Failure, ApplicationFailureInfo) {
@@ -399,8 +519,7 @@ mod tests {
     #[tokio::test]
     async fn a_task_with_nothing_to_start_is_a_failure() {
         let mut sut = Sut::new(Activities::new());
-        let done = sut.done.clone();
-        sut.host.start(ActivityTask::default(), move |completion| done.send(completion).unwrap());
+        sut.host.start(ActivityTask::default(), sut.link.clone());
         let (failure, _) = failure_of(sut.end().await.1);
         assert!(failure.message.contains("nothing to start"), "{}", failure.message);
     }
@@ -511,7 +630,7 @@ mod tests {
             assert!(matches!(sut.end().await.1, Status::Cancelled(_)));
         }
         assert_eq!(failure_of(sut.end_of("wait", &false).await).1.r#type, "CancelledError");
-        let input = convert::encode_all(&false).unwrap();
+        let input = convert::encode_all(&false, &Converter::default()).unwrap();
         sut.start_as("wait", Start { activity_type: "wait".into(), input, is_local: true, ..Default::default() });
         assert!(matches!(sut.end().await.1, Status::Cancelled(_)), "no server is asked about a local one");
     }
@@ -527,17 +646,149 @@ mod tests {
                 })
                 .register_blocking("blocking", |context, ()| context.heartbeat(&())),
         );
-        let heartbeat_details = convert::encode_all(&17_u32).unwrap();
+        let heartbeat_details = convert::encode_all(&17_u32, &Converter::default()).unwrap();
         let start = Start { activity_type: "async".into(), attempt: 2, heartbeat_details, ..Default::default() };
         sut.start_as("token", start);
         assert_eq!(result_of(sut.end().await.1), "from 17");
         assert!(matches!(sut.end_of("blocking", &()).await, Status::Completed(_)));
-        let beats = sut.heartbeats.try_iter().map(|beat| {
-            let details = beat.details.into_iter().map(|payload| String::from_utf8(payload.data).unwrap());
-            (String::from_utf8(beat.task_token).unwrap(), details.collect::<Vec<_>>().join(" "))
-        });
         let expected = [("token", "1"), ("token", "\"half\" 2"), ("blocking", "")];
-        assert_eq!(beats.collect::<Vec<_>>(), expected.map(|(token, details)| (token.into(), details.into())));
+        let expected = expected.map(|(token, details)| (token.to_owned(), details.to_owned()));
+        assert_eq!(told(&sut.link.kept), expected);
+        let sent = told(&sut.link.sent);
+        assert!(sent.contains(&expected[0]) && sent.contains(&expected[2]), "the first of each at once: {sent:?}");
+    }
+
+    /// Lets the attempts run until it is so.
+    async fn until(is_so: impl Fn() -> bool) {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn of_many_heartbeats_the_newest_is_sent_now_and_then() {
+        let mut sut = Sut::new(Activities::new().register("count", |context, ()| async move {
+            for n in 0..1000 {
+                context.heartbeat(&n)?;
+            }
+            context.cancelled().await;
+            Ok(())
+        }));
+        let began = std::time::Instant::now();
+        sut.start("count", &());
+        let newest = || told(&sut.link.sent).last().is_some_and(|(_, details)| details == "999");
+        until(newest).await; // by itself: nobody records another
+        let (sent, at_most) = (told(&sut.link.sent).len(), 2 + began.elapsed().as_millis() as usize / 100);
+        assert!(sent <= at_most, "{sent} were sent, {at_most} at most");
+        assert_eq!(sut.link.kept.lock().unwrap().len(), 1000);
+        sut.cancel("count", ActivityCancelReason::Cancelled);
+        sut.end().await;
+    }
+
+    #[tokio::test]
+    async fn heartbeats_go_out_by_themselves_with_the_newest_details() {
+        let go_on = Arc::new(tokio::sync::Notify::new());
+        let gone_on = go_on.clone();
+        let activities = Activities::new()
+            .register("wait", move |context, ()| {
+                let gone_on = gone_on.clone();
+                async move {
+                    gone_on.notified().await;
+                    context.heartbeat(&"half")?;
+                    gone_on.notified().await;
+                    Ok("done")
+                }
+            })
+            .with_options("wait", RegisterOptions::new().auto_heartbeat());
+        let start = |heartbeat_timeout: Option<Duration>| Start {
+            activity_type: "wait".into(),
+            heartbeat_details: convert::encode_all(&"earlier", &Converter::default()).unwrap(),
+            heartbeat_timeout: heartbeat_timeout.map(|timeout| timeout.try_into().unwrap()),
+            ..Default::default()
+        };
+        let mut sut = Sut::new(activities);
+        let timeout = Some(Duration::from_millis(30));
+        sut.start_as("token", start(timeout));
+        for details in [r#""earlier""#, r#""half""#] {
+            let count = || told(&sut.link.sent).iter().filter(|(_, d)| d == details).count();
+            until(|| count() >= 3).await;
+            go_on.notify_one();
+        }
+        assert_eq!(result_of(sut.end().await.1), "done");
+        assert!(told(&sut.link.sent).is_sorted_by_key(|(_, details)| details == r#""half""#));
+        let tasks = || Handle::current().metrics().num_alive_tasks();
+        until(|| tasks() == 0).await; // the end of the attempt is that of its heartbeats
+        for start in [start(None), Start { is_local: true, ..start(timeout) }] {
+            sut.start_as("token", start);
+            assert_eq!(tasks(), 1, "the handler's");
+            for _ in 0..2 {
+                go_on.notify_one();
+                tokio::task::yield_now().await;
+            }
+            sut.end().await;
+            until(|| tasks() == 0).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_is_to_be_killed_is_cancelled_first() {
+        let waits = |context: ActivityContext, ()| async move {
+            context.cancelled().await;
+            Err::<(), _>(ActivityError::cancelled())
+        };
+        let grace = Duration::from_secs(5);
+        let mut sut = Sut::new(
+            Activities::new()
+                .register("polite", waits)
+                .register("stubborn", waits)
+                .with_options("stubborn", RegisterOptions::new().kill_after(grace)),
+        );
+        for name in ["polite", "stubborn"] {
+            sut.start(name, &());
+            assert!(sut.link.to_be_killed.lock().unwrap().is_empty());
+            for _ in 0..2 {
+                sut.cancel(name, ActivityCancelReason::Cancelled);
+            }
+            assert!(matches!(sut.end().await.1, Status::Cancelled(_)));
+        }
+        assert_eq!(*sut.link.to_be_killed.lock().unwrap(), [grace], "once");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_worker_is_no_cancellation() {
+        let mut sut = Sut::new(Activities::new().register("wait", |context, ()| async move {
+            context.worker_shutdown().await;
+            Ok(format!("{} {}", context.is_worker_shutdown(), context.is_cancelled()))
+        }));
+        sut.start("wait", &());
+        sut.host.shut_down();
+        assert_eq!(result_of(sut.end().await.1), "true false");
+        assert_eq!(result_of(sut.end_of("wait", &()).await), "true false", "nor for who starts later");
+    }
+
+    #[tokio::test]
+    async fn attempts_share_what_their_process_has_made() {
+        struct Greeting(String);
+        let activities = Activities::new()
+            .state(|| Ok(7_u32))
+            .state_async(|| async { Ok(Greeting("hello".into())) })
+            .register("greet", |context, ()| async move {
+                Ok(format!("{} {}", context.state::<Greeting>()?.0, context.state::<u32>()?))
+            })
+            .register("ask", |context, ()| async move { Ok(*context.state::<u64>()?) });
+        let states = activities.make_states().await.unwrap();
+        let mut sut = Sut::with(activities, states);
+        assert_eq!(result_of(sut.end_of("greet", &()).await), "hello 7");
+        let (failure, _) = failure_of(sut.end_of("ask", &()).await);
+        assert_eq!(failure.message, "no state of type u64 is registered: call Activities::state");
+    }
+
+    #[tokio::test]
+    async fn a_state_that_cannot_be_made_is_named_with_the_reason() {
+        let parse = || Ok("seven".parse::<u32>().map_err(|e| anyhow::Error::new(e).context("no number"))?);
+        let activities = Activities::new().state(parse);
+        let why = activities.make_states().await.err().unwrap();
+        assert_eq!(why, "cannot make the state of type u32: no number: invalid digit found in string");
     }
 
     #[test]

@@ -57,21 +57,26 @@
 
 mod context;
 mod convert;
+mod heartbeat;
 mod host;
+mod interceptor;
+mod link;
 mod process;
 mod registry;
+mod state;
 
 pub use context::{ActivityContext, ActivityInfo};
 pub(super) use convert::cancelled;
 use host::ActivityHost;
+pub use interceptor::{ActivityInterceptor, ExecuteActivityInput, ExecuteActivityNext, ExecuteActivityOutput};
 pub(super) use process::activity_process;
-pub use registry::Activities;
+pub use registry::{Activities, RegisterOptions};
 #[doc(no_inline)]
 pub use temporalio_common::{
     ActivityDefinition, ActivityError, Priority, RetryPolicy,
     data_converters::{TemporalDeserializable, TemporalSerializable},
     error::{ApplicationErrorCategory, ApplicationFailure},
-    protos::{coresdk::activity_task::ActivityCancelReason, temporal::api::common::v1::Payload},
+    protos::{TaskToken, coresdk::activity_task::ActivityCancelReason, temporal::api::common::v1::Payload},
 };
 #[doc(no_inline)]
 pub use temporalio_macros::activity_definitions;

@@ -2,21 +2,26 @@
 
 use super::{
     super::{
+        UserCode,
         process::{DAMAGED, From, code, is_stopping, origin, refuse},
         wire::{self, ACTIVITY_QUEUE, Kind, once},
     },
-    Activities, ActivityCancelReason, ActivityHost,
+    ActivityCancelReason, ActivityHost,
+    link::Link,
 };
 use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Endpoint, SubmitError, To},
     lockfree::participant::Name,
-    process::{coordinator::Seat, output::last_word},
+    process::{Mode, coordinator::Seat, output::last_word},
 };
 use prost::Message;
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 use temporalio_common::protos::{
     coresdk::{
@@ -32,11 +37,14 @@ enum Order {
     Start(Claimed<'static>, ActivityTask),
     Cancel(ActivityTask),
     CancelAll,
+    ShutDown,
 }
 
-/// What both threads of an activity process know.
+/// What the threads of an activity process know.
 struct Shared {
     endpoint: &'static Endpoint,
+    /// How many attempts there may be at a time; none before the process is ready for them.
+    slots: AtomicUsize,
     /// Attempts that hold a slot.
     in_flight: AtomicUsize,
     /// The bridge that is served; 0: none yet.
@@ -45,7 +53,7 @@ struct Shared {
 
 /// Runs an activity process: up to `slots` attempts at a time. Async handlers run on a current-thread runtime, blocking
 /// ones on its threads; another thread minds the lanes.
-pub(in super::super) fn activity_process(seat: &Seat, activities: &Activities, task_queue: &str, slots: usize) -> u8 {
+pub(in super::super) fn activity_process(seat: &Seat, user: &UserCode, task_queue: &str, slots: usize) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(slots.max(1)).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -54,12 +62,10 @@ pub(in super::super) fn activity_process(seat: &Seat, activities: &Activities, t
             return DAMAGED;
         }
     };
-    let shared =
-        Arc::new(Shared { endpoint: seat.endpoint, in_flight: AtomicUsize::new(0), bridge: AtomicU64::new(0) });
+    let shared = Arc::new(Shared::new(seat.endpoint));
     let (orders, mut inbox) = mpsc::unbounded_channel();
     let lanes = shared.clone();
-    let lanes =
-        std::thread::Builder::new().name("lanes".into()).spawn(move || serve_activities(&lanes, &orders, slots));
+    let lanes = std::thread::Builder::new().name("lanes".into()).spawn(move || serve_activities(&lanes, &orders));
     let lanes = match lanes {
         Ok(lanes) => lanes,
         Err(e) => {
@@ -67,45 +73,65 @@ pub(in super::super) fn activity_process(seat: &Seat, activities: &Activities, t
             return DAMAGED;
         }
     };
-    let beats = shared.clone();
-    let host =
-        ActivityHost::new(activities.clone(), task_queue, Arc::new(move |heartbeat| beats.heartbeat(&heartbeat)));
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
+        let states = tokio::select! {
+            states = user.activities.make_states() => states?,
+            // The pool ends before this process was ready.
+            () = lanes_end(&mut inbox) => return Ok(()),
+        };
+        let host = ActivityHost::new(user.clone(), states, task_queue);
+        shared.open(slots);
         // Ends when the lane thread does, which drops its end.
         while let Some(order) = inbox.recv().await {
             match order {
-                Order::Start(claimed, task) => {
-                    let shared = shared.clone();
-                    host.start(task, move |completion| shared.complete(claimed, completion));
-                }
+                Order::Start(claimed, task) => host.start(task, Attempt::new(&shared, claimed)),
                 Order::Cancel(task) => host.cancel(task),
                 Order::CancelAll => host.cancel_all(ActivityCancelReason::WorkerShutdown),
+                Order::ShutDown => host.shut_down(),
             }
         }
+        Ok(())
     });
     // Whoever still runs is not waited for: the bridge is gone, and its grace with it.
     runtime.shutdown_background();
+    if let Err(why) = served {
+        let why: String = why;
+        last_word(&why);
+        return NO_STATE;
+    }
     code(lanes.join().unwrap_or(Ok(())))
 }
 
-fn serve_activities(shared: &Shared, orders: &mpsc::UnboundedSender<Order>, slots: usize) -> Result<(), Corrupted> {
+/// What a process ends with that could not make a state.
+const NO_STATE: u8 = 1;
+
+/// Nothing else comes from there before the process is ready.
+async fn lanes_end(inbox: &mut mpsc::UnboundedReceiver<Order>) {
+    while inbox.recv().await.is_some() {}
+}
+
+fn serve_activities(shared: &Shared, orders: &mpsc::UnboundedSender<Order>) -> Result<(), Corrupted> {
     let endpoint = shared.endpoint;
     let (own, queue) = (endpoint.private(), endpoint.queue(ACTIVITY_QUEUE));
-    let mut has_slept = false;
-    let is_full = || shared.in_flight.load(SeqCst) >= slots;
+    let (mut has_slept, mut was_told) = (false, false);
     loop {
         while endpoint.take()?.is_some() {} // heartbeats that have arrived
-        if is_stopping(endpoint) {
+        if shared.is_over() {
             return Ok(());
         }
-        let full = is_full();
+        if shared.is_to_be_told() && !std::mem::replace(&mut was_told, true) {
+            let _ = orders.send(Order::ShutDown);
+        }
+        let full = shared.is_full();
         let claimed = match endpoint.claim(own)? {
             None if !full => endpoint.claim(queue)?,
             claimed => claimed,
         };
         let Some(claimed) = claimed else {
             let queues: &[_] = if full { &[] } else { &[queue] };
-            endpoint.park(queues, None, || is_stopping(endpoint) || full && !is_full());
+            endpoint.park(queues, None, || {
+                shared.is_over() || full && !shared.is_full() || !was_told && shared.is_to_be_told()
+            });
             has_slept = true;
             continue;
         };
@@ -117,6 +143,35 @@ fn serve_activities(shared: &Shared, orders: &mpsc::UnboundedSender<Order>, slot
 }
 
 impl Shared {
+    fn new(endpoint: &'static Endpoint) -> Shared {
+        Shared { endpoint, slots: AtomicUsize::new(0), in_flight: AtomicUsize::new(0), bridge: AtomicU64::new(0) }
+    }
+
+    /// The lane thread takes attempts from now on.
+    fn open(&self, slots: usize) {
+        self.slots.store(slots, SeqCst);
+        self.endpoint.wake_self();
+    }
+
+    fn is_full(&self) -> bool {
+        self.is_leaving() || self.in_flight.load(SeqCst) >= self.slots.load(SeqCst)
+    }
+
+    /// Has this process been asked to make room for another?
+    fn is_leaving(&self) -> bool {
+        self.endpoint.participant().leaves() != 0
+    }
+
+    fn is_over(&self) -> bool {
+        is_stopping(self.endpoint) || self.is_leaving() && self.in_flight.load(SeqCst) == 0
+    }
+
+    /// Does the pool take nothing new any more, or this process, and is there somebody to tell?
+    fn is_to_be_told(&self) -> bool {
+        let is_draining = || Mode::of(&self.endpoint.segment().header().control) >= Mode::Draining;
+        self.slots.load(SeqCst) > 0 && (is_draining() || self.is_leaving())
+    }
+
     fn receive(&self, claimed: Claimed<'static>, orders: &mpsc::UnboundedSender<Order>) -> Result<(), Corrupted> {
         let bridge = self.bridge.load(SeqCst);
         match origin(self.endpoint, &claimed, (bridge != 0).then(|| Name::of(bridge)))? {
@@ -142,9 +197,52 @@ impl Shared {
         }
         Ok(())
     }
+}
 
-    /// An attempt has ended, on whatever thread.
-    fn complete(&self, claimed: Claimed<'_>, completion: ActivityTaskCompletion) {
+/// An attempt, and its task in the segment.
+struct Attempt {
+    shared: Arc<Shared>,
+    /// `None` once it has ended.
+    claimed: Mutex<Option<Claimed<'static>>>,
+}
+
+impl Attempt {
+    fn new(shared: &Arc<Shared>, claimed: Claimed<'static>) -> Arc<Attempt> {
+        Arc::new(Attempt { shared: Arc::clone(shared), claimed: Mutex::new(Some(claimed)) })
+    }
+
+    fn claimed(&self) -> MutexGuard<'_, Option<Claimed<'static>>> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link for Attempt {
+    fn keep(&self, heartbeat: &ActivityHeartbeat) {
+        // If there is no room, the one before stands.
+        if let Some(claimed) = &*self.claimed()
+            && let Err(e) = claimed.checkpoint(&heartbeat.encode_to_vec())
+        {
+            tracing::debug!("a heartbeat was not kept: {e}");
+        }
+    }
+
+    /// A heartbeat on its way is a hint about an attempt that goes on: if the segment is full, the next one does.
+    fn send(&self, heartbeat: &ActivityHeartbeat) {
+        let bridge = Name::of(self.shared.bridge.load(SeqCst));
+        let to = once(To::Participant(bridge), Kind::Heartbeat, 0);
+        if let Err(e) = wire::submit(self.shared.endpoint, heartbeat, to) {
+            tracing::debug!("a heartbeat was not sent: {e}");
+        }
+    }
+
+    fn kill_after(&self, grace: Duration) {
+        if let Some(claimed) = &*self.claimed() {
+            claimed.end_within(grace);
+        }
+    }
+
+    fn complete(&self, completion: ActivityTaskCompletion) {
+        let Some(claimed) = self.claimed().take() else { return };
         let task_token = completion.task_token.clone();
         let written = wire::complete(claimed, &completion, |why| ActivityTaskCompletion {
             task_token,
@@ -155,17 +253,9 @@ impl Shared {
             // SAFETY: the segment is damaged: nothing is to be finished, and no destructor must run.
             unsafe { libc::_exit(DAMAGED.into()) }
         }
-        self.in_flight.fetch_sub(1, SeqCst);
+        self.shared.in_flight.fetch_sub(1, SeqCst);
         // The lane thread may wait for a slot. (Unconditional: its last look comes after its word is set.)
-        self.endpoint.wake_self();
-    }
-
-    /// A heartbeat is a hint about an attempt that goes on: if the segment is full, the next one does.
-    fn heartbeat(&self, heartbeat: &ActivityHeartbeat) {
-        let bridge = Name::of(self.bridge.load(SeqCst));
-        if let Err(e) = wire::submit(self.endpoint, heartbeat, once(To::Participant(bridge), Kind::Heartbeat, 0)) {
-            tracing::debug!("a heartbeat was not sent: {e}");
-        }
+        self.shared.endpoint.wake_self();
     }
 }
 
@@ -184,7 +274,7 @@ mod tests {
         let pool = Pool::new(wire::QUEUES.len());
         let old = pool.endpoint();
         let endpoint: &'static Endpoint = Box::leak(Box::new(pool.endpoint()));
-        let shared = Shared { endpoint, in_flight: AtomicUsize::new(0), bridge: AtomicU64::new(0) };
+        let shared = Arc::new(Shared::new(endpoint));
         let (orders, mut inbox) = mpsc::unbounded_channel();
         let task = ActivityTask { task_token: vec![1], variant: Some(Variant::Start(Start::default())) };
         let claim = || endpoint.claim(endpoint.queue(ACTIVITY_QUEUE)).unwrap().expect("a task");
@@ -209,7 +299,7 @@ mod tests {
         assert!(matches!(inbox.try_recv(), Ok(Order::CancelAll)), "the old bridge's attempts go on");
         let (next, _) = started(&mut inbox);
         for (claimed, n) in [(running, 1), (next, 0)] {
-            shared.complete(claimed, ActivityTaskCompletion::default());
+            Attempt::new(&shared, claimed).complete(ActivityTaskCompletion::default());
             assert_eq!(shared.in_flight.load(SeqCst), n);
         }
         assert!(new.take().unwrap().is_some());

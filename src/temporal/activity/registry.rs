@@ -2,9 +2,16 @@
 
 use super::{
     ActivityContext, ActivityDefinition, ActivityError, Payload, TemporalDeserializable, TemporalSerializable, convert,
+    state::{Init, States},
 };
 use futures_util::future::{BoxFuture, FutureExt};
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    any::{Any, TypeId, type_name},
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 /// The payload of a result, or why there is none.
 pub(super) type Outcome = Result<Payload, ActivityError>;
@@ -14,6 +21,59 @@ pub(super) type Outcome = Result<Payload, ActivityError>;
 pub(super) enum Handler {
     Async(Arc<dyn Fn(ActivityContext, Vec<Payload>) -> BoxFuture<'static, Outcome> + Send + Sync>),
     Blocking(Arc<dyn Fn(ActivityContext, Vec<Payload>) -> Outcome + Send + Sync>),
+}
+
+/// How the attempts of an activity are treated, beside what its handler does: for
+/// [`Activities::with_options`].
+///
+/// ```
+/// # use shmworker::temporal::activity::RegisterOptions;
+/// use std::time::Duration;
+///
+/// let options = RegisterOptions::new().auto_heartbeat().kill_after(Duration::from_secs(5));
+/// # let _ = options;
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegisterOptions {
+    pub(super) auto_heartbeat: bool,
+    pub(super) kill_after: Option<Duration>,
+}
+
+impl RegisterOptions {
+    /// No heartbeats but the handler's own, and nobody is killed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Heartbeats go out by themselves, a third of the activity's heartbeat timeout after the last one, with the newest details:
+    /// those of the handler, until then those of the earlier attempt. Without a heartbeat timeout, and for a local activity,
+    /// there are none.
+    ///
+    /// They say that the process lives, not that the handler gets on: they stop when the process dies or is stopped, or when an
+    /// async handler blocks the thread that all of these share. For a handler that can hang by itself leave this out, and let it
+    /// record heartbeats as it gets on. What it is good for: an activity that waits for something else hears of its cancellation,
+    /// which the server mentions only in its answer to a heartbeat.
+    pub fn auto_heartbeat(mut self) -> Self {
+        self.auto_heartbeat = true;
+        self
+    }
+
+    /// An attempt that still runs so long after it was cancelled is ended by killing its process (SIGKILL). It is then reported
+    /// as if it had ended by itself as cancelled.
+    ///
+    /// All other attempts of that process end with it, as failed; Temporal retries those by their policies. So run such an
+    /// activity in processes with one slot, or on a task queue of its own; or its code as a program
+    /// ([`Activities::with_exec`]), where only that is killed.
+    pub fn kill_after(mut self, grace: Duration) -> Self {
+        self.kill_after = Some(grace);
+        self
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Registered {
+    pub(super) handler: Handler,
+    pub(super) options: RegisterOptions,
 }
 
 /// The activities that a program offers, by name.
@@ -33,7 +93,8 @@ pub(super) enum Handler {
 /// ```
 #[derive(Clone, Default)]
 pub struct Activities {
-    handlers: BTreeMap<String, Handler>,
+    handlers: BTreeMap<String, Registered>,
+    states: Vec<Init>,
 }
 
 impl Activities {
@@ -91,7 +152,7 @@ impl Activities {
             let handler = Arc::clone(&handler);
             async move {
                 let input = decode_input(&context, input)?;
-                convert::encode(&handler(context, input).await?)
+                convert::encode(&handler(context.clone(), input).await?, context.converter())
             }
             .boxed()
         };
@@ -112,9 +173,85 @@ impl Activities {
     {
         let handler = move |context: ActivityContext, input| {
             let input = decode_input(&context, input)?;
-            convert::encode(&handler(context, input)?)
+            convert::encode(&handler(context.clone(), input)?, context.converter())
         };
         self.insert(name.into(), Handler::Blocking(Arc::new(handler)))
+    }
+
+    /// Says how the attempts of an activity are treated that is registered already, in place of what was said before.
+    ///
+    /// ```
+    /// # use shmworker::temporal::activity::{Activities, RegisterOptions};
+    /// let activities = Activities::new()
+    ///     .register("wait for the courier", |_context, (): ()| async { Ok(()) })
+    ///     .with_options("wait for the courier", RegisterOptions::new().auto_heartbeat());
+    /// # let _ = activities;
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If no activity has this name.
+    pub fn with_options(mut self, name: &str, options: RegisterOptions) -> Self {
+        let Some(registered) = self.handlers.get_mut(name) else {
+            panic!("no activity {name:?} is registered: give it options after that")
+        };
+        registered.options = options;
+        self
+    }
+
+    /// Says how a process makes its own value of type `T`, e.g. a connection or a model: once, before its first attempt. All its
+    /// attempts share it, by [`ActivityContext::state`].
+    ///
+    /// `init` may block. If it fails the process says why and ends, without having taken a task; another takes its place after a
+    /// pause that grows. If five in a row fail, the worker ends.
+    ///
+    /// ```
+    /// # use shmworker::temporal::activity::Activities;
+    /// struct Stopwords(Vec<String>);
+    ///
+    /// let activities = Activities::new()
+    ///     .state(|| Ok(Stopwords(std::fs::read_to_string("stopwords.txt")?.lines().map(str::to_owned).collect())))
+    ///     .register("is common", |context, word: String| async move {
+    ///         Ok(context.state::<Stopwords>()?.0.contains(&word))
+    ///     });
+    /// # let _ = activities;
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If one is registered for this type.
+    pub fn state<T, F>(self, init: F) -> Self
+    where
+        T: Any + Send + Sync,
+        F: Fn() -> Result<T, ActivityError> + Send + Sync + 'static,
+    {
+        let init = Arc::new(init);
+        self.state_async(move || {
+            let init = Arc::clone(&init);
+            async move {
+                // Its panic is the process's, whose message has been printed.
+                tokio::task::spawn_blocking(move || init())
+                    .await
+                    .unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
+            }
+        })
+    }
+
+    /// As [`state`](Self::state), for an `init` that awaits; what it starts on the runtime goes on.
+    ///
+    /// # Panics
+    ///
+    /// If one is registered for this type.
+    pub fn state_async<T, F, Fut>(mut self, init: F) -> Self
+    where
+        T: Any + Send + Sync,
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, ActivityError>> + Send + 'static,
+    {
+        let (id, name) = (TypeId::of::<T>(), type_name::<T>());
+        assert!(!self.states.iter().any(|state| state.is_of(id)), "a state of type {name} is registered already");
+        self.states.push(Init::new(init));
+        self
     }
 
     /// The names in alphabetical order.
@@ -127,13 +264,21 @@ impl Activities {
         self.handlers.is_empty()
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Handler> {
+    pub(super) fn get(&self, name: &str) -> Option<&Registered> {
         self.handlers.get(name)
+    }
+
+    /// Makes the values of this process.
+    ///
+    /// # Errors
+    /// Which one could not be made, and why.
+    pub(super) async fn make_states(&self) -> Result<States, String> {
+        States::make(&self.states).await
     }
 
     fn insert(mut self, name: String, handler: Handler) -> Self {
         assert!(!self.handlers.contains_key(&name), "activity {name:?} is registered twice: give one another name");
-        self.handlers.insert(name, handler);
+        self.handlers.insert(name, Registered { handler, options: RegisterOptions::default() });
         self
     }
 }
@@ -142,7 +287,8 @@ fn decode_input<I: TemporalDeserializable + 'static>(
     context: &ActivityContext,
     input: Vec<Payload>,
 ) -> Result<I, ActivityError> {
-    convert::decode(input, format_args!("the input of activity {:?}", context.info().activity_type))
+    let what = format_args!("the input of activity {:?}", context.info().activity_type);
+    convert::decode(input, context.converter(), what)
 }
 
 impl fmt::Debug for Activities {
@@ -160,5 +306,19 @@ mod tests {
     fn a_name_is_registered_once() {
         let echo = |_: ActivityContext, text: String| Ok(text);
         let _ = Activities::new().register_blocking("echo", echo).register_blocking("echo", echo);
+    }
+
+    #[test]
+    #[should_panic = "no activity \"ecco\" is registered"]
+    fn options_are_for_what_is_registered() {
+        let _ = Activities::new()
+            .register_blocking("echo", |_: ActivityContext, text: String| Ok(text))
+            .with_options("ecco", RegisterOptions::new());
+    }
+
+    #[test]
+    #[should_panic = "a state of type u32 is registered already"]
+    fn a_process_has_one_state_of_a_type() {
+        let _ = Activities::new().state(|| Ok(1_u32)).state_async(|| async { Ok(2_u32) });
     }
 }

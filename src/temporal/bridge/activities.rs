@@ -1,7 +1,7 @@
 //! Attempts out, heartbeats and ends in.
 
 use super::{
-    Bridge, activity, is_done, is_local,
+    Bridge, Converter, activity, is_done, is_local,
     routes::Pending,
     why_not,
     wire::{ACTIVITY_QUEUE, Kind, once},
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use temporalio_common::protos::{
     coresdk::{
         ActivityHeartbeat, ActivityTaskCompletion,
-        activity_result::ActivityExecutionResult,
+        activity_result::{ActivityExecutionResult, activity_execution_result::Status},
         activity_task::{ActivityCancelReason, ActivityTask, Cancel as CancelTask, activity_task::Variant},
     },
     temporal::api::failure::v1::Failure,
@@ -78,30 +78,40 @@ impl Bridge {
 
     /// An activity process has answered, or will not.
     pub(super) fn finish_activity(&self, finished: &Finished<'_>, token: Vec<u8>) -> Result<(), Corrupted> {
-        let reason = self.routes().activities.remove(&token).and_then(|(_, reason)| reason);
-        let completion = match (finished.outcome(), ActivityTaskCompletion::decode(finished.output()?)) {
-            (_, Ok(completion)) if is_done(finished) => completion,
-            (Outcome::Cancelled, _) => {
-                let result = Some(activity::cancelled(reason, is_local(&token), None));
-                ActivityTaskCompletion { task_token: token, result }
+        let reason = self.routes().activities.get(&token).and_then(|(_, reason)| *reason);
+        let completion = match (finished.outcome(), ActivityTaskCompletion::decode(finished.output()?), reason) {
+            (_, Ok(completion), _) if is_done(finished) => completion,
+            // Before it began; or its process was killed over it, for that is the one limit that attempts have.
+            (Outcome::Cancelled, ..) | (Outcome::TimedOut, _, Some(_)) => {
+                let result = Some(activity::cancelled(reason, is_local(&token), None, &Converter::default()));
+                ActivityTaskCompletion { task_token: token.clone(), result }
             }
-            _ => failed_activity(token, why_not(finished, "activity")),
+            _ => failed_activity(token.clone(), why_not(finished, "activity")),
         };
+        // Core sends the newest details with a failure: those that it hears of before. On their way here they may be behind.
+        if is_unfinished(&completion)
+            && let Some(newest) = finished.last_checkpoint()?
+        {
+            self.heartbeat(newest);
+        }
+        // Only now: from here on heartbeats of the attempt are late.
+        self.routes().activities.remove(&token);
         self.complete_activity(completion);
         Ok(())
     }
 
+    /// False: that is no heartbeat.
     pub(super) fn heartbeat(&self, payload: &[u8]) -> bool {
+        let Ok(heartbeat) = ActivityHeartbeat::decode(payload) else { return false };
         let worker = self.core.get().and_then(|core| core.activities.as_ref());
-        match (worker, ActivityHeartbeat::decode(payload)) {
-            (Some(worker), Ok(heartbeat)) => {
-                // Core's call may spawn.
-                let _runtime = self.handle.enter();
-                worker.record_activity_heartbeat(heartbeat);
-                true
-            }
-            _ => false,
+        if let Some(worker) = worker
+            && self.routes().activities.contains_key(&heartbeat.task_token)
+        {
+            // Core's call may spawn.
+            let _runtime = self.handle.enter();
+            worker.record_activity_heartbeat(heartbeat);
         }
+        true
     }
 
     /// The user is in a hurry: every activity is told.
@@ -123,6 +133,12 @@ impl Bridge {
             }
         });
     }
+}
+
+/// Will there be another attempt perhaps, or does somebody look at the details of the last one?
+fn is_unfinished(completion: &ActivityTaskCompletion) -> bool {
+    let status = completion.result.as_ref().and_then(|result| result.status.as_ref());
+    matches!(status, Some(Status::Failed(_) | Status::Cancelled(_)))
 }
 
 /// A retryable failure: Temporal's retry policy decides what follows.

@@ -15,39 +15,52 @@
 //!
 //! # Deaths
 //!
-//! - Of a workflow process. An activation in its hands comes back as `WorkerDied`, one addressed to it as
-//!   `AddresseeDied`: both are failed, and Core then evicts the run by itself (it issues no eviction while an activation is
-//!   outstanding). A parked run of its is evicted on the news of the death. An eviction whose owner is dead is answered here.
-//!   The first activation of a run is simply given to another process: nobody has seen its effects.
+//! - Of a workflow process. An activation in its hands comes back as `WorkerDied` (`TimedOut`, if it was killed since it did not
+//!   yield), one addressed to it as `AddresseeDied`: they are failed, and Core then evicts the run by itself (it issues no
+//!   eviction while an activation is outstanding). A parked run of its is evicted on the news of the death. Evictions are
+//!   answered here in any case, and their owners told to forget. The first activation of a run is simply given to another
+//!   process: nobody has seen its effects.
 //! - Of an activity process. The attempt is failed at once, with the signal in the message; Temporal retries by its policy.
 //! - Of the bridge. Another is started; what it had submitted is dropped by the coordinator, and workers forget the runs of
 //!   a bridge that is gone ([`super::worker`]). The server's own timeouts bring the tasks back.
 mod activities;
+mod balance;
 mod config;
 pub(crate) mod replay;
 mod routes;
+mod slots;
 mod workflows;
 
 pub(crate) use config::Config;
 
 use self::{
+    balance::Crew,
     config::{activity_config, workflow_config},
     routes::{Pending, Routes},
 };
 use super::{
     activity,
     connect::{ConnectError, Server},
+    converter::Converter,
     wire::{self, Kind, STATUS_REFUSED},
 };
 use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, Finished, STATUS_OK, SubmitError},
     lockfree::{participant::Name, word::Outcome},
-    process::{Mode, coordinator::Seat, exit::Exit, output::last_word},
+    process::{
+        Mode,
+        coordinator::Seat,
+        exit::{Exit, OVERDUE},
+        output::last_word,
+    },
     sync::Acquire,
 };
 use futures_util::future::join_all;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Instant,
+};
 use temporalio_common::telemetry::{Logger, TelemetryOptions};
 use temporalio_sdk_core::{CoreRuntime, RuntimeOptions, TaskToken, TokioRuntimeBuilder, Worker, init_worker};
 use tokio::{
@@ -103,7 +116,7 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, config: &Config) -> Result<()
     let endpoint = seat.endpoint;
     // A first signal while we still connect: there is nothing to drain.
     let (drain, mut draining) = watch::channel(false);
-    let bridge = Arc::new(Bridge::new(endpoint, Handle::current(), drain));
+    let bridge = Arc::new(Bridge::new(endpoint, Handle::current(), drain, config));
     let lanes = bridge.clone();
     std::thread::Builder::new()
         .name("lanes".into())
@@ -121,7 +134,10 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, config: &Config) -> Result<()
     };
     let core = Arc::new(Core {
         workflows: if config.workflow_processes > 0 {
-            Some(init_worker(runtime, workflow_config(config)?, connection.clone()).map_err(other)?)
+            Some(
+                init_worker(runtime, workflow_config(config, bridge.crew.slots.clone())?, connection.clone())
+                    .map_err(other)?,
+            )
         } else {
             None
         },
@@ -189,14 +205,26 @@ struct Bridge {
     core: OnceLock<Arc<Core>>,
     handle: Handle,
     routes: Mutex<Routes>,
+    crew: Crew,
+    /// What an activation may take before its process counts as deadlocked; 0: any time.
+    deadlock_ms: u32,
     /// Told whenever a result has been taken: there may be room again.
     room: Notify,
     drain: watch::Sender<bool>,
 }
 
 impl Bridge {
-    fn new(endpoint: &'static Endpoint, handle: Handle, drain: watch::Sender<bool>) -> Bridge {
-        Bridge { endpoint, core: Default::default(), handle, routes: Default::default(), room: Notify::new(), drain }
+    fn new(endpoint: &'static Endpoint, handle: Handle, drain: watch::Sender<bool>, config: &Config) -> Bridge {
+        Bridge {
+            endpoint,
+            core: OnceLock::new(),
+            handle,
+            routes: Mutex::default(),
+            crew: Crew::new(config.workflow_processes, config.activity_processes),
+            deadlock_ms: u32::try_from(config.deadlock_timeout.as_millis()).unwrap_or(u32::MAX),
+            room: Notify::new(),
+            drain,
+        }
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
@@ -221,24 +249,24 @@ impl Bridge {
     }
 
     /// The lane thread.
-    fn serve_lanes(&self) -> Result<(), Corrupted> {
+    fn serve_lanes(self: &Arc<Self>) -> Result<(), Corrupted> {
         let control = &self.endpoint.segment().header().control;
         let deaths = || control.deaths.load(Acquire);
         let mut deaths_seen = deaths();
         let mut mode_seen = Mode::Running;
+        let mut look_at: Option<Instant> = None;
         loop {
-            let mut busy = false;
-            while let Some(finished) = self.endpoint.take()? {
-                busy = true;
-                self.finish(&finished)?;
-                self.endpoint.count();
-                drop(finished);
-                self.room.notify_waiters();
-            }
+            let mut busy = self.take_results()?;
             while let Some(claimed) = self.endpoint.claim(self.endpoint.private())? {
                 busy = true;
                 let known = match Kind::of(&claimed) {
                     Some(Kind::Heartbeat) => self.heartbeat(claimed.input()?),
+                    Some(Kind::Leave) => {
+                        // What it has answered before comes first.
+                        self.take_results()?;
+                        self.let_go(claimed)?;
+                        continue;
+                    }
                     _ => false,
                 };
                 let status = if known { STATUS_OK } else { STATUS_REFUSED };
@@ -258,29 +286,43 @@ impl Bridge {
                 }
                 mode_seen = mode;
             }
+            let now = Instant::now();
+            if look_at.map_or_else(|| self.routes().is_watched, |at| at <= now) {
+                look_at = self.balance();
+            }
             if !busy {
-                self.endpoint.park(&[], None, || deaths() != deaths_seen || Mode::of(control) != mode_seen);
+                let timeout = look_at.map(|at| at.saturating_duration_since(now));
+                let is_news = || deaths() != deaths_seen || Mode::of(control) != mode_seen;
+                self.endpoint.park(&[], timeout, || is_news() || look_at.is_none() && self.routes().is_watched);
             }
         }
     }
 
-    fn finish(&self, finished: &Finished<'_>) -> Result<(), Corrupted> {
+    fn take_results(self: &Arc<Self>) -> Result<bool, Corrupted> {
+        let mut busy = false;
+        while let Some(finished) = self.endpoint.take()? {
+            busy = true;
+            self.finish(&finished)?;
+            self.endpoint.count();
+            drop(finished);
+            self.room.notify_waiters();
+        }
+        Ok(busy)
+    }
+
+    fn finish(self: &Arc<Self>, finished: &Finished<'_>) -> Result<(), Corrupted> {
         let pending = self.routes().pending.remove(&finished.tag());
         match pending {
-            Some(Pending::Activation { run_id, eviction }) => self.finish_activation(finished, run_id, eviction),
+            Some(Pending::Activation(activation)) => self.finish_activation(finished, activation.run_id),
             Some(Pending::Activity { token }) => self.finish_activity(finished, token),
             Some(Pending::Note) | None => Ok(()),
         }
     }
 
     fn is_live(&self, name: Name) -> bool {
-        is_live(self.endpoint, name)
+        // Damage shows in the lanes as well, and ends the bridge there.
+        self.endpoint.segment().table().is_live(name).unwrap_or(false)
     }
-}
-
-fn is_live(endpoint: &Endpoint, name: Name) -> bool {
-    // Damage shows in the lanes as well, and ends the bridge there.
-    endpoint.segment().table().is_live(name).unwrap_or(false)
 }
 
 /// Did it run to its end, so that its output is its answer?
@@ -291,10 +333,16 @@ fn is_done(finished: &Finished<'_>) -> bool {
 /// Why a task came back without a result, for people who read histories.
 fn why_not(finished: &Finished<'_>, kind: &str) -> String {
     match finished.outcome() {
-        Outcome::WorkerDied => match Exit::unpack(finished.exit()) {
-            Exit::Unknown => format!("the {kind} process died"),
-            exit => format!("the {kind} process died: {exit}"),
-        },
+        Outcome::WorkerDied if finished.exit() & OVERDUE != 0 => {
+            format!("the {kind} process was killed over another that it ran, which did not end in time")
+        }
+        // Of those that are addressed to a process some were in its hands.
+        Outcome::WorkerDied | Outcome::AddresseeDied if finished.claimant().is_some() => {
+            match Exit::unpack(finished.exit()) {
+                Exit::Unknown => format!("the {kind} process died"),
+                exit => format!("the {kind} process died: {exit}"),
+            }
+        }
         Outcome::AddresseeDied => format!("the {kind} process died while this was on its way to it"),
         outcome => format!("the {kind} process gave no result: {outcome:?}, status {}", finished.status()),
     }

@@ -2,19 +2,19 @@
 
 use super::wire;
 use crate::{
-    exec::endpoint::{Endpoint, Submission, SubmitError},
+    exec::endpoint::{Claimed, Endpoint, Submission, SubmitError},
     lockfree::{participant::Name, table::TaskId},
 };
 use prost::Message;
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    time::{Duration, Instant},
+};
 use temporalio_common::protos::coresdk::activity_task::ActivityCancelReason;
 
 /// What a task in the segment is to be answered with.
 pub(super) enum Pending {
-    Activation {
-        run_id: String,
-        eviction: bool,
-    },
+    Activation(Activation),
     Activity {
         token: Vec<u8>,
     },
@@ -22,12 +22,27 @@ pub(super) enum Pending {
     Note,
 }
 
-/// Who holds a run.
+/// An activation that is with a process, or on its way there.
+pub(super) struct Activation {
+    pub(super) run_id: String,
+    /// Whom it is for; `None`: the first of a run, for whoever is free.
+    pub(super) owner: Option<Name>,
+    pub(super) since: Instant,
+    pub(super) task: Option<TaskId>,
+}
+
+/// A run that Core has in its cache.
+#[derive(Default)]
 pub(super) struct Run {
     /// `None` until its first activation has been answered.
     pub(super) owner: Option<Name>,
     /// An activation is with its owner, or on its way there or back.
-    pub(super) outstanding: bool,
+    pub(super) is_outstanding: bool,
+    pub(super) workflow_type: String,
+    /// How long the server lets a workflow task of its take.
+    pub(super) task_timeout: Option<Duration>,
+    /// The last command that it gave, for people.
+    pub(super) last_command: String,
 }
 
 /// What is where. One lock over look-up, note and submission: a death in between would otherwise be noticed by neither.
@@ -37,6 +52,16 @@ pub(super) struct Routes {
     /// By task token: the task, and why it was cancelled, if it was.
     pub(super) activities: HashMap<Vec<u8>, (TaskId, Option<ActivityCancelReason>)>,
     pub(super) pending: HashMap<u64, Pending>,
+    /// Processes that end once they have no run any more, with what they are told then.
+    pub(super) leaving: HashMap<Name, Claimed<'static>>,
+    /// Processes that keep others' activations waiting: no run is to stay with them.
+    pub(super) overloaded: HashSet<Name>,
+    /// Activations that have come to an end since the last look.
+    pub(super) finished: usize,
+    /// Something is under way, so that processes are to be looked at.
+    pub(super) is_watched: bool,
+    /// How many runs each process owns; none, if it is not among them.
+    owned: HashMap<Name, usize>,
     last_tag: u64,
 }
 
@@ -51,8 +76,57 @@ impl Routes {
     ) -> Result<TaskId, SubmitError> {
         self.last_tag += 1;
         let tag = self.last_tag;
+        let task = wire::submit(endpoint, message, Submission { tag, ..submission })?;
+        // Whoever takes the result has to have the lock first.
+        let pending = match pending {
+            Pending::Activation(activation) => Pending::Activation(Activation { task: Some(task), ..activation }),
+            other => other,
+        };
         self.pending.insert(tag, pending);
-        wire::submit(endpoint, message, Submission { tag, ..submission })
-            .inspect_err(|_| drop(self.pending.remove(&tag)))
+        Ok(task)
+    }
+
+    /// The activations that are with processes or on their way there.
+    pub(super) fn activations(&self) -> impl Iterator<Item = &Activation> {
+        self.pending.values().filter_map(|p| if let Pending::Activation(a) = p { Some(a) } else { None })
+    }
+
+    /// The runs of such owners that have nothing to do, as far as is known here.
+    pub(super) fn parked(&self, is_owner: impl Fn(Option<Name>) -> bool) -> Vec<String> {
+        let parked = self.runs.iter().filter(|(_, run)| !run.is_outstanding && is_owner(run.owner));
+        parked.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// A run's first activation was answered by `owner`, unless it has one already. Returns its owner.
+    pub(super) fn own(&mut self, run_id: &str, owner: Option<Name>) -> Option<Name> {
+        let run = self.runs.get_mut(run_id)?;
+        if run.owner.is_none()
+            && let Some(owner) = owner
+        {
+            run.owner = Some(owner);
+            *self.owned.entry(owner).or_default() += 1;
+        }
+        run.owner
+    }
+
+    /// Core has no use for the run any more.
+    pub(super) fn remove(&mut self, run_id: &str) {
+        let Some(Run { owner: Some(owner), .. }) = self.runs.remove(run_id) else { return };
+        if let Entry::Occupied(mut owned) = self.owned.entry(owner) {
+            *owned.get_mut() -= 1;
+            if *owned.get() == 0 {
+                owned.remove();
+            }
+        }
+    }
+
+    /// Those who want to leave, and have no run any more.
+    pub(super) fn free_to_leave(&mut self) -> Vec<Claimed<'static>> {
+        self.leaving.extract_if(|name, _| !self.owned.contains_key(name)).map(|(_, leave)| leave).collect()
+    }
+
+    /// Is no run to stay with this process?
+    pub(super) fn is_to_be_left(&self, owner: Name) -> bool {
+        self.leaving.contains_key(&owner) || self.overloaded.contains(&owner)
     }
 }

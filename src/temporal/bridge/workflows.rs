@@ -1,20 +1,23 @@
 //! Activations out, completions in, and what becomes of the runs of a process that dies.
 
 use super::{
-    Bridge, is_live,
-    routes::{Pending, Run},
+    Bridge, is_done,
+    routes::{Activation, Pending, Run},
     why_not,
     wire::{Kind, WORKFLOW_QUEUE, once},
 };
 use crate::{
     error::Corrupted,
     exec::endpoint::{Finished, To},
-    lockfree::descriptor::retry_on,
+    lockfree::{descriptor::retry_on, word::Outcome},
 };
 use prost::Message;
-use std::sync::Arc;
+use std::{fmt, sync::Arc, time::Instant};
 use temporalio_common::protos::{
-    coresdk::{workflow_activation::WorkflowActivation, workflow_completion::WorkflowActivationCompletion},
+    coresdk::{
+        workflow_activation::{WorkflowActivation, workflow_activation_job::Variant as Job},
+        workflow_completion::{WorkflowActivationCompletion, workflow_activation_completion::Status},
+    },
     temporal::api::failure::v1::Failure,
 };
 use temporalio_sdk_core::PollError;
@@ -35,104 +38,187 @@ impl Bridge {
         }
     }
 
-    async fn route(&self, activation: WorkflowActivation) {
+    async fn route(self: &Arc<Self>, activation: WorkflowActivation) {
         let run_id = activation.run_id.clone();
-        let eviction = activation.is_only_eviction();
+        if activation.is_only_eviction() {
+            return self.answer_eviction(run_id).await;
+        }
+        let init = activation.jobs.iter().find_map(|job| match &job.variant {
+            Some(Job::InitializeWorkflow(init)) => Some(init),
+            _ => None,
+        });
         let routed = self
             .when_there_is_room(|| {
                 let mut routes = self.routes();
                 let owner = routes.runs.get(&run_id).and_then(|run| run.owner);
-                if eviction && !owner.is_some_and(|owner| self.is_live(owner)) {
-                    // Nobody has the run any more, or ever had.
-                    routes.runs.remove(&run_id);
-                    return Ok(false);
-                }
-                let mut submission = match owner {
-                    Some(owner) => once(To::Participant(owner), Kind::Activation, 0),
-                    None => once(To::Queue(WORKFLOW_QUEUE), Kind::Activation, 0),
-                };
+                let to = owner.map_or(To::Queue(WORKFLOW_QUEUE), To::Participant);
+                let mut submission = once(to, Kind::Activation, 0);
+                submission.limits.run_ms = self.deadlock_ms;
                 if owner.is_none() {
                     submission.max_attempts = FIRST_ACTIVATION_ATTEMPTS;
-                    submission.retry_on = retry_on::DIED | retry_on::TIMED_OUT;
+                    submission.retry_on = retry_on::DIED;
                 }
-                let pending = Pending::Activation { run_id: run_id.clone(), eviction };
-                routes.submit(self.endpoint, &activation, submission, pending)?;
-                routes.runs.entry(run_id.clone()).or_insert(Run { owner: None, outstanding: true }).outstanding = true;
-                Ok(true)
+                let pending = Activation { run_id: run_id.clone(), owner, since: Instant::now(), task: None };
+                routes.submit(self.endpoint, &activation, submission, Pending::Activation(pending))?;
+                let run = routes.runs.entry(run_id.clone()).or_default();
+                run.is_outstanding = true;
+                if let Some(init) = init {
+                    run.workflow_type.clone_from(&init.workflow_type);
+                    run.task_timeout = init.workflow_task_timeout.and_then(|t| t.try_into().ok());
+                }
+                if !std::mem::replace(&mut routes.is_watched, true) {
+                    drop(routes);
+                    self.endpoint.wake_self();
+                }
+                Ok(())
             })
             .await;
-        match routed {
-            Ok(true) => {}
-            Ok(false) => self.complete_workflow(WorkflowActivationCompletion::empty(run_id)),
-            Err(e) => self.fail_activation(run_id, e.to_string()),
+        if let Err(e) = routed {
+            self.fail_activation(run_id, e.to_string());
         }
+    }
+
+    /// Answered at once: the run is parked, and its owner, which may be busy with another, forgets it before it begins it anew.
+    async fn answer_eviction(self: &Arc<Self>, run_id: String) {
+        let told = self
+            .when_there_is_room(|| {
+                let mut routes = self.routes();
+                let owner = routes.runs.get(&run_id).and_then(|run| run.owner);
+                if let Some(owner) = owner.filter(|&owner| self.is_live(owner)) {
+                    routes.submit(
+                        self.endpoint,
+                        &run_id,
+                        once(To::Participant(owner), Kind::Forget, 0),
+                        Pending::Note,
+                    )?;
+                }
+                routes.remove(&run_id);
+                Ok(())
+            })
+            .await;
+        if let Err(e) = told.and_then(|()| Ok(self.release_leavers()?)) {
+            tracing::error!("evict run {run_id}: {e}");
+        }
+        self.complete_workflow(WorkflowActivationCompletion::empty(run_id));
     }
 
     /// A workflow process has answered, or will not.
     pub(super) fn finish_activation(
-        &self,
+        self: &Arc<Self>,
         finished: &Finished<'_>,
         run_id: String,
-        eviction: bool,
     ) -> Result<(), Corrupted> {
+        let completion = WorkflowActivationCompletion::decode(finished.output()?).ok().filter(|_| is_done(finished));
         let mut routes = self.routes();
-        if eviction {
-            // Answered by the owner, or by us in its place if it died over it.
-            routes.runs.remove(&run_id);
-            drop(routes);
-            self.complete_workflow(WorkflowActivationCompletion::empty(run_id));
-            return Ok(());
-        }
-        if let Some(run) = routes.runs.get_mut(&run_id) {
-            run.outstanding = false;
-            run.owner = run.owner.or(finished.claimant());
+        routes.finished += 1;
+        routes.own(&run_id, finished.claimant());
+        let run = routes.runs.get_mut(&run_id);
+        let why = match (&completion, &run) {
+            (Some(_), _) => String::new(),
+            (None, Some(run)) => why_no_completion(finished, &run_id, run, self.deadlock_ms)?,
+            (None, None) => why_not(finished, "workflow"),
+        };
+        if let Some(run) = run {
+            run.is_outstanding = false;
+            note_last_command(completion.as_ref(), &mut run.last_command);
         }
         drop(routes);
-        match WorkflowActivationCompletion::decode(finished.output()?) {
-            Ok(completion) if super::is_done(finished) => self.complete_workflow(completion),
-            _ => self.fail_activation(run_id, why_not(finished, "workflow")),
+        match completion {
+            Some(completion) => self.complete_workflow(completion),
+            None => self.fail_activation(run_id, why),
         }
         Ok(())
     }
 
     /// Parked runs of dead processes. One with an activation outstanding comes back by itself.
     pub(super) fn evict_orphans(&self) {
-        let routes = self.routes();
-        let orphans =
-            routes.runs.iter().filter(|(_, run)| !run.outstanding && !run.owner.is_some_and(|o| self.is_live(o)));
-        let orphans: Vec<String> = orphans.map(|(id, _)| id.clone()).collect();
-        drop(routes);
+        let orphans = self.routes().parked(|owner| !owner.is_some_and(|owner| self.is_live(owner)));
         orphans.iter().for_each(|run_id| self.evict(run_id));
     }
 
-    fn evict(&self, run_id: &str) {
+    pub(super) fn evict(&self, run_id: &str) {
         if let Some(worker) = self.core.get().and_then(|core| core.workflows.as_ref()) {
             let _runtime = self.handle.enter();
             worker.request_workflow_eviction(run_id);
         }
     }
 
-    fn fail_activation(&self, run_id: String, why: String) {
+    fn fail_activation(self: &Arc<Self>, run_id: String, why: String) {
         let failure = Failure { message: why, ..Default::default() };
         self.complete_workflow(WorkflowActivationCompletion::fail(run_id, failure, None));
     }
 
     /// Completions run side by side: Core may wait in one for another.
-    fn complete_workflow(&self, completion: WorkflowActivationCompletion) {
+    fn complete_workflow(self: &Arc<Self>, completion: WorkflowActivationCompletion) {
         let Some(core) = self.core.get().cloned() else { return };
         let run_id = completion.run_id.clone();
-        let owner = self.routes().runs.get(&run_id).and_then(|run| run.owner);
-        let endpoint = self.endpoint;
+        let bridge = self.clone();
         self.handle.spawn(async move {
             let Some(worker) = &core.workflows else { return };
             if let Err(e) = worker.complete_workflow_activation(completion).await {
                 tracing::warn!("complete an activation of run {run_id}: {e}");
             }
-            // News of its owner's death that came before this found the activation outstanding in Core, which then evicts
+            // News of its owner that came before this found the activation outstanding in Core, which then evicts
             // nothing; news that comes after it finds the run parked.
-            if owner.is_some_and(|owner| !is_live(endpoint, owner)) {
+            let routes = bridge.routes();
+            let owner = routes.runs.get(&run_id).and_then(|run| run.owner);
+            let is_to_go = owner.is_some_and(|owner| !bridge.is_live(owner) || routes.is_to_be_left(owner));
+            drop(routes);
+            if is_to_go {
                 worker.request_workflow_eviction(&run_id);
             }
         });
+    }
+}
+
+/// Why an activation came back without a completion, for people who read histories. `run` is whose it was.
+fn why_no_completion(finished: &Finished<'_>, run_id: &str, run: &Run, deadlock_ms: u32) -> Result<String, Corrupted> {
+    let workflow_type = &run.workflow_type;
+    Ok(match finished.outcome() {
+        Outcome::TimedOut => {
+            let jobs =
+                WorkflowActivation::decode(finished.input()?).map(|activation| activation.jobs).unwrap_or_default();
+            let jobs: Vec<String> = jobs.iter().map(ToString::to_string).collect();
+            let before = match run.last_command.as_str() {
+                "" => "it had given no command before".to_owned(),
+                command => format!("its last command before was {command}"),
+            };
+            let why = format!(
+                "[TMPRL1101] potential deadlock: workflow {workflow_type:?} (run {run_id}) did not yield within {deadlock_ms} ms \
+                 while it was given {}; {before}; its process was killed, and its other runs are replayed: let activities do \
+                 what blocks or computes for long, or raise --deadlock-timeout",
+                jobs.join(", ")
+            );
+            tracing::error!("{why}");
+            why
+        }
+        Outcome::Cancelled => format!(
+            "the process of this run of {workflow_type:?} is busy with others: another is to replay it, since the time for \
+             its workflow task was running out"
+        ),
+        _ => why_not(finished, "workflow"),
+    })
+}
+
+/// The name of the last command, if there is one.
+fn note_last_command(completion: Option<&WorkflowActivationCompletion>, name: &mut String) {
+    if let Some(Status::Successful(success)) = completion.and_then(|c| c.status.as_ref())
+        && let Some(command) = success.commands.iter().filter_map(|c| c.variant.as_ref()).next_back()
+    {
+        name.clear();
+        // The derived text begins with the name, in one piece; what follows is refused.
+        let _ = fmt::write(&mut FirstPiece(name), format_args!("{command:?}"));
+    }
+}
+
+struct FirstPiece<'s>(&'s mut String);
+
+impl fmt::Write for FirstPiece<'_> {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        if !self.0.is_empty() {
+            return Err(fmt::Error);
+        }
+        self.0.push_str(piece);
+        Ok(())
     }
 }

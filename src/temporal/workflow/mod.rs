@@ -21,8 +21,10 @@ mod tests;
 pub(super) use self::process::workflow_process;
 use self::run::{Run, TaskFailed};
 use super::{
+    UserCode,
+    converter::Codec,
     panics,
-    seam::{self, Instantiate, WorkflowInit},
+    seam::{self, Instantiate, Surroundings, WorkflowInit},
 };
 use std::collections::{BTreeMap, HashMap};
 use temporalio_common::{
@@ -110,13 +112,17 @@ pub(crate) struct WorkflowHost {
     workflows: Workflows,
     namespace: String,
     task_queue: String,
+    surroundings: Surroundings,
+    codec: Option<Codec>,
     runs: HashMap<String, Run>,
 }
 
 impl WorkflowHost {
     /// A host without runs. `namespace` and `task_queue` are what workflow code sees as its own.
-    pub(crate) fn new(workflows: Workflows, namespace: String, task_queue: String) -> Self {
-        Self { workflows, namespace, task_queue, runs: HashMap::new() }
+    pub(crate) fn new(code: impl Into<UserCode>, namespace: String, task_queue: String) -> Self {
+        let UserCode { workflows, converter, workflow_interceptors, .. } = code.into();
+        let surroundings = Surroundings { converter: converter.data().clone(), interceptors: workflow_interceptors };
+        Self { workflows, namespace, task_queue, surroundings, codec: converter.codec(), runs: HashMap::new() }
     }
 
     /// Applies `activation` and returns what Core is to be told. User code that panics or waits for something foreign
@@ -128,6 +134,14 @@ impl WorkflowHost {
             self.forget(&run_id);
             return WorkflowActivationCompletion::empty(run_id);
         }
+        match self.codec.clone() {
+            None => self.activate(activation),
+            Some(codec) => codec.around(activation, |activation| self.activate(activation)),
+        }
+    }
+
+    fn activate(&mut self, activation: WorkflowActivation) -> WorkflowActivationCompletion {
+        let run_id = activation.run_id.clone();
         match self.apply(activation) {
             Ok(commands) => WorkflowActivationCompletion {
                 run_id,
@@ -173,9 +187,14 @@ impl WorkflowHost {
     fn start(&self, run_id: String, init: InitializeWorkflow) -> Result<Run, TaskFailed> {
         let instantiate = self.workflows.find(&init.workflow_type)?;
         let (namespace, task_queue) = (self.namespace.clone(), self.task_queue.clone());
-        Run::start(instantiate, WorkflowInit { namespace, task_queue, run_id, initialize_workflow: init })
+        Run::start(
+            instantiate,
+            WorkflowInit { namespace, task_queue, run_id, initialize_workflow: init },
+            &self.surroundings,
+        )
     }
 
+    /// Drops a run, if it is here.
     fn forget(&mut self, run_id: &str) {
         if let Some(run) = self.runs.remove(run_id) {
             discard(run_id, run);

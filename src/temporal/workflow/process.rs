@@ -2,65 +2,130 @@
 
 use super::{
     super::{
-        process::{From, code, is_stopping, origin, refuse},
-        wire::{self, Kind, WORKFLOW_QUEUE},
+        UserCode,
+        process::{From, code, done, is_stopping, origin, refuse},
+        wire::{self, Kind, WORKFLOW_QUEUE, once},
     },
-    WorkflowHost, Workflows,
+    WorkflowHost,
 };
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Claimed, Endpoint},
+    exec::endpoint::{Claimed, Endpoint, SubmitError, To},
     lockfree::participant::Name,
     process::coordinator::Seat,
 };
 use prost::Message;
+use std::collections::HashMap;
 use temporalio_common::protos::{
-    coresdk::{workflow_activation::WorkflowActivation, workflow_completion::WorkflowActivationCompletion},
+    coresdk::{
+        workflow_activation::{WorkflowActivation, workflow_activation_job::Variant as Job},
+        workflow_completion::WorkflowActivationCompletion,
+    },
     temporal::api::failure::v1::Failure,
 };
 
 /// Runs a workflow process: one activation at a time, many suspended runs.
-pub(in super::super) fn workflow_process(seat: &Seat, workflows: &Workflows, namespace: &str, task_queue: &str) -> u8 {
-    let host = WorkflowHost::new(workflows.clone(), namespace.to_owned(), task_queue.to_owned());
-    code(serve_workflows(seat.endpoint, host))
+pub(in super::super) fn workflow_process(seat: &Seat, user: &UserCode, namespace: &str, task_queue: &str) -> u8 {
+    let host = WorkflowHost::new(user.clone(), namespace.to_owned(), task_queue.to_owned());
+    code(serve_workflows(seat, Runs::new(host)))
 }
 
-fn serve_workflows(endpoint: &Endpoint, mut host: WorkflowHost) -> Result<(), Corrupted> {
-    let mut bridge = None;
+fn serve_workflows(seat: &Seat, mut runs: Runs) -> Result<(), Corrupted> {
+    let endpoint = seat.endpoint;
     let queues = [endpoint.queue(WORKFLOW_QUEUE)];
-    while let Some(claimed) = endpoint.next(&queues, || is_stopping(endpoint))? {
-        activate(endpoint, claimed, &mut host, &mut bridge)?;
+    while !seat.is_over()
+        && let Some(claimed) = endpoint.next(&queues, || seat.is_over())?
+    {
+        runs.receive(endpoint, claimed)?;
+        seat.after_task();
     }
-    Ok(())
+    hand_over(endpoint, &mut runs)
 }
 
-fn activate(
-    endpoint: &Endpoint,
-    claimed: Claimed<'_>,
-    host: &mut WorkflowHost,
-    bridge: &mut Option<Name>,
-) -> Result<(), Corrupted> {
-    match origin(endpoint, &claimed, *bridge)? {
-        From::Same => {}
-        From::Another => {
-            *bridge = Some(claimed.submitter());
-            let runs = host.forget_all();
-            if runs > 0 {
-                tracing::info!(runs, "another bridge: the former one's runs are forgotten");
-            }
+/// Takes no new runs, and stays until the bridge has none of its runs here any more.
+fn hand_over(endpoint: &Endpoint, runs: &mut Runs) -> Result<(), Corrupted> {
+    let Some(bridge) = runs.bridge else { return Ok(()) };
+    let is_free = || is_stopping(endpoint) || endpoint.has_results();
+    while !is_stopping(endpoint) {
+        match wire::submit(endpoint, &(), once(To::Participant(bridge), Kind::Leave, 0)) {
+            Err(SubmitError::Corrupted(damage)) => return Err(damage),
+            Err(e) if e.is_transient() => endpoint.wait_for_room(0),
+            _ => break,
         }
-        From::Dead => return refuse(claimed),
     }
-    match (Kind::of(&claimed), WorkflowActivation::decode(claimed.input()?)) {
-        (Some(Kind::Activation), Ok(activation)) => {
-            let run_id = activation.run_id.clone();
-            let completion = host.handle(activation);
-            wire::complete(claimed, &completion, |why| {
-                let failure = Failure { message: why, ..Default::default() };
-                WorkflowActivationCompletion::fail(run_id, failure, None)
-            })
+    while !is_free()
+        && let Some(claimed) = endpoint.next(&[], is_free)?
+    {
+        runs.receive(endpoint, claimed)?;
+    }
+    // Answered, or the bridge is dead, which makes no difference: nobody has an activation for these runs.
+    endpoint.take().map(drop)
+}
+
+/// The runs of this process.
+struct Runs {
+    host: WorkflowHost,
+    /// The note of the task by which each began.
+    began: HashMap<String, u64>,
+    /// Whose they are.
+    bridge: Option<Name>,
+}
+
+impl Runs {
+    fn new(host: WorkflowHost) -> Runs {
+        Runs { host, began: HashMap::new(), bridge: None }
+    }
+
+    fn receive(&mut self, endpoint: &Endpoint, claimed: Claimed<'_>) -> Result<(), Corrupted> {
+        match origin(endpoint, &claimed, self.bridge)? {
+            From::Same => {}
+            From::Another => {
+                self.bridge = Some(claimed.submitter());
+                self.began.clear();
+                let runs = self.host.forget_all();
+                if runs > 0 {
+                    tracing::info!(runs, "another bridge: the former one's runs are forgotten");
+                }
+            }
+            From::Dead => return refuse(claimed),
         }
-        _ => refuse(claimed),
+        match Kind::of(&claimed) {
+            Some(Kind::Activation) => match WorkflowActivation::decode(claimed.input()?) {
+                Ok(activation) => self.activate(claimed, activation),
+                Err(_) => refuse(claimed),
+            },
+            Some(Kind::Forget) => match String::decode(claimed.input()?) {
+                Ok(run_id) => {
+                    self.forget(&run_id, claimed.tag());
+                    done(claimed)
+                }
+                Err(_) => refuse(claimed),
+            },
+            _ => refuse(claimed),
+        }
+    }
+
+    fn activate(&mut self, claimed: Claimed<'_>, activation: WorkflowActivation) -> Result<(), Corrupted> {
+        // Its time is counted from here.
+        claimed.begin(1, 0, 0, 0);
+        let run_id = activation.run_id.clone();
+        if activation.jobs.iter().any(|job| matches!(job.variant, Some(Job::InitializeWorkflow(_)))) {
+            self.began.insert(run_id.clone(), claimed.tag());
+        }
+        let completion = self.host.handle(activation);
+        wire::complete(claimed, &completion, |why| {
+            let failure = Failure { message: why, ..Default::default() };
+            WorkflowActivationCompletion::fail(run_id, failure, None)
+        })
+    }
+
+    /// Forgets a run, unless it began after `told`: it was evicted and has come back, from the queue, before the word of that
+    /// came from the private lane.
+    fn forget(&mut self, run_id: &str, told: u64) {
+        if self.began.get(run_id).is_some_and(|&began| began < told) {
+            self.began.remove(run_id);
+            self.host.forget(run_id);
+        }
     }
 }
 
@@ -68,8 +133,8 @@ fn activate(
 mod tests {
     use super::*;
     use crate::{
-        exec::{endpoint::To, tests::Pool},
-        temporal::{sample, wire::once},
+        exec::{endpoint::Submission, tests::Pool},
+        temporal::sample,
     };
     use prost::Message;
     use temporalio_common::protos::coresdk::{
@@ -94,32 +159,63 @@ mod tests {
         WorkflowActivationCompletion::decode(done.output().unwrap()).unwrap().status
     }
 
+    fn runs() -> Runs {
+        Runs::new(WorkflowHost::new(sample::workflows(), "default".into(), "queue".into()))
+    }
+
     #[test]
     fn no_run_of_a_dead_bridge_is_answered_for() {
         let pool = Pool::new(wire::QUEUES.len());
         let (old, worker) = (pool.endpoint(), pool.endpoint());
-        let mut host = WorkflowHost::new(sample::workflows(), "default".into(), "queue".into());
-        let mut bridge = None;
+        let mut runs = runs();
         let claim = || worker.claim(worker.queue(WORKFLOW_QUEUE)).unwrap().expect("a task");
 
         submit(&old, &activation(true));
-        activate(&worker, claim(), &mut host, &mut bridge).unwrap();
+        runs.receive(&worker, claim()).unwrap();
         assert!(matches!(answer(&old), Some(Status::Successful(_))));
-        assert_eq!(host.len(), 1);
+        assert_eq!(runs.host.len(), 1);
 
         // Claimed before the bridge's death is settled, looked at after it.
         submit(&old, &activation(false));
         let late = claim();
         pool.bury(old.name());
-        activate(&worker, late, &mut host, &mut bridge).unwrap();
+        runs.receive(&worker, late).unwrap();
         pool.assert_clean();
 
         // The same run by another bridge: what the old one's run would have said is not said.
         let new = pool.endpoint();
         submit(&new, &activation(false));
-        activate(&worker, claim(), &mut host, &mut bridge).unwrap();
+        runs.receive(&worker, claim()).unwrap();
         assert!(matches!(answer(&new), Some(Status::Failed(_))), "a run of the old bridge went on");
-        assert_eq!(host.len(), 0);
+        assert_eq!(runs.host.len(), 0);
+        pool.assert_clean();
+    }
+
+    #[test]
+    fn a_run_that_came_back_before_the_word_of_its_eviction_stays() {
+        let pool = Pool::new(wire::QUEUES.len());
+        let (bridge, worker) = (pool.endpoint(), pool.endpoint());
+        let mut runs = runs();
+        let to = |to, kind, tag| Submission { tag, ..once(to, kind, 0) };
+        let begin = |tag| {
+            wire::submit(&bridge, &activation(true), to(To::Queue(WORKFLOW_QUEUE), Kind::Activation, tag)).unwrap();
+        };
+        let forget = |tag| {
+            wire::submit(&bridge, &"run".to_owned(), to(To::Participant(worker.name()), Kind::Forget, tag)).unwrap();
+        };
+        let mut receive = |lane| {
+            runs.receive(&worker, worker.claim(lane).unwrap().expect("a task")).unwrap();
+            assert!(bridge.take().unwrap().is_some_and(|done| done.went_well()));
+            runs.host.len()
+        };
+        begin(1);
+        assert_eq!(receive(worker.queue(WORKFLOW_QUEUE)), 1);
+        forget(2);
+        begin(3);
+        assert_eq!(receive(worker.queue(WORKFLOW_QUEUE)), 1);
+        assert_eq!(receive(worker.private()), 1, "it is the new one that is there");
+        forget(4);
+        assert_eq!(receive(worker.private()), 0);
         pool.assert_clean();
     }
 }

@@ -22,8 +22,8 @@ use crate::temporal::{
     panics,
     seam::{
         ActivationJobResult, CommandSink, Instantiate, MAIN_ROUTINE_ID, MainRoutineCompletion, RoutineCompletion,
-        RoutineId, RoutineKind, RoutinePollResult, StartedRoutine, TerminalOutcome, UpdateRoutineCompletion,
-        WorkflowFailure, WorkflowInit, WorkflowInstance, is_sdk_wake,
+        RoutineId, RoutineKind, RoutinePollResult, StartedRoutine, Surroundings, TerminalOutcome,
+        UpdateRoutineCompletion, WorkflowFailure, WorkflowInit, WorkflowInstance, is_sdk_wake,
     },
 };
 use std::{
@@ -80,12 +80,18 @@ pub(super) struct Run {
 
 impl Run {
     /// Makes a run; no workflow code but its `#[init]` (or `Default`) has run when this returns.
-    pub(super) fn start(instantiate: Instantiate, init: WorkflowInit) -> Result<Self, TaskFailed> {
+    pub(super) fn start(
+        instantiate: Instantiate,
+        init: WorkflowInit,
+        surroundings: &Surroundings,
+    ) -> Result<Self, TaskFailed> {
         let workflow_type = init.initialize_workflow.workflow_type.clone();
         let span = tracing::info_span!("workflow", workflow_type, run_id = init.run_id);
         let commands = Rc::<Commands>::default();
         let instance = span
-            .in_scope(|| panics::catch("workflow initialization", || instantiate(init, commands.clone())))?
+            .in_scope(|| {
+                panics::catch("workflow initialization", || instantiate(init, commands.clone(), surroundings))
+            })?
             .map_err(|error| {
                 TaskFailed::new(format!("the input of workflow type {workflow_type:?} doesn't decode: {error}"))
             })?;

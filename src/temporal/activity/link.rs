@@ -1,0 +1,19 @@
+//! What ties an attempt to the rest of the pool.
+
+use std::time::Duration;
+use temporalio_common::protos::coresdk::{ActivityHeartbeat, ActivityTaskCompletion};
+
+/// One attempt, as the process that runs it is seen from outside. Called on any thread.
+pub(crate) trait Link: Send + Sync {
+    /// Keeps the newest heartbeat where it outlives this process, in place of the one before.
+    fn keep(&self, heartbeat: &ActivityHeartbeat);
+
+    /// Sends a heartbeat on its way to the server.
+    fn send(&self, heartbeat: &ActivityHeartbeat);
+
+    /// This process is to be killed unless the attempt ends in time.
+    fn kill_after(&self, grace: Duration);
+
+    /// Reports the end. Called once; nothing that is called after it has an effect.
+    fn complete(&self, completion: ActivityTaskCompletion);
+}

@@ -1,0 +1,159 @@
+//! The data converter, in the processes that run the user's code: the bridge never sees what a payload holds.
+//!
+//! Values and failures are converted where the code runs. The codec is laid over whole messages, as in the other SDKs: over
+//! what arrives before the code sees it, and over what leaves after the code has made it.
+//!
+//! A codec is asynchronous, since it may have to ask a key server, and a workflow process has no runtime. So its future is
+//! first polled in place, which is all that ciphers and compressors need. One that has to wait is taken over by a thread,
+//! which a process starts at the first use of a codec.
+
+use crate::panics;
+use std::{
+    sync::{LazyLock, mpsc},
+    task::{Context, Poll, Waker},
+};
+use temporalio_common::{
+    data_converters::{
+        ActivitySerializationContext, DataConverter, PayloadConversionError, SerializationContextData,
+        WorkflowSerializationContext,
+    },
+    payload_visitor::{PayloadVisitable, decode_payloads, encode_payloads},
+    protos::{
+        coresdk::{workflow_activation::WorkflowActivation, workflow_completion::WorkflowActivationCompletion},
+        temporal::api::{enums::v1::WorkflowTaskFailedCause, failure::v1::Failure},
+    },
+};
+use tokio::runtime::{Builder, Runtime};
+
+/// Where futures of codecs wait. A static: a runtime must not be dropped inside another one.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("codec").enable_all().build();
+    runtime.expect("a process may have a second thread")
+});
+
+/// How values become payloads, and what payloads pass on their way out and in.
+#[derive(Clone, Default)]
+pub(crate) struct Converter {
+    converter: DataConverter,
+    /// Only a converter of the user's own has a codec that is worth going through every message for.
+    is_own: bool,
+}
+
+impl From<DataConverter> for Converter {
+    fn from(converter: DataConverter) -> Self {
+        Self { converter, is_own: true }
+    }
+}
+
+impl Converter {
+    pub(super) fn data(&self) -> &DataConverter {
+        &self.converter
+    }
+
+    /// The codec, unless there is nothing that it would do.
+    pub(super) fn codec(&self) -> Option<Codec> {
+        self.is_own.then(|| Codec { converter: self.converter.clone() })
+    }
+}
+
+/// Takes messages through the user's codec.
+#[derive(Clone)]
+pub(super) struct Codec {
+    converter: DataConverter,
+}
+
+pub(super) fn in_activity() -> SerializationContextData {
+    SerializationContextData::Activity(ActivitySerializationContext::new())
+}
+
+fn in_workflow() -> SerializationContextData {
+    SerializationContextData::Workflow(WorkflowSerializationContext::new())
+}
+
+impl Codec {
+    async fn decode<M: PayloadVisitable>(
+        self,
+        mut message: M,
+        context: SerializationContextData,
+    ) -> Result<M, PayloadConversionError> {
+        decode_payloads(&mut message, self.converter.codec(), &context).await.map(|()| message)
+    }
+
+    async fn encode<M: PayloadVisitable>(
+        self,
+        mut message: M,
+        context: SerializationContextData,
+    ) -> Result<M, PayloadConversionError> {
+        encode_payloads(&mut message, self.converter.codec(), &context).await.map(|()| message)
+    }
+
+    /// What an activity is given.
+    pub(super) async fn decode_for_activity<M: PayloadVisitable>(
+        &self,
+        message: M,
+    ) -> Result<M, PayloadConversionError> {
+        self.clone().decode(message, in_activity()).await
+    }
+
+    /// What an activity ends with.
+    pub(super) async fn encode_of_activity<M: PayloadVisitable>(
+        &self,
+        message: M,
+    ) -> Result<M, PayloadConversionError> {
+        self.clone().encode(message, in_activity()).await
+    }
+
+    /// What an activity says while it runs, from whatever thread.
+    pub(super) fn encode_now<M: PayloadVisitable + 'static>(&self, message: M) -> Result<M, PayloadConversionError> {
+        wait(self.clone().encode(message, in_activity()))
+    }
+
+    /// Decodes an activation, has it applied, and encodes the completion. A codec that fails or panics fails the workflow
+    /// task, which Temporal tries again: a key may be missing only for now.
+    pub(super) fn around(
+        &self,
+        activation: WorkflowActivation,
+        apply: impl FnOnce(WorkflowActivation) -> WorkflowActivationCompletion,
+    ) -> WorkflowActivationCompletion {
+        let run_id = activation.run_id.clone();
+        let coded = wait(self.clone().decode(activation, in_workflow()))
+            .map_err(|error| format!("the payload codec cannot decode the activation: {error}"))
+            .and_then(|activation| {
+                wait(self.clone().encode(apply(activation), in_workflow()))
+                    .map_err(|error| format!("the payload codec cannot encode the completion: {error}"))
+            });
+        coded.unwrap_or_else(|message| {
+            tracing::warn!(run_id, "{message}");
+            let failure = Failure { message, ..Default::default() };
+            let cause = WorkflowTaskFailedCause::WorkflowWorkerUnhandledFailure;
+            WorkflowActivationCompletion::fail(run_id, failure, Some(cause))
+        })
+    }
+}
+
+/// Runs the future of a codec to its end. The calling thread waits, be it one of an async runtime: no runtime is entered for it.
+fn wait<T: Send + 'static>(
+    future: impl Future<Output = Result<T, PayloadConversionError>> + Send + 'static,
+) -> Result<T, PayloadConversionError> {
+    let mut future = Box::pin(future);
+    let first = panics::catch(|| {
+        // What waits for time or a socket finds the runtime to which that belongs.
+        let _entered = RUNTIME.enter();
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    });
+    match first {
+        Ok(Poll::Ready(result)) => result,
+        Ok(Poll::Pending) => {
+            let (done, result) = mpsc::channel();
+            RUNTIME.spawn(async move {
+                let _ = done.send(future.await);
+            });
+            result.recv().unwrap_or_else(|_| Err(panicked("its message is on stderr")))
+        }
+        Err(panic) => Err(panicked(&panic.to_string())),
+    }
+}
+
+fn panicked(how: &str) -> PayloadConversionError {
+    PayloadConversionError::EncodingError(format!("it panicked: {how}").into())
+}
