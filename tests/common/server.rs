@@ -42,12 +42,18 @@ impl Server {
     }
 
     /// What the tool answers, as JSON.
-    fn ask(&self, namespace: &str, args: &[&str]) -> Value {
+    pub(crate) fn ask(&self, namespace: &str, args: &[&str]) -> Value {
+        let answer = self.tell(namespace, &[args, &["--output", "json"]].concat());
+        serde_json::from_slice(&answer).unwrap()
+    }
+
+    /// What the tool says once it has done that.
+    pub(crate) fn tell(&self, namespace: &str, args: &[&str]) -> Vec<u8> {
         let mut command = Command::new(&self.cli);
-        command.args(args).args(["--address", &self.address, "--namespace", namespace, "--output", "json"]);
+        command.args(args).args(["--address", &self.address, "--namespace", namespace]);
         let Output { status, stdout, stderr } = command.output().unwrap();
         assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
-        serde_json::from_slice(&stdout).unwrap()
+        stdout
     }
 
     /// How many workflows there are of those that `query` selects. It may take a moment until the answer is up to date.
@@ -57,12 +63,35 @@ impl Server {
         answer["count"].as_str().map_or(0, |count| count.parse().unwrap())
     }
 
-    /// The histories of all workflows.
-    pub(crate) fn histories(&self, namespace: &str) -> Vec<History> {
+    /// The ids of all workflows. It may take a moment until the answer is up to date.
+    pub(crate) fn workflows(&self, namespace: &str) -> Vec<String> {
         let list = self.ask(namespace, &["workflow", "list"]);
         let ids = list.as_array().unwrap().iter().map(|w| w["execution"]["workflowId"].as_str().unwrap());
-        ids.map(|id| History(self.ask(namespace, &["workflow", "show", "--workflow-id", id]))).collect()
+        ids.map(str::to_owned).collect()
     }
+
+    /// The histories of all workflows.
+    pub(crate) fn histories(&self, namespace: &str) -> Vec<History> {
+        let show = |id: &String| History(self.ask(namespace, &["workflow", "show", "--workflow-id", id]));
+        self.workflows(namespace).iter().map(show).collect()
+    }
+}
+
+/// The first of the details in attributes of an event, from JSON: the tool shows bytes.
+pub(crate) fn details(attributes: &Value) -> Value {
+    let data = attributes["details"]["payloads"][0]["data"].as_str().unwrap_or_else(|| panic!("details: {attributes}"));
+    serde_json::from_slice(&base64(data)).unwrap()
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |c| DIGITS.iter().position(|&d| d == c).unwrap() as u32;
+    let groups = text.trim_end_matches('=').as_bytes().chunks(4);
+    let bytes = groups.flat_map(|group| {
+        let bits = group.iter().fold(0, |bits, &c| bits << 6 | digit(c)) << (6 * (4 - group.len()));
+        bits.to_be_bytes()[1..group.len()].to_vec()
+    });
+    bytes.collect()
 }
 
 /// What has happened to a workflow.
