@@ -86,7 +86,7 @@ fn a_history_of_other_code_is_non_deterministic_and_the_others_are_replayed_all_
     let doctored = Doctored::new("shmworker/TimerWorkflow.json", of_type("SpinWorkflow"));
     let output = shmworker(&[&recorded().join("shmworker"), &doctored.path(), &recorded().join("shmworker")]);
     let ok = ["ParallelizedWorkflow.json: ok", "SpinWorkflow.json: ok", "TimerWorkflow.json: ok"];
-    let stdout = [&ok[..], &["doctored.json: non-deterministic: "], &ok].concat();
+    let stdout = [&ok[..], &["doctored.json: non-deterministic: [TMPRL1100] Nondeterminism error: "], &ok].concat();
     ended(&output, exit::FAILURE, &stdout, &["1 of 7 histories do not replay"]);
 }
 

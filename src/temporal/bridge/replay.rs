@@ -7,7 +7,7 @@ use super::{is_done, why_not};
 use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, Finished, To},
-    lockfree::participant::Name,
+    lockfree::{participant::Name, word::Outcome},
     mem::layout::Control,
     process::{Mode, coordinator::Seat, output::last_word},
     temporal::{
@@ -53,6 +53,9 @@ use tokio::{
 /// What workflow code sees as its namespace and its task queue: the names that the SDKs use.
 pub(crate) const NAMESPACE: &str = "ReplayNamespace";
 pub(crate) const TASK_QUEUE: &str = "ReplayTaskQueue";
+
+/// What an activation may take before its process is killed: longer than `run` allows, since nobody waits for a task here.
+const DEADLOCK_MS: u32 = 10_000;
 
 /// How a replay ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -229,7 +232,9 @@ impl Player {
         loop {
             let mut pending = self.pending();
             let tag = pending.keys().max().map_or(1, |last| last + 1);
-            match wire::submit(self.endpoint, activation, once(to, Kind::Activation, tag)) {
+            let mut submission = once(to, Kind::Activation, tag);
+            submission.limits.run_ms = DEADLOCK_MS;
+            match wire::submit(self.endpoint, activation, submission) {
                 Ok(_) => {
                     pending.insert(tag, sender);
                     break;
@@ -249,6 +254,9 @@ fn answer(finished: &Finished<'_>) -> Result<Answer, Corrupted> {
     let completion = WorkflowActivationCompletion::decode(finished.output()?);
     Ok(match completion {
         Ok(completion) if is_done(finished) => Ok((completion, finished.claimant())),
+        _ if finished.outcome() == Outcome::TimedOut => {
+            Err(format!("[TMPRL1101] potential deadlock: the workflow did not yield within {DEADLOCK_MS} ms"))
+        }
         _ => Err(why_not(finished, "workflow")),
     })
 }
@@ -263,9 +271,15 @@ fn at_eviction(activation: &WorkflowActivation) -> Option<Verdict> {
         EvictionReason::LangRequested | EvictionReason::CacheFull | EvictionReason::WorkflowExecutionEnding => {
             Verdict::Ok
         }
-        EvictionReason::Nondeterminism => Verdict::Nondeterministic(eviction.message.clone()),
+        EvictionReason::Nondeterminism => Verdict::Nondeterministic(essence(&eviction.message)),
         reason => Verdict::Failed(format!("{reason:?}: {}", eviction.message)),
     })
+}
+
+/// Core's own words, of the failure that it shows as a programmer would see it.
+fn essence(message: &str) -> String {
+    let said = message.split_once("message: \"").and_then(|(_, rest)| rest.split_once("\", source: "));
+    said.map_or(message, |(said, _)| said).replace("\\\"", "\"")
 }
 
 fn at_failure(completion: &WorkflowActivationCompletion) -> Option<Verdict> {
@@ -290,6 +304,13 @@ fn config() -> anyhow::Result<WorkerConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_failure_its_message_is_told() {
+        let shown = r#"failed: Failure { failure: Some(Failure { message: "no \"x\"", source: "", cause: None }) }"#;
+        assert_eq!(essence(shown), r#"no "x""#);
+        assert_eq!(essence("anything else"), "anything else");
+    }
 
     #[test]
     fn a_report_is_read_back_and_nothing_else_is_one() {
