@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shmworker::temporal::{
     activity::{Activities, ActivityContext, ActivityDefinition, ActivityError, RetryPolicy},
-    sample::ACTIVITY_TASK_QUEUE,
+    sample::{self, ACTIVITY_TASK_QUEUE},
     workflow::Workflows,
 };
 use std::{
@@ -38,7 +38,7 @@ const TESTS: &[(&str, Test)] = &tests![
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|arg| ["run", "starter"].contains(&arg.as_str())) {
-        return shmworker::cli::main_with(Workflows::new().register::<Call>(), activities());
+        return sample::worker().workflows(Workflows::new().register::<Call>()).activities(activities()).main();
     }
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(1);

@@ -42,7 +42,7 @@ impl Server {
     }
 
     /// What the tool answers, as JSON.
-    fn ask(&self, namespace: &str, args: &[&str]) -> Value {
+    pub(crate) fn ask(&self, namespace: &str, args: &[&str]) -> Value {
         let mut command = Command::new(&self.cli);
         command.args(args).args(["--address", &self.address, "--namespace", namespace, "--output", "json"]);
         let Output { status, stdout, stderr } = command.output().unwrap();
