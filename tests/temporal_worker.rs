@@ -157,7 +157,7 @@ impl Greet {
     async fn run(ctx: &mut WorkflowContext<Self>, name: String) -> WorkflowResult<String> {
         let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(60)).build();
         let greeting = ctx.execute_activity(Calls::greet, name, options).await?;
-        let options = LocalActivityOptions::default();
+        let options = LocalActivityOptions::builder().start_to_close_timeout(Duration::from_secs(60)).build();
         Ok(ctx.execute_local_activity(Calls::shout, greeting, options).await?)
     }
 }
