@@ -14,7 +14,7 @@
 use deadpool::managed::{self, Metrics, RecycleError};
 use shmworker::temporal::{
     activity::{Activities, ActivityContext, ActivityError, activity_definitions},
-    sample::ACTIVITY_TASK_QUEUE,
+    sample::{self, ACTIVITY_TASK_QUEUE},
     workflow::Workflows,
 };
 use std::{
@@ -123,7 +123,7 @@ fn main() -> ExitCode {
     }
     let workflows = Workflows::new().register::<Capitals>();
     let activities = Activities::new().state_async(connect).register_as(Lookup::capital, capital);
-    shmworker::cli::main_with(workflows, activities)
+    sample::worker().workflows(workflows).activities(activities).main()
 }
 
 // ---- the service --------------------------------------------------------------------------------------------------------

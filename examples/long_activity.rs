@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 use shmworker::temporal::{
     activity::{Activities, ActivityContext, ActivityError, RetryPolicy, activity_definitions},
-    sample::ACTIVITY_TASK_QUEUE,
+    sample::{self, ACTIVITY_TASK_QUEUE},
     workflow::Workflows,
 };
 use std::{process::ExitCode, thread, time::Duration};
@@ -115,5 +115,5 @@ impl SumRecords {
 fn main() -> ExitCode {
     let workflows = Workflows::new().register::<SumRecords>();
     let activities = Activities::new().register_blocking_as(Records::sum, sum_records);
-    shmworker::cli::main_with(workflows, activities)
+    sample::worker().workflows(workflows).activities(activities).main()
 }

@@ -15,7 +15,7 @@ use shmworker::{
     temporal::{
         activity::{Activities, ActivityContext, ActivityDefinition, ActivityError, RegisterOptions, RetryPolicy},
         connect::{self, ConnectFlags},
-        sample::ACTIVITY_TASK_QUEUE,
+        sample::{self, ACTIVITY_TASK_QUEUE},
         workflow::Workflows,
     },
 };
@@ -56,10 +56,7 @@ const TESTS: &[(&str, Test)] = &tests![
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|arg| ["run", "starter"].contains(&arg.as_str())) {
-        return shmworker::temporal::sample::worker()
-            .workflows(Workflows::new().register::<Call>())
-            .activities(activities())
-            .main();
+        return sample::worker().workflows(Workflows::new().register::<Call>()).activities(activities()).main();
     }
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(1);

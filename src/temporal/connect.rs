@@ -136,6 +136,7 @@ impl ConnectFlags {
             tls_cert: self.tls_cert.or(other.tls_cert),
             tls_key: self.tls_key.or(other.tls_key),
             tls_server_name: self.tls_server_name.or(other.tls_server_name),
+            gzip: self.gzip || other.gzip,
         }
     }
 }

@@ -7,7 +7,11 @@ use std::process::{Command, Output};
 fn feed(args: &[&str], worker: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_null-server"));
     command.args(["--open", "20", "--warm-up", "0.1", "--seconds", "1"]).args(args);
-    command.args(["--", env!("CARGO_BIN_EXE_ours"), "run"]).args(worker).output().expect("the null server can be started")
+    command
+        .args(["--", env!("CARGO_BIN_EXE_ours"), "run"])
+        .args(worker)
+        .output()
+        .expect("the null server can be started")
 }
 
 fn figures(output: &Output) -> Figures {

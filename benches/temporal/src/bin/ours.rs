@@ -6,5 +6,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let workflows = sample::workflows().register::<TrivialWorkflow>().register::<BurnWorkflow>();
-    sample::worker().workflows(workflows).activities(sample::activities()).main()
+    sample::worker().workflows(workflows).main()
 }
