@@ -192,6 +192,8 @@ impl World {
         let mut run = Command::new(std::env::current_exe().unwrap());
         run.env("RELEASE", release).args(["run", "--address", &self.server.address, "--namespace", NAMESPACE]);
         run.args(["--workflow-task-queue", queue, "--activity-task-queue", ACTIVITY_TASK_QUEUE]);
+        // On a busy machine it takes its time until the backtrace of a panic has names.
+        run.args(["--deadlock-timeout", "60s"]);
         Pool::start(run, 2, 1, args)
     }
 
@@ -384,7 +386,9 @@ fn signals_are_handled_in_their_order(scene: &Scene<'_>) {
         inbox.query(Inbox::letters, ()).unwrap().contains(&"async".to_owned()).then_some(())
     });
     inbox.signal(Inbox::put, "c".into());
-    assert_eq!(inbox.output(), ["a", "b", "async", "c"]);
+    let letters = inbox.output();
+    let kinds: Vec<_> = inbox.events().iter().map(|event| event.event_type()).collect();
+    assert_eq!(letters, ["a", "b", "async", "c"], "{kinds:?}");
     assert_eq!(all!(inbox.events(), WorkflowExecutionSignaledEventAttributes).len(), 4);
 }
 
