@@ -19,14 +19,14 @@ step() {
 
 sources() {
     step "sources: format" cargo fmt --all --check
-    step "sources: clippy" cargo clippy --workspace --exclude shmworker-benches --all-targets -- -D warnings
+    step "sources: clippy" cargo clippy --workspace --exclude 'shmworker-benches*' --all-targets -- -D warnings
     step "sources: clippy, no features" cargo clippy --no-default-features --all-targets -- -D warnings
     local models
     for models in loom shuttle; do
         step "sources: clippy, $models" env RUSTFLAGS="--cfg $models" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/$models" \
             cargo clippy --profile loom --no-default-features --lib --tests -- -D warnings
     done
-    step "sources: docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude shmworker-benches --no-deps
+    step "sources: docs" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude 'shmworker-benches*' --no-deps
 }
 core() {
     step "core: unit tests, no features" cargo test --no-default-features --lib
@@ -56,12 +56,17 @@ torture() {
     step "torture: fencing" $torture --fencing
     step "torture: attaching" $torture --attach
 }
-temporal() { step "temporal: on a real server" cargo test --test temporal; }
+temporal() {
+    step "temporal: on a real server" cargo test --test temporal
+    step "temporal: activities" cargo test --test temporal_activities
+}
 c() { step "c: header and programs" cargo test -p shmworker-ffi; }
 fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() {
     step "benches: clippy" cargo clippy -p shmworker-benches --all-targets -- -D warnings
     step "benches: one short run" benches/run 3
+    step "benches: clippy, Temporal" cargo clippy -p shmworker-benches-temporal --all-targets -- -D warnings
+    step "benches: the null server" cargo test -p shmworker-benches-temporal
     step "benches: clippy, counts" cargo clippy --manifest-path benches/counts/Cargo.toml -- -D warnings
     step "benches: instruction counts" benches/counts/run
 }

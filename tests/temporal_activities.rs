@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Pool, Process, Program, Scene, Server, details, eventually};
+use common::{Pool, Process, Program, Scene, Server, details, distinct, eventually};
 use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -15,15 +15,16 @@ use shmworker::{
     temporal::{
         activity::{Activities, ActivityContext, ActivityDefinition, ActivityError, RegisterOptions, RetryPolicy},
         connect::{self, ConnectFlags},
-        sample::ACTIVITY_TASK_QUEUE,
+        sample::{self, ACTIVITY_TASK_QUEUE},
         workflow::Workflows,
     },
 };
 use std::{
     collections::BTreeSet,
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -49,11 +50,13 @@ const TESTS: &[(&str, Test)] = &tests![
     a_cancelled_program_is_asked_to_end_and_then_killed_with_what_it_has_started
     a_program_ends_with_its_worker
     a_state_that_cannot_be_made_is_tried_again_and_then_ends_the_pool
+    a_million_records_are_summed_with_two_kills_and_a_restart_in_between
+    attempts_of_a_process_share_a_pool_of_connections
 ];
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|arg| ["run", "starter"].contains(&arg.as_str())) {
-        return shmworker::cli::main_with(Workflows::new().register::<Call>(), activities());
+        return sample::worker().workflows(Workflows::new().register::<Call>()).activities(activities()).main();
     }
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(1);
@@ -354,7 +357,7 @@ fn a_cancelled_attempt_that_does_not_end_is_killed_and_the_others_of_its_process
     assert_eq!(failures, ["the activity process was killed over another that it ran, which did not end in time"]);
     let said = format!("activity-worker:0 (pid {victim}) has run a task for longer than that may take: killed");
     pool.program.says(&said, 1, |line| line == said);
-    pool.is_killed("activity-worker:0");
+    pool.has_died("activity-worker:0");
     pool.stop(Signal::SIGTERM);
 }
 
@@ -477,4 +480,49 @@ fn a_state_that_cannot_be_made_is_tried_again_and_then_ends_the_pool(scene: &Sce
     assert!(said.iter().any(|line| line == &format!("[activity-worker:0] {why}")), "{said:?}");
     let last = said.last().unwrap();
     assert!(last.starts_with("error: activity-worker:0 died 5 times in a row") && last.contains(why), "{last}");
+}
+
+fn a_million_records_are_summed_with_two_kills_and_a_restart_in_between(scene: &Scene<'_>) {
+    let run = || scene.example_named("long_activity", &["run"]);
+    let input = r#"{"records": 1000000, "chunk": 10000, "fetch_ms": 50}"#;
+    let mut pool = Pool::start(run(), 1, 1, &[]);
+    let starter = Program::start(
+        scene.example_named("long_activity", &["starter", "-n", "1", "--workflow", "SumRecords", "--input", input]),
+    );
+    let chunk =
+        |line: &str| Some(line.strip_prefix("[activity-worker:0] attempt ")?.split_once(": records ")?.1.to_owned());
+    for chunks in [25, 50] {
+        pool.program.says("so many chunks", chunks, |line| chunk(line).is_some());
+        pool.kill("activity-worker:0");
+    }
+    pool.program.says("further chunks", 75, |line| chunk(line).is_some());
+    pool.stop(Signal::SIGTERM);
+    let mut next = Pool::start(run(), 1, 1, &[]);
+    // 1,000 times 0 + 1 + … + 999, by the fourth attempt.
+    gives(starter, r#"{"sum":499500000,"attempts":4}"#);
+    let said = [pool.program.stdout(), next.program.stdout()].concat();
+    let begun: Vec<String> = said.iter().filter_map(|line| chunk(line)).collect();
+    assert_eq!(distinct(&begun).len(), 100);
+    assert!(begun.len() <= 102, "a chunk more for each kill, none for the restart: {}", begun.len());
+    let failures = events(scene, "activityTaskStartedEventAttributes");
+    assert!(failures[0]["lastFailure"]["message"].as_str().unwrap().starts_with("the worker ends: "), "{failures:?}");
+    next.stop(Signal::SIGTERM);
+}
+
+fn attempts_of_a_process_share_a_pool_of_connections(scene: &Scene<'_>) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let with_atlas = |mut command: Command| {
+        command.env("ATLAS", format!("127.0.0.1:{port}"));
+        command
+    };
+    let mut service = Program::start(with_atlas(scene.example_named("activity_state", &["service"])));
+    service.says("it serves", 1, |line| line.starts_with("serving "));
+    let mut pool = Pool::start(with_atlas(scene.example_named("activity_state", &["run"])), 1, 2, &[]);
+    let countries = json!(["France", "Ghana", "Peru", "Atlantis"].repeat(10)).to_string();
+    let args = ["starter", "-n", "1", "--workflow", "Capitals", "--input", &countries];
+    let starter = Program::start(scene.example_named("activity_state", &args));
+    gives(starter, &json!(["Paris", "Accra", "Lima", "terra incognita"].repeat(10)).to_string());
+    pool.stop(Signal::SIGTERM);
+    let connections = service.stdout().iter().filter(|line| *line == "somebody has connected").count();
+    assert!((2..=8).contains(&connections), "{connections} connections");
 }

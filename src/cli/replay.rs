@@ -22,7 +22,7 @@ use std::{
 };
 
 /// Replays all histories and says of each how it went, in the order in which they were given.
-pub(crate) fn run(args: ReplayArgs, user: UserCode) -> Result<(), CliError> {
+pub(crate) fn run(args: &ReplayArgs, user: UserCode) -> Result<(), CliError> {
     let paths = files(&args.histories)?;
     let recordings = paths.iter().map(|path| read(path, &user.workflows)).collect::<Result<Vec<_>, _>>()?;
     let mut verdicts: Vec<Option<Verdict>> = vec![None; paths.len()];

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use temporalio_client::{
-    Connection, ConnectionOptions,
+    Connection, ConnectionOptions, GrpcCompression,
     envconfig::{ClientConfigProfile, ConfigError, DataSource, LoadClientConfigProfileOptions},
     errors::ClientConnectError,
     grpc::WorkflowService,
@@ -81,7 +81,18 @@ pub enum ConnectError {
     },
 }
 
-/// What was typed on the command line; what wasn't is `None`, and comes from elsewhere.
+impl ConnectError {
+    /// By which a process tells another what is wrong: the exit code of the command line, too.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            ConnectError::Unreachable { .. } => 3,
+            ConnectError::BadNamespace { .. } => 4,
+            ConnectError::Config(_) | ConnectError::Denied { .. } => 8,
+        }
+    }
+}
+
+/// What was typed on the command line, or set by the program; what wasn't is `None`, and comes from elsewhere.
 ///
 /// Holds a secret, so it is not `Debug`.
 #[derive(Clone, Default)]
@@ -106,6 +117,28 @@ pub struct ConnectFlags {
     pub tls_key: Option<PathBuf>,
     /// `--tls-server-name`: name that the server's certificate must carry.
     pub tls_server_name: Option<String>,
+    /// `--gzip`: compress messages to the server, and let it compress its own.
+    pub gzip: bool,
+}
+
+impl ConnectFlags {
+    /// These, and where something is not said what `other` says of it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn or(self, other: ConnectFlags) -> ConnectFlags {
+        ConnectFlags {
+            address: self.address.or(other.address),
+            namespace: self.namespace.or(other.namespace),
+            profile: self.profile.or(other.profile),
+            config_file: self.config_file.or(other.config_file),
+            api_key: self.api_key.or(other.api_key),
+            tls: self.tls || other.tls,
+            tls_ca: self.tls_ca.or(other.tls_ca),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_server_name: self.tls_server_name.or(other.tls_server_name),
+            gzip: self.gzip || other.gzip,
+        }
+    }
 }
 
 /// A server, as configured: where it is, and how to talk to it. Nothing has been connected yet.
@@ -169,6 +202,9 @@ impl Server {
         given.settle_tls(&mut profile)?;
         let mut options = ConnectionOptions::try_from(profile).map_err(|error| given.config_error(error))?;
         options.connect_timeout = Some(TRY_TIMEOUT);
+        // The SDK's default is gzip, which costs as much CPU time as all the rest of the bridge: a compressor of 300 KB is made
+        // for each message. It pays where the way to the server is long, or its bytes are paid for.
+        options.grpc_compression = if flags.gzip { GrpcCompression::Gzip } else { GrpcCompression::None };
         Ok(Server { options, namespace, address, configured })
     }
 
@@ -188,6 +224,14 @@ impl Server {
     #[must_use]
     pub fn configured(&self) -> bool {
         self.configured
+    }
+
+    /// The port, if the address is one at which a dev server of this machine can be.
+    #[cfg(feature = "cli")]
+    pub(crate) fn local_port(&self) -> Option<u16> {
+        let target = &self.options.target;
+        let is_local = matches!(target.host_str(), Some("localhost" | "127.0.0.1")) && target.scheme() == "http";
+        is_local.then(|| target.port()).flatten()
     }
 
     /// Whether any address of the server's host accepts a TCP connection. Blocks for up to a second per address and

@@ -4,7 +4,7 @@ use super::{
     UserCode,
     activity::activity_process,
     bridge::{self, Config},
-    connect::ConnectError,
+    connect::Server,
     dev_server::DevServer,
     history::Recording,
     wire,
@@ -64,31 +64,29 @@ const WORKFLOW_PROCESSES: usize = 1;
 
 /// Runs the pool in this process, which becomes its coordinator, until it is told to end.
 ///
-/// `code_of`: the exit code by which the bridge tells what is wrong with the server.
-///
 /// # Errors
 /// [`PoolError`]. No process is left behind in any case.
 pub(crate) fn run(
+    server: Server,
     config: Config,
     place: Place,
     user: UserCode,
     companion: Option<&Watched>,
-    code_of: fn(&ConnectError) -> u8,
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, PoolError> {
     let grace = config.grace;
     let user = Rc::new(user);
     let of_activities = user.clone();
     let (workflow_processes, activity_processes) = (config.workflow_processes, config.activity_processes);
-    let (namespace, workflow_task_queue) = (config.server.namespace().to_owned(), config.workflow_task_queue.clone());
+    let (namespace, workflow_task_queue) = (server.namespace().to_owned(), config.workflow_task_queue.clone());
     let (activity_task_queue, slots) = (config.activity_task_queue.clone(), config.activity_slots);
-    let (limits, at_most) = (config.limits.clone(), config.max_workflow_processes.max(workflow_processes));
+    let (limits, at_most) = (config.limits.clone(), config.most_workflow_processes());
     let specs = vec![
         Spec {
             name: "bridge",
             role: Role::Client,
             count: 1,
-            main: Box::new(move |seat| bridge::main(&seat, &config, code_of)),
+            main: Box::new(move |seat| bridge::main(&seat, &server, &config)),
         },
         Spec {
             name: "workflow-worker",

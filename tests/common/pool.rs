@@ -72,12 +72,12 @@ impl Pool {
     #[track_caller]
     pub(crate) fn kill(&mut self, label: &str) {
         self.signal(label, Signal::SIGKILL);
-        self.is_killed(label);
+        self.has_died(label);
     }
 
-    /// As [`kill`](Self::kill), by somebody else.
+    /// The process of this label was killed: returns once that has been reported and another is there.
     #[track_caller]
-    pub(crate) fn is_killed(&mut self, label: &str) {
+    pub(crate) fn has_died(&mut self, label: &str) {
         let pid = self.pid(label);
         let deaths = self.deaths.entry(label.to_owned()).or_default();
         *deaths += 1;

@@ -12,7 +12,7 @@ mod workflows;
 use common::{Pool, Server, eventually};
 use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::Signal;
-use shmworker::temporal::sample::ACTIVITY_TASK_QUEUE;
+use shmworker::temporal::sample::{self, ACTIVITY_TASK_QUEUE};
 use std::{
     collections::BTreeMap,
     fs,
@@ -123,7 +123,7 @@ const ALONE: &[(&str, Test)] = &tests![
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|command| matches!(&*command, "run" | "replay")) {
-        return shmworker::cli::main_with(workflows(), activities());
+        return sample::worker().workflows(workflows()).activities(activities()).main();
     }
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(4);

@@ -6,7 +6,7 @@
 use super::{is_done, why_not};
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Endpoint, Finished, To},
+    exec::endpoint::{Endpoint, Finished, SubmitError, To},
     lockfree::{participant::Name, word::Outcome},
     mem::layout::Control,
     process::{Mode, coordinator::Seat, output::last_word},
@@ -191,8 +191,10 @@ impl Player {
             let waiting = self.pending().remove(&finished.tag());
             let answer = answer(&finished)?;
             self.endpoint.count();
-            // An error: nobody waits any more, since the pool drains.
-            let _ = waiting.map(|waiting| waiting.send(answer));
+            if let Some(waiting) = waiting {
+                // An error: nobody waits any more, since the pool drains.
+                let _ = waiting.send(answer);
+            }
         }
         Ok(())
     }
@@ -252,25 +254,32 @@ impl Player {
     /// Has the owner of the run answer, or anybody if it has none yet.
     async fn ask(&self, activation: &WorkflowActivation, owner: Option<Name>) -> Answer {
         let (sender, answer) = oneshot::channel();
+        let mut sender = Some(sender);
         let to = owner.map_or(To::Queue(WORKFLOW_QUEUE), To::Participant);
-        loop {
-            let mut pending = self.pending();
-            let tag = pending.keys().max().map_or(1, |last| last + 1);
-            let mut submission = once(to, Kind::Activation, tag);
-            submission.limits.run_ms = DEADLOCK_MS;
-            match wire::submit(self.endpoint, activation, submission) {
-                Ok(_) => {
-                    pending.insert(tag, sender);
-                    break;
-                }
-                Err(e) if e.is_transient() => {}
-                Err(e) => return Err(Unanswered::own(e)),
+        while let Err(e) = self.submit(activation, to, &mut sender) {
+            if !e.is_transient() {
+                return Err(Unanswered::own(e));
             }
-            drop(pending);
             // Others hold the room, and give it back as they are answered.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         answer.await.unwrap_or_else(|_| Err(Unanswered::own("the pool is ending")))
+    }
+
+    /// Takes the sender, which the answer goes to, if it succeeds.
+    fn submit(
+        &self,
+        activation: &WorkflowActivation,
+        to: To,
+        sender: &mut Option<oneshot::Sender<Answer>>,
+    ) -> Result<(), SubmitError> {
+        let mut pending = self.pending();
+        let tag = pending.keys().max().map_or(1, |last| last + 1);
+        let mut submission = once(to, Kind::Activation, tag);
+        submission.limits.run_ms = DEADLOCK_MS;
+        wire::submit(self.endpoint, activation, submission)?;
+        pending.extend(sender.take().map(|sender| (tag, sender)));
+        Ok(())
     }
 }
 

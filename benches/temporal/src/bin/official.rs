@@ -1,5 +1,7 @@
 //! The official Rust SDK's worker: one process, its own defaults, the same workflows.
 
+#![allow(dead_code, reason = "the macro adds a constant for callers, and workflows have theirs")]
+
 use shmworker::temporal::sample::{ACTIVITY_TASK_QUEUE, ParallelizedWorkflow, WORKFLOW_TASK_QUEUE};
 use shmworker_benches_temporal::workflows::{BurnWorkflow, TrivialWorkflow};
 use std::error::Error;
@@ -13,7 +15,6 @@ use temporalio_sdk::{
 struct EchoActivities;
 
 #[activities]
-#[allow(dead_code, reason = "nobody here calls the activity, workflows do")]
 impl EchoActivities {
     #[activity(name = "echo_pid_activity")]
     async fn echo_pid_activity(_context: ActivityContext, input: String) -> Result<String, ActivityError> {

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Peer {
     /// `run -w N -a N` of ours.
     Ours(usize, usize),
+    /// The same with `--gzip`, which is the default of the other SDKs.
+    OursGzip(usize, usize),
     /// The official Rust SDK's, in one process.
     Official,
     /// `-w N -a N` of the Python sample.
@@ -17,6 +19,7 @@ impl Peer {
     pub(crate) fn title(self) -> String {
         match self {
             Peer::Ours(w, a) => format!("**shmworker** `-w {w} -a {a}`"),
+            Peer::OursGzip(w, a) => format!("shmworker `-w {w} -a {a} --gzip`"),
             Peer::Official => "official Rust SDK, one process".to_owned(),
             Peer::Python(w, a) => format!("Python sample `-w {w} -a {a}`"),
         }
@@ -61,11 +64,12 @@ impl Case {
     }
 
     pub(crate) fn peers(self) -> &'static [Peer] {
-        use Peer::{Official, Ours, Python};
+        use Peer::{Official, Ours, OursGzip, Python};
         match self {
-            Case::Activity => &[Ours(2, 1), Official, Python(2, 1)],
+            Case::Activity => &[Ours(2, 1), OursGzip(2, 1), Official, Python(2, 1)],
             Case::DevServer => &[Ours(2, 1), Python(2, 1)],
-            Case::Trivial | Case::Burn => &[Ours(2, 0), Ours(1, 0), Official, Python(2, 0)],
+            Case::Trivial => &[Ours(2, 0), Ours(1, 0), OursGzip(2, 0), OursGzip(1, 0), Official, Python(2, 0)],
+            Case::Burn => &[Ours(2, 0), Ours(1, 0), Official, Python(2, 0)],
             Case::Memory => &[Ours(FEW, 0), Ours(MANY, 0), Python(FEW, 0), Python(MANY, 0)],
         }
     }

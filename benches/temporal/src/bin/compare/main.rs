@@ -145,6 +145,7 @@ fn worker(peer: Peer) -> Result<Vec<String>> {
     let numbers = |w: usize, a: usize| ["-w".into(), w.to_string(), "-a".into(), a.to_string()];
     Ok(match peer {
         Peer::Ours(w, a) => [vec![sibling("ours")?, "run".into()], numbers(w, a).into()].concat(),
+        Peer::OursGzip(w, a) => [worker(Peer::Ours(w, a))?, vec!["--gzip".into()]].concat(),
         Peer::Official => vec![sibling("official")?],
         Peer::Python(w, a) => {
             let program = concat!(env!("CARGO_MANIFEST_DIR"), "/python/worker.py");

@@ -60,7 +60,7 @@ pub(crate) fn section(results: &Results, missed: &str) -> Result<String, fmt::Er
         "{HEADING}\n\nWritten by `benches/temporal/run --write`. A null server, which keeps histories in memory and does nothing \
          else, has 100 workflows open at a time and feeds one worker after another; rates and CPU times are of some seconds after \
          a second of warming up, the CPU times of all processes of the worker together. It shares the CPUs with the worker. Each \
-         worker speaks to it with its SDK's defaults. The Python sample is Temporal's `worker_multiprocessing` (SDK {python_sdk}): a \
+         worker speaks to it as it does by default: ours without compression, the others with gzip; `--gzip` has rows of its own. The Python sample is Temporal's `worker_multiprocessing` (SDK {python_sdk}): a \
          process for each `Worker`.\n\n{} turns; ± is half the span from the lowest to the highest turn, a ratio is the median of \
          the turns' own ratios. Commit {commit}, {date}; load average {} before, {} after.\n",
         results.turns,
