@@ -6,7 +6,7 @@
 use super::{is_done, why_not};
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Endpoint, Finished, To},
+    exec::endpoint::{Endpoint, Finished, SubmitError, To},
     lockfree::{participant::Name, word::Outcome},
     mem::layout::Control,
     process::{Mode, coordinator::Seat, output::last_word},
@@ -140,8 +140,22 @@ fn run(seat: &Seat, recordings: &[Recording], at_a_time: usize) -> Result<(), St
     })
 }
 
-/// A workflow process's answer to an activation, and who gave it; or why there is none.
-type Answer = Result<(WorkflowActivationCompletion, Option<Name>), String>;
+/// A workflow process's answer to an activation, and who gave it.
+type Answer = Result<(WorkflowActivationCompletion, Option<Name>), Unanswered>;
+
+/// Why there is none.
+struct Unanswered {
+    why: String,
+    /// Somebody had begun with it: whatever happened may be of its doing.
+    was_claimed: bool,
+}
+
+impl Unanswered {
+    /// For a reason that lies in the activation itself.
+    fn own(why: impl fmt::Display) -> Unanswered {
+        Unanswered { why: why.to_string(), was_claimed: true }
+    }
+}
 
 struct Player {
     endpoint: &'static Endpoint,
@@ -177,8 +191,10 @@ impl Player {
             let waiting = self.pending().remove(&finished.tag());
             let answer = answer(&finished)?;
             self.endpoint.count();
-            // An error: nobody waits any more, since the pool drains.
-            let _ = waiting.map(|waiting| waiting.send(answer));
+            if let Some(waiting) = waiting {
+                // An error: nobody waits any more, since the pool drains.
+                let _ = waiting.send(answer);
+            }
         }
         Ok(())
     }
@@ -188,15 +204,23 @@ impl Player {
             // Not held across the replay.
             let next = rest.borrow_mut().next();
             let Some((history, recording)) = next else { return };
-            let verdict = self.replay(recording).await.unwrap_or_else(|e| Verdict::Failed(e.to_string()));
+            let verdict = loop {
+                match self.replay(recording).await {
+                    Ok(Some(verdict)) => break verdict,
+                    // Each time for the death of a process by another history, which then has its verdict.
+                    Ok(None) => {}
+                    Err(e) => break Verdict::Failed(e.to_string()),
+                }
+            };
             println!("{}", Report { history, verdict });
         }
     }
 
-    async fn replay(&self, recording: &Recording) -> anyhow::Result<Verdict> {
+    /// `None`: its process died of something else, so that nothing is known.
+    async fn replay(&self, recording: &Recording) -> anyhow::Result<Option<Verdict>> {
         let history = HistoryForReplay::new(recording.history.clone(), recording.workflow_id.clone());
         let worker = init_replay_worker(ReplayWorkerInput::new(config()?, stream::iter([history])))?;
-        let (mut verdict, mut owner) = (None, None);
+        let (mut verdict, mut owner, mut is_victim) = (None, None, false);
         loop {
             let activation = match worker.poll_workflow_activation().await {
                 Ok(activation) => activation,
@@ -213,7 +237,8 @@ impl Player {
                     completion
                 }
                 Err(_) if is_eviction => WorkflowActivationCompletion::empty(activation.run_id),
-                Err(why) => {
+                Err(Unanswered { why, was_claimed }) => {
+                    is_victim |= !was_claimed;
                     verdict.get_or_insert(Verdict::Failed(why.clone()));
                     let failure = Failure { message: why, ..Default::default() };
                     WorkflowActivationCompletion::fail(activation.run_id, failure, None)
@@ -222,31 +247,39 @@ impl Player {
             worker.complete_workflow_activation(completion).await?;
         }
         worker.shutdown().await;
-        Ok(verdict.unwrap_or_else(|| Verdict::Failed("there is no workflow task in it".to_owned())))
+        let nothing = || Verdict::Failed("Core found nothing in it to replay".to_owned());
+        Ok((!is_victim).then(|| verdict.unwrap_or_else(nothing)))
     }
 
     /// Has the owner of the run answer, or anybody if it has none yet.
     async fn ask(&self, activation: &WorkflowActivation, owner: Option<Name>) -> Answer {
         let (sender, answer) = oneshot::channel();
+        let mut sender = Some(sender);
         let to = owner.map_or(To::Queue(WORKFLOW_QUEUE), To::Participant);
-        loop {
-            let mut pending = self.pending();
-            let tag = pending.keys().max().map_or(1, |last| last + 1);
-            let mut submission = once(to, Kind::Activation, tag);
-            submission.limits.run_ms = DEADLOCK_MS;
-            match wire::submit(self.endpoint, activation, submission) {
-                Ok(_) => {
-                    pending.insert(tag, sender);
-                    break;
-                }
-                Err(e) if e.is_transient() => {}
-                Err(e) => return Err(e.to_string()),
+        while let Err(e) = self.submit(activation, to, &mut sender) {
+            if !e.is_transient() {
+                return Err(Unanswered::own(e));
             }
-            drop(pending);
             // Others hold the room, and give it back as they are answered.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        answer.await.unwrap_or_else(|_| Err("the pool is ending".to_owned()))
+        answer.await.unwrap_or_else(|_| Err(Unanswered::own("the pool is ending")))
+    }
+
+    /// Takes the sender, which the answer goes to, if it succeeds.
+    fn submit(
+        &self,
+        activation: &WorkflowActivation,
+        to: To,
+        sender: &mut Option<oneshot::Sender<Answer>>,
+    ) -> Result<(), SubmitError> {
+        let mut pending = self.pending();
+        let tag = pending.keys().max().map_or(1, |last| last + 1);
+        let mut submission = once(to, Kind::Activation, tag);
+        submission.limits.run_ms = DEADLOCK_MS;
+        wire::submit(self.endpoint, activation, submission)?;
+        pending.extend(sender.take().map(|sender| (tag, sender)));
+        Ok(())
     }
 }
 
@@ -255,9 +288,10 @@ fn answer(finished: &Finished<'_>) -> Result<Answer, Corrupted> {
     Ok(match completion {
         Ok(completion) if is_done(finished) => Ok((completion, finished.claimant())),
         _ if finished.outcome() == Outcome::TimedOut => {
-            Err(format!("[TMPRL1101] potential deadlock: the workflow did not yield within {DEADLOCK_MS} ms"))
+            let message = "[TMPRL1101] potential deadlock: the workflow did not yield within";
+            Err(Unanswered::own(format_args!("{message} {DEADLOCK_MS} ms")))
         }
-        _ => Err(why_not(finished, "workflow")),
+        _ => Err(Unanswered { why: why_not(finished, "workflow"), was_claimed: finished.claimant().is_some() }),
     })
 }
 
