@@ -55,6 +55,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  shmworker starter -n 100\n      \
         starts 100 workflows at once and prints one line per result, as they come")]
     Starter(Box<StarterArgs>),
+    /// Replay recorded histories against this program's workflows, without a server
+    #[cfg(feature = "temporal")]
+    #[command(after_help = "Example:\n  \
+        temporal workflow show --workflow-id ID --output json > history.json\n  shmworker replay history.json\n      \
+        says whether the workflows as they are now do what they did then\n\n\
+        Exit code 1 if one does not, 2 if a file is no history or its workflow type is not registered.")]
+    Replay(ReplayArgs),
     /// Measure how fast a pool is on this machine, beside what the machine can do at most
     #[cfg(feature = "pool")]
     #[command(after_help = "Example:\n  shmworker bench --seconds 30 --json\n      \
@@ -357,6 +364,19 @@ impl StarterArgs {
             StarterOptions { num_workflows: num_workflows as usize, task_queue, workflow, input, data_converter };
         (options, ConnectFlags::from(connect).or(worker.connection))
     }
+}
+
+/// What `shmworker replay` was told.
+#[cfg(feature = "temporal")]
+#[derive(clap::Args)]
+pub(crate) struct ReplayArgs {
+    /// Histories in JSON, or directories of them
+    #[arg(value_name = "FILE|DIR", required = true)]
+    pub(crate) histories: Vec<PathBuf>,
+    /// Workflow worker processes, each with a replay of its own
+    #[arg(short = 'w', long, value_name = "N", default_value = "2", allow_negative_numbers = true,
+          value_parser = number(1..=512))]
+    pub(crate) num_workflow_workers: u32,
 }
 
 /// Where the server is. Each flag wins over Temporal's own environment variables, and those over its config file.

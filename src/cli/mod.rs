@@ -10,6 +10,8 @@ pub mod exit;
 mod inspect;
 mod probe;
 #[cfg(feature = "temporal")]
+mod replay;
+#[cfg(feature = "temporal")]
 mod run;
 mod torture;
 
@@ -72,6 +74,7 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
             let (options, flags) = args.split(worker);
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)
         }
+        Command::Replay(args) => replay::run(args, worker.user),
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),

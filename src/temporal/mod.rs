@@ -15,6 +15,7 @@ mod builder;
 pub mod connect;
 mod converter;
 pub mod dev_server;
+pub(crate) mod history;
 mod panics;
 mod process;
 pub(crate) mod report;

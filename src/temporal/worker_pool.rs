@@ -6,6 +6,7 @@ use super::{
     bridge::{self, Config},
     connect::Server,
     dev_server::DevServer,
+    history::Recording,
     wire,
     workflow::workflow_process,
 };
@@ -20,7 +21,11 @@ use nix::unistd::Pid;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
+    time::Duration,
 };
+
+/// How long a replay may go on once its user has had enough.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The dev server, as the coordinator watches it.
 pub(crate) struct Watched {
@@ -108,4 +113,33 @@ pub(crate) fn run(
         _ => Coordinator::resizable(&options, specs, (WORKFLOW_PROCESSES, at_most), grace, observer)?,
     };
     coordinator.listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))
+}
+
+/// Runs a pool that replays, in this process, which becomes its coordinator. It ends by itself.
+///
+/// # Errors
+/// [`PoolError`]. No process is left behind in any case.
+pub(crate) fn replay(
+    recordings: Vec<Recording>,
+    workflow_processes: usize,
+    user: UserCode,
+    observer: &mut dyn FnMut(Event<'_>),
+) -> Result<Summary, PoolError> {
+    let specs = vec![
+        Spec {
+            name: "bridge",
+            role: Role::Client,
+            count: 1,
+            main: Box::new(move |seat| bridge::replay::main(&seat, &recordings, workflow_processes)),
+        },
+        Spec {
+            name: "workflow-worker",
+            role: Role::Worker,
+            count: workflow_processes,
+            main: Box::new(move |seat| {
+                workflow_process(&seat, &user, bridge::replay::NAMESPACE, bridge::replay::TASK_QUEUE)
+            }),
+        },
+    ];
+    Coordinator::new(&Options::with_queues(wire::QUEUES), specs, GRACE, observer)?.run(None)
 }

@@ -1,7 +1,7 @@
 //! Workers of Temporal side by side: what feeds them, what runs in them, and what a run has to say.
 
 pub mod server;
-pub mod tree;
+pub mod worker;
 pub mod workflows;
 
 use serde::{Deserialize, Serialize};
@@ -15,14 +15,13 @@ pub struct Figures {
     pub seconds: f64,
     /// CPU time of all processes of the worker meanwhile.
     pub worker_cpu: f64,
-    /// CPU time of the server meanwhile: below `seconds`, or it has been the bottleneck.
-    pub server_cpu: f64,
+    /// CPU time of the server meanwhile, which is one thread: well below `seconds`, or it has been the bottleneck. Nothing is
+    /// known of a server in another process.
+    pub server_cpu: Option<f64>,
     /// Processes of the worker.
     pub processes: usize,
     /// Their PSS together, at the end.
     pub pss: u64,
-    /// What a workflow has returned, as JSON.
-    pub result: Option<String>,
 }
 
 impl Figures {

@@ -57,6 +57,7 @@
 
 mod context;
 mod convert;
+mod exec;
 mod heartbeat;
 mod host;
 mod interceptor;
@@ -67,6 +68,7 @@ mod state;
 
 pub use context::{ActivityContext, ActivityInfo};
 pub(super) use convert::cancelled;
+pub use exec::{ExecInput, ExecOutput, exec};
 use host::ActivityHost;
 pub use interceptor::{ActivityInterceptor, ExecuteActivityInput, ExecuteActivityNext, ExecuteActivityOutput};
 pub(super) use process::activity_process;

@@ -26,6 +26,7 @@
 mod activities;
 mod balance;
 mod config;
+pub(crate) mod replay;
 mod routes;
 mod slots;
 mod workflows;

@@ -7,36 +7,26 @@
 //! The worker is told the server's address by `TEMPORAL_ADDRESS`.
 
 use clap::Parser;
-use nix::{
-    errno::Errno,
-    sys::{
-        resource::{UsageWho, getrusage},
-        signal::{Signal, kill},
-    },
-    unistd::Pid,
-};
+use nix::sys::resource::{UsageWho, getrusage};
 use shmworker_benches_temporal::{
     Figures,
-    server::{Fault, NullServer, Workload},
-    tree,
+    server::{NullServer, Workload},
+    worker::Worker,
 };
 use std::{
-    collections::BTreeSet,
     error::Error,
-    process::{ExitCode, Stdio},
-    rc::Rc,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 use tokio::{
-    process::{Child, Command},
     runtime::Builder,
-    task::LocalSet,
+    task::{LocalSet, spawn_blocking},
     time::timeout,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// How long a worker may take for its first workflows, for its last ones, and to end.
+/// How long a worker may take for its first workflow, and for its last ones.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Feeds a worker with workflow and activity tasks as fast as it takes them, and measures it.
@@ -85,67 +75,33 @@ fn main() -> ExitCode {
 async fn measure(args: Args) -> Result<Figures> {
     let Args { workflow, input, task_queue, open, seconds, warm_up, worker } = args;
     let (server, address) = NullServer::start(Workload { task_queue, workflow, input, open }).await?;
-    let mut child = Command::new(&worker[0])
-        .args(&worker[1..])
-        .env("TEMPORAL_ADDRESS", address.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|e| format!("{} can't be started: {e}", worker[0]))?;
-    let leader = child.id().ok_or("the worker has ended")?;
-    let figures = tokio::select! {
-        figures = observe(&server, leader, warm_up, seconds) => figures,
-        ended = child.wait() => return Err(format!("the worker has ended before it was told to: {}", ended?).into()),
-    };
-    let processes = tree::of(leader)?;
-    let ended = end(&mut child, leader, &processes).await;
-    let figures = figures?;
-    ended?;
-    Ok(figures)
+    let worker = Worker::start(&worker[0], &worker[1..], &address.to_string())?;
+    let figures = observe(&server, &worker, warm_up, seconds).await;
+    // It says more than what has come of it.
+    spawn_blocking(|| worker.end()).await??;
+    figures
 }
 
-async fn observe(server: &Rc<NullServer>, leader: u32, warm_up: f64, seconds: f64) -> Result<Figures> {
-    let fault = |Fault(why)| why;
-    timeout(PATIENCE, server.until(1)).await.map_err(|_| "the worker has done nothing in a minute")?.map_err(fault)?;
-    let pause = |seconds| async move {
-        // It ends early for a fault alone.
-        match timeout(Duration::from_secs_f64(seconds), server.until(u64::MAX)).await {
-            Ok(Err(Fault(why))) => Err(why),
-            _ => Ok(()),
-        }
-    };
-    pause(warm_up).await?;
-    let processes = tree::of(leader)?;
-    let (begun, done, own, cpu) = (Instant::now(), server.completed(), own_cpu()?, tree::cpu(&processes)?);
-    pause(seconds).await?;
+async fn observe(server: &NullServer, worker: &Worker, warm_up: f64, seconds: f64) -> Result<Figures> {
+    timeout(PATIENCE, server.until(1)).await.map_err(|_| "the worker has done nothing in a minute")??;
+    let pass = |seconds| timeout(Duration::from_secs_f64(seconds), server.until(u64::MAX));
+    // It ends early by a fault alone.
+    if let Ok(fault) = pass(warm_up).await {
+        fault?;
+    }
+    let (begun, done, own, cpu) = (Instant::now(), server.completed(), own_cpu()?, worker.cpu()?);
+    if let Ok(fault) = pass(seconds).await {
+        fault?;
+    }
     let (seconds, workflows) = (begun.elapsed().as_secs_f64(), server.completed() - done);
-    let (server_cpu, after) = (own_cpu()? - own, tree::cpu(&processes)?);
-    let worker_cpu = after.iter().map(|(pid, time)| time.saturating_sub(cpu[pid]).as_secs_f64()).sum();
-    let pss = tree::pss(&processes)?.values().sum();
-    timeout(PATIENCE, server.drain())
-        .await
-        .map_err(|_| "workflows were left unfinished for a minute")?
-        .map_err(fault)?;
-    let result = server.last_result();
-    Ok(Figures { workflows, seconds, worker_cpu, server_cpu, processes: processes.len(), pss, result })
+    let (server_cpu, after, pss) = (own_cpu()? - own, worker.cpu()?, worker.pss()?);
+    timeout(PATIENCE, server.drain()).await.map_err(|_| "workflows were left unfinished for a minute")??;
+    let (worker_cpu, processes) = (after.since(&cpu), after.processes());
+    Ok(Figures { workflows, seconds, worker_cpu, server_cpu: Some(server_cpu), processes, pss })
 }
 
 fn own_cpu() -> nix::Result<f64> {
     let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
-}
-
-/// SIGTERM, as an operator ends a worker; what it leaves behind is killed.
-async fn end(child: &mut Child, leader: u32, processes: &BTreeSet<i32>) -> Result<()> {
-    kill(Pid::from_raw(leader as i32), Signal::SIGTERM)?;
-    let ended = timeout(PATIENCE, child.wait()).await;
-    for &pid in processes {
-        match kill(Pid::from_raw(pid), Signal::SIGKILL) {
-            Ok(()) | Err(Errno::ESRCH) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    ended.map_err(|_| "the worker did not end within a minute of SIGTERM")??;
-    Ok(())
 }

@@ -13,6 +13,7 @@ use temporalio_sdk::{
 struct EchoActivities;
 
 #[activities]
+#[allow(dead_code, reason = "nobody here calls the activity, workflows do")]
 impl EchoActivities {
     #[activity(name = "echo_pid_activity")]
     async fn echo_pid_activity(_context: ActivityContext, input: String) -> Result<String, ActivityError> {

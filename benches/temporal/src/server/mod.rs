@@ -19,7 +19,8 @@ use run::Occurrence;
 use state::{Activity, State, Timer};
 use std::{
     cell::{Cell, RefCell},
-    io,
+    error::Error,
+    fmt, io,
     net::SocketAddr,
     rc::{Rc, Weak},
     time::Duration,
@@ -59,6 +60,14 @@ pub struct Workload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault(pub String);
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Fault {}
+
 /// The server; to be run on a `LocalSet`.
 pub struct NullServer {
     state: RefCell<State>,
@@ -92,13 +101,6 @@ impl NullServer {
     /// How many workflows have completed.
     pub fn completed(&self) -> u64 {
         self.state.borrow().completed
-    }
-
-    /// What the workflow returned that completed last: JSON.
-    pub fn last_result(&self) -> Option<String> {
-        let state = self.state.borrow();
-        let payload = state.result.as_ref()?.payloads.first()?;
-        Some(String::from_utf8_lossy(&payload.data).into_owned())
     }
 
     /// Waits until so many workflows have completed.

@@ -29,8 +29,6 @@ pub(super) struct State {
     pub(super) runs: HashMap<u64, Run>,
     pub(super) started: u64,
     pub(super) completed: u64,
-    /// Of the workflow that ended last.
-    pub(super) result: Option<Payloads>,
     pub(super) workflow_tasks: Queues<u64>,
     pub(super) activity_tasks: Queues<Activity>,
     pub(super) fault: Option<Fault>,
@@ -81,7 +79,6 @@ impl State {
             runs: HashMap::new(),
             started: 0,
             completed: 0,
-            result: None,
             workflow_tasks: Queues::default(),
             activity_tasks: Queues::default(),
             fault: None,
@@ -233,11 +230,10 @@ impl State {
                         after: after.try_into().map_err(|_| "a timer was started with a negative time")?,
                     });
                 }
-                Command::CompleteWorkflowExecutionCommandAttributes(command) => {
+                Command::CompleteWorkflowExecutionCommandAttributes(_) => {
                     // The worker has no further use for the history.
                     self.runs.remove(&number);
                     self.completed += 1;
-                    self.result = command.result;
                     return Ok((timers, None));
                 }
                 other => return Err(format!("the null server knows no such command: {other:?}")),
