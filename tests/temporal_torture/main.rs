@@ -17,7 +17,7 @@ use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::Signal;
 use shmworker::temporal::{
     activity::{Activities, ActivityError, activity_definitions},
-    sample::ACTIVITY_TASK_QUEUE,
+    sample::{self, ACTIVITY_TASK_QUEUE},
     workflow::Workflows,
 };
 use std::{
@@ -182,7 +182,7 @@ fn heard_when(log: &Path, what: &str) -> SystemTime {
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|command| command == "run") {
         let workflows = Workflows::new().register::<Errand>().register::<Rest>().register::<Stall>();
-        return shmworker::temporal::sample::worker().workflows(workflows).activities(activities()).main();
+        return sample::worker().workflows(workflows).activities(activities()).main();
     }
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(1);
