@@ -56,7 +56,14 @@ torture() {
     step "torture: fencing" $torture --fencing
     step "torture: attaching" $torture --attach
 }
-temporal() { step "temporal: on a real server" cargo test --test temporal; }
+temporal() {
+    step "temporal: on a real server" cargo test --test temporal
+    step "temporal: what a worker is told" cargo test --test temporal_worker
+    step "temporal: workflow features, replay" cargo test --test temporal_features --test replay
+    step "temporal: activities" cargo test --test temporal_activities
+    step "temporal: balance, deadlocks" cargo test --test temporal_balance
+    step "temporal: torture" cargo test --test temporal_torture
+}
 c() { step "c: header and programs" cargo test -p shmworker-ffi; }
 fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() {

@@ -118,6 +118,48 @@ fn no_worker_at_all_is_a_usage_error() {
 }
 
 #[test]
+fn what_a_worker_can_not_be_is_a_usage_error() {
+    let expected = "it must be a number above 0, such as 50 or 0.5";
+    for wrong in ["0", "-1", "nan", "many"] {
+        let line = format!("error: invalid value '{wrong}' for '--max-activities-per-second': {expected}");
+        usage(&["run", "--max-activities-per-second", wrong], &line);
+    }
+    let expected = "it must be above 0 and at most 1, such as 0.8";
+    let line = format!("error: invalid value '80' for '--target-cpu-usage': {expected}");
+    usage(&["run", "--target-cpu-usage", "80"], &line);
+    let expected = "it must be a number from 1 to 1000, or a range of them, such as 2-20";
+    for wrong in ["0", "9-2", "-3", "1-"] {
+        let line = format!("error: invalid value '{wrong}' for '--activity-pollers': {expected}");
+        usage(&["run", "--activity-pollers", wrong], &line);
+    }
+    usage(
+        &["run", "--workflow-pollers", "1"],
+        "error: workflow pollers: at least 2 are needed, one for each of the two queues that Core polls",
+    );
+    usage(
+        &["run", "--worker-versioning", "new"],
+        "error: invalid value 'new' for '--worker-versioning': it must be 'pinned' or 'auto-upgrade'",
+    );
+    usage(
+        &["run", "--worker-versioning", "pinned", "--build-id", "7"],
+        "error: worker versioning needs a deployment name and a build id: give both",
+    );
+    usage(
+        &["run", "--task-queue", "a", "--workflow-task-queue", "b"],
+        "error: '--task-queue' and '--workflow-task-queue' exclude each other: give one of them",
+    );
+    usage(
+        &["run", "--dev-server", "--no-dev-server"],
+        "error: '--dev-server' and '--no-dev-server' exclude each other: give one of them",
+    );
+    usage(
+        &["run", "--dev-server", "--address", "far.example:7233"],
+        "error: --dev-server starts a server on this machine, but the server is to be at far.example:7233: leave out one of \
+         them",
+    );
+}
+
+#[test]
 fn an_unknown_word_is_answered_with_the_nearest_known_one() {
     usage(&["run", "--activity-slot", "3"], "error: unknown flag '--activity-slot': did you mean '--activity-slots'?");
     usage(&["run", "--zzz"], "error: unknown flag '--zzz': see 'shmworker run --help'");

@@ -246,7 +246,8 @@ fn parked_runs_of_killed_processes_are_replayed(scene: &Scene<'_>) {
 
 fn activations_on_their_way_to_killed_processes_are_failed_and_replayed(scene: &Scene<'_>) {
     let mut pool = scene.pool(2, 1, &[]);
-    let mut starter = parked(scene, 10, 5000);
+    // No more than Core takes for two processes that answer nothing.
+    let mut starter = parked(scene, 6, 5000);
     let dead = distinct(pool.processes("workflow-worker").iter().map(|p| p.pid));
     for label in ["workflow-worker:0", "workflow-worker:1"] {
         pool.signal(label, Signal::SIGSTOP);
@@ -257,7 +258,7 @@ fn activations_on_their_way_to_killed_processes_are_failed_and_replayed(scene: &
     });
     pool.kill("workflow-worker:0");
     pool.kill("workflow-worker:1");
-    replayed_by_others(scene, &mut starter, 10, &dead);
+    replayed_by_others(scene, &mut starter, 6, &dead);
     assert!(scene.server.histories(scene.namespace).iter().all(|h| h.has(EVENT_TASK_FAILED)));
     pool.stop(Signal::SIGTERM);
 }

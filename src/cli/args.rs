@@ -12,20 +12,26 @@ use super::{
 use crate::mem::backing::{LONGEST, is_pool_name};
 #[cfg(feature = "temporal")]
 use crate::{
-    mem::backing::Backing,
+    WorkerLimits,
+    mem::{backing::Backing, segment::Options},
     temporal::{
+        PollerBehavior, Tuner, VersioningBehavior, Worker, WorkerDeploymentOptions, WorkerDeploymentVersion,
         connect::ConnectFlags,
+        dev_server,
         starter::{Json, StarterOptions},
+        worker_pool::Place,
     },
 };
 use clap::{
-    CommandFactory, Parser, Subcommand,
+    CommandFactory, FromArgMatches, Parser, Subcommand,
     builder::NonEmptyStringValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use std::{error::Error as _, ffi::OsString, ops::RangeInclusive};
 #[cfg(feature = "temporal")]
 use std::{path::PathBuf, str::FromStr, time::Duration};
+#[cfg(feature = "temporal")]
+use temporalio_common::worker::build_id_from_current_exe;
 
 /// Workers in processes: one connection to Temporal, as many workflow and activity processes as you have cores for.
 #[derive(Parser)]
@@ -49,6 +55,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  shmworker starter -n 100\n      \
         starts 100 workflows at once and prints one line per result, as they come")]
     Starter(Box<StarterArgs>),
+    /// Replay recorded histories against this program's workflows, without a server
+    #[cfg(feature = "temporal")]
+    #[command(after_help = "Example:\n  \
+        temporal workflow show --workflow-id ID --output json > history.json\n  shmworker replay history.json\n      \
+        says whether the workflows as they are now do what they did then\n\n\
+        Exit code 1 if one does not, 2 if a file is no history or its workflow type is not registered.")]
+    Replay(ReplayArgs),
     /// Measure how fast a pool is on this machine, beside what the machine can do at most
     #[cfg(feature = "pool")]
     #[command(after_help = "Example:\n  shmworker bench --seconds 30 --json\n      \
@@ -83,8 +96,7 @@ pub(crate) enum Command {
 #[derive(clap::Args)]
 pub(crate) struct RunArgs {
     /// Workflow worker processes
-    #[arg(short = 'w', long, value_name = "N", default_value = "2", allow_negative_numbers = true,
-          value_parser = number(0..=512))]
+    #[arg(short = 'w', long, value_name = "N", allow_negative_numbers = true, value_parser = number(0..=512))]
     pub(crate) num_workflow_workers: u32,
     /// Workflow worker processes that there may be; SIGTTIN starts one more, SIGTTOU ends one [default: twice as many, at least 16]
     #[arg(long, value_name = "N", value_parser = number(1..=1024))]
@@ -96,23 +108,58 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_memory_per_process: Option<u64>,
     /// Activity worker processes
-    #[arg(short = 'a', long, value_name = "N", default_value = "1", allow_negative_numbers = true,
-          value_parser = number(0..=512))]
+    #[arg(short = 'a', long, value_name = "N", allow_negative_numbers = true, value_parser = number(0..=512))]
     pub(crate) num_activity_workers: u32,
+    /// Task queue that all workers serve
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["workflow_task_queue", "activity_task_queue"],
+          value_parser = name())]
+    pub(crate) task_queue: Option<String>,
     /// Task queue that the workflow workers serve
-    #[arg(long, value_name = "NAME", default_value = "workflow-task-queue", value_parser = name())]
+    #[arg(long, value_name = "NAME", value_parser = name())]
     pub(crate) workflow_task_queue: String,
     /// Task queue that the activity workers serve
-    #[arg(long, value_name = "NAME", default_value = "activity-task-queue", value_parser = name())]
+    #[arg(long, value_name = "NAME", value_parser = name())]
     pub(crate) activity_task_queue: String,
     /// Attempts that one activity process runs at a time
-    #[arg(long, value_name = "N", default_value = "100", allow_negative_numbers = true,
-          value_parser = number(1..=10_000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=10_000))]
     pub(crate) activity_slots: u32,
     /// Workflow runs kept in memory, over all workflow processes
-    #[arg(long, value_name = "N", default_value = "1000", allow_negative_numbers = true,
-          value_parser = number(1..=1_000_000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=1_000_000))]
     pub(crate) max_cached_workflows: u32,
+    /// Local activities at a time [default: as many as there are activity slots]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=1_000_000))]
+    pub(crate) max_concurrent_local_activities: Option<u32>,
+    /// Activities that this worker starts in a second [default: no limit]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate)]
+    pub(crate) max_activities_per_second: Option<f64>,
+    /// Activities that the server gives to all workers of the task queue in a second [default: no limit]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true, value_parser = rate)]
+    pub(crate) max_task_queue_activities_per_second: Option<f64>,
+    /// Take activities only while the machine uses less than this share of its memory, 0.8 if only the other is given [default: do
+    /// not look]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = share)]
+    pub(crate) target_memory_usage: Option<f64>,
+    /// The same of its CPUs, 0.9 if only the other is given [default: do not look]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = share)]
+    pub(crate) target_cpu_usage: Option<f64>,
+    /// Polls for workflow tasks at a time; a range is scaled by the server's feedback [default: 2 to 10, by processes]
+    #[arg(long, value_name = "N|MIN-MAX", allow_hyphen_values = true, value_parser = pollers)]
+    pub(crate) workflow_pollers: Option<PollerBehavior>,
+    /// Polls for activities at a time; a range is scaled by the server's feedback [default: 2 to 10, by slots]
+    #[arg(long, value_name = "N|MIN-MAX", allow_hyphen_values = true, value_parser = pollers)]
+    pub(crate) activity_pollers: Option<PollerBehavior>,
+    /// How the server shows this worker [default: PID@HOST]
+    #[arg(long, value_name = "NAME", value_parser = name())]
+    pub(crate) identity: Option<String>,
+    /// Which build of the program this is [default: its checksum]
+    #[arg(long, value_name = "ID", value_parser = name())]
+    pub(crate) build_id: Option<String>,
+    /// Deployment of which this is a version
+    #[arg(long, value_name = "NAME", value_parser = name())]
+    pub(crate) deployment_name: Option<String>,
+    /// Have the server go by the version: workflows keep it (pinned), or move on to a newer one (auto-upgrade)
+    #[arg(long, value_name = "pinned|auto-upgrade", value_parser = versioning)]
+    pub(crate) worker_versioning: Option<VersioningBehavior>,
     /// Name under which others attach to the pool, and inspect it [default: the process id]
     #[arg(long, value_name = "NAME", value_parser = pool_name)]
     pub(crate) name: Option<String>,
@@ -132,13 +179,17 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) no_times: bool,
     /// How long a drain lets activities finish before they are cancelled: 10s, 500ms, 2m
-    #[arg(long, value_name = "DURATION", default_value = "10s", allow_hyphen_values = true,
-          value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) grace: Duration,
     /// How long workflow code may run before it yields; then its process is killed and replaced. 0s: as long as it likes
-    #[arg(long, value_name = "DURATION", default_value = "2s", allow_hyphen_values = true,
-          value_parser = duration)]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     pub(crate) deadlock_timeout: Duration,
+    /// Start a dev server, and fail if its port is taken [default: if nothing names a server and none runs]
+    #[arg(long, conflicts_with = "no_dev_server")]
+    pub(crate) dev_server: bool,
+    /// Give the dev server its web UI, on the port 8233
+    #[arg(long, conflicts_with = "no_dev_server")]
+    pub(crate) ui: bool,
     /// Never start a dev server: fail if no server answers
     #[arg(long)]
     pub(crate) no_dev_server: bool,
@@ -147,6 +198,115 @@ pub(crate) struct RunArgs {
     pub(crate) dev_server_db: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+}
+
+/// What is to be done about a dev server.
+#[cfg(feature = "temporal")]
+pub(crate) enum DevServerArg {
+    /// It is to be started.
+    Wanted(dev_server::Options),
+    /// It is started if there is no other.
+    Possible(dev_server::Options),
+    /// It is not to be started.
+    Forbidden,
+}
+
+#[cfg(feature = "temporal")]
+impl RunArgs {
+    /// The worker as the command line has it, its place, and what is to be done about a dev server.
+    pub(crate) fn apply(self, worker: Worker) -> Result<(Worker, Place, DevServerArg), CliError> {
+        let Worker { user, mut config, connection, name } = worker;
+        for (typed, is_empty, what, flag) in [
+            (self.num_workflow_workers, user.workflows.is_empty(), "workflow", "-w"),
+            (self.num_activity_workers, user.activities.is_empty(), "activity", "-a"),
+        ] {
+            if typed > 0 && is_empty {
+                let why =
+                    format_args!("'{flag} {typed}', but this program has no {what}: give '{flag} 0', or register one");
+                return Err(CliError::new(USAGE, why));
+            }
+        }
+        config.workflow_processes = self.num_workflow_workers as usize;
+        config.activity_processes = self.num_activity_workers as usize;
+        (config.workflow_task_queue, config.activity_task_queue) = match self.task_queue {
+            Some(queue) => (queue.clone(), queue),
+            None => (self.workflow_task_queue, self.activity_task_queue),
+        };
+        (config.activity_slots, config.max_cached_workflows) =
+            (self.activity_slots as usize, self.max_cached_workflows as usize);
+        (config.grace, config.deadlock_timeout) = (self.grace, self.deadlock_timeout);
+        let as_number = |n: Option<u32>| n.map(|n| n as usize);
+        or_else(&mut config.max_workflow_processes, as_number(self.max_workflow_workers));
+        or_else(&mut config.max_concurrent_local_activities, as_number(self.max_concurrent_local_activities));
+        or_else(&mut config.max_activities_per_second, self.max_activities_per_second);
+        or_else(&mut config.max_task_queue_activities_per_second, self.max_task_queue_activities_per_second);
+        or_else(&mut config.workflow_pollers, self.workflow_pollers);
+        or_else(&mut config.activity_pollers, self.activity_pollers);
+        or_else(&mut config.identity, self.identity);
+        config.limits = worker_limits(config.limits, self.max_tasks_per_process, self.max_memory_per_process);
+        if self.target_memory_usage.is_some() || self.target_cpu_usage.is_some() {
+            config.tuner = Tuner::ResourceBased {
+                target_memory_usage: self.target_memory_usage.unwrap_or(0.8),
+                target_cpu_usage: self.target_cpu_usage.unwrap_or(0.9),
+            };
+        }
+        config.deployment = deployment(config.deployment, self.deployment_name, self.build_id, self.worker_versioning);
+        config.check().map_err(|why| CliError::new(USAGE, why))?;
+        let name = self.name.or(name);
+        let options = Options {
+            backing: self.backing.of(name.as_deref()),
+            reserve: self.reserve,
+            huge_pages: self.huge_pages,
+            prefault: self.prefault,
+            no_times: self.no_times,
+            ..Options::default()
+        };
+        let connection = ConnectFlags::from(self.connect).or(connection);
+        let mut of_server = dev_server::Options::default();
+        (of_server.ui, of_server.db) = (self.ui, self.dev_server_db);
+        let dev_server = match (self.dev_server, self.no_dev_server) {
+            (true, _) => DevServerArg::Wanted(of_server),
+            (false, false) => DevServerArg::Possible(of_server),
+            (false, true) => DevServerArg::Forbidden,
+        };
+        Ok((Worker { user, config, connection, name: name.clone() }, Place { name, options }, dev_server))
+    }
+}
+
+#[cfg(feature = "temporal")]
+fn or_else<T>(set: &mut Option<T>, typed: Option<T>) {
+    if typed.is_some() {
+        *set = typed;
+    }
+}
+
+/// A tenth of jitter, so that not all leave at once.
+#[cfg(feature = "temporal")]
+fn worker_limits(limits: WorkerLimits, max_tasks: Option<u32>, max_memory: Option<u64>) -> WorkerLimits {
+    let limits = max_tasks.map_or(limits.clone(), |n| limits.max_tasks(n.into(), u64::from(n) / 10));
+    max_memory.map_or(limits.clone(), |bytes| limits.max_memory(bytes))
+}
+
+/// What the program says of its version, with what was typed in its place; `None` if neither says anything.
+#[cfg(feature = "temporal")]
+fn deployment(
+    set: Option<WorkerDeploymentOptions>,
+    name: Option<String>,
+    build_id: Option<String>,
+    versioning: Option<VersioningBehavior>,
+) -> Option<WorkerDeploymentOptions> {
+    if name.is_none() && build_id.is_none() && versioning.is_none() {
+        return set;
+    }
+    let mut options =
+        set.unwrap_or_else(|| WorkerDeploymentOptions::from_build_id(build_id_from_current_exe().to_owned()));
+    let version = WorkerDeploymentVersion::builder()
+        .deployment_name(name.unwrap_or(options.version.deployment_name))
+        .build_id(build_id.unwrap_or(options.version.build_id));
+    options.version = version.build();
+    options.use_worker_versioning |= versioning.is_some();
+    or_else(&mut options.default_versioning_behavior, versioning);
+    Some(options)
 }
 
 /// On what the segment of a pool is to lie.
@@ -182,10 +342,10 @@ pub(crate) struct StarterArgs {
           value_parser = number(1..=100_000))]
     num_workflows: u32,
     /// Task queue to start them on
-    #[arg(long, value_name = "NAME", default_value = "workflow-task-queue", value_parser = name())]
+    #[arg(long, value_name = "NAME", value_parser = name())]
     task_queue: String,
     /// Name of the workflow
-    #[arg(long, value_name = "NAME", default_value = "ParallelizedWorkflow", value_parser = name())]
+    #[arg(long, value_name = "NAME", value_parser = name(), required = true)]
     workflow: String,
     /// Input of each workflow, as JSON
     #[arg(long, value_name = "JSON", allow_negative_numbers = true, value_parser = Json::from_str)]
@@ -197,10 +357,26 @@ pub(crate) struct StarterArgs {
 #[cfg(feature = "temporal")]
 impl StarterArgs {
     /// What to start, and where.
-    pub(crate) fn split(self) -> (StarterOptions, ConnectFlags) {
+    pub(crate) fn split(self, worker: Worker) -> (StarterOptions, ConnectFlags) {
         let StarterArgs { num_workflows, task_queue, workflow, input, connect } = self;
-        (StarterOptions { num_workflows: num_workflows as usize, task_queue, workflow, input }, connect.into())
+        let data_converter = worker.user.converter.into_data();
+        let options =
+            StarterOptions { num_workflows: num_workflows as usize, task_queue, workflow, input, data_converter };
+        (options, ConnectFlags::from(connect).or(worker.connection))
     }
+}
+
+/// What `shmworker replay` was told.
+#[cfg(feature = "temporal")]
+#[derive(clap::Args)]
+pub(crate) struct ReplayArgs {
+    /// Histories in JSON, or directories of them
+    #[arg(value_name = "FILE|DIR", required = true)]
+    pub(crate) histories: Vec<PathBuf>,
+    /// Workflow worker processes, each with a replay of its own
+    #[arg(short = 'w', long, value_name = "N", default_value = "2", allow_negative_numbers = true,
+          value_parser = number(1..=512))]
+    pub(crate) num_workflow_workers: u32,
 }
 
 /// Where the server is. Each flag wins over Temporal's own environment variables, and those over its config file.
@@ -283,9 +459,48 @@ pub(crate) enum Parsed {
     Text(clap::Error),
 }
 
+/// The flags, with what the program has set for their defaults.
+#[cfg(feature = "temporal")]
+fn definition(worker: &Worker) -> clap::Command {
+    let config = &worker.config;
+    let (workflow_processes, activity_processes) = worker.processes();
+    let of_run = [
+        ("num_workflow_workers", workflow_processes.to_string()),
+        ("num_activity_workers", activity_processes.to_string()),
+        ("workflow_task_queue", config.workflow_task_queue.clone()),
+        ("activity_task_queue", config.activity_task_queue.clone()),
+        ("activity_slots", config.activity_slots.to_string()),
+        ("max_cached_workflows", config.max_cached_workflows.to_string()),
+        ("grace", shown(config.grace)),
+        ("deadlock_timeout", shown(config.deadlock_timeout)),
+    ];
+    let workflow = worker.user.workflows.names().next().map(|name| ("workflow", name.to_owned()));
+    let of_starter = [("task_queue", config.workflow_task_queue.clone())].into_iter().chain(workflow);
+    // A command line is read once in the life of a process.
+    let set = |command: clap::Command, (id, value): (&'static str, String)| {
+        command.mut_arg(id, |arg| arg.required(false).default_value(&*value.leak()))
+    };
+    Cli::command()
+        .mut_subcommand("run", |command| of_run.into_iter().fold(command, set))
+        .mut_subcommand("starter", |command| of_starter.fold(command, set))
+}
+
+/// As it is typed.
+#[cfg(feature = "temporal")]
+fn shown(duration: Duration) -> String {
+    match duration.subsec_millis() {
+        0 => format!("{}s", duration.as_secs()),
+        _ => format!("{}ms", duration.as_millis()),
+    }
+}
+
 /// Reads a command line, of which `argv[0]` is the program.
-pub(crate) fn parse(argv: Vec<OsString>) -> Result<Parsed, CliError> {
-    match Cli::try_parse_from(&argv) {
+pub(crate) fn parse(argv: Vec<OsString>, #[cfg(feature = "temporal")] worker: &Worker) -> Result<Parsed, CliError> {
+    #[cfg(feature = "temporal")]
+    let definition = definition(worker);
+    #[cfg(not(feature = "temporal"))]
+    let definition = Cli::command();
+    match definition.try_get_matches_from(&argv).and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => check(&cli.command).map(|()| Parsed::Run(cli.command)),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Text(error))
@@ -389,6 +604,45 @@ pub(super) fn pool_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// A number above 0.
+#[cfg(feature = "temporal")]
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_normal() && *rate > 0.0);
+    rate.ok_or_else(|| "it must be a number above 0, such as 50 or 0.5".to_owned())
+}
+
+/// A part of 1.
+#[cfg(feature = "temporal")]
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (f64::MIN_POSITIVE..=1.0).contains(share));
+    share.ok_or_else(|| "it must be above 0 and at most 1, such as 0.8".to_owned())
+}
+
+/// How many polls there are.
+#[cfg(feature = "temporal")]
+fn pollers(text: &str) -> Result<PollerBehavior, String> {
+    let number = |text: &str| text.parse::<usize>().ok().filter(|n| (1..=1000).contains(n));
+    let pollers = match text.split_once('-') {
+        None => number(text).map(PollerBehavior::SimpleMaximum),
+        Some((least, most)) => {
+            number(least).zip(number(most)).filter(|(least, most)| least <= most).map(|(minimum, maximum)| {
+                PollerBehavior::Autoscaling { minimum, maximum, initial: 5.clamp(minimum, maximum) }
+            })
+        }
+    };
+    pollers.ok_or_else(|| "it must be a number from 1 to 1000, or a range of them, such as 2-20".to_owned())
+}
+
+/// What workflows do when there is a newer version.
+#[cfg(feature = "temporal")]
+fn versioning(text: &str) -> Result<VersioningBehavior, String> {
+    match text {
+        "pinned" => Ok(VersioningBehavior::Pinned),
+        "auto-upgrade" => Ok(VersioningBehavior::AutoUpgrade),
+        _ => Err("it must be 'pinned' or 'auto-upgrade'".to_owned()),
+    }
+}
+
 /// On what a segment lies.
 #[cfg(feature = "temporal")]
 fn backing(text: &str) -> Result<BackingArg, String> {
@@ -432,9 +686,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(all(test, feature = "temporal"))]
 mod tests {
     use super::*;
+    use crate::temporal::sample;
 
     fn line(words: &[&str]) -> Result<Parsed, CliError> {
-        parse(std::iter::once("shmworker").chain(words.iter().copied()).map(OsString::from).collect())
+        let argv = std::iter::once("shmworker").chain(words.iter().copied()).map(OsString::from).collect();
+        parse(argv, &sample::worker())
     }
 
     fn run(words: &[&str]) -> RunArgs {

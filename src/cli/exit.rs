@@ -72,25 +72,27 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(feature = "temporal")]
-pub(crate) use temporal::code_of;
-
-#[cfg(feature = "temporal")]
 mod temporal {
-    use super::{BAD_NAMESPACE, CONFIG, CliError, FAILURE, INTERRUPTED, NO_CLI, NO_WORKER, SERVER_UNREACHABLE};
-    use crate::temporal::{connect::ConnectError, dev_server::DevServerError, starter::StarterError};
+    use super::{CRASH_LOOP, CliError, FAILURE, INTERRUPTED, NO_CLI, NO_WORKER, USAGE};
+    use crate::temporal::{RunError, connect::ConnectError, dev_server::DevServerError, starter::StarterError};
 
     impl From<ConnectError> for CliError {
         fn from(error: ConnectError) -> CliError {
-            CliError::new(code_of(&error), error)
+            CliError::new(error.code(), error)
         }
     }
 
-    /// The exit code for what is wrong with the server.
-    pub(crate) fn code_of(error: &ConnectError) -> u8 {
-        match error {
-            ConnectError::Unreachable { .. } => SERVER_UNREACHABLE,
-            ConnectError::BadNamespace { .. } => BAD_NAMESPACE,
-            ConnectError::Config(_) | ConnectError::Denied { .. } => CONFIG,
+    impl From<RunError> for CliError {
+        fn from(error: RunError) -> CliError {
+            let code = match &error {
+                RunError::Settings(_) => USAGE,
+                RunError::Connect(error) => error.code(),
+                RunError::Bridge { code, .. } => code.unwrap_or(FAILURE),
+                RunError::CrashLoop(_) => CRASH_LOOP,
+                RunError::DevServer(_) => NO_CLI,
+                RunError::Pool(_) | RunError::Unclean(_) => FAILURE,
+            };
+            CliError::new(code, error)
         }
     }
 
@@ -116,6 +118,16 @@ mod temporal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "temporal")]
+    #[test]
+    fn what_is_wrong_with_the_server_has_the_code_by_which_the_bridge_tells() {
+        use crate::temporal::connect::ConnectError::{BadNamespace, Config, Unreachable};
+        let text = String::new;
+        assert_eq!(Unreachable { address: text(), reason: text() }.code(), SERVER_UNREACHABLE);
+        assert_eq!(BadNamespace { address: text(), namespace: text() }.code(), BAD_NAMESPACE);
+        assert_eq!(Config(text()).code(), CONFIG);
+    }
 
     #[test]
     fn a_message_is_one_line_whatever_it_quotes() {

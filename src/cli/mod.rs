@@ -10,11 +10,13 @@ pub mod exit;
 mod inspect;
 mod probe;
 #[cfg(feature = "temporal")]
+mod replay;
+#[cfg(feature = "temporal")]
 mod run;
 mod torture;
 
 #[cfg(feature = "temporal")]
-use crate::temporal::{activity::Activities, connect::Server, sample, starter, workflow::Workflows};
+use crate::temporal::{Worker, connect::Server, sample, starter};
 use args::{Command, Parsed};
 use exit::CliError;
 use std::{
@@ -25,44 +27,35 @@ use std::{
 /// Runs the command that the process arguments name, with the sample workflow and activity, and returns its exit code.
 #[cfg(feature = "temporal")]
 pub fn main() -> ExitCode {
-    main_with(sample::workflows(), sample::activities())
+    main_with(sample::worker())
 }
 
 /// Runs the command that the process arguments name, and returns its exit code.
 #[cfg(not(feature = "temporal"))]
 pub fn main() -> ExitCode {
-    main_with()
+    end(parsed(args::parse(std::env::args_os().collect())).and_then(|command| command.map_or(Ok(()), execute)))
 }
 
-/// Makes a program of one's own workflows and activities: it has the whole command line of `shmworker`.
-///
-/// To be called before the program has started a thread: `run` forks.
-///
-#[cfg_attr(feature = "temporal", doc = "```no_run")]
-#[cfg_attr(not(feature = "temporal"), doc = "```ignore")]
-/// use shmworker::temporal::{activity::Activities, workflow::Workflows};
-///
-/// fn main() -> std::process::ExitCode {
-///     let activities = Activities::new().register("greet", |_ctx, name: String| async move { Ok(format!("hello {name}")) });
-///     shmworker::cli::main_with(Workflows::new(), activities)
-/// }
-/// ```
-pub fn main_with(
-    #[cfg(feature = "temporal")] workflows: Workflows,
-    #[cfg(feature = "temporal")] activities: Activities,
-) -> ExitCode {
-    let outcome = match args::parse(std::env::args_os().collect()) {
-        #[cfg(feature = "temporal")]
-        Ok(Parsed::Run(command)) => execute(command, workflows, activities),
-        #[cfg(not(feature = "temporal"))]
-        Ok(Parsed::Run(command)) => execute(command),
+/// The same with what a program has made of a worker.
+#[cfg(feature = "temporal")]
+pub(crate) fn main_with(worker: Worker) -> ExitCode {
+    let command = parsed(args::parse(std::env::args_os().collect(), &worker));
+    end(command.and_then(|command| command.map_or(Ok(()), |command| execute(command, worker))))
+}
+
+/// The command to run, unless there is only something to be printed.
+fn parsed(line: Result<Parsed, CliError>) -> Result<Option<Command>, CliError> {
+    line.map(|parsed| match parsed {
+        Parsed::Run(command) => Some(command),
         // A reader that has gone away has read enough.
-        Ok(Parsed::Text(text)) => {
+        Parsed::Text(text) => {
             let _ = text.print();
-            Ok(())
+            None
         }
-        Err(error) => Err(error),
-    };
+    })
+}
+
+fn end(outcome: Result<(), CliError>) -> ExitCode {
     match outcome {
         Ok(()) => exit::OK.into(),
         Err(error) => {
@@ -74,13 +67,14 @@ pub fn main_with(
 }
 
 #[cfg(feature = "temporal")]
-fn execute(command: Command, workflows: Workflows, activities: Activities) -> Result<(), CliError> {
+fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
     match command {
-        Command::Run(args) => run::run(*args, workflows, activities),
+        Command::Run(args) => run::run(*args, worker),
         Command::Starter(args) => {
-            let (options, flags) = args.split();
+            let (options, flags) = args.split(worker);
             Ok(starter::run(&options, &Server::resolve(&flags)?)?)
         }
+        Command::Replay(args) => replay::run(&args, worker.user),
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),

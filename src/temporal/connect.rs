@@ -81,7 +81,18 @@ pub enum ConnectError {
     },
 }
 
-/// What was typed on the command line; what wasn't is `None`, and comes from elsewhere.
+impl ConnectError {
+    /// By which a process tells another what is wrong: the exit code of the command line, too.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            ConnectError::Unreachable { .. } => 3,
+            ConnectError::BadNamespace { .. } => 4,
+            ConnectError::Config(_) | ConnectError::Denied { .. } => 8,
+        }
+    }
+}
+
+/// What was typed on the command line, or set by the program; what wasn't is `None`, and comes from elsewhere.
 ///
 /// Holds a secret, so it is not `Debug`.
 #[derive(Clone, Default)]
@@ -108,6 +119,26 @@ pub struct ConnectFlags {
     pub tls_server_name: Option<String>,
     /// `--gzip`: compress messages to the server, and let it compress its own.
     pub gzip: bool,
+}
+
+impl ConnectFlags {
+    /// These, and where something is not said what `other` says of it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn or(self, other: ConnectFlags) -> ConnectFlags {
+        ConnectFlags {
+            address: self.address.or(other.address),
+            namespace: self.namespace.or(other.namespace),
+            profile: self.profile.or(other.profile),
+            config_file: self.config_file.or(other.config_file),
+            api_key: self.api_key.or(other.api_key),
+            tls: self.tls || other.tls,
+            tls_ca: self.tls_ca.or(other.tls_ca),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
+            tls_server_name: self.tls_server_name.or(other.tls_server_name),
+            gzip: self.gzip || other.gzip,
+        }
+    }
 }
 
 /// A server, as configured: where it is, and how to talk to it. Nothing has been connected yet.
@@ -193,6 +224,14 @@ impl Server {
     #[must_use]
     pub fn configured(&self) -> bool {
         self.configured
+    }
+
+    /// The port, if the address is one at which a dev server of this machine can be.
+    #[cfg(feature = "cli")]
+    pub(crate) fn local_port(&self) -> Option<u16> {
+        let target = &self.options.target;
+        let is_local = matches!(target.host_str(), Some("localhost" | "127.0.0.1")) && target.scheme() == "http";
+        is_local.then(|| target.port()).flatten()
     }
 
     /// Whether any address of the server's host accepts a TCP connection. Blocks for up to a second per address and

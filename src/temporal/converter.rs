@@ -50,6 +50,10 @@ impl Converter {
         &self.converter
     }
 
+    pub(crate) fn into_data(self) -> DataConverter {
+        self.converter
+    }
+
     /// The codec, unless there is nothing that it would do.
     pub(super) fn codec(&self) -> Option<Codec> {
         self.is_own.then(|| Codec { converter: self.converter.clone() })
@@ -156,4 +160,128 @@ fn wait<T: Send + 'static>(
 
 fn panicked(how: &str) -> PayloadConversionError {
     PayloadConversionError::EncodingError(format!("it panicked: {how}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::{BoxFuture, FutureExt};
+    use std::time::Duration;
+    use temporalio_common::{
+        data_converters::{DefaultFailureConverter, PayloadCodec, PayloadConverter},
+        protos::{
+            coresdk::{
+                workflow_activation::{SignalWorkflow, WorkflowActivationJob, workflow_activation_job::Variant},
+                workflow_commands::{CompleteWorkflowExecution, workflow_command},
+                workflow_completion::{Success, workflow_activation_completion::Status},
+            },
+            temporal::api::common::v1::Payload,
+        },
+    };
+
+    type Coded = BoxFuture<'static, Result<Vec<Payload>, PayloadConversionError>>;
+
+    /// Adds a letter on the way out and takes it off on the way in.
+    #[derive(Clone, Copy)]
+    enum Letter {
+        AtOnce,
+        Later,
+        Failing,
+        Panicking,
+        PanickingLater,
+    }
+
+    impl Letter {
+        fn code(self, mut payloads: Vec<Payload>, code: fn(&mut Vec<u8>)) -> Coded {
+            let mut coded = move || {
+                payloads.iter_mut().for_each(|payload| code(&mut payload.data));
+                Ok(std::mem::take(&mut payloads))
+            };
+            async move {
+                match self {
+                    Letter::AtOnce => {}
+                    Letter::Later | Letter::PanickingLater => tokio::time::sleep(Duration::from_millis(1)).await,
+                    Letter::Failing => return Err(PayloadConversionError::EncodingError("no key".into())),
+                    Letter::Panicking => panic!("no key at all"),
+                }
+                assert!(!matches!(self, Letter::PanickingLater), "no key after all");
+                coded()
+            }
+            .boxed()
+        }
+    }
+
+    impl PayloadCodec for Letter {
+        fn encode(&self, _: &SerializationContextData, payloads: Vec<Payload>) -> Coded {
+            self.code(payloads, |data| data.push(b'x'))
+        }
+
+        fn decode(&self, _: &SerializationContextData, payloads: Vec<Payload>) -> Coded {
+            self.code(payloads, |data| assert_eq!(data.pop(), Some(b'x')))
+        }
+    }
+
+    fn payload(data: &str) -> Payload {
+        Payload { data: data.into(), ..Default::default() }
+    }
+
+    /// A signal whose input is to be the workflow's result.
+    fn activation() -> WorkflowActivation {
+        let signal = SignalWorkflow { input: vec![payload("ax")], ..Default::default() };
+        let job = WorkflowActivationJob { variant: Some(Variant::SignalWorkflow(signal)) };
+        WorkflowActivation { run_id: "run".into(), jobs: vec![job], ..Default::default() }
+    }
+
+    fn complete(activation: WorkflowActivation) -> WorkflowActivationCompletion {
+        let Some(Variant::SignalWorkflow(signal)) = &activation.jobs[0].variant else { panic!("{activation:?}") };
+        assert_eq!(signal.input[0].data, b"a", "workflow code sees what was decoded");
+        let end = CompleteWorkflowExecution { result: Some(payload("b")) };
+        let commands = vec![workflow_command::Variant::CompleteWorkflowExecution(end).into()];
+        let status = Some(Status::Successful(Success { commands, ..Default::default() }));
+        WorkflowActivationCompletion { run_id: activation.run_id, status, ..Default::default() }
+    }
+
+    fn around(letter: Letter) -> Result<Vec<u8>, String> {
+        let data = DataConverter::new(PayloadConverter::default(), DefaultFailureConverter::default(), letter);
+        let codec = Converter::from(data).codec().expect("a codec of one's own");
+        let completion = codec.around(activation(), complete);
+        assert_eq!(completion.run_id, "run");
+        match completion.status.unwrap() {
+            Status::Successful(success) => match success.commands[0].variant.clone() {
+                Some(workflow_command::Variant::CompleteWorkflowExecution(end)) => Ok(end.result.unwrap().data),
+                other => panic!("{other:?}"),
+            },
+            Status::Failed(failed) => Err(failed.failure.unwrap().message),
+        }
+    }
+
+    #[test]
+    fn a_codec_lies_around_an_activation_whether_it_waits_or_not() {
+        assert_eq!(around(Letter::AtOnce).unwrap(), b"bx");
+        assert_eq!(around(Letter::Later).unwrap(), b"bx");
+    }
+
+    #[test]
+    fn a_codec_may_wait_inside_another_runtime() {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        assert_eq!(runtime.block_on(async { around(Letter::Later) }).unwrap(), b"bx");
+    }
+
+    #[test]
+    fn a_codec_that_fails_fails_the_task() {
+        for (letter, why) in [
+            (Letter::Failing, "no key"),
+            (Letter::Panicking, "no key at all"),
+            (Letter::PanickingLater, "its message is on stderr"),
+        ] {
+            let message = around(letter).unwrap_err();
+            assert!(message.starts_with("the payload codec cannot decode the activation: "), "{message}");
+            assert!(message.ends_with(why), "{message}");
+        }
+    }
+
+    #[test]
+    fn without_a_converter_of_ones_own_no_message_is_gone_through() {
+        assert!(Converter::default().codec().is_none());
+    }
 }

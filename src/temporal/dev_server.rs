@@ -32,6 +32,31 @@ use std::{
 /// The port on which Temporal's tools expect a server.
 pub const DEFAULT_PORT: u16 = 7233;
 
+/// How a dev server is to be. By default it has no web UI, and forgets everything at its end.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// The port on which it serves, on 127.0.0.1; [`DEFAULT_PORT`] by default.
+    pub port: u16,
+    /// Whether it has a web UI, on the port whose number is greater by 1000.
+    pub ui: bool,
+    /// The file in which it keeps its state, across its lives.
+    pub db: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { port: DEFAULT_PORT, ui: false, db: None }
+    }
+}
+
+impl Options {
+    /// The port of the web UI, if there is to be one.
+    pub fn ui_port(&self) -> Option<u16> {
+        self.ui.then(|| self.port.saturating_add(1000))
+    }
+}
+
 /// How long the download of the tool may take, and how long its unpacking.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(300);
 const UNPACK_LIMIT: Duration = Duration::from_secs(60);
@@ -212,11 +237,11 @@ fn run(command: &mut Command, limit: Duration) -> Result<(), Helper> {
 /// A dev server that this process has started. Dropping it kills it, unless the drop happens in a fork of this process.
 ///
 /// ```no_run
-/// use shmworker::temporal::dev_server::{DEFAULT_PORT, DevServer, DevServerError, locate};
+/// use shmworker::temporal::dev_server::{DevServer, DevServerError, Options, locate};
 /// use std::time::Duration;
 ///
 /// # fn example() -> Result<(), DevServerError> {
-/// let mut server = DevServer::start(&locate()?, DEFAULT_PORT, None)?;
+/// let mut server = DevServer::start(&locate()?, &Options::default())?;
 /// while !server.ready()? {
 ///     // ... whatever else there is to do
 /// }
@@ -233,7 +258,7 @@ pub struct DevServer {
 }
 
 impl DevServer {
-    /// Starts a server on `127.0.0.1:port`, which forgets everything at its end, unless it keeps its state in `db`.
+    /// Starts a server on 127.0.0.1.
     ///
     /// It is in a process group of its own, so that a Ctrl-C meant for its parent doesn't reach it, and has none of the
     /// parent's `TEMPORAL_*` variables. To be called on the main thread.
@@ -241,10 +266,15 @@ impl DevServer {
     /// # Errors
     ///
     /// [`DevServerError::Spawn`].
-    pub fn start(cli: &Path, port: u16, db: Option<&Path>) -> Result<DevServer, DevServerError> {
+    pub fn start(cli: &Path, options: &Options) -> Result<DevServer, DevServerError> {
+        let Options { port, db, .. } = options;
         let mut command = Command::new(cli);
-        command.args(["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--log-level", "error", "--port"]);
+        command.args(["server", "start-dev", "--ip", "127.0.0.1", "--log-level", "error", "--port"]);
         command.arg(port.to_string());
+        match options.ui_port() {
+            Some(port) => command.args(["--ui-ip", "127.0.0.1", "--ui-port", &port.to_string()]),
+            None => command.arg("--headless"),
+        };
         if let Some(db) = db {
             command.arg("--db-filename").arg(db);
         }
@@ -257,7 +287,7 @@ impl DevServer {
             Ok((spawn(&mut command, &log)?, log))
         };
         let (child, log) = start().map_err(|source| DevServerError::Spawn { path: cli.to_owned(), source })?;
-        Ok(DevServer { child, log, port, parent: Pid::this() })
+        Ok(DevServer { child, log, port: *port, parent: Pid::this() })
     }
 
     /// Whether the server accepts connections by now. Doesn't wait for it.
@@ -419,7 +449,7 @@ mod tests {
     fn start(script_text: &str, port: u16) -> (tempfile::TempDir, DevServer) {
         let dir = tempfile::tempdir().unwrap();
         let cli = script(dir.path(), "temporal", script_text);
-        let server = DevServer::start(&cli, port, None).unwrap();
+        let server = DevServer::start(&cli, &Options { port, ..Options::default() }).unwrap();
         (dir, server)
     }
 

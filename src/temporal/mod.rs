@@ -1,8 +1,8 @@
 //! Temporal workers in processes: Core in one, workflow and activity code in others, protobuf messages in shared memory
 //! between them.
 //!
-//! A user's program says what there is ([`workflow::Workflows`], [`activity::Activities`]) and hands it to
-//! the command line ([`crate::cli::main_with`]).
+//! A user's program says what there is ([`workflow::Workflows`], [`activity::Activities`]), makes a [`Worker`] of it, and
+//! hands over to the command line ([`Worker::main`]) or serves itself ([`Worker::run`]).
 //!
 //! ```text
 //!   Temporal server ═══ bridge ═══ segment ═══ workflow processes, activity processes
@@ -11,11 +11,14 @@
 
 pub mod activity;
 pub(crate) mod bridge;
+mod builder;
 pub mod connect;
 mod converter;
 pub mod dev_server;
+pub(crate) mod history;
 mod panics;
 mod process;
+pub(crate) mod report;
 pub mod sample;
 mod seam;
 pub mod starter;
@@ -24,4 +27,8 @@ mod wire;
 pub(crate) mod worker_pool;
 pub mod workflow;
 
+pub use builder::{
+    DataConverter, PollerBehavior, RunError, Tuner, VersioningBehavior, Worker, WorkerDeploymentOptions,
+    WorkerDeploymentVersion, WorkflowErrorType, WorkflowInterceptor, WorkflowInterceptorConstructor,
+};
 pub(crate) use user_code::UserCode;

@@ -5,7 +5,7 @@
 
 #![allow(missing_docs, reason = "the macros add public constants without documentation")]
 
-use super::{activity::Activities, workflow::Workflows};
+use super::{Worker, activity::Activities, workflow::Workflows};
 use std::{process, thread, time::Duration};
 use temporalio_common::ActivityError;
 use temporalio_macros::{activity_definitions, workflow, workflow_methods};
@@ -17,6 +17,12 @@ use temporalio_workflow::{
 pub const WORKFLOW_TASK_QUEUE: &str = "workflow-task-queue";
 /// The task queue of [`EchoActivities::echo_pid_activity`].
 pub const ACTIVITY_TASK_QUEUE: &str = "activity-task-queue";
+
+/// The sample worker, with a task queue for workflows and one for activities.
+pub fn worker() -> Worker {
+    let worker = Worker::new(WORKFLOW_TASK_QUEUE).activity_task_queue(ACTIVITY_TASK_QUEUE);
+    worker.workflows(workflows()).activities(activities())
+}
 
 /// The sample workflows, by name.
 pub fn workflows() -> Workflows {

@@ -23,7 +23,7 @@ use temporalio_client::{
     tonic::IntoRequest,
 };
 use temporalio_common::{
-    data_converters::RawValue,
+    data_converters::{DataConverter, RawValue},
     protos::{
         proto_ts_to_system_time,
         temporal::api::{
@@ -62,6 +62,8 @@ pub struct StarterOptions {
     pub workflow: String,
     /// The input of each; none if the workflow takes none.
     pub input: Option<Json>,
+    /// How inputs and results are coded: as the workers do it.
+    pub data_converter: DataConverter,
 }
 
 /// A text that is JSON, kept as it was written.
@@ -205,7 +207,8 @@ async fn drive(options: &StarterOptions, server: &Server, counts: &Counts) -> Re
     let connection = server.connect(format!("shmworker-starter:{}", std::process::id())).await?;
     server.check_namespace(&connection).await?;
     await_worker(options, server, &connection).await?;
-    let client = Client::new(connection, ClientOptions::new(server.namespace()).build())
+    let client_options = ClientOptions::new(server.namespace()).data_converter(options.data_converter.clone()).build();
+    let client = Client::new(connection, client_options)
         .map_err(|error| ConnectError::Config(ClientConnectError::from(error).to_string()))?;
 
     let (started, handles) = mpsc::unbounded_channel();
@@ -342,8 +345,15 @@ fn result_reason(error: &WorkflowGetResultError) -> String {
 /// A failure's message with those of its causes.
 fn chain(failure: &Failure) -> String {
     let causes = std::iter::successors(Some(failure), |failure| failure.cause.as_deref());
-    let messages = causes.map(|failure| failure.message.as_str()).filter(|message| !message.is_empty());
-    messages.collect::<Vec<_>>().join(": ")
+    causes.map(message).filter(|message| !message.is_empty()).collect::<Vec<_>>().join(": ")
+}
+
+/// A failure converter may have moved the message to where the codec encodes it, and the client has decoded it there.
+fn message(failure: &Failure) -> String {
+    let encoded = failure.encoded_attributes.as_ref();
+    let attributes = encoded.and_then(|payload| serde_json::from_slice::<serde_json::Value>(&payload.data).ok());
+    let message = attributes.as_ref().and_then(|attributes| attributes["message"].as_str());
+    message.unwrap_or(&failure.message).to_owned()
 }
 
 /// A result as one line.
@@ -388,6 +398,10 @@ mod tests {
         let failure =
             Failure { message: "activity failed".into(), cause: Some(Box::new(nameless)), ..Default::default() };
         assert_eq!(chain(&failure), "activity failed: no such file");
+        let attributes = Payload { data: br#"{"message":"what it was"}"#.into(), ..Default::default() };
+        let encoded =
+            Failure { message: "Encoded failure".into(), encoded_attributes: Some(attributes), ..Default::default() };
+        assert_eq!(chain(&encoded), "what it was");
     }
 
     #[test]

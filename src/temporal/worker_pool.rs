@@ -4,8 +4,9 @@ use super::{
     UserCode,
     activity::activity_process,
     bridge::{self, Config},
-    connect::ConnectError,
+    connect::Server,
     dev_server::DevServer,
+    history::Recording,
     wire,
     workflow::workflow_process,
 };
@@ -20,7 +21,11 @@ use nix::unistd::Pid;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
+    time::Duration,
 };
+
+/// How long a replay may go on once its user has had enough.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The dev server, as the coordinator watches it.
 pub(crate) struct Watched {
@@ -59,31 +64,29 @@ const WORKFLOW_PROCESSES: usize = 1;
 
 /// Runs the pool in this process, which becomes its coordinator, until it is told to end.
 ///
-/// `code_of`: the exit code by which the bridge tells what is wrong with the server.
-///
 /// # Errors
 /// [`PoolError`]. No process is left behind in any case.
 pub(crate) fn run(
+    server: Server,
     config: Config,
     place: Place,
     user: UserCode,
     companion: Option<&Watched>,
-    code_of: fn(&ConnectError) -> u8,
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, PoolError> {
     let grace = config.grace;
     let user = Rc::new(user);
     let of_activities = user.clone();
     let (workflow_processes, activity_processes) = (config.workflow_processes, config.activity_processes);
-    let (namespace, workflow_task_queue) = (config.server.namespace().to_owned(), config.workflow_task_queue.clone());
+    let (namespace, workflow_task_queue) = (server.namespace().to_owned(), config.workflow_task_queue.clone());
     let (activity_task_queue, slots) = (config.activity_task_queue.clone(), config.activity_slots);
-    let (limits, at_most) = (config.limits.clone(), config.max_workflow_processes.max(workflow_processes));
+    let (limits, at_most) = (config.limits.clone(), config.most_workflow_processes());
     let specs = vec![
         Spec {
             name: "bridge",
             role: Role::Client,
             count: 1,
-            main: Box::new(move |seat| bridge::main(&seat, &config, code_of)),
+            main: Box::new(move |seat| bridge::main(&seat, &server, &config)),
         },
         Spec {
             name: "workflow-worker",
@@ -110,4 +113,33 @@ pub(crate) fn run(
         _ => Coordinator::resizable(&options, specs, (WORKFLOW_PROCESSES, at_most), grace, observer)?,
     };
     coordinator.listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))
+}
+
+/// Runs a pool that replays, in this process, which becomes its coordinator. It ends by itself.
+///
+/// # Errors
+/// [`PoolError`]. No process is left behind in any case.
+pub(crate) fn replay(
+    recordings: Vec<Recording>,
+    workflow_processes: usize,
+    user: UserCode,
+    observer: &mut dyn FnMut(Event<'_>),
+) -> Result<Summary, PoolError> {
+    let specs = vec![
+        Spec {
+            name: "bridge",
+            role: Role::Client,
+            count: 1,
+            main: Box::new(move |seat| bridge::replay::main(&seat, &recordings, workflow_processes)),
+        },
+        Spec {
+            name: "workflow-worker",
+            role: Role::Worker,
+            count: workflow_processes,
+            main: Box::new(move |seat| {
+                workflow_process(&seat, &user, bridge::replay::NAMESPACE, bridge::replay::TASK_QUEUE)
+            }),
+        },
+    ];
+    Coordinator::new(&Options::with_queues(wire::QUEUES), specs, GRACE, observer)?.run(None)
 }

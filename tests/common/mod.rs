@@ -14,7 +14,9 @@ mod server;
 pub(crate) use eventually::eventually;
 pub(crate) use pool::Pool;
 pub(crate) use program::{Process, Program, holders_of};
-pub(crate) use server::{EVENT_TASK_FAILED, EVENT_TASK_STARTED, EVENT_TASK_TIMED_OUT, EVENT_TIMER_STARTED, Server};
+pub(crate) use server::{
+    EVENT_TASK_FAILED, EVENT_TASK_STARTED, EVENT_TASK_TIMED_OUT, EVENT_TIMER_STARTED, Server, details,
+};
 
 use std::{
     collections::BTreeSet,

@@ -71,11 +71,17 @@ impl Pool {
     /// who they were.
     #[track_caller]
     pub(crate) fn kill(&mut self, label: &str) {
+        self.signal(label, Signal::SIGKILL);
+        self.has_died(label);
+    }
+
+    /// The process of this label was killed: returns once that has been reported and another is there.
+    #[track_caller]
+    pub(crate) fn has_died(&mut self, label: &str) {
         let pid = self.pid(label);
         let deaths = self.deaths.entry(label.to_owned()).or_default();
         *deaths += 1;
         let (starting, starts) = (format!("{label} starting"), *deaths + 1);
-        self.signal(label, Signal::SIGKILL);
         let report = format!("ERROR: worker exited unexpectedly: {label} (pid {pid}): signal 9 (SIGKILL);");
         self.program.says(&report, 1, |line| line.starts_with(&report));
         // The bridge is no worker, and does not announce itself.

@@ -1,10 +1,11 @@
 //! A Temporal dev server on a free port, and questions to it through the `temporal` command line tool.
 
 use super::{Program, eventually};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -17,37 +18,61 @@ pub(crate) const EVENT_TIMER_STARTED: &str = "EVENT_TYPE_TIMER_STARTED";
 pub(crate) struct Server {
     pub(crate) cli: PathBuf,
     pub(crate) address: String,
-    _program: Program,
+    port: u16,
+    /// What keeps its state.
+    db: Option<PathBuf>,
+    program: Program,
 }
 
 impl Server {
     /// Starts a server with these namespaces and waits until it serves.
     pub(crate) fn start(namespaces: &[&str]) -> Server {
+        Server::start_with(namespaces, None)
+    }
+
+    /// The same, with its state in a file.
+    pub(crate) fn start_with(namespaces: &[&str], db: Option<PathBuf>) -> Server {
         let cli = cli();
         // Nobody else is given the port in the moment between.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new(&cli);
-        command.args(["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--log-level", "error"]);
-        command.args(["--port", &port.to_string()]);
-        command.args(namespaces.iter().flat_map(|name| ["--namespace", name]));
-        let mut program = Program::start(command);
+        let program = serve(&cli, port, namespaces, db.as_deref());
         let address = format!("127.0.0.1:{port}");
+        let mut server = Server { cli, address, port, db, program };
+        server.await_health();
+        server
+    }
+
+    /// Kills the server, which has its state in a file, and starts it again.
+    pub(crate) fn kill_and_restart(&mut self) {
+        assert!(self.db.is_some(), "its state would be lost");
+        self.program.signal(Signal::SIGKILL);
+        self.program.end();
+        self.program = serve(&self.cli, self.port, &[], self.db.as_deref());
+        self.await_health();
+    }
+
+    fn await_health(&mut self) {
         eventually("the dev server serves", || {
-            assert!(program.is_running(), "the dev server has ended: {:?}", program.stderr());
-            let mut health = Command::new(&cli);
-            health.args(["operator", "cluster", "health", "--address", &address]);
+            assert!(self.program.is_running(), "the dev server has ended: {:?}", self.program.stderr());
+            let mut health = Command::new(&self.cli);
+            health.args(["operator", "cluster", "health", "--address", &self.address]);
             health.output().unwrap().status.success().then_some(())
         });
-        Server { cli, address, _program: program }
     }
 
     /// What the tool answers, as JSON.
-    fn ask(&self, namespace: &str, args: &[&str]) -> Value {
+    pub(crate) fn ask(&self, namespace: &str, args: &[&str]) -> Value {
+        let answer = self.tell(namespace, &[args, &["--output", "json"]].concat());
+        serde_json::from_slice(&answer).unwrap()
+    }
+
+    /// What the tool says once it has done that.
+    pub(crate) fn tell(&self, namespace: &str, args: &[&str]) -> Vec<u8> {
         let mut command = Command::new(&self.cli);
-        command.args(args).args(["--address", &self.address, "--namespace", namespace, "--output", "json"]);
+        command.args(args).args(["--address", &self.address, "--namespace", namespace]);
         let Output { status, stdout, stderr } = command.output().unwrap();
         assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
-        serde_json::from_slice(&stdout).unwrap()
+        stdout
     }
 
     /// How many workflows there are of those that `query` selects. It may take a moment until the answer is up to date.
@@ -57,12 +82,35 @@ impl Server {
         answer["count"].as_str().map_or(0, |count| count.parse().unwrap())
     }
 
-    /// The histories of all workflows.
-    pub(crate) fn histories(&self, namespace: &str) -> Vec<History> {
+    /// The ids of all workflows. It may take a moment until the answer is up to date.
+    pub(crate) fn workflows(&self, namespace: &str) -> Vec<String> {
         let list = self.ask(namespace, &["workflow", "list"]);
         let ids = list.as_array().unwrap().iter().map(|w| w["execution"]["workflowId"].as_str().unwrap());
-        ids.map(|id| History(self.ask(namespace, &["workflow", "show", "--workflow-id", id]))).collect()
+        ids.map(str::to_owned).collect()
     }
+
+    /// The histories of all workflows.
+    pub(crate) fn histories(&self, namespace: &str) -> Vec<History> {
+        let show = |id: &String| History(self.ask(namespace, &["workflow", "show", "--workflow-id", id]));
+        self.workflows(namespace).iter().map(show).collect()
+    }
+}
+
+/// The first of the details in attributes of an event, from JSON: the tool shows bytes.
+pub(crate) fn details(attributes: &Value) -> Value {
+    let data = attributes["details"]["payloads"][0]["data"].as_str().unwrap_or_else(|| panic!("details: {attributes}"));
+    serde_json::from_slice(&base64(data)).unwrap()
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |c| DIGITS.iter().position(|&d| d == c).unwrap() as u32;
+    let groups = text.trim_end_matches('=').as_bytes().chunks(4);
+    let bytes = groups.flat_map(|group| {
+        let bits = group.iter().fold(0, |bits, &c| bits << 6 | digit(c)) << (6 * (4 - group.len()));
+        bits.to_be_bytes()[1..group.len()].to_vec()
+    });
+    bytes.collect()
 }
 
 /// What has happened to a workflow.
@@ -80,6 +128,17 @@ impl History {
     pub(crate) fn ends_with(&self, event: &str) -> bool {
         self.events().last().is_some_and(|e| e["eventType"] == event)
     }
+}
+
+fn serve(cli: &Path, port: u16, namespaces: &[&str], db: Option<&Path>) -> Program {
+    let mut command = Command::new(cli);
+    command.args(["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--log-level", "error"]);
+    command.args(["--port", &port.to_string()]);
+    command.args(namespaces.iter().flat_map(|name| ["--namespace", name]));
+    if let Some(db) = db {
+        command.arg("--db-filename").arg(db);
+    }
+    Program::start(command)
 }
 
 /// The `temporal` command line tool: where TEMPORAL_CLI says, in PATH, or where `go install` puts it.

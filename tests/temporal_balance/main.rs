@@ -12,7 +12,7 @@ mod world;
 use common::{Pool, Server, distinct, eventually};
 use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::Signal;
-use shmworker::temporal::{activity::Activities, workflow::Workflows};
+use shmworker::temporal::{activity::Activities, sample, workflow::Workflows};
 use std::{
     fs,
     process::{self, ExitCode},
@@ -98,7 +98,7 @@ const TESTS: &[(&str, Test)] = &tests![
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|command| command == "run") {
-        return shmworker::cli::main_with(Workflows::new().register::<Parcel>(), Activities::new());
+        return sample::worker().workflows(Workflows::new().register::<Parcel>()).activities(Activities::new()).main();
     }
     let mut args = Arguments::from_args();
     args.test_threads.get_or_insert(1);

@@ -22,19 +22,29 @@ pub(crate) struct World<'s> {
     pub(crate) client: Client,
 }
 
+/// This program as a worker.
+pub(crate) fn worker(address: &str, namespace: &str) -> Command {
+    let mut run = Command::new(std::env::current_exe().unwrap());
+    run.args(["run", "--address", address, "--namespace", namespace, "--workflow-task-queue", QUEUE]);
+    run
+}
+
+/// A client, and what it runs on.
+pub(crate) fn connect(address: &str, namespace: &str) -> (Runtime, Client) {
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let connection = ConnectionOptions::new(Url::parse(&format!("http://{address}")).unwrap()).build();
+    let client = runtime.block_on(Client::connect(connection, ClientOptions::new(namespace).build())).unwrap();
+    (runtime, client)
+}
+
 impl<'s> World<'s> {
     pub(crate) fn new(server: &'s Server, namespace: &'static str) -> World<'s> {
-        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let connection = ConnectionOptions::new(Url::parse(&format!("http://{}", server.address)).unwrap()).build();
-        let client = runtime.block_on(Client::connect(connection, ClientOptions::new(namespace).build())).unwrap();
+        let (runtime, client) = connect(&server.address, namespace);
         World { server, namespace, runtime, client }
     }
 
     pub(crate) fn pool(&self, workflow_workers: usize, activity_workers: usize, args: &[&str]) -> Pool {
-        let mut run = Command::new(std::env::current_exe().unwrap());
-        run.args(["run", "--address", &self.server.address, "--namespace", self.namespace]);
-        run.args(["--workflow-task-queue", QUEUE]);
-        Pool::start(run, workflow_workers, activity_workers, args)
+        Pool::start(worker(&self.server.address, self.namespace), workflow_workers, activity_workers, args)
     }
 
     /// Starts a workflow under this id.

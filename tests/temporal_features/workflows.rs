@@ -442,7 +442,7 @@ impl Patched {
     }
 }
 
-/// A timer in one release, an activity in the other, and no patch.
+/// A timer in one release, an activity in another, and no patch; a third one kills its process.
 #[workflow]
 #[derive(Default)]
 pub(crate) struct Changed {
@@ -454,6 +454,7 @@ impl Changed {
     #[run]
     pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<String> {
         match &*release() {
+            "aborts" => std::process::abort(),
             "changed" => drop(ctx.execute_activity(Acts::fail_until, 1_u32, remote(LONG)).await?),
             _ => drop(ctx.timer(MOMENT).await),
         }

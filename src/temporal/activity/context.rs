@@ -227,16 +227,17 @@ impl ActivityContext {
     ///
     /// # Errors
     ///
-    /// If `details` cannot be encoded.
+    /// If `details` cannot be encoded, or are larger than a message may be. (The server takes less: 2 MiB as a rule.)
     ///
     /// [`last_heartbeat`]: Self::last_heartbeat
     pub fn heartbeat<T: TemporalSerializable + 'static>(&self, details: &T) -> Result<(), ActivityError> {
         if !self.info().is_local {
             let details = convert::encode_all(details, self.converter())?;
-            self.attempt.heartbeats.record(match self.converter().codec() {
+            let details = match self.converter().codec() {
                 None => details,
                 Some(codec) => codec.encode_now(ActivityHeartbeat { details, ..Default::default() })?.details,
-            });
+            };
+            self.attempt.heartbeats.record(details)?;
         }
         Ok(())
     }
@@ -332,6 +333,7 @@ fn known(time: Option<impl TryInto<SystemTime>>) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::endpoint::SubmitError;
     use temporalio_common::protos::{coresdk::ActivityTaskCompletion, temporal::api::common::v1::WorkflowExecution};
 
     fn context(start: Start) -> ActivityContext {
@@ -352,7 +354,7 @@ mod tests {
     struct Nobody;
 
     impl Link for Nobody {
-        fn keep(&self, heartbeat: &ActivityHeartbeat) {
+        fn keep(&self, heartbeat: &ActivityHeartbeat) -> Result<(), SubmitError> {
             panic!("{heartbeat:?}")
         }
         fn send(&self, heartbeat: &ActivityHeartbeat) {

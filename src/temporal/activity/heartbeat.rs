@@ -6,6 +6,7 @@
 //! the server see no gap that the handler did not leave.
 
 use super::{Payload, link::Link};
+use crate::exec::endpoint::SubmitError;
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -57,14 +58,17 @@ impl Heartbeats {
         self.beat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn record(self: &Arc<Self>, details: Vec<Payload>) {
+    /// # Errors
+    /// They are more than can be kept; those before stand.
+    pub(super) fn record(self: &Arc<Self>, details: Vec<Payload>) -> Result<(), SubmitError> {
         // Held while it is kept and sent: what other threads record comes before or after, here and there.
         let mut beat = self.lock();
         if beat.is_over {
-            return;
+            return Ok(());
         }
-        beat.details = details;
-        self.link.keep(&self.message(&beat));
+        let heartbeat = ActivityHeartbeat { task_token: self.task_token.clone(), details };
+        self.link.keep(&heartbeat)?;
+        beat.details = heartbeat.details;
         match beat.sent.map(|sent| sent + self.interval) {
             Some(next) if next > Instant::now() => {
                 if !std::mem::replace(&mut beat.is_due, true) {
@@ -80,6 +84,7 @@ impl Heartbeats {
             }
             _ => self.send(&mut beat),
         }
+        Ok(())
     }
 
     /// From now on, whenever nothing was sent for so long, the newest details are sent again.
@@ -117,10 +122,7 @@ impl Heartbeats {
 
     fn send(&self, beat: &mut Beat) {
         (beat.sent, beat.is_due) = (Some(Instant::now()), false);
-        self.link.send(&self.message(beat));
-    }
-
-    fn message(&self, beat: &Beat) -> ActivityHeartbeat {
-        ActivityHeartbeat { task_token: self.task_token.clone(), details: beat.details.clone() }
+        let (task_token, details) = (self.task_token.clone(), beat.details.clone());
+        self.link.send(&ActivityHeartbeat { task_token, details });
     }
 }

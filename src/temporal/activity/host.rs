@@ -233,9 +233,12 @@ impl Drop for Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::temporal::{
-        activity::{ActivityError, RegisterOptions, TemporalSerializable, activity_definitions, convert},
-        converter::Converter,
+    use crate::{
+        exec::endpoint::SubmitError,
+        temporal::{
+            activity::{ActivityError, RegisterOptions, TemporalSerializable, activity_definitions, convert},
+            converter::Converter,
+        },
     };
     use std::{
         future::pending,
@@ -270,8 +273,9 @@ mod tests {
     }
 
     impl Link for Ear {
-        fn keep(&self, heartbeat: &ActivityHeartbeat) {
+        fn keep(&self, heartbeat: &ActivityHeartbeat) -> Result<(), SubmitError> {
             self.kept.lock().unwrap().push(heartbeat.clone());
+            Ok(())
         }
 
         fn send(&self, heartbeat: &ActivityHeartbeat) {

@@ -1,12 +1,17 @@
 //! What ties an attempt to the rest of the pool.
 
+use crate::exec::endpoint::SubmitError;
 use std::time::Duration;
 use temporalio_common::protos::coresdk::{ActivityHeartbeat, ActivityTaskCompletion};
 
 /// One attempt, as the process that runs it is seen from outside. Called on any thread.
 pub(crate) trait Link: Send + Sync {
-    /// Keeps the newest heartbeat where it outlives this process, in place of the one before.
-    fn keep(&self, heartbeat: &ActivityHeartbeat);
+    /// Keeps the newest heartbeat where it outlives this process, in place of the one before. If there is no room for it at
+    /// present, the one before stands.
+    ///
+    /// # Errors
+    /// There never is room for so much.
+    fn keep(&self, heartbeat: &ActivityHeartbeat) -> Result<(), SubmitError>;
 
     /// Sends a heartbeat on its way to the server.
     fn send(&self, heartbeat: &ActivityHeartbeat);

@@ -51,12 +51,58 @@
 //!
 //! # Cancellation
 //!
-//! Cancellation is asked for, never forced: the handler sees it in its [`ActivityContext`] and ends with
-//! [`ActivityError::cancelled`], or finishes all the same. The server mentions a cancellation only in its answer to a
-//! heartbeat, so an activity that never heartbeats hears of none from its workflow.
+//! Cancellation is asked for: the handler sees it in its [`ActivityContext`] and ends with [`ActivityError::cancelled`], or
+//! finishes all the same. The server mentions a cancellation only in its answer to a heartbeat, so an activity that never
+//! heartbeats hears of none from its workflow; [`RegisterOptions::auto_heartbeat`] does it for the handler. What does not end is
+//! killed only if you say so: [`RegisterOptions::kill_after`].
+//!
+//! That the worker is about to end is another matter, of which a handler hears before it is cancelled for that:
+//! [`ActivityContext::is_worker_shutdown`].
+//!
+//! # Checkpoints
+//!
+//! The details of the newest heartbeat are what the next attempt finds in [`ActivityContext::last_heartbeat`], whether the
+//! attempt before it failed, was cancelled, or died in the middle of an instruction. A long activity records after each step
+//! how far it has come, and begins there.
+//!
+//! # State
+//!
+//! [`Activities::state`] and [`Activities::state_async`] make one value for each process before its first attempt: a connection
+//! pool, a model, a table. Handlers get at it by [`ActivityContext::state`].
+//!
+//! # Completion from outside
+//!
+//! A handler that returns [`ActivityError::WillCompleteAsync`] leaves the activity open. Whoever has its
+//! [`task_token`](ActivityContext::task_token) completes it later, by a client of `temporalio_client`, anywhere; timeouts go
+//! on, the heartbeat timeout too.
+//!
+//! ```no_run
+//! use shmworker::temporal::{
+//!     activity::{ActivityContext, ActivityError, TaskToken},
+//!     connect::{ConnectFlags, Server},
+//! };
+//! use temporalio_client::{ActivityIdentifier, Client, ClientOptions, RpcOptions};
+//!
+//! // In the worker.
+//! async fn approve(context: ActivityContext, order: String) -> Result<bool, ActivityError> {
+//!     let token = serde_json::to_string(&context.task_token())?;
+//!     std::fs::write(format!("inbox/{order}"), token)?;
+//!     Err(ActivityError::WillCompleteAsync)
+//! }
+//!
+//! // In the program of those who decide.
+//! async fn decide(order: &str, verdict: bool) -> anyhow::Result<()> {
+//!     let token: TaskToken = serde_json::from_slice(&std::fs::read(format!("inbox/{order}"))?)?;
+//!     let server = Server::resolve(&ConnectFlags::default())?;
+//!     let client = Client::new(server.connect("back office").await?, ClientOptions::new(server.namespace()).build())?;
+//!     let activity = client.get_async_activity_handle(ActivityIdentifier::from_task_token(token));
+//!     Ok(activity.complete(Some(verdict), RpcOptions::default()).await?)
+//! }
+//! ```
 
 mod context;
 mod convert;
+mod exec;
 mod heartbeat;
 mod host;
 mod interceptor;
@@ -67,6 +113,7 @@ mod state;
 
 pub use context::{ActivityContext, ActivityInfo};
 pub(super) use convert::cancelled;
+pub use exec::{ExecInput, ExecOutput, exec};
 use host::ActivityHost;
 pub use interceptor::{ActivityInterceptor, ExecuteActivityInput, ExecuteActivityNext, ExecuteActivityOutput};
 pub(super) use process::activity_process;

@@ -217,12 +217,13 @@ impl Attempt {
 }
 
 impl Link for Attempt {
-    fn keep(&self, heartbeat: &ActivityHeartbeat) {
-        // If there is no room, the one before stands.
-        if let Some(claimed) = &*self.claimed()
-            && let Err(e) = claimed.checkpoint(&heartbeat.encode_to_vec())
-        {
-            tracing::debug!("a heartbeat was not kept: {e}");
+    fn keep(&self, heartbeat: &ActivityHeartbeat) -> Result<(), SubmitError> {
+        let Some(claimed) = &*self.claimed() else { return Ok(()) };
+        match claimed.checkpoint(&heartbeat.encode_to_vec()) {
+            Err(e @ SubmitError::TooLarge { .. }) => Err(e),
+            // Damage shows in the lanes as well, and ends the process there.
+            Err(e) => Ok(tracing::debug!("a heartbeat was not kept: {e}")),
+            Ok(()) => Ok(()),
         }
     }
 
@@ -303,6 +304,65 @@ mod tests {
             assert_eq!(shared.in_flight.load(SeqCst), n);
         }
         assert!(new.take().unwrap().is_some());
+        pool.assert_clean();
+    }
+
+    /// An attempt, as the lane thread takes it.
+    fn attempt(shared: &Arc<Shared>, bridge: &Endpoint) -> Arc<Attempt> {
+        submit(bridge, &ActivityTask { task_token: vec![1], variant: Some(Variant::Start(Start::default())) });
+        let (orders, mut inbox) = mpsc::unbounded_channel();
+        let endpoint = shared.endpoint;
+        shared.receive(endpoint.claim(endpoint.queue(ACTIVITY_QUEUE)).unwrap().expect("a task"), &orders).unwrap();
+        loop {
+            if let Order::Start(claimed, _) = inbox.try_recv().unwrap() {
+                return Attempt::new(shared, claimed);
+            }
+        }
+    }
+
+    #[test]
+    fn the_newest_heartbeat_comes_with_the_end_of_its_attempt() {
+        let pool = Pool::new(wire::QUEUES.len());
+        let bridge = pool.endpoint();
+        let endpoint: &'static Endpoint = Box::leak(Box::new(pool.endpoint()));
+        let shared = Arc::new(Shared::new(endpoint));
+        let dies = attempt(&shared, &bridge);
+        let ends = attempt(&shared, &bridge);
+        for n in 1..=3 {
+            let details = vec![vec![n].into()];
+            dies.keep(&ActivityHeartbeat { task_token: vec![1], details }).unwrap();
+        }
+        let large = ActivityHeartbeat { task_token: vec![0; endpoint.segment().max_payload() + 1], details: vec![] };
+        assert!(matches!(dies.keep(&large), Err(SubmitError::TooLarge { .. })), "that is said, and changes nothing");
+        ends.complete(ActivityTaskCompletion::default());
+        ends.keep(&ActivityHeartbeat::default()).unwrap(); // by a thread that has outlived its handler
+        std::mem::forget(dies);
+        pool.bury(endpoint.name());
+        let mut newest = Vec::new();
+        while let Some(finished) = bridge.take().unwrap() {
+            let kept = finished.last_checkpoint().unwrap().map(|bytes| ActivityHeartbeat::decode(bytes).unwrap());
+            newest.push(kept.map(|heartbeat| heartbeat.details[0].data.clone()));
+        }
+        newest.sort();
+        assert_eq!(newest, [None, Some(vec![3])]);
+        pool.assert_clean();
+    }
+
+    #[test]
+    fn a_process_that_makes_room_takes_nothing_new_and_ends_with_its_last_attempt() {
+        let pool = Pool::new(wire::QUEUES.len());
+        let bridge = pool.endpoint();
+        let endpoint: &'static Endpoint = Box::leak(Box::new(pool.endpoint()));
+        let shared = Arc::new(Shared::new(endpoint));
+        assert!(shared.is_full() && !shared.is_over(), "before it is ready");
+        shared.open(2);
+        assert!(!shared.is_full() && !shared.is_to_be_told());
+        let last = attempt(&shared, &bridge);
+        endpoint.participant().ask_to_leave(1);
+        assert!(shared.is_full() && shared.is_to_be_told() && !shared.is_over());
+        last.complete(ActivityTaskCompletion::default());
+        assert!(shared.is_over());
+        assert!(bridge.take().unwrap().is_some());
         pool.assert_clean();
     }
 }

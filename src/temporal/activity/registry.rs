@@ -2,6 +2,7 @@
 
 use super::{
     ActivityContext, ActivityDefinition, ActivityError, Payload, TemporalDeserializable, TemporalSerializable, convert,
+    exec::exec,
     state::{Init, States},
 };
 use futures_util::future::{BoxFuture, FutureExt};
@@ -176,6 +177,28 @@ impl Activities {
             convert::encode(&handler(context.clone(), input)?, context.converter())
         };
         self.insert(name.into(), Handler::Blocking(Arc::new(handler)))
+    }
+
+    /// Adds the activity `exec`, which runs a program ([`ExecInput`](super::ExecInput)) and gives what it wrote
+    /// ([`ExecOutput`](super::ExecOutput)); how it ends otherwise says [`exec`](super::exec()). Its heartbeats go out by
+    /// themselves: with a heartbeat timeout it hears of its cancellation.
+    ///
+    /// Whoever may start activities on this worker's task queue then runs any program with the worker's rights. Where that is
+    /// more than the server's access control is trusted with, register an activity of your own that runs the one program that
+    /// is wanted.
+    ///
+    /// ```
+    /// # use shmworker::temporal::activity::Activities;
+    /// let activities = Activities::new().with_exec();
+    /// assert!(activities.names().eq(["exec"]));
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the name is taken.
+    pub fn with_exec(self) -> Self {
+        self.register("exec", |context, input| async move { exec(&context, input).await })
+            .with_options("exec", RegisterOptions::new().auto_heartbeat())
     }
 
     /// Says how the attempts of an activity are treated that is registered already, in place of what was said before.

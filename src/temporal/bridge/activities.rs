@@ -24,10 +24,9 @@ use temporalio_common::protos::{
 use temporalio_sdk_core::PollError;
 
 impl Bridge {
-    pub(super) async fn poll_activities(self: Arc<Self>, local: bool) -> Result<(), PollError> {
-        let Some(core) = self.core.get() else { return Ok(()) };
-        let worker = if local { &core.workflows } else { &core.activities };
-        let Some(worker) = worker else { return Ok(()) };
+    /// Takes the activities of Core's worker with this number.
+    pub(super) async fn poll_activities(self: Arc<Self>, worker: usize) -> Result<(), PollError> {
+        let Some(worker) = self.core.get().and_then(|core| core.workers().nth(worker)) else { return Ok(()) };
         loop {
             match worker.poll_activity_task().await {
                 Ok(task) => self.route_activity(task).await,
@@ -103,7 +102,7 @@ impl Bridge {
     /// False: that is no heartbeat.
     pub(super) fn heartbeat(&self, payload: &[u8]) -> bool {
         let Ok(heartbeat) = ActivityHeartbeat::decode(payload) else { return false };
-        let worker = self.core.get().and_then(|core| core.activities.as_ref());
+        let worker = self.core.get().and_then(|core| core.activities());
         if let Some(worker) = worker
             && self.routes().activities.contains_key(&heartbeat.task_token)
         {

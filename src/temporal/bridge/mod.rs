@@ -26,6 +26,7 @@
 mod activities;
 mod balance;
 mod config;
+pub(crate) mod replay;
 mod routes;
 mod slots;
 mod workflows;
@@ -34,7 +35,7 @@ pub(crate) use config::Config;
 
 use self::{
     balance::Crew,
-    config::{activity_config, workflow_config},
+    config::CoreWorkers,
     routes::{Pending, Routes},
 };
 use super::{
@@ -69,12 +70,12 @@ use tokio::{
 };
 
 /// Runs the bridge in a process that has been forked for it; returns its exit code.
-pub(crate) fn main(seat: &Seat, config: &Config, code_of: fn(&ConnectError) -> u8) -> u8 {
-    match run(seat, config) {
+pub(crate) fn main(seat: &Seat, server: &Server, config: &Config) -> u8 {
+    match run(seat, server, config) {
         Ok(()) => 0,
         Err(Fault::Connect(e)) => {
             last_word(&e.to_string());
-            code_of(&e)
+            e.code()
         }
         Err(Fault::Other(why)) => {
             last_word(&why);
@@ -92,17 +93,18 @@ fn other(e: impl std::fmt::Display) -> Fault {
     Fault::Other(e.to_string())
 }
 
-fn run(seat: &Seat, config: &Config) -> Result<(), Fault> {
+fn run(seat: &Seat, server: &Server, config: &Config) -> Result<(), Fault> {
     let logs = Logger::Console { filter: "warn".into(), format: None };
     let telemetry = TelemetryOptions::builder().logging(logs).build();
     let options = RuntimeOptions::builder().telemetry_options(telemetry).heartbeat_interval(None).build();
     let runtime = CoreRuntime::new(options.map_err(other)?, TokioRuntimeBuilder::default()).map_err(other)?;
-    runtime.tokio_handle().block_on(serve(&runtime, seat, config))
+    runtime.tokio_handle().block_on(serve(&runtime, seat, server, config))
 }
 
 /// Once the connection stands, Core's own retries do the rest.
-async fn connect(server: &Server) -> Result<temporalio_client::Connection, ConnectError> {
-    let connection = server.connect(format!("{}@{}", std::process::id(), hostname())).await?;
+async fn connect(server: &Server, config: &Config) -> Result<temporalio_client::Connection, ConnectError> {
+    let identity = config.identity.clone().unwrap_or_else(|| format!("{}@{}", std::process::id(), hostname()));
+    let connection = server.connect(identity).await?;
     server.check_namespace(&connection).await?;
     Ok(connection)
 }
@@ -111,7 +113,7 @@ fn hostname() -> String {
     nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |h| h.to_string_lossy().into_owned())
 }
 
-async fn serve(runtime: &CoreRuntime, seat: &Seat, config: &Config) -> Result<(), Fault> {
+async fn serve(runtime: &CoreRuntime, seat: &Seat, server: &Server, config: &Config) -> Result<(), Fault> {
     let endpoint = seat.endpoint;
     // A first signal while we still connect: there is nothing to drain.
     let (drain, mut draining) = watch::channel(false);
@@ -128,24 +130,12 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, config: &Config) -> Result<()
         })
         .map_err(other)?;
     let connection = tokio::select! {
-        connected = connect(&config.server) => connected.map_err(Fault::Connect)?,
+        connected = connect(server, config) => connected.map_err(Fault::Connect)?,
         _ = draining.changed() => return Ok(()),
     };
-    let core = Arc::new(Core {
-        workflows: if config.workflow_processes > 0 {
-            Some(
-                init_worker(runtime, workflow_config(config, bridge.crew.slots.clone())?, connection.clone())
-                    .map_err(other)?,
-            )
-        } else {
-            None
-        },
-        activities: if config.activity_processes > 0 {
-            Some(init_worker(runtime, activity_config(config)?, connection).map_err(other)?)
-        } else {
-            None
-        },
-    });
+    let workers = config.core_workers(server, &bridge.crew.slots)?;
+    let workers = workers.map(|worker| init_worker(runtime, worker, connection.clone()).map_err(other))?;
+    let core = Arc::new(Core(workers));
     for worker in core.workers() {
         worker.validate().await.map_err(other)?;
     }
@@ -155,14 +145,14 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, config: &Config) -> Result<()
     seat.ready();
 
     let mut polls = JoinSet::new();
-    if core.workflows.is_some() {
+    if core.workflows().is_some() {
         polls.spawn(bridge.clone().poll_workflows());
-        if config.activity_processes > 0 {
-            polls.spawn(bridge.clone().poll_activities(true));
-        }
     }
-    if core.activities.is_some() {
-        polls.spawn(bridge.clone().poll_activities(false));
+    if config.activity_processes > 0 {
+        // Each worker hands out activities at one place: local ones, others, or both.
+        for worker in 0..core.workers().count() {
+            polls.spawn(bridge.clone().poll_activities(worker));
+        }
     }
     tokio::select! {
         _ = draining.wait_for(|&begun| begun) => {}
@@ -178,20 +168,25 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, config: &Config) -> Result<()
     Ok(())
 }
 
-/// Core's workers: one per task queue.
-struct Core {
-    workflows: Option<Worker>,
-    activities: Option<Worker>,
-}
+/// Core's workers.
+struct Core(CoreWorkers<Worker>);
 
 impl Core {
     fn workers(&self) -> impl Iterator<Item = &Worker> {
-        self.workflows.iter().chain(&self.activities)
+        self.0.iter()
+    }
+
+    fn workflows(&self) -> Option<&Worker> {
+        self.0.workflows()
+    }
+
+    fn activities(&self) -> Option<&Worker> {
+        self.0.activities()
     }
 
     /// Where the completion of an activity goes: a local one belongs to the workflow worker.
     fn activity_worker(&self, token: &[u8]) -> Option<&Worker> {
-        if is_local(token) { self.workflows.as_ref() } else { self.activities.as_ref() }
+        if is_local(token) { self.workflows() } else { self.activities() }
     }
 }
 
@@ -312,7 +307,7 @@ impl Bridge {
     fn finish(self: &Arc<Self>, finished: &Finished<'_>) -> Result<(), Corrupted> {
         let pending = self.routes().pending.remove(&finished.tag());
         match pending {
-            Some(Pending::Activation(activation)) => self.finish_activation(finished, activation.run_id),
+            Some(Pending::Activation(activation)) => self.finish_activation(finished, activation),
             Some(Pending::Activity { token }) => self.finish_activity(finished, token),
             Some(Pending::Note) | None => Ok(()),
         }

@@ -25,6 +25,8 @@ pub(super) enum Pending {
 /// An activation that is with a process, or on its way there.
 pub(super) struct Activation {
     pub(super) run_id: String,
+    /// By which it is known what workflow task it is of.
+    pub(super) history_length: u32,
     /// Whom it is for; `None`: the first of a run, for whoever is free.
     pub(super) owner: Option<Name>,
     pub(super) since: Instant,

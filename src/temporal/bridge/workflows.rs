@@ -28,7 +28,7 @@ const FIRST_ACTIVATION_ATTEMPTS: u8 = 2;
 
 impl Bridge {
     pub(super) async fn poll_workflows(self: Arc<Self>) -> Result<(), PollError> {
-        let Some(worker) = self.core.get().and_then(|c| c.workflows.as_ref()) else { return Ok(()) };
+        let Some(worker) = self.core.get().and_then(|core| core.workflows()) else { return Ok(()) };
         loop {
             match worker.poll_workflow_activation().await {
                 Ok(activation) => self.route(activation).await,
@@ -58,7 +58,13 @@ impl Bridge {
                     submission.max_attempts = FIRST_ACTIVATION_ATTEMPTS;
                     submission.retry_on = retry_on::DIED;
                 }
-                let pending = Activation { run_id: run_id.clone(), owner, since: Instant::now(), task: None };
+                let pending = Activation {
+                    run_id: run_id.clone(),
+                    history_length: activation.history_length,
+                    owner,
+                    since: Instant::now(),
+                    task: None,
+                };
                 routes.submit(self.endpoint, &activation, submission, Pending::Activation(pending))?;
                 let run = routes.runs.entry(run_id.clone()).or_default();
                 run.is_outstanding = true;
@@ -106,8 +112,10 @@ impl Bridge {
     pub(super) fn finish_activation(
         self: &Arc<Self>,
         finished: &Finished<'_>,
-        run_id: String,
+        activation: Activation,
     ) -> Result<(), Corrupted> {
+        let Activation { run_id, history_length, since, .. } = activation;
+        tracing::debug!(run_id, history_length, outcome = ?finished.outcome(), after = ?since.elapsed(), "activation over");
         let completion = WorkflowActivationCompletion::decode(finished.output()?).ok().filter(|_| is_done(finished));
         let mut routes = self.routes();
         routes.finished += 1;
@@ -137,7 +145,7 @@ impl Bridge {
     }
 
     pub(super) fn evict(&self, run_id: &str) {
-        if let Some(worker) = self.core.get().and_then(|core| core.workflows.as_ref()) {
+        if let Some(worker) = self.core.get().and_then(|core| core.workflows()) {
             let _runtime = self.handle.enter();
             worker.request_workflow_eviction(run_id);
         }
@@ -154,7 +162,7 @@ impl Bridge {
         let run_id = completion.run_id.clone();
         let bridge = self.clone();
         self.handle.spawn(async move {
-            let Some(worker) = &core.workflows else { return };
+            let Some(worker) = core.workflows() else { return };
             if let Err(e) = worker.complete_workflow_activation(completion).await {
                 tracing::warn!("complete an activation of run {run_id}: {e}");
             }

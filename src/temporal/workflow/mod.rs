@@ -85,6 +85,14 @@ impl Workflows {
         self.0.is_empty()
     }
 
+    /// Is there such a type?
+    ///
+    /// # Errors
+    /// What a workflow task of it would fail with.
+    pub(crate) fn check(&self, workflow_type: &str) -> Result<(), String> {
+        self.find(workflow_type).map(drop).map_err(|failed| failed.failure.message)
+    }
+
     fn find(&self, workflow_type: &str) -> Result<Instantiate, TaskFailed> {
         self.0.get(workflow_type).copied().ok_or_else(|| {
             let known = match self.is_empty() {

@@ -6,5 +6,5 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let workflows = sample::workflows().register::<TrivialWorkflow>().register::<BurnWorkflow>();
-    shmworker::cli::main_with(workflows, sample::activities())
+    sample::worker().workflows(workflows).main()
 }

@@ -1,0 +1,110 @@
+//! What a worker says while it runs, on stdout and stderr.
+
+use super::{
+    UserCode,
+    bridge::Config,
+    builder::RunError,
+    connect::Server,
+    worker_pool::{self, Place, Watched},
+};
+use crate::process::{
+    Mode,
+    coordinator::{Event, Summary},
+};
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+    time::Duration,
+};
+
+/// Writes a line; a reader that has gone away has read enough, and `println!` would panic.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+fn complain(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Runs the pool in this process, which becomes its coordinator, and says what happens.
+pub(super) fn run(
+    server: Server,
+    config: Config,
+    place: Place,
+    user: UserCode,
+    companion: Option<&Watched>,
+) -> Result<(), RunError> {
+    let (w, a) = (config.workflow_processes, config.activity_processes);
+    let mut observer = |event: Event<'_>| match event {
+        Event::ClientsReady => say(format_args!("starting {w} workflow worker(s) and {a} activity worker(s)")),
+        Event::Starting { label } => say(format_args!("{label} starting")),
+        Event::Started => say("waiting for keyboard interrupt or for all workers to exit"),
+        Event::Output { label, is_error: false, line } => say(format_args!("[{label}] {line}")),
+        Event::Output { label, is_error: true, line } => complain(format_args!("[{label}] {line}")),
+        Event::Replaced { label, pid, why } => say(format_args!("{label} (pid {pid}) has left: {why}")),
+        Event::Died { label, pid, exit, settled, restart_in, .. } => {
+            let then = match restart_in {
+                None => "not started again, since the pool is ending".to_owned(),
+                Some(Duration::ZERO) => "starting it again".to_owned(),
+                Some(pause) => format!("starting it again in {pause:?}"),
+            };
+            complain(format_args!(
+                "ERROR: worker exited unexpectedly: {label} (pid {pid}): {exit}; {} task(s) go to another worker, {} are \
+                 reported as failed, {} are dropped; {then}",
+                settled.requeued, settled.failed, settled.dropped
+            ));
+        }
+        Event::Left { was_orderly: true, .. } => {}
+        Event::Left { pid, was_orderly: false, settled } => complain(format_args!(
+            "attached process {pid} died: {} of its tasks are dropped, {} that it ran go to others",
+            settled.dropped, settled.requeued
+        )),
+        Event::Unsound { who, audit } => {
+            complain(format_args!("ERROR: shared memory is not sound after the death of {who}: {audit}"))
+        }
+        Event::Mode { mode: Mode::Draining } => say("draining: what runs is finished, nothing new is taken"),
+        Event::Mode { mode: Mode::Cancelling } => say("cancelling what still runs"),
+        Event::Mode { .. } => {}
+        Event::ShuttingDown { label } => say(format_args!("{label} shutting down")),
+        Event::OutOfTime { label, pid, .. } => {
+            complain(format_args!("{label} (pid {pid}) has run a task for longer than that may take: killed"))
+        }
+        Event::Stuck { label, pid, state } => complain(format_args!(
+            "{label} (pid {pid}) was killed and does not die, it is in state {state}: what it runs stays with it"
+        )),
+        Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
+    };
+    conclude(&worker_pool::run(server, config, place, user, companion, &mut observer)?)
+}
+
+/// The table at the end; an error if anything was left behind.
+fn conclude(summary: &Summary) -> Result<(), RunError> {
+    let width = summary.ended.iter().map(|e| e.label.len()).max().unwrap_or(0).max("label".len());
+    let mut table = format!("{:width$}  {:>8}  {:<20}  {:>10}", "label", "pid", "ended with", "tasks done");
+    for e in &summary.ended {
+        let exit = e.exit.to_string();
+        let _ = write!(table, "\n{:width$}  {:>8}  {exit:<20}  {:>10}", e.label, e.pid, e.finished);
+    }
+    say(table);
+    // What the living have in use is no leak.
+    let is_clean = summary.audit.is_clean() || summary.attached > 0 && summary.audit.violations.is_empty();
+    if !is_clean {
+        return Err(RunError::Unclean(format!("shared memory is not clean at the end: {}", summary.audit)));
+    }
+    if summary.unsound > 0 {
+        let deaths = summary.unsound;
+        return Err(RunError::Unclean(format!(
+            "shared memory was not sound after {deaths} of the deaths above: please report what was said there"
+        )));
+    }
+    match summary.attached {
+        0 => say("shared memory is clean: no descriptor and no block in use"),
+        n => say(format_args!("{n} process(es) are still attached, with {}", summary.audit)),
+    }
+    match summary.killed {
+        0 => Ok(()),
+        n => Err(RunError::Unclean(format!(
+            "{n} process(es) did not end in time and were killed: give them longer with --grace"
+        ))),
+    }
+}
