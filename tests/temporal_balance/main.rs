@@ -3,7 +3,6 @@
 //!
 //! This program is its own worker: with `run` as its first argument it serves [`Parcel`].
 
-#[allow(dead_code, unused_imports, reason = "other tests use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
 #[allow(dead_code, reason = "another test uses more of it")]
@@ -73,7 +72,7 @@ impl Parcel {
 }
 
 fn hang_on(fuse: &str) {
-    while fs::remove_file(fuse).is_ok() {
+    if fs::remove_file(fuse).is_ok() {
         loop {
             std::hint::spin_loop();
         }

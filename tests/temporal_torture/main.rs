@@ -4,7 +4,6 @@
 //! This program is its own worker: with `run` as its first argument it serves [`Errand`] and its activities. 200 workflows;
 //! `SHMWORKER_TORTURE_WORKFLOWS=2000` makes it as many.
 
-#[allow(dead_code, unused_imports, reason = "other tests use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
 #[allow(dead_code, reason = "another test uses more of it")]
