@@ -13,8 +13,8 @@
 
 use deadpool::managed::{self, Metrics, RecycleError};
 use shmworker::temporal::{
+    Worker,
     activity::{Activities, ActivityContext, ActivityError, activity_definitions},
-    sample::{self, ACTIVITY_TASK_QUEUE},
     workflow::Workflows,
 };
 use std::{
@@ -110,7 +110,7 @@ impl Capitals {
     async fn run(ctx: &mut WorkflowContext<Self>, countries: Vec<String>) -> WorkflowResult<Vec<String>> {
         let look_up = |country| {
             let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(10));
-            ctx.execute_activity(Lookup::capital, country, options.task_queue(ACTIVITY_TASK_QUEUE).build())
+            ctx.execute_activity(Lookup::capital, country, options.build())
         };
         let answers = join_all(countries.into_iter().map(look_up)).await;
         Ok(answers.into_iter().collect::<Result<_, _>>()?)
@@ -123,7 +123,7 @@ fn main() -> ExitCode {
     }
     let workflows = Workflows::new().register::<Capitals>();
     let activities = Activities::new().state_async(connect).register_as(Lookup::capital, capital);
-    sample::worker().workflows(workflows).activities(activities).main()
+    Worker::new("atlas").workflows(workflows).activities(activities).main()
 }
 
 // ---- the service --------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 use shmworker::temporal::{
+    Worker,
     activity::{Activities, ActivityContext, ActivityError, RetryPolicy, activity_definitions},
-    sample::{self, ACTIVITY_TASK_QUEUE},
     workflow::Workflows,
 };
 use std::{process::ExitCode, thread, time::Duration};
@@ -106,7 +106,6 @@ impl SumRecords {
         let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(3600))
             .heartbeat_timeout(Duration::from_secs(10))
             .retry_policy(RetryPolicy::builder().initial_interval(Duration::from_millis(100)).build())
-            .task_queue(ACTIVITY_TASK_QUEUE)
             .build();
         Ok(ctx.execute_activity(Records::sum, job, options).await?)
     }
@@ -115,5 +114,5 @@ impl SumRecords {
 fn main() -> ExitCode {
     let workflows = Workflows::new().register::<SumRecords>();
     let activities = Activities::new().register_blocking_as(Records::sum, sum_records);
-    sample::worker().workflows(workflows).activities(activities).main()
+    Worker::new("records").workflows(workflows).activities(activities).main()
 }
