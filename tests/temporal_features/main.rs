@@ -4,7 +4,6 @@
 //! run in two forms: `cached`, where a run stays in its process between two steps, and `replayed`, where the cache has
 //! room for one run and two metronomes fight for it, so that a step begins with a replay, usually in another process.
 
-#[allow(dead_code, unused_imports, reason = "other tests use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
 mod workflows;
