@@ -110,7 +110,9 @@ mod tests {
         assert!(error("{}").contains("first event"));
         assert!(error(r#"{"events": [{"eventId": "2"}]}"#).contains("first event"));
         assert!(error(&format!(r#"{{"events": [{STARTED}]}}"#)).contains("before its first workflow task"));
-        let broken = error(&format!(r#"{{"events": [{}]}}"#, STARTED.replace("originalExecutionRunId", "unused")));
+        let after = |kind: &str| format!(r#"{{"eventId": "3", "eventType": "EVENT_TYPE_{kind}"}}"#);
+        let (task, timer) = (after("WORKFLOW_TASK_STARTED"), after("TIMER_FIRED"));
+        let broken = error(&format!(r#"{{"events": [{STARTED}, {task}, {timer}]}}"#));
         assert!(broken.starts_with("it is no history that can be replayed: "), "{broken}");
     }
 }

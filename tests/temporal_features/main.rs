@@ -4,7 +4,6 @@
 //! run in two forms: `cached`, where a run stays in its process between two steps, and `replayed`, where the cache has
 //! room for one run and two metronomes fight for it, so that a step begins with a replay, usually in another process.
 
-#[allow(dead_code, unused_imports, reason = "other tests use more of it")]
 #[path = "../common/mod.rs"]
 mod common;
 mod workflows;
@@ -45,6 +44,7 @@ use workflows::{
 };
 
 const NAMESPACE: &str = "features";
+const BUILD_ID: &str = "build-of-the-tests";
 
 type Test = fn(&Scene<'_>);
 
@@ -193,7 +193,7 @@ impl World {
         run.env("RELEASE", release).args(["run", "--address", &self.server.address, "--namespace", NAMESPACE]);
         run.args(["--workflow-task-queue", queue, "--activity-task-queue", ACTIVITY_TASK_QUEUE]);
         // On a busy machine it takes its time until the backtrace of a panic has names.
-        run.args(["--deadlock-timeout", "60s"]);
+        run.args(["--deadlock-timeout", "60s", "--build-id", BUILD_ID]);
         Pool::start(run, 2, 1, args)
     }
 
@@ -880,7 +880,7 @@ fn what_is_random_is_the_same_in_each_replay(scene: &Scene<'_>) {
 
 fn workflow_code_sees_its_version(scene: &Scene<'_>) {
     let version = scene.start("", Version::run, ()).output();
-    let build_id = format!("build_id: {:?}", env!("CARGO_PKG_VERSION"));
+    let build_id = format!("build_id: {BUILD_ID:?}");
     assert!(version.contains(&build_id), "{version}");
 }
 
