@@ -202,8 +202,7 @@ impl Server {
         given.settle_tls(&mut profile)?;
         let mut options = ConnectionOptions::try_from(profile).map_err(|error| given.config_error(error))?;
         options.connect_timeout = Some(TRY_TIMEOUT);
-        // The SDK's default is gzip, which costs as much CPU time as all the rest of the bridge: a compressor of 300 KB is made
-        // for each message. It pays where the way to the server is long, or its bytes are paid for.
+        // The SDK's default is gzip, which nearly halves the rate of small workflows where the server is near.
         options.grpc_compression = if flags.gzip { GrpcCompression::Gzip } else { GrpcCompression::None };
         Ok(Server { options, namespace, address, configured })
     }
