@@ -57,6 +57,7 @@ torture() {
     step "torture: attaching" $torture --attach
 }
 temporal() {
+    step "temporal: build" cargo test --no-run
     step "temporal: on a real server" cargo test --test temporal
     step "temporal: what a worker is told" cargo test --test temporal_worker
     step "temporal: workflow features, replay" cargo test --test temporal_features --test replay
