@@ -165,6 +165,12 @@ impl Bridge {
             let Some(worker) = core.workflows() else { return };
             if let Err(e) = worker.complete_workflow_activation(completion).await {
                 tracing::warn!("complete an activation of run {run_id}: {e}");
+                // Core has looked at none of it, so the activation is outstanding still.
+                let failure = Failure { message: e.to_string(), ..Default::default() };
+                let failed = WorkflowActivationCompletion::fail(&run_id, failure, None);
+                if let Err(e) = worker.complete_workflow_activation(failed).await {
+                    tracing::error!("fail an activation of run {run_id}: {e}");
+                }
             }
             // News of its owner that came before this found the activation outstanding in Core, which then evicts
             // nothing; news that comes after it finds the run parked.
