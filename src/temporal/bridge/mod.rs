@@ -329,10 +329,16 @@ fn is_done(finished: &Finished<'_>) -> bool {
     finished.outcome() == Outcome::Completed && finished.status() == STATUS_OK
 }
 
+/// Was it in the hands of a process that was killed over something else?
+fn was_killed_over_another(finished: &Finished<'_>) -> bool {
+    let has_died = matches!(finished.outcome(), Outcome::WorkerDied | Outcome::AddresseeDied);
+    has_died && finished.claimant().is_some() && finished.exit() & OVERDUE != 0
+}
+
 /// Why a task came back without a result, for people who read histories.
 fn why_not(finished: &Finished<'_>, kind: &str) -> String {
     match finished.outcome() {
-        Outcome::WorkerDied if finished.exit() & OVERDUE != 0 => {
+        _ if was_killed_over_another(finished) => {
             format!("the {kind} process was killed over another that it ran, which did not end in time")
         }
         // Of those that are addressed to a process some were in its hands.
@@ -350,7 +356,11 @@ fn why_not(finished: &Finished<'_>, kind: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{exec::tests::Pool, temporal::wire::QUEUES};
+    use crate::{
+        exec::{endpoint::To, tests::Pool},
+        lockfree::recovery::Death,
+        temporal::wire::QUEUES,
+    };
 
     #[test]
     fn room_that_others_give_back_is_found() {
@@ -366,5 +376,20 @@ mod tests {
         });
         let found = runtime.block_on(async { timeout(Duration::from_secs(10), there_is_room).await });
         assert!(matches!(found, Ok(Ok(()))), "it waits for ever");
+    }
+    #[test]
+    fn what_was_begun_in_the_moment_before_a_kill_over_another_is_a_victim() {
+        let pool = Pool::new(QUEUES.len());
+        let bridge = pool.endpoint();
+        for (overdue, is_victim) in [(0, false), (OVERDUE, true)] {
+            let worker = pool.endpoint();
+            let to = wire::once(To::Participant(worker.name()), Kind::Activation, 0);
+            wire::submit(&bridge, &(), to).unwrap();
+            std::mem::forget(worker.claim(worker.private()).unwrap().expect("a task"));
+            pool.settle(worker.name(), Death::of(Exit::Signal(9).pack() | overdue));
+            let finished = bridge.take().unwrap().expect("the report");
+            assert_eq!(was_killed_over_another(&finished), is_victim);
+            assert_eq!(why_not(&finished, "workflow").contains("over another"), is_victim);
+        }
     }
 }
