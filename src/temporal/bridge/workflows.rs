@@ -91,12 +91,10 @@ impl Bridge {
                 let mut routes = self.routes();
                 let owner = routes.runs.get(&run_id).and_then(|run| run.owner);
                 if let Some(owner) = owner.filter(|&owner| self.is_live(owner)) {
-                    routes.submit(
-                        self.endpoint,
-                        &run_id,
-                        once(To::Participant(owner), Kind::Forget, 0),
-                        Pending::Note,
-                    )?;
+                    let mut submission = once(To::Participant(owner), Kind::Forget, 0);
+                    // What the run holds has destructors, which are workflow code as well.
+                    submission.limits.run_ms = self.deadlock_ms;
+                    routes.submit(self.endpoint, &run_id, submission, Pending::Note)?;
                 }
                 routes.remove(&run_id);
                 Ok(())

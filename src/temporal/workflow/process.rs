@@ -104,6 +104,7 @@ impl Runs {
             },
             Some(Kind::Forget) => match String::decode(claimed.input()?) {
                 Ok(run_id) => {
+                    claimed.begin(1, 0, 0, 0);
                     self.forget(&run_id, claimed.tag());
                     done(claimed)
                 }
