@@ -49,7 +49,7 @@ impl Pool {
         self.settle(name, Death::of(Exit::Signal(9).pack()));
     }
 
-    fn settle(&self, name: Name, death: Death<'_>) {
+    pub(crate) fn settle(&self, name: Name, death: Death<'_>) {
         let table = self.segment.table();
         table.recover(&Cursors::new(table), self.coordinator, name, death).unwrap();
     }

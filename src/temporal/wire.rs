@@ -56,9 +56,10 @@ fn encode(message: &impl Message, mut room: &mut [u8]) {
     message.encode(&mut room).expect("the room was measured by encoded_len");
 }
 
-/// Submits a message. Nothing is accepted on an error.
+/// Submits a message. Nothing is accepted on an error. One large block is left for answers, each of which may need as much: if
+/// messages had them all, none would be answered, and none would go.
 pub(crate) fn submit(endpoint: &Endpoint, message: &impl Message, s: Submission) -> Result<TaskId, SubmitError> {
-    let mut draft = endpoint.draft(message.encoded_len())?;
+    let mut draft = endpoint.sparing_draft(message.encoded_len())?;
     encode(message, draft.payload()?);
     Ok(draft.submit(s)?)
 }
@@ -95,5 +96,29 @@ pub(crate) fn complete<M: Message>(
             }
             Err((_, None)) => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::tests::Pool;
+
+    #[test]
+    fn messages_leave_room_for_an_answer_of_their_size() {
+        let pool = Pool::new(QUEUES.len());
+        let (bridge, worker) = (pool.endpoint(), pool.endpoint());
+        let message = vec![1u8; 3 << 20];
+        let send = || submit(&bridge, &message, once(To::Queue(ACTIVITY_QUEUE), Kind::Activity, 0));
+        let full = std::iter::repeat_with(send).find_map(Result::err).expect("some limit");
+        assert!(full.is_transient(), "{full}");
+        // All of them at work, at a time, as the attempts of an activity process are.
+        let claim = || worker.claim(worker.queue(ACTIVITY_QUEUE)).unwrap();
+        for claimed in std::iter::from_fn(claim).collect::<Vec<_>>() {
+            let done = claimed.complete(STATUS_OK, message.encoded_len(), |room| encode(&message, room));
+            assert!(done.is_ok(), "no room for any answer");
+            assert!(bridge.take().unwrap().is_some_and(|done| done.went_well()));
+        }
+        pool.assert_clean();
     }
 }

@@ -59,7 +59,7 @@ use crate::{
 use futures_util::future::join_all;
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use temporalio_common::telemetry::{Logger, TelemetryOptions};
 use temporalio_sdk_core::{CoreRuntime, RuntimeOptions, TaskToken, TokioRuntimeBuilder, Worker, init_worker};
@@ -67,7 +67,11 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
     task::JoinSet,
+    time::timeout,
 };
+
+/// After this time it is looked whether there is room, told of it or not.
+const ROOM: Duration = Duration::from_millis(100);
 
 /// Runs the bridge in a process that has been forked for it; returns its exit code.
 pub(crate) fn main(seat: &Seat, server: &Server, config: &Config) -> u8 {
@@ -225,7 +229,8 @@ impl Bridge {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tries again, as results are taken, while the segment is full.
+    /// Tries again, as results are taken, while the segment is full; and now and then, since others than results take room too
+    /// (heartbeats, checkpoints, what the kernel refuses), and nobody says here that they have given it back.
     async fn when_there_is_room<T>(
         &self,
         mut attempt: impl FnMut() -> Result<T, SubmitError>,
@@ -236,7 +241,7 @@ impl Bridge {
             // Registered before the attempt, so that what is freed in between is not missed.
             room.as_mut().enable();
             match attempt() {
-                Err(e) if e.is_transient() => room.await,
+                Err(e) if e.is_transient() => drop(timeout(ROOM, room).await),
                 result => return result,
             }
         }
@@ -324,10 +329,16 @@ fn is_done(finished: &Finished<'_>) -> bool {
     finished.outcome() == Outcome::Completed && finished.status() == STATUS_OK
 }
 
+/// Was it in the hands of a process that was killed over something else?
+fn was_killed_over_another(finished: &Finished<'_>) -> bool {
+    let has_died = matches!(finished.outcome(), Outcome::WorkerDied | Outcome::AddresseeDied);
+    has_died && finished.claimant().is_some() && finished.exit() & OVERDUE != 0
+}
+
 /// Why a task came back without a result, for people who read histories.
 fn why_not(finished: &Finished<'_>, kind: &str) -> String {
     match finished.outcome() {
-        Outcome::WorkerDied if finished.exit() & OVERDUE != 0 => {
+        _ if was_killed_over_another(finished) => {
             format!("the {kind} process was killed over another that it ran, which did not end in time")
         }
         // Of those that are addressed to a process some were in its hands.
@@ -339,5 +350,46 @@ fn why_not(finished: &Finished<'_>, kind: &str) -> String {
         }
         Outcome::AddresseeDied => format!("the {kind} process died while this was on its way to it"),
         outcome => format!("the {kind} process gave no result: {outcome:?}, status {}", finished.status()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        exec::{endpoint::To, tests::Pool},
+        lockfree::recovery::Death,
+        temporal::wire::QUEUES,
+    };
+
+    #[test]
+    fn room_that_others_give_back_is_found() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let endpoint: &Endpoint = Box::leak(Box::new(Pool::new(QUEUES.len()).endpoint()));
+        let config = Config::new("queue".into());
+        let bridge = Bridge::new(endpoint, runtime.handle().clone(), watch::channel(false).0, &config);
+        let mut attempts = 0;
+        // Nothing of the bridge's is under way, so no result comes.
+        let there_is_room = bridge.when_there_is_room(|| {
+            attempts += 1;
+            if attempts > 1 { Ok(()) } else { Err(SubmitError::Full(1)) }
+        });
+        let found = runtime.block_on(async { timeout(Duration::from_secs(10), there_is_room).await });
+        assert!(matches!(found, Ok(Ok(()))), "it waits for ever");
+    }
+    #[test]
+    fn what_was_begun_in_the_moment_before_a_kill_over_another_is_a_victim() {
+        let pool = Pool::new(QUEUES.len());
+        let bridge = pool.endpoint();
+        for (overdue, is_victim) in [(0, false), (OVERDUE, true)] {
+            let worker = pool.endpoint();
+            let to = wire::once(To::Participant(worker.name()), Kind::Activation, 0);
+            wire::submit(&bridge, &(), to).unwrap();
+            std::mem::forget(worker.claim(worker.private()).unwrap().expect("a task"));
+            pool.settle(worker.name(), Death::of(Exit::Signal(9).pack() | overdue));
+            let finished = bridge.take().unwrap().expect("the report");
+            assert_eq!(was_killed_over_another(&finished), is_victim);
+            assert_eq!(why_not(&finished, "workflow").contains("over another"), is_victim);
+        }
     }
 }

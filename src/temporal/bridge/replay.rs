@@ -3,7 +3,7 @@
 //! A replay worker of Core goes through one history, one activation after another. So there is one for each history, as
 //! many at a time as there are workflow processes, and the first activation of each goes to whoever is free.
 
-use super::{is_done, why_not};
+use super::{is_done, was_killed_over_another, why_not};
 use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, Finished, SubmitError, To},
@@ -291,7 +291,11 @@ fn answer(finished: &Finished<'_>) -> Result<Answer, Corrupted> {
             let message = "[TMPRL1101] potential deadlock: the workflow did not yield within";
             Err(Unanswered::own(format_args!("{message} {DEADLOCK_MS} ms")))
         }
-        _ => Err(Unanswered { why: why_not(finished, "workflow"), was_claimed: finished.claimant().is_some() }),
+        // What was late may have come to its end before the signal, and this have been begun after it.
+        _ => {
+            let was_claimed = finished.claimant().is_some() && !was_killed_over_another(finished);
+            Err(Unanswered { why: why_not(finished, "workflow"), was_claimed })
+        }
     })
 }
 

@@ -91,12 +91,10 @@ impl Bridge {
                 let mut routes = self.routes();
                 let owner = routes.runs.get(&run_id).and_then(|run| run.owner);
                 if let Some(owner) = owner.filter(|&owner| self.is_live(owner)) {
-                    routes.submit(
-                        self.endpoint,
-                        &run_id,
-                        once(To::Participant(owner), Kind::Forget, 0),
-                        Pending::Note,
-                    )?;
+                    let mut submission = once(To::Participant(owner), Kind::Forget, 0);
+                    // What the run holds has destructors, which are workflow code as well.
+                    submission.limits.run_ms = self.deadlock_ms;
+                    routes.submit(self.endpoint, &run_id, submission, Pending::Note)?;
                 }
                 routes.remove(&run_id);
                 Ok(())
@@ -165,6 +163,12 @@ impl Bridge {
             let Some(worker) = core.workflows() else { return };
             if let Err(e) = worker.complete_workflow_activation(completion).await {
                 tracing::warn!("complete an activation of run {run_id}: {e}");
+                // Core has looked at none of it, so the activation is outstanding still.
+                let failure = Failure { message: e.to_string(), ..Default::default() };
+                let failed = WorkflowActivationCompletion::fail(&run_id, failure, None);
+                if let Err(e) = worker.complete_workflow_activation(failed).await {
+                    tracing::error!("fail an activation of run {run_id}: {e}");
+                }
             }
             // News of its owner that came before this found the activation outstanding in Core, which then evicts
             // nothing; news that comes after it finds the run parked.

@@ -44,12 +44,20 @@ fn serve_workflows(seat: &Seat, mut runs: Runs) -> Result<(), Corrupted> {
 
 /// Takes no new runs, and stays until the bridge has none of its runs here any more.
 fn hand_over(endpoint: &Endpoint, runs: &mut Runs) -> Result<(), Corrupted> {
-    let Some(bridge) = runs.bridge else { return Ok(()) };
+    if runs.bridge.is_none() {
+        return Ok(());
+    }
     let is_free = || is_stopping(endpoint) || endpoint.has_results();
-    while !is_stopping(endpoint) {
+    while let Some(bridge) = runs.bridge
+        && !is_stopping(endpoint)
+    {
         match wire::submit(endpoint, &(), once(To::Participant(bridge), Kind::Leave, 0)) {
             Err(SubmitError::Corrupted(damage)) => return Err(damage),
-            Err(e) if e.is_transient() => endpoint.wait_for_room(0),
+            // What takes the room may be what waits for this process.
+            Err(e) if e.is_transient() => match endpoint.look(&[])? {
+                Some(claimed) => runs.receive(endpoint, claimed)?,
+                None => endpoint.wait_for_room(0),
+            },
             _ => break,
         }
     }
@@ -96,6 +104,7 @@ impl Runs {
             },
             Some(Kind::Forget) => match String::decode(claimed.input()?) {
                 Ok(run_id) => {
+                    claimed.begin(1, 0, 0, 0);
                     self.forget(&run_id, claimed.tag());
                     done(claimed)
                 }
@@ -134,9 +143,12 @@ mod tests {
     use super::*;
     use crate::{
         exec::{endpoint::Submission, tests::Pool},
+        process::Mode,
+        sync::Release,
         temporal::sample,
     };
     use prost::Message;
+    use std::time::{Duration, Instant};
     use temporalio_common::protos::coresdk::{
         workflow_activation::{InitializeWorkflow, WorkflowActivationJob, workflow_activation_job},
         workflow_completion::workflow_activation_completion::Status,
@@ -189,6 +201,38 @@ mod tests {
         assert!(matches!(answer(&new), Some(Status::Failed(_))), "a run of the old bridge went on");
         assert_eq!(runs.host.len(), 0);
         pool.assert_clean();
+    }
+
+    #[test]
+    fn a_process_that_leaves_makes_room_for_the_word_of_it() {
+        let pool = Pool::new(wire::QUEUES.len());
+        let (bridge, worker) = (pool.endpoint(), pool.endpoint());
+        let mut runs = runs();
+        submit(&bridge, &activation(true));
+        runs.receive(&worker, worker.claim(worker.queue(WORKFLOW_QUEUE)).unwrap().expect("a task")).unwrap();
+        assert!(answer(&bridge).is_some());
+        // As many parked runs are evicted at once as there are descriptors.
+        let forget = || wire::submit(&bridge, &"run".to_owned(), once(To::Participant(worker.name()), Kind::Forget, 0));
+        let full = std::iter::repeat_with(forget).find_map(Result::err).expect("some limit");
+        assert!(full.is_transient(), "{full}");
+        let was_told = std::thread::scope(|scope| {
+            let bridge = scope.spawn(|| {
+                let patience = Instant::now() + Duration::from_secs(5);
+                while Instant::now() < patience {
+                    while bridge.take().unwrap().is_some() {}
+                    if let Some(leave) = bridge.claim(bridge.private()).unwrap() {
+                        done(leave).unwrap();
+                        return true;
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                pool.segment.header().control.mode.store(Mode::Stopping as u32, Release);
+                false
+            });
+            hand_over(&worker, &mut runs).unwrap();
+            bridge.join().unwrap()
+        });
+        assert!(was_told, "nobody made room");
     }
 
     #[test]
