@@ -91,6 +91,13 @@ fn a_history_of_other_code_is_non_deterministic_and_the_others_are_replayed_all_
 }
 
 #[test]
+fn histories_of_one_run_do_not_mix() {
+    let timer = recorded().join("shmworker/TimerWorkflow.json");
+    let args = [&[Path::new("-w"), Path::new("4")][..], &[&*timer; 40]].concat();
+    ended(&shmworker(&args), exit::OK, &["TimerWorkflow.json: ok"; 40], &[]);
+}
+
+#[test]
 fn a_history_whose_workflow_task_fails_is_told_apart() {
     let doctored = Doctored::new("shmworker/ParallelizedWorkflow.json", of_type("SpinWorkflow"));
     let stdout = ["doctored.json: failed: the input of workflow type \"SpinWorkflow\" doesn't decode: "];

@@ -14,6 +14,7 @@ use temporalio_sdk_core::replay::HistoryInfo;
 pub(crate) struct Recording {
     pub(crate) workflow_type: String,
     pub(crate) workflow_id: String,
+    pub(crate) run_id: String,
     pub(crate) history: History,
 }
 
@@ -49,11 +50,11 @@ impl Recording {
         let workflow_id = start.workflow_id.clone();
         let broken = |e: &dyn std::fmt::Display| HistoryError::Broken(e.to_string());
         // The replay worker panics where these fail.
-        history.extract_run_id_from_start().map_err(|e| broken(&e))?;
+        let run_id = history.extract_run_id_from_start().map_err(|e| broken(&e))?.to_owned();
         HistoryInfo::new_from_history(&history, None).map_err(|e| broken(&e))?;
         // It would wait for ever for one.
         match history.events.iter().any(|event| event.event_type() == EventType::WorkflowTaskScheduled) {
-            true => Ok(Recording { workflow_type, workflow_id, history }),
+            true => Ok(Recording { workflow_type, workflow_id, run_id, history }),
             false => Err(HistoryError::NoTask),
         }
     }

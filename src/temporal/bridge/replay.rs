@@ -123,7 +123,7 @@ fn run(seat: &Seat, recordings: &[Recording], at_a_time: usize) -> Result<(), St
     seat.ready();
     thread::scope(|scope| {
         let lanes = scope.spawn(|| player.serve_lanes(&drain));
-        let rest = RefCell::new(recordings.iter().enumerate());
+        let rest = RefCell::new(by_run(recordings).into_iter());
         runtime.block_on(async {
             let all = join_all((0..at_a_time).map(|_| player.replay_all(&rest)));
             // A user who has seen enough; what is not finished has no verdict.
@@ -138,6 +138,20 @@ fn run(seat: &Seat, recordings: &[Recording], at_a_time: usize) -> Result<(), St
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// Histories of the same run one after another, since workflow processes know runs by their id; the first in the order in
+/// which they were given.
+fn by_run(recordings: &[Recording]) -> Vec<Vec<(usize, &Recording)>> {
+    let (mut runs, mut found) = (Vec::<Vec<_>>::new(), HashMap::new());
+    for (history, recording) in recordings.iter().enumerate() {
+        let run = *found.entry(&recording.run_id).or_insert(runs.len());
+        if run == runs.len() {
+            runs.push(Vec::new());
+        }
+        runs[run].push((history, recording));
+    }
+    runs
 }
 
 /// A workflow process's answer to an activation, and who gave it.
@@ -199,20 +213,22 @@ impl Player {
         Ok(())
     }
 
-    async fn replay_all<'r>(&self, rest: &RefCell<impl Iterator<Item = (usize, &'r Recording)>>) {
+    async fn replay_all<'r>(&self, rest: &RefCell<impl Iterator<Item = Vec<(usize, &'r Recording)>>>) {
         loop {
             // Not held across the replay.
             let next = rest.borrow_mut().next();
-            let Some((history, recording)) = next else { return };
-            let verdict = loop {
-                match self.replay(recording).await {
-                    Ok(Some(verdict)) => break verdict,
-                    // Each time for the death of a process by another history, which then has its verdict.
-                    Ok(None) => {}
-                    Err(e) => break Verdict::Failed(e.to_string()),
-                }
-            };
-            println!("{}", Report { history, verdict });
+            let Some(of_a_run) = next else { return };
+            for (history, recording) in of_a_run {
+                let verdict = loop {
+                    match self.replay(recording).await {
+                        Ok(Some(verdict)) => break verdict,
+                        // Each time for the death of a process by another history, which then has its verdict.
+                        Ok(None) => {}
+                        Err(e) => break Verdict::Failed(e.to_string()),
+                    }
+                };
+                println!("{}", Report { history, verdict });
+            }
         }
     }
 
