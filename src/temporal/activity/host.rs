@@ -243,9 +243,7 @@ mod tests {
     use super::*;
     use crate::{
         exec::endpoint::SubmitError,
-        temporal::{
-            activity::{ActivityError, RegisterOptions, TemporalSerializable, activity_definitions, convert},
-        },
+        temporal::activity::{ActivityError, RegisterOptions, TemporalSerializable, activity_definitions, convert},
     };
     use futures_util::future::BoxFuture;
     use std::{
@@ -516,12 +514,20 @@ mod tests {
     }
 
     impl PayloadCodec for Own {
-        fn encode(&self, _: &SerializationContextData, mut payloads: Vec<Payload>) -> BoxFuture<'static, Result<Vec<Payload>, PayloadConversionError>> {
+        fn encode(
+            &self,
+            _: &SerializationContextData,
+            mut payloads: Vec<Payload>,
+        ) -> BoxFuture<'static, Result<Vec<Payload>, PayloadConversionError>> {
             payloads.iter_mut().for_each(|payload| payload.data.push(b'x'));
             async move { Ok(payloads) }.boxed()
         }
 
-        fn decode(&self, _: &SerializationContextData, payloads: Vec<Payload>) -> BoxFuture<'static, Result<Vec<Payload>, PayloadConversionError>> {
+        fn decode(
+            &self,
+            _: &SerializationContextData,
+            payloads: Vec<Payload>,
+        ) -> BoxFuture<'static, Result<Vec<Payload>, PayloadConversionError>> {
             async move { Ok(payloads) }.boxed()
         }
     }
