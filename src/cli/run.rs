@@ -29,6 +29,8 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     log_to_stderr();
     let (worker, place, dev_server) = args.apply(worker)?;
     let server = Server::resolve(&worker.connection)?;
+    // A dev server that is only now started has no other: nobody could create it in time.
+    let namespace = Some(server.namespace().to_owned());
     let is_of_dev_server = match &dev_server {
         DevServerArg::Possible(Options { db: Some(_), .. }) => Some("--dev-server-db"),
         DevServerArg::Possible(Options { ui: true, .. }) => Some("--ui"),
@@ -36,10 +38,10 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     };
     let dev_server = match dev_server {
         DevServerArg::Wanted(options) => {
-            Some(start_dev_server(&Options { port: free_port(&server)?, ..options }, true)?)
+            Some(start_dev_server(&Options { port: free_port(&server)?, namespace, ..options }, true)?)
         }
         _ if server.configured() || server.somebody_listens() => None,
-        DevServerArg::Possible(options) => Some(start_dev_server(&options, false)?),
+        DevServerArg::Possible(options) => Some(start_dev_server(&Options { namespace, ..options }, false)?),
         DevServerArg::Forbidden => {
             let reason = "nobody listens there, and --no-dev-server forbids to start one".to_owned();
             return Err(ConnectError::Unreachable { address: server.address().to_owned(), reason }.into());
