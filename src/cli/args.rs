@@ -391,19 +391,19 @@ pub(crate) struct ReplayArgs {
 #[command(next_help_heading = "Connection (else TEMPORAL_* variables, then Temporal's config file)")]
 pub(crate) struct ConnectArgs {
     /// Address of the server [default: localhost:7233]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = name())]
     address: Option<String>,
     /// Namespace [default: default]
-    #[arg(short = 'N', long, value_name = "NAME")]
+    #[arg(short = 'N', long, value_name = "NAME", value_parser = name())]
     namespace: Option<String>,
     /// Profile in the config file [default: default]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name())]
     profile: Option<String>,
     /// Config file [default: ~/.config/temporalio/temporal.toml]
     #[arg(long, value_name = "FILE")]
     config_file: Option<PathBuf>,
     /// API key, implies TLS; other users can read a command line, so TEMPORAL_API_KEY is the better place
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = name())]
     api_key: Option<String>,
     /// Use TLS, with the system's certificate authorities unless --tls-ca names one
     #[arg(long)]
@@ -418,7 +418,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
     /// Name that the server's certificate must carry, if not that of the address
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name())]
     tls_server_name: Option<String>,
     /// Compress messages, where the way to the server is long or its bytes are paid for; it doubles the CPU time of the connection
     #[arg(long)]

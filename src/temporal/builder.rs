@@ -309,6 +309,13 @@ impl Worker {
         companion: Option<&super::worker_pool::Watched>,
     ) -> Result<(), RunError> {
         self.config.check().map_err(RunError::Settings)?;
+        #[cfg(feature = "pool")]
+        if let Ok(threads @ 2..) = crate::pool::launch::lasting_threads() {
+            return Err(RunError::Settings(format!(
+                "this process has {threads} threads: a fork would copy their locks as they are. Run the worker before any \
+                 thread, and any runtime, is started"
+            )));
+        }
         (self.config.workflow_processes, self.config.activity_processes) = self.processes();
         if self.config.workflow_processes + self.config.activity_processes == 0 {
             let why = "there is nothing to run: register workflows or activities, and give them at least one process";
