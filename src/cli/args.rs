@@ -245,9 +245,15 @@ impl RunArgs {
         or_else(&mut config.identity, self.identity);
         config.limits = worker_limits(config.limits, self.max_tasks_per_process, self.max_memory_per_process);
         if self.target_memory_usage.is_some() || self.target_cpu_usage.is_some() {
+            let (memory, cpu) = match config.tuner {
+                Tuner::FixedSize => (0.8, 0.9),
+                Tuner::ResourceBased { target_memory_usage, target_cpu_usage } => {
+                    (target_memory_usage, target_cpu_usage)
+                }
+            };
             config.tuner = Tuner::ResourceBased {
-                target_memory_usage: self.target_memory_usage.unwrap_or(0.8),
-                target_cpu_usage: self.target_cpu_usage.unwrap_or(0.9),
+                target_memory_usage: self.target_memory_usage.unwrap_or(memory),
+                target_cpu_usage: self.target_cpu_usage.unwrap_or(cpu),
             };
         }
         config.deployment = deployment(config.deployment, self.deployment_name, self.build_id, self.worker_versioning);
@@ -385,19 +391,19 @@ pub(crate) struct ReplayArgs {
 #[command(next_help_heading = "Connection (else TEMPORAL_* variables, then Temporal's config file)")]
 pub(crate) struct ConnectArgs {
     /// Address of the server [default: localhost:7233]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = name())]
     address: Option<String>,
     /// Namespace [default: default]
-    #[arg(short = 'N', long, value_name = "NAME")]
+    #[arg(short = 'N', long, value_name = "NAME", value_parser = name())]
     namespace: Option<String>,
     /// Profile in the config file [default: default]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name())]
     profile: Option<String>,
     /// Config file [default: ~/.config/temporalio/temporal.toml]
     #[arg(long, value_name = "FILE")]
     config_file: Option<PathBuf>,
     /// API key, implies TLS; other users can read a command line, so TEMPORAL_API_KEY is the better place
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = name())]
     api_key: Option<String>,
     /// Use TLS, with the system's certificate authorities unless --tls-ca names one
     #[arg(long)]
@@ -412,7 +418,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
     /// Name that the server's certificate must carry, if not that of the address
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name())]
     tls_server_name: Option<String>,
     /// Compress messages, where the way to the server is long or its bytes are paid for; it doubles the CPU time of the connection
     #[arg(long)]
@@ -749,6 +755,20 @@ mod tests {
             refused(&["run", "--grace", "-5s"]),
             "error: invalid value '-5s' for '--grace': it must be a duration, such as 10s, 500ms or 2m"
         );
+    }
+
+    #[test]
+    fn of_two_targets_the_one_that_is_not_typed_stays_as_the_program_has_it() {
+        let target = |tuner| {
+            run(&["run", "--target-cpu-usage", "0.7"]).apply(sample::worker().tuner(tuner)).unwrap().0.config.tuner
+        };
+        let (memory, cpu) = (0.5, 0.6);
+        for (set, memory) in [
+            (Tuner::FixedSize, 0.8),
+            (Tuner::ResourceBased { target_memory_usage: memory, target_cpu_usage: cpu }, memory),
+        ] {
+            assert_eq!(target(set), Tuner::ResourceBased { target_memory_usage: memory, target_cpu_usage: 0.7 });
+        }
     }
 
     #[test]

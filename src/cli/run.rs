@@ -9,7 +9,7 @@ use crate::temporal::{
     Worker,
     connect::{ConnectError, Server},
     dev_server::{DevServer, Options, locate},
-    report::say,
+    report::{complain, say},
     worker_pool::Watched,
 };
 use nix::poll::{PollFd, PollFlags, poll};
@@ -29,17 +29,27 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     log_to_stderr();
     let (worker, place, dev_server) = args.apply(worker)?;
     let server = Server::resolve(&worker.connection)?;
+    // A dev server that is only now started has no other: nobody could create it in time.
+    let namespace = Some(server.namespace().to_owned());
+    let is_of_dev_server = match &dev_server {
+        DevServerArg::Possible(Options { db: Some(_), .. }) => Some("--dev-server-db"),
+        DevServerArg::Possible(Options { ui: true, .. }) => Some("--ui"),
+        _ => None,
+    };
     let dev_server = match dev_server {
         DevServerArg::Wanted(options) => {
-            Some(start_dev_server(&Options { port: free_port(&server)?, ..options }, true)?)
+            Some(start_dev_server(&Options { port: free_port(&server)?, namespace, ..options }, true)?)
         }
         _ if server.configured() || server.somebody_listens() => None,
-        DevServerArg::Possible(options) => Some(start_dev_server(&options, false)?),
+        DevServerArg::Possible(options) => Some(start_dev_server(&Options { namespace, ..options }, false)?),
         DevServerArg::Forbidden => {
             let reason = "nobody listens there, and --no-dev-server forbids to start one".to_owned();
             return Err(ConnectError::Unreachable { address: server.address().to_owned(), reason }.into());
         }
     };
+    if let (Some(flag), None) = (is_of_dev_server, &dev_server) {
+        complain(format_args!("'{flag}' does nothing: no dev server is started, since {} is used", server.address()));
+    }
     let watched = dev_server.as_ref().map(Watched::new).transpose().map_err(|e| CliError::new(exit::FAILURE, e))?;
     let result = worker.serve(server, place, watched.as_ref());
     if let Some(server) = dev_server {

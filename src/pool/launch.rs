@@ -184,7 +184,7 @@ pub fn init_before_main(tasks: fn() -> Tasks) {
 }
 
 /// The threads that stay in this process: one that was joined just now stands in the kernel's list for a moment yet.
-pub(super) fn lasting_threads() -> io::Result<usize> {
+pub(crate) fn lasting_threads() -> io::Result<usize> {
     for _ in 0..100 {
         if threads()? == 1 {
             return Ok(1);

@@ -39,7 +39,7 @@ mod context;
 mod control;
 mod handle;
 mod home;
-mod launch;
+pub(crate) mod launch;
 mod map;
 #[cfg(feature = "bench")]
 pub(crate) mod one_thread;

@@ -18,6 +18,10 @@ fn handled() -> SigSet {
 
 /// Blocks the handled signals and returns the descriptor that reports them.
 pub(crate) fn take_over() -> nix::Result<SignalFd> {
+    // Whoever has started this process may have it ignored, and then the kernel keeps no exit codes of children.
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
+    unsafe { sigaction(Signal::SIGCHLD, &default) }?;
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&handled()), None)?;
     SignalFd::with_flags(&handled(), SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }

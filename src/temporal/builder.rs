@@ -232,36 +232,36 @@ impl Worker {
     }
 
     /// How long activities may go on once the worker is told to end: 10 s by default. Then they are cancelled, and after as long
-    /// again killed.
+    /// again, or after 2 s in all if that is longer, killed.
     pub fn graceful_shutdown_period(mut self, period: Duration) -> Worker {
-        self.config.grace = period;
+        self.config.grace = bounded(period);
         self
     }
 
     /// How long workflow code may run before it yields: 2 s by default. Then its process is killed and replaced, and its runs
     /// are replayed. Zero: as long as it likes.
     pub fn deadlock_timeout(mut self, timeout: Duration) -> Worker {
-        self.config.deadlock_timeout = timeout;
+        self.config.deadlock_timeout = bounded(timeout);
         self
     }
 
     /// How long a workflow task waits for this worker, which has the run in its cache, before the server gives it to any:
     /// 10 s by default.
     pub fn sticky_queue_schedule_to_start_timeout(mut self, timeout: Duration) -> Worker {
-        self.config.sticky_queue_schedule_to_start_timeout = timeout;
+        self.config.sticky_queue_schedule_to_start_timeout = bounded(timeout);
         self
     }
 
     /// The longest time between two heartbeats of an activity that go to the server: 60 s by default. It is at most 0.8 of the
     /// activity's heartbeat timeout in any case.
     pub fn max_heartbeat_throttle_interval(mut self, interval: Duration) -> Worker {
-        self.config.max_heartbeat_throttle_interval = interval;
+        self.config.max_heartbeat_throttle_interval = bounded(interval);
         self
     }
 
     /// The time between two heartbeats that go to the server, of an activity without heartbeat timeout: 30 s by default.
     pub fn default_heartbeat_throttle_interval(mut self, interval: Duration) -> Worker {
-        self.config.default_heartbeat_throttle_interval = interval;
+        self.config.default_heartbeat_throttle_interval = bounded(interval);
         self
     }
 
@@ -308,12 +308,19 @@ impl Worker {
         place: Place,
         companion: Option<&super::worker_pool::Watched>,
     ) -> Result<(), RunError> {
+        self.config.check().map_err(RunError::Settings)?;
+        #[cfg(feature = "pool")]
+        if let Ok(threads @ 2..) = crate::pool::launch::lasting_threads() {
+            return Err(RunError::Settings(format!(
+                "this process has {threads} threads: a fork would copy their locks as they are. Run the worker before any \
+                 thread, and any runtime, is started"
+            )));
+        }
         (self.config.workflow_processes, self.config.activity_processes) = self.processes();
         if self.config.workflow_processes + self.config.activity_processes == 0 {
             let why = "there is nothing to run: register workflows or activities, and give them at least one process";
             return Err(RunError::Settings(why.to_owned()));
         }
-        self.config.check().map_err(RunError::Settings)?;
         report::run(server, self.config, place, self.user, companion)
     }
 
@@ -336,6 +343,11 @@ impl Worker {
     pub fn main(self) -> std::process::ExitCode {
         crate::cli::main_with(self)
     }
+}
+
+/// `Duration::MAX` means as long as it takes, which clocks and protocols have no room for.
+fn bounded(duration: Duration) -> Duration {
+    duration.min(Duration::from_secs(u32::MAX.into()))
 }
 
 impl fmt::Debug for Worker {

@@ -42,11 +42,13 @@ pub struct Options {
     pub ui: bool,
     /// The file in which it keeps its state, across its lives.
     pub db: Option<PathBuf>,
+    /// A namespace that it has beside `default`.
+    pub namespace: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { port: DEFAULT_PORT, ui: false, db: None }
+        Options { port: DEFAULT_PORT, ui: false, db: None, namespace: None }
     }
 }
 
@@ -267,7 +269,7 @@ impl DevServer {
     ///
     /// [`DevServerError::Spawn`].
     pub fn start(cli: &Path, options: &Options) -> Result<DevServer, DevServerError> {
-        let Options { port, db, .. } = options;
+        let Options { port, db, namespace, .. } = options;
         let mut command = Command::new(cli);
         command.args(["server", "start-dev", "--ip", "127.0.0.1", "--log-level", "error", "--port"]);
         command.arg(port.to_string());
@@ -277,6 +279,9 @@ impl DevServer {
         };
         if let Some(db) = db {
             command.arg("--db-filename").arg(db);
+        }
+        if let Some(namespace) = namespace {
+            command.arg(format!("--namespace={namespace}"));
         }
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"TEMPORAL_")) {
             command.env_remove(name);

@@ -22,7 +22,7 @@ pub(crate) fn say(line: impl std::fmt::Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-fn complain(line: impl std::fmt::Display) {
+pub(crate) fn complain(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 

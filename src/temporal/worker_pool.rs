@@ -27,6 +27,9 @@ use std::{
 /// How long a replay may go on once its user has had enough.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long a pool that ends, and has nothing to do, may take for each step of that without being killed.
+const LEAST_GRACE: Duration = Duration::from_secs(1);
+
 /// The dev server, as the coordinator watches it.
 pub(crate) struct Watched {
     pid: Pid,
@@ -74,7 +77,8 @@ pub(crate) fn run(
     companion: Option<&Watched>,
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, PoolError> {
-    let grace = config.grace;
+    // Core cancels activities when the grace is over, however short.
+    let grace = config.grace.max(LEAST_GRACE);
     let user = Rc::new(user);
     let of_activities = user.clone();
     let (workflow_processes, activity_processes) = (config.workflow_processes, config.activity_processes);

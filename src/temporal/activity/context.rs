@@ -170,6 +170,11 @@ impl ActivityContext {
         self.attempt.received.get_or_init(Received::default)
     }
 
+    /// Whether both are handles to one attempt.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.attempt, &other.attempt)
+    }
+
     pub(super) fn converter(&self) -> &Converter {
         &self.attempt.surroundings.converter
     }

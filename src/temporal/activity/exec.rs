@@ -9,7 +9,7 @@ use nix::{
     errno::Errno,
     sys::{
         prctl::set_pdeathsig,
-        signal::{Signal, killpg},
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, killpg, sigaction},
     },
     unistd::{Pid, getpid, getppid},
 };
@@ -195,14 +195,28 @@ fn start(input: &ExecInput) -> io::Result<Streams> {
     }
     let with_the_worker = move || {
         set_pdeathsig(Signal::SIGKILL)?;
+        // What a worker ignores since it is the coordinator's business is still ignored after an exec.
+        let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+        for ignored in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGHUP] {
+            // SAFETY: no handler is installed.
+            unsafe { sigaction(ignored, &default) }?;
+        }
         // The worker may have died before the line above.
         if getppid() == worker { Ok(()) } else { Err(Errno::ESRCH.into()) }
     };
-    // SAFETY: two system calls, both async-signal-safe, that neither allocate nor lock.
+    // SAFETY: system calls, all async-signal-safe, that neither allocate nor lock.
     unsafe { command.pre_exec(with_the_worker) };
     let mut child = command.spawn()?;
     // First: from here on it is killed and reaped, whatever goes wrong.
-    let running = Running::of(Pid::from_raw(child.id().cast_signed()))?;
+    let running = match Running::of(Pid::from_raw(child.id().cast_signed())) {
+        Ok(running) => running,
+        // Too many descriptors perhaps: nobody would ever reap it.
+        Err(e) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(e);
+        }
+    };
     let pipe = |end: Option<OwnedFd>| end.ok_or_else(|| io::Error::other("its output is no pipe"));
     Ok(Streams {
         child: running,
@@ -248,7 +262,10 @@ impl Running {
 
     /// To its process group. Not after its [`exit`](Self::exit).
     fn signal(&self, signal: Signal) {
-        let _ = killpg(self.child().pid, signal); // it may be over just now
+        // It may be over just now, or have gone to another group.
+        if killpg(self.child().pid, signal).is_err() {
+            let _ = self.child().signal(signal);
+        }
     }
 }
 
@@ -325,6 +342,47 @@ mod tests {
         let (text, dropped) = tail.text();
         assert_eq!(dropped as usize, bytes.len() - KEPT);
         assert_eq!(text.as_bytes(), &bytes[dropped as usize..]);
+    }
+
+    #[tokio::test]
+    async fn a_program_has_the_signals_of_an_ordinary_process() {
+        let signals = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGHUP];
+        let (ignore, default) = (SigHandler::SigIgn, SigHandler::SigDfl);
+        let set = |handler| {
+            for signal in signals {
+                // SAFETY: no handler is installed.
+                unsafe { sigaction(signal, &SigAction::new(handler, SaFlags::empty(), SigSet::empty())) }.unwrap();
+            }
+        };
+        set(ignore); // as in a worker
+        let mut input = ExecInput::new("/bin/grep");
+        input.args = ["SigIgn", "/proc/self/status"].map(Into::into).into();
+        let started = start(&input);
+        set(default);
+        let Streams { child, stdout, .. } = started.unwrap();
+        let mut line = Tail::of(stdout);
+        line.fill().await;
+        assert_eq!(child.exit().await, Exit::Code(0));
+        let (line, _) = line.text();
+        let ignored = u64::from_str_radix(line.split_whitespace().last().unwrap(), 16).unwrap();
+        let theirs = signals.iter().map(|&signal| 1 << (signal as u64 - 1)).sum::<u64>();
+        assert_eq!(ignored & theirs, 0, "{line}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_has_left_its_group_is_killed() {
+        let mut input = ExecInput::new("perl");
+        input.args = ["-e", "setpgrp(0, getpgrp(getppid())) or die; $| = 1; print qq(left\\n); sleep 1000"]
+            .map(Into::into)
+            .into();
+        let Streams { child, stdout, .. } = start(&input).unwrap();
+        let mut line = Tail::of(stdout);
+        let mut piece = [0; 64];
+        let len = line.pipe.read(&mut piece).await.unwrap();
+        assert_eq!(&piece[..len], b"left\n");
+        child.signal(Signal::SIGTERM);
+        let exit = timeout(Duration::from_secs(5), child.exit()).await;
+        assert_eq!(exit.expect("it hears of it"), Exit::Signal(Signal::SIGTERM as u8));
     }
 
     #[tokio::test]

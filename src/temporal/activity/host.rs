@@ -14,7 +14,7 @@ use super::{
     registry::{Handler, Outcome, Registered},
     state::States,
 };
-use crate::temporal::UserCode;
+use crate::temporal::{UserCode, converter::Converter};
 use futures_util::future::FutureExt;
 use std::{
     collections::HashMap,
@@ -69,15 +69,14 @@ impl ActivityHost {
     ///
     /// Outside a tokio runtime.
     pub(crate) fn start(&self, task: ActivityTask, link: Arc<dyn Link>) {
-        let converter = &self.surroundings.converter;
         let ActivityTask { task_token, variant } = task;
         let Some(Variant::Start(mut start)) = variant else {
             let failure = ApplicationFailure::new(format!("the activity task has nothing to start: {variant:?}"));
-            return link.complete(completion(task_token, fail(failure, converter)));
+            return link.complete(completion(task_token, fail(failure, &Converter::default())));
         };
         let Some(Registered { handler, options }) = self.activities.get(&start.activity_type).cloned() else {
             let failure = not_registered(&start.activity_type, &self.activities);
-            return link.complete(completion(task_token, fail(failure, converter)));
+            return link.complete(completion(task_token, fail(failure, &Converter::default())));
         };
         let received = Start {
             input: mem::take(&mut start.input),
@@ -86,7 +85,7 @@ impl ActivityHost {
             heartbeat_details: start.heartbeat_details.clone(),
             ..Default::default()
         };
-        let codec = converter.codec();
+        let codec = self.surroundings.converter.codec();
         let (surroundings, runtime) = (Arc::clone(&self.surroundings), Handle::current());
         let context = ActivityContext::new(task_token, start, options, surroundings, Arc::clone(&link), runtime);
         self.running.lock().insert(context.info().task_token.clone(), context.clone());
@@ -104,7 +103,7 @@ impl ActivityHost {
         }
         let interceptors = Arc::clone(&self.interceptors);
         drop(tokio::spawn(async move {
-            let attempt = async {
+            let attempt = AssertUnwindSafe(async {
                 let decoded = match &codec {
                     None => Ok(received),
                     Some(codec) => codec.decode_for_activity(received).await,
@@ -116,13 +115,18 @@ impl ActivityHost {
                     }
                     Err(error) => Err(undecoded(error)),
                 };
-                let result = execution_result(outcome, &context);
+                execution_result(outcome, &context)
+            });
+            // What a panic says is the user's as well: it goes out as other failures do.
+            let encoded = AssertUnwindSafe(async {
+                let end = attempt.catch_unwind().await;
+                let result = end.unwrap_or_else(|panic| fail(panicked(panic), context.converter()));
                 match &codec {
                     None => result,
                     Some(codec) => encode_result(result, codec).await,
                 }
-            };
-            let end = AssertUnwindSafe(attempt).catch_unwind().await;
+            });
+            let end = encoded.catch_unwind().await;
             ending.report(end);
         }));
     }
@@ -207,15 +211,20 @@ struct Ending {
 }
 
 impl Ending {
+    /// A panic that comes here is told without the user's converter: either there is none, or it is that which panicked.
     fn report(mut self, end: thread::Result<ActivityExecutionResult>) {
-        let converter = self.context.converter().clone();
-        self.settle(|| end.unwrap_or_else(|panic| fail(panicked(panic), &converter)));
+        self.settle(|| end.unwrap_or_else(|panic| fail(panicked(panic), &Converter::default())));
     }
 
     fn settle(&mut self, result: impl FnOnce() -> ActivityExecutionResult) {
         if let Some(link) = self.link.take() {
             let task_token = self.context.info().task_token.clone();
-            self.running.lock().remove(&task_token);
+            let mut running = self.running.lock();
+            // Local activities of another bridge have the same tokens again.
+            if running.get(&task_token).is_some_and(|other| other.is(&self.context)) {
+                running.remove(&task_token);
+            }
+            drop(running);
             self.context.end();
             link.complete(completion(task_token, result()));
         }
@@ -224,9 +233,8 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let converter = self.context.converter().clone();
         let failure = || typed("WorkerShutdown", "the worker process ended before the attempt did");
-        self.settle(|| fail(failure(), &converter));
+        self.settle(|| fail(failure(), &Converter::default()));
     }
 }
 
@@ -235,18 +243,20 @@ mod tests {
     use super::*;
     use crate::{
         exec::endpoint::SubmitError,
-        temporal::{
-            activity::{ActivityError, RegisterOptions, TemporalSerializable, activity_definitions, convert},
-            converter::Converter,
-        },
+        temporal::activity::{ActivityError, RegisterOptions, TemporalSerializable, activity_definitions, convert},
     };
+    use futures_util::future::BoxFuture;
     use std::{
         future::pending,
         sync::{Barrier, mpsc},
         time::Duration,
     };
     use temporalio_common::{
-        data_converters::MultiArgs2,
+        data_converters::{
+            DataConverter, DefaultFailureConverter, FailureConverter, MultiArgs2, PayloadCodec, PayloadConverter,
+            SerializationContextData,
+        },
+        error::{IncomingError, OutgoingError},
         protos::{
             coresdk::{
                 ActivityHeartbeat,
@@ -305,11 +315,11 @@ mod tests {
             Self::with(activities, States::default())
         }
 
-        fn with(activities: Activities, states: States) -> Self {
+        fn with(code: impl Into<UserCode>, states: States) -> Self {
             let (done, ends) = unbounded_channel();
             let (kept, sent, to_be_killed) = Default::default();
             let link = Arc::new(Ear { done, kept, sent, to_be_killed });
-            Self { host: ActivityHost::new(activities, states, "queue"), link, ends }
+            Self { host: ActivityHost::new(code, states, "queue"), link, ends }
         }
 
         /// The token is the name.
@@ -495,6 +505,107 @@ mod tests {
             assert!(!info.non_retryable);
         }
         assert_eq!(result_of(sut.end_of("fine", &()).await), "fine");
+    }
+
+    /// Both moves failures to where a codec encodes them, and encodes by a letter at the end; or panics over each failure.
+    #[derive(Clone, Copy)]
+    struct Own {
+        panics: bool,
+    }
+
+    impl PayloadCodec for Own {
+        fn encode(
+            &self,
+            _: &SerializationContextData,
+            mut payloads: Vec<Payload>,
+        ) -> BoxFuture<'static, Result<Vec<Payload>, PayloadConversionError>> {
+            payloads.iter_mut().for_each(|payload| payload.data.push(b'x'));
+            async move { Ok(payloads) }.boxed()
+        }
+
+        fn decode(
+            &self,
+            _: &SerializationContextData,
+            payloads: Vec<Payload>,
+        ) -> BoxFuture<'static, Result<Vec<Payload>, PayloadConversionError>> {
+            async move { Ok(payloads) }.boxed()
+        }
+    }
+
+    impl FailureConverter for Own {
+        fn to_failure(
+            &self,
+            error: OutgoingError,
+            converter: &PayloadConverter,
+            context: &SerializationContextData,
+        ) -> Failure {
+            assert!(!self.panics, "cannot convert");
+            DefaultFailureConverter::new(true).to_failure(error, converter, context)
+        }
+
+        fn to_error(
+            &self,
+            failure: Failure,
+            converter: &PayloadConverter,
+            context: &SerializationContextData,
+        ) -> Result<IncomingError, PayloadConversionError> {
+            DefaultFailureConverter::new(true).to_error(failure, converter, context)
+        }
+    }
+
+    fn with_own(own: Own) -> Sut {
+        let activities = Activities::new()
+            .register("async", |_, ()| -> std::future::Ready<Result<(), _>> { panic!("a secret") })
+            .register_blocking("blocking", |_, ()| -> Result<(), _> { panic!("a secret") });
+        let converter = DataConverter::new(PayloadConverter::default(), own, own).into();
+        Sut::with(UserCode { activities, converter, ..UserCode::default() }, States::default())
+    }
+
+    #[tokio::test]
+    async fn what_a_panic_says_passes_the_converter_and_the_codec() {
+        let mut sut = with_own(Own { panics: false });
+        for name in ["async", "blocking"] {
+            let (failure, _) = failure_of(sut.end_of(name, &()).await);
+            assert!(!failure.message.contains("secret"), "{}", failure.message);
+            let attributes = String::from_utf8(failure.encoded_attributes.unwrap().data).unwrap();
+            assert!(attributes.contains("a secret") && attributes.ends_with('x'), "{attributes}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_ends_also_if_its_failure_cannot_be_converted() {
+        let mut sut = with_own(Own { panics: true });
+        for name in ["async", "blocking", "unknown"] {
+            let (failure, _) = failure_of(sut.end_of(name, &()).await);
+            assert!(!failure.message.contains("secret"), "{}", failure.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_ends_does_not_hide_another_with_its_token() {
+        let ends = Arc::new(tokio::sync::Notify::new());
+        let first_may_end = Arc::clone(&ends);
+        let mut sut = Sut::new(
+            Activities::new()
+                .register("first", move |_, ()| {
+                    let end = Arc::clone(&first_may_end);
+                    async move {
+                        end.notified().await;
+                        Ok(())
+                    }
+                })
+                .register("second", |context, ()| async move {
+                    context.cancelled().await;
+                    Ok(())
+                }),
+        );
+        for name in ["first", "second"] {
+            sut.start_as("token", Start { activity_type: name.into(), is_local: true, ..Default::default() });
+        }
+        ends.notify_one();
+        sut.end().await;
+        sut.cancel("token", ActivityCancelReason::Cancelled);
+        tokio::time::timeout(Duration::from_secs(10), sut.end()).await.expect("the second hears of its cancellation");
     }
 
     #[tokio::test]

@@ -89,6 +89,27 @@ impl Config {
 
     /// What can't work, found before anything is started: the setting, what is wrong with it, and the remedy.
     pub(crate) fn check(&self) -> Result<(), String> {
+        for (name, n, most) in [
+            ("workflow_processes", Some(self.workflow_processes), 512),
+            ("max_workflow_processes", self.max_workflow_processes, 1024),
+            ("activity_processes", Some(self.activity_processes), 512),
+            ("activity_slots", Some(self.activity_slots), 10_000),
+            ("max_cached_workflows", Some(self.max_cached_workflows), 1_000_000),
+            ("max_concurrent_local_activities", self.max_concurrent_local_activities, 1_000_000),
+        ] {
+            if let Some(n) = n.filter(|&n| n > most) {
+                return Err(format!("{name} is {n}: it must be at most {most}"));
+            }
+        }
+        for (name, text) in [
+            ("workflow_task_queue", Some(&self.workflow_task_queue)),
+            ("activity_task_queue", Some(&self.activity_task_queue)),
+            ("identity", self.identity.as_ref()),
+        ] {
+            if text.is_some_and(String::is_empty) {
+                return Err(format!("{name} is empty: give it a name"));
+            }
+        }
         for (name, rate) in [
             ("max_activities_per_second", self.max_activities_per_second),
             ("max_task_queue_activities_per_second", self.max_task_queue_activities_per_second),
@@ -277,6 +298,11 @@ mod tests {
             wrong(|c| c.max_activities_per_second = Some(0.0)),
             "max_activities_per_second is 0: it must be a number above 0"
         );
+        assert_eq!(
+            wrong(|c| c.activity_slots = usize::MAX / 2),
+            format!("activity_slots is {}: it must be at most 10000", usize::MAX / 2)
+        );
+        assert_eq!(wrong(|c| c.workflow_task_queue.clear()), "workflow_task_queue is empty: give it a name");
         assert_eq!(
             wrong(|c| c.tuner = Tuner::ResourceBased { target_memory_usage: 0.5, target_cpu_usage: 50.0 }),
             "target_cpu_usage is 50: it must be above 0 and at most 1"
