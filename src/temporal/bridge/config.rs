@@ -84,7 +84,7 @@ impl Config {
 
     /// As many workflow processes as there may be while the pool runs.
     pub(crate) fn most_workflow_processes(&self) -> usize {
-        self.max_workflow_processes.unwrap_or((2 * self.workflow_processes).max(16)).max(self.workflow_processes)
+        self.max_workflow_processes.unwrap_or((2 * self.workflow_processes).max(16))
     }
 
     /// What can't work, found before anything is started: the setting, what is wrong with it, and the remedy.
@@ -100,6 +100,12 @@ impl Config {
             if let Some(n) = n.filter(|&n| n > most) {
                 return Err(format!("{name} is {n}: it must be at most {most}"));
             }
+        }
+        if let Some(most) = self.max_workflow_processes.filter(|&most| most < self.workflow_processes) {
+            let n = self.workflow_processes;
+            return Err(format!(
+                "max_workflow_processes is {most}, below workflow_processes, {n}: raise the one or lower the other"
+            ));
         }
         for (name, text) in [
             ("workflow_task_queue", Some(&self.workflow_task_queue)),
@@ -294,6 +300,10 @@ mod tests {
             change(&mut config);
             config.check().unwrap_err()
         };
+        assert_eq!(
+            wrong(|c| (c.workflow_processes, c.max_workflow_processes) = (4, Some(2))),
+            "max_workflow_processes is 2, below workflow_processes, 4: raise the one or lower the other"
+        );
         assert_eq!(
             wrong(|c| c.max_activities_per_second = Some(0.0)),
             "max_activities_per_second is 0: it must be a number above 0"
