@@ -371,10 +371,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_has_left_its_group_is_killed() {
-        let mut input = ExecInput::new("perl");
-        input.args = ["-e", "setpgrp(0, getpgrp(getppid())) or die; $| = 1; print qq(left\\n); sleep 1000"]
-            .map(Into::into)
-            .into();
+        let mut input = ExecInput::new("python3");
+        let leave =
+            "import os, time; os.setpgid(0, os.getpgid(os.getppid())); print('left', flush=True); time.sleep(1000)";
+        input.args = ["-c", leave].map(Into::into).into();
         let Streams { child, stdout, .. } = start(&input).unwrap();
         let mut line = Tail::of(stdout);
         let mut piece = [0; 64];
