@@ -9,6 +9,7 @@
 //!    pool       worker processes that run the functions of a Rust program               (feature "pool")
 //!    cli        the command line                                                       (feature "cli")
 //!       │
+//!    lanes      what the bridge and the processes that run Temporal's code say to each other
 //!    process    coordinator: forks, watches, recovers, respawns, drains
 //!       │
 //!    exec       endpoints: submit, claim, complete, take
@@ -43,6 +44,9 @@ mod exec;
 #[cfg(any(fuzzing, all(test, not(any(loom, shuttle)))))]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(not(all(test, any(loom, shuttle))))]
+#[doc(hidden)]
+pub mod lanes;
 #[cfg(any(feature = "bench", all(feature = "cli", feature = "pool")))]
 #[cfg_attr(not(feature = "bench"), expect(unreachable_pub, reason = "only `bench_support` hands it on"))]
 mod limit;
@@ -51,6 +55,9 @@ mod lockfree;
 mod mem;
 #[cfg(any(feature = "pool", feature = "temporal"))]
 mod panics;
+#[cfg(not(all(test, any(loom, shuttle))))]
+#[doc(hidden)]
+pub mod plugin;
 #[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
 pub mod pool;
 #[cfg(not(all(test, any(loom, shuttle))))]

@@ -40,8 +40,8 @@ library() {
     step "library: unit tests" cargo test --lib --bins
     step "library: doctests" cargo test --doc
     step "library: command line" cargo test --test cli --test bench
-    step "library: start methods" cargo test --test start_methods --test cargo_test
-    step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps
+    step "library: start methods" cargo test --test start_methods --test cargo_test --test attached
+    step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
     step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
 }
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }
@@ -59,13 +59,15 @@ torture() {
 temporal() {
     step "temporal: build" cargo test --no-run
     step "temporal: on a real server" cargo test --test temporal
-    step "temporal: what a worker is told" cargo test --test temporal_worker
+    step "temporal: what a worker is told" cargo test --test temporal_worker --test temporal_tls
     step "temporal: workflow features, replay" cargo test --test temporal_features --test replay
-    step "temporal: activities" cargo test --test temporal_activities
+    step "temporal: activities" cargo test --test temporal_activities --test temporal_plugins
     step "temporal: balance, deadlocks" cargo test --test temporal_balance
+    step "temporal: how soon after a death" cargo test --test temporal_deaths
+    step "temporal: raw lanes" cargo test --test temporal_raw
     step "temporal: torture" cargo test --test temporal_torture
 }
-c() { step "c: header and programs" cargo test -p shmworker-ffi; }
+c() { step "c: header, install, programs, sanitizers" cargo test -p shmworker-ffi; }
 fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() {
     step "benches: clippy" cargo clippy -p shmworker-benches --all-targets -- -D warnings

@@ -434,9 +434,16 @@ fn is_stopped_and_continued() {
     goes_on(pool);
 }
 
+/// What it is stopped for does not count.
 fn is_stopped_past_its_time() {
-    let (pool, handle, _) = one_stopped(&PLAIN.timeout(SHORT).grace(SHORT));
-    ran_out_of_time(handle.wait().map(|_| 0));
+    let limited = PLAIN.timeout(Duration::from_millis(200)).grace(SHORT);
+    let (pool, handle, pid) = one_stopped(&limited);
+    until(|| is_stopped(pid));
+    // Another, which begins later and has as long, runs out of time.
+    ran_out_of_time(pool.submit_with(END, &Way::Loops, &limited).unwrap().wait());
+    assert!(is_stopped(pid));
+    kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+    assert_eq!(handle.finish().result, Ok((pid, 1)));
     goes_on(pool);
 }
 

@@ -5,8 +5,7 @@
 
 mod common;
 
-use common::{Pool, Process, Program, Scene, Server, details, distinct, eventually};
-use libtest_mimic::{Arguments, Trial};
+use common::{Pool, Process, Program, Scene, details, distinct, eventually};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,20 +24,13 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::{Arc, OnceLock},
     time::Duration,
 };
 use temporalio_client::{ActivityIdentifier, Client, ClientOptions, RpcOptions};
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_workflow::{ActivityCancellationType, ActivityOptions, WorkflowContext, WorkflowResult};
 
-type Test = fn(&Scene<'_>);
-
-macro_rules! tests {
-    ($($test:ident)*) => { [$((stringify!($test), $test as Test)),*] };
-}
-
-const TESTS: &[(&str, Test)] = &tests![
+const TESTS: &[(&str, common::Test)] = &common::tests![
     the_newest_heartbeat_before_a_kill_is_where_the_next_attempt_begins
     the_newest_heartbeat_before_a_failure_is_where_the_next_attempt_begins
     heartbeats_go_out_by_themselves_until_the_process_stops
@@ -58,19 +50,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|arg| ["run", "starter"].contains(&arg.as_str())) {
         return sample::worker().workflows(Workflows::new().register::<Call>()).activities(activities()).main();
     }
-    let mut args = Arguments::from_args();
-    args.test_threads.get_or_insert(1);
-    let server: Arc<OnceLock<Server>> = Arc::default();
-    let trials = TESTS.iter().map(|&(name, test)| {
-        let server = server.clone();
-        Trial::test(name, move || {
-            let namespaces = || TESTS.iter().map(|(name, _)| *name).collect::<Vec<_>>();
-            test(&Scene::new(server.get_or_init(|| Server::start(&namespaces())), name));
-            Ok(())
-        })
-    });
-    libtest_mimic::run(&args, trials.collect()).exit_code()
-    // `server` goes here, and with it the process.
+    common::run(TESTS)
 }
 
 // ---- the worker ---------------------------------------------------------------------------------------------------------

@@ -5,15 +5,15 @@
 
 mod common;
 
-use common::{Pool, Program, Scene, Server, eventually};
+use common::{EVENT_TASK_FAILED, EVENT_TASK_TIMED_OUT, Pool, Program, Scene, eventually};
 use futures_util::future::{BoxFuture, FutureExt};
-use libtest_mimic::{Arguments, Trial};
 use nix::sys::signal::Signal;
+use prost_reflect::prost_types::Timestamp;
 use serde_json::{Value, json};
 use shmworker::{
     cli::exit,
     temporal::{
-        DataConverter, Worker, WorkflowInterceptor, WorkflowInterceptorConstructor,
+        DataConverter, Worker, WorkflowErrorType, WorkflowInterceptor, WorkflowInterceptorConstructor,
         activity::{
             Activities, ActivityContext, ActivityError, ActivityInterceptor, ExecuteActivityInput, ExecuteActivityNext,
             ExecuteActivityOutput,
@@ -23,11 +23,14 @@ use shmworker::{
     },
 };
 use std::{
+    collections::BTreeSet,
+    future::poll_fn,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     process::{Command, ExitCode},
-    sync::{Arc, OnceLock},
-    time::Duration,
+    task::{Context, Poll},
+    thread,
+    time::{Duration, SystemTime},
 };
 use temporalio_common::{
     data_converters::{
@@ -38,24 +41,23 @@ use temporalio_common::{
 };
 use temporalio_macros::{activity_definitions, workflow, workflow_methods};
 use temporalio_workflow::{
-    ActivityOptions, LocalActivityOptions, WorkflowContext, WorkflowContextView, WorkflowResult, WorkflowTermination,
+    ActivityOptions, LocalActivityOptions, SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult,
+    WorkflowTermination, join_all,
     workflow_interceptors::{
         ExecuteWorkflowInput, ExecuteWorkflowResult, WorkflowInterceptorContext, WorkflowInterceptorFuture,
         WorkflowNext, WorkflowOutputValue,
     },
 };
 
-type Test = fn(&Scene<'_>);
-
-macro_rules! tests {
-    ($($test:ident)*) => { [$((stringify!($test), $test as Test)),*] };
-}
-
-const TESTS: &[(&str, Test)] = &tests![
+const TESTS: &[(&str, common::Test)] = &common::tests![
     one_queue_serves_workflows_and_activities
     the_server_sees_no_plain_payload
     interceptors_lie_around_workflows_and_activities
     what_is_typed_wins_over_what_the_program_sets
+    non_determinism_fails_the_workflow_where_the_program_says_so
+    activities_start_no_faster_than_the_rates_allow
+    heartbeats_go_out_as_often_as_the_throttle_allows
+    a_task_leaves_the_sticky_queue_of_a_dead_bridge_when_its_time_is_over
     a_version_of_a_deployment_is_known_to_the_server
     slots_may_follow_the_resources_of_the_machine
     a_program_may_run_its_worker_itself
@@ -74,25 +76,18 @@ fn main() -> ExitCode {
         let worker = worker(&std::env::var(PROGRAM).unwrap_or_default());
         return if command == LIBRARY { library(worker) } else { worker.main() };
     }
-    let mut args = Arguments::from_args();
-    args.test_threads.get_or_insert(1);
-    let server: Arc<OnceLock<Server>> = Arc::default();
-    let trials = TESTS.iter().map(|&(name, test)| {
-        let server = server.clone();
-        Trial::test(name, move || {
-            let namespaces = || TESTS.iter().map(|(name, _)| *name).collect::<Vec<_>>();
-            test(&Scene::new(server.get_or_init(|| Server::start(&namespaces())), name));
-            Ok(())
-        })
-    });
-    libtest_mimic::run(&args, trials.collect()).exit_code()
-    // `server` goes here, and with it the process.
+    common::run(TESTS)
 }
 
 // ---- the programs -------------------------------------------------------------------------------------------------------
 
 fn worker(program: &str) -> Worker {
-    let workflows = Workflows::new().register::<Greet>();
+    let workflows = Workflows::new()
+        .register::<Greet>()
+        .register::<Foreign>()
+        .register::<Ticks>()
+        .register::<Beats>()
+        .register::<Parked>();
     let activities = Activities::new()
         .register_as(Calls::greet, |context: ActivityContext, name: String| async move {
             context.heartbeat(&name)?;
@@ -101,7 +96,18 @@ fn worker(program: &str) -> Worker {
             }
             Ok(format!("hello {name}"))
         })
-        .register_blocking_as(Calls::shout, |_, text: String| Ok(text.to_uppercase()));
+        .register_blocking_as(Calls::shout, |_, text: String| Ok(text.to_uppercase()))
+        .register_blocking_as(Calls::tick, |_, ()| Ok(SystemTime::now()))
+        .register_as(Calls::beat, |context: ActivityContext, ()| async move {
+            for beat in 0_u64.. {
+                context.heartbeat(&beat)?;
+                let end = tokio::time::timeout(Duration::from_millis(10), context.worker_shutdown());
+                if end.await.is_ok() {
+                    break;
+                }
+            }
+            Ok(())
+        });
     let worker = Worker::new(QUEUE).workflows(workflows).activities(activities).identity("set-by-the-program");
     match program {
         "coded" => worker.data_converter(DataConverter::new(
@@ -114,6 +120,14 @@ fn worker(program: &str) -> Worker {
             .workflow_interceptor(WorkflowInterceptorConstructor::new(|_: &WorkflowContextView| Around("inner")))
             .activity_interceptor(Around("first"))
             .activity_interceptor(Around("second")),
+        "strict" => worker.workflow_failure_errors([WorkflowErrorType::Nondeterminism]),
+        "strict of type" => worker.workflow_type_failure_errors("Foreign", [WorkflowErrorType::Nondeterminism]),
+        "slow" => worker.max_activities_per_second(RATE),
+        "slow queue" => worker.max_task_queue_activities_per_second(RATE),
+        "chatty" => worker
+            .max_heartbeat_throttle_interval(Duration::from_millis(50))
+            .default_heartbeat_throttle_interval(Duration::from_millis(50)),
+        "impatient" => worker.sticky_queue_schedule_to_start_timeout(Duration::from_secs(1)),
         _ => worker.activity_slots(7).workflow_processes(3),
     }
 }
@@ -144,6 +158,18 @@ impl Calls {
     fn shout(text: String) -> Result<String, ActivityError> {
         unimplemented!()
     }
+
+    /// When it was run.
+    #[activity(name = "tick")]
+    fn tick() -> Result<SystemTime, ActivityError> {
+        unimplemented!()
+    }
+
+    /// Counts in its heartbeats, until the worker ends.
+    #[activity(name = "beat")]
+    fn beat() -> Result<(), ActivityError> {
+        unimplemented!()
+    }
 }
 
 /// Greets by an activity, and shouts by a local one.
@@ -155,10 +181,88 @@ struct Greet;
 impl Greet {
     #[run]
     async fn run(ctx: &mut WorkflowContext<Self>, name: String) -> WorkflowResult<String> {
+        assert_ne!(name, "a ghost", "no ghost is to greet");
         let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(60)).build();
         let greeting = ctx.execute_activity(Calls::greet, name, options).await?;
         let options = LocalActivityOptions::builder().start_to_close_timeout(Duration::from_secs(60)).build();
         Ok(ctx.execute_local_activity(Calls::shout, greeting, options).await?)
+    }
+}
+
+/// Is woken by a thread, which no replay would do again.
+#[workflow]
+#[derive(Default)]
+struct Foreign;
+
+#[workflow_methods]
+impl Foreign {
+    #[run]
+    async fn run(_ctx: &mut WorkflowContext<Self>) -> WorkflowResult<()> {
+        let wake_from_afar = |cx: &mut Context<'_>| {
+            let waker = cx.waker().clone();
+            thread::spawn(move || waker.wake()).join().expect("nothing in it panics");
+            Poll::Pending
+        };
+        poll_fn(wake_from_afar).await
+    }
+}
+
+/// In a second.
+const RATE: f64 = 2.0;
+
+/// Runs so many activities at once; gives the milliseconds between the first and the last.
+#[workflow]
+#[derive(Default)]
+struct Ticks;
+
+#[workflow_methods]
+impl Ticks {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, n: usize) -> WorkflowResult<u64> {
+        let tick = |_| {
+            let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(60));
+            ctx.execute_activity(Calls::tick, (), options.build())
+        };
+        let ticks = join_all((0..n).map(tick)).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let last = ticks.iter().max().expect("some ticks");
+        let passed = ticks.iter().filter_map(|tick| last.duration_since(*tick).ok()).max();
+        Ok(passed.unwrap_or_default().as_millis() as u64)
+    }
+}
+
+/// Runs an activity that sends heartbeats, with this heartbeat timeout in seconds.
+#[workflow]
+#[derive(Default)]
+struct Beats;
+
+#[workflow_methods]
+impl Beats {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, timeout: Option<u64>) -> WorkflowResult<()> {
+        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(600))
+            .maybe_heartbeat_timeout(timeout.map(Duration::from_secs))
+            .build();
+        Ok(ctx.execute_activity(Calls::beat, (), options).await?)
+    }
+}
+
+/// Waits for a signal.
+#[workflow]
+#[derive(Default)]
+struct Parked {
+    is_over: bool,
+}
+
+#[workflow_methods]
+impl Parked {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<()> {
+        Ok(ctx.wait_condition(|parked| parked.is_over).await?)
+    }
+
+    #[signal]
+    fn finish(&mut self, _ctx: &mut SyncWorkflowContext<Self>) {
+        self.is_over = true;
     }
 }
 
@@ -255,7 +359,7 @@ fn own(scene: &Scene<'_>, program: &str, args: &[&str]) -> Command {
 
 fn starter(scene: &Scene<'_>, program: &str, name: &str) -> Program {
     let input = json!(name).to_string();
-    Program::start(own(scene, program, &["starter", "-n", "1", "--input", &input]))
+    Program::start(own(scene, program, &["starter", "-n", "1", "--workflow", "Greet", "--input", &input]))
 }
 
 /// One workflow ends with this result.
@@ -298,6 +402,12 @@ fn the_server_sees_no_plain_payload(scene: &Scene<'_>) {
     assert_eq!(failing.end().code(), Some(exit::FAILURE.into()));
     // Not what the activity said: upstream encodes the cause of a failure again when a workflow passes it on.
     assert!(failing.stderr()[0].contains("Activity task failed"), "{:?}", failing.stderr());
+    let mut ghost = starter(scene, "coded", "a ghost");
+    ghost.says("its task has failed", 1, |line| {
+        line.starts_with("warning: workflow ") && line.contains("no ghost is to greet")
+    });
+    ghost.signal(Signal::SIGINT);
+    ghost.end();
     let (mut coded, mut failures) = (0, 0);
     for workflow in scene.server.ask(scene.namespace, &["workflow", "list"]).as_array().unwrap() {
         let id = workflow["execution"]["workflowId"].as_str().unwrap();
@@ -317,8 +427,9 @@ fn the_server_sees_no_plain_payload(scene: &Scene<'_>) {
             failures += usize::from(text.contains("Encoded failure"));
         }
     }
-    // Inputs and results of both workflows and of their activities, the local one among them, and the failure of one.
-    assert!(coded >= 7 && failures >= 2, "{coded} payloads, {failures} failures");
+    // Inputs and results of two workflows and of their activities, the local one among them, the failure of one, and that of the
+    // third one's task.
+    assert!(coded >= 9 && failures >= 3, "{coded} payloads, {failures} failures");
     pool.stop(Signal::SIGTERM);
 }
 
@@ -344,10 +455,84 @@ fn what_is_typed_wins_over_what_the_program_sets(scene: &Scene<'_>) {
         assert!(help.contains(default), "'{default}' is not in: {help}");
     }
     let mut pool = Pool::start(own(scene, "", &["run"]), 1, 1, &["--identity", "typed", "--task-queue", "other"]);
-    let mut starter = Program::start(own(scene, "", &["starter", "-n1", "--task-queue", "other", "--input", "\"bo\""]));
+    let mut starter = Program::start(own(
+        scene,
+        "",
+        &["starter", "-n1", "--task-queue", "other", "--workflow", "Greet", "--input", "\"bo\""],
+    ));
     assert!(starter.end().success());
     assert_eq!(starter.stdout(), ["HELLO BO"]);
     assert_eq!(identity(scene), "typed");
+    pool.stop(Signal::SIGTERM);
+}
+
+fn non_determinism_fails_the_workflow_where_the_program_says_so(scene: &Scene<'_>) {
+    for program in ["strict", "strict of type"] {
+        let mut pool = Pool::start(own(scene, program, &["run"]), 1, 0, &[]);
+        let mut starter = Program::start(own(scene, program, &["starter", "-n", "1", "--workflow", "Foreign"]));
+        assert_eq!(starter.end().code(), Some(exit::FAILURE.into()));
+        assert!(starter.stderr()[0].contains("[TMPRL1100]"), "{:?}", starter.stderr());
+        pool.stop(Signal::SIGTERM);
+    }
+    let histories = scene.server.histories(scene.namespace);
+    assert_eq!(histories.len(), 2);
+    for history in histories {
+        assert!(history.ends_with("EVENT_TYPE_WORKFLOW_EXECUTION_FAILED") && !history.has(EVENT_TASK_FAILED));
+    }
+}
+
+fn activities_start_no_faster_than_the_rates_allow(scene: &Scene<'_>) {
+    for program in ["slow", "slow queue"] {
+        let mut pool = Pool::start(own(scene, program, &["run"]), 1, 1, &[]);
+        let args = ["starter", "-n", "1", "--workflow", "Ticks", "--input", "8"];
+        let mut starter = Program::start(own(scene, program, &args));
+        assert!(starter.end().success());
+        let passed: f64 = starter.stdout()[0].parse().unwrap();
+        // A second's worth of them may start at once.
+        let least = 1000.0 * (8.0 - RATE - 1.0) / RATE;
+        assert!(passed >= least, "{program}: {passed} ms, and not {least}");
+        pool.stop(Signal::SIGTERM);
+    }
+}
+
+fn heartbeats_go_out_as_often_as_the_throttle_allows(scene: &Scene<'_>) {
+    let mut pool = Pool::start(own(scene, "chatty", &["run"]), 1, 1, &[]);
+    // With a timeout the one setting counts, without one the other. By default it would be a heartbeat in 60 or 30 s.
+    for timeout in ["null", "100"] {
+        let id = format!("timeout-{timeout}");
+        let start =
+            ["workflow", "start", "--type", "Beats", "--task-queue", QUEUE, "--workflow-id", &id, "--input", timeout];
+        scene.server.tell(scene.namespace, &start);
+        let mut seen = BTreeSet::new();
+        eventually("the server sees several heartbeats", || {
+            let described = scene.server.ask(scene.namespace, &["workflow", "describe", "--workflow-id", &id]);
+            seen.insert(described["pendingActivities"][0]["heartbeatDetails"].to_string());
+            (seen.len() >= 6).then_some(())
+        });
+    }
+    pool.stop(Signal::SIGTERM);
+}
+
+fn a_task_leaves_the_sticky_queue_of_a_dead_bridge_when_its_time_is_over(scene: &Scene<'_>) {
+    let mut pool = Pool::start(own(scene, "impatient", &["run"]), 1, 0, &[]);
+    let mut starter = Program::start(own(scene, "impatient", &["starter", "-n", "1", "--workflow", "Parked"]));
+    let has = |event: &str| scene.server.histories(scene.namespace).pop().filter(|history| history.has(event));
+    eventually("the run is parked", || has("EVENT_TYPE_WORKFLOW_TASK_COMPLETED"));
+    let id = scene.server.workflows(scene.namespace).remove(0);
+    pool.kill("bridge");
+    scene.server.tell(scene.namespace, &["workflow", "signal", "--workflow-id", &id, "--name", "finish"]);
+    assert!(starter.end().success());
+    let history = has(EVENT_TASK_TIMED_OUT).expect("nobody polled the sticky queue");
+    let events = history.events();
+    let late = events.iter().position(|event| event["eventType"] == EVENT_TASK_TIMED_OUT).unwrap();
+    let timed_out = &events[late]["workflowTaskTimedOutEventAttributes"];
+    assert_eq!(timed_out["timeoutType"], "TIMEOUT_TYPE_SCHEDULE_TO_START", "{timed_out}");
+    let when = |event: &Value| {
+        SystemTime::try_from(event["eventTime"].as_str().unwrap().parse::<Timestamp>().unwrap()).unwrap()
+    };
+    let scheduled = events.iter().find(|event| event["eventId"] == timed_out["scheduledEventId"]).unwrap();
+    let waited = when(&events[late]).duration_since(when(scheduled)).unwrap();
+    assert!(waited < Duration::from_secs(10), "as long as by default: {waited:?}");
     pool.stop(Signal::SIGTERM);
 }
 

@@ -150,7 +150,7 @@ fn single_stepping_fails_when_a_next_life_has_the_same_generation() {
 }
 
 #[test]
-fn nothing_is_taken_from_a_stopped_worker_before_it_is_dead() {
+fn nothing_is_taken_from_a_killed_worker_before_it_is_dead() {
     let output = passes(&torture(&["--fencing"]));
     let [stuck, early, timed_out, signal] =
         sums(&output, ["reported_stuck", "moved_before_death", "timed_out", "child_signal"]);

@@ -7,23 +7,28 @@ use super::{
     exit::{CliError, USAGE},
     inspect::InspectArgs,
     probe::ProbeArgs,
+    resize::ResizeArgs,
     torture::TortureArgs,
 };
 use crate::mem::backing::{LONGEST, is_pool_name};
 #[cfg(feature = "temporal")]
 use crate::{
     WorkerLimits,
+    lanes::program::Program,
     mem::{backing::Backing, segment::Options},
     temporal::{
         PollerBehavior, Tuner, VersioningBehavior, Worker, WorkerDeploymentOptions, WorkerDeploymentVersion,
+        activity::Activities,
         connect::ConnectFlags,
         dev_server,
         starter::{Json, StarterOptions},
         worker_pool::Place,
     },
 };
+#[cfg(feature = "temporal")]
+use clap::parser::ValueSource;
 use clap::{
-    CommandFactory, FromArgMatches, Parser, Subcommand,
+    ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand,
     builder::NonEmptyStringValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
@@ -48,7 +53,7 @@ pub(crate) enum Command {
     #[cfg(feature = "temporal")]
     #[command(after_help = "Example:\n  shmworker run -w 4 -a 2\n      \
         4 workflow and 2 activity processes; starts a dev server if nothing names a server and none runs\n\n\
-        The first SIGINT or SIGTERM drains, the second cancels what still runs.")]
+        The first SIGINT or SIGTERM drains, the second cancels what still runs. SIGHUP loads the libraries of --load again.")]
     Run(Box<RunArgs>),
     /// Start workflows and print their results
     #[cfg(feature = "temporal")]
@@ -82,6 +87,11 @@ pub(crate) enum Command {
         the pool whose coordinator has this process id; for one that is dead, its name or its file\n\n\
         It only reads. Exit code 1 if an invariant is violated; each is printed with the words involved.")]
     Inspect(InspectArgs),
+    /// Change the number of workers of a pool that runs
+    #[command(after_help = "Example:\n  shmworker resize 4711 -w 8\n      \
+        the pool whose coordinator has this process id has 8 workflow workers from now on\n\n\
+        Those that are too many hand their workflow runs over, and leave. 'run --max-workflow-workers' is the most.")]
+    Resize(ResizeArgs),
     /// Remove the shared memory and the sockets of pools whose processes are all dead
     #[command(after_help = "Example:\n  shmworker clean --dry-run\n      \
         says what is left over in /dev/shm; what belongs to a pool that is alive is never touched")]
@@ -98,7 +108,7 @@ pub(crate) struct RunArgs {
     /// Workflow worker processes
     #[arg(short = 'w', long, value_name = "N", allow_negative_numbers = true, value_parser = number(0..=512))]
     pub(crate) num_workflow_workers: u32,
-    /// Workflow worker processes that there may be; SIGTTIN starts one more, SIGTTOU ends one [default: twice as many, at least 16]
+    /// Workflow worker processes that there may be; see 'resize' [default: twice as many, at least 16]
     #[arg(long, value_name = "N", value_parser = number(1..=1024))]
     pub(crate) max_workflow_workers: Option<u32>,
     /// Activations after which a workflow process hands its runs over and another takes its place
@@ -110,6 +120,18 @@ pub(crate) struct RunArgs {
     /// Activity worker processes
     #[arg(short = 'a', long, value_name = "N", allow_negative_numbers = true, value_parser = number(0..=512))]
     pub(crate) num_activity_workers: u32,
+    /// Program that the workflow workers execute: one in another language that serves raw lanes of the C interface
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) workflow_program: Option<PathBuf>,
+    /// Program that the activity workers execute
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "load")]
+    pub(crate) activity_program: Option<PathBuf>,
+    /// Arguments of these programs
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) program_args: Vec<OsString>,
+    /// Shared library with activities in C or C++, which each activity process loads; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) load: Vec<PathBuf>,
     /// Task queue that all workers serve
     #[arg(long, value_name = "NAME", conflicts_with_all = ["workflow_task_queue", "activity_task_queue"],
           value_parser = name())]
@@ -215,12 +237,25 @@ pub(crate) enum DevServerArg {
 impl RunArgs {
     /// The worker as the command line has it, its place, and what is to be done about a dev server.
     pub(crate) fn apply(self, worker: Worker) -> Result<(Worker, Place, DevServerArg), CliError> {
-        let Worker { user, mut config, connection, name } = worker;
-        for (typed, is_empty, what, flag) in [
-            (self.num_workflow_workers, user.workflows.is_empty(), "workflow", "-w"),
-            (self.num_activity_workers, user.activities.is_empty(), "activity", "-a"),
+        let Worker { mut user, mut config, connection, name } = worker;
+        if !self.load.is_empty() && self.num_activity_workers == 0 {
+            let why = "'--load' brings activities, but there is no process for them: give '-a 1', or more";
+            return Err(CliError::new(USAGE, why));
+        }
+        user.activities = self.load.into_iter().fold(user.activities, Activities::load);
+        let program = |path: Option<PathBuf>| path.map(|path| Program::new(path, self.program_args.clone()));
+        or_else(&mut config.workflow_program, program(self.workflow_program));
+        or_else(&mut config.activity_program, program(self.activity_program));
+        if !self.program_args.is_empty() && config.workflow_program.is_none() && config.activity_program.is_none() {
+            let why =
+                "there is no program for the arguments after '--': give '--workflow-program' or '--activity-program'";
+            return Err(CliError::new(USAGE, why));
+        }
+        for (typed, is_empty, program, what, flag) in [
+            (self.num_workflow_workers, user.workflows.is_empty(), &config.workflow_program, "workflow", "-w"),
+            (self.num_activity_workers, user.activities.is_empty(), &config.activity_program, "activity", "-a"),
         ] {
-            if typed > 0 && is_empty {
+            if typed > 0 && is_empty && program.is_none() {
                 let why =
                     format_args!("'{flag} {typed}', but this program has no {what}: give '{flag} 0', or register one");
                 return Err(CliError::new(USAGE, why));
@@ -356,6 +391,9 @@ pub(crate) struct StarterArgs {
     /// Input of each workflow, as JSON
     #[arg(long, value_name = "JSON", allow_negative_numbers = true, value_parser = Json::from_str)]
     input: Option<Json>,
+    /// How long each workflow may take before the server ends it: 10s, 2m [default: any time]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
+    execution_timeout: Option<Duration>,
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -364,10 +402,9 @@ pub(crate) struct StarterArgs {
 impl StarterArgs {
     /// What to start, and where.
     pub(crate) fn split(self, worker: Worker) -> (StarterOptions, ConnectFlags) {
-        let StarterArgs { num_workflows, task_queue, workflow, input, connect } = self;
-        let data_converter = worker.user.converter.into_data();
-        let options =
-            StarterOptions { num_workflows: num_workflows as usize, task_queue, workflow, input, data_converter };
+        let StarterArgs { num_workflows, task_queue, workflow, input, execution_timeout, connect } = self;
+        let (num_workflows, data_converter) = (num_workflows as usize, worker.user.converter.into_data());
+        let options = StarterOptions { num_workflows, task_queue, workflow, input, execution_timeout, data_converter };
         (options, ConnectFlags::from(connect).or(worker.connection))
     }
 }
@@ -506,8 +543,16 @@ pub(crate) fn parse(argv: Vec<OsString>, #[cfg(feature = "temporal")] worker: &W
     let definition = definition(worker);
     #[cfg(not(feature = "temporal"))]
     let definition = Cli::command();
-    match definition.try_get_matches_from(&argv).and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => check(&cli.command).map(|()| Parsed::Run(cli.command)),
+    let read = |matches: ArgMatches| Cli::from_arg_matches(&matches).map(|cli| (matches, cli));
+    match definition.try_get_matches_from(&argv).and_then(read) {
+        Ok((matches, cli)) => {
+            check(&cli.command)?;
+            #[cfg(feature = "temporal")]
+            check_workflow(&cli.command, &matches, worker)?;
+            #[cfg(not(feature = "temporal"))]
+            drop(matches);
+            Ok(Parsed::Run(cli.command))
+        }
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             Ok(Parsed::Text(error))
         }
@@ -522,8 +567,37 @@ fn check(command: &Command) -> Result<(), CliError> {
         Command::Run(args) if args.num_workflow_workers == 0 && args.num_activity_workers == 0 => {
             Err(CliError::new(USAGE, "'-w 0 -a 0' leaves nothing to run: give at least one worker, such as '-w 1'"))
         }
+        #[cfg(feature = "temporal")]
+        Command::Run(args)
+            if let Some(most) = args.max_workflow_workers
+                && most < args.num_workflow_workers =>
+        {
+            let w = args.num_workflow_workers;
+            let why =
+                format_args!("'--max-workflow-workers {most}' is below '-w {w}': raise the one or lower the other");
+            Err(CliError::new(USAGE, why))
+        }
         _ => Ok(()),
     }
+}
+
+/// A workflow that this program does not have would wait for ever on its task queue; on another's it may be there.
+#[cfg(feature = "temporal")]
+fn check_workflow(command: &Command, matches: &ArgMatches, worker: &Worker) -> Result<(), CliError> {
+    let Command::Starter(args) = command else { return Ok(()) };
+    let workflow = &args.workflow;
+    let of_starter = matches.subcommand().map(|(_, matches)| matches);
+    let queue_is_own = of_starter.and_then(|m| m.value_source("task_queue")) == Some(ValueSource::DefaultValue);
+    let workflows = &worker.user.workflows;
+    if !queue_is_own || workflows.is_empty() || workflows.names().any(|name| name == workflow) {
+        return Ok(());
+    }
+    let names = workflows.names().collect::<Vec<_>>().join(", ");
+    let why = format_args!(
+        "this program has no workflow '{workflow}' (it has {names}): give one of these, or with --task-queue the task queue \
+         of a worker that has it"
+    );
+    Err(CliError::new(USAGE, why))
 }
 
 /// One line for a usage error; clap's own text is several.
@@ -796,6 +870,10 @@ mod tests {
         assert_eq!(
             refused(&["run", "--no-dev-server", "--dev-server-db", "f"]),
             "error: '--no-dev-server' and '--dev-server-db' exclude each other: give one of them"
+        );
+        assert_eq!(
+            refused(&["run", "-w", "4", "--max-workflow-workers", "2"]),
+            "error: '--max-workflow-workers 2' is below '-w 4': raise the one or lower the other"
         );
         assert_eq!(refused(&["run", "-w", "1", "-w", "2"]), "error: '-w' is given more than once: give it once");
     }

@@ -21,6 +21,8 @@ pub const NO_WORKER: u8 = 7;
 /// The configuration of the connection is wrong: a `TEMPORAL_*` variable, the config file, a profile, a certificate, or
 /// credentials that the server refuses.
 pub const CONFIG: u8 = 8;
+/// A plug-in can't be loaded; nothing was started.
+pub const PLUGIN: u8 = 9;
 /// Ended by SIGINT, as shells report it: 128 + 2.
 pub const INTERRUPTED: u8 = 130;
 
@@ -73,7 +75,7 @@ fn one_line(text: &str) -> String {
 
 #[cfg(feature = "temporal")]
 mod temporal {
-    use super::{CRASH_LOOP, CliError, FAILURE, INTERRUPTED, NO_CLI, NO_WORKER, USAGE};
+    use super::{CRASH_LOOP, CliError, FAILURE, INTERRUPTED, NO_CLI, NO_WORKER, PLUGIN, USAGE};
     use crate::temporal::{RunError, connect::ConnectError, dev_server::DevServerError, starter::StarterError};
 
     impl From<ConnectError> for CliError {
@@ -87,6 +89,7 @@ mod temporal {
             let code = match &error {
                 RunError::Settings(_) => USAGE,
                 RunError::Connect(error) => error.code(),
+                RunError::Plugin(_) => PLUGIN,
                 RunError::Bridge { code, .. } => code.unwrap_or(FAILURE),
                 RunError::CrashLoop(_) => CRASH_LOOP,
                 RunError::DevServer(_) => NO_CLI,

@@ -11,6 +11,7 @@ mod inspect;
 mod probe;
 #[cfg(feature = "temporal")]
 mod replay;
+mod resize;
 #[cfg(feature = "temporal")]
 mod run;
 mod torture;
@@ -79,6 +80,7 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),
     }
@@ -91,6 +93,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),
     }

@@ -27,7 +27,8 @@ const DEV_SERVER_STOP: Duration = Duration::from_secs(5);
 /// Runs workers until they are told to stop.
 pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     log_to_stderr();
-    let (worker, place, dev_server) = args.apply(worker)?;
+    let (mut worker, place, dev_server) = args.apply(worker)?;
+    worker.probe()?;
     let server = Server::resolve(&worker.connection)?;
     // A dev server that is only now started has no other: nobody could create it in time.
     let namespace = Some(server.namespace().to_owned());

@@ -24,6 +24,7 @@ use crate::{
     sync::{Acquire, AtomicU64, Bell, Inline, Relaxed, Release},
 };
 use std::{
+    any::Any,
     mem::ManuallyDrop,
     ops::Deref,
     os::fd::{AsRawFd, OwnedFd},
@@ -120,8 +121,8 @@ pub(crate) struct Endpoint {
     why_orphaned: OnceLock<String>,
     /// Who reads or replaces the checkpoint of a task: its threads share a task, and slots a lock.
     keeping: [Mutex<()>; 16],
-    /// What `cursors` ring, where nobody else keeps it.
-    _own_bell: Option<OwnedFd>,
+    /// What is needed for as long as anybody uses the rest, and goes after that.
+    _kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// In place of the stamp of a beginning, of a task that nobody has handed back: as it came somebody looked for it, and did nothing
@@ -171,7 +172,7 @@ impl Endpoint {
             is_shared: AtomicBool::new(true),
             why_orphaned: OnceLock::new(),
             keeping: Default::default(),
-            _own_bell: None,
+            _kept: None,
         }
     }
 
@@ -183,7 +184,12 @@ impl Endpoint {
     /// As [`with_bell`](Self::with_bell), for a bell that is kept open for as long as this endpoint is used.
     pub(crate) fn with_own_bell(self, bell: OwnedFd) -> Endpoint {
         let rung = Bell::new(bell.as_raw_fd());
-        Endpoint { _own_bell: Some(bell), ..self.with_bell(rung) }
+        self.with_bell(rung).holding(bell)
+    }
+
+    /// Drops this once the last who uses the endpoint has dropped it, behind all else.
+    pub(crate) fn holding(self, what: impl Any + Send + Sync) -> Endpoint {
+        Endpoint { _kept: Some(Box::new(what)), ..self }
     }
 
     pub(crate) fn name(&self) -> Name {
@@ -582,6 +588,15 @@ struct Guard<E: Deref<Target = Endpoint>> {
     task: Owned,
 }
 
+impl Guard<Arc<Endpoint>> {
+    /// Gives up its share in the endpoint, and not the descriptor.
+    fn defuse(self) {
+        let guard = ManuallyDrop::new(self);
+        // SAFETY: `guard` is never used or dropped again, so this is the one owner of the share.
+        drop(unsafe { std::ptr::read(&raw const guard.endpoint) });
+    }
+}
+
 impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
     fn drop(&mut self) {
         // Damage is reported by the next operation that meets it; here is nobody to tell.
@@ -595,13 +610,16 @@ impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
 pub(crate) struct Spare(Owned);
 
 /// A submission being filled.
-pub(crate) struct Draft<'e> {
-    guard: Guard<&'e Endpoint>,
+pub(crate) struct DraftBy<E: Deref<Target = Endpoint>> {
+    guard: Guard<E>,
     /// The word of the task that it is to be.
     ready: Task,
     /// What the descriptor says as well, where others might change it.
     payload: Payload,
 }
+
+/// A submission being filled, within a borrow of the endpoint.
+pub(crate) type Draft<'e> = DraftBy<&'e Endpoint>;
 
 /// What a submission says beside its payload.
 #[derive(Clone, Copy, Debug)]
@@ -655,16 +673,37 @@ impl Submission {
     }
 }
 
-impl Draft<'_> {
+impl<E: Deref<Target = Endpoint>> DraftBy<E> {
     /// The payload's bytes, in place. Their former content is whatever lay there.
     #[inline]
     pub(crate) fn payload(&mut self) -> Result<&mut [u8], Corrupted> {
-        let (endpoint, task) = (self.guard.endpoint, self.guard.task);
+        let (endpoint, task) = (&*self.guard.endpoint, self.guard.task);
         let (start, len) = endpoint.segment.locate(task, self.payload, &endpoint.descriptor(task).input_bytes)?;
         // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and are ours alone
         // while the word is RESERVED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives; the
         // borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
+    }
+}
+
+impl DraftBy<Arc<Endpoint>> {
+    /// The same within a borrow of the endpoint, which is its own.
+    pub(crate) fn lend(self, endpoint: &Arc<Endpoint>) -> Draft<'_> {
+        debug_assert!(Arc::ptr_eq(&self.guard.endpoint, endpoint));
+        let DraftBy { guard, ready, payload } = self;
+        let task = guard.task;
+        guard.defuse();
+        Draft { guard: Guard { endpoint: &**endpoint, task }, ready, payload }
+    }
+}
+
+impl Draft<'_> {
+    /// The same for as long as it is wanted. `endpoint` is its own.
+    pub(crate) fn share(self, endpoint: &Arc<Endpoint>) -> DraftBy<Arc<Endpoint>> {
+        debug_assert!(std::ptr::eq(self.guard.endpoint, &raw const **endpoint));
+        let guard = ManuallyDrop::new(self.guard);
+        let guard = Guard { endpoint: endpoint.clone(), task: guard.task };
+        DraftBy { guard, ready: self.ready, payload: self.payload }
     }
 
     /// The task that it is to be.
@@ -895,6 +934,10 @@ impl<'e> Running<'e> {
         let Running { endpoint, task, .. } = *self;
         endpoint.check_len(bytes.len())?;
         endpoint.table().check_owned(endpoint.name, task)?;
+        if !endpoint.has_block_to_spare(bytes.len()) {
+            // The last one is for an output, its own perhaps.
+            return Err(endpoint.segment.all_taken(bytes.len()).into());
+        }
         let block = if bytes.is_empty() {
             None
         } else {
@@ -932,6 +975,30 @@ impl<'e> Running<'e> {
             // Release: who sees the limits sees from when on they count.
             d.limits.store(limits.bits(), Release);
             table.arm(&self.endpoint.cursors, limits.deadline(now, now)); // [timer]
+        }
+    }
+
+    /// What the attempt may take counts from here on: its handler has come to its end, and what follows is up to others.
+    pub(crate) fn restart_clock(&self) {
+        if let Some(d) = self.fields() {
+            d.run.started.store(self.endpoint.table().now(), Relaxed);
+        }
+    }
+
+    /// The attempt is yet to begin, and waits for others in this process: nothing counts until [`begin`](Self::begin), which
+    /// [`start_clock`](Self::start_clock) follows.
+    pub(crate) fn hold_clock(&self) {
+        if let Some(d) = self.fields() {
+            d.run.started.store(u64::MAX, Relaxed);
+        }
+    }
+
+    /// Has the coordinator look at the limits of an attempt that has begun after its clock was held.
+    pub(crate) fn start_clock(&self) {
+        if let Some(d) = self.fields() {
+            let table = self.endpoint.table();
+            let limits = Limits::of(d.limits.load(Relaxed));
+            table.arm(&self.endpoint.cursors, limits.first_look(table.now())); // [timer]
         }
     }
 

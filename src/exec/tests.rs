@@ -611,6 +611,24 @@ fn the_last_checkpoint_comes_back_with_what_is_done_or_lost() {
 }
 
 #[test]
+fn checkpoints_leave_a_block_for_an_output_of_their_size() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    let bytes = vec![7; 3 << 20];
+    let run = |tag| {
+        submit(&client, QUEUE, b"", tag, 1);
+        claim(&worker)
+    };
+    let mut running: Vec<_> = (0..100).map(run).collect();
+    assert!(running.iter().any(|task| task.checkpoint(&bytes).is_err_and(|e| e.is_want_of_room())), "some limit");
+    let last = running.pop().expect("a task");
+    assert!(last.complete(0, bytes.len(), |room| room.copy_from_slice(&bytes)).is_ok(), "no room for any output");
+    drop(running);
+    while client.take().unwrap().is_some() {}
+    pool.assert_clean();
+}
+
+#[test]
 fn the_time_in_which_the_pool_was_stopped_does_not_count() {
     let pool = Pool::new(1);
     let client = pool.endpoint();

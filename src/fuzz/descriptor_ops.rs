@@ -544,7 +544,7 @@ impl<'e> Play<'e> {
             draft.map(|draft| a.drafts.push((draft, len)))
         };
         if let Some(Err(e)) = self.act(who, k, Did::Nothing, draft) {
-            self.refused(e, len);
+            self.refused(e, len, false);
         }
     }
 
@@ -571,7 +571,7 @@ impl<'e> Play<'e> {
         let has_died = answer.is_none();
         let id = match answer {
             Some(Ok(id)) => id,
-            Some(Err(e)) => return self.refused(e, len),
+            Some(Err(e)) => return self.refused(e, len, false),
             // It may be there though nobody was told.
             None => match self.find(from, s.tag) {
                 Some(id) => id,
@@ -620,8 +620,8 @@ impl<'e> Play<'e> {
         })
     }
 
-    /// Was there really no room?
-    fn refused(&self, e: SubmitError, len: usize) {
+    /// Was there really no room? `is_output`: it may have the last block, which is spared for it.
+    fn refused(&self, e: SubmitError, len: usize, is_output: bool) {
         let table = self.table();
         match e {
             SubmitError::Full(_) => {
@@ -629,7 +629,8 @@ impl<'e> Play<'e> {
                 assert!(all_used, "{e}, and yet one is free");
             }
             SubmitError::NoSpace(NoSpace::Taken { .. }) => {
-                assert!(!table.blocks.has_free(len), "{e}, and yet one is free")
+                let needed = 1 + usize::from(!is_output && table.blocks.has_at_least(2, len));
+                assert!(!table.blocks.has_free_at_least(needed, len), "{e}, and yet there is one")
             }
             SubmitError::TooLarge { limit, .. } => assert!(len > limit && limit == LENGTHS[6]),
             e => panic!("{e}"),
@@ -797,7 +798,7 @@ impl<'e> Play<'e> {
         match answer {
             Some(Ok(())) => assert!(!matches!(self.tasks[number].at, At::Claimed(_))),
             Some(Err((e, task))) => {
-                self.refused(e, len);
+                self.refused(e, len, true);
                 self.keep(who, task.expect("the task"), number);
             }
             None => {}
@@ -822,7 +823,7 @@ impl<'e> Play<'e> {
             Some(Ok(())) => (t.kept, t.perhaps_kept) = (Some(kept), None),
             Some(Err(e)) => {
                 t.perhaps_kept = None;
-                self.refused(e, len);
+                self.refused(e, len, false);
             }
             None => {}
         }

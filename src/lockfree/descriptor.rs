@@ -319,6 +319,8 @@ pub(crate) struct Limits {
 
 /// How often at most a task that waits is looked at for its limits.
 const LOOK: u64 = 10 * MS;
+/// How often it is looked, within a limit, what of the time an attempt could use.
+pub(crate) const LOOKS: u64 = 16;
 
 impl Limits {
     pub(crate) const fn bits(self) -> u64 {
@@ -329,17 +331,36 @@ impl Limits {
         Limits { run_ms: (bits >> 32) as u32, silence_ms: bits as u32 }
     }
 
-    /// Pool time at which to look for the first time after a task that became READY at `now`: whoever claims it may be stopped
-    /// before it can say when it began. Not sooner than [`LOOK`], or a task with short limits would have the coordinator look all
-    /// the while that it waits.
+    /// Pool time at which to look for the first time after a task that became READY at `now`: whoever claims it may be stopped, before
+    /// it can say when it began and after that. Not sooner than [`LOOK`], or a task with short limits would have the
+    /// coordinator look all the while that it waits.
     pub(crate) fn first_look(self, now: u64) -> u64 {
-        self.deadline(now, now).max(now.saturating_add(LOOK))
+        let first = self.spans(now, now).map(|span| now.saturating_add(span.ns / LOOKS)).min();
+        first.unwrap_or(u64::MAX).max(now.saturating_add(LOOK))
     }
 
-    /// Pool time at which an attempt that began at `started` and last spoke at `heartbeat` has gone too far.
+    /// What the limits say of an attempt that began at `started` and last spoke at `heartbeat`.
+    pub(crate) fn spans(self, started: u64, heartbeat: u64) -> impl Iterator<Item = Span> {
+        let spans = [(started, self.run_ms), (started.max(heartbeat), self.silence_ms)];
+        spans.into_iter().filter(|&(_, ms)| ms != 0).map(|(from, ms)| Span { from, ns: u64::from(ms) * MS })
+    }
+
+    /// Pool time at which such an attempt has gone too far, if it could use all of its time.
     pub(crate) fn deadline(self, started: u64, heartbeat: u64) -> u64 {
-        let after = |t: u64, ms: u32| if ms == 0 { u64::MAX } else { t.saturating_add(u64::from(ms) * MS) };
-        after(started, self.run_ms).min(after(started.max(heartbeat), self.silence_ms))
+        self.spans(started, heartbeat).map(Span::end).min().unwrap_or(u64::MAX)
+    }
+}
+
+/// How long something may take from some pool time on, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Span {
+    pub(crate) from: u64,
+    pub(crate) ns: u64,
+}
+
+impl Span {
+    pub(crate) fn end(self) -> u64 {
+        self.from.saturating_add(self.ns)
     }
 }
 

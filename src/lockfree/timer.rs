@@ -57,7 +57,7 @@
 //! `process/clock.rs`, `shmworker torture --wakes` (stops), and `--single-step` (`tick`, `submit-with-times`, `retry`).
 
 use super::{
-    descriptor::Limits,
+    descriptor::{Limits, Span},
     participant::{Name, Participant},
     table::{Cursors, Table, TaskId, damaged},
     word::{Member, Outcome, Phase, Task},
@@ -104,6 +104,15 @@ pub(crate) const SEEN: u32 = 2;
 #[derive(Debug, Default)]
 pub(crate) struct Looks(Vec<u64>);
 
+/// What of its time an attempt could not use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Excused {
+    /// So much longer it may take.
+    pub(crate) ns: u64,
+    /// Pool time at which to ask again, however much is left.
+    pub(crate) look_at: u64,
+}
+
 /// What a look at all times came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Tick {
@@ -143,12 +152,24 @@ impl Table<'_> {
     /// # Errors
     /// [`Corrupted`] if a word or lane is damaged.
     pub(crate) fn tick(&self, cursors: &Cursors) -> Result<Tick, Corrupted> {
+        self.tick_with(cursors, |_, _, _, _| Excused { ns: 0, look_at: NEVER })
+    }
+
+    /// As [`tick`](Self::tick). `excuse` says of who runs a task how much of a span of its, until now, does not count.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn tick_with(
+        &self,
+        cursors: &Cursors,
+        mut excuse: impl FnMut(Name, TaskId, Span, u64) -> Excused,
+    ) -> Result<Tick, Corrupted> {
         self.alarm.armed.store(NEVER, Relaxed);
         full_fence("no-tick-fence"); // [timer]
         let now = self.now();
         let mut tick = Tick { next: NEVER, late: Vec::new() };
         for index in 0..self.descriptors.len() {
-            self.tick_one(cursors, index as u16, now, &mut tick)?;
+            self.tick_one(cursors, index as u16, now, &mut tick, &mut excuse)?;
         }
         // What gets an earlier time from here on rings; what got one during the look rang as well. Release: [timer] needs the
         // fence above alone.
@@ -156,7 +177,14 @@ impl Table<'_> {
         Ok(tick)
     }
 
-    fn tick_one(&self, cursors: &Cursors, index: u16, now: u64, tick: &mut Tick) -> Result<(), Corrupted> {
+    fn tick_one(
+        &self,
+        cursors: &Cursors,
+        index: u16,
+        now: u64,
+        tick: &mut Tick,
+        excuse: &mut impl FnMut(Name, TaskId, Span, u64) -> Excused,
+    ) -> Result<(), Corrupted> {
         let d = &self.descriptors[index as usize];
         loop {
             let word = self.load(index);
@@ -191,7 +219,7 @@ impl Table<'_> {
                     if limits == Limits::default() {
                         return Ok(());
                     }
-                    let deadline = self.deadline(cursors, index, word, now);
+                    let (started, heartbeat) = self.times(cursors, index, word, now);
                     let member = self.participant(word.who())?.member(word.who().into())?;
                     // What was read above is of this claim, if the word still is.
                     fence(Acquire);
@@ -199,12 +227,21 @@ impl Table<'_> {
                         continue;
                     }
                     match member {
-                        Member::Live(n) if deadline <= now => {
-                            let task = TaskId { index, generation: word.generation() };
-                            tick.late.push((Name::new(word.who(), n), task));
-                            return Ok(());
+                        Member::Live(n) => {
+                            let (who, task) =
+                                (Name::new(word.who(), n), TaskId { index, generation: word.generation() });
+                            let mut next = NEVER;
+                            for span in limits.spans(started, heartbeat) {
+                                let excused = excuse(who, task, span, now);
+                                let end = span.end().saturating_add(excused.ns);
+                                if end <= now {
+                                    tick.late.push((who, task));
+                                    return Ok(());
+                                }
+                                next = next.min(end).min(excused.look_at);
+                            }
+                            next
                         }
-                        Member::Live(_) => deadline,
                         // Recovery settles it; a time that is over would have the coordinator look again and again.
                         Member::Dead(_) => return Ok(()),
                         Member::Vacant(_) => return Err(damaged(index, word)),
@@ -218,10 +255,10 @@ impl Table<'_> {
         }
     }
 
-    /// Pool time at which the attempt of this claim has gone too far. For the coordinator.
+    /// Pool time at which the attempt of this claim began, and last spoke. For the coordinator.
     ///
     /// Not marked in the descriptor: a mark that came late would count against the next claim.
-    pub(crate) fn deadline(&self, cursors: &Cursors, index: u16, claimed: Task, now: u64) -> u64 {
+    fn times(&self, cursors: &Cursors, index: u16, claimed: Task, now: u64) -> (u64, u64) {
         let d = &self.descriptors[index as usize];
         let run = d.run_of(claimed);
         // [sign] The heartbeat first: a worker that hands its task back and claims it again has the word that it had. Who sees
@@ -231,7 +268,7 @@ impl Table<'_> {
             0 => cursors.first_seen(index, claimed, now),
             started => started,
         };
-        Limits::of(d.limits.load(Relaxed)).deadline(started, heartbeat)
+        (started, heartbeat)
     }
 
     /// How a task that waits has ended already, if it has.

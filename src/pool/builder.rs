@@ -1,8 +1,9 @@
 //! What a pool is to be like, before it is started.
 
+use super::launch::Program;
 use crate::WorkerLimits;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 /// What a pool is to be like; [`fork`](Self::fork), [`forkserver`](Self::forkserver) or [`exec`](Self::exec) makes it.
 ///
@@ -25,11 +26,14 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     pub(super) settings: Settings,
+    /// In place of this program.
+    pub(super) program: Option<Program>,
 }
 
 /// What was asked for, as the coordinator is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Settings {
+    pub(super) name: Option<String>,
     pub(super) workers: Option<usize>,
     pub(super) max_workers: Option<usize>,
     pub(super) slots: usize,
@@ -46,6 +50,7 @@ pub(super) struct Settings {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
+            name: None,
             workers: None,
             max_workers: None,
             slots: 1,
@@ -155,6 +160,35 @@ impl Builder {
     /// ```
     pub fn prefault(mut self, is_wanted: bool) -> Builder {
         self.settings.prefault = is_wanted;
+        self
+    }
+
+    /// A name by which other processes of this user find the pool while it runs: [`Pool::attach`](super::Pool::attach).
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let tasks = Tasks::new();
+    /// let pool = Pool::builder().name("thumbs").fork(tasks)?; // elsewhere: Pool::attach("thumbs")
+    /// # drop(pool);
+    /// # Ok::<(), shmworker::pool::StartError>(())
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Builder {
+        self.settings.name = Some(name.into());
+        self
+    }
+
+    /// A program, in whatever language, that [`forkserver`](Self::forkserver) and [`exec`](Self::exec) are to execute in place of
+    /// this one, with these arguments. It hands over to [`work`](super::work), or to the C interface's `shmworker_worker_run`.
+    ///
+    /// Which tasks it has isn't known here: one that it hasn't is [`TaskError::Unknown`](super::TaskError::Unknown).
+    ///
+    /// ```no_run
+    /// let pool = shmworker::Pool::builder().program("./thumbs", ["--quiet"]).exec()?;
+    /// # drop(pool);
+    /// # Ok::<(), shmworker::pool::StartError>(())
+    /// ```
+    pub fn program(mut self, path: impl Into<PathBuf>, args: impl IntoIterator<Item = impl Into<OsString>>) -> Builder {
+        self.program = Some(Program { path: path.into(), args: args.into_iter().map(Into::into).collect() });
         self
     }
 

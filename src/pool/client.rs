@@ -33,7 +33,7 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::{
-        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, Spare, Submission, SubmitError, Times,
+        CoordinatorDied, Draft, DraftBy, Endpoint, Finished, FinishedBy, ROOM, Spare, Submission, SubmitError, Times,
     },
     lockfree::{
         descriptor::INLINE,
@@ -45,7 +45,7 @@ use crate::{
 use slab::Slab;
 use std::{
     collections::{HashMap, VecDeque},
-    iter,
+    io, iter,
     ops::{Deref, DerefMut},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -541,11 +541,62 @@ impl Client {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
-        let shared = &*self.shared;
-        shared.submit(s, bond, len, may_wait, fill).map_err(|e| match (e, shared.endpoint.why_orphaned()) {
+        self.shared.submit(s, bond, len, may_wait, fill).map_err(|e| self.why_refused(e))
+    }
+
+    /// What the coordinator said of its end says more than that it has ended.
+    fn why_refused(&self, e: PoolError) -> PoolError {
+        match (e, self.endpoint().why_orphaned()) {
             (PoolError::Submit(SubmitError::CoordinatorDied(_)), Some(why)) => PoolError::Ended(why.to_owned()),
             (e, _) => e,
-        })
+        }
+    }
+
+    /// Room for an input of so many bytes, to be filled by whoever has it, whenever.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub(super) fn reserve(&self, len: usize) -> Result<DraftBy<Arc<Endpoint>>, PoolError> {
+        self.check_home()?;
+        let shared = &*self.shared;
+        if shared.is_refused() {
+            return Err(PoolError::Draining);
+        }
+        let (draft, _) = shared.take_draft(shared.lock(), len, true).map_err(|e| self.why_refused(e.into()))?;
+        Ok(draft.share(&shared.endpoint))
+    }
+
+    /// Submits what lies in such room.
+    pub(super) fn submit_reserved(
+        &self,
+        s: &Submission,
+        draft: DraftBy<Arc<Endpoint>>,
+    ) -> Result<(usize, TaskId), PoolError> {
+        self.check_home()?;
+        let shared = &*self.shared;
+        let draft = draft.lend(&shared.endpoint);
+        let tag = {
+            let mut inbox = shared.lock();
+            if shared.is_refused() {
+                return Err(PoolError::Draining);
+            }
+            shared.file_if_due(&mut inbox, 1);
+            shared.enter(&mut inbox, Bond::None, draft.id())
+        };
+        shared.publish(s, draft, tag).map_err(|e| self.why_refused(e))
+    }
+
+    /// Has the waker called once the task of this ticket has come back, or nothing will; at once, if that is so by now.
+    ///
+    /// # Errors
+    /// The kernel's, if there is no thread that could wait; damage is told by whoever waits.
+    pub(super) fn when_done(&self, tag: usize, waker: &Waker) -> io::Result<()> {
+        self.check_home().map_err(io::Error::other)?;
+        self.start_helper()?;
+        if self.shared.is_done(tag, waker) {
+            waker.wake_by_ref();
+        }
+        Ok(())
     }
 
     /// A further handle for this ticket.
@@ -569,13 +620,18 @@ impl Client {
     }
 
     /// Copies the result of this ticket, if it is there or comes soon, is small, and went well: its length. Then the ticket is used
-    /// up.
-    pub(super) fn at_once(&self, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Lost> {
+    /// up, and `note` has seen how it went.
+    pub(super) fn at_once(
+        &self,
+        tag: usize,
+        copy: &mut Copied,
+        note: impl FnMut(&Finished<'_>),
+    ) -> Result<Option<usize>, Lost> {
         self.check_home()?;
         // Others who wait for the same are to be told that it has come.
         let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
         let may_be_next = |inbox: &Inbox| inbox.slots.get(tag).is_some_and(is_waited_for);
-        self.shared.at_once(tag, may_be_next, copy)
+        self.shared.at_once(tag, may_be_next, copy, note)
     }
 
     /// Waits until one of this group, which are `own`, may have [landed](Self::land), or has been filed, is large or went badly: its
@@ -658,12 +714,16 @@ impl Client {
 
     /// Starts the thread that waits in the place of futures. False: there can be none.
     fn has_helper(&self) -> bool {
+        self.start_helper().is_ok()
+    }
+
+    fn start_helper(&self) -> io::Result<()> {
         let mut helper = self.helper.lock().unwrap_or_else(PoisonError::into_inner);
         if helper.is_none() {
             let shared = self.shared.clone();
-            *helper = std::thread::Builder::new().name("results".into()).spawn(move || shared.help()).ok();
+            *helper = Some(std::thread::Builder::new().name("results".into()).spawn(move || shared.help())?);
         }
-        helper.is_some()
+        Ok(())
     }
 
     /// This handle's result isn't wanted any more.
@@ -682,18 +742,18 @@ impl Client {
         }
     }
 
-    /// After the end of the pool: is what it leaves in the segment in order?
+    /// After the end of the pool: is what it leaves in the segment in order? `is_alone`: nobody has attached to it.
     ///
     /// # Errors
     /// What is wrong, as a line for people.
-    pub(super) fn audit(&self) -> Result<(), String> {
+    pub(super) fn audit(&self, is_alone: bool) -> Result<(), String> {
         self.tidy();
         let mut inbox = self.shared.lock();
         self.shared.give_up_spares(&mut inbox);
         let table = self.endpoint().segment().table();
         // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more; and under the
         // lock, since what another thread takes after that may be kept.
-        let is_at_rest = Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0;
+        let is_at_rest = is_alone && Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0;
         drop(inbox);
         let audit = if is_at_rest { table.audit() } else { table.audit_live() };
         let is_in_order = if is_at_rest { audit.is_clean() } else { audit.violations.is_empty() };
@@ -900,25 +960,11 @@ impl Shared {
         may_wait: bool,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
-        let is_refused = || !self.is_workers && self.is_draining();
-        let mut inbox = self.lock();
-        if is_refused() {
+        let inbox = self.lock();
+        if self.is_refused() {
             return Err(PoolError::Draining);
         }
-        let spare = if self.has_enough() || self.endpoint.is_orphaned() { None } else { inbox.spares.pop() };
-        let mut draft = match spare {
-            Some(spare) if len <= INLINE => self.endpoint.redraft(spare, len),
-            spare => {
-                if let Some(spare) = spare {
-                    self.endpoint.give_up(spare); // in exchange for the next one
-                }
-                drop(inbox);
-                // Under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
-                let draft = self.draft(len, may_wait)?;
-                inbox = self.lock();
-                draft
-            }
-        };
+        let (mut draft, mut inbox) = self.take_draft(inbox, len, may_wait)?;
         let mut fill = Some(fill);
         if matches!(bond, Bond::Key(_))
             && let Some(fill) = fill.take()
@@ -928,7 +974,7 @@ impl Shared {
             fill(draft.payload().map_err(SubmitError::from)?);
             inbox = self.lock();
         }
-        if is_refused() {
+        if self.is_refused() {
             return Err(PoolError::Draining);
         }
         self.file_if_due(&mut inbox, 1);
@@ -937,20 +983,58 @@ impl Shared {
         {
             return Ok(ticket);
         }
-        let key = if let Bond::Key(key) = &bond { Some(key.clone()) } else { None };
-        let tag = inbox.next_tag(&bond);
-        inbox.enter(bond, draft.id(), 1);
-        if let Some(key) = key {
-            inbox.remember(key, tag as usize);
-        }
-        // Under the lock, as `is_draining` above: who drains finds this one, or this one finds that the pool drains.
-        self.has_gone_out(1);
+        let tag = self.enter(&mut inbox, bond, draft.id());
         drop(inbox);
         let entered = Entered { shared: self, tag };
         if let Some(fill) = fill {
             fill(draft.payload().map_err(SubmitError::from)?);
         }
         std::mem::forget(entered);
+        self.publish(s, draft, tag)
+    }
+
+    /// Has somebody asked the pool to end, for whom this submitter is one who may be refused?
+    fn is_refused(&self) -> bool {
+        !self.is_workers && self.is_draining()
+    }
+
+    /// Room for a submission; the lock is released while it has to be waited for.
+    fn take_draft<'s>(
+        &'s self,
+        mut inbox: Locked<'s>,
+        len: usize,
+        may_wait: bool,
+    ) -> Result<(Draft<'s>, Locked<'s>), SubmitError> {
+        let spare = if self.has_enough() || self.endpoint.is_orphaned() { None } else { inbox.spares.pop() };
+        Ok(match spare {
+            Some(spare) if len <= INLINE => (self.endpoint.redraft(spare, len), inbox),
+            spare => {
+                if let Some(spare) = spare {
+                    self.endpoint.give_up(spare); // in exchange for the next one
+                }
+                drop(inbox);
+                // Under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
+                let draft = self.draft(len, may_wait)?;
+                (draft, self.lock())
+            }
+        })
+    }
+
+    /// The tag of a task that is about to be submitted, and is under way from here on. Under the lock, as `is_refused` is asked:
+    /// who drains finds this one, or this one finds that the pool drains.
+    fn enter(&self, inbox: &mut Inbox, bond: Bond, task: TaskId) -> u64 {
+        let key = if let Bond::Key(key) = &bond { Some(key.clone()) } else { None };
+        let tag = inbox.next_tag(&bond);
+        inbox.enter(bond, task, 1);
+        if let Some(key) = key {
+            inbox.remember(key, tag as usize);
+        }
+        self.has_gone_out(1);
+        tag
+    }
+
+    /// Submits what has been entered and filled.
+    fn publish(&self, s: &Submission, draft: Draft<'_>, tag: u64) -> Result<(usize, TaskId), PoolError> {
         draft.submit_as(s, tag).map(|task| (tag as usize, task)).map_err(|e| {
             // It may run for all that: nobody else has its ticket, then, and who has joined is told.
             let mut inbox = self.lock();
@@ -1104,6 +1188,7 @@ impl Shared {
         tag: usize,
         may_be_next: impl Fn(&Inbox) -> bool,
         copy: &mut Copied,
+        mut note: impl FnMut(&Finished<'_>),
     ) -> Result<Option<usize>, Lost> {
         let mut inbox = self.lock();
         loop {
@@ -1111,7 +1196,7 @@ impl Shared {
             if !may_be_next(&inbox) || inbox.has_company() {
                 return Ok(None);
             }
-            let found = self.find(&mut inbox, tag, copy);
+            let found = self.find(&mut inbox, tag, copy, &mut note);
             if let Err(e) = &found {
                 // What is damaged may have been another's, who looks for it later.
                 inbox.end((*e).into());
@@ -1156,7 +1241,13 @@ impl Shared {
     }
 
     #[inline]
-    fn find(&self, inbox: &mut Inbox, tag: usize, copy: &mut Copied) -> Result<Option<usize>, Corrupted> {
+    fn find(
+        &self,
+        inbox: &mut Inbox,
+        tag: usize,
+        copy: &mut Copied,
+        note: &mut impl FnMut(&Finished<'_>),
+    ) -> Result<Option<usize>, Corrupted> {
         while let Some(finished) = self.endpoint.take()? {
             self.has_come_back(1);
             if finished.tag() != tag as u64 || !finished.went_well() {
@@ -1170,6 +1261,7 @@ impl Shared {
                 return Ok(None);
             };
             place.copy_from_slice(bytes);
+            note(&finished);
             self.keep(inbox, finished)?;
             inbox.slots.remove(tag);
             return Ok(Some(len));
@@ -1471,14 +1563,30 @@ impl Shared {
         if let Some(lost) = inbox.over {
             return Poll::Ready(Err(lost));
         }
+        self.register(&mut inbox, tag, context.waker());
+        Poll::Pending
+    }
+
+    /// Has this ticket's task come back, or nothing will? Else the waker is called once that is so.
+    fn is_done(&self, tag: usize, waker: &Waker) -> bool {
+        let mut inbox = self.lock();
+        self.file(&mut inbox);
+        let is_waiting = inbox.slots.get(tag).is_some_and(|slot| matches!(slot.state, State::Waiting(_)));
+        let is_done = !is_waiting || inbox.over.is_some();
+        if !is_done {
+            self.register(&mut inbox, tag, waker);
+        }
+        is_done
+    }
+
+    fn register(&self, inbox: &mut Inbox, tag: usize, waker: &Waker) {
         if let Some(Slot { state: State::Waiting(wakers), .. }) = inbox.slots.get_mut(tag)
-            && !wakers.iter().any(|w| w.will_wake(context.waker()))
+            && !wakers.iter().any(|w| w.will_wake(waker))
         {
-            wakers.push(context.waker().clone());
+            wakers.push(waker.clone());
             inbox.futures += 1;
         }
-        self.call_helper(&inbox);
-        Poll::Pending
+        self.call_helper(inbox);
     }
 
     /// Waits in the place of futures.
@@ -1770,7 +1878,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(claim(&worker).complete(0, 0, |_| {}).is_ok());
-        assert_eq!(client.at_once(second, &mut Copied::default()), Ok(Some(0)));
+        assert_eq!(client.at_once(second, &mut Copied::default(), |_| ()), Ok(Some(0)));
         drop(client);
         pool.assert_clean();
     }
@@ -1832,7 +1940,7 @@ mod tests {
 
     /// Has the result of this ticket come by now?
     fn has_come(client: &Client, (tag, task): (usize, TaskId)) -> Result<bool, Lost> {
-        match client.at_once(tag, &mut Copied::default())? {
+        match client.at_once(tag, &mut Copied::default(), |_| ())? {
             Some(_) => Ok(true),
             None => client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some()),
         }

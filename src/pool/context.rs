@@ -1,7 +1,10 @@
 //! What a task sees of its surroundings while it runs.
 
 use super::{submitter::Submitter, tasks::Failure, worker::Core};
-use crate::exec::endpoint::Running;
+use crate::{
+    error::Corrupted,
+    exec::endpoint::{Running, SubmitError},
+};
 use std::{any::Any, time::Duration};
 
 /// What a task sees while it runs, and what it can say meanwhile.
@@ -154,10 +157,11 @@ impl<'c> Context<'c> {
     /// });
     /// ```
     pub fn checkpoint(&self, bytes: &[u8]) -> Result<(), Failure> {
-        if !self.is_item {
-            self.running.checkpoint(bytes)?;
-        }
-        Ok(())
+        Ok(self.keep(bytes)?)
+    }
+
+    pub(super) fn keep(&self, bytes: &[u8]) -> Result<(), SubmitError> {
+        if self.is_item { Ok(()) } else { self.running.checkpoint(bytes) }
     }
 
     /// What an earlier attempt has kept last.
@@ -165,10 +169,11 @@ impl<'c> Context<'c> {
     /// # Errors
     /// A [`Failure`] if the segment is damaged.
     pub fn last_checkpoint(&self) -> Result<Option<Vec<u8>>, Failure> {
-        if self.is_item {
-            return Ok(None);
-        }
-        Ok(self.running.last_checkpoint()?)
+        Ok(self.kept()?)
+    }
+
+    pub(super) fn kept(&self) -> Result<Option<Vec<u8>>, Corrupted> {
+        if self.is_item { Ok(None) } else { self.running.last_checkpoint() }
     }
 
     /// The worker's own value of this type, which [`Tasks::state`](super::Tasks::state) makes: once per process, when a task

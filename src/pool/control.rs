@@ -15,6 +15,7 @@ use std::{
     collections::{HashMap, VecDeque},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -189,6 +190,8 @@ struct State {
     answers: HashMap<u32, Result<(u32, u32), String>>,
     ended: VecDeque<Ended>,
     last_word: Option<Result<Shutdown, String>>,
+    /// Threads that wait for all that was submitted. They end once nothing more will come.
+    drainers: Vec<JoinHandle<()>>,
     /// The coordinator is dead, and this is how the pool ended.
     over: Option<Result<Shutdown, String>>,
 }
@@ -269,6 +272,11 @@ impl Control {
             Err(why) => client.endpoint().orphan_because(why),
             Ok(_) => client.endpoint().orphan(),
         }
+        let drainers = std::mem::take(&mut self.lock().drainers);
+        for drainer in drainers {
+            // One that panicked has said so.
+            let _ = drainer.join();
+        }
         over
     }
 
@@ -276,7 +284,7 @@ impl Control {
         let mut state = self.lock();
         match news {
             News::Started => {}
-            News::Mode(Mode::Draining) => self.drain(client),
+            News::Mode(Mode::Draining) => state.drainers.extend(self.drain(client)),
             News::Mode(_) => {}
             News::Ended(ended) => {
                 state.ended.push_back(ended);
@@ -299,12 +307,13 @@ impl Control {
 
     /// Hangs up once all that was submitted has come back. (Nothing more is taken from here on: whoever submits counts its task
     /// first, and looks at the mode then.)
-    fn drain(self: &Arc<Self>, client: &Arc<Client>) {
+    fn drain(self: &Arc<Self>, client: &Arc<Client>) -> Option<JoinHandle<()>> {
         let (control, client) = (self.clone(), client.clone());
-        // Without the thread the drain ends when its grace is over.
-        let _ = std::thread::Builder::new().name("pool-drain".into()).spawn(move || {
+        let drain = move || {
             let _ = client.drain(None);
             control.hang_up();
-        });
+        };
+        // Without the thread the drain ends when its grace is over.
+        std::thread::Builder::new().name("pool-drain".into()).spawn(drain).ok()
     }
 }

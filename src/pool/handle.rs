@@ -41,10 +41,10 @@ use std::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Handle<O: Wire> {
-    client: Arc<Client>,
-    tag: usize,
-    task: TaskId,
-    is_over: bool,
+    pub(super) client: Arc<Client>,
+    pub(super) tag: usize,
+    pub(super) task: TaskId,
+    pub(super) is_over: bool,
     output: PhantomData<fn() -> O>,
 }
 
@@ -280,7 +280,7 @@ impl<O: Wire> Handle<O> {
     /// See [`Client::at_once`]. If there is a length the handle is used up.
     #[inline]
     fn at_once(&mut self, copy: &mut Copied) -> Result<Option<usize>, TaskError> {
-        let found = self.client.at_once(self.tag, copy).map_err(|lost| self.client.why(lost))?;
+        let found = self.client.at_once(self.tag, copy, |_| ()).map_err(|lost| self.client.why(lost))?;
         self.is_over = found.is_some();
         Ok(found)
     }
@@ -404,13 +404,13 @@ pub struct Reply<T> {
 }
 
 #[expect(clippy::large_enum_variant, reason = "what is small needs no allocation")]
-enum Place {
+pub(super) enum Place {
     Here { len: usize, bytes: Copied },
     There(Filed),
 }
 
 impl Place {
-    fn bytes(&self) -> Result<&[u8], Corrupted> {
+    pub(super) fn bytes(&self) -> Result<&[u8], Corrupted> {
         match self {
             Place::Here { len, bytes } => Ok(&bytemuck::cast_slice(bytes)[..*len]),
             Place::There(done) => done.bytes(),

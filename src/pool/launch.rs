@@ -50,12 +50,13 @@ use nix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io::{self, IoSlice, IoSliceMut, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
         unix::{net::UnixStream, process::CommandExt},
     },
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -83,9 +84,9 @@ static REGISTRY: OnceLock<Registry> = OnceLock::new();
 #[derive(Serialize, Deserialize)]
 enum Invitation {
     /// With the segment, the bell and the connection to the owner.
-    Coordinator { plan: Plan, fingerprint: u64 },
+    Coordinator { plan: Plan, fingerprint: Option<u64> },
     /// With the segment and the bell.
-    Worker { name: u64, parent: i32, label: String, work: Work, fingerprint: u64 },
+    Worker { name: u64, parent: i32, label: String, work: Work, fingerprint: Option<u64> },
 }
 
 /// Says which tasks this program has, for pools made by [`Builder::forkserver`](crate::pool::Builder::forkserver) and
@@ -122,11 +123,11 @@ enum Invitation {
 /// If it was called before: a program has one set of tasks.
 pub fn init(tasks: fn() -> Tasks) {
     // Without /proc no program can be executed again either, which is said then.
-    let registry = Registry { tasks, threads: threads().unwrap_or(1) };
-    let is_first = REGISTRY.set(registry).is_ok();
+    let threads = threads().unwrap_or(1);
+    let is_first = REGISTRY.set(Registry { tasks, threads }).is_ok();
     assert!(is_first, "shmworker::init was called before: a program has one set of tasks");
     if let Some(inode) = std::env::var_os(VARIABLE) {
-        let code = take_part(&inode).unwrap_or_else(|why| {
+        let code = take_part(&inode, threads, tasks).unwrap_or_else(|why| {
             eprintln!("{why}");
             FAILED
         });
@@ -248,20 +249,95 @@ pub(super) fn tasks() -> Result<Tasks, StartError> {
     }
 }
 
-/// Starts the coordinator that the plan describes. Its end of `answers` is what it says how that went by.
+/// Why a process could not become a worker, or ended as one before its pool did.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkError {
+    /// Nobody has invited it.
+    #[error(
+        "no pool has started this program, which is a pool's worker: start it by Builder::program, in C by \
+         shmworker_pool_exec, or name the pool that it is to work for"
+    )]
+    NotStarted,
+    /// It was invited, and can't take part, or not any more, for this reason.
+    #[error("{0}")]
+    Failed(String),
+    /// It could not attach.
+    #[error(transparent)]
+    Attach(#[from] super::AttachError),
+}
+
+/// The life of a worker program: one that a pool of another program executes ([`Builder::program`](super::Builder::program)), as its
+/// coordinator and as its workers. Returns the exit code of the process, which should end then.
+///
+/// Call it before any thread is started: what stands before it runs in each of these processes.
+///
+/// # Errors
+/// [`WorkError`].
+///
+/// ```no_run
+/// use shmworker::{Tasks, pool};
+///
+/// fn main() {
+///     let mut tasks = Tasks::new();
+///     tasks.function("square", |x: u64| x * x);
+///     match pool::work(tasks) {
+///         Ok(code) => std::process::exit(code.into()),
+///         Err(e) => eprintln!("{e}"),
+///     }
+/// }
+/// ```
+pub fn work(tasks: Tasks) -> Result<u8, WorkError> {
+    let inode = std::env::var_os(VARIABLE).ok_or(WorkError::NotStarted)?;
+    take_part(&inode, threads().unwrap_or(1), move || tasks).map_err(WorkError::Failed)
+}
+
+/// What is executed.
+#[derive(Clone, Debug)]
+pub(super) struct Program {
+    pub(super) path: PathBuf,
+    pub(super) args: Vec<OsString>,
+}
+
+impl Program {
+    /// The one that runs, with its arguments.
+    pub(super) fn this() -> Program {
+        Program { path: THIS_PROGRAM.into(), args: std::env::args_os().skip(1).collect() }
+    }
+
+    fn command(&self, invitation: UnixStream) -> io::Result<Command> {
+        let inode = fstat(&invitation)?.st_ino;
+        let mut command = Command::new(&self.path);
+        if self.path == Path::new(THIS_PROGRAM)
+            && let Some(name) = std::env::args_os().next()
+        {
+            command.arg0(name);
+        }
+        command.args(&self.args).env(VARIABLE, inode.to_string()).stdin(Stdio::from(OwnedFd::from(invitation)));
+        Ok(command)
+    }
+}
+
+/// Starts the coordinator that the plan describes, of a program that has these tasks if that is known. Its end of `answers` is
+/// what it says how that went by.
 ///
 /// # Errors
 /// The kernel's.
 pub(super) fn start_coordinator(
     plan: &Plan,
-    tasks: &Tasks,
+    tasks: Option<&Tasks>,
     fds: [BorrowedFd<'_>; 3],
     answers: &UnixStream,
     theirs: UnixStream,
+    program: Program,
 ) -> io::Result<Pid> {
-    let invitation = Invitation::Coordinator { plan: plan.clone(), fingerprint: tasks.fingerprint() };
+    let invitation = Invitation::Coordinator { plan: plan.clone(), fingerprint: tasks.map(Tasks::fingerprint) };
     send(answers, &invitation, &fds)?;
-    let child = this_program(theirs)?.process_group(0).spawn()?;
+    let child = program
+        .command(theirs)?
+        .process_group(0)
+        .spawn()
+        .map_err(|e| io::Error::new(e.kind(), format!("'{}': {e}", program.path.display())))?;
     Ok(Pid::from_raw(child.id() as i32))
 }
 
@@ -271,26 +347,15 @@ pub(super) fn become_another_worker(seat: &Seat, tasks: &Tasks, work: &Work) -> 
         let name = seat.endpoint.name().bits();
         // The kernel names it anew when it executes a program.
         let label = std::fs::read_to_string("/proc/self/comm")?.trim_end().to_owned();
-        let (parent, fingerprint) = (getppid().as_raw(), tasks.fingerprint());
+        let (parent, fingerprint) = (getppid().as_raw(), Some(tasks.fingerprint()));
         let invitation = Invitation::Worker { name, parent, label, work: work.clone(), fingerprint };
         send(&ours, &invitation, &[seat.endpoint.segment().as_fd(), seat.bell()])?;
-        Err::<(), _>(this_program(theirs)?.exec())
+        Err::<(), _>(Program::this().command(theirs)?.exec())
     });
     if let Err(e) = result {
         eprintln!("cannot execute this program as a worker: {e}");
     }
     FAILED
-}
-
-fn this_program(invitation: UnixStream) -> io::Result<Command> {
-    let inode = fstat(&invitation)?.st_ino;
-    let mut command = Command::new(THIS_PROGRAM);
-    let mut args = std::env::args_os();
-    if let Some(name) = args.next() {
-        command.arg0(name);
-    }
-    command.args(args).env(VARIABLE, inode.to_string()).stdin(Stdio::from(OwnedFd::from(invitation)));
-    Ok(command)
 }
 
 // ---- who is started -------------------------------------------------------------------------------------------------
@@ -299,7 +364,7 @@ fn this_program(invitation: UnixStream) -> io::Result<Command> {
 ///
 /// # Errors
 /// What was wrong, where there is nobody else to tell.
-fn take_part(inode: &OsStr) -> Result<u8, String> {
+fn take_part(inode: &OsStr, threads: usize, tasks: impl FnOnce() -> Tasks) -> Result<u8, String> {
     let stdin = io::stdin();
     let is_ours = fstat(&stdin).is_ok_and(|found| inode.to_str() == Some(found.st_ino.to_string().as_str()));
     if !is_ours {
@@ -314,7 +379,7 @@ fn take_part(inode: &OsStr) -> Result<u8, String> {
     let (invitation, fds) = receive::<Invitation>(&socket).map_err(text)?;
     match invitation {
         Invitation::Coordinator { plan, fingerprint } => {
-            let refused = match enter(fingerprint) {
+            let refused = match enter(fingerprint, threads, tasks) {
                 Ok(tasks) => match coordinate(plan, fds, &socket, tasks) {
                     Ok(code) => return Ok(code),
                     Err(why) => Answer::Refused(why),
@@ -327,7 +392,7 @@ fn take_part(inode: &OsStr) -> Result<u8, String> {
         }
         Invitation::Worker { name, parent, label, work, fingerprint } => {
             drop(socket);
-            let tasks = enter(fingerprint).map_err(|refused| match refused {
+            let tasks = enter(fingerprint, threads, tasks).map_err(|refused| match refused {
                 Answer::OtherTasks(ours) => format!("{label} registers other tasks than its coordinator: {ours:?}"),
                 Answer::Refused(why) => why,
                 Answer::Started => unreachable!("nothing has"),
@@ -342,23 +407,22 @@ fn take_part(inode: &OsStr) -> Result<u8, String> {
 ///
 /// # Errors
 /// What to tell who started it.
-fn enter(fingerprint: u64) -> Result<&'static Tasks, Answer> {
+fn enter(fingerprint: Option<u64>, threads: usize, tasks: impl FnOnce() -> Tasks) -> Result<&'static Tasks, Answer> {
     let refused = |why: &dyn std::fmt::Display| Answer::Refused(why.to_string());
-    let registry = REGISTRY.get().unwrap_or_else(|| unreachable!("init has set it"));
-    if registry.threads > 1 {
-        return Err(refused(&StartError::InitTooLate(registry.threads)));
+    if threads > 1 {
+        return Err(refused(&StartError::InitTooLate(threads)));
     }
     // SAFETY: this process has one thread.
     unsafe { std::env::remove_var(VARIABLE) };
     settle_standard_streams().and_then(|()| signal::reset_in_child()).map_err(|e| refused(&e))?;
-    let tasks = panics::catch(registry.tasks)
+    let tasks = panics::catch(tasks)
         .map_err(|panic| refused(&format_args!("the function given to shmworker::init panicked at {panic}")))?;
     match lasting_threads() {
         Ok(1) => {}
         Ok(threads) => return Err(refused(&StartError::ThreadsOfTasks(threads))),
         Err(e) => return Err(refused(&format_args!("cannot count this process's threads: {e}"))),
     }
-    match tasks.fingerprint() == fingerprint {
+    match fingerprint.is_none_or(|theirs| theirs == tasks.fingerprint()) {
         true => Ok(Box::leak(Box::new(tasks))),
         false => Err(Answer::OtherTasks(tasks.signatures())),
     }

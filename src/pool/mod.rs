@@ -31,6 +31,7 @@
 //! [`AnotherProcess`] error. A task may make a pool of its own, by any method, which ends with its worker.
 
 mod aligned;
+mod attached;
 mod builder;
 mod chunk;
 mod client;
@@ -45,24 +46,31 @@ mod map;
 pub(crate) mod one_thread;
 mod options;
 mod output;
+mod plugin;
+mod raw;
 mod scope;
 mod start;
 mod submitter;
 mod tasks;
 mod worker;
 
+pub use crate::plugin::PluginError;
+pub use attached::{AttachError, Attached, work_for};
 pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;
 pub use control::{ControlError, EndedWorker, Shutdown};
 pub use handle::{Blame, Finished, Handle, Reply, TaskError, Worker};
 pub use home::AnotherProcess;
-pub use launch::init;
 #[doc(hidden)]
 pub use launch::init_before_main;
+pub use launch::{WorkError, init, work};
 pub use map::{Map, Unordered};
 pub use options::{Retry, TaskOptions};
 pub use output::Output;
+pub use raw::{Canceller, Ended, Reserved};
+#[doc(hidden)]
+pub use raw::{ForeignHooks, ForeignState};
 pub use scope::{Report, Row, Scope};
 pub use start::StartError;
 pub use submitter::Submitter;
@@ -89,6 +97,8 @@ use std::{ops::Deref, sync::Arc};
 pub struct Pool {
     submitter: Submitter,
     crew: Crew,
+    /// Other processes may have attached, and be there still when it ends.
+    has_guests: bool,
 }
 
 impl Pool {
@@ -126,7 +136,7 @@ impl Pool {
     /// Has the workers end, waits until all have, and audits what they leave.
     fn end(&mut self) -> Result<Shutdown, String> {
         let how = self.crew.end()?;
-        self.client().audit().map(|()| how)
+        self.client().audit(!self.has_guests).map(|()| how)
     }
 }
 
@@ -181,6 +191,9 @@ pub enum PoolError {
         /// Those that there are.
         queues: String,
     },
+    /// The room was reserved in another pool.
+    #[error("this room was reserved in another pool: submit it there, or reserve it here")]
+    AnotherPool,
     /// It was not accepted.
     #[error(transparent)]
     Submit(#[from] SubmitError),

@@ -163,7 +163,8 @@ impl TaskOptions {
     }
 
     /// How long an attempt may run. Then [`Context::is_cancelled`](super::Context::is_cancelled) says so to the task; if it
-    /// still runs after a further [`grace`](Self::grace), its worker is killed.
+    /// still runs after a further [`grace`](Self::grace), its worker is killed. Time in which the worker was stopped (SIGSTOP) or
+    /// waited for a CPU does not count.
     ///
     /// ```
     /// # use shmworker::pool::TaskOptions;

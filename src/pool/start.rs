@@ -6,7 +6,7 @@ use super::{
     client::Client,
     control::{Control, Shutdown},
     home::Home,
-    launch,
+    launch::{self, Program},
     submitter::Submitter,
     tasks::Tasks,
     worker,
@@ -52,6 +52,9 @@ use std::{
 
 /// The name of the thread that watches the coordinator.
 pub(super) const WATCHER: &str = "shmworker-watch";
+
+/// So many processes may attach to a pool that has a name, whatever its workers do.
+const GUESTS: usize = 64;
 
 /// Why a pool could not be started.
 ///
@@ -109,7 +112,8 @@ pub enum StartError {
     /// The coordinator's process ended, in this way, before it had said anything.
     #[error(
         "the process that was to be the pool's coordinator ended with {0} before it was that; where it executes this \
-         program again, `shmworker::init` must be the first line of `main`"
+         program again, `shmworker::init` must be the first line of `main`; a worker program of its own must call \
+         `pool::work`, or in C `shmworker_worker_run`"
     )]
     Ended(String),
     /// The workers were not started in time.
@@ -192,7 +196,7 @@ impl Builder {
         if threads > 1 {
             return Err(StartError::Threads(threads));
         }
-        self.start(Method::Fork, &tasks, |ground, theirs| {
+        self.start(Method::Fork, Some(&tasks), |ground, theirs| {
             let seat = ground.seat();
             fork_apart(&[seat.segment.as_fd(), seat.bell.as_fd(), seat.connection.as_fd(), theirs.as_fd()], || {
                 seat.serve(&theirs, &tasks)
@@ -242,18 +246,16 @@ impl Builder {
         self.execute(Method::Exec)
     }
 
-    fn execute(self, method: Method) -> Result<Pool, StartError> {
-        let tasks = launch::tasks()?;
-        self.start(method, &tasks, |ground, theirs| {
+    fn execute(mut self, method: Method) -> Result<Pool, StartError> {
+        let (program, step, tasks) = match self.program.take() {
+            None => (Program::this(), "execute this program again", Some(launch::tasks()?)),
+            Some(program) => (program, "execute the worker program", None),
+        };
+        self.start(method, tasks.as_ref(), |ground, theirs| {
             let Ground { segment, bell, connection, .. } = ground;
-            launch::start_coordinator(
-                &ground.plan,
-                &tasks,
-                [segment.as_fd(), bell.as_fd(), connection.as_fd()],
-                &ground.answers,
-                theirs,
-            )
-            .map_err(os("execute this program again"))
+            let fds = [segment.as_fd(), bell.as_fd(), connection.as_fd()];
+            launch::start_coordinator(&ground.plan, tasks.as_ref(), fds, &ground.answers, theirs, program)
+                .map_err(os(step))
         })
     }
 
@@ -262,7 +264,7 @@ impl Builder {
     fn start(
         self,
         method: Method,
-        tasks: &Tasks,
+        tasks: Option<&Tasks>,
         launch: impl FnOnce(&Ground, UnixStream) -> Result<Pid, StartError>,
     ) -> Result<Pool, StartError> {
         let plugs = launch::plug_standard_streams().map_err(os("open /dev/null"))?;
@@ -274,14 +276,15 @@ impl Builder {
         segment.settle().map_err(os("keep children away from the segment"))?;
         // Each end is the coordinator's alone now, so that its death closes it.
         drop(connection);
-        process.answer(&answers, plan.settings.start_timeout, tasks)?;
+        process.answer(&answers, plan.settings.start_timeout, &tasks.map(Tasks::signatures).unwrap_or_default())?;
         let bell = OwnedFd::from(bell);
         let endpoint = Endpoint::new(segment, Name::of(plan.owner)).with_own_bell(bell);
         let home = Home::here().map_err(os("map a page"))?;
         let client = Arc::new(Client::new(Arc::new(endpoint), home, false));
         let crew = Crew::watch(&client, process, ours).map_err(os("start a thread"))?;
-        let submitter = Submitter::new(client, tasks.signatures.clone(), queues, width);
-        Ok(Pool { submitter, crew })
+        let signatures = tasks.map(|tasks| tasks.signatures.clone());
+        let submitter = Submitter::new(client, signatures, queues, width);
+        Ok(Pool { submitter, crew, has_guests: plan.settings.name.is_some() })
     }
 }
 
@@ -307,7 +310,8 @@ impl Ground {
             prefault: settings.prefault,
             ..Options::with_queues(settings.queues.iter().cloned())
         };
-        let (participants, max_workers) = room_for(workers, settings.max_workers);
+        let guests = if settings.name.is_some() { GUESTS } else { 0 };
+        let (participants, max_workers) = room_for(workers, settings.max_workers, guests);
         let segment = Segment::create_with(Geometry::new(participants, options.queues.len()), &options)?;
         let admit = |pid| segment.table().admit(pid, 0)?.ok_or(StartError::Segment(SegmentCreateError::Geometry));
         let coordinator = admit(0)?.bits();
@@ -333,7 +337,7 @@ struct Process(Child);
 
 impl Process {
     /// Waits until it has started the workers.
-    fn answer(&self, socket: &UnixStream, at_most: Duration, tasks: &Tasks) -> Result<(), StartError> {
+    fn answer(&self, socket: &UnixStream, at_most: Duration, tasks: &[String]) -> Result<(), StartError> {
         let until = Instant::now().checked_add(at_most);
         let step = "hear from the coordinator";
         let mut is_open = true;
@@ -356,7 +360,7 @@ impl Process {
                 match launch::receive(socket) {
                     Ok((Answer::Started, _)) => return Ok(()),
                     Ok((Answer::Refused(why), _)) => return Err(StartError::Refused(why)),
-                    Ok((Answer::OtherTasks(there), _)) => return Err(other_tasks(&tasks.signatures(), &there)),
+                    Ok((Answer::OtherTasks(there), _)) => return Err(other_tasks(tasks, &there)),
                     // It has closed its end, perhaps by dying.
                     Err(e) if matches!(e.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
                         is_open = false;
@@ -385,10 +389,10 @@ fn other_tasks(here: &[String], there: &[String]) -> StartError {
     StartError::OtherTasks { here: first(here, there), there: first(there, here) }
 }
 
-/// How many participants a segment needs for so many workers, and how many workers it then has room for.
-fn room_for(workers: usize, at_most: Option<usize>) -> (usize, usize) {
-    let participants = participants_for(at_most.unwrap_or(2 * workers).max(workers) + 1);
-    let max_workers = at_most.unwrap_or(processes_for(participants) - 1);
+/// How many participants a segment needs for so many workers and others, and how many workers it then has room for.
+fn room_for(workers: usize, at_most: Option<usize>, guests: usize) -> (usize, usize) {
+    let participants = participants_for(at_most.unwrap_or(2 * workers).max(workers) + 1 + guests);
+    let max_workers = at_most.unwrap_or(processes_for(participants) - 1 - guests);
     (participants, max_workers.max(workers))
 }
 
@@ -491,6 +495,7 @@ impl CoordinatorsSeat<'_> {
             Event::OutOfTime { label, pid, task } => {
                 tracing::warn!("{label} (pid {pid}) is killed: {task:?} has run, or was silent, for too long");
             }
+            Event::NotRenewed { why } => tracing::error!("{why}; the workers go on with what they have"),
             Event::Unsound { who, audit } => {
                 tracing::error!("shared memory is damaged after the end of {who}: {audit}")
             }
@@ -498,7 +503,10 @@ impl CoordinatorsSeat<'_> {
         };
         let (segment, me) = (self.segment.clone(), Name::of(self.plan.coordinator));
         let pool = Coordinator::over(segment, me, bell, vec![spec], settings.grace, &mut observer)?;
-        pool.inheriting_output().owned_by(owner, max_workers)?.run(None).map(drop)
+        let pool = pool.inheriting_output().owned_by(owner, max_workers)?;
+        let pool = if tasks.has_plugins() { pool.renewing(0, || tasks.probe_again()) } else { pool };
+        let pool = if settings.name.is_some() { pool.listen(settings.name.as_deref())? } else { pool };
+        pool.run(None).map(drop)
     }
 }
 

@@ -30,7 +30,8 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 #[derive(Debug)]
 pub struct Submitter {
     client: Arc<Client>,
-    signatures: Arc<Signatures>,
+    /// `None`: the workers are of another program.
+    signatures: Option<Arc<Signatures>>,
     queues: Arc<[String]>,
     /// How many tasks run at once.
     width: usize,
@@ -39,7 +40,7 @@ pub struct Submitter {
 impl Submitter {
     pub(super) fn new(
         client: Arc<Client>,
-        signatures: Arc<Signatures>,
+        signatures: Option<Arc<Signatures>>,
         queues: Arc<[String]>,
         width: usize,
     ) -> Submitter {
@@ -73,7 +74,7 @@ impl Submitter {
     pub fn submit<I: Wire, O: Wire>(&self, task: Task<I, O>, input: I::Ref<'_>) -> Result<Handle<O>, PoolError> {
         const USUAL: &TaskOptions = &TaskOptions::new();
         const PLAIN: Submission = USUAL.submission(0, 0);
-        tasks::check(&self.signatures, task)?;
+        tasks::check(self.signatures.as_deref(), task)?;
         let s = Submission { kind: task.kind, ..PLAIN };
         let ticket = I::encode(input, |bytes| self.client.send(&s, bytes))??;
         Ok(Handle::new(self.client.clone(), ticket))
@@ -201,7 +202,7 @@ impl Submitter {
         input: &str,
         options: &TaskOptions,
     ) -> Result<Handle<super::codec::Bytes>, PoolError> {
-        let kind = tasks::kind_by_name(&self.signatures, name)? | JSON;
+        let kind = self.kind_of(name)? | JSON;
         let s = options.submission(self.queue(options)?, kind);
         let ticket = self.send(&s, options, input.as_bytes())?;
         Ok(Handle::new(self.client.clone(), ticket))
@@ -309,7 +310,7 @@ impl Submitter {
 
     /// The name under which a task is registered.
     pub(super) fn name_of(&self, kind: u32) -> &str {
-        self.signatures.get(&kind).map_or("", |signature| &signature.name)
+        self.signatures.as_deref().and_then(|known| known.get(&kind)).map_or("", |signature| &signature.name)
     }
 
     pub(super) fn submission<I: Wire, O: Wire>(
@@ -317,11 +318,20 @@ impl Submitter {
         task: Task<I, O>,
         options: &TaskOptions,
     ) -> Result<Submission, PoolError> {
-        tasks::check(&self.signatures, task)?;
+        tasks::check(self.signatures.as_deref(), task)?;
         Ok(options.submission(self.queue(options)?, task.kind))
     }
 
-    fn send(&self, s: &Submission, options: &TaskOptions, payload: &[u8]) -> Result<(usize, TaskId), PoolError> {
+    pub(super) fn kind_of(&self, name: &str) -> Result<u32, PoolError> {
+        Ok(tasks::kind_by_name(self.signatures.as_deref(), name)?)
+    }
+
+    pub(super) fn send(
+        &self,
+        s: &Submission,
+        options: &TaskOptions,
+        payload: &[u8],
+    ) -> Result<(usize, TaskId), PoolError> {
         match options.key {
             None => self.client.send(s, payload),
             Some(_) => self.dispatch(s, options, payload.len(), |place| place.copy_from_slice(payload)),
@@ -341,7 +351,7 @@ impl Submitter {
         }
     }
 
-    fn queue(&self, options: &TaskOptions) -> Result<usize, PoolError> {
+    pub(super) fn queue(&self, options: &TaskOptions) -> Result<usize, PoolError> {
         let Some(name) = &options.queue else { return Ok(0) };
         self.queues
             .iter()

@@ -15,6 +15,7 @@ use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     marker::PhantomData,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -170,7 +171,9 @@ fn names(signatures: &Signatures) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-pub(super) fn check<I: Wire, O: Wire>(signatures: &Signatures, task: Task<I, O>) -> Result<(), UnknownTask> {
+/// `None`: the workers are of a program of which nothing is known here. They refuse what they don't know.
+pub(super) fn check<I: Wire, O: Wire>(signatures: Option<&Signatures>, task: Task<I, O>) -> Result<(), UnknownTask> {
+    let Some(signatures) = signatures else { return Ok(()) };
     let signature = signatures.get(&task.kind).ok_or_else(|| UnknownTask::Token(names(signatures)))?;
     if signature.types.map(|t| t.0) == [TypeId::of::<I>(), TypeId::of::<O>()] {
         return Ok(());
@@ -182,8 +185,10 @@ pub(super) fn check<I: Wire, O: Wire>(signatures: &Signatures, task: Task<I, O>)
     })
 }
 
-pub(super) fn kind_by_name(signatures: &Signatures, name: &str) -> Result<u32, UnknownTask> {
+/// As [`check`], for any types.
+pub(super) fn kind_by_name(signatures: Option<&Signatures>, name: &str) -> Result<u32, UnknownTask> {
     let kind = kind_of(name);
+    let Some(signatures) = signatures else { return Ok(kind) };
     match signatures.get(&kind) {
         Some(signature) if signature.name == name => Ok(kind),
         _ => Err(UnknownTask::Name(name.to_owned(), names(signatures))),
@@ -208,6 +213,7 @@ pub struct Tasks {
     inits: HashMap<TypeId, Init>,
     pub(super) on_start: Vec<Hook<Result<(), Failure>>>,
     pub(super) on_exit: Vec<Hook<()>>,
+    pub(super) plugins: Vec<PathBuf>,
 }
 
 impl fmt::Debug for Tasks {
@@ -340,7 +346,12 @@ impl Tasks {
         self.on_exit.push(Box::new(hook));
     }
 
-    fn add<I: Wire, O: Wire>(
+    /// Is a task of this name registered, or one that can't be told from it?
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.signatures.contains_key(&kind_of(name))
+    }
+
+    pub(super) fn add<I: Wire, O: Wire>(
         &mut self,
         name: &str,
         handler: impl Fn(&Context<'_>, &[u8], Codec, &mut Room<'_>) -> Result<(), Failure> + Send + Sync + 'static,
@@ -391,14 +402,17 @@ mod tests {
         let mut tasks = Tasks::new();
         let square = tasks.function("square", |x: u64| x * x);
         assert_eq!(square.kind, Task::<u64, u64>::named("square").kind);
-        assert_eq!(check(&tasks.signatures, square), Ok(()));
-        let wrong = check(&tasks.signatures, Task::<u32, u64>::named("square")).unwrap_err();
+        let known = Some(&*tasks.signatures);
+        assert_eq!(check(known, square), Ok(()));
+        let wrong = check(known, Task::<u32, u64>::named("square")).unwrap_err();
         assert_eq!(
             wrong.to_string(),
             "the task \"square\" is registered as u64 -> u64, and submitted to as u32 -> u64"
         );
-        let unknown = kind_by_name(&tasks.signatures, "cube").unwrap_err();
+        let unknown = kind_by_name(known, "cube").unwrap_err();
         assert_eq!(unknown.to_string(), "no task named \"cube\" is registered; those that are: square");
+        assert_eq!(check(None, Task::<u32, u64>::named("square")), Ok(()), "its workers are of another program");
+        assert_eq!(kind_by_name(None, "square"), Ok(square.kind));
     }
 
     #[test]

@@ -105,7 +105,12 @@ impl Core {
             label,
             endpoint,
             tasks,
-            submitter: Submitter::new(client, tasks.signatures.clone(), queues.as_slice().into(), slots * workers),
+            submitter: Submitter::new(
+                client,
+                Some(tasks.signatures.clone()),
+                queues.as_slice().into(),
+                slots * workers,
+            ),
             states: tasks.states().map(|state| (state, OnceLock::new())).collect(),
             making: Mutex::default(),
             gate: (slots > 1).then(Gate::default),

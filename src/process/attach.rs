@@ -83,7 +83,7 @@ pub(crate) const GUEST: u32 = u32::MAX;
 const MAGIC: u64 = u64::from_le_bytes(*b"shmattc1");
 
 /// Four words, in the byte order of the machine which both are on.
-type Message = [u64; 4];
+pub(crate) type Message = [u64; 4];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Request {
@@ -93,19 +93,28 @@ enum Request {
     Observe,
     /// The segment is unmapped.
     Goodbye,
+    /// So many workers from now on.
+    Resize(u32),
 }
 
 impl Request {
     const fn message(self) -> Message {
-        [MAGIC, self as u64, 0, 0]
+        let (code, detail) = match self {
+            Request::Attach => (0, 0),
+            Request::Observe => (1, 0),
+            Request::Goodbye => (2, 0),
+            Request::Resize(workers) => (3, workers),
+        };
+        [MAGIC, code, 0, detail as u64]
     }
 
     fn of(m: Message) -> Option<Request> {
-        [Request::Attach, Request::Observe, Request::Goodbye].into_iter().find(|r| r.message() == m)
+        let requests = [Request::Attach, Request::Observe, Request::Goodbye, Request::Resize(m[3] as u32)];
+        requests.into_iter().find(|r| r.message() == m)
     }
 }
 
-/// Why a pool lets a process not in.
+/// Why a pool lets a process not in, or does not do what it asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub(crate) enum Refusal {
@@ -117,6 +126,10 @@ pub(crate) enum Refusal {
     Full(u32),
     /// It did not speak this version of the protocol.
     AnotherVersion,
+    /// It can have 1 to so many workers; 0: it stays as it is.
+    Size(u32),
+    /// It is ending.
+    Ending,
 }
 
 impl Refusal {
@@ -126,15 +139,23 @@ impl Refusal {
             Refusal::AnotherPidNamespace => (2, 0),
             Refusal::Full(n) => (3, n),
             Refusal::AnotherVersion => (4, 0),
+            Refusal::Size(most) => (5, most),
+            Refusal::Ending => (6, 0),
         };
         [MAGIC, code, 0, detail as u64]
     }
 
     fn of(m: Message) -> Option<Refusal> {
         let detail = m[3] as u32;
-        [Refusal::AnotherUser(detail), Refusal::AnotherPidNamespace, Refusal::Full(detail), Refusal::AnotherVersion]
-            .into_iter()
-            .find(|r| r.message() == m)
+        let refusals = [
+            Refusal::AnotherUser(detail),
+            Refusal::AnotherPidNamespace,
+            Refusal::Full(detail),
+            Refusal::AnotherVersion,
+            Refusal::Size(detail),
+            Refusal::Ending,
+        ];
+        refusals.into_iter().find(|r| r.message() == m)
     }
 }
 
@@ -147,18 +168,27 @@ impl fmt::Display for Refusal {
             }
             Refusal::Full(n) => write!(f, "all its {n} participant ids are in use: end others that are attached"),
             Refusal::AnotherVersion => f.write_str("it is of another version: use the same version of shmworker"),
+            Refusal::Size(0) => f.write_str("it has no workers whose number can change"),
+            Refusal::Size(n) => {
+                write!(
+                    f,
+                    "it was made for 1 to {n} workers: what it is started with can make that more, by `max_workers` or \
+                           '--max-workflow-workers'"
+                )
+            }
+            Refusal::Ending => f.write_str("it is ending"),
         }
     }
 }
 
-/// The answer to who is let in: a name, or 0 for an observer.
-const fn welcome(name: u64) -> Message {
-    [MAGIC, 0, name, 0]
+/// The answer to who is let in: a name, or 0 for an observer. To who asks for another size: how many workers there were.
+const fn welcome(word: u64) -> Message {
+    [MAGIC, 0, word, 0]
 }
 
 /// # Errors
 /// The kernel's: the other end is gone, or has not read for long.
-fn say(socket: &OwnedFd, message: Message, fds: &[RawFd]) -> nix::Result<()> {
+pub(crate) fn say(socket: &OwnedFd, message: Message, fds: &[RawFd]) -> nix::Result<()> {
     let bytes = message.map(u64::to_ne_bytes);
     let rights = [ControlMessage::ScmRights(fds)];
     let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
@@ -175,13 +205,17 @@ fn hear(socket: &OwnedFd, flags: MsgFlags) -> nix::Result<Option<Message>> {
 }
 
 /// As [`hear`], with the descriptors that came along.
-fn hear_with_fds(socket: &OwnedFd) -> nix::Result<(Option<Message>, Vec<OwnedFd>)> {
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn hear_with_fds(socket: &OwnedFd) -> nix::Result<(Option<Message>, Vec<OwnedFd>)> {
     let mut bytes = [[0; 8]; 4];
     let mut space = cmsg_space!([RawFd; 2]);
     let mut slices = [IoSliceMut::new(bytes.as_flattened_mut())];
     let received = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut fds = Vec::new();
-    for message in received.cmsgs()? {
+    // They are truncated where there is no room for them, which is of this process's making.
+    for message in received.cmsgs().map_err(|_| Errno::EMFILE)? {
         if let ControlMessageOwned::ScmRights(raw) = message {
             // SAFETY: the kernel has just given us these descriptors, which nobody else knows.
             fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
@@ -207,6 +241,7 @@ fn peer(socket: &OwnedFd) -> nix::Result<Peer> {
     let pidfd = match getsockopt(socket, PeerPidfd) {
         Ok(fd) => Some(fd),
         Err(Errno::ENOPROTOOPT) => pidfd_by_number(socket, credentials.pid()),
+        Err(e @ (Errno::EMFILE | Errno::ENFILE)) => return Err(e),
         Err(_) => None,
     };
     Ok(Peer { uid: credentials.uid(), pid: credentials.pid(), pidfd })
@@ -302,6 +337,11 @@ impl Door {
         self.guests.len()
     }
 
+    /// The process of the guest of this name, to be looked at: by the time of that the number may be another's.
+    pub(crate) fn pid_of(&self, name: Name) -> Option<Pid> {
+        self.guests.iter().find(|guest| guest.name == name).map(|guest| Pid::from_raw(guest.pid))
+    }
+
     /// Kills the guest of this name, whose time is over. `None`: there is none, or that was done.
     pub(crate) fn kill(&mut self, name: Name) -> Option<i32> {
         let guest = self.guests.iter_mut().find(|g| g.name == name && !g.was_killed)?;
@@ -335,8 +375,8 @@ impl Door {
             match hear(&socket, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN | Errno::EINTR) if now < since + PATIENCE => self.silent.push_back((socket, since)),
                 Ok(Some(message)) => match Request::of(message) {
-                    Some(request @ (Request::Attach | Request::Observe)) => news.requests.push((socket, request)),
-                    _ => refuse(&socket, Refusal::AnotherVersion),
+                    Some(Request::Goodbye) | None => refuse(&socket, Refusal::AnotherVersion),
+                    Some(request) => news.requests.push((socket, request)),
                 },
                 Ok(None) => refuse(&socket, Refusal::AnotherVersion), // to no effect where it has gone
                 Err(_) => {}
@@ -376,11 +416,18 @@ impl Door {
         }
     }
 
-    /// Answers what was asked for, once who has gone was recovered.
+    /// Answers what was asked for, once who has gone was recovered. Returns who wants another size, which
+    /// [`answer_resize`] answers.
     ///
     /// # Errors
     /// [`Corrupted`] if a participant's word is damaged.
-    pub(crate) fn answer(&mut self, news: News, segment: &Segment, bell: BorrowedFd<'_>) -> Result<(), Corrupted> {
+    pub(crate) fn answer(
+        &mut self,
+        news: News,
+        segment: &Segment,
+        bell: BorrowedFd<'_>,
+    ) -> Result<Vec<(OwnedFd, u32)>, Corrupted> {
+        let mut sizes = Vec::new();
         for (socket, request) in news.requests {
             let (pid, pidfd) = match examine(&socket) {
                 Some(Ok(peer)) => peer,
@@ -391,10 +438,17 @@ impl Door {
                 None => continue,
             };
             let fds = [segment.as_fd().as_raw_fd(), bell.as_raw_fd()];
-            if request == Request::Observe {
-                // Who has gone meanwhile needs no answer.
-                let _ = say(&socket, welcome(0), &fds[..1]);
-                continue;
+            match request {
+                Request::Attach => {}
+                Request::Resize(workers) => {
+                    sizes.push((socket, workers));
+                    continue;
+                }
+                Request::Observe | Request::Goodbye => {
+                    // Who has gone meanwhile needs no answer.
+                    let _ = say(&socket, welcome(0), &fds[..1]);
+                    continue;
+                }
             }
             let Some(name) = segment.table().admit(pid as u32, GUEST)? else {
                 refuse(&socket, Refusal::Full(segment.table().participants.len() as u32));
@@ -404,8 +458,15 @@ impl Door {
             let _ = say(&socket, welcome(name.bits()), &fds);
             self.guests.push(Guest { name, pid, pidfd, connection: Some(socket), was_killed: false });
         }
-        Ok(())
+        Ok(sizes)
     }
+}
+
+/// Tells who wanted another size how many workers there were, or why it stays.
+pub(crate) fn answer_resize(socket: &OwnedFd, outcome: Result<usize, Refusal>) {
+    let answer = outcome.map_or_else(Refusal::message, |from| welcome(from as u64));
+    // Who has gone meanwhile needs none.
+    let _ = say(socket, answer, &[]);
 }
 
 /// A refusal that can't be delivered is seen as a closed connection.
@@ -525,8 +586,12 @@ fn converse(name: &str, socket: OwnedFd, request: Request) -> Result<Given, Atta
             }
         }
     });
+    if let Ok((Some([MAGIC, 0, word, 0]), fds)) = result {
+        return Ok(Given { socket, word, fds });
+    }
+    // Who was let in all the same, or is as soon as the coordinator goes on, takes no seat.
+    goodbye(&socket);
     match result {
-        Ok((Some([MAGIC, 0, word, 0]), fds)) => Ok(Given { socket, word, fds }),
         Ok((Some(message), _)) if let Some(why) = Refusal::of(message) => {
             Err(AttachError::Refused { name: name.to_owned(), why })
         }
@@ -564,6 +629,14 @@ fn look_at(name: &str, Given { fds, .. }: Given) -> Result<Segment, AttachError>
     Segment::attach(fd, false).map_err(|source| AttachError::Segment { name: name.to_owned(), source })
 }
 
+/// Has a running pool have so many workers from now on. Returns how many it had.
+///
+/// # Errors
+/// [`AttachError`].
+pub(crate) fn resize(name: &str, workers: u32) -> Result<u64, AttachError> {
+    ask(name, Request::Resize(workers)).map(|Given { word, .. }| word)
+}
+
 /// This process's seat in a pool that another has made. Given up when dropped.
 ///
 /// A process forked from this one does not have it: the segment isn't mapped there.
@@ -573,10 +646,24 @@ struct Inside {
     endpoint: Arc<Endpoint>,
     watcher: JoinHandle<()>,
     enough: Arc<EventFd>,
-    connection: Arc<OwnedFd>,
-    bell: OwnedFd,
+    bell: RawFd,
     coordinator: i32,
     owner: Pid,
+}
+
+/// The seat itself, which the endpoint keeps: it is given up with the last who uses that, which may be later than [`Attached`].
+struct Place {
+    connection: Arc<OwnedFd>,
+    _bell: OwnedFd,
+    owner: Pid,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if getpid() == self.owner {
+            goodbye(&self.connection);
+        }
+    }
 }
 
 /// Makes this process a participant of the pool with this name, or with this coordinator's process id. Starts a thread.
@@ -585,27 +672,25 @@ struct Inside {
 /// [`AttachError`].
 pub(crate) fn attach(name: &str) -> Result<Attached, AttachError> {
     let Given { socket, word, fds } = ask(name, Request::Attach)?;
-    let Ok([segment, bell]) = <[OwnedFd; 2]>::try_from(fds) else {
-        return Err(AttachError::Unexpected(name.to_owned()));
-    };
-    let Peer { pid: coordinator, pidfd, .. } = peer(&socket).map_err(os("look at the coordinator of", name))?;
-    let pidfd = pidfd.ok_or_else(|| AttachError::Unexpected(name.to_owned()))?;
-    let enter = || -> Result<(Endpoint, Arc<EventFd>), AttachError> {
+    let enter = || {
+        let Ok([segment, bell]) = <[OwnedFd; 2]>::try_from(fds) else {
+            return Err(AttachError::Unexpected(name.to_owned()));
+        };
+        let Peer { pid: coordinator, pidfd, .. } = peer(&socket).map_err(os("look at the coordinator of", name))?;
+        let pidfd = pidfd.ok_or_else(|| AttachError::Unexpected(name.to_owned()))?;
         let in_segment = |source| AttachError::Segment { name: name.to_owned(), source };
         let segment = Segment::attach(segment, true).map_err(in_segment)?;
         segment.settle().map_err(os("keep children away from", name))?;
         let word = Name::of(word);
         segment.table().check_participant(word).map_err(|_| AttachError::Unexpected(name.to_owned()))?;
         let enough = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(os("make an eventfd for", name))?;
-        Ok((Endpoint::new(Arc::new(segment), word).with_bell(Bell::new(bell.as_raw_fd())), Arc::new(enough)))
+        let endpoint = Endpoint::new(Arc::new(segment), word).with_bell(Bell::new(bell.as_raw_fd()));
+        Ok((endpoint, bell, Arc::new(enough), coordinator, pidfd))
     };
     // Whatever goes wrong from here on, the seat is given up.
-    let leave = |e| {
-        goodbye(&socket);
-        e
-    };
-    let (endpoint, enough) = enter().map_err(leave)?;
-    let (endpoint, connection) = (Arc::new(endpoint), Arc::new(socket));
+    let (endpoint, bell, enough, coordinator, pidfd) = enter().inspect_err(|_| goodbye(&socket))?;
+    let (connection, owner, rung) = (Arc::new(socket), getpid(), bell.as_raw_fd());
+    let endpoint = Arc::new(endpoint.holding(Place { connection: connection.clone(), _bell: bell, owner }));
     let watched = (endpoint.clone(), connection.clone(), enough.clone());
     let watcher = std::thread::Builder::new().name("coordinator-watch".into()).spawn(move || {
         // Signals are for the threads of the program.
@@ -613,15 +698,8 @@ pub(crate) fn attach(name: &str) -> Result<Attached, AttachError> {
         let (endpoint, connection, enough) = watched;
         watch(&endpoint, pidfd.as_fd(), connection.as_fd(), enough.as_fd());
     });
-    let watcher = match watcher {
-        Ok(watcher) => watcher,
-        Err(e) => {
-            drop(endpoint);
-            goodbye(&connection);
-            return Err(os("start a thread for", name)(e));
-        }
-    };
-    Ok(Attached(Some(Inside { endpoint, watcher, enough, connection, bell, coordinator, owner: getpid() })))
+    let watcher = watcher.map_err(os("start a thread for", name))?;
+    Ok(Attached(Some(Inside { endpoint, watcher, enough, bell: rung, coordinator, owner })))
 }
 
 /// The segment is not used any more.
@@ -643,6 +721,12 @@ fn watch(endpoint: &Endpoint, coordinator: BorrowedFd<'_>, connection: BorrowedF
     }
 }
 
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached").field("coordinator", &self.coordinator()).finish_non_exhaustive()
+    }
+}
+
 impl Attached {
     fn inside(&self) -> &Inside {
         self.0.as_ref().unwrap_or_else(|| unreachable!("taken by drop alone"))
@@ -650,6 +734,11 @@ impl Attached {
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.inside().endpoint
+    }
+
+    /// What rings the coordinator. It is open for as long as this process may use the segment.
+    pub(crate) fn bell(&self) -> RawFd {
+        self.inside().bell
     }
 
     /// The process id of the coordinator.
@@ -666,17 +755,11 @@ impl Drop for Attached {
             std::mem::forget(inside);
             return;
         }
-        let Inside { endpoint, watcher, enough, connection, bell, .. } = inside;
+        let Inside { endpoint, watcher, enough, .. } = inside;
         let _ = enough.write(1); // can't fail: nobody else counts on it
         let _ = watcher.join();
-        match Arc::into_inner(endpoint) {
-            Some(endpoint) => {
-                drop(endpoint);
-                goodbye(&connection);
-            }
-            // Somebody uses it on. The seat is given up with the process, and the bell's number must not become another's.
-            None => std::mem::forget(bell),
-        }
+        // Somebody may use it on. The seat is given up after that.
+        drop(endpoint);
     }
 }
 
@@ -692,12 +775,18 @@ mod tests {
     #[test]
     fn what_is_said_is_understood_and_nothing_else() {
         let (here, there) = pair();
-        for request in [Request::Attach, Request::Observe, Request::Goodbye] {
+        for request in [Request::Attach, Request::Observe, Request::Goodbye, Request::Resize(7)] {
             say(&here, request.message(), &[]).unwrap();
             assert_eq!(hear(&there, MsgFlags::empty()).unwrap().and_then(Request::of), Some(request));
         }
-        let refusals =
-            [Refusal::AnotherUser(7), Refusal::AnotherPidNamespace, Refusal::Full(64), Refusal::AnotherVersion];
+        let refusals = [
+            Refusal::AnotherUser(7),
+            Refusal::AnotherPidNamespace,
+            Refusal::Full(64),
+            Refusal::AnotherVersion,
+            Refusal::Size(7),
+            Refusal::Ending,
+        ];
         for refusal in refusals {
             assert_eq!(Refusal::of(refusal.message()), Some(refusal));
         }

@@ -1,6 +1,7 @@
 //! What the coordinator does because time goes by: it moves tasks whose time has come, names those that have run out of
 //! it, and wakes another where a wake was not answered. At rest none of these has a time, and it sleeps without end.
 
+use super::standstill::Standstills;
 use crate::{
     error::Corrupted,
     lockfree::{
@@ -9,6 +10,7 @@ use crate::{
         timer::{Looks, NEVER},
     },
 };
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 /// How long a woken worker has to take up its work before another is woken in its place.
@@ -23,6 +25,7 @@ pub(crate) struct Clock {
     /// When to look whether wakes were answered.
     look_at: Option<Instant>,
     looks: Looks,
+    standstills: Standstills,
     /// When the sleep that was begun last was to end.
     planned: Option<Instant>,
 }
@@ -30,7 +33,7 @@ pub(crate) struct Clock {
 impl Clock {
     /// The first [`turn`](Self::turn) is due at once.
     pub(crate) fn new() -> Clock {
-        Clock { next: 0, look_at: None, looks: Looks::default(), planned: None }
+        Clock { next: 0, look_at: None, looks: Looks::default(), standstills: Standstills::default(), planned: None }
     }
 
     /// How long the coordinator may sleep; `before`: the end of a sleep that is due for another reason. `None`: without end.
@@ -51,7 +54,7 @@ impl Clock {
     }
 
     /// Does what is due, and returns the tasks that have run out of time with those who run them. `is_news`: the bell rang,
-    /// or a death was settled.
+    /// or a death was settled. `pid_of`: who that is among the processes, which has not been reaped.
     ///
     /// # Errors
     /// [`Corrupted`] if a word is damaged.
@@ -60,10 +63,13 @@ impl Clock {
         table: &Table<'_>,
         cursors: &Cursors,
         is_news: bool,
+        pid_of: impl Fn(Name) -> Option<Pid>,
     ) -> Result<Vec<(Name, TaskId)>, Corrupted> {
         let mut late = Vec::new();
         if is_news || self.next <= table.now() {
-            let tick = table.tick(cursors)?;
+            let excuse = |who, task, span, now| self.standstills.excuse(who, task, span, now, pid_of(who));
+            let tick = table.tick_with(cursors, excuse)?;
+            self.standstills.end_round();
             self.next = tick.next;
             late = tick.late;
         }
@@ -113,7 +119,7 @@ mod tests {
         let (client, stopped, other) = (pool.endpoint(), pool.endpoint(), pool.endpoint());
         let cursors = Cursors::new(table);
         let mut clock = Clock::new();
-        assert!(clock.turn(table, &cursors, false).unwrap().is_empty());
+        assert!(clock.turn(table, &cursors, false, |_| None).unwrap().is_empty());
         let queues = [client.queue(0)];
         let asleep = || table.sleepers(0).count();
         // Its last look is as far as it came: whoever is chosen here does not run.
@@ -121,10 +127,10 @@ mod tests {
             other.park_for(Waits { queues: &queues, ..Waits::default() }, None, || {
                 client.try_submit(Submission::new(To::Queue(0)), b"").unwrap();
                 assert_eq!(asleep(), 1, "one of two is woken");
-                clock.turn(table, &cursors, true).unwrap();
+                clock.turn(table, &cursors, true, |_| None).unwrap();
                 assert!(clock.sleep(table, None).is_some_and(|t| t <= ANSWER));
                 while asleep() != 0 {
-                    clock.turn(table, &cursors, false).unwrap();
+                    clock.turn(table, &cursors, false, |_| None).unwrap();
                 }
                 true
             });
@@ -132,7 +138,7 @@ mod tests {
         });
         // Nobody sleeps any more, so there is nobody to wake, and no time to do so.
         while clock.look_at.is_some() {
-            clock.turn(table, &cursors, false).unwrap();
+            clock.turn(table, &cursors, false, |_| None).unwrap();
         }
         drop(other.claim(queues[0]).unwrap().expect("the task"));
         drop(client.take().unwrap());

@@ -2,7 +2,7 @@
 
 use super::{
     Mode, READY, UNFIT,
-    attach::{Departed, Door},
+    attach::{Departed, Door, Refusal, answer_resize},
     clock::Clock,
     exit::{Exit, OVERDUE},
     limits::{Leave, Stay, WorkerLimits},
@@ -95,6 +95,11 @@ impl Seat {
         Ok(Seat { endpoint, bell, stay: Stay::default() })
     }
 
+    /// That of a worker which is no child of the coordinator's. `bell` stays open for as long as the process lives.
+    pub(crate) fn of_guest(endpoint: &'static Arc<Endpoint>, bell: RawFd) -> Seat {
+        Seat { endpoint, bell, stay: Stay::default() }
+    }
+
     /// Limits this process, a worker. If that can't be done it says so in its last word.
     ///
     /// # Errors
@@ -102,9 +107,7 @@ impl Seat {
     pub(crate) fn limited(mut self, limits: &WorkerLimits) -> Result<Seat, Unfit> {
         let stay = limits.apply(self.number() as usize).and_then(|()| Stay::new(limits));
         self.stay = stay.map_err(|why| {
-            self.give_up(&why.to_string());
-            // Release, though the coordinator looks once the process is dead: as in `ready`.
-            self.me().status.store(UNFIT, Release);
+            self.unfit(&why.to_string());
             Unfit
         })?;
         Ok(self)
@@ -132,6 +135,13 @@ impl Seat {
         if let Some(record) = self.endpoint.segment().record(name.id()) {
             record.give_up(name, why);
         }
+    }
+
+    /// Says why neither this process, which is about to end, nor its successor can be what it is to be: the pool ends.
+    pub(crate) fn unfit(&self, why: &str) {
+        self.give_up(why);
+        // Release, though the coordinator looks once the process is dead: as in `ready`.
+        self.me().status.store(UNFIT, Release);
     }
 
     /// Says that this process is ready to serve.
@@ -198,6 +208,10 @@ pub(crate) enum Event<'a> {
     Killing { label: &'a str },
     /// A process runs a task for longer than that may take, or has been silent over it: it is killed.
     OutOfTime { label: &'a str, pid: i32, task: TaskId },
+    /// What fresh processes would be made of has changed, and is good: those that are there are replaced, one after another.
+    Renewing,
+    /// It is no good: those that are there go on.
+    NotRenewed { why: &'a str },
     /// A killed process does not die, in this state (`proc_pid_stat(5)`), and keeps its tasks.
     Stuck { label: &'a str, pid: i32, state: char },
 }
@@ -337,6 +351,12 @@ struct Roll {
     turn: Option<(usize, Name)>,
 }
 
+/// How processes of one kind are replaced by fresh ones while the pool runs.
+struct Renewal<'o> {
+    spec: usize,
+    look: Box<dyn FnMut() -> Result<(), String> + 'o>,
+}
+
 /// What a sleep brought.
 struct Roused {
     /// The bell rang.
@@ -402,6 +422,7 @@ pub(crate) struct Coordinator<'o> {
     resizable: usize,
     at_most: usize,
     roll: Option<Roll>,
+    renewal: Option<Renewal<'o>>,
     captures_output: bool,
     /// That children may use, as this process: they need not find out.
     cpus: usize,
@@ -496,8 +517,9 @@ impl<'o> Coordinator<'o> {
             is_owner_heard: false,
             outbox: Outbox::default(),
             resizable: 0,
-            at_most: processes,
+            at_most: 0,
             roll: None,
+            renewal: None,
             captures_output: true,
             cpus: cpus(),
             observer,
@@ -522,6 +544,13 @@ impl<'o> Coordinator<'o> {
         signal::take_over_resizing(&mut self.signals).map_err(os("take signals over"))?;
         (self.resizable, self.at_most) = (spec, at_most);
         Ok(self)
+    }
+
+    /// Processes of the kind `specs[spec]` can be replaced by fresh ones while the pool runs: SIGHUP does that, if `look` finds that
+    /// these could begin.
+    pub(crate) fn renewing(mut self, spec: usize, look: impl FnMut() -> Result<(), String> + 'o) -> Self {
+        self.renewal = Some(Renewal { spec, look: Box::new(look) });
+        self
     }
 
     /// Children write to this process's standard output and error.
@@ -616,7 +645,15 @@ impl<'o> Coordinator<'o> {
     /// Does what is due, kills who has run out of time, and says who does not die of it.
     fn keep_time(&mut self, is_news: bool) -> Result<(), PoolError> {
         let is_news = is_news | std::mem::take(&mut self.has_settled);
-        let late = self.clock.turn(self.segment.table(), &self.cursors, is_news)?;
+        let (workers, door) = (&self.workers, &self.door);
+        let pid_of = |who| {
+            let ours = workers.iter().find_map(|w| match &w.life {
+                Life::Running { child, name, .. } if *name == who => Some(child.pid),
+                _ => None,
+            });
+            ours.or_else(|| door.as_ref()?.pid_of(who))
+        };
+        let late = self.clock.turn(self.segment.table(), &self.cursors, is_news, pid_of)?;
         if self.give_back_at.is_some_and(|at| at <= Instant::now()) {
             let is_more = self.segment.give_back(self.me);
             // The blocks were ours for a moment.
@@ -827,7 +864,9 @@ impl<'o> Coordinator<'o> {
         }
         while was_signalled && let Ok(Some(info)) = self.signals.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
-                Ok(Signal::SIGHUP) if self.owner.is_some() => self.roll(None),
+                Ok(Signal::SIGHUP) if self.owner.is_some() || self.renewal.is_some() && self.mode == Mode::Running => {
+                    let _ = self.renew(None); // who sent it reads what the observer says
+                }
                 Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP) => self.hasten()?,
                 Ok(signal @ (Signal::SIGTTIN | Signal::SIGTTOU)) => self.resize_by_signal(signal),
                 Ok(Signal::SIGTSTP) => self.suspend(),
@@ -1031,7 +1070,11 @@ impl<'o> Coordinator<'o> {
                     };
                     self.tell(news);
                 }
-                Heard::Message(Order::Roll { id }) => self.roll(Some(id)),
+                Heard::Message(Order::Roll { id }) => {
+                    if let Err(why) = self.renew(Some(id)) {
+                        self.tell(News::Refused { id, why });
+                    }
+                }
                 Heard::Message(Order::Shutdown { grace }) => {
                     self.grace = grace;
                     // A signal may have begun the end before, with the grace of that time.
@@ -1091,11 +1134,25 @@ impl<'o> Coordinator<'o> {
         }
     }
 
-    /// Begins to replace all who are there, those too whose turn has been. `id`: who wants to hear when that is done.
-    fn roll(&mut self, id: Option<u32>) {
+    /// Begins to replace all workers that are there, those too whose turn has been; where only one kind can be renewed, those.
+    /// `id`: who wants to hear when that is done.
+    ///
+    /// # Errors
+    /// Why fresh ones could not begin: nothing is changed.
+    fn renew(&mut self, id: Option<u32>) -> Result<(), String> {
+        let looked = self.renewal.as_mut().map(|renewal| (renewal.look)());
+        if let Some(Err(why)) = looked {
+            (self.observer)(Event::NotRenewed { why: &why });
+            return Err(why);
+        }
+        if looked.is_some() {
+            (self.observer)(Event::Renewing);
+        }
+        let spec = self.renewal.as_ref().map(|renewal| renewal.spec);
         let roll = self.roll.get_or_insert_default();
         roll.ids.extend(id);
-        roll.next = (0..self.workers.len()).collect();
+        roll.next = (0..self.workers.len()).filter(|&i| spec.is_none_or(|spec| self.workers[i].spec == spec)).collect();
+        Ok(())
     }
 
     /// The next is asked to leave when the one before is replaced.
@@ -1181,8 +1238,13 @@ impl<'o> Coordinator<'o> {
             (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
             self.is_to_be_audited("attached".to_owned());
         }
-        if let Some(door) = &mut self.door {
-            door.answer(news, &self.segment, self.bell.as_fd())?;
+        let Some(door) = &mut self.door else { return Ok(()) };
+        for (socket, workers) in door.answer(news, &self.segment, self.bell.as_fd())? {
+            let resized = self.resize(workers as usize).map_err(|_| match self.mode {
+                Mode::Running => Refusal::Size(self.at_most as u32),
+                _ => Refusal::Ending,
+            });
+            answer_resize(&socket, resized);
         }
         Ok(())
     }

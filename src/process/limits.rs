@@ -59,6 +59,11 @@ impl WorkerLimits {
         WorkerLimits::default()
     }
 
+    /// Is there one past which a worker leaves by itself?
+    pub(crate) fn are_watched(&self) -> bool {
+        self.max_tasks.is_some() || self.max_memory.is_some() || self.cpu_seconds.is_some()
+    }
+
     /// A worker leaves after `n` to `n + jitter` tasks, and is replaced. Where between, its process id decides, so that not all
     /// leave at once. Tasks that a task runs while it waits for them don't count.
     ///

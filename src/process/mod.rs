@@ -61,6 +61,7 @@ pub(crate) mod orders;
 pub(crate) mod output;
 pub(crate) mod signal;
 pub(crate) mod spawn;
+mod standstill;
 
 use crate::{mem::layout::Control, sync::Acquire};
 

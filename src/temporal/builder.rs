@@ -9,8 +9,14 @@ use super::{
     worker_pool::Place,
     workflow::Workflows,
 };
-use crate::{WorkerLimits, mem::segment::Options, process::coordinator::PoolError};
-use std::{fmt, sync::Arc, time::Duration};
+use crate::{
+    WorkerLimits,
+    lanes::program::Program,
+    mem::segment::Options,
+    plugin::{PluginError, library::Manifest},
+    process::coordinator::PoolError,
+};
+use std::{ffi::OsString, fmt, path::PathBuf, sync::Arc, time::Duration};
 #[doc(no_inline)]
 pub use temporalio_common::{
     data_converters::DataConverter,
@@ -119,6 +125,29 @@ impl Worker {
     /// Activity processes: 1 by default.
     pub fn activity_processes(mut self, n: usize) -> Worker {
         self.config.activity_processes = n;
+        self
+    }
+
+    /// A program that the workflow processes execute, with these arguments, in place of this one's own workflows: one in another
+    /// language, under an SDK of its own, that takes activations through the [raw lanes of the C interface][ffi].
+    ///
+    /// [ffi]: https://github.com/shmworker/shmworker/blob/main/docs/ffi.md#raw-temporal-lanes
+    pub fn workflow_program<A: Into<OsString>>(
+        mut self,
+        path: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Worker {
+        self.config.workflow_program = Some(Program::new(path.into(), args.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// The same for the activity processes.
+    pub fn activity_program<A: Into<OsString>>(
+        mut self,
+        path: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Worker {
+        self.config.activity_program = Some(Program::new(path.into(), args.into_iter().map(Into::into).collect()));
         self
     }
 
@@ -239,9 +268,9 @@ impl Worker {
     }
 
     /// How long workflow code may run before it yields: 2 s by default. Then its process is killed and replaced, and its runs
-    /// are replayed. Zero: as long as it likes.
+    /// are replayed. Counted in whole milliseconds, rounded up. Zero: as long as it likes.
     pub fn deadlock_timeout(mut self, timeout: Duration) -> Worker {
-        self.config.deadlock_timeout = bounded(timeout);
+        self.config.deadlock_timeout = Duration::from_millis(bounded(timeout).as_nanos().div_ceil(1_000_000) as u64);
         self
     }
 
@@ -302,13 +331,11 @@ impl Worker {
         self.serve(server, place, None)
     }
 
-    pub(crate) fn serve(
-        mut self,
-        server: Server,
-        place: Place,
-        companion: Option<&super::worker_pool::Watched>,
-    ) -> Result<(), RunError> {
-        self.config.check().map_err(RunError::Settings)?;
+    /// Has a child of this process look at the plug-ins, if there are any, and none has before.
+    ///
+    /// # Errors
+    /// [`RunError`]: this process has threads, or one can't be loaded.
+    pub(crate) fn probe(&mut self) -> Result<(), RunError> {
         #[cfg(feature = "pool")]
         if let Ok(threads @ 2..) = crate::pool::launch::lasting_threads() {
             return Err(RunError::Settings(format!(
@@ -316,7 +343,31 @@ impl Worker {
                  thread, and any runtime, is started"
             )));
         }
+        self.user.activities.probe()?;
+        Ok(())
+    }
+
+    /// Says what the plug-ins bring.
+    fn say_plugins(&mut self) -> Result<(), RunError> {
+        for Manifest { path, handlers } in self.user.activities.probe()? {
+            report::say(format_args!("plug-in {}: {}", path.display(), handlers.join(", ")));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn serve(
+        mut self,
+        server: Server,
+        place: Place,
+        companion: Option<&super::worker_pool::Watched>,
+    ) -> Result<(), RunError> {
+        self.config.check().map_err(RunError::Settings)?;
+        self.probe()?;
+        self.say_plugins()?;
         (self.config.workflow_processes, self.config.activity_processes) = self.processes();
+        for program in [&mut self.config.workflow_program, &mut self.config.activity_program].into_iter().flatten() {
+            *program = program.find().map_err(RunError::Settings)?;
+        }
         if self.config.workflow_processes + self.config.activity_processes == 0 {
             let why = "there is nothing to run: register workflows or activities, and give them at least one process";
             return Err(RunError::Settings(why.to_owned()));
@@ -326,11 +377,12 @@ impl Worker {
 
     /// How many processes of each kind there are: none for what isn't registered.
     pub(crate) fn processes(&self) -> (usize, usize) {
-        let UserCode { workflows, activities, .. } = &self.user;
-        let some = |n, is_empty| if is_empty { 0 } else { n };
+        let (Config { workflow_program, activity_program, .. }, UserCode { workflows, activities, .. }) =
+            (&self.config, &self.user);
+        let some = |n, is_empty, program: &Option<Program>| if is_empty && program.is_none() { 0 } else { n };
         (
-            some(self.config.workflow_processes, workflows.is_empty()),
-            some(self.config.activity_processes, activities.is_empty()),
+            some(self.config.workflow_processes, workflows.is_empty(), workflow_program),
+            some(self.config.activity_processes, activities.is_empty(), activity_program),
         )
     }
 
@@ -381,6 +433,9 @@ pub enum RunError {
         /// wrong.
         code: Option<u8>,
     },
+    /// A plug-in can't be loaded. Nothing was started.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
     /// A process died again and again before it had done anything.
     #[error("{0}")]
     CrashLoop(String),

@@ -17,6 +17,7 @@ use temporalio_common::{
         ActivitySerializationContext, DataConverter, PayloadConversionError, SerializationContextData,
         WorkflowSerializationContext,
     },
+    error::{ApplicationFailure, OutgoingError, OutgoingWorkflowError},
     payload_visitor::{PayloadVisitable, decode_payloads, encode_payloads},
     protos::{
         coresdk::{workflow_activation::WorkflowActivation, workflow_completion::WorkflowActivationCompletion},
@@ -70,8 +71,23 @@ pub(super) fn in_activity() -> SerializationContextData {
     SerializationContextData::Activity(ActivitySerializationContext::new())
 }
 
-fn in_workflow() -> SerializationContextData {
+pub(super) fn in_workflow() -> SerializationContextData {
     SerializationContextData::Workflow(WorkflowSerializationContext::new())
+}
+
+/// Hides the message of a failure that this crate has made, if the user's failure converter hides those that it makes: it is in
+/// the attributes then, which the codec encodes.
+pub(super) fn conceal(failure: &mut Failure, converter: &DataConverter) {
+    if failure.encoded_attributes.is_some() {
+        return;
+    }
+    let told = ApplicationFailure::new(anyhow::Error::msg(failure.message.clone()));
+    let told = OutgoingError::Workflow(OutgoingWorkflowError::Application(Box::new(told)));
+    let hidden = converter.to_failure(&in_workflow(), told);
+    if hidden.encoded_attributes.is_some() {
+        (failure.message, failure.encoded_attributes) = (hidden.message, hidden.encoded_attributes);
+        failure.stack_trace.clear();
+    }
 }
 
 impl Codec {

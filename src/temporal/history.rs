@@ -14,6 +14,7 @@ use temporalio_sdk_core::replay::HistoryInfo;
 pub(crate) struct Recording {
     pub(crate) workflow_type: String,
     pub(crate) workflow_id: String,
+    pub(crate) task_queue: String,
     pub(crate) run_id: String,
     pub(crate) history: History,
 }
@@ -48,13 +49,16 @@ impl Recording {
         let start = started(&history).ok_or(HistoryError::Headless)?;
         let workflow_type = start.workflow_type.as_ref().ok_or(HistoryError::Headless)?.name.clone();
         let workflow_id = start.workflow_id.clone();
+        // A history need not have come from a server.
+        let task_queue = start.task_queue.as_ref().map(|queue| &*queue.name).filter(|name| !name.is_empty());
+        let task_queue = task_queue.unwrap_or("ReplayTaskQueue").to_owned();
         let broken = |e: &dyn std::fmt::Display| HistoryError::Broken(e.to_string());
         // The replay worker panics where these fail.
         let run_id = history.extract_run_id_from_start().map_err(|e| broken(&e))?.to_owned();
         HistoryInfo::new_from_history(&history, None).map_err(|e| broken(&e))?;
         // It would wait for ever for one.
         match history.events.iter().any(|event| event.event_type() == EventType::WorkflowTaskScheduled) {
-            true => Ok(Recording { workflow_type, workflow_id, run_id, history }),
+            true => Ok(Recording { workflow_type, workflow_id, task_queue, run_id, history }),
             false => Err(HistoryError::NoTask),
         }
     }
@@ -87,7 +91,7 @@ mod tests {
     const STARTED: &str = r#"{"eventId": "1", "eventType": "EVENT_TYPE_WORKFLOW_EXECUTION_STARTED",
         "eventTime": "2026-01-02T03:04:05.5Z", "added": "by a newer server",
         "workflowExecutionStartedEventAttributes": {
-            "workflowType": {"name": "Greet"}, "workflowId": "greet-1", "originalExecutionRunId": "run-1",
+            "workflowType": {"name": "Greet"}, "workflowId": "greet-1", "taskQueue": {"name": "greetings"}, "originalExecutionRunId": "run-1",
             "workflowTaskTimeout": "10s", "input": {"payloads": [{"metadata": {"encoding": "anNvbi9wbGFpbg=="}, "data": "MQ=="}]}
         }}"#;
 
@@ -98,6 +102,7 @@ mod tests {
         let json = format!(r#"{{"events": [{STARTED}, {{"eventId": "2", "eventType": {TASK:?}}}]}}"#);
         let recording = Recording::from_json(json.as_bytes()).unwrap();
         assert_eq!((&*recording.workflow_type, &*recording.workflow_id), ("Greet", "greet-1"));
+        assert_eq!(recording.task_queue, "greetings");
         let start = started(&recording.history).unwrap();
         assert_eq!(start.workflow_task_timeout.unwrap().seconds, 10);
         assert_eq!(start.input.as_ref().unwrap().payloads[0].data, b"1");

@@ -15,6 +15,7 @@ mod builder;
 pub mod connect;
 mod converter;
 pub mod dev_server;
+mod foreign;
 pub(crate) mod history;
 mod panics;
 mod process;

@@ -69,6 +69,10 @@ pub(super) fn run(
         Event::OutOfTime { label, pid, .. } => {
             complain(format_args!("{label} (pid {pid}) has run a task for longer than that may take: killed"))
         }
+        Event::Renewing => say("loading the plug-ins again: one activity worker after another is replaced"),
+        Event::NotRenewed { why } => {
+            complain(format_args!("ERROR: {why}; the activity workers go on with what they have"))
+        }
         Event::Stuck { label, pid, state } => complain(format_args!(
             "{label} (pid {pid}) was killed and does not die, it is in state {state}: what it runs stays with it"
         )),

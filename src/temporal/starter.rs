@@ -3,7 +3,10 @@
 //! It starts nothing unless somebody polls the task queue, since workflows that nobody runs would only wait on the
 //! server. Requests are bounded: [`STARTS_AT_A_TIME`] workflows are being started, and [`WAITS_AT_A_TIME`] waited for.
 
-use super::connect::{ConnectError, Server};
+use super::{
+    connect::{ConnectError, Server},
+    converter::in_workflow,
+};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use nix::sys::{
     signal::{SigSet, Signal},
@@ -13,23 +16,27 @@ use std::{
     cell::Cell,
     io::{self, Write},
     os::fd::AsFd,
+    pin::pin,
     str::FromStr,
     time::{Duration, SystemTime},
 };
 use temporalio_client::{
-    Client, ClientOptions, Connection, UntypedWorkflow, WorkflowGetResultOptions, WorkflowHandle, WorkflowStartOptions,
+    Client, ClientOptions, Connection, UntypedWorkflow, WorkflowDescribeOptions, WorkflowExecutionStatus,
+    WorkflowFetchHistoryOptions, WorkflowGetResultOptions, WorkflowHandle, WorkflowStartOptions,
     errors::{ClientConnectError, WorkflowGetResultError, WorkflowStartError},
     grpc::WorkflowService,
     tonic::IntoRequest,
 };
 use temporalio_common::{
     data_converters::{DataConverter, RawValue},
+    payload_visitor::decode_payloads,
     protos::{
         proto_ts_to_system_time,
         temporal::api::{
             common::v1::Payload,
             enums::v1::{TaskQueueKind, TaskQueueType},
             failure::v1::Failure,
+            history::v1::history_event::Attributes,
             taskqueue::v1::{PollerInfo, TaskQueue},
             workflowservice::v1::DescribeTaskQueueRequest,
         },
@@ -37,7 +44,7 @@ use temporalio_common::{
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 /// Workflows whose start is under way at a time.
@@ -48,6 +55,8 @@ pub const WAITS_AT_A_TIME: usize = 500;
 pub const WORKER_PATIENCE: Duration = Duration::from_secs(10);
 /// How often to look meanwhile.
 const WORKER_LOOK: Duration = Duration::from_millis(200);
+/// How often to look whether a workflow that has not ended goes on.
+const TASK_LOOK: Duration = Duration::from_secs(1);
 /// The server shows pollers for five minutes after their last poll, but one that lives polls anew every minute.
 const POLLER_AGE: Duration = Duration::from_secs(120);
 
@@ -62,6 +71,8 @@ pub struct StarterOptions {
     pub workflow: String,
     /// The input of each; none if the workflow takes none.
     pub input: Option<Json>,
+    /// How long each may take before the server ends it; any time unless it is said.
+    pub execution_timeout: Option<Duration>,
     /// How inputs and results are coded: as the workers do it.
     pub data_converter: DataConverter,
 }
@@ -212,14 +223,21 @@ async fn drive(options: &StarterOptions, server: &Server, counts: &Counts) -> Re
         .map_err(|error| ConnectError::Config(ClientConnectError::from(error).to_string()))?;
 
     let (started, handles) = mpsc::unbounded_channel();
+    let (first, the_first) = oneshot::channel();
+    let mut first = Some(first);
     let starts = async {
         let mut starts = stream::iter(0..options.num_workflows)
             .map(|_| start(options, &client, counts))
             .buffer_unordered(STARTS_AT_A_TIME);
         while let Some(outcome) = starts.next().await {
             match outcome {
-                // The receiver goes only together with this future.
-                Ok(handle) => drop(started.send(handle)),
+                Ok(handle) => {
+                    if let Some(first) = first.take() {
+                        let _ = first.send(handle.info().workflow_id.clone());
+                    }
+                    // The receiver goes only together with this future.
+                    drop(started.send(handle));
+                }
                 Err((id, error)) => fail(&id, &start_reason(&error), counts),
             }
         }
@@ -243,7 +261,13 @@ async fn drive(options: &StarterOptions, server: &Server, counts: &Counts) -> Re
             }
             Ok(())
         });
-    futures_util::try_join!(starts, results).map_err(StarterError::Io)?;
+    let ends = async { futures_util::try_join!(starts, results) };
+    let mut ends = pin!(ends);
+    tokio::select! {
+        ended = &mut ends => ended,
+        () = tell_why_it_waits(&client, &options.data_converter, the_first) => ends.await,
+    }
+    .map_err(StarterError::Io)?;
     match counts.failed.get() {
         0 => Ok(()),
         failed => Err(StarterError::Failed { failed, all: options.num_workflows }),
@@ -288,6 +312,48 @@ fn is_alive(poller: &PollerInfo, now: SystemTime) -> bool {
     last.is_none_or(|last| now.duration_since(last).unwrap_or_default() <= POLLER_AGE)
 }
 
+/// Returns once it has said why the workflow tasks of the first workflow fail, in which the others are like it: their results
+/// may never come. Or once there is nothing to be said.
+async fn tell_why_it_waits(client: &Client, converter: &DataConverter, first: oneshot::Receiver<String>) {
+    let Ok(id) = first.await else { return };
+    let workflow = client.get_workflow_handle::<UntypedWorkflow>(id.as_str());
+    loop {
+        tokio::time::sleep(TASK_LOOK).await;
+        // A server that is gone is found out by those who wait for the results.
+        let Ok(seen) = workflow.describe(WorkflowDescribeOptions::default()).await else { continue };
+        if seen.status() != WorkflowExecutionStatus::Running {
+            return;
+        }
+        if seen.raw_description.pending_workflow_task.is_some_and(|task| task.attempt > 1) {
+            break;
+        }
+    }
+    let events = workflow.fetch_history(WorkflowFetchHistoryOptions::default()).into_events().await.unwrap_or_default();
+    let mut failures = events.into_iter().rev().filter_map(|event| match event.attributes {
+        Some(Attributes::WorkflowTaskFailedEventAttributes(failed)) => failed.failure,
+        Some(Attributes::WorkflowTaskTimedOutEventAttributes(_)) => {
+            Some(Failure { message: "no worker answered in time".to_owned(), ..Default::default() })
+        }
+        _ => None,
+    });
+    let Some(failure) = failures.next() else { return };
+    let why = one_line(chain(&decoded(failure, converter).await));
+    let _ = writeln!(
+        io::stderr(),
+        "warning: workflow {id}: its workflow task fails, and is tried again until it does not: {why}; Ctrl-C ends the \
+         waiting, --execution-timeout the workflow"
+    );
+}
+
+/// As it was before the codec; as it is, if that fails.
+async fn decoded(failure: Failure, converter: &DataConverter) -> Failure {
+    let mut plain = failure.clone();
+    match decode_payloads(&mut plain, converter.codec(), &in_workflow()).await {
+        Ok(()) => plain,
+        Err(_) => failure,
+    }
+}
+
 type Handle = WorkflowHandle<Client, UntypedWorkflow>;
 
 async fn start(
@@ -297,7 +363,8 @@ async fn start(
 ) -> Result<Handle, (String, WorkflowStartError)> {
     let id = format!("{}-{}", options.workflow, uuid::Uuid::new_v4());
     let input = RawValue::new(options.input.iter().map(payload).collect());
-    let start = WorkflowStartOptions::new(options.task_queue.as_str(), id.as_str()).build();
+    let start = WorkflowStartOptions::new(options.task_queue.as_str(), id.as_str());
+    let start = start.maybe_execution_timeout(options.execution_timeout).build();
     count(&counts.sent);
     client
         .start_workflow(UntypedWorkflow::new(options.workflow.as_str()), input, start)
@@ -315,11 +382,15 @@ fn payload(json: &Json) -> Payload {
 
 /// Counts and reports a workflow that did not complete.
 fn fail(id: &str, reason: &str, counts: &Counts) {
-    let reason = reason.replace(|c: char| c.is_control(), " ");
+    let reason = one_line(reason.to_owned());
     // Who has closed stderr doesn't want to know.
     let _ = writeln!(io::stderr(), "error: workflow {id}: {reason}");
     count(&counts.failed);
     count(&counts.done);
+}
+
+fn one_line(text: String) -> String {
+    text.replace(|c: char| c.is_control(), " ")
 }
 
 fn start_reason(error: &WorkflowStartError) -> String {

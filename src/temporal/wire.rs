@@ -1,78 +1,36 @@
 //! What crosses the segment between the bridge and the worker processes: Core's own protobuf messages, each encoded once,
 //! straight into the place where the other side decodes it.
 
+pub(crate) use crate::lanes::{ACTIVITY_QUEUE, BRIDGE_QUEUE, Kind, QUEUES, STATUS_REFUSED, WORKFLOW_QUEUE, once};
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Claimed, Endpoint, STATUS_OK, Submission, SubmitError, To},
+    exec::endpoint::{Claimed, Draft, Endpoint, STATUS_OK, Submission, SubmitError},
     lockfree::table::TaskId,
 };
 use prost::Message;
 use std::time::Duration;
-
-/// Queue of first activations: whoever claims one owns the run.
-pub(crate) const WORKFLOW_QUEUE: usize = 0;
-/// Queue of activity tasks.
-pub(crate) const ACTIVITY_QUEUE: usize = 1;
-/// What they are called in the segment, in their order.
-pub(crate) const QUEUES: [&str; 2] = ["workflow", "activity"];
-
-/// What a task's payload is, and what its result.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub(crate) enum Kind {
-    /// `WorkflowActivation` in, `WorkflowActivationCompletion` out. Bridge to workflow process.
-    Activation = 1,
-    /// `ActivityTask` (start) in, `ActivityTaskCompletion` out. Bridge to activity process.
-    Activity = 2,
-    /// `ActivityTask` (cancel) in, nothing out. Bridge to the activity process that runs it.
-    CancelActivity = 3,
-    /// `ActivityHeartbeat` in, nothing out. Activity process to bridge.
-    Heartbeat = 4,
-    /// A run's id in, nothing out: what began before this task was submitted is forgotten. Bridge to workflow process.
-    Forget = 5,
-    /// Nothing in, nothing out: its submitter wants to end, and may once this is answered. Workflow process to bridge.
-    Leave = 6,
-}
-
-impl Kind {
-    pub(crate) fn of(claimed: &Claimed<'_>) -> Option<Kind> {
-        Some(match claimed.kind() {
-            1 => Kind::Activation,
-            2 => Kind::Activity,
-            3 => Kind::CancelActivity,
-            4 => Kind::Heartbeat,
-            5 => Kind::Forget,
-            6 => Kind::Leave,
-            _ => return None,
-        })
-    }
-}
-
-/// Status of a task that came from a bridge which is gone, or that its receiver can't read.
-pub(crate) const STATUS_REFUSED: u32 = 1;
 
 /// Writes a message of a known length into exactly that much room.
 fn encode(message: &impl Message, mut room: &mut [u8]) {
     message.encode(&mut room).expect("the room was measured by encoded_len");
 }
 
-/// Submits a message. Nothing is accepted on an error. One large block is left for answers, each of which may need as much: if
-/// messages had them all, none would be answered, and none would go.
-pub(crate) fn submit(endpoint: &Endpoint, message: &impl Message, s: Submission) -> Result<TaskId, SubmitError> {
+/// A message that is ready to be submitted. One large block is left for answers, each of which may need as much: if messages had
+/// them all, none would be answered, and none would go.
+pub(crate) fn draft<'e>(endpoint: &'e Endpoint, message: &impl Message) -> Result<Draft<'e>, SubmitError> {
     let mut draft = endpoint.sparing_draft(message.encoded_len())?;
     encode(message, draft.payload()?);
-    Ok(draft.submit(s)?)
+    Ok(draft)
 }
 
-/// A message to one participant or queue with one attempt and no note. After a death of its worker it is never begun again,
-/// whoever's fault that was: Temporal decides.
-pub(crate) fn once(to: To, kind: Kind, tag: u64) -> Submission {
-    Submission { kind: kind as u32, tag, retry_on: 0, ..Submission::new(to) }
+/// Submits a message. Nothing is accepted on an error.
+pub(crate) fn submit(endpoint: &Endpoint, message: &impl Message, s: Submission) -> Result<TaskId, SubmitError> {
+    Ok(draft(endpoint, message)?.submit(s)?)
 }
 
 /// Completes a task with a message; with what `instead` makes of the reason if no segment could take it.
 ///
-/// While the arena is full the calling thread waits: the receiver frees blocks as it takes results.
+/// While the arena is full the calling thread waits, which counts against no limit: the receiver frees blocks as it takes results.
 pub(crate) fn complete<M: Message>(
     mut claimed: Claimed<'_>,
     message: &M,
@@ -83,6 +41,7 @@ pub(crate) fn complete<M: Message>(
             Ok(()) => return Ok(()),
             Err((SubmitError::Corrupted(damage), _)) => return Err(damage),
             Err((e, Some(c))) if e.is_transient() => {
+                c.restart_clock();
                 c.pause(Duration::from_millis(1));
                 claimed = c;
             }
@@ -102,7 +61,7 @@ pub(crate) fn complete<M: Message>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::tests::Pool;
+    use crate::exec::{endpoint::To, tests::Pool};
 
     #[test]
     fn messages_leave_room_for_an_answer_of_their_size() {

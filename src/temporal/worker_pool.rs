@@ -3,14 +3,18 @@
 use super::{
     UserCode,
     activity::activity_process,
-    bridge::{self, Config},
+    bridge::{self, Config, replay::NAMESPACE},
     connect::Server,
     dev_server::DevServer,
     history::Recording,
     wire,
-    workflow::workflow_process,
+    workflow::{WorkflowHost, workflow_process},
 };
 use crate::{
+    lanes::{
+        Lanes,
+        invitation::{Terms, become_program},
+    },
     mem::segment::Options,
     process::{
         coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary, Unfit},
@@ -19,6 +23,7 @@ use crate::{
 };
 use nix::unistd::Pid;
 use std::{
+    collections::HashMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Duration,
@@ -64,6 +69,7 @@ pub(crate) struct Place {
 
 /// Where they stand among the kinds of processes.
 const WORKFLOW_PROCESSES: usize = 1;
+const ACTIVITY_PROCESSES: usize = 2;
 
 /// Runs the pool in this process, which becomes its coordinator, until it is told to end.
 ///
@@ -80,7 +86,10 @@ pub(crate) fn run(
     // Core cancels activities when the grace is over, however short.
     let grace = config.grace.max(LEAST_GRACE);
     let user = Rc::new(user);
-    let of_activities = user.clone();
+    let (of_activities, renewed) = (user.clone(), user.clone());
+    let (workflow_program, activity_program) = (config.workflow_program.clone(), config.activity_program.clone());
+    let terms = |lanes| Terms { lanes, activity_slots: config.activity_slots as u32, grace: config.grace };
+    let (of_workflow_program, of_activity_program) = (terms(Lanes::WORKFLOWS), terms(Lanes::ACTIVITIES));
     let (workflow_processes, activity_processes) = (config.workflow_processes, config.activity_processes);
     let (namespace, workflow_task_queue) = (server.namespace().to_owned(), config.workflow_task_queue.clone());
     let (activity_task_queue, slots) = (config.activity_task_queue.clone(), config.activity_slots);
@@ -97,7 +106,13 @@ pub(crate) fn run(
             role: Role::Worker,
             count: workflow_processes,
             main: Box::new(move |seat| match seat.limited(&limits) {
-                Ok(seat) => workflow_process(&seat, &user, &namespace, &workflow_task_queue),
+                Ok(seat) => match &workflow_program {
+                    Some(program) => become_program(&seat, program, of_workflow_program),
+                    None => {
+                        let host = WorkflowHost::new((*user).clone(), namespace.clone(), workflow_task_queue.clone());
+                        workflow_process(&seat, host)
+                    }
+                },
                 // It has said why.
                 Err(Unfit) => 1,
             }),
@@ -106,7 +121,10 @@ pub(crate) fn run(
             name: "activity-worker",
             role: Role::Worker,
             count: activity_processes,
-            main: Box::new(move |seat| activity_process(&seat, &of_activities, &activity_task_queue, slots)),
+            main: Box::new(move |seat| match &activity_program {
+                Some(program) => become_program(&seat, program, of_activity_program),
+                None => activity_process(&seat, &of_activities, &activity_task_queue, slots),
+            }),
         },
     ];
     let Place { name, options } = place;
@@ -115,6 +133,12 @@ pub(crate) fn run(
         // Core was not asked for workflow tasks.
         0 => Coordinator::new(&options, specs, grace, observer)?,
         _ => Coordinator::resizable(&options, specs, (WORKFLOW_PROCESSES, at_most), grace, observer)?,
+    };
+    let coordinator = match renewed.activities.has_plugins() {
+        true => {
+            coordinator.renewing(ACTIVITY_PROCESSES, || renewed.activities.probe_again().map_err(|e| e.to_string()))
+        }
+        false => coordinator,
     };
     coordinator.listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))
 }
@@ -129,6 +153,8 @@ pub(crate) fn replay(
     user: UserCode,
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, PoolError> {
+    let of_a_run = |recording: &Recording| (recording.run_id.clone(), recording.task_queue.clone());
+    let task_queues: HashMap<_, _> = recordings.iter().map(of_a_run).collect();
     let specs = vec![
         Spec {
             name: "bridge",
@@ -141,7 +167,8 @@ pub(crate) fn replay(
             role: Role::Worker,
             count: workflow_processes,
             main: Box::new(move |seat| {
-                workflow_process(&seat, &user, bridge::replay::NAMESPACE, bridge::replay::TASK_QUEUE)
+                let host = WorkflowHost::new(user.clone(), NAMESPACE.to_owned(), String::new());
+                workflow_process(&seat, host.recorded_task_queues(task_queues.clone()))
             }),
         },
     ];

@@ -1,6 +1,6 @@
 //! Fencing: what is taken from a process, and when.
 //!
-//! A worker stops in the middle of a task and stays stopped past the task's limit. The coordinator kills it; the client has
+//! A worker sleeps in the middle of a task, past the task's limit. The coordinator kills it; the client has
 //! it traced with PTRACE_O_TRACEEXIT (`ptrace(2)`), so it is held between the signal and its death for as long as the client
 //! wants: until the coordinator has said that it does not die. In all that time its task must stay its own, and what
 //! moves it must come after the death. A second handler leaves a child behind that tries the segment: it has none.
@@ -27,18 +27,18 @@ use nix::{
     sched::sched_yield,
     sys::{
         ptrace,
-        signal::{Signal, kill, raise},
+        signal::{Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, fork, getppid},
+    unistd::{ForkResult, Pid, fork, getppid, pause},
 };
 use std::{fmt, os::fd::AsFd, time::Duration};
 
 /// Kinds of tasks.
-const STOP: u32 = 1;
+const SLEEP: u32 = 1;
 const LEAVE_A_CHILD: u32 = 2;
 /// What an attempt of the first may take.
-const LIMIT: Limits = Limits { run_ms: 50, silence_ms: 0 };
+const LIMIT: Limits = Limits { run_ms: 500, silence_ms: 0 };
 
 /// What coordinator and client saw. Figures and flags, each for itself, and read in the end once the others have gone:
 /// Relaxed.
@@ -96,7 +96,7 @@ fn worker(seat: &Seat) -> u8 {
     let control = &endpoint.segment().header().control;
     while let Ok(Some(task)) = endpoint.next(&[endpoint.queue(0)], || Mode::of(control) == Mode::Stopping) {
         let answer = match task.kind() {
-            STOP => stop(),
+            SLEEP => sleep(),
             _ => leave_a_child(&task),
         };
         let Some(answer) = answer else { return 1 };
@@ -107,12 +107,14 @@ fn worker(seat: &Seat) -> u8 {
     0
 }
 
-fn stop() -> Option<u8> {
+/// For ever. Not by a stop: time in which a worker is stopped does not count.
+fn sleep() -> ! {
     // The client is no ancestor, which some systems ask of a tracer.
     // SAFETY: plain numbers in.
     unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
-    raise(Signal::SIGSTOP).ok()?;
-    Some(0)
+    loop {
+        pause();
+    }
 }
 
 /// A child that reads its parent's input: the same address, in a process that has nothing there.
@@ -153,8 +155,8 @@ fn client(seat: &Seat, report: &Report, without_fence: bool) -> u8 {
 fn play(endpoint: &Endpoint, report: &Report, without_fence: bool) -> Result<(), String> {
     let text = |e: &dyn fmt::Display| e.to_string();
     let errno = |e: nix::Error| e.to_string();
-    let stop = Submission { kind: STOP, limits: LIMIT, ..Submission::new(To::Queue(0)) };
-    let task = endpoint.try_submit(stop, &[]).map_err(|e| text(&e))?;
+    let sleep = Submission { kind: SLEEP, limits: LIMIT, ..Submission::new(To::Queue(0)) };
+    let task = endpoint.try_submit(sleep, &[]).map_err(|e| text(&e))?;
     let pid = owner(endpoint, task).map_err(errno)?;
     let pidfd = pidfd_open(pid).map_err(errno)?;
     let is_dead = || {
@@ -163,7 +165,7 @@ fn play(endpoint: &Endpoint, report: &Report, without_fence: bool) -> Result<(),
     };
     let table = endpoint.segment().table();
     let is_its_own = || table.load(task.index).is(Phase::Claimed);
-    while state(pid) != Some('T') {
+    while state(pid) != Some('S') {
         sched_yield().map_err(errno)?;
     }
     ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACEEXIT).map_err(errno)?;
@@ -172,12 +174,12 @@ fn play(endpoint: &Endpoint, report: &Report, without_fence: bool) -> Result<(),
         match waitpid(pid, Some(WaitPidFlag::__WALL)).map_err(errno)? {
             WaitStatus::PtraceEvent(_, _, event) if event == libc::PTRACE_EVENT_EXIT => break,
             WaitStatus::Signaled(..) | WaitStatus::Exited(..) => return Err("it was not held before its death".into()),
-            _ => {} // its stop, now as a traced one; it goes on with the kill
+            _ => {}
         }
     }
     if without_fence {
         let run = table.descriptors[task.index as usize].run_of(table.load(task.index));
-        let owner = run.ok_or("it was stopped long after it had signed")?.claimant();
+        let owner = run.ok_or("it sleeps long after it has signed")?.claimant();
         table.recover(&Cursors::new(table), endpoint.name(), owner, Death::of(0)).map_err(|e| text(&e))?;
     }
     while report.stuck.load(Relaxed) == 0 {
@@ -253,7 +255,7 @@ impl fmt::Display for Report {
         let n = |word: &AtomicU64| word.load(Relaxed);
         write!(
             f,
-            "stopped   killed={} reported_stuck={} looks_while_not_dead={} moved_before_death={} timed_out={}\n\
+            "late      killed={} reported_stuck={} looks_while_not_dead={} moved_before_death={} timed_out={}\n\
              left      child_signal={}",
             n(&self.out_of_time),
             n(&self.stuck),

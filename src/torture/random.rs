@@ -334,7 +334,7 @@ impl Torturer {
 
     /// What a coordinator does at its times: those who have run out of theirs are killed.
     fn keep_time(&mut self) -> Result<(), TortureError> {
-        let late = self.clock.turn(self.segment.table(), &self.cursors, std::mem::take(&mut self.is_news))?;
+        let late = self.clock.turn(self.segment.table(), &self.cursors, std::mem::take(&mut self.is_news), |_| None)?;
         for (name, _) in late {
             if let Some(seat) = self.seats.iter().position(|s| s.running.as_ref().is_some_and(|r| r.name == name)) {
                 self.late += 1;

@@ -18,12 +18,42 @@ pub(crate) use server::{
     EVENT_TASK_FAILED, EVENT_TASK_STARTED, EVENT_TASK_TIMED_OUT, EVENT_TIMER_STARTED, Server, details,
 };
 
+use libtest_mimic::{Arguments, Trial};
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitCode},
+    sync::{Arc, OnceLock},
 };
+
+/// A test, in what it has to itself.
+pub(crate) type Test = fn(&Scene<'_>);
+
+/// Tests with their names.
+#[allow(unused_macros, reason = "each test program uses a part of this module")]
+macro_rules! tests {
+    ($($test:ident)*) => { [$((stringify!($test), $test as $crate::common::Test)),*] };
+}
+pub(crate) use tests;
+
+/// Runs the tests, one after another unless `--test-threads` says otherwise: each of them is a load for a small machine. They
+/// share one dev server.
+pub(crate) fn run(tests: &'static [(&'static str, Test)]) -> ExitCode {
+    let mut args = Arguments::from_args();
+    args.test_threads.get_or_insert(1);
+    let server: Arc<OnceLock<Server>> = Arc::default();
+    let trials = tests.iter().map(|&(name, test)| {
+        let server = server.clone();
+        Trial::test(name, move || {
+            let namespaces = || tests.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+            test(&Scene::new(server.get_or_init(|| Server::start(&namespaces())), name));
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&args, trials.collect()).exit_code()
+    // `server` goes here, and with it the process.
+}
 
 /// What a test has to itself: a namespace of the shared server, and a home directory.
 pub(crate) struct Scene<'s> {

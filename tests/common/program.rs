@@ -160,12 +160,17 @@ impl Program {
         Process::all().into_iter().filter(is_marked).collect()
     }
 
-    /// The processes that this one has forked and that run the same program, in the order of their birth.
+    /// The processes that this one has forked and that run the same program, or another that was invited to stand in for it, in the
+    /// order of their birth.
     pub(crate) fn children(&self) -> Vec<Process> {
         let binary = |pid| fs::read_link(format!("/proc/{pid}/exe")).ok();
         let own = binary(self.pid());
+        let is_invited = |pid: i32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|&b| b == 0).any(|variable| variable.starts_with(b"SHMWORKER_TEMPORAL="))
+        };
         let mut children = Process::all();
-        children.retain(|p| p.parent == self.pid() && p.is_alive() && binary(p.pid) == own);
+        children.retain(|p| p.parent == self.pid() && p.is_alive() && (binary(p.pid) == own || is_invited(p.pid)));
         children.sort_by_key(|p| (p.born, p.pid));
         children
     }

@@ -30,12 +30,21 @@ impl Server {
         Server::start_with(namespaces, None)
     }
 
+    /// The same, with some of its own settings, `KEY=JSON`, changed.
+    pub(crate) fn start_configured(namespaces: &[&str], settings: &[&str]) -> Server {
+        Server::launch(namespaces, None, settings)
+    }
+
     /// The same, with its state in a file.
     pub(crate) fn start_with(namespaces: &[&str], db: Option<PathBuf>) -> Server {
+        Server::launch(namespaces, db, &[])
+    }
+
+    fn launch(namespaces: &[&str], db: Option<PathBuf>, settings: &[&str]) -> Server {
         let cli = cli();
         // Nobody else is given the port in the moment between.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let program = serve(&cli, port, namespaces, db.as_deref());
+        let program = serve(&cli, port, namespaces, db.as_deref(), settings);
         let address = format!("127.0.0.1:{port}");
         let mut server = Server { cli, address, port, db, program };
         server.await_health();
@@ -47,7 +56,7 @@ impl Server {
         assert!(self.db.is_some(), "its state would be lost");
         self.program.signal(Signal::SIGKILL);
         self.program.end();
-        self.program = serve(&self.cli, self.port, &[], self.db.as_deref());
+        self.program = serve(&self.cli, self.port, &[], self.db.as_deref(), &[]);
         self.await_health();
     }
 
@@ -130,11 +139,12 @@ impl History {
     }
 }
 
-fn serve(cli: &Path, port: u16, namespaces: &[&str], db: Option<&Path>) -> Program {
+fn serve(cli: &Path, port: u16, namespaces: &[&str], db: Option<&Path>, settings: &[&str]) -> Program {
     let mut command = Command::new(cli);
     command.args(["server", "start-dev", "--headless", "--ip", "127.0.0.1", "--log-level", "error"]);
     command.args(["--port", &port.to_string()]);
     command.args(namespaces.iter().flat_map(|name| ["--namespace", name]));
+    command.args(settings.iter().flat_map(|setting| ["--dynamic-config-value", setting]));
     if let Some(db) = db {
         command.arg("--db-filename").arg(db);
     }

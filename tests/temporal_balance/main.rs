@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use shmworker::temporal::{activity::Activities, sample, workflow::Workflows};
 use std::{
     fs,
-    process::{self, ExitCode},
+    process::{self, Command, ExitCode, Output},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -55,6 +55,24 @@ impl Parcel {
         hang_on(&fuse);
     }
 
+    /// Blocks its thread, which workflow code must not do either, if it finds the file.
+    #[signal]
+    fn block(&mut self, _ctx: &mut SyncWorkflowContext<Self>, fuse: String) {
+        if fs::remove_file(fuse).is_ok() {
+            std::thread::sleep(Duration::from_secs(60));
+        }
+    }
+
+    /// Says that it has begun, by removing the file, and needs a CPU for a while.
+    #[signal]
+    fn toil(&mut self, _ctx: &mut SyncWorkflowContext<Self>, (fuse, millis): (String, u64)) {
+        // A replay finds none.
+        let _ = fs::remove_file(fuse);
+        let cpu = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap();
+        let began = cpu();
+        while cpu() - began < Duration::from_millis(millis) {}
+    }
+
     #[signal]
     fn grow(&mut self, _ctx: &mut SyncWorkflowContext<Self>, mib: usize) {
         self.ballast = vec![1; mib << 20];
@@ -88,10 +106,14 @@ macro_rules! tests {
 const TESTS: &[(&str, Test)] = &tests![
     parked_runs_of_an_overloaded_process_go_elsewhere
     an_activation_that_its_owner_does_not_begin_in_time_is_taken_back
+    a_first_activation_that_nobody_begins_in_time_is_taken_back
     a_pool_is_resized_by_signals_and_hands_its_runs_over
+    a_pool_is_resized_by_a_command_and_hands_its_runs_over
     processes_that_have_run_enough_hand_their_runs_over
     a_process_that_holds_too_much_memory_hands_its_runs_over
     a_run_that_does_not_yield_is_reported_killed_and_replayed
+    a_run_that_blocks_its_thread_is_reported_too
+    a_process_that_is_stopped_over_an_activation_is_not_taken_for_deadlocked
     a_first_activation_that_does_not_yield_is_reported_once
 ];
 
@@ -129,11 +151,17 @@ impl Flow<'_, parcel::Run> {
     }
 }
 
+/// Starts a parcel whose workflow tasks have time enough when the machine is busy with others too.
+fn start<'w>(world: &'w World<'_>, id: &str, fuse: &str) -> ParcelFlow<'w> {
+    let options = WorkflowStartOptions::new(QUEUE, id).task_timeout(Duration::from_secs(60)).build();
+    world.start_with(options, Parcel::run, fuse.to_owned())
+}
+
 /// Starts parcels that are all with the process of this label.
 fn all_with<'w>(world: &'w World<'_>, pool: &Pool, label: &str, n: usize) -> Vec<ParcelFlow<'w>> {
     let others: Vec<_> = pool.workers.iter().filter(|l| l.starts_with("workflow") && *l != label).collect();
     others.iter().for_each(|other| pool.signal(other, Signal::SIGSTOP));
-    let parcels: Vec<_> = (0..n).map(|i| world.start(&format!("{label}-{i}"), Parcel::run, String::new())).collect();
+    let parcels: Vec<_> = (0..n).map(|i| start(world, &format!("{label}-{i}"), "")).collect();
     assert_eq!(distinct(parcels.iter().map(ParcelFlow::pid)), [pool.pid(label)].into());
     others.iter().for_each(|other| pool.signal(other, Signal::SIGCONT));
     parcels
@@ -177,6 +205,21 @@ fn an_activation_that_its_owner_does_not_begin_in_time_is_taken_back(world: &Wor
     pool.stop(Signal::SIGTERM);
 }
 
+fn a_first_activation_that_nobody_begins_in_time_is_taken_back(world: &World<'_>) {
+    let mut pool = world.pool(1, 0, &[]);
+    let only = "workflow-worker:0";
+    pool.signal(only, Signal::SIGSTOP);
+    let options = WorkflowStartOptions::new(QUEUE, "parcel").task_timeout(Duration::from_secs(5)).build();
+    let parcel = world.start_with(options, Parcel::run, String::new());
+    let failure = eventually("it is taken back", || parcel.task_failures().pop());
+    pool.signal(only, Signal::SIGCONT);
+    let message = &failure.failure.as_ref().unwrap().message;
+    assert!(message.starts_with("every workflow process is busy with other runs"), "{message}");
+    assert_eq!(parcel.end(), pool.pid(only));
+    assert_eq!(parcel.count(EventType::WorkflowTaskTimedOut), 0);
+    pool.stop(Signal::SIGTERM);
+}
+
 fn a_pool_is_resized_by_signals_and_hands_its_runs_over(world: &World<'_>) {
     let mut pool = world.pool(1, 0, &[]);
     let label = "workflow-worker:1";
@@ -192,6 +235,32 @@ fn a_pool_is_resized_by_signals_and_hands_its_runs_over(world: &World<'_>) {
     parcels.iter().for_each(Flow::went_smoothly);
     pool.program.signal(Signal::SIGTTOU);
     pool.program.says("a refusal", 1, |line| line.contains("SIGTTOU changes nothing: a pool needs a worker"));
+    pool.stop(Signal::SIGTERM);
+}
+
+fn a_pool_is_resized_by_a_command_and_hands_its_runs_over(world: &World<'_>) {
+    let mut pool = world.pool(1, 0, &["--max-workflow-workers", "2"]);
+    let name = pool.program.pid().to_string();
+    let resize = |to: &str| {
+        let mut resize = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        let Output { status, stdout, stderr } = resize.args(["resize", &name, "-w", to]).output().unwrap();
+        let said = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (status.code(), said.concat())
+    };
+    assert_eq!(resize("2"), (Some(0), format!("pool '{name}' had 1 worker(s), and is to have 2\n")));
+    let label = "workflow-worker:1";
+    pool.program.says("a second process", 1, |line| line == format!("{label} starting"));
+    pool.learn(label);
+    let parcels = all_with(world, &pool, label, 20);
+    assert_eq!(resize("1"), (Some(0), format!("pool '{name}' had 2 worker(s), and is to have 1\n")));
+    pool.forget(label);
+    assert!(parcels.iter().all(|parcel| parcel.end() == pool.pid("workflow-worker:0")));
+    parcels.iter().for_each(Flow::went_smoothly);
+    let (code, said) = resize("3");
+    assert!(
+        code == Some(1) && said.starts_with(&format!("error: pool '{name}' refuses: it was made for 1 to 2")),
+        "{said}"
+    );
     pool.stop(Signal::SIGTERM);
 }
 
@@ -248,12 +317,46 @@ fn a_run_that_does_not_yield_is_reported_killed_and_replayed(world: &World<'_>) 
     pool.ends();
 }
 
+fn a_run_that_blocks_its_thread_is_reported_too(world: &World<'_>) {
+    let mut pool = world.pool(2, 0, &[]);
+    let parcel = start(world, "parcel", "");
+    let owner = parcel.pid();
+    let home = tempfile::tempdir().unwrap();
+    let fuse = home.path().join("fuse");
+    fs::write(&fuse, "").unwrap();
+    parcel.signal(Parcel::block, fuse.to_string_lossy().into_owned());
+    assert_ne!(parcel.end(), owner);
+    let [failure] = &parcel.task_failures()[..] else { panic!("one failure: {:#?}", parcel.events()) };
+    let message = &failure.failure.as_ref().unwrap().message;
+    assert!(message.starts_with("[TMPRL1101]"), "{message}");
+    assert_eq!(parcel.count(EventType::WorkflowTaskTimedOut), 0);
+    pool.ends();
+}
+
+fn a_process_that_is_stopped_over_an_activation_is_not_taken_for_deadlocked(world: &World<'_>) {
+    let mut pool = world.pool(1, 0, &[]);
+    let parcel = start(world, "parcel", "");
+    let home = tempfile::tempdir().unwrap();
+    let fuse = home.path().join("fuse");
+    fs::write(&fuse, "").unwrap();
+    parcel.signal(Parcel::toil, (fuse.to_string_lossy().into_owned(), 500));
+    eventually("the activation has begun", || (!fuse.exists()).then_some(()));
+    let owner = "workflow-worker:0";
+    pool.signal(owner, Signal::SIGSTOP);
+    let stopped = Instant::now();
+    eventually("it was stopped for twice its time", || (stopped.elapsed() > Duration::from_secs(4)).then_some(()));
+    pool.signal(owner, Signal::SIGCONT);
+    assert_eq!(parcel.end(), pool.pid(owner));
+    parcel.went_smoothly();
+    pool.stop(Signal::SIGTERM);
+}
+
 fn a_first_activation_that_does_not_yield_is_reported_once(world: &World<'_>) {
     let mut pool = world.pool(2, 0, &["--deadlock-timeout", "500ms"]);
     let home = tempfile::tempdir().unwrap();
     let fuse = home.path().join("fuse");
     fs::write(&fuse, "").unwrap();
-    let parcel = world.start("parcel", Parcel::run, fuse.to_string_lossy().into_owned());
+    let parcel = start(world, "parcel", &fuse.to_string_lossy());
     parcel.end();
     let [failure] = &parcel.task_failures()[..] else { panic!("one failure: {:#?}", parcel.events()) };
     let message = &failure.failure.as_ref().unwrap().message;

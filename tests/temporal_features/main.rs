@@ -39,8 +39,8 @@ use temporalio_common::{
 use temporalio_workflow::{MemoValues, workflows::WorkflowImplementation};
 use tokio::runtime::{self, Runtime};
 use workflows::{
-    Account, Attributes as AttributesWorkflow, CITY, Cancelled, Changed, Child, Countdown, Dice, FLOOR, Failing, Inbox,
-    Locals, Memos, Metronome, Outsider, Parent, Patched, Timers, Version, activities, workflows,
+    Account, AtHome, Attributes as AttributesWorkflow, CITY, Cancelled, Changed, Child, Countdown, Dice, FLOOR,
+    Failing, Inbox, Locals, Memos, Metronome, Outsider, Parent, Patched, Timers, Version, activities, workflows,
 };
 
 const NAMESPACE: &str = "features";
@@ -737,11 +737,12 @@ fn recorded_histories_replay(scene: &Scene<'_>) {
     scene.start("dice", Dice::run, ()).output();
     scene.start("failure", Parent::run, "failure".into()).result().unwrap_err();
     scene.start("local", Locals::run, "backs_off".into()).output();
+    assert!(scene.start("home", AtHome::run, (*queue).to_owned()).output());
     scene.start("memo", Memos::run, ()).output();
     scene.start("timers", Timers::run, ()).output();
     pool.stop(Signal::SIGTERM);
 
-    let whats = ["account", "attributes", "changed", "child", "dice", "failure", "local", "memo", "timers"];
+    let whats = ["account", "attributes", "changed", "child", "dice", "failure", "home", "local", "memo", "timers"];
     let dir = tempfile::tempdir().unwrap();
     for what in whats {
         let mut show = Command::new(&world.server.cli);

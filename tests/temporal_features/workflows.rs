@@ -42,6 +42,7 @@ pub(crate) fn workflows() -> Workflows {
         .register::<Memos>()
         .register::<Dice>()
         .register::<Version>()
+        .register::<AtHome>()
         .register::<Failing>()
 }
 
@@ -640,6 +641,23 @@ impl Version {
     #[run]
     pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<String> {
         Ok(format!("{:?}", ctx.current_deployment_version()))
+    }
+}
+
+/// Does something only on the task queue that its input names.
+#[workflow]
+#[derive(Default)]
+pub(crate) struct AtHome;
+
+#[workflow_methods]
+impl AtHome {
+    #[run]
+    pub(crate) async fn run(ctx: &mut WorkflowContext<Self>, home: String) -> WorkflowResult<bool> {
+        let is_at_home = ctx.task_queue() == home;
+        if is_at_home {
+            ctx.timer(MOMENT).await;
+        }
+        Ok(is_at_home)
     }
 }
 

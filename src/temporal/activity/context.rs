@@ -5,7 +5,7 @@ use super::{
     ActivityCancelReason, ActivityError, ApplicationFailure, Payload, Priority, RegisterOptions, RetryPolicy,
     TaskToken, TemporalDeserializable, TemporalSerializable, convert, heartbeat::Heartbeats, link::Link, state::States,
 };
-use crate::temporal::converter::Converter;
+use crate::{exec::endpoint::SubmitError, temporal::converter::Converter};
 use std::{
     any::{Any, type_name},
     collections::HashMap,
@@ -13,7 +13,10 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
-use temporalio_common::protos::coresdk::{ActivityHeartbeat, activity_task::Start};
+use temporalio_common::{
+    data_converters::PayloadConversionError,
+    protos::coresdk::{ActivityHeartbeat, activity_task::Start},
+};
 use tokio::{runtime::Handle, sync::watch};
 
 /// What the attempts of one process share.
@@ -238,13 +241,37 @@ impl ActivityContext {
     pub fn heartbeat<T: TemporalSerializable + 'static>(&self, details: &T) -> Result<(), ActivityError> {
         if !self.info().is_local {
             let details = convert::encode_all(details, self.converter())?;
-            let details = match self.converter().codec() {
-                None => details,
-                Some(codec) => codec.encode_now(ActivityHeartbeat { details, ..Default::default() })?.details,
-            };
-            self.attempt.heartbeats.record(details)?;
+            self.record(self.encoded(details)?)?;
         }
         Ok(())
+    }
+
+    /// These details as the codec has them.
+    pub(super) fn encoded(&self, details: Vec<Payload>) -> Result<Vec<Payload>, PayloadConversionError> {
+        match self.converter().codec() {
+            None => Ok(details),
+            Some(codec) => Ok(codec.encode_now(ActivityHeartbeat { details, ..Default::default() })?.details),
+        }
+    }
+
+    /// A heartbeat with these details, which the codec has encoded.
+    ///
+    /// # Errors
+    /// They are more than can be kept.
+    pub(super) fn record(&self, details: Vec<Payload>) -> Result<(), SubmitError> {
+        if self.info().is_local { Ok(()) } else { self.attempt.heartbeats.record(details) }
+    }
+
+    /// A heartbeat with the details of the one before.
+    pub(super) fn beat(&self) {
+        if !self.info().is_local {
+            self.attempt.heartbeats.beat();
+        }
+    }
+
+    /// The details of the last heartbeat of an earlier attempt.
+    pub(super) fn last_details(&self) -> &[Payload] {
+        &self.received().last_heartbeat
     }
 
     /// The details of the last heartbeat of an earlier attempt: where to take up the work. `None` if there was none.
@@ -253,12 +280,12 @@ impl ActivityContext {
     ///
     /// If the details are not a `T`.
     pub fn last_heartbeat<T: TemporalDeserializable + 'static>(&self) -> Result<Option<T>, ActivityError> {
-        let details = &self.received().last_heartbeat;
+        let details = self.last_details();
         if details.is_empty() {
             return Ok(None);
         }
         let what = format_args!("the last heartbeat of activity {:?}", self.info().activity_type);
-        convert::decode(details.clone(), self.converter(), what).map(Some)
+        convert::decode(details.to_vec(), self.converter(), what).map(Some)
     }
 
     /// Whether this attempt has been asked to end.

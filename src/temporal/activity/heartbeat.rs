@@ -69,6 +69,20 @@ impl Heartbeats {
         let heartbeat = ActivityHeartbeat { task_token: self.task_token.clone(), details };
         self.link.keep(&heartbeat)?;
         beat.details = heartbeat.details;
+        self.send_soon(&mut beat);
+        Ok(())
+    }
+
+    /// A heartbeat with the newest details there are.
+    pub(super) fn beat(self: &Arc<Self>) {
+        let mut beat = self.lock();
+        if !beat.is_over {
+            self.send_soon(&mut beat);
+        }
+    }
+
+    /// Sends it at once, or as soon as the interval is over.
+    fn send_soon(self: &Arc<Self>, beat: &mut Beat) {
         match beat.sent.map(|sent| sent + self.interval) {
             Some(next) if next > Instant::now() => {
                 if !std::mem::replace(&mut beat.is_due, true) {
@@ -82,9 +96,8 @@ impl Heartbeats {
                     });
                 }
             }
-            _ => self.send(&mut beat),
+            _ => self.send(beat),
         }
-        Ok(())
     }
 
     /// From now on, whenever nothing was sent for so long, the newest details are sent again.

@@ -107,6 +107,7 @@ mod heartbeat;
 mod host;
 mod interceptor;
 mod link;
+mod plugin;
 mod process;
 mod registry;
 mod state;

@@ -54,6 +54,14 @@ struct Shared {
 /// Runs an activity process: up to `slots` attempts at a time. Async handlers run on a current-thread runtime, blocking
 /// ones on its threads; another thread minds the lanes.
 pub(in super::super) fn activity_process(seat: &Seat, user: &UserCode, task_queue: &str, slots: usize) -> u8 {
+    // First, while this process has one thread: who knows what a library does as it is loaded.
+    let (activities, plugins) = match user.activities.loaded() {
+        Ok(loaded) => loaded,
+        Err(why) => {
+            last_word(&why);
+            return NO_STATE;
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(slots.max(1)).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -75,12 +83,13 @@ pub(in super::super) fn activity_process(seat: &Seat, user: &UserCode, task_queu
     };
     let served = runtime.block_on(async {
         let states = tokio::select! {
-            states = user.activities.make_states() => states?,
+            states = activities.make_states() => states?,
             // The pool ends before this process was ready.
             () = lanes_end(&mut inbox) => return Ok(()),
         };
-        let host = ActivityHost::new(user.clone(), states, task_queue);
+        let host = ActivityHost::new(UserCode { activities: activities.clone(), ..user.clone() }, states, task_queue);
         shared.open(slots);
+        seat.ready();
         // Ends when the lane thread does, which drops its end.
         while let Some(order) = inbox.recv().await {
             match order {
@@ -94,6 +103,9 @@ pub(in super::super) fn activity_process(seat: &Seat, user: &UserCode, task_queu
     });
     // Whoever still runs is not waited for: the bridge is gone, and its grace with it.
     runtime.shutdown_background();
+    if shared.in_flight.load(SeqCst) == 0 {
+        plugins.iter().for_each(|plugin| plugin.exit());
+    }
     if let Err(why) = served {
         let why: String = why;
         last_word(&why);
@@ -102,7 +114,7 @@ pub(in super::super) fn activity_process(seat: &Seat, user: &UserCode, task_queu
     code(lanes.join().unwrap_or(Ok(())))
 }
 
-/// What a process ends with that could not make a state.
+/// What a process ends with that could not load a plug-in, or not make a state.
 const NO_STATE: u8 = 1;
 
 /// Nothing else comes from there before the process is ready.

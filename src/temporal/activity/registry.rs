@@ -3,6 +3,7 @@
 use super::{
     ActivityContext, ActivityDefinition, ActivityError, Payload, TemporalDeserializable, TemporalSerializable, convert,
     exec::exec,
+    plugin::Plugins,
     state::{Init, States},
 };
 use futures_util::future::{BoxFuture, FutureExt};
@@ -77,6 +78,12 @@ pub(super) struct Registered {
     pub(super) options: RegisterOptions,
 }
 
+impl From<Handler> for Registered {
+    fn from(handler: Handler) -> Self {
+        Self { handler, options: RegisterOptions::default() }
+    }
+}
+
 /// The activities that a program offers, by name.
 ///
 /// Build the same table in every process. A handler is called from several attempts at a time, so what it shares lies
@@ -96,6 +103,7 @@ pub(super) struct Registered {
 pub struct Activities {
     handlers: BTreeMap<String, Registered>,
     states: Vec<Init>,
+    pub(super) plugins: Plugins,
 }
 
 impl Activities {
@@ -157,7 +165,7 @@ impl Activities {
             }
             .boxed()
         };
-        self.insert(name.into(), Handler::Async(Arc::new(handler)))
+        self.insert(name.into(), Handler::Async(Arc::new(handler)).into())
     }
 
     /// Adds a handler that computes or blocks, by name alone; otherwise prefer
@@ -176,7 +184,7 @@ impl Activities {
             let input = decode_input(&context, input)?;
             convert::encode(&handler(context.clone(), input)?, context.converter())
         };
-        self.insert(name.into(), Handler::Blocking(Arc::new(handler)))
+        self.insert(name.into(), Handler::Blocking(Arc::new(handler)).into())
     }
 
     /// Adds the activity `exec`, which runs a program ([`ExecInput`](super::ExecInput)) and gives what it wrote
@@ -277,14 +285,14 @@ impl Activities {
         self
     }
 
-    /// The names in alphabetical order.
+    /// The names in alphabetical order, but for those of plug-ins, which are not loaded yet.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.handlers.keys().map(String::as_str)
     }
 
     /// Whether there are no activities at all.
     pub fn is_empty(&self) -> bool {
-        self.handlers.is_empty()
+        self.handlers.is_empty() && !self.has_plugins()
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Registered> {
@@ -299,9 +307,9 @@ impl Activities {
         States::make(&self.states).await
     }
 
-    fn insert(mut self, name: String, handler: Handler) -> Self {
+    pub(super) fn insert(mut self, name: String, registered: Registered) -> Self {
         assert!(!self.handlers.contains_key(&name), "activity {name:?} is registered twice: give one another name");
-        self.handlers.insert(name, Registered { handler, options: RegisterOptions::default() });
+        self.handlers.insert(name, registered);
         self
     }
 }

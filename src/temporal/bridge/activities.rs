@@ -1,10 +1,10 @@
 //! Attempts out, heartbeats and ends in.
 
 use super::{
-    Bridge, Converter, activity, is_done, is_local,
-    routes::Pending,
+    Bridge, Converter, activity, go_on, is_done, is_local,
+    routes::{Attempt, Pending, Routes},
     why_not,
-    wire::{ACTIVITY_QUEUE, Kind, once},
+    wire::{self, ACTIVITY_QUEUE, Kind, once},
 };
 use crate::{
     error::Corrupted,
@@ -29,62 +29,80 @@ impl Bridge {
         let Some(worker) = self.core.get().and_then(|core| core.workers().nth(worker)) else { return Ok(()) };
         loop {
             match worker.poll_activity_task().await {
-                Ok(task) => self.route_activity(task).await,
+                Ok(task) => {
+                    let bridge = self.clone();
+                    go_on(async move { bridge.route_activity(task).await });
+                }
                 Err(PollError::ShutDown) => return Ok(()),
                 Err(e) => return Err(e),
             }
         }
     }
 
-    async fn route_activity(&self, task: ActivityTask) {
+    pub(super) async fn route_activity(&self, task: ActivityTask) {
         let token = task.task_token.clone();
         if let Some(Variant::Cancel(cancel)) = &task.variant {
             let reason = cancel.reason();
             return self.cancel_activity(task, reason);
         }
+        // A cancellation finds it from here on.
+        self.routes().activities.insert(token.clone(), Attempt::default());
+        let cancelled = |routes: &Routes| routes.activities.get(&token).and_then(|attempt| attempt.cancelled);
         let submitted = self
             .when_there_is_room(|| {
+                // Whether there is room by now or not.
+                if let Some(reason) = cancelled(&self.routes()) {
+                    return Ok(Some(reason));
+                }
+                let draft = wire::draft(self.endpoint, &task)?;
                 let mut routes = self.routes();
+                if let Some(reason) = cancelled(&routes) {
+                    return Ok(Some(reason));
+                }
                 let pending = Pending::Activity { token: token.clone() };
                 let to = once(To::Queue(ACTIVITY_QUEUE), Kind::Activity, 0);
-                let id = routes.submit(self.endpoint, &task, to, pending)?;
-                routes.activities.insert(token.clone(), (id, None));
-                Ok(())
+                let task = Some(routes.submit_draft(draft, to, pending)?);
+                routes.activities.insert(token.clone(), Attempt { task, cancelled: None });
+                Ok(None)
             })
             .await;
-        if let Err(e) = submitted {
-            self.complete_activity(failed_activity(token, e.to_string()));
-        }
+        let completion = match submitted {
+            Ok(None) => return,
+            Ok(Some(reason)) => cancelled_activity(token, Some(reason)),
+            Err(e) => failed_activity(token, e.to_string()),
+        };
+        self.routes().activities.remove(&completion.task_token);
+        self.complete_activity(completion);
     }
 
-    /// Before it starts: by its task word. After: by a message to the process that runs it.
-    fn cancel_activity(&self, task: ActivityTask, reason: ActivityCancelReason) {
+    /// Before it is submitted: by a mark. Before it starts: by its task word. After: by a message to the process that runs it.
+    pub(super) fn cancel_activity(&self, task: ActivityTask, reason: ActivityCancelReason) {
         let mut routes = self.routes();
-        let Some((id, why)) = routes.activities.get_mut(&task.task_token) else { return };
-        why.get_or_insert(reason);
-        match self.endpoint.cancel(*id) {
+        let Some(attempt) = routes.activities.get_mut(&task.task_token) else { return };
+        attempt.cancelled.get_or_insert(reason);
+        let Some(id) = attempt.task else { return };
+        let told = match self.endpoint.cancel(id) {
             Ok(Cancel::Running(name)) => {
                 let to = once(To::Participant(name), Kind::CancelActivity, 0);
-                // A cancellation is a wish: if the segment is full or the process dies, the activity's end is news enough.
-                if let Err(e) = routes.submit(self.endpoint, &task, to, Pending::Note) {
-                    tracing::warn!("an activity's cancellation is lost: {e}");
-                }
+                routes.submit(self.endpoint, &task, to, Pending::Note).map(drop)
             }
-            Ok(Cancel::Cancelled | Cancel::Over) => {}
-            Err(damage) => tracing::error!("{damage}"),
+            Ok(Cancel::Cancelled | Cancel::Over) => Ok(()),
+            Err(damage) => Err(damage.into()),
+        };
+        drop(routes);
+        // A cancellation is a wish: if the segment is full or the process dies, the activity's end is news enough.
+        if let Err(e) = told {
+            tracing::warn!("an activity's cancellation is lost: {e}");
         }
     }
 
     /// An activity process has answered, or will not.
     pub(super) fn finish_activity(&self, finished: &Finished<'_>, token: Vec<u8>) -> Result<(), Corrupted> {
-        let reason = self.routes().activities.get(&token).and_then(|(_, reason)| *reason);
+        let reason = self.routes().activities.get(&token).and_then(|attempt| attempt.cancelled);
         let completion = match (finished.outcome(), ActivityTaskCompletion::decode(finished.output()?), reason) {
             (_, Ok(completion), _) if is_done(finished) => completion,
             // Before it began; or its process was killed over it, for that is the one limit that attempts have.
-            (Outcome::Cancelled, ..) | (Outcome::TimedOut, _, Some(_)) => {
-                let result = Some(activity::cancelled(reason, is_local(&token), None, &Converter::default()));
-                ActivityTaskCompletion { task_token: token.clone(), result }
-            }
+            (Outcome::Cancelled, ..) | (Outcome::TimedOut, _, Some(_)) => cancelled_activity(token.clone(), reason),
             _ => failed_activity(token.clone(), why_not(finished, "activity")),
         };
         // Core sends the newest details with a failure: those that it hears of before. On their way here they may be behind.
@@ -138,6 +156,12 @@ impl Bridge {
 fn is_unfinished(completion: &ActivityTaskCompletion) -> bool {
     let status = completion.result.as_ref().and_then(|result| result.status.as_ref());
     matches!(status, Some(Status::Failed(_) | Status::Cancelled(_)))
+}
+
+/// Cancelled before any handler could say something of it, or when none can any more.
+fn cancelled_activity(task_token: Vec<u8>, reason: Option<ActivityCancelReason>) -> ActivityTaskCompletion {
+    let result = Some(activity::cancelled(reason, is_local(&task_token), None, &Converter::default()));
+    ActivityTaskCompletion { task_token, result }
 }
 
 /// A retryable failure: Temporal's retry policy decides what follows.

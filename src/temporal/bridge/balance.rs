@@ -8,9 +8,9 @@
 //! - *Leave.* A process that wants to end takes no new runs and says so. Its parked runs are evicted at once, the others as
 //!   their activation is answered; when it has none any more it is told, and ends.
 //!
-//! An activation that is under way to its owner can't be moved, since Core issues no eviction while one is outstanding. If the
-//! owner has not begun it in most of the time that the server gives, it is taken back and failed, as the server would have done
-//! later; another process then replays the run.
+//! An activation that is under way can't be moved, since Core issues no eviction while one is outstanding. If its owner, or anybody
+//! in the case of a run's first, has not begun it in most of the time that the server gives, it is taken back and failed, as
+//! the server would have done later; another process, here or elsewhere, then replays the run.
 
 use super::{
     super::process::done,
@@ -18,7 +18,14 @@ use super::{
     routes::Activation,
     slots::{PERIOD, Slots},
 };
-use crate::{error::Corrupted, exec::endpoint::Claimed, lockfree::word::Member, process::attach::GUEST, sync::Relaxed};
+use crate::{
+    error::Corrupted,
+    exec::endpoint::Claimed,
+    lanes::Lanes,
+    lockfree::{participant::Participant, word::Member},
+    process::attach::GUEST,
+    sync::{Acquire, Relaxed},
+};
 use std::time::{Duration, Instant};
 
 /// How long a process may keep an activation waiting before its runs are moved.
@@ -39,10 +46,18 @@ impl Crew {
         Crew { slots: Slots::new(workflow_processes), began_with: workflow_processes, others: activity_processes }
     }
 
-    /// The coordinator counts its processes from 0, which is the bridge. What a pool gains later comes last.
-    fn has(&self, number: u32) -> bool {
-        let number = number as usize;
-        number != GUEST as usize && ((1..=self.began_with).contains(&number) || number > self.began_with + self.others)
+    /// The coordinator counts its processes from 0, which is the bridge. What a pool gains later comes last. Guests say themselves
+    /// what they serve.
+    fn has(&self, participant: &Participant) -> bool {
+        // Relaxed: the number was there before the participant was.
+        match participant.role.load(Relaxed) {
+            // Acquire: as in `is_raw`.
+            GUEST => Lanes::of_status(participant.status.load(Acquire)).is_some_and(|l| l.has(Lanes::WORKFLOWS)),
+            number => {
+                let number = number as usize;
+                (1..=self.began_with).contains(&number) || number > self.began_with + self.others
+            }
+        }
     }
 }
 
@@ -50,10 +65,8 @@ impl Bridge {
     /// How many workflow processes live and stay.
     fn workflow_processes(&self) -> usize {
         let participants = self.endpoint.segment().table().participants.iter().enumerate();
-        // Relaxed: the number was there before the participant was.
-        let stays = |id, p: &crate::lockfree::participant::Participant| {
-            matches!(p.member(id), Ok(Member::Live(_))) && self.crew.has(p.role.load(Relaxed)) && p.leaves() == 0
-        };
+        let stays =
+            |id, p: &Participant| matches!(p.member(id), Ok(Member::Live(_))) && self.crew.has(p) && p.leaves() == 0;
         participants.filter(|(id, p)| stays(*id, p)).count()
     }
 
@@ -65,20 +78,15 @@ impl Bridge {
         let has_waited = |a: &&Activation, at_least| {
             now.duration_since(a.since) >= at_least && a.task.is_some_and(|task| self.endpoint.waits(task))
         };
-        let late = routes.activations().filter(|a| a.owner.is_some() && has_waited(a, OVERLOADED));
-        let late: Vec<_> = late.filter_map(|a| Some((a.owner?, a.task?, a.run_id.as_str(), a.since))).collect();
-        for &(owner, task, run_id, since) in &late {
-            let timeout = routes.runs.get(run_id).and_then(|run| run.task_timeout).unwrap_or(TASK_TIMEOUT);
-            if now.duration_since(since) >= timeout * 6 / 10 {
-                tracing::warn!(run_id, "{owner:?} has not begun an activation in {:?}", now.duration_since(since));
-                // Once it is begun it goes on: then this changes nothing.
-                if let Err(damage) = self.endpoint.cancel(task) {
-                    tracing::error!("{damage}");
-                }
-            }
-        }
+        let late: Vec<_> = routes.activations().filter(|a| has_waited(a, OVERLOADED)).collect();
+        let is_running_out = |a: &Activation| {
+            let timeout = routes.runs.get(&a.run_id).and_then(|run| run.task_timeout).unwrap_or(TASK_TIMEOUT);
+            now.duration_since(a.since) >= timeout * 6 / 10
+        };
+        let taken_back = late.iter().filter(|a| is_running_out(a));
+        let taken_back: Vec<_> = taken_back.filter_map(|a| Some((a.task?, a.owner, a.run_id.clone()))).collect();
         // One that is alone would have to replay them itself.
-        let overloaded = late.into_iter().map(|(owner, ..)| owner).filter(|_| processes > 1).collect();
+        let overloaded = late.into_iter().filter_map(|a| a.owner).filter(|_| processes > 1).collect();
         routes.overloaded = overloaded;
         let parked = match routes.overloaded.is_empty() {
             true => Vec::new(),
@@ -89,6 +97,13 @@ impl Bridge {
         routes.is_watched = !(is_idle && is_at_rest);
         let is_watched = routes.is_watched;
         drop(routes);
+        for (task, owner, run_id) in taken_back {
+            tracing::warn!(run_id, ?owner, "an activation is taken back, since nobody has begun it for too long");
+            // Once it is begun it goes on: then this changes nothing.
+            if let Err(damage) = self.endpoint.cancel(task) {
+                tracing::error!("{damage}");
+            }
+        }
         if !parked.is_empty() {
             tracing::info!(runs = parked.len(), "parked runs of an overloaded workflow process are moved");
         }

@@ -4,7 +4,7 @@ use super::{
     Fault, Server,
     slots::{Slots, at_rest},
 };
-use crate::{process::limits::WorkerLimits, temporal::builder::Tuner};
+use crate::{lanes::program::Program, process::limits::WorkerLimits, temporal::builder::Tuner};
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -30,6 +30,9 @@ pub(crate) struct Config {
     /// What each workflow process may use until another takes its place.
     pub(crate) limits: WorkerLimits,
     pub(crate) activity_processes: usize,
+    /// Programs that serve in place of this one's own workflows and activities.
+    pub(crate) workflow_program: Option<Program>,
+    pub(crate) activity_program: Option<Program>,
     /// Attempts at a time, per activity process.
     pub(crate) activity_slots: usize,
     pub(crate) max_cached_workflows: usize,
@@ -62,6 +65,8 @@ impl Config {
             max_workflow_processes: None,
             limits: WorkerLimits::new(),
             activity_processes: 1,
+            workflow_program: None,
+            activity_program: None,
             activity_slots: 100,
             max_cached_workflows: 1000,
             deadlock_timeout: Duration::from_secs(2),
@@ -100,6 +105,16 @@ impl Config {
             if let Some(n) = n.filter(|&n| n > most) {
                 return Err(format!("{name} is {n}: it must be at most {most}"));
             }
+        }
+        for program in [&self.workflow_program, &self.activity_program].into_iter().flatten() {
+            program.find()?;
+        }
+        if self.workflow_program.is_some() && self.limits.are_watched() {
+            return Err(
+                "limits of tasks, memory and CPU time for each workflow process are watched by our own workflow \
+                        processes, not by another program: leave them out, or the program"
+                    .to_owned(),
+            );
         }
         if let Some(most) = self.max_workflow_processes.filter(|&most| most < self.workflow_processes) {
             let n = self.workflow_processes;

@@ -42,12 +42,15 @@ use super::{
     activity,
     connect::{ConnectError, Server},
     converter::Converter,
-    wire::{self, Kind, STATUS_REFUSED},
+    foreign::Registered,
+    wire::{self, BRIDGE_QUEUE, Kind, STATUS_REFUSED},
 };
 use crate::{
     error::Corrupted,
-    exec::endpoint::{Endpoint, Finished, STATUS_OK, SubmitError},
+    exec::endpoint::{Claimed, Endpoint, Finished, STATUS_OK, SubmitError, cpus},
+    lanes::Lanes,
     lockfree::{participant::Name, word::Outcome},
+    panics,
     process::{
         Mode,
         coordinator::Seat,
@@ -56,7 +59,8 @@ use crate::{
     },
     sync::Acquire,
 };
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
+use prost::Message;
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
@@ -72,6 +76,10 @@ use tokio::{
 
 /// After this time it is looked whether there is room, told of it or not.
 const ROOM: Duration = Duration::from_millis(100);
+
+/// Threads of the bridge's runtime, at most, and no more than half of the CPUs: those of one process per CPU wait for each other
+/// and wake each other up, and the CPUs are there for the worker processes.
+const MOST_THREADS: usize = 8;
 
 /// Runs the bridge in a process that has been forked for it; returns its exit code.
 pub(crate) fn main(seat: &Seat, server: &Server, config: &Config) -> u8 {
@@ -98,10 +106,20 @@ fn other(e: impl std::fmt::Display) -> Fault {
 }
 
 fn run(seat: &Seat, server: &Server, config: &Config) -> Result<(), Fault> {
-    let logs = Logger::Console { filter: "warn".into(), format: None };
-    let telemetry = TelemetryOptions::builder().logging(logs).build();
+    // What Core logs goes through a pipe to the coordinator, whose own lines are plain too.
+    // SAFETY: nobody else reads or writes the environment: this process has been forked from one without threads and has not
+    // started any yet.
+    unsafe { std::env::set_var("NO_COLOR", "1") };
+    // Core has its threads log by themselves. Where the program has set logs up they do as all its threads do.
+    let core_logs = || Logger::Console { filter: "warn".into(), format: None };
+    let logs = (!tracing::dispatcher::has_been_set()).then(core_logs);
+    let telemetry = TelemetryOptions::builder().maybe_logging(logs).build();
     let options = RuntimeOptions::builder().telemetry_options(telemetry).heartbeat_interval(None).build();
-    let runtime = CoreRuntime::new(options.map_err(other)?, TokioRuntimeBuilder::default()).map_err(other)?;
+    let mut tokio = TokioRuntimeBuilder::default();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        tokio.inner.worker_threads((cpus() / 2).clamp(1, MOST_THREADS));
+    }
+    let runtime = CoreRuntime::new(options.map_err(other)?, tokio).map_err(other)?;
     runtime.tokio_handle().block_on(serve(&runtime, seat, server, config))
 }
 
@@ -121,14 +139,15 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, server: &Server, config: &Con
     let endpoint = seat.endpoint;
     // A first signal while we still connect: there is nothing to drain.
     let (drain, mut draining) = watch::channel(false);
-    let bridge = Arc::new(Bridge::new(endpoint, Handle::current(), drain, config));
+    let bridge = Arc::new(Bridge::new(endpoint, Handle::current(), drain, server.namespace(), config));
     let lanes = bridge.clone();
     std::thread::Builder::new()
         .name("lanes".into())
         .spawn(move || {
-            if let Err(damage) = lanes.serve_lanes() {
-                last_word(&damage.to_string());
-                // SAFETY: the segment is damaged: nothing is to be finished, and no destructor must run.
+            if let Some(why) = why_over(|| lanes.serve_lanes()) {
+                last_word(&why);
+                // SAFETY: nobody takes results any more, perhaps out of a damaged segment: nothing can be finished, and no
+                // destructor must run. Another bridge takes over.
                 unsafe { libc::_exit(1) }
             }
         })
@@ -140,12 +159,16 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, server: &Server, config: &Con
     let workers = config.core_workers(server, &bridge.crew.slots)?;
     let workers = workers.map(|worker| init_worker(runtime, worker, connection.clone()).map_err(other))?;
     let core = Arc::new(Core(workers));
+    let mut info = Vec::new();
     for worker in core.workers() {
-        worker.validate().await.map_err(other)?;
+        // Of one namespace each says the same.
+        info = worker.validate().await.map_err(other)?.encode_to_vec();
     }
-    if bridge.core.set(core.clone()).is_err() {
+    if bridge.core.set(core.clone()).is_err() || bridge.info.set(info).is_err() {
         return Err(other("the bridge was started twice"));
     }
+    // There may be greetings.
+    endpoint.wake_self();
     seat.ready();
 
     let mut polls = JoinSet::new();
@@ -200,7 +223,12 @@ fn is_local(token: &[u8]) -> bool {
 
 struct Bridge {
     endpoint: &'static Endpoint,
+    config: Config,
+    namespace: String,
     core: OnceLock<Arc<Core>>,
+    /// What the server says of the namespace, encoded. Once it is here, raw processes are greeted.
+    info: OnceLock<Vec<u8>>,
+    registered: Mutex<Registered>,
     handle: Handle,
     routes: Mutex<Routes>,
     crew: Crew,
@@ -212,10 +240,20 @@ struct Bridge {
 }
 
 impl Bridge {
-    fn new(endpoint: &'static Endpoint, handle: Handle, drain: watch::Sender<bool>, config: &Config) -> Bridge {
+    fn new(
+        endpoint: &'static Endpoint,
+        handle: Handle,
+        drain: watch::Sender<bool>,
+        namespace: &str,
+        config: &Config,
+    ) -> Bridge {
         Bridge {
             endpoint,
+            config: config.clone(),
+            namespace: namespace.to_owned(),
             core: OnceLock::new(),
+            info: OnceLock::new(),
+            registered: Mutex::default(),
             handle,
             routes: Mutex::default(),
             crew: Crew::new(config.workflow_processes, config.activity_processes),
@@ -256,10 +294,16 @@ impl Bridge {
         let mut look_at: Option<Instant> = None;
         loop {
             let mut busy = self.take_results()?;
-            while let Some(claimed) = self.endpoint.claim(self.endpoint.private())? {
+            let queues: &[_] = if self.info.get().is_some() { &[self.endpoint.queue(BRIDGE_QUEUE)] } else { &[] };
+            while let Some(claimed) = self.endpoint.look(queues)? {
                 busy = true;
                 let known = match Kind::of(&claimed) {
                     Some(Kind::Heartbeat) => self.heartbeat(claimed.input()?),
+                    Some(Kind::RequestEviction) => self.evict_for(claimed.submitter(), claimed.input()?),
+                    Some(Kind::Hello) => {
+                        self.greet(claimed)?;
+                        continue;
+                    }
                     Some(Kind::Leave) => {
                         // What it has answered before comes first.
                         self.take_results()?;
@@ -292,7 +336,10 @@ impl Bridge {
             if !busy {
                 let timeout = look_at.map(|at| at.saturating_duration_since(now));
                 let is_news = || deaths() != deaths_seen || Mode::of(control) != mode_seen;
-                self.endpoint.park(&[], timeout, || is_news() || look_at.is_none() && self.routes().is_watched);
+                let is_open = !queues.is_empty();
+                self.endpoint.park(queues, timeout, || {
+                    is_news() || look_at.is_none() && self.routes().is_watched || is_open != self.info.get().is_some()
+                });
             }
         }
     }
@@ -314,13 +361,54 @@ impl Bridge {
         match pending {
             Some(Pending::Activation(activation)) => self.finish_activation(finished, activation),
             Some(Pending::Activity { token }) => self.finish_activity(finished, token),
+            Some(Pending::Eviction { run_id }) => self.finish_eviction(run_id),
             Some(Pending::Note) | None => Ok(()),
         }
+    }
+
+    /// Admits a raw process, or says why not.
+    fn greet(&self, hello: Claimed<'static>) -> Result<(), Corrupted> {
+        let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = registered.admit(hello.input()?, &self.namespace, &self.config);
+        let (status, answer) = match (&admitted, self.info.get()) {
+            (Ok(()), Some(info)) => (STATUS_OK, &info[..]),
+            (Ok(()), None) => (STATUS_REFUSED, &b"the pool is not connected yet"[..]),
+            (Err(why), _) => (STATUS_REFUSED, why.as_bytes()),
+        };
+        match hello.complete(status, answer.len(), |room| room.copy_from_slice(answer)) {
+            Err((SubmitError::Corrupted(damage), _)) => Err(damage),
+            // Without room it is given up, and said again.
+            _ => Ok(()),
+        }
+    }
+
+    /// Does this process take its messages as they are?
+    fn is_raw(&self, name: Name) -> bool {
+        // Acquire: what it serves was there before.
+        let status = self.endpoint.segment().table().participants[name.id() as usize].status.load(Acquire);
+        Lanes::of_status(status).is_some()
     }
 
     fn is_live(&self, name: Name) -> bool {
         // Damage shows in the lanes as well, and ends the bridge there.
         self.endpoint.segment().table().is_live(name).unwrap_or(false)
+    }
+}
+
+/// Why the lanes are not served any more, if that is over.
+fn why_over(serve: impl FnOnce() -> Result<(), Corrupted>) -> Option<String> {
+    match panics::catch(serve) {
+        Ok(result) => result.err().map(|damage| damage.to_string()),
+        Err(panic) => Some(format!("the bridge panicked at {panic}; please report this")),
+    }
+}
+
+/// Does what can be done at once; what has to wait for room does not keep what comes after it waiting, be that an eviction or a
+/// cancellation that makes some. Core's slots bound how much waits.
+fn go_on(work: impl Future<Output = ()> + Send + 'static) {
+    let mut work = Box::pin(work);
+    if (&mut work).now_or_never().is_none() {
+        tokio::spawn(work);
     }
 }
 
@@ -357,17 +445,32 @@ fn why_not(finished: &Finished<'_>, kind: &str) -> String {
 mod tests {
     use super::*;
     use crate::{
-        exec::{endpoint::To, tests::Pool},
+        exec::{
+            endpoint::To,
+            tests::{Pool, fill},
+        },
         lockfree::recovery::Death,
         temporal::wire::QUEUES,
     };
+    use temporalio_common::protos::coresdk::activity_task::{
+        ActivityCancelReason, ActivityTask, activity_task::Variant,
+    };
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    /// One without Core.
+    fn bridge(pool: &Pool, runtime: &tokio::runtime::Runtime) -> Bridge {
+        let endpoint = Box::leak(Box::new(pool.endpoint()));
+        let config = Config::new("queue".into());
+        Bridge::new(endpoint, runtime.handle().clone(), watch::channel(false).0, "default", &config)
+    }
 
     #[test]
     fn room_that_others_give_back_is_found() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let endpoint: &Endpoint = Box::leak(Box::new(Pool::new(QUEUES.len()).endpoint()));
-        let config = Config::new("queue".into());
-        let bridge = Bridge::new(endpoint, runtime.handle().clone(), watch::channel(false).0, &config);
+        let runtime = runtime();
+        let bridge = bridge(&Pool::new(QUEUES.len()), &runtime);
         let mut attempts = 0;
         // Nothing of the bridge's is under way, so no result comes.
         let there_is_room = bridge.when_there_is_room(|| {
@@ -377,6 +480,52 @@ mod tests {
         let found = runtime.block_on(async { timeout(Duration::from_secs(10), there_is_room).await });
         assert!(matches!(found, Ok(Ok(()))), "it waits for ever");
     }
+
+    #[test]
+    fn a_bridge_that_panics_says_so_and_does_not_hang() {
+        assert_eq!(why_over(|| Ok(())), None);
+        let why = why_over(|| panic!("of a bug")).unwrap();
+        assert!(why.starts_with("the bridge panicked at ") && why.contains(": of a bug; "), "{why}");
+    }
+
+    #[test]
+    fn what_waits_for_room_keeps_nothing_waiting_that_comes_after_it() {
+        let runtime = runtime();
+        let (first, done) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
+        let (waits, does) = (first.clone(), [done.clone(), done.clone()]);
+        let [later, at_once] = does.map(|done| move |what| done.lock().unwrap().push(what));
+        runtime.block_on(async move {
+            go_on(async move {
+                waits.notified().await;
+                later("a start");
+            });
+            go_on(async move { at_once("an eviction") });
+            assert_eq!(*done.lock().unwrap(), ["an eviction"]);
+            first.notify_one();
+            while done.lock().unwrap().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    #[test]
+    fn a_start_that_waits_for_room_is_cancelled_without_it() {
+        let (pool, runtime) = (Pool::new(QUEUES.len()), runtime());
+        let (bridge, other) = (bridge(&pool, &runtime), pool.endpoint());
+        fill(&other);
+        let (task_token, reason) = (b"token".to_vec(), ActivityCancelReason::Cancelled);
+        let task = |variant| ActivityTask { task_token: task_token.clone(), variant: Some(variant) };
+        let start = bridge.route_activity(task(Variant::Start(Default::default())));
+        let over = runtime.block_on(async {
+            tokio::pin!(start);
+            assert!((&mut start).now_or_never().is_none(), "there is no room");
+            bridge.cancel_activity(task(Variant::Cancel(Default::default())), reason);
+            timeout(Duration::from_secs(10), start).await
+        });
+        assert!(over.is_ok(), "it waits on");
+        assert!(bridge.routes().activities.is_empty() && bridge.routes().pending.is_empty());
+    }
+
     #[test]
     fn what_was_begun_in_the_moment_before_a_kill_over_another_is_a_victim() {
         let pool = Pool::new(QUEUES.len());

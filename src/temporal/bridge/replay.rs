@@ -50,9 +50,8 @@ use tokio::{
     sync::{oneshot, watch},
 };
 
-/// What workflow code sees as its namespace and its task queue: the names that the SDKs use.
+/// What workflow code sees as its namespace, which histories don't name: the word that the SDKs use.
 pub(crate) const NAMESPACE: &str = "ReplayNamespace";
-pub(crate) const TASK_QUEUE: &str = "ReplayTaskQueue";
 
 /// What an activation may take before its process is killed: longer than `run` allows, since nobody waits for a task here.
 const DEADLOCK_MS: u32 = 10_000;
@@ -235,7 +234,8 @@ impl Player {
     /// `None`: its process died of something else, so that nothing is known.
     async fn replay(&self, recording: &Recording) -> anyhow::Result<Option<Verdict>> {
         let history = HistoryForReplay::new(recording.history.clone(), recording.workflow_id.clone());
-        let worker = init_replay_worker(ReplayWorkerInput::new(config()?, stream::iter([history])))?;
+        let worker =
+            init_replay_worker(ReplayWorkerInput::new(config(&recording.task_queue)?, stream::iter([history])))?;
         let (mut verdict, mut owner, mut is_victim) = (None, None, false);
         loop {
             let activation = match worker.poll_workflow_activation().await {
@@ -345,10 +345,10 @@ fn at_failure(completion: &WorkflowActivationCompletion) -> Option<Verdict> {
     })
 }
 
-fn config() -> anyhow::Result<WorkerConfig> {
+fn config(task_queue: &str) -> anyhow::Result<WorkerConfig> {
     WorkerConfig::builder()
         .namespace(NAMESPACE.to_owned())
-        .task_queue(TASK_QUEUE.to_owned())
+        .task_queue(task_queue.to_owned())
         .versioning_strategy(WorkerVersioningStrategy::None { build_id: env!("CARGO_PKG_VERSION").into() })
         .task_types(WorkerTaskTypes::workflow_only())
         .build()

@@ -2,7 +2,8 @@
 
 use super::wire;
 use crate::{
-    exec::endpoint::{Claimed, Endpoint, Submission, SubmitError},
+    error::Corrupted,
+    exec::endpoint::{Claimed, Draft, Endpoint, Submission, SubmitError},
     lockfree::{participant::Name, table::TaskId},
 };
 use prost::Message;
@@ -18,6 +19,10 @@ pub(super) enum Pending {
     Activity {
         token: Vec<u8>,
     },
+    /// Its owner has it still, and is not one that can be told to forget it.
+    Eviction {
+        run_id: String,
+    },
     /// A message that needs no answer.
     Note,
 }
@@ -31,6 +36,15 @@ pub(super) struct Activation {
     pub(super) owner: Option<Name>,
     pub(super) since: Instant,
     pub(super) task: Option<TaskId>,
+}
+
+/// An attempt of an activity.
+#[derive(Default)]
+pub(super) struct Attempt {
+    /// `None`: there was no room for it yet.
+    pub(super) task: Option<TaskId>,
+    /// Why it was cancelled, if it was.
+    pub(super) cancelled: Option<ActivityCancelReason>,
 }
 
 /// A run that Core has in its cache.
@@ -51,8 +65,8 @@ pub(super) struct Run {
 #[derive(Default)]
 pub(super) struct Routes {
     pub(super) runs: HashMap<String, Run>,
-    /// By task token: the task, and why it was cancelled, if it was.
-    pub(super) activities: HashMap<Vec<u8>, (TaskId, Option<ActivityCancelReason>)>,
+    /// By task token.
+    pub(super) activities: HashMap<Vec<u8>, Attempt>,
     pub(super) pending: HashMap<u64, Pending>,
     /// Processes that end once they have no run any more, with what they are told then.
     pub(super) leaving: HashMap<Name, Claimed<'static>>,
@@ -68,7 +82,7 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Notes what the next task is to be answered with, submits it, and takes the note back if that fails.
+    /// Submits a message, which is short, and notes what it is to be answered with.
     pub(super) fn submit(
         &mut self,
         endpoint: &Endpoint,
@@ -76,9 +90,19 @@ impl Routes {
         submission: Submission,
         pending: Pending,
     ) -> Result<TaskId, SubmitError> {
+        Ok(self.submit_draft(wire::draft(endpoint, message)?, submission, pending)?)
+    }
+
+    /// The same, of a message that was encoded before the lock was taken.
+    pub(super) fn submit_draft(
+        &mut self,
+        draft: Draft<'_>,
+        submission: Submission,
+        pending: Pending,
+    ) -> Result<TaskId, Corrupted> {
         self.last_tag += 1;
         let tag = self.last_tag;
-        let task = wire::submit(endpoint, message, Submission { tag, ..submission })?;
+        let task = draft.submit(Submission { tag, ..submission })?;
         // Whoever takes the result has to have the lock first.
         let pending = match pending {
             Pending::Activation(activation) => Pending::Activation(Activation { task: Some(task), ..activation }),

@@ -1,15 +1,15 @@
 //! Activations out, completions in, and what becomes of the runs of a process that dies.
 
 use super::{
-    Bridge, is_done,
-    routes::{Activation, Pending, Run},
+    Bridge, go_on, is_done,
+    routes::{Activation, Pending},
     why_not,
-    wire::{Kind, WORKFLOW_QUEUE, once},
+    wire::{self, Kind, WORKFLOW_QUEUE, once},
 };
 use crate::{
     error::Corrupted,
     exec::endpoint::{Finished, To},
-    lockfree::{descriptor::retry_on, word::Outcome},
+    lockfree::{descriptor::retry_on, participant::Name, word::Outcome},
 };
 use prost::Message;
 use std::{fmt, sync::Arc, time::Instant};
@@ -31,7 +31,10 @@ impl Bridge {
         let Some(worker) = self.core.get().and_then(|core| core.workflows()) else { return Ok(()) };
         loop {
             match worker.poll_workflow_activation().await {
-                Ok(activation) => self.route(activation).await,
+                Ok(activation) => {
+                    let bridge = self.clone();
+                    go_on(async move { bridge.route(activation).await });
+                }
                 Err(PollError::ShutDown) => return Ok(()),
                 Err(e) => return Err(e),
             }
@@ -41,14 +44,17 @@ impl Bridge {
     async fn route(self: &Arc<Self>, activation: WorkflowActivation) {
         let run_id = activation.run_id.clone();
         if activation.is_only_eviction() {
-            return self.answer_eviction(run_id).await;
+            return self.answer_eviction(activation).await;
         }
+        // Before anything here can keep it waiting: what is late and was not said to have come was not kept by us.
+        tracing::debug!(run_id, history_length = activation.history_length, "activation came");
         let init = activation.jobs.iter().find_map(|job| match &job.variant {
             Some(Job::InitializeWorkflow(init)) => Some(init),
             _ => None,
         });
         let routed = self
             .when_there_is_room(|| {
+                let draft = wire::draft(self.endpoint, &activation)?;
                 let mut routes = self.routes();
                 let owner = routes.runs.get(&run_id).and_then(|run| run.owner);
                 let to = owner.map_or(To::Queue(WORKFLOW_QUEUE), To::Participant);
@@ -65,7 +71,7 @@ impl Bridge {
                     since: Instant::now(),
                     task: None,
                 };
-                routes.submit(self.endpoint, &activation, submission, Pending::Activation(pending))?;
+                routes.submit_draft(draft, submission, Pending::Activation(pending))?;
                 let run = routes.runs.entry(run_id.clone()).or_default();
                 run.is_outstanding = true;
                 if let Some(init) = init {
@@ -85,25 +91,57 @@ impl Bridge {
     }
 
     /// Answered at once: the run is parked, and its owner, which may be busy with another, forgets it before it begins it anew.
-    async fn answer_eviction(self: &Arc<Self>, run_id: String) {
+    ///
+    /// A raw process can't be told so, since the library there doesn't know when its SDK has torn the run down: it answers by itself.
+    async fn answer_eviction(self: &Arc<Self>, activation: WorkflowActivation) {
+        let run_id = activation.run_id.clone();
         let told = self
             .when_there_is_room(|| {
                 let mut routes = self.routes();
                 let owner = routes.runs.get(&run_id).and_then(|run| run.owner);
                 if let Some(owner) = owner.filter(|&owner| self.is_live(owner)) {
-                    let mut submission = once(To::Participant(owner), Kind::Forget, 0);
+                    let is_raw = self.is_raw(owner);
+                    let kind = if is_raw { Kind::Eviction } else { Kind::Forget };
+                    let mut submission = once(To::Participant(owner), kind, 0);
                     // What the run holds has destructors, which are workflow code as well.
                     submission.limits.run_ms = self.deadlock_ms;
+                    if is_raw {
+                        let pending = Pending::Eviction { run_id: run_id.clone() };
+                        routes.submit(self.endpoint, &activation, submission, pending)?;
+                        routes.runs.entry(run_id.clone()).and_modify(|run| run.is_outstanding = true);
+                        return Ok(true);
+                    }
                     routes.submit(self.endpoint, &run_id, submission, Pending::Note)?;
                 }
                 routes.remove(&run_id);
-                Ok(())
+                Ok(false)
             })
             .await;
-        if let Err(e) = told.and_then(|()| Ok(self.release_leavers()?)) {
-            tracing::error!("evict run {run_id}: {e}");
+        match told {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(e) => tracing::error!("evict run {run_id}: {e}"),
         }
+        if let Err(damage) = self.finish_eviction(run_id) {
+            tracing::error!("{damage}");
+        }
+    }
+
+    /// Nobody has this run any more.
+    pub(super) fn finish_eviction(self: &Arc<Self>, run_id: String) -> Result<(), Corrupted> {
+        self.routes().remove(&run_id);
         self.complete_workflow(WorkflowActivationCompletion::empty(run_id));
+        self.release_leavers()
+    }
+
+    /// The owner of a run wants it evicted. False: it is not the owner.
+    pub(super) fn evict_for(&self, owner: Name, run_id: &[u8]) -> bool {
+        let Ok(run_id) = std::str::from_utf8(run_id) else { return false };
+        let is_owner = self.routes().runs.get(run_id).is_some_and(|run| run.owner == Some(owner));
+        if is_owner {
+            self.evict(run_id);
+        }
+        is_owner
     }
 
     /// A workflow process has answered, or will not.
@@ -112,26 +150,30 @@ impl Bridge {
         finished: &Finished<'_>,
         activation: Activation,
     ) -> Result<(), Corrupted> {
-        let Activation { run_id, history_length, since, .. } = activation;
+        let Activation { run_id, history_length, owner, since, .. } = activation;
         tracing::debug!(run_id, history_length, outcome = ?finished.outcome(), after = ?since.elapsed(), "activation over");
         let completion = WorkflowActivationCompletion::decode(finished.output()?).ok().filter(|_| is_done(finished));
+        let last_command = completion.as_ref().and_then(last_command);
         let mut routes = self.routes();
         routes.finished += 1;
         routes.own(&run_id, finished.claimant());
-        let run = routes.runs.get_mut(&run_id);
-        let why = match (&completion, &run) {
-            (Some(_), _) => String::new(),
-            (None, Some(run)) => why_no_completion(finished, &run_id, run, self.deadlock_ms)?,
-            (None, None) => why_not(finished, "workflow"),
-        };
-        if let Some(run) = run {
+        let mut before = None;
+        if let Some(run) = routes.runs.get_mut(&run_id) {
             run.is_outstanding = false;
-            note_last_command(completion.as_ref(), &mut run.last_command);
+            if completion.is_none() {
+                before = Some((run.workflow_type.clone(), run.last_command.clone()));
+            }
+            if let Some(last_command) = last_command {
+                run.last_command = last_command;
+            }
         }
         drop(routes);
         match completion {
             Some(completion) => self.complete_workflow(completion),
-            None => self.fail_activation(run_id, why),
+            None => {
+                let why = why_no_completion(finished, &run_id, owner, before.unwrap_or_default(), self.deadlock_ms)?;
+                self.fail_activation(run_id, why);
+            }
         }
         Ok(())
     }
@@ -183,15 +225,21 @@ impl Bridge {
     }
 }
 
-/// Why an activation came back without a completion, for people who read histories. `run` is whose it was.
-fn why_no_completion(finished: &Finished<'_>, run_id: &str, run: &Run, deadlock_ms: u32) -> Result<String, Corrupted> {
-    let workflow_type = &run.workflow_type;
+/// Why an activation of a run, for this owner, came back without a completion, for people who read histories. `before`: the type of
+/// the run, and the last command that it had given.
+fn why_no_completion(
+    finished: &Finished<'_>,
+    run_id: &str,
+    owner: Option<Name>,
+    (workflow_type, last_command): (String, String),
+    deadlock_ms: u32,
+) -> Result<String, Corrupted> {
     Ok(match finished.outcome() {
         Outcome::TimedOut => {
             let jobs =
                 WorkflowActivation::decode(finished.input()?).map(|activation| activation.jobs).unwrap_or_default();
             let jobs: Vec<String> = jobs.iter().map(ToString::to_string).collect();
-            let before = match run.last_command.as_str() {
+            let before = match last_command.as_str() {
                 "" => "it had given no command before".to_owned(),
                 command => format!("its last command before was {command}"),
             };
@@ -204,23 +252,25 @@ fn why_no_completion(finished: &Finished<'_>, run_id: &str, run: &Run, deadlock_
             tracing::error!("{why}");
             why
         }
-        Outcome::Cancelled => format!(
-            "the process of this run of {workflow_type:?} is busy with others: another is to replay it, since the time for \
-             its workflow task was running out"
-        ),
+        Outcome::Cancelled => {
+            let who = match owner {
+                Some(_) => "the process of this run is busy with others: another is to replay it",
+                None => "every workflow process is busy with other runs: this one is to begin later, or elsewhere",
+            };
+            format!("{who} (workflow {workflow_type:?}), since the time for its workflow task was running out")
+        }
         _ => why_not(finished, "workflow"),
     })
 }
 
 /// The name of the last command, if there is one.
-fn note_last_command(completion: Option<&WorkflowActivationCompletion>, name: &mut String) {
-    if let Some(Status::Successful(success)) = completion.and_then(|c| c.status.as_ref())
-        && let Some(command) = success.commands.iter().filter_map(|c| c.variant.as_ref()).next_back()
-    {
-        name.clear();
-        // The derived text begins with the name, in one piece; what follows is refused.
-        let _ = fmt::write(&mut FirstPiece(name), format_args!("{command:?}"));
-    }
+fn last_command(completion: &WorkflowActivationCompletion) -> Option<String> {
+    let Some(Status::Successful(success)) = &completion.status else { return None };
+    let command = success.commands.iter().filter_map(|c| c.variant.as_ref()).next_back()?;
+    let mut name = String::new();
+    // The derived text begins with the name, in one piece; what follows is refused.
+    let _ = fmt::write(&mut FirstPiece(&mut name), format_args!("{command:?}"));
+    Some(name)
 }
 
 struct FirstPiece<'s>(&'s mut String);

@@ -22,7 +22,7 @@ pub(super) use self::process::workflow_process;
 use self::run::{Run, TaskFailed};
 use super::{
     UserCode,
-    converter::Codec,
+    converter::{Codec, conceal},
     panics,
     seam::{self, Instantiate, Surroundings, WorkflowInit},
 };
@@ -112,6 +112,7 @@ pub(crate) struct WorkflowHost {
     workflows: Workflows,
     namespace: String,
     task_queue: String,
+    recorded_task_queues: HashMap<String, String>,
     surroundings: Surroundings,
     codec: Option<Codec>,
     runs: HashMap<String, Run>,
@@ -122,7 +123,21 @@ impl WorkflowHost {
     pub(crate) fn new(code: impl Into<UserCode>, namespace: String, task_queue: String) -> Self {
         let UserCode { workflows, converter, workflow_interceptors, .. } = code.into();
         let surroundings = Surroundings { converter: converter.data().clone(), interceptors: workflow_interceptors };
-        Self { workflows, namespace, task_queue, surroundings, codec: converter.codec(), runs: HashMap::new() }
+        Self {
+            workflows,
+            namespace,
+            task_queue,
+            recorded_task_queues: HashMap::new(),
+            surroundings,
+            codec: converter.codec(),
+            runs: HashMap::new(),
+        }
+    }
+
+    /// What the code of these runs sees as its task queue, by the run's id: that on which they were recorded.
+    pub(crate) fn recorded_task_queues(mut self, of_runs: HashMap<String, String>) -> Self {
+        self.recorded_task_queues = of_runs;
+        self
     }
 
     /// Applies `activation` and returns what Core is to be told. User code that panics or waits for something foreign
@@ -148,9 +163,10 @@ impl WorkflowHost {
                 status: Some(Status::Successful(Success { commands, ..Default::default() })),
                 ..Default::default()
             },
-            Err(TaskFailed { failure, cause }) => {
+            Err(TaskFailed { mut failure, cause }) => {
                 tracing::warn!(run_id, failure = %failure.message, "workflow task failed");
                 self.forget(&run_id);
+                conceal(&mut failure, &self.surroundings.converter);
                 WorkflowActivationCompletion::fail(run_id, *failure, Some(cause))
             }
         }
@@ -186,7 +202,8 @@ impl WorkflowHost {
 
     fn start(&self, run_id: String, init: InitializeWorkflow) -> Result<Run, TaskFailed> {
         let instantiate = self.workflows.find(&init.workflow_type)?;
-        let (namespace, task_queue) = (self.namespace.clone(), self.task_queue.clone());
+        let namespace = self.namespace.clone();
+        let task_queue = self.recorded_task_queues.get(&run_id).unwrap_or(&self.task_queue).clone();
         Run::start(
             instantiate,
             WorkflowInit { namespace, task_queue, run_id, initialize_workflow: init },

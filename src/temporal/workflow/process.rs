@@ -2,7 +2,6 @@
 
 use super::{
     super::{
-        UserCode,
         process::{From, code, done, is_stopping, origin, refuse},
         wire::{self, Kind, WORKFLOW_QUEUE, once},
     },
@@ -25,8 +24,7 @@ use temporalio_common::protos::{
 };
 
 /// Runs a workflow process: one activation at a time, many suspended runs.
-pub(in super::super) fn workflow_process(seat: &Seat, user: &UserCode, namespace: &str, task_queue: &str) -> u8 {
-    let host = WorkflowHost::new(user.clone(), namespace.to_owned(), task_queue.to_owned());
+pub(in super::super) fn workflow_process(seat: &Seat, host: WorkflowHost) -> u8 {
     code(serve_workflows(seat, Runs::new(host)))
 }
 

@@ -469,7 +469,7 @@ impl Run {
             }
             if self.stopped.is_some() {
                 // As the coordinator of a pool does.
-                self.clock.turn(self.segment.table(), &self.cursors, false)?;
+                self.clock.turn(self.segment.table(), &self.cursors, false, |_| None)?;
                 self.report.rings += u64::from(elapsed > RING && !std::mem::replace(&mut was_rung, true));
             }
             if self.fused.is_some() && elapsed < TICK {

@@ -1,0 +1,257 @@
+//! Shared libraries that bring handlers: looked at by a child that ends, loaded by the processes that run them.
+//!
+//! A process that has loaded a library can't be rid of its threads, handlers at exit and bugs, and its forks inherit them: so the
+//! process that forks the workers never loads one. What it has to know, the names, a child finds out for it ([`probe`]).
+
+use super::{
+    abi::{shmworker_host, shmworker_register_fn},
+    call::{Entry, State, named},
+    host::Host,
+};
+use crate::process::{
+    exit::Exit,
+    spawn::{Child, spawn_inheriting},
+};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use nix::{
+    fcntl::OFlag,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::Signal,
+    unistd::{dup2_stdout, pipe2},
+};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// How long plug-ins may take to load and register, all together.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A plug-in can't be loaded.
+///
+/// ```
+/// let mut tasks = shmworker::Tasks::new();
+/// let error = tasks.load("./libnone.so").unwrap_err();
+/// assert!(error.to_string().contains("libnone.so"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot load the plug-in {}: {why}", path.display())]
+pub struct PluginError {
+    path: PathBuf,
+    why: String,
+}
+
+impl PluginError {
+    pub(crate) fn new(path: &Path, why: impl Into<String>) -> PluginError {
+        PluginError { path: path.to_owned(), why: why.into() }
+    }
+
+    /// The file that was to be loaded.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What a plug-in brings, as known before it is loaded here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    pub(crate) path: PathBuf,
+    pub(crate) handlers: Vec<String>,
+}
+
+/// A library that is loaded in this process, for as long as that lives.
+pub(crate) struct Plugin {
+    path: PathBuf,
+    host: &'static Host,
+    pub(crate) handlers: Vec<Entry>,
+}
+
+impl Plugin {
+    /// Loads the library and has it register its handlers.
+    ///
+    /// # Errors
+    /// [`PluginError`]. The library stays loaded all the same: this process is to end.
+    pub(crate) fn load(path: &Path) -> Result<Plugin, PluginError> {
+        let refused = |why: String| PluginError::new(path, why);
+        // A name without a slash would be searched for elsewhere.
+        let file = std::path::absolute(path).map_err(|e| refused(e.to_string()))?;
+        // SAFETY: the library's constructors run, and are as good as who named it on the command line says.
+        let library = unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_LOCAL) };
+        let library = library.map_err(|e| {
+            let why = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+            // The loader begins with the name, which stands there already.
+            let name = format!("{}: ", file.display());
+            refused(why.strip_prefix(&name).unwrap_or(&why).to_owned())
+        })?;
+        // SAFETY: `shmworker_register` is of this type: that is what the header declares.
+        let register = unsafe { library.get::<shmworker_register_fn>(b"shmworker_register\0") };
+        let register = register.ok().and_then(|symbol| *symbol).ok_or_else(|| {
+            let why = "it has no function shmworker_register: define it by SHMWORKER_PLUGIN(host) of shmworker.h";
+            refused(why.to_owned())
+        })?;
+        std::mem::forget(library); // its code is in use from now on
+        let host = Host::new(path);
+        let table: *const shmworker_host = host.table();
+        // SAFETY: of the header's type, and `table` is there for good.
+        let code = unsafe { register(table) };
+        host.close();
+        let mut registered = host.registered();
+        let handlers = std::mem::take(&mut registered.entries);
+        match registered.refused.take() {
+            Some(why) => Err(refused(why)),
+            None if code != 0 => {
+                let known = named(code).map_or(String::new(), |known| format!(" ({known:?})"));
+                Err(refused(format!("its shmworker_register returned {code}{known}")))
+            }
+            None if handlers.is_empty() => Err(refused("it registers no handler".to_owned())),
+            None => Ok(Plugin { path: path.to_owned(), host, handlers }),
+        }
+    }
+
+    /// Makes what its handlers share in this process.
+    ///
+    /// # Errors
+    /// Why it can't, as a line for people.
+    pub(crate) fn init(&self) -> Result<State, String> {
+        self.host
+            .init()
+            .map_err(|code| format!("the init function of the plug-in {} returned {code}", self.path.display()))
+    }
+
+    /// Undoes that.
+    pub(crate) fn exit(&self, state: State) {
+        self.host.exit(state);
+    }
+
+    fn manifest(&self) -> Manifest {
+        let handlers = self.handlers.iter().map(|handler| handler.name.clone()).collect();
+        Manifest { path: self.path.clone(), handlers }
+    }
+}
+
+/// What the child reports, as records that end with a NUL, which neither names nor messages have inside.
+const TURN: u8 = b'T';
+const NAME: u8 = b'N';
+const REFUSED: u8 = b'R';
+
+/// Has a child load these libraries, and says what they bring. Names are unique among them and `taken`.
+///
+/// To be called by a process with one thread.
+///
+/// # Errors
+/// [`PluginError`]: of the first that is no good, be it that the child crashed or hung over it.
+pub(crate) fn probe<'n>(
+    paths: &[PathBuf],
+    taken: impl IntoIterator<Item = &'n str>,
+) -> Result<Vec<Manifest>, PluginError> {
+    let Some(first) = paths.first() else { return Ok(Vec::new()) };
+    let os = |what: &str, e: nix::Error| PluginError::new(first, format!("cannot {what}: {e}"));
+    let (reading, writing) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|e| os("make a pipe", e))?;
+    let child = spawn_inheriting(&[writing.as_fd()], || {
+        // What it prints there it prints again in each worker.
+        let _ = File::options().write(true).open("/dev/null").map(dup2_stdout);
+        report(paths, writing.try_clone().map(File::from))
+    })
+    .map_err(|e| os("fork", e))?;
+    drop(writing);
+    let (said, exit) = listen(&child, File::from(reading));
+    let manifests = understood(&said, paths, exit)?;
+    let mut names: Vec<&str> = taken.into_iter().collect();
+    for Manifest { path, handlers } in &manifests {
+        for name in handlers {
+            if names.contains(&name.as_str()) {
+                let why = format!("it registers {name:?}, which is registered already: give one another name");
+                return Err(PluginError::new(path, why));
+            }
+            names.push(name);
+        }
+    }
+    Ok(manifests)
+}
+
+/// The life of the child. All that it says fits into the pipe, or it blocks until it is read.
+fn report(paths: &[PathBuf], to: std::io::Result<File>) -> u8 {
+    let Ok(mut to) = to else { return 1 };
+    let mut say = |what: u8, text: &str| {
+        let record = [&[what], text.as_bytes(), &[0]].concat();
+        let mut rest = record.as_slice();
+        while !rest.is_empty() {
+            match to.write(rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                    let _ = poll(&mut [PollFd::new(to.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE);
+                }
+                Err(_) => return,
+            }
+        }
+    };
+    for path in paths {
+        say(TURN, "");
+        match Plugin::load(path) {
+            Ok(plugin) => plugin.manifest().handlers.iter().for_each(|name| say(NAME, name)),
+            Err(e) => {
+                say(REFUSED, &e.why);
+                return 1;
+            }
+        }
+    }
+    0
+}
+
+/// All that the child says, and how it ended; `None`: it took too long.
+fn listen(child: &Child, mut from: File) -> (Vec<u8>, Option<Exit>) {
+    let mut said = Vec::new();
+    let until = Instant::now() + PATIENCE;
+    let mut is_open = true;
+    loop {
+        // What it has said before its end is there by then.
+        let ended = child.try_reap();
+        // `Ok` at the end of all that is said; an error as long as more may come.
+        is_open &= from.read_to_end(&mut said).is_err();
+        if ended.is_some() {
+            return (said, ended);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let _ = child.signal(Signal::SIGKILL);
+            child.reap();
+            return (said, None);
+        }
+        let mut fds = [child.as_fd(), from.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        // One that is closed would be news for ever.
+        let of_interest = if is_open { &mut fds[..] } else { &mut fds[..1] };
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let _ = poll(of_interest, timeout); // interrupted or over: it looks again
+    }
+}
+
+fn understood(said: &[u8], paths: &[PathBuf], exit: Option<Exit>) -> Result<Vec<Manifest>, PluginError> {
+    let mut manifests: Vec<Manifest> = Vec::new();
+    let mut refused = None;
+    for record in said.split(|byte| *byte == 0).filter(|record| !record.is_empty()) {
+        let text = String::from_utf8_lossy(&record[1..]).into_owned();
+        match (record[0], manifests.last_mut()) {
+            (TURN, _) => {
+                let path = paths.get(manifests.len()).cloned().unwrap_or_default();
+                manifests.push(Manifest { path, handlers: Vec::new() });
+            }
+            (NAME, Some(manifest)) => manifest.handlers.push(text),
+            (REFUSED, _) => refused = Some(text),
+            _ => {}
+        }
+    }
+    if let (None, Some(Exit::Code(0))) = (&refused, exit)
+        && manifests.len() == paths.len()
+    {
+        return Ok(manifests);
+    }
+    let path = manifests.last().map_or(&paths[0], |manifest| &manifest.path);
+    let why = refused.unwrap_or_else(|| match exit {
+        Some(exit) => format!("a process that loaded it, to see what it brings, ended with {exit}"),
+        None => format!("it takes more than {PATIENCE:?} to load and register"),
+    });
+    Err(PluginError::new(path, why))
+}

@@ -1,0 +1,332 @@
+//! Tasks by name, with bytes for what goes in and comes out: for programs that know no types, and as the ground of the C interface,
+//! whose programs bring handlers of their own.
+//!
+//! The bytes are those of [`Bytes`]: as they are. A task of other types takes and gives the encoding of these.
+
+use super::{
+    PoolError,
+    client::{Client, Copied, Done, Lost},
+    codec::Bytes,
+    handle::{Handle, Place, TaskError, check},
+    options::TaskOptions,
+    plugin,
+    submitter::Submitter,
+    tasks::{Failure, Tasks},
+};
+use crate::{
+    TaskId,
+    exec::endpoint::{DraftBy, Endpoint, SubmitError},
+    plugin::{
+        abi::{shmworker_context, shmworker_exit_fn, shmworker_init_fn},
+        call::{Entry, State},
+    },
+    process::exit::Exit,
+};
+use std::{
+    ffi::c_void,
+    io, ptr,
+    sync::{Arc, OnceLock},
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+impl Submitter {
+    /// Submits bytes to the task of this name.
+    ///
+    /// # Errors
+    /// As [`submit_with`](Self::submit_with).
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, pool::TaskOptions};
+    /// # let pool = Pool::attach("thumbs")?;
+    /// let ended = pool.submit_bytes("digest", b"some bytes", &TaskOptions::new())?.end();
+    /// println!("{} bytes after {} attempts", ended.bytes()?.len(), ended.attempts());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_bytes(&self, name: &str, input: &[u8], options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
+        let s = options.submission(self.queue(options)?, self.kind_of(name)?);
+        let ticket = self.send(&s, options, input)?;
+        Ok(Handle::new(self.client().clone(), ticket))
+    }
+
+    /// Room for an input of so many bytes in the segment: filled in place, then [submitted](Reserved::submit), without a copy,
+    /// whatever its size. Waits where there is none just now.
+    ///
+    /// # Errors
+    /// [`PoolError`]: larger than any payload, or the pool has ended.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, pool::TaskOptions};
+    /// # let pool = Pool::attach("thumbs")?;
+    /// let mut frame = pool.reserve(1920 * 1080 * 4)?;
+    /// frame.bytes()?.fill(0); // a camera would write here
+    /// let handle = frame.submit(&pool, "blur", &TaskOptions::new())?;
+    /// # drop(handle);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reserve(&self, len: usize) -> Result<Reserved, PoolError> {
+        Ok(Reserved { draft: Some(self.client().reserve(len)?), client: self.client().clone() })
+    }
+}
+
+/// Room in the segment for the input of a task, given back when dropped.
+pub struct Reserved {
+    /// `None` only while it is submitted or dropped.
+    draft: Option<DraftBy<Arc<Endpoint>>>,
+    client: Arc<Client>,
+}
+
+impl std::fmt::Debug for Reserved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reserved")
+    }
+}
+
+impl Reserved {
+    /// The bytes, which are whatever lay there. They begin at a multiple of 64.
+    ///
+    /// # Errors
+    /// [`PoolError`]: the segment is damaged, or this process is a fork of the one that has it.
+    pub fn bytes(&mut self) -> Result<&mut [u8], PoolError> {
+        self.client.check_home()?;
+        let draft = self.draft.as_mut().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
+        Ok(draft.payload().map_err(SubmitError::from)?)
+    }
+
+    /// Submits them to the task of this name. A [key](TaskOptions::key) is not looked at.
+    ///
+    /// # Errors
+    /// As [`submit_with`](Submitter::submit_with); also if the room is that of another pool.
+    pub fn submit(mut self, pool: &Submitter, name: &str, options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
+        self.client.check_home()?;
+        if !Arc::ptr_eq(&self.client, pool.client()) {
+            return Err(PoolError::AnotherPool);
+        }
+        let s = options.submission(pool.queue(options)?, pool.kind_of(name)?);
+        let draft = self.draft.take().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
+        let ticket = pool.client().submit_reserved(&s, draft)?;
+        Ok(Handle::new(self.client.clone(), ticket))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // In a fork of its process the segment isn't there, and the room is its parent's.
+        if self.client.check_home().is_err() {
+            std::mem::forget(self.draft.take());
+        }
+    }
+}
+
+/// Cancels a task, from any thread, whoever waits for it: [`Handle::canceller`].
+#[derive(Clone, Debug)]
+pub struct Canceller {
+    client: Arc<Client>,
+    task: TaskId,
+}
+
+impl Canceller {
+    /// As [`Handle::cancel`]. To no effect on a task that is over.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn cancel(&self) -> Result<(), TaskError> {
+        self.client.cancel(self.task).map_err(|lost| self.client.why(lost))
+    }
+}
+
+/// How a task ended: its result where it lies, in the segment if it is large, for as long as this lives.
+pub struct Ended {
+    result: Result<Place, TaskError>,
+    attempts: u32,
+    pid: Option<u32>,
+    exit: Exit,
+}
+
+impl std::fmt::Debug for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ended").field("attempts", &self.attempts).field("pid", &self.pid).finish_non_exhaustive()
+    }
+}
+
+impl Ended {
+    /// What it gave.
+    ///
+    /// # Errors
+    /// [`TaskError`]: why there is nothing.
+    pub fn bytes(&self) -> Result<&[u8], TaskError> {
+        Ok(self.result.as_ref().map_err(TaskError::clone)?.bytes()?)
+    }
+
+    /// How often it was begun.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The process that ran it last; `None` if none did.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// The signal that ended its last worker that died over it.
+    pub fn signal(&self) -> Option<u8> {
+        if let Exit::Signal(signal) = self.exit { Some(signal) } else { None }
+    }
+
+    /// The exit code of its last worker that ended over it.
+    pub fn exit_code(&self) -> Option<u8> {
+        if let Exit::Code(code) = self.exit { Some(code) } else { None }
+    }
+
+    fn nothing(error: TaskError) -> Ended {
+        Ended { result: Err(error), attempts: 0, pid: None, exit: Exit::Unknown }
+    }
+}
+
+impl Handle<Bytes> {
+    /// Waits until the task has ended, and says how.
+    pub fn end(mut self) -> Ended {
+        self.end_within(None).unwrap_or_else(|| unreachable!("there is no time limit"))
+    }
+
+    /// Waits for the end, at most for so long. `None`: the time is over. After an answer the handle is used up, and has no other.
+    ///
+    /// # Panics
+    /// If it has given its answer already.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, pool::TaskOptions};
+    /// # use std::time::Duration;
+    /// # let pool = Pool::attach("thumbs")?;
+    /// let mut handle = pool.submit_bytes("digest", b"", &TaskOptions::new())?;
+    /// let ended = loop {
+    ///     match handle.end_within(Some(Duration::from_secs(1))) {
+    ///         Some(ended) => break ended,
+    ///         None => println!("not yet"),
+    ///     }
+    /// };
+    /// # drop(ended);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn end_within(&mut self, at_most: Option<Duration>) -> Option<Ended> {
+        assert!(!self.is_over, "a handle was waited for after it had given its answer");
+        let ended = self.look(at_most).transpose()?;
+        self.is_over = true;
+        Some(ended.unwrap_or_else(|lost| {
+            // Its task may come back for all that.
+            self.client.forget(self.tag);
+            Ended::nothing(self.client.why(lost))
+        }))
+    }
+
+    fn look(&mut self, at_most: Option<Duration>) -> Result<Option<Ended>, Lost> {
+        let (mut bytes, mut attempts, mut pid) = (Copied::default(), 0, None);
+        // It looks out for a while: not for who has less time than that.
+        if at_most.is_none() {
+            let copied = self.client.at_once(self.tag, &mut bytes, |finished| {
+                (attempts, pid) = (finished.attempts(), finished.ran_by().map(|(pid, _)| pid));
+            })?;
+            if let Some(len) = copied {
+                return Ok(Some(Ended { result: Ok(Place::Here { len, bytes }), attempts, pid, exit: Exit::Unknown }));
+            }
+        }
+        let until = at_most.and_then(|at_most| Instant::now().checked_add(at_most));
+        let Some(done) = self.client.wait(self.tag, self.task, until)? else { return Ok(None) };
+        let Done { ending, .. } = &*done;
+        let exit = ending.trouble.as_ref().map_or(Exit::Unknown, |trouble| Exit::unpack(trouble.exit));
+        let (attempts, pid) = (ending.attempts, ending.ran_by.map(|(pid, _)| pid));
+        Ok(Some(Ended { result: check(&done).map(drop).map(|()| Place::There(done)), attempts, pid, exit }))
+    }
+
+    /// What cancels the task while another thread waits by this handle.
+    pub fn canceller(&self) -> Canceller {
+        Canceller { client: self.client.clone(), task: self.task }
+    }
+
+    /// Has the waker called once the task has ended: for event loops that are no executor. The first call starts a thread. A
+    /// task that has ended by now has it called at once.
+    ///
+    /// # Errors
+    /// The kernel's, if that thread can't be started.
+    pub fn when_ended(&self, waker: &Waker) -> io::Result<()> {
+        self.client.when_done(self.tag, waker)
+    }
+}
+
+/// What the handlers of a C program share in one process, once it was made there.
+#[derive(Clone, Debug, Default)]
+#[doc(hidden)]
+pub struct ForeignState(Arc<OnceLock<State>>);
+
+/// What makes and undoes that.
+#[derive(Clone, Copy, Debug)]
+#[doc(hidden)]
+pub struct ForeignHooks {
+    pub init: shmworker_init_fn,
+    pub exit: shmworker_exit_fn,
+    pub user_data: *mut c_void,
+}
+
+// SAFETY: who gives them says that they are good on any thread (`Tasks::foreign_state`).
+unsafe impl Send for ForeignHooks {}
+// SAFETY: as above.
+unsafe impl Sync for ForeignHooks {}
+
+// By these, closures share the whole, which threads may, and not its fields.
+impl ForeignHooks {
+    fn making(&self) -> (shmworker_init_fn, *mut c_void) {
+        (self.init, self.user_data)
+    }
+
+    fn undoing(&self) -> (shmworker_exit_fn, *mut c_void) {
+        (self.exit, self.user_data)
+    }
+}
+
+impl Tasks {
+    /// Registers a handler in C. False: the name is taken.
+    ///
+    /// # Safety
+    /// - `run` may be called on any thread, several at a time, with this `user_data`, in this process and its forks.
+    #[doc(hidden)]
+    pub unsafe fn foreign(
+        &mut self,
+        name: &str,
+        run: unsafe extern "C" fn(*mut shmworker_context, *mut c_void) -> i32,
+        user_data: *mut c_void,
+        state: &ForeignState,
+    ) -> bool {
+        if self.has(name) {
+            return false;
+        }
+        let (entry, state) = (Entry::new(name.to_owned(), run, user_data), state.clone());
+        self.add::<Bytes, Bytes>(name, move |context, input, codec, room| {
+            let state = state.0.get().copied().unwrap_or(State(ptr::null_mut()));
+            plugin::run(&entry, state, (context, input, codec), room)
+        });
+        true
+    }
+
+    /// Registers what makes and undoes what C handlers share in a process.
+    ///
+    /// # Safety
+    /// - Both may be called once on any thread, with this `user_data`, in this process and its forks.
+    #[doc(hidden)]
+    pub unsafe fn foreign_state(&mut self, hooks: ForeignHooks, state: &ForeignState) {
+        let (made, undone) = (state.0.clone(), state.0.clone());
+        self.on_start(move || {
+            let (Some(init), user_data) = hooks.making() else { return Ok(()) };
+            let mut place = ptr::null_mut();
+            // SAFETY: the caller's word.
+            let code = unsafe { init(user_data, &raw mut place) };
+            let _ = made.set(State(place)); // once in the life of a process
+            if code == 0 { Ok(()) } else { Err(Failure::new(format!("its init function returned {code}"))) }
+        });
+        self.on_exit(move || {
+            let (Some(exit), user_data) = hooks.undoing() else { return };
+            let State(made) = undone.get().copied().unwrap_or(State(ptr::null_mut()));
+            // SAFETY: the caller's word.
+            unsafe { exit(user_data, made) };
+        });
+    }
+}

@@ -1,0 +1,189 @@
+//! What of an attempt's time its process could not use: it was stopped, or it waited for a CPU. That counts against no limit, since
+//! the worker is not to blame; what it spends asleep, or waiting for a device or a lock, counts.
+//!
+//! The kernel keeps how long a thread has waited for a CPU (`/proc/PID/schedstat`), but not how long it was stopped, so an attempt
+//! that takes long is looked at [`LOOKS`] times within its limit: who is found stopped had nothing of the time since the look
+//! before. What lies before the first look is known only of who is stopped then. A look that comes late, by more than there is to be
+//! between two, says that whoever looks could not either: what it is late by counts for nobody. The thread that is looked at is the
+//! process's first: where an attempt runs on another one, its waits for a CPU are not seen.
+
+use crate::lockfree::{
+    descriptor::{LOOKS, Span},
+    participant::Name,
+    table::TaskId,
+    timer::{Excused, NEVER},
+};
+use nix::unistd::Pid;
+use procfs::process::Process;
+use std::collections::HashMap;
+
+/// The attempts that take long.
+#[derive(Default)]
+pub(crate) struct Standstills {
+    watched: HashMap<(Name, TaskId, Span), Watched>,
+    /// Those that no look has met since the last but one are over.
+    round: u64,
+}
+
+struct Watched {
+    round: u64,
+    so_far: SoFar,
+    excused: Excused,
+}
+
+impl Standstills {
+    /// What of this span, until `now`, is not to count, and when to look again. `pid`: of `who`, if it is known.
+    pub(crate) fn excuse(&mut self, who: Name, task: TaskId, span: Span, now: u64, pid: Option<Pid>) -> Excused {
+        let step = span.ns / LOOKS;
+        let first = span.from.saturating_add(step);
+        if now < first {
+            return Excused { ns: 0, look_at: first };
+        }
+        let (round, key) = (self.round, (who, task, span));
+        // Looks that are due for others come in between, and each sample is two files to be read.
+        if let Some(Watched { round: met, excused, .. }) = self.watched.get_mut(&key)
+            && now < excused.look_at.min(span.end().saturating_add(excused.ns))
+        {
+            *met = round;
+            return *excused;
+        }
+        let Some(sample) = pid.and_then(Sample::of) else { return Excused { ns: 0, look_at: NEVER } };
+        let first = || SoFar::new(span.from, now, &sample);
+        let none = Excused { ns: 0, look_at: NEVER };
+        let watched = self.watched.entry(key).or_insert_with(|| Watched { round, so_far: first(), excused: none });
+        watched.round = round;
+        watched.excused =
+            Excused { ns: watched.so_far.add(now, step, &sample), look_at: now.saturating_add(step.max(1)) };
+        watched.excused
+    }
+
+    /// All attempts have been looked at.
+    pub(crate) fn end_round(&mut self) {
+        self.watched.retain(|_, watched| watched.round == self.round);
+        self.round += 1;
+    }
+}
+
+/// What the kernel says of a thread.
+#[derive(Clone, Copy)]
+struct Sample {
+    state: char,
+    /// Nanoseconds on a CPU, and waiting for one. The latter is added as it gets one.
+    ran: u64,
+    waited: u64,
+}
+
+impl Sample {
+    fn of(pid: Pid) -> Option<Sample> {
+        let process = Process::new(pid.as_raw()).ok()?;
+        let schedule = process.schedstat().ok()?;
+        let state = process.stat().ok()?.state;
+        Some(Sample { state, ran: schedule.sum_exec_runtime, waited: schedule.run_delay })
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.state, 'T' | 't')
+    }
+
+    fn is_runnable(&self) -> bool {
+        self.state == 'R'
+    }
+}
+
+/// What was seen of one thread since an attempt began.
+struct SoFar {
+    first: Sample,
+    stopped: u64,
+    /// What looks were late by.
+    unseen: u64,
+    ran: u64,
+    /// When it was last known not to be waiting for a CPU.
+    content_at: u64,
+    looked_at: u64,
+}
+
+impl SoFar {
+    fn new(from: u64, now: u64, first: &Sample) -> SoFar {
+        SoFar { first: *first, stopped: 0, unseen: 0, ran: first.ran, content_at: now, looked_at: from }
+    }
+
+    /// How much it could not use until now. `step`: what is to lie between two looks.
+    fn add(&mut self, now: u64, step: u64, sample: &Sample) -> u64 {
+        let since = now.saturating_sub(self.looked_at);
+        let late = since.saturating_sub(step);
+        if sample.is_stopped() {
+            self.stopped += since;
+        } else if late > step {
+            self.unseen += late;
+        }
+        if !sample.is_runnable() || sample.ran != self.ran {
+            (self.ran, self.content_at) = (sample.ran, now);
+        }
+        self.looked_at = now;
+        let waits = now.saturating_sub(self.content_at);
+        self.stopped + self.unseen + sample.waited.saturating_sub(self.first.waited) + waits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// Looks of a second each at a thread that began with the first of them; what is excused at each.
+    fn excused(samples: &[(char, u64, u64)]) -> Vec<u64> {
+        let samples: Vec<_> = samples.iter().map(|&(state, ran, waited)| Sample { state, ran, waited }).collect();
+        let mut so_far = SoFar::new(0, SECOND, &samples[0]);
+        (1..).zip(&samples).map(|(i, sample)| so_far.add(i * SECOND, SECOND, sample)).collect()
+    }
+
+    #[test]
+    fn who_runs_or_sleeps_has_no_excuse() {
+        assert_eq!(excused(&[('R', 5, 7), ('R', 6, 7), ('R', 7, 7)]), [0; 3]);
+        assert_eq!(excused(&[('S', 5, 7), ('S', 5, 7), ('D', 5, 7)]), [0; 3]);
+    }
+
+    #[test]
+    fn who_is_stopped_is_excused_for_that_long() {
+        let all_along = [('T', 0, 0), ('T', 0, 0), ('t', 0, 0)];
+        assert_eq!(excused(&all_along), [SECOND, 2 * SECOND, 3 * SECOND]);
+        let for_a_while = [('R', 1, 0), ('T', 1, 0), ('R', 1, 0), ('R', 2, 0), ('S', 2, 0)];
+        assert_eq!(excused(&for_a_while), [0, SECOND, 2 * SECOND, SECOND, SECOND], "until it runs, it waits for that");
+    }
+
+    #[test]
+    fn who_waits_for_a_cpu_is_excused_for_that_long() {
+        assert_eq!(excused(&[('R', 1, 7), ('R', 1, 7), ('R', 1, 7)]), [0, SECOND, 2 * SECOND], "and has none yet");
+        let gets_one = [('R', 1, 7), ('R', 1, 7), ('R', 2, 7 + SECOND), ('R', 3, 7 + SECOND)];
+        assert_eq!(excused(&gets_one), [0, SECOND, SECOND, SECOND], "the kernel has counted it by then");
+    }
+
+    #[test]
+    fn what_a_look_is_late_by_counts_for_nobody() {
+        let sample = Sample { state: 'S', ran: 1, waited: 0 };
+        let mut so_far = SoFar::new(0, 20 * SECOND, &sample);
+        assert_eq!(so_far.add(20 * SECOND, SECOND, &sample), 19 * SECOND, "the first of them");
+        assert_eq!(so_far.add(22 * SECOND, SECOND, &sample), 19 * SECOND, "late by less than there is between two");
+        assert_eq!(so_far.add(32 * SECOND, SECOND, &sample), 28 * SECOND);
+    }
+
+    #[test]
+    fn an_attempt_is_looked_at_in_steps_of_its_limit_until_it_is_over() {
+        let mut standstills = Standstills::default();
+        let (who, task) = (Name::new(1, 1), TaskId { index: 0, generation: 1 });
+        let span = Span { from: 100, ns: LOOKS * 10 };
+        let me = Some(Pid::this());
+        assert_eq!(standstills.excuse(who, task, span, 109, me), Excused { ns: 0, look_at: 110 });
+        assert!(standstills.watched.is_empty());
+        let excused = standstills.excuse(who, task, span, 115, me);
+        assert_eq!(excused.look_at, 125);
+        assert_eq!(standstills.excuse(who, task, span, 124, None), excused, "not looked at before that");
+        assert_eq!(standstills.excuse(who, task, span, 125, me).look_at, 135);
+        standstills.end_round();
+        assert_eq!(standstills.watched.len(), 1);
+        standstills.end_round();
+        assert!(standstills.watched.is_empty(), "no look met it");
+        assert_eq!(standstills.excuse(who, task, span, 115, None), Excused { ns: 0, look_at: NEVER });
+    }
+}
