@@ -5,25 +5,1098 @@
 #ifndef SHMWORKER_H
 #define SHMWORKER_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
-// The C interface that this header describes. Raised whenever a program compiled against an older header could
-// misbehave with a newer library; additions leave it alone.
-#define SHMWORKER_ABI_VERSION 1
+struct shmworker_context;
+struct shmworker_host;
+
+// Raised when a plug-in or program that was compiled against an older header could misbehave.
+#define SHMWORKER_ABI_MAJOR 1
+
+// Raised with each addition, which does no harm to what was compiled before.
+#define SHMWORKER_ABI_MINOR 0
+
+// For `shmworker_handler.flags`. Temporal: heartbeats go out by themselves, a third of the heartbeat timeout after the last
+// one. For a handler that waits for something else; one that can hang should call `shmworker_context_heartbeat` as it gets on.
+#define SHMWORKER_HANDLER_AUTO_HEARTBEAT 1
+
+// For `retry_on`: the handler gave a failure.
+#define SHMWORKER_RETRY_FAILED 1
+
+// For `retry_on`: the handler panicked, which those in Rust can.
+#define SHMWORKER_RETRY_PANICKED 2
+
+// For `retry_on`: its worker died.
+#define SHMWORKER_RETRY_DIED 4
+
+// For `retry_on`: it ran, or was silent, for too long.
+#define SHMWORKER_RETRY_TIMED_OUT 8
+
+// How a call ended. A code keeps its number for ever.
+enum shmworker_result
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : int32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // It is done.
+  SHMWORKER_RESULT_OK = 0,
+  // From a handler: the task failed, as `shmworker_context_fail` has said. (What else it returns, but 0, is a failure too.)
+  SHMWORKER_RESULT_FAILED = 1,
+  // From a handler: it ended early because the task had been cancelled.
+  SHMWORKER_RESULT_CANCELLED = 2,
+  // A pointer is NULL that must not be.
+  SHMWORKER_RESULT_NULL_ARGUMENT = 100,
+  // A number is out of its range, or a struct says a size that it can't have.
+  SHMWORKER_RESULT_INVALID_ARGUMENT = 101,
+  // A text is not UTF-8.
+  SHMWORKER_RESULT_INVALID_UTF8 = 102,
+  // There is none.
+  SHMWORKER_RESULT_NOT_FOUND = 103,
+  // The host is older than the header, and does not have this yet.
+  SHMWORKER_RESULT_UNSUPPORTED = 104,
+  // Another handler has this name.
+  SHMWORKER_RESULT_NAME_TAKEN = 105,
+  // Compiled against a header of another major number.
+  SHMWORKER_RESULT_ABI_MISMATCH = 106,
+  // It can't be called at this time.
+  SHMWORKER_RESULT_WRONG_TIME = 107,
+  // No such handle: it was freed, or never was one, or is that of a process from which this one was forked.
+  SHMWORKER_RESULT_STALE_HANDLE = 108,
+  // Another thread is in a call with it.
+  SHMWORKER_RESULT_BUSY = 109,
+  // Larger than any payload may be.
+  SHMWORKER_RESULT_TOO_LARGE = 200,
+  // There is no room or no memory for it.
+  SHMWORKER_RESULT_NO_SPACE = 201,
+  // The shared memory is damaged.
+  SHMWORKER_RESULT_CORRUPTED = 300,
+  // A bug of shmworker's: it has panicked. What it says is on stderr.
+  SHMWORKER_RESULT_PANICKED = 301,
+  // The kernel has refused a step: the text says which.
+  SHMWORKER_RESULT_OS_ERROR = 302,
+  // There is nothing yet, or the time to wait is over.
+  SHMWORKER_RESULT_NOT_READY = 400,
+  // Somebody has asked the pool to end: it takes nothing more.
+  SHMWORKER_RESULT_DRAINING = 401,
+  // The pool has ended, or was shut down.
+  SHMWORKER_RESULT_POOL_ENDED = 402,
+  // No pool of this name runs.
+  SHMWORKER_RESULT_NOT_RUNNING = 403,
+  // The pool lets this process not do that.
+  SHMWORKER_RESULT_REFUSED = 404,
+  // A pool or a worker could not start.
+  SHMWORKER_RESULT_NOT_STARTED = 405,
+  // This process has threads: it can't be forked.
+  SHMWORKER_RESULT_HAS_THREADS = 406,
+  // The pool is that of a process from which this one was forked.
+  SHMWORKER_RESULT_ANOTHER_PROCESS = 407,
+  // Its handler gave a failure.
+  SHMWORKER_RESULT_TASK_FAILED = 500,
+  // Its handler panicked.
+  SHMWORKER_RESULT_TASK_PANICKED = 501,
+  // Its worker died over it.
+  SHMWORKER_RESULT_TASK_DIED = 502,
+  // It ran, or was silent, for longer than it may.
+  SHMWORKER_RESULT_TASK_TIMED_OUT = 503,
+  // It was cancelled.
+  SHMWORKER_RESULT_TASK_CANCELLED = 504,
+  // It waited for longer than it may.
+  SHMWORKER_RESULT_TASK_EXPIRED = 505,
+  // The workers have no such handler.
+  SHMWORKER_RESULT_TASK_UNKNOWN = 506,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum shmworker_result shmworker_result;
+#else
+typedef int32_t shmworker_result;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Which fact `shmworker_context_info` is to give.
+enum shmworker_info
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // The name under which the handler is registered. There always is one.
+  SHMWORKER_INFO_NAME = 0,
+  // Temporal: the namespace.
+  SHMWORKER_INFO_NAMESPACE = 1,
+  // Temporal: the task queue from which the activity came.
+  SHMWORKER_INFO_TASK_QUEUE = 2,
+  // Temporal: the activity's id, the same in all attempts.
+  SHMWORKER_INFO_ACTIVITY_ID = 3,
+  // Temporal: the id of the workflow that asked for it.
+  SHMWORKER_INFO_WORKFLOW_ID = 4,
+  // Temporal: the run of that workflow.
+  SHMWORKER_INFO_WORKFLOW_RUN_ID = 5,
+  // Temporal: the type of that workflow.
+  SHMWORKER_INFO_WORKFLOW_TYPE = 6,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum shmworker_info shmworker_info;
+#else
+typedef uint32_t shmworker_info;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// How important a line of the log is.
+enum shmworker_log_level
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // Something is wrong.
+  SHMWORKER_LOG_LEVEL_ERROR = 1,
+  // Something may be wrong.
+  SHMWORKER_LOG_LEVEL_WARN = 2,
+  // Something to know.
+  SHMWORKER_LOG_LEVEL_INFO = 3,
+  // Something for who looks for a fault.
+  SHMWORKER_LOG_LEVEL_DEBUG = 4,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum shmworker_log_level shmworker_log_level;
+#else
+typedef uint32_t shmworker_log_level;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What a process is given. Bits of a set.
+enum shmworker_temporal_lane
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // `coresdk.workflow_activation.WorkflowActivation`s.
+  SHMWORKER_TEMPORAL_LANE_WORKFLOW = 1,
+  // `coresdk.activity_task.ActivityTask`s.
+  SHMWORKER_TEMPORAL_LANE_ACTIVITY = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum shmworker_temporal_lane shmworker_temporal_lane;
+#else
+typedef uint32_t shmworker_temporal_lane;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// What `shmworker_temporal_next` has found.
+enum shmworker_temporal_found
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // Nothing at present.
+  SHMWORKER_TEMPORAL_FOUND_EMPTY = 0,
+  // A message.
+  SHMWORKER_TEMPORAL_FOUND_MESSAGE = 1,
+  // Nothing any more: what the SDK has of it is to be torn down.
+  SHMWORKER_TEMPORAL_FOUND_CLOSED = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum shmworker_temporal_found shmworker_temporal_found;
+#else
+typedef uint32_t shmworker_temporal_found;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// How far a process is in its life.
+enum shmworker_temporal_stage
+#if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+  : uint32_t
+#endif // defined(__cplusplus) || __STDC_VERSION__ >= 202311L
+ {
+  // It serves.
+  SHMWORKER_TEMPORAL_STAGE_RUNNING = 0,
+  // The pool drains, or this process is asked to make room for another: the SDK is to begin its shutdown, and to answer what
+  // comes until the lanes are closed.
+  SHMWORKER_TEMPORAL_STAGE_SHUTTING_DOWN = 1,
+  // The pool has ended: nothing is waited for any more.
+  SHMWORKER_TEMPORAL_STAGE_STOPPED = 2,
+};
+#ifndef __cplusplus
+#if __STDC_VERSION__ >= 202311L
+typedef enum shmworker_temporal_stage shmworker_temporal_stage;
+#else
+typedef uint32_t shmworker_temporal_stage;
+#endif // __STDC_VERSION__ >= 202311L
+#endif // __cplusplus
+
+// Room in the segment for the input of a task. The general flow is:
+//
+// 1. `shmworker_pool_reserve`
+// 2. `shmworker_buffer_data`, and the bytes are written there
+// 3. `shmworker_buffer_submit`, which uses it up; or `shmworker_buffer_free`
+//
+// Threads: any, but who writes the bytes has to be alone with that.
+typedef struct shmworker_buffer shmworker_buffer;
+
+// Handlers by name: what a worker can run. The general flow is:
+//
+// 1. `shmworker_handlers_new`
+// 2. `shmworker_handlers_add`, for each
+// 3. `shmworker_pool_fork`, or in a worker program `shmworker_worker_run`
+// 4. `shmworker_handlers_free`
+//
+// Threads: any.
+typedef struct shmworker_handlers shmworker_handlers;
+
+// Worker processes, and a place to submit tasks to them. The general flow is:
+//
+// 1. `shmworker_pool_fork`, `shmworker_pool_exec` or `shmworker_pool_attach`
+// 2. `shmworker_pool_submit`, or `shmworker_pool_reserve` and `shmworker_buffer_submit`
+// 3. `shmworker_task_wait`, then `shmworker_task_free`
+// 4. `shmworker_pool_free`
+//
+// Threads: any number may use it at once. After a fork the child has no pool: its calls give `SHMWORKER_RESULT_STALE_HANDLE`.
+typedef struct shmworker_pool shmworker_pool;
+
+// A task that was submitted. The general flow is:
+//
+// 1. `shmworker_pool_submit` or `shmworker_buffer_submit`
+// 2. `shmworker_task_wait`, as often as need be
+// 3. `shmworker_task_free`
+//
+// Threads: any; one at a time waits for it, others may cancel it meanwhile.
+typedef struct shmworker_task shmworker_task;
+
+// A process's end of the raw Temporal lanes.
+//
+// Usual flow: `shmworker_temporal_attach`, `shmworker_temporal_hello`, `shmworker_temporal_next` for each lane until it is empty,
+// `shmworker_temporal_wait` or `poll` on `shmworker_temporal_fd`, and again until the lanes are closed; meanwhile
+// `shmworker_temporal_complete_workflow`, `shmworker_temporal_complete_activity` and `shmworker_temporal_heartbeat`;
+// `shmworker_temporal_free`.
+typedef struct shmworker_temporal shmworker_temporal;
+
+// What is said of one task beside its input. NULL, or zeros, say: the first queue, one attempt, no limits of time.
+typedef struct shmworker_task_options {
+  // `sizeof(shmworker_task_options)`.
+  size_t size;
+  // The queue in which it waits. NULL: the first.
+  const char *queue;
+  // An idempotency key: while a task with this key that this process has submitted is not over, another submission with it joins
+  // that one. Not looked at by `shmworker_buffer_submit`. NULL: none.
+  const char *key;
+  // How often it is tried at most, up to 255. 0: once.
+  uint32_t max_attempts;
+  // After which ends there is another attempt, while some are left: `SHMWORKER_RETRY_...`. 0: after all of them.
+  uint32_t retry_on;
+  // Milliseconds before the second attempt; each further pause is twice as long, less up to a quarter. 0: none.
+  uint64_t backoff_ms;
+  // The longest pause, in milliseconds. 0: 60 seconds.
+  uint64_t max_backoff_ms;
+  // Milliseconds after which an attempt is asked to end. 0: it may take its time.
+  uint64_t timeout_ms;
+  // Milliseconds after that in which it has to, or its worker is killed. 0: 5 seconds.
+  uint64_t grace_ms;
+  // Milliseconds that an attempt may be silent: between two heartbeats. Then its worker is killed. 0: it may.
+  uint64_t heartbeat_timeout_ms;
+  // Milliseconds from now in which its last attempt must have begun. 0: it may wait.
+  uint64_t expires_in_ms;
+  // How many workers it may kill before it is set aside, whatever attempts are left, up to 255. 0: 3.
+  uint32_t max_worker_deaths;
+  // Zero: room for what comes.
+  uint32_t reserved;
+} shmworker_task_options;
+
+// Bytes with their encoding.
+typedef struct shmworker_payload {
+  // The bytes, in place: they are not to be written to. May be NULL if there are none.
+  const uint8_t *data;
+  // How many.
+  size_t len;
+  // Temporal's name of the encoding: `json/plain`, `binary/plain`, `binary/null` (no value at all), or another. Never NULL;
+  // empty if it isn't known. In a pool without Temporal `binary/plain`, or `json/plain` for what was submitted as JSON.
+  const char *encoding;
+} shmworker_payload;
+
+// Why a task failed, for `shmworker_context_fail_with`. Set `size` to `sizeof(shmworker_failure)` and the rest to zeros, then
+// what is to be said.
+typedef struct shmworker_failure {
+  // `sizeof(shmworker_failure)`.
+  size_t size;
+  // What happened, for people. UTF-8.
+  const char *message;
+  // A name for programs to go by, such as `CardExpired`. NULL: none.
+  const char *type;
+  // No further attempt: it would fail as well.
+  bool non_retryable;
+  // Milliseconds until the next attempt, if there is one. 0: as the retry policy says. Not used in a pool without Temporal.
+  uint64_t next_retry_delay_ms;
+  // Facts beside the message, for programs. NULL: none. Not used in a pool without Temporal.
+  const uint8_t *details;
+  // How many bytes of details.
+  size_t details_len;
+  // Their encoding. NULL: `binary/plain`.
+  const char *details_encoding;
+} shmworker_failure;
+
+// What `shmworker_context_` functions call. Not to be used directly.
+typedef struct shmworker_context_functions {
+  // How many bytes of this table there are.
+  size_t size;
+  const char *(*info)(struct shmworker_context *context, uint32_t which);
+  uint32_t (*attempt)(const struct shmworker_context *context);
+  size_t (*argument_count)(const struct shmworker_context *context);
+  int32_t (*argument)(struct shmworker_context *context,
+                      size_t index,
+                      struct shmworker_payload *payload);
+  int32_t (*metadata)(const struct shmworker_context *context,
+                      size_t index,
+                      const char *key,
+                      const uint8_t **data,
+                      size_t *len);
+  int32_t (*reserve)(struct shmworker_context *context, size_t len, uint8_t **place);
+  int32_t (*set_length)(struct shmworker_context *context, size_t len);
+  int32_t (*set_encoding)(struct shmworker_context *context, const char *encoding);
+  int32_t (*set_result)(struct shmworker_context *context,
+                        const uint8_t *data,
+                        size_t len,
+                        const char *encoding);
+  int32_t (*fail)(struct shmworker_context *context, const struct shmworker_failure *failure);
+  bool (*is_cancelled)(const struct shmworker_context *context);
+  bool (*is_worker_shutdown)(const struct shmworker_context *context);
+  int64_t (*time_left_ms)(const struct shmworker_context *context);
+  int32_t (*heartbeat)(struct shmworker_context *context);
+  int32_t (*progress)(struct shmworker_context *context, uint64_t done, uint64_t total);
+  int32_t (*checkpoint)(struct shmworker_context *context,
+                        const uint8_t *data,
+                        size_t len,
+                        const char *encoding);
+  int32_t (*last_checkpoint)(struct shmworker_context *context, struct shmworker_payload *payload);
+  void *(*state)(const struct shmworker_context *context);
+} shmworker_context_functions;
+
+// What a handler sees of the attempt that it runs, and what it can say meanwhile: for the `shmworker_context_` functions.
+//
+// It lives until the handler returns, and belongs to the thread on which the handler was called: other threads that the handler
+// starts must not use it.
+typedef struct shmworker_context {
+  // Not to be used directly: the `shmworker_context_` functions do.
+  const struct shmworker_context_functions *functions;
+} shmworker_context;
+
+// Runs one attempt of a task. Returns `SHMWORKER_RESULT_OK`, and then the result is what it has left in its context (nothing, if
+// it has left nothing); or `SHMWORKER_RESULT_CANCELLED`; or any other number: the attempt failed.
+//
+// It is called on several threads at a time. It must not throw a C++ exception to its caller, nor leave by `longjmp`: either
+// ends the process or worse. If it crashes it takes its process with it: its task has failed by that signal, or is attempted
+// again, and another process takes the place of this one.
+typedef int32_t (*shmworker_handler_fn)(struct shmworker_context *context, void *user_data);
+
+// Makes what the handlers of a plug-in share in one process, a connection or a model, and leaves it in `*state`: it is called
+// once, in each process before its first task. Other than 0: it could not, and the process ends.
+typedef int32_t (*shmworker_init_fn)(void *user_data, void **state);
+
+// Undoes `init`: it is called when the process ends in order, after its last task.
+typedef void (*shmworker_exit_fn)(void *user_data, void *state);
+
+// What a pool is to be like. `shmworker_pool_options options = {sizeof options};` says all that is usual.
+typedef struct shmworker_pool_options {
+  // `sizeof(shmworker_pool_options)`.
+  size_t size;
+  // A name by which other processes of this user can attach to it: letters, digits, `.`, `_` and `-`. NULL: none can.
+  const char *name;
+  // How many workers. 0: as many as there are CPUs.
+  size_t workers;
+  // How many there may be after `shmworker_pool_resize`. 0: twice as many as `workers`.
+  size_t max_workers;
+  // How many tasks a worker runs at a time, each on a thread of its own. 0: one.
+  size_t slots;
+  // Names of queues, of which workers take from the first before the second. NULL: one queue, named `default`.
+  const char *const *queues;
+  // How many queues.
+  size_t queue_count;
+  // Milliseconds that workers have to end once the pool ends; then they are killed. 0: 10 seconds.
+  uint64_t grace_ms;
+  // Milliseconds in which all workers have to be started, or none is. 0: 30 seconds.
+  uint64_t start_timeout_ms;
+  // Bytes of memory after which a worker that has finished its task is replaced. 0: any.
+  uint64_t max_memory;
+  // Tasks after which a worker is replaced. 0: any number.
+  uint64_t max_tasks;
+  // 1: all of the segment's memory is taken at the start, and not when it is first used.
+  uint32_t reserve;
+  // Zero: room for what comes.
+  uint32_t reserved;
+} shmworker_pool_options;
+
+// How a task ended.
+typedef struct shmworker_outcome {
+  // `sizeof(shmworker_outcome)`, set by the caller.
+  size_t size;
+  // `SHMWORKER_RESULT_OK`, or why there is no result: `SHMWORKER_RESULT_TASK_...` mostly.
+  int32_t code;
+  // How often it was begun.
+  uint32_t attempts;
+  // Why there is no result, for people: the handler's own words behind ours. Empty if there is one. Never NULL.
+  const char *message;
+  // The result, in place. May be NULL if `len` is 0.
+  const uint8_t *data;
+  // How many bytes.
+  size_t len;
+  // The process that ran it last. 0: none did.
+  uint32_t pid;
+  // The signal that ended the last worker which died over it, `SIGSEGV`. 0: none did.
+  int32_t signal;
+  // The exit code of the last worker that ended over it by itself. -1: none did.
+  int32_t exit_code;
+  // Zero.
+  uint32_t reserved;
+} shmworker_outcome;
+
+// How to attach. Set `size` to `sizeof(shmworker_temporal_options)` and the rest to zeros, then what is to differ.
+typedef struct shmworker_temporal_options {
+  // `sizeof(shmworker_temporal_options)`.
+  size_t size;
+  // The name of a running pool. NULL: `shmworker run --workflow-program` or `--activity-program` has started this process, and
+  // its environment says the rest.
+  const char *pool;
+  // With a name: what this process serves, a set of `shmworker_temporal_lane`. Otherwise 0.
+  uint32_t lanes;
+  // With a name: attempts at a time. Otherwise 0.
+  uint32_t activity_slots;
+  // Activations that may be given out and not answered at a time. 0: 1.
+  uint32_t max_activations;
+  // 0.
+  uint32_t reserved;
+} shmworker_temporal_options;
+
+// A handler, for `register_handler` of `shmworker_host`; `shmworker_host_handler` fills it in.
+typedef struct shmworker_handler {
+  // `sizeof(shmworker_handler)`.
+  size_t size;
+  // `SHMWORKER_ABI_MAJOR`.
+  uint32_t abi_major;
+  // `SHMWORKER_ABI_MINOR`.
+  uint32_t abi_minor;
+  // The name of its tasks, or of its Temporal activity. UTF-8; it is copied.
+  const char *name;
+  // What runs.
+  shmworker_handler_fn run;
+  // Passed to `run` as it is.
+  void *user_data;
+  // `SHMWORKER_HANDLER_...`, or 0.
+  uint32_t flags;
+  // Temporal: an attempt that still runs so many milliseconds after it was cancelled is ended by killing its process, with all
+  // that run there. 0: none is.
+  uint64_t kill_after_ms;
+} shmworker_handler;
+
+// What a plug-in is given. It stays for as long as the process does, and may be used on any thread.
+typedef struct shmworker_host {
+  // How many bytes of this table there are.
+  size_t size;
+  // `SHMWORKER_ABI_MAJOR` of the host.
+  uint32_t abi_major;
+  // `SHMWORKER_ABI_MINOR` of the host.
+  uint32_t abi_minor;
+  // The host's own.
+  void *handle;
+  // Registers a handler; for `shmworker_register` only.
+  int32_t (*register_handler)(const struct shmworker_host *host,
+                              const struct shmworker_handler *handler);
+  // Registers what makes and undoes the state of a process; once, and for `shmworker_register` only. Either may be NULL.
+  int32_t (*register_state)(const struct shmworker_host *host,
+                            shmworker_init_fn init,
+                            shmworker_exit_fn exit,
+                            void *user_data);
+  // Writes a line of the log, `level` being a `shmworker_log_level`. It goes where the host's own log goes; what a plug-in writes
+  // to stderr always arrives.
+  int32_t (*log)(const struct shmworker_host *host, uint32_t level, const char *message);
+  // The version of the host, as `"major.minor.patch"`.
+  const char *version;
+} shmworker_host;
+
+// The one function that a plug-in has to define, by `SHMWORKER_PLUGIN`, under the name `shmworker_register`: it registers the
+// handlers of the plug-in. It is called once in each process that loads the plug-in, before any task. Other than 0: it could not,
+// and the plug-in is refused.
+typedef int32_t (*shmworker_register_fn)(const struct shmworker_host *host);
 
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
 
+// Where its bytes lie, at a multiple of 64, and how many there are. They are whatever lay there before. The address is good
+// until the buffer is submitted or freed.
+//
+// Threads: any.
+//
+// # Safety
+// - `data` and `len` are NULL or can be written to.
+int32_t shmworker_buffer_data(const struct shmworker_buffer *buffer,
+                              uint8_t **data,
+                              size_t *len);
+
+// Submits it: to the handler of this name in the pool from which it is. As `shmworker_pool_submit` otherwise. On success the buffer
+// is gone; after an error it still has to be freed.
+//
+// Threads: any.
+//
+// # Safety
+// - `name` is NULL or a text; `options` is NULL or as its `size` says; `task` is NULL or can be written to.
+int32_t shmworker_buffer_submit(struct shmworker_buffer *buffer,
+                                const struct shmworker_pool *pool,
+                                const char *name,
+                                const struct shmworker_task_options *options,
+                                struct shmworker_task **task);
+
+// Frees a buffer that is not to be submitted. NULL: nothing is done, and that is `SHMWORKER_RESULT_NULL_ARGUMENT`.
+//
+// Threads: any.
+int32_t shmworker_buffer_free(struct shmworker_buffer *buffer);
+
+// Why the last call that failed on this thread did. Empty if none has. It is there until the next one fails on this thread, or
+// the thread ends; not to be freed.
+//
+// Threads: any. After a fork: the child's is its own.
+const char *shmworker_last_error(void);
+
+// The name of a code, as this header has it: "SHMWORKER_RESULT_OK". "unknown" for a number that is none. Never NULL; not to be freed.
+//
+// Threads: any. After a fork: as before.
+const char *shmworker_result_name(int32_t code);
+
+// No handlers yet.
+//
+// Threads: any. Fork: a child has those of its parent only if they were handed to `shmworker_pool_fork`.
+//
+// # Safety
+// - `handlers` is NULL or can be written to.
+int32_t shmworker_handlers_new(struct shmworker_handlers **handlers);
+
+// Adds one, under a name that is copied. `run` is called in the workers, on any of their threads, with this `user_data`.
+// `SHMWORKER_RESULT_NAME_TAKEN`: there is one of this name.
+//
+// Threads: any.
+//
+// # Safety
+// - `name` is NULL or a text; `run` and `user_data` are good in each process that runs it.
+int32_t shmworker_handlers_add(struct shmworker_handlers *handlers,
+                               const char *name,
+                               shmworker_handler_fn run,
+                               void *user_data);
+
+// Says what makes, in each worker process before its first task, what its handlers share (`shmworker_context_state`), and what
+// undoes that after the last. Either may be NULL. It replaces what was said before.
+//
+// Threads: any.
+//
+// # Safety
+// - `init`, `exit` and `user_data` are good in each process that runs them.
+int32_t shmworker_handlers_set_state(struct shmworker_handlers *handlers,
+                                     shmworker_init_fn init,
+                                     shmworker_exit_fn exit,
+                                     void *user_data);
+
+// Frees them. Pools that were made with them keep what they need. NULL: nothing is done, and that is
+// `SHMWORKER_RESULT_NULL_ARGUMENT`.
+//
+// Threads: any.
+int32_t shmworker_handlers_free(struct shmworker_handlers *handlers);
+
+// Starts a pool whose workers are copies of this process, by a fork of it: they have all that it has in memory, and run the
+// handlers that are given. This process must have one thread, but for those of other pools
+// (`SHMWORKER_RESULT_HAS_THREADS`). `options` may be NULL. The handlers stay the caller's.
+//
+// Threads: no others may run. Fork: it forks.
+//
+// # Safety
+// - `options` is NULL or as its `size` says; `pool` is NULL or can be written to.
+int32_t shmworker_pool_fork(const struct shmworker_handlers *handlers,
+                            const struct shmworker_pool_options *options,
+                            struct shmworker_pool **pool);
+
+// Starts a pool whose workers are fresh processes of a program, in whatever language: one that calls
+// `shmworker_worker_run` (in Rust: `pool::work`) before it starts any thread. `program` is a path, or a name that is looked for in
+// `PATH`; `arguments` are handed to it, behind its name: texts of which the last is followed by NULL; or NULL: none.
+//
+// This process may have threads. The pool's coordinator is a process of that program too.
+//
+// Threads: any. Fork: it starts processes, and no copy of this one goes on.
+//
+// # Safety
+// - `program` is NULL or a text; `arguments` is NULL or texts up to a NULL; `options` is NULL or as its `size` says; `pool` is NULL or
+//   can be written to.
+int32_t shmworker_pool_exec(const char *program,
+                            const char *const *arguments,
+                            const struct shmworker_pool_options *options,
+                            struct shmworker_pool **pool);
+
+// Attaches to a running pool of this user, by its name or by the process id of its coordinator.
+// `SHMWORKER_RESULT_NOT_RUNNING`: there is none; `SHMWORKER_RESULT_ABI_MISMATCH`: its shared memory is of another version.
+//
+// Threads: any; it starts one, which watches the coordinator.
+//
+// # Safety
+// - `name` is NULL or a text; `pool` is NULL or can be written to.
+int32_t shmworker_pool_attach(const char *name,
+                              struct shmworker_pool **pool);
+
+// Submits a task: to the handler of this name, with a copy of these bytes as its input. Short of room it waits. `options` may be
+// NULL. `*task` has to be freed by `shmworker_task_free`.
+//
+// `SHMWORKER_RESULT_TASK_UNKNOWN`: this pool's workers, who are copies of this process, have no such handler. Of workers of
+// another program it is the task's end that says so.
+//
+// Threads: any.
+//
+// # Safety
+// - `name` is NULL or a text; at `data` there are `len` bytes, or `len` is 0; `options` is NULL or as its `size` says; `task` is NULL
+//   or can be written to.
+int32_t shmworker_pool_submit(const struct shmworker_pool *pool,
+                              const char *name,
+                              const void *data,
+                              size_t len,
+                              const struct shmworker_task_options *options,
+                              struct shmworker_task **task);
+
+// Room for an input of `len` bytes in the segment, to be written in place and submitted without a copy. Short of room it waits.
+// `*buffer` has to be submitted by `shmworker_buffer_submit` or freed by `shmworker_buffer_free`.
+//
+// Threads: any.
+//
+// # Safety
+// - `buffer` is NULL or can be written to.
+int32_t shmworker_pool_reserve(const struct shmworker_pool *pool,
+                               size_t len,
+                               struct shmworker_buffer **buffer);
+
+// A file descriptor that is readable while there is an event to be taken by `shmworker_pool_next_event`: for `poll` and `epoll`. It
+// belongs to the pool: neither read nor close it.
+//
+// Threads: any.
+//
+// # Safety
+// - `fd` is NULL or can be written to.
+int32_t shmworker_pool_event_fd(const struct shmworker_pool *pool,
+                                int *fd);
+
+// The next task that has ended, of those for which `shmworker_task_notify` was called, each once, with what was given there;
+// `shmworker_task_wait` then has its result at once. `SHMWORKER_RESULT_NOT_READY`: there is none just now. Never waits. Either place
+// may be NULL.
+//
+// Threads: any.
+//
+// # Safety
+// - `task` and `user_data` are NULL or can be written to.
+int32_t shmworker_pool_next_event(const struct shmworker_pool *pool,
+                                  struct shmworker_task **task,
+                                  void **user_data);
+
+// From now on the pool has so many workers: the missing ones are started, those that are too many leave once they have finished
+// what they run. Does not wait for either.
+//
+// Threads: any.
+int32_t shmworker_pool_resize(const struct shmworker_pool *pool,
+                              size_t workers);
+
+// The process id of the pool's coordinator, to which signals may be sent: SIGTERM for the end, SIGHUP for fresh workers.
+//
+// Threads: any.
+//
+// # Safety
+// - `pid` is NULL or can be written to.
+int32_t shmworker_pool_coordinator_pid(const struct shmworker_pool *pool,
+                                       int32_t *pid);
+
+// Ends a pool that this process has started: takes nothing more, and waits until all that was submitted has been run. What is not
+// finished after `grace_ms` milliseconds is cancelled; workers that have not ended after as long again are killed. A pool
+// that was attached to is left, and goes on. Results can still be taken. The handle has to be freed all the same.
+//
+// Threads: any; it waits for calls of others with this pool to end.
+int32_t shmworker_pool_shutdown(const struct shmworker_pool *pool,
+                                uint64_t grace_ms);
+
+// Frees a pool. One that was not shut down waits for all that was submitted, and then ends, or is left if it was attached to.
+// NULL: nothing is done, and that is `SHMWORKER_RESULT_NULL_ARGUMENT`.
+//
+// Threads: any. A call of another thread with this pool returns before that.
+int32_t shmworker_pool_free(struct shmworker_pool *pool);
+
+// Waits until the task has ended, at most for `timeout_ms` milliseconds (0: looks; negative: for as long as it takes), and says how
+// it went: `SHMWORKER_RESULT_OK` says that `*outcome` was filled in, whatever became of the task. It may be called again. What
+// the outcome points to is there until the task is freed.
+//
+// `SHMWORKER_RESULT_NOT_READY`: the time is over. `SHMWORKER_RESULT_BUSY`: another thread waits for it.
+//
+// In a handler, other tasks run on this thread meanwhile.
+//
+// Threads: any, one at a time.
+//
+// # Safety
+// - `outcome` is NULL or as its `size` says.
+int32_t shmworker_task_wait(const struct shmworker_task *task,
+                            int64_t timeout_ms,
+                            struct shmworker_outcome *outcome);
+
+// Has its end told to the event loop: `shmworker_pool_event_fd` is readable then, and `shmworker_pool_next_event` gives this task and
+// `user_data`, once. A task that has ended by now is told at once. The first call in a pool starts a thread, which waits.
+//
+// `SHMWORKER_RESULT_WRONG_TIME`: it was called before, or the pool was freed. `SHMWORKER_RESULT_BUSY`: another thread waits for it.
+//
+// Threads: any.
+int32_t shmworker_task_notify(struct shmworker_task *task,
+                              void *user_data);
+
+// Cancels it if it does not run yet, and asks its handler to end if it does. What becomes of it the wait tells. To no effect on a
+// task that has ended.
+//
+// Threads: any, also while another waits.
+int32_t shmworker_task_cancel(const struct shmworker_task *task);
+
+// Frees a task, and its result. One that has not ended runs on, and its result is dropped. NULL: nothing is done, and that is
+// `SHMWORKER_RESULT_NULL_ARGUMENT`.
+//
+// Threads: any, but no other may still read the result.
+int32_t shmworker_task_free(struct shmworker_task *task);
+
+// Takes this process's seat in a pool that serves Temporal. `options` may be NULL: all zeros.
+//
+// `SHMWORKER_RESULT_REFUSED`: there is no seat; the text says why. With a name this starts a thread; without one it is for once in
+// a process, and the process must be the one that `shmworker run` has started: a script in between has to `exec` it.
+//
+// Threads: any; without a name, before any other thread reads or writes the environment. After a fork: a child attaches by itself, by
+// name.
+//
+// # Safety
+// - `options` is NULL or as its documentation says; `lanes` is NULL or can be written to.
+int32_t shmworker_temporal_attach(const struct shmworker_temporal_options *options,
+                                  struct shmworker_temporal **lanes);
+
+// Gives the seat up. What was not answered is failed, and its runs go to other processes. NULL: nothing is done, and that is
+// `SHMWORKER_RESULT_NULL_ARGUMENT`.
+//
+// Threads: any; where another thread is in a call, which no longer waits then, the seat is given up when that returns. After a fork:
+// `SHMWORKER_RESULT_STALE_HANDLE` in a child, which has no seat, as for all that follow.
+int32_t shmworker_temporal_free(struct shmworker_temporal *lanes);
+
+// Which lanes this process is to serve, a set of `shmworker_temporal_lane`, and how many attempts it is given at a time. Each place
+// may be NULL.
+//
+// Threads: any.
+//
+// # Safety
+// - `set` and `activity_slots` are NULL or can be written to.
+int32_t shmworker_temporal_lanes(const struct shmworker_temporal *lanes,
+                                 uint32_t *set,
+                                 uint32_t *activity_slots);
+
+// Says what this process is: a JSON object with any of `namespace`, `workflow_task_queue`, `activity_task_queue`, `build_id`, and the
+// arrays `workflows` and `activities` of all types that are registered. Waits for the answer, and while the process that speaks to
+// the server is being replaced.
+//
+// `info`: a `coresdk.NamespaceInfo`, with the namespace's limits; it lives as long as the handle. Both places may be NULL.
+// `SHMWORKER_RESULT_REFUSED`: it doesn't match the pool, as the text says. A process that `shmworker run` started has to end
+// then, and so does the pool, with that text: its successor would be refused as well.
+// `SHMWORKER_RESULT_WRONG_TIME`: it was said before.
+//
+// Threads: any, one at a time.
+//
+// # Safety
+// - `config` has `len` bytes; `info` and `info_len` are NULL or can be written to.
+int32_t shmworker_temporal_hello(const struct shmworker_temporal *lanes,
+                                 const uint8_t *config,
+                                 size_t len,
+                                 const uint8_t **info,
+                                 size_t *info_len);
+
+// A descriptor for `poll` and `epoll`: readable when a lane may have something new, its end included. `shmworker_temporal_next` makes
+// it quiet when it finds a lane empty; it is not to be read, written or closed. Starts a thread, the first time.
+//
+// Threads: any.
+//
+// # Safety
+// - `fd` is NULL or can be written to.
+int32_t shmworker_temporal_fd(const struct shmworker_temporal *lanes,
+                              int32_t *fd);
+
+// Sleeps until one of these lanes, a set of `shmworker_temporal_lane`, may have something new, its end included, or `timeout_ms`
+// milliseconds are over; negative: however long it takes. May return for no reason.
+// Lanes that this process does not serve are left out; `SHMWORKER_RESULT_INVALID_ARGUMENT` if no others are named.
+//
+// Threads: any.
+int32_t shmworker_temporal_wait(const struct shmworker_temporal *lanes,
+                                uint32_t set,
+                                int64_t timeout_ms);
+
+// The next message of a lane, a `shmworker_temporal_lane`. `found`, a `shmworker_temporal_found`, says whether there is one; `data` and
+// `len` are its bytes, in place: they are not to be written to, and valid until the next look into the same lane or until the message
+// is answered, whichever is first. Never waits.
+//
+// An error ends this process's part, unless it was misuse: the text says why.
+//
+// Threads: any, one at a time for each lane.
+//
+// # Safety
+// - `found`, `data` and `len` are NULL or can be written to.
+int32_t shmworker_temporal_next(const struct shmworker_temporal *lanes,
+                                uint32_t which,
+                                uint32_t *found,
+                                const uint8_t **data,
+                                size_t *len);
+
+// Answers an activation with a `coresdk.workflow_completion.WorkflowActivationCompletion`, which names the same run. That of an
+// eviction, which has a job `remove_from_cache`, is due once the run has been torn down: only then may another process have it.
+//
+// `SHMWORKER_RESULT_NO_SPACE`: nothing was accepted, and there will be room: try again. `SHMWORKER_RESULT_TOO_LARGE`: nothing
+// was accepted: answer with a failure. `SHMWORKER_RESULT_NOT_FOUND`: it was answered, or belongs to another.
+//
+// Threads: any. Never waits.
+//
+// # Safety
+// - `completion` has `len` bytes.
+int32_t shmworker_temporal_complete_workflow(const struct shmworker_temporal *lanes,
+                                             const uint8_t *completion,
+                                             size_t len);
+
+// Ends an attempt with a `coresdk.ActivityTaskCompletion`, which has the same task token.
+//
+// Results: as for `shmworker_temporal_complete_workflow`. Threads: any. Never waits.
+//
+// # Safety
+// - `completion` has `len` bytes.
+int32_t shmworker_temporal_complete_activity(const struct shmworker_temporal *lanes,
+                                             const uint8_t *completion,
+                                             size_t len);
+
+// Passes on a `coresdk.ActivityHeartbeat`. Its details reach the next attempt even if this process dies at once.
+//
+// Results: as for `shmworker_temporal_complete_workflow`; after `SHMWORKER_RESULT_NO_SPACE` the next heartbeat says as much. Threads:
+// any. Never waits.
+//
+// # Safety
+// - `heartbeat` has `len` bytes.
+int32_t shmworker_temporal_heartbeat(const struct shmworker_temporal *lanes,
+                                     const uint8_t *heartbeat,
+                                     size_t len);
+
+// Asks for the eviction of a run that this process has. It comes as an activation, once no other is outstanding.
+//
+// `SHMWORKER_RESULT_NOT_FOUND`: this process doesn't have the run. `SHMWORKER_RESULT_NO_SPACE`: try again. Threads: any. Never waits.
+//
+// # Safety
+// - `run_id` has `len` bytes.
+int32_t shmworker_temporal_request_eviction(const struct shmworker_temporal *lanes,
+                                            const uint8_t *run_id,
+                                            size_t len);
+
+// How far this process is in its life, a `shmworker_temporal_stage`. A change of it wakes `shmworker_temporal_wait` and makes
+// `shmworker_temporal_fd` readable.
+//
+// Threads: any. Never waits.
+//
+// # Safety
+// - `stage` is NULL or can be written to.
+int32_t shmworker_temporal_stage_of(const struct shmworker_temporal *lanes,
+                                    uint32_t *stage);
+
 // The version of the library, as `"major.minor.patch"`. Never NULL; not to be freed.
+//
+// Threads: any. After a fork: as before.
 const char *shmworker_version(void);
 
-// The `SHMWORKER_ABI_VERSION` with which the library was built. A program compares it with that of its header before
-// it calls anything else.
-uint32_t shmworker_abi_version(void);
+// Is the library that was loaded good for a program that was compiled with this header? Called as
+// `shmworker_check_abi(SHMWORKER_ABI_MAJOR, SHMWORKER_ABI_MINOR)`, before anything else. `SHMWORKER_RESULT_ABI_MISMATCH`: another major
+// number; `SHMWORKER_RESULT_UNSUPPORTED`: the library is older than the header.
+//
+// Threads: any. After a fork: as before.
+int32_t shmworker_check_abi(uint32_t major,
+                            uint32_t minor);
+
+// The life of a worker: runs tasks by these handlers until its pool ends. `*exit_code` is what the process should end with, which it
+// should do then.
+//
+// With `pool` NULL, of a program that a pool has started, by `shmworker_pool_exec` or from Rust: it is called in the pool's
+// coordinator as well as in its workers, before any thread is started. With the name of a running pool, of any program, which
+// attaches to it and works beside the pool's own workers; it should have all handlers that these have.
+//
+// `SHMWORKER_RESULT_NOT_STARTED`: `pool` is NULL, and no pool has started this program.
+//
+// Threads: no others may run if `pool` is NULL. Fork: it may fork, and return in no child.
+//
+// # Safety
+// - `pool` is NULL or a text; `exit_code` is NULL or can be written to.
+int32_t shmworker_worker_run(const struct shmworker_handlers *handlers,
+                             const char *pool,
+                             int *exit_code);
 
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
 
 #endif  /* SHMWORKER_H */
+
+
+#ifndef SHMWORKER_CONTEXT_H
+#define SHMWORKER_CONTEXT_H
+
+// What handlers and plug-ins call. These functions are inline and go through the tables that come with context and host: who
+// calls only them links with no library.
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+#if defined(__GNUC__)
+#define SHMWORKER_EXPORT __attribute__((visibility("default")))
+#else
+#define SHMWORKER_EXPORT
+#endif
+
+// Defines what the host calls: `SHMWORKER_PLUGIN(host) { return shmworker_host_handler(host, "echo", echo, NULL); }`
+#ifdef __cplusplus
+#define SHMWORKER_PLUGIN(host) \
+  extern "C" SHMWORKER_EXPORT int32_t shmworker_register(const struct shmworker_host *host)
+#else
+#define SHMWORKER_PLUGIN(host) \
+  SHMWORKER_EXPORT int32_t shmworker_register(const struct shmworker_host *host); \
+  SHMWORKER_EXPORT int32_t shmworker_register(const struct shmworker_host *host)
+#endif
+
+// Registers `run` for the tasks, or the Temporal activity, of this name; `user_data` is passed to it as it is.
+static inline int32_t shmworker_host_handler(const struct shmworker_host *host, const char *name, shmworker_handler_fn run,
+                                             void *user_data) {
+  struct shmworker_handler handler = {sizeof(struct shmworker_handler), SHMWORKER_ABI_MAJOR, SHMWORKER_ABI_MINOR, name, run,
+                                      user_data, 0, 0};
+  return host ? host->register_handler(host, &handler) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// Registers what makes and undoes the state of each process: `shmworker_context_state`.
+static inline int32_t shmworker_host_state(const struct shmworker_host *host, shmworker_init_fn init, shmworker_exit_fn exit,
+                                           void *user_data) {
+  return host ? host->register_state(host, init, exit, user_data) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// Writes a line of the log; `level` is a `shmworker_log_level`.
+static inline int32_t shmworker_host_log(const struct shmworker_host *host, uint32_t level, const char *message) {
+  return host ? host->log(host, level, message) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// A fact about the task, `which` being a `shmworker_info`. NULL: there is none, as in a pool without Temporal for most. It lives as
+// long as the context does.
+static inline const char *shmworker_context_info(struct shmworker_context *context, uint32_t which) {
+  return context ? context->functions->info(context, which) : 0;
+}
+
+// Which attempt this is, from 1. 0: `context` is NULL.
+static inline uint32_t shmworker_context_attempt(const struct shmworker_context *context) {
+  return context ? context->functions->attempt(context) : 0;
+}
+
+// How many arguments there are. In a pool without Temporal always 1.
+static inline size_t shmworker_context_argument_count(const struct shmworker_context *context) {
+  return context ? context->functions->argument_count(context) : 0;
+}
+
+// An argument, in place: it is there until the handler returns. SHMWORKER_RESULT_NOT_FOUND: there are fewer.
+static inline int32_t shmworker_context_argument(struct shmworker_context *context, size_t index,
+                                                 struct shmworker_payload *payload) {
+  return context ? context->functions->argument(context, index, payload) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// Further metadata of an argument, by its key. SHMWORKER_RESULT_NOT_FOUND: it has none of that key, or there are fewer arguments.
+static inline int32_t shmworker_context_metadata(const struct shmworker_context *context, size_t index, const char *key,
+                                                 const uint8_t **data, size_t *len) {
+  return context ? context->functions->metadata(context, index, key, data, len) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// Room for a result of so many bytes, in the place of what was left before; without Temporal it is in the shared memory, where the
+// submitter will read it. What lies there is unknown: fill it.
+static inline int32_t shmworker_context_reserve(struct shmworker_context *context, size_t len, uint8_t **place) {
+  return context ? context->functions->reserve(context, len, place) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// Of what was reserved only the first `len` bytes are the result. SHMWORKER_RESULT_INVALID_ARGUMENT: it was less.
+static inline int32_t shmworker_context_set_length(struct shmworker_context *context, size_t len) {
+  return context ? context->functions->set_length(context, len) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// How the result is encoded: "json/plain" for one that other languages are to read as a value. If nobody says so, it is
+// "binary/plain"; without any result "binary/null".
+static inline int32_t shmworker_context_set_encoding(struct shmworker_context *context, const char *encoding) {
+  return context ? context->functions->set_encoding(context, encoding) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// Copies a result, in the place of what was left before. `encoding` as for `shmworker_context_set_encoding`; NULL: "binary/plain".
+static inline int32_t shmworker_context_set_result(struct shmworker_context *context, const void *data, size_t len,
+                                                   const char *encoding) {
+  return context ? context->functions->set_result(context, (const uint8_t *)data, len, encoding)
+                 : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// Says why the task failed. It returns what the handler should return then: SHMWORKER_RESULT_FAILED (or another code, if `failure` is
+// no good; that is a failure as well).
+static inline int32_t shmworker_context_fail_with(struct shmworker_context *context, const struct shmworker_failure *failure) {
+  return context ? context->functions->fail(context, failure) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// As `shmworker_context_fail_with`, with a type (NULL: none) and a message. There may be further attempts.
+static inline int32_t shmworker_context_fail(struct shmworker_context *context, const char *type, const char *message) {
+  struct shmworker_failure failure = {sizeof(struct shmworker_failure), message, type, false, 0, 0, 0, 0};
+  return shmworker_context_fail_with(context, &failure);
+}
+
+// As `shmworker_context_fail`; no further attempt is made.
+static inline int32_t shmworker_context_fail_for_good(struct shmworker_context *context, const char *type,
+                                                      const char *message) {
+  struct shmworker_failure failure = {sizeof(struct shmworker_failure), message, type, true, 0, 0, 0, 0};
+  return shmworker_context_fail_with(context, &failure);
+}
+
+// Should it end? Then let the handler return SHMWORKER_RESULT_CANCELLED. An activity hears of its cancellation only through
+// its heartbeats.
+static inline bool shmworker_context_is_cancelled(const struct shmworker_context *context) {
+  return context && context->functions->is_cancelled(context);
+}
+
+// Temporal: is this worker about to end? What runs may finish; past the grace period it is cancelled.
+static inline bool shmworker_context_is_worker_shutdown(const struct shmworker_context *context) {
+  return context && context->functions->is_worker_shutdown(context);
+}
+
+// Milliseconds that this attempt may go on. -1: nobody has set a limit, or `context` is NULL.
+static inline int64_t shmworker_context_time_left_ms(const struct shmworker_context *context) {
+  return context ? context->functions->time_left_ms(context) : -1;
+}
+
+// A sign of life. The checkpoint stays.
+static inline int32_t shmworker_context_heartbeat(struct shmworker_context *context) {
+  return context ? context->functions->heartbeat(context) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// How far it has come, in units of its own; a sign of life too.
+static inline int32_t shmworker_context_progress(struct shmworker_context *context, uint64_t done, uint64_t total) {
+  return context ? context->functions->progress(context, done, total) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// Keeps these bytes for the next attempt, in the place of those before; a sign of life too. A death at any instruction leaves
+// either whole. Temporal: a heartbeat with these details. `encoding` NULL: "binary/plain"; it is kept by Temporal only.
+static inline int32_t shmworker_context_checkpoint(struct shmworker_context *context, const void *data, size_t len,
+                                                   const char *encoding) {
+  return context ? context->functions->checkpoint(context, (const uint8_t *)data, len, encoding)
+                 : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// What an earlier attempt has kept last; it is there until the handler returns. SHMWORKER_RESULT_NOT_FOUND: nothing.
+static inline int32_t shmworker_context_last_checkpoint(struct shmworker_context *context, struct shmworker_payload *payload) {
+  return context ? context->functions->last_checkpoint(context, payload) : (int32_t)SHMWORKER_RESULT_NULL_ARGUMENT;
+}
+
+// What `init` of `shmworker_host_state` has made in this process. NULL: there is none.
+static inline void *shmworker_context_state(const struct shmworker_context *context) {
+  return context ? context->functions->state(context) : 0;
+}
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  // SHMWORKER_CONTEXT_H

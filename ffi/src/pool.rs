@@ -1,0 +1,389 @@
+//! `shmworker_pool`.
+
+use crate::{
+    buffer::{Buffer, shmworker_buffer},
+    error::{Error, boundary},
+    events::Events,
+    handle::{self, Object, Registries, Registry},
+    handlers::{Handlers, flush, shmworker_handlers},
+    options::{pool_options, shmworker_pool_options, shmworker_task_options, task_options},
+    slice::{out, slice, text},
+    task::{Task, shmworker_task},
+};
+use shmworker::{
+    Pool as OwnPool,
+    plugin::abi::shmworker_result as Code,
+    pool::{Attached, Submitter},
+};
+use std::{
+    ffi::{CStr, OsStr, c_char, c_int, c_void},
+    ops::Deref,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    ptr,
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
+};
+
+/// Worker processes, and a place to submit tasks to them. The general flow is:
+///
+/// 1. `shmworker_pool_fork`, `shmworker_pool_exec` or `shmworker_pool_attach`
+/// 2. `shmworker_pool_submit`, or `shmworker_pool_reserve` and `shmworker_buffer_submit`
+/// 3. `shmworker_task_wait`, then `shmworker_task_free`
+/// 4. `shmworker_pool_free`
+///
+/// Threads: any number may use it at once. After a fork the child has no pool: its calls give `SHMWORKER_RESULT_STALE_HANDLE`.
+pub struct shmworker_pool {
+    _opaque: [u8; 0],
+}
+
+enum Seat {
+    Owner(OwnPool),
+    Guest(Attached),
+}
+
+impl Deref for Seat {
+    type Target = Submitter;
+
+    fn deref(&self) -> &Submitter {
+        match self {
+            Seat::Owner(pool) => pool,
+            Seat::Guest(pool) => pool,
+        }
+    }
+}
+
+pub(crate) struct Pool {
+    /// `None`: it was shut down.
+    seat: RwLock<Option<Seat>>,
+    events: OnceLock<Arc<Events>>,
+}
+
+impl Object for Pool {
+    type Opaque = shmworker_pool;
+    const WHAT: &'static str = "pool";
+    const KIND: usize = 0;
+
+    fn registry(all: &Registries) -> &Registry<Pool> {
+        &all.pools
+    }
+}
+
+/// A pool that is not shut down as long as this lives.
+pub(crate) struct Open<'p>(RwLockReadGuard<'p, Option<Seat>>);
+
+impl Deref for Open<'_> {
+    type Target = Submitter;
+
+    fn deref(&self) -> &Submitter {
+        self.seat()
+    }
+}
+
+impl Open<'_> {
+    fn seat(&self) -> &Seat {
+        self.0.as_ref().unwrap_or_else(|| unreachable!("it was looked at when this was made"))
+    }
+
+    fn owner(&self) -> Result<&OwnPool, Error> {
+        match self.seat() {
+            Seat::Owner(pool) => Ok(pool),
+            Seat::Guest(_) => {
+                Err(Error::new(Code::Refused, "this pool belongs to another process, to which this one has attached"))
+            }
+        }
+    }
+}
+
+impl Pool {
+    fn register(seat: Seat) -> Result<*mut shmworker_pool, Error> {
+        handle::register(Pool { seat: RwLock::new(Some(seat)), events: OnceLock::new() })
+    }
+
+    pub(crate) fn open(&self) -> Result<Open<'_>, Error> {
+        let seat = self.seat.read().unwrap_or_else(PoisonError::into_inner);
+        if seat.is_none() {
+            return Err(Error::new(Code::PoolEnded, "the pool was shut down"));
+        }
+        Ok(Open(seat))
+    }
+
+    /// Who hears of tasks that have ended. The first caller makes it.
+    pub(crate) fn events(&self) -> Result<&Arc<Events>, Error> {
+        if self.events.get().is_none() {
+            let made = Arc::new(Events::new()?);
+            let _ = self.events.set(made); // or another thread was faster
+        }
+        Ok(self.events.get().unwrap_or_else(|| unreachable!("it was set above")))
+    }
+}
+
+/// Starts a pool whose workers are copies of this process, by a fork of it: they have all that it has in memory, and run the
+/// handlers that are given. This process must have one thread, but for those of other pools
+/// (`SHMWORKER_RESULT_HAS_THREADS`). `options` may be NULL. The handlers stay the caller's.
+///
+/// Threads: no others may run. Fork: it forks.
+///
+/// # Safety
+/// - `options` is NULL or as its `size` says; `pool` is NULL or can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_fork(
+    handlers: *const shmworker_handlers,
+    options: *const shmworker_pool_options,
+    pool: *mut *mut shmworker_pool,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: the caller's word.
+        let place = unsafe { out("pool", pool) }?;
+        *place = ptr::null_mut();
+        let handlers = handle::get::<Handlers>(handlers)?;
+        // SAFETY: the caller's word.
+        let builder = unsafe { pool_options(options) }?;
+        let tasks = handlers.tasks()?;
+        // The workers would write it as well.
+        flush();
+        *place = Pool::register(Seat::Owner(builder.fork(tasks)?))?;
+        Ok(())
+    })
+}
+
+/// Starts a pool whose workers are fresh processes of a program, in whatever language: one that calls
+/// `shmworker_worker_run` (in Rust: `pool::work`) before it starts any thread. `program` is a path, or a name that is looked for in
+/// `PATH`; `arguments` are handed to it, behind its name: texts of which the last is followed by NULL; or NULL: none.
+///
+/// This process may have threads. The pool's coordinator is a process of that program too.
+///
+/// Threads: any. Fork: it starts processes, and no copy of this one goes on.
+///
+/// # Safety
+/// - `program` is NULL or a text; `arguments` is NULL or texts up to a NULL; `options` is NULL or as its `size` says; `pool` is NULL or
+///   can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_exec(
+    program: *const c_char,
+    arguments: *const *const c_char,
+    options: *const shmworker_pool_options,
+    pool: *mut *mut shmworker_pool,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: the caller's word.
+        let place = unsafe { out("pool", pool) }?;
+        *place = ptr::null_mut();
+        if program.is_null() {
+            return Err(Error::null("program"));
+        }
+        // SAFETY: it isn't NULL, and the rest is the caller's word.
+        let program = Path::new(os(unsafe { CStr::from_ptr(program) }));
+        let mut args = Vec::new();
+        let mut next = arguments;
+        // SAFETY: the caller's word: up to the NULL there are texts.
+        while let Some(argument) = unsafe { next.as_ref() }.filter(|argument| !argument.is_null()) {
+            // SAFETY: as above.
+            args.push(os(unsafe { CStr::from_ptr(*argument) }));
+            // SAFETY: this one wasn't the NULL, so there is another.
+            next = unsafe { next.add(1) };
+        }
+        // SAFETY: the caller's word.
+        let builder = unsafe { pool_options(options) }?;
+        *place = Pool::register(Seat::Owner(builder.program(program, args).exec()?))?;
+        Ok(())
+    })
+}
+
+fn os(text: &CStr) -> &OsStr {
+    OsStr::from_bytes(text.to_bytes())
+}
+
+/// Attaches to a running pool of this user, by its name or by the process id of its coordinator.
+/// `SHMWORKER_RESULT_NOT_RUNNING`: there is none; `SHMWORKER_RESULT_ABI_MISMATCH`: its shared memory is of another version.
+///
+/// Threads: any; it starts one, which watches the coordinator.
+///
+/// # Safety
+/// - `name` is NULL or a text; `pool` is NULL or can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_attach(name: *const c_char, pool: *mut *mut shmworker_pool) -> i32 {
+    boundary(|| {
+        // SAFETY: the caller's word.
+        let place = unsafe { out("pool", pool) }?;
+        *place = ptr::null_mut();
+        // SAFETY: the caller's word.
+        let name = unsafe { text("name", name) }?;
+        *place = Pool::register(Seat::Guest(OwnPool::attach(name)?))?;
+        Ok(())
+    })
+}
+
+/// Submits a task: to the handler of this name, with a copy of these bytes as its input. Short of room it waits. `options` may be
+/// NULL. `*task` has to be freed by `shmworker_task_free`.
+///
+/// `SHMWORKER_RESULT_TASK_UNKNOWN`: this pool's workers, who are copies of this process, have no such handler. Of workers of
+/// another program it is the task's end that says so.
+///
+/// Threads: any.
+///
+/// # Safety
+/// - `name` is NULL or a text; at `data` there are `len` bytes, or `len` is 0; `options` is NULL or as its `size` says; `task` is NULL
+///   or can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_submit(
+    pool: *const shmworker_pool,
+    name: *const c_char,
+    data: *const c_void,
+    len: usize,
+    options: *const shmworker_task_options,
+    task: *mut *mut shmworker_task,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: the caller's word.
+        let place = unsafe { out("task", task) }?;
+        *place = ptr::null_mut();
+        let found = handle::get::<Pool>(pool)?;
+        // SAFETY: the caller's word.
+        let name = unsafe { text("name", name) }?;
+        // SAFETY: the caller's word.
+        let input = unsafe { slice("data", data.cast::<u8>(), len) }?;
+        // SAFETY: the caller's word.
+        let options = unsafe { task_options(options) }?;
+        let submitted = found.open()?.submit_bytes(name, input, &options)?;
+        *place = Task::register(submitted, pool)?;
+        Ok(())
+    })
+}
+
+/// Room for an input of `len` bytes in the segment, to be written in place and submitted without a copy. Short of room it waits.
+/// `*buffer` has to be submitted by `shmworker_buffer_submit` or freed by `shmworker_buffer_free`.
+///
+/// Threads: any.
+///
+/// # Safety
+/// - `buffer` is NULL or can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_reserve(
+    pool: *const shmworker_pool,
+    len: usize,
+    buffer: *mut *mut shmworker_buffer,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: the caller's word.
+        let place = unsafe { out("buffer", buffer) }?;
+        *place = ptr::null_mut();
+        let pool = handle::get::<Pool>(pool)?;
+        let reserved = pool.open()?.reserve(len)?;
+        *place = handle::register(Buffer::new(reserved))?;
+        Ok(())
+    })
+}
+
+/// A file descriptor that is readable while there is an event to be taken by `shmworker_pool_next_event`: for `poll` and `epoll`. It
+/// belongs to the pool: neither read nor close it.
+///
+/// Threads: any.
+///
+/// # Safety
+/// - `fd` is NULL or can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_event_fd(pool: *const shmworker_pool, fd: *mut c_int) -> i32 {
+    boundary(|| {
+        // SAFETY: the caller's word.
+        let place = unsafe { out("fd", fd) }?;
+        *place = -1;
+        let pool = handle::get::<Pool>(pool)?;
+        drop(pool.open()?);
+        *place = pool.events()?.fd();
+        Ok(())
+    })
+}
+
+/// The next task that has ended, of those for which `shmworker_task_notify` was called, each once, with what was given there;
+/// `shmworker_task_wait` then has its result at once. `SHMWORKER_RESULT_NOT_READY`: there is none just now. Never waits. Either place
+/// may be NULL.
+///
+/// Threads: any.
+///
+/// # Safety
+/// - `task` and `user_data` are NULL or can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_next_event(
+    pool: *const shmworker_pool,
+    task: *mut *mut shmworker_task,
+    user_data: *mut *mut c_void,
+) -> i32 {
+    boundary(|| {
+        let pool = handle::get::<Pool>(pool)?;
+        let next = pool.events()?.next();
+        let (ended, note) = next.unwrap_or_default();
+        // SAFETY: the caller's word.
+        if let Some(place) = unsafe { task.as_mut() } {
+            *place = ptr::without_provenance_mut(ended);
+        }
+        // SAFETY: the caller's word.
+        if let Some(place) = unsafe { user_data.as_mut() } {
+            *place = ptr::with_exposed_provenance_mut(note);
+        }
+        next.map(drop).ok_or_else(|| Error::new(Code::NotReady, "no task has ended"))
+    })
+}
+
+/// From now on the pool has so many workers: the missing ones are started, those that are too many leave once they have finished
+/// what they run. Does not wait for either.
+///
+/// Threads: any.
+#[unsafe(no_mangle)]
+pub extern "C" fn shmworker_pool_resize(pool: *const shmworker_pool, workers: usize) -> i32 {
+    boundary(|| {
+        handle::get::<Pool>(pool)?.open()?.owner()?.resize(workers)?;
+        Ok(())
+    })
+}
+
+/// The process id of the pool's coordinator, to which signals may be sent: SIGTERM for the end, SIGHUP for fresh workers.
+///
+/// Threads: any.
+///
+/// # Safety
+/// - `pid` is NULL or can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_coordinator_pid(pool: *const shmworker_pool, pid: *mut i32) -> i32 {
+    boundary(|| {
+        // SAFETY: the caller's word.
+        let place = unsafe { out("pid", pid) }?;
+        *place = 0;
+        let pool = handle::get::<Pool>(pool)?;
+        *place = match pool.open()?.seat() {
+            Seat::Owner(pool) => pool.coordinator_pid() as i32,
+            Seat::Guest(pool) => pool.coordinator_pid() as i32,
+        };
+        Ok(())
+    })
+}
+
+/// Ends a pool that this process has started: takes nothing more, and waits until all that was submitted has been run. What is not
+/// finished after `grace_ms` milliseconds is cancelled; workers that have not ended after as long again are killed. A pool
+/// that was attached to is left, and goes on. Results can still be taken. The handle has to be freed all the same.
+///
+/// Threads: any; it waits for calls of others with this pool to end.
+#[unsafe(no_mangle)]
+pub extern "C" fn shmworker_pool_shutdown(pool: *const shmworker_pool, grace_ms: u64) -> i32 {
+    boundary(|| {
+        let pool = handle::get::<Pool>(pool)?;
+        let seat = pool.seat.write().unwrap_or_else(PoisonError::into_inner).take();
+        match seat {
+            Some(Seat::Owner(pool)) => {
+                pool.shutdown(Duration::from_millis(grace_ms))?;
+            }
+            Some(Seat::Guest(pool)) => pool.drain()?,
+            None => return Err(Error::new(Code::PoolEnded, "the pool was shut down")),
+        }
+        Ok(())
+    })
+}
+
+/// Frees a pool. One that was not shut down waits for all that was submitted, and then ends, or is left if it was attached to.
+/// NULL: nothing is done, and that is `SHMWORKER_RESULT_NULL_ARGUMENT`.
+///
+/// Threads: any. A call of another thread with this pool returns before that.
+#[unsafe(no_mangle)]
+pub extern "C" fn shmworker_pool_free(pool: *mut shmworker_pool) -> i32 {
+    boundary(|| handle::remove::<Pool>(pool).map(drop))
+}
