@@ -82,7 +82,8 @@ fn write(results: &Results, docs: &std::path::Path, benches: &std::path::Path) -
         _ => {}
     }
     let missed = if is_missed { missed } else { String::new() };
-    fs::write(&page, render::page(results, &targets, &drawn, &missed, &text("temporal.md")?)?)?;
+    let others = format!("{}\n{}\n{}", text("c.md")?, text("temporal.md")?, text("deaths.md")?);
+    fs::write(&page, render::page(results, &targets, &drawn, &missed, &others)?)?;
     print!("{}", render::tables(results, &targets)?);
     eprintln!("page: {}", page.display());
     Ok(())

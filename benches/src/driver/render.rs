@@ -54,13 +54,13 @@ const TARGETS: &str = "What is to be reached. Measured is the median of the turn
      reaches another process, from Rust or Python, task by task: `imap_unordered(chunksize=64)`, which makes one message of \
      64 tasks, has a line of its own.";
 
-/// `missed` says where the time goes that is missed, `temporal` is of another kind: both are written by hand.
+/// `missed` says where the time goes that is missed, `others` are sections of another kind, which are there as they are.
 pub(crate) fn page(
     results: &Results,
     targets: &[Target],
     plots: &[Plot],
     missed: &str,
-    temporal: &str,
+    others: &str,
 ) -> Result<String, std::fmt::Error> {
     let mut page = String::new();
     let machine = &results.machine;
@@ -102,7 +102,7 @@ pub(crate) fn page(
             }
         }
     }
-    write!(page, "\n{temporal}")?;
+    write!(page, "\n{others}")?;
     Ok(page)
 }
 

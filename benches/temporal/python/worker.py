@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime, TelemetryConfig
+from temporalio.service import GrpcCompression
 from temporalio.worker import PollerBehaviorSimpleMaximum, Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
@@ -45,11 +46,13 @@ def activity_worker(client: Client) -> Worker:
     return Worker(client, task_queue=ACTIVITY_TASK_QUEUE, activities=[echo_pid_activity])
 
 
-def serve(worker_of) -> None:
+def serve(worker_of, gzip: bool) -> None:
     Runtime.set_default(Runtime(telemetry=TelemetryConfig()))
 
     async def run() -> None:
         config = ClientConfig.load_client_connect_config()
+        if not gzip:
+            config["grpc_compression"] = GrpcCompression.NONE
         await worker_of(await Client.connect(**config)).run()
 
     asyncio.run(run())
@@ -59,10 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-w", "--num-workflow-workers", type=int, default=2)
     parser.add_argument("-a", "--num-activity-workers", type=int, default=1)
+    parser.add_argument("--no-gzip", dest="gzip", action="store_false", help="no compression, as ours")
     args = parser.parse_args()
     workers = [workflow_worker] * args.num_workflow_workers + [activity_worker] * args.num_activity_workers
     with ProcessPoolExecutor(len(workers), mp_context=multiprocessing.get_context("fork")) as executor:
-        for ended in as_completed([executor.submit(serve, worker) for worker in workers]):
+        for ended in as_completed([executor.submit(serve, worker, args.gzip) for worker in workers]):
             ended.result()
 
 

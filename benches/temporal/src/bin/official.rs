@@ -1,11 +1,13 @@
-//! The official Rust SDK's worker: one process, its own defaults, the same workflows.
+//! The official Rust SDK's worker: one process, its own defaults, the same workflows. `--no-gzip`: no compression, as ours.
 
 #![allow(dead_code, reason = "the macro adds a constant for callers, and workflows have theirs")]
 
 use shmworker::temporal::sample::{ACTIVITY_TASK_QUEUE, ParallelizedWorkflow, WORKFLOW_TASK_QUEUE};
 use shmworker_benches_temporal::workflows::{BurnWorkflow, TrivialWorkflow};
 use std::error::Error;
-use temporalio_client::{Client, ClientOptions, Connection, envconfig::LoadClientConfigProfileOptions};
+use temporalio_client::{
+    Client, ClientOptions, Connection, GrpcCompression, envconfig::LoadClientConfigProfileOptions,
+};
 use temporalio_macros::activities;
 use temporalio_sdk::{
     Runtime, Worker, WorkerOptions,
@@ -25,7 +27,10 @@ impl EchoActivities {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let runtime = Runtime::from_current_tokio(Default::default())?;
-    let (connection, client) = ClientOptions::load_from_config(LoadClientConfigProfileOptions::default())?;
+    let (mut connection, client) = ClientOptions::load_from_config(LoadClientConfigProfileOptions::default())?;
+    if std::env::args().any(|arg| arg == "--no-gzip") {
+        connection.grpc_compression = GrpcCompression::None;
+    }
     let client = Client::new(Connection::connect(connection).await?, client)?;
     let workflows = WorkerOptions::new(WORKFLOW_TASK_QUEUE)
         .register_workflow::<ParallelizedWorkflow>()?

@@ -11,8 +11,12 @@ pub(crate) enum Peer {
     OursGzip(usize, usize),
     /// The official Rust SDK's, in one process.
     Official,
+    /// The same without compression, as ours.
+    OfficialPlain,
     /// `-w N -a N` of the Python sample.
     Python(usize, usize),
+    /// The same without compression, as ours.
+    PythonPlain(usize, usize),
 }
 
 impl Peer {
@@ -21,7 +25,9 @@ impl Peer {
             Peer::Ours(w, a) => format!("**shmworker** `-w {w} -a {a}`"),
             Peer::OursGzip(w, a) => format!("shmworker `-w {w} -a {a} --gzip`"),
             Peer::Official => "official Rust SDK, one process".to_owned(),
+            Peer::OfficialPlain => "the same, without gzip".to_owned(),
             Peer::Python(w, a) => format!("Python sample `-w {w} -a {a}`"),
+            Peer::PythonPlain(..) => "the same, without gzip".to_owned(),
         }
     }
 }
@@ -64,11 +70,13 @@ impl Case {
     }
 
     pub(crate) fn peers(self) -> &'static [Peer] {
-        use Peer::{Official, Ours, OursGzip, Python};
+        use Peer::{Official, OfficialPlain, Ours, OursGzip, Python, PythonPlain};
         match self {
-            Case::Activity => &[Ours(2, 1), OursGzip(2, 1), Official, Python(2, 1)],
+            Case::Activity => &[Ours(2, 1), OursGzip(2, 1), Official, OfficialPlain, Python(2, 1), PythonPlain(2, 1)],
             Case::DevServer => &[Ours(2, 1), Python(2, 1)],
-            Case::Trivial => &[Ours(2, 0), Ours(1, 0), OursGzip(2, 0), OursGzip(1, 0), Official, Python(2, 0)],
+            Case::Trivial => {
+                &[Ours(2, 0), Ours(1, 0), OursGzip(2, 0), OursGzip(1, 0), Official, OfficialPlain, Python(2, 0)]
+            }
             Case::Burn => &[Ours(2, 0), Ours(1, 0), Official, Python(2, 0)],
             Case::Memory => &[Ours(FEW, 0), Ours(MANY, 0), Python(FEW, 0), Python(MANY, 0)],
         }

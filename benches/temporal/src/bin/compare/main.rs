@@ -88,8 +88,9 @@ fn run(args: &Args) -> Result<()> {
         fs::write(benches.join("../text/temporal.md"), &section)?;
         let page = benches.join("../../docs/benchmarks.md");
         let text = fs::read_to_string(&page)?;
-        let at = text.find(render::HEADING).ok_or("docs/benchmarks.md has no section on Temporal")?;
-        fs::write(page, text[..at].to_owned() + &section)?;
+        let (before, rest) = text.split_once(render::HEADING).ok_or("docs/benchmarks.md has no section for it")?;
+        let after = rest.find("\n## ").map_or("", |at| &rest[at..]);
+        fs::write(page, format!("{before}{section}{after}"))?;
     }
     Ok(())
 }
@@ -113,7 +114,11 @@ fn measure(args: &Args) -> Result<Results> {
             }
         };
         for turn in 0..args.turns.get() {
-            for &peer in case.peers().iter().filter(|peer| has_python || !matches!(peer, Peer::Python(..))) {
+            for &peer in case
+                .peers()
+                .iter()
+                .filter(|peer| has_python || !matches!(peer, Peer::Python(..) | Peer::PythonPlain(..)))
+            {
                 let figures = match &dev_server {
                     Some(server) => server.measure(&worker(peer)?, case.workflow().0)?,
                     None => null_server(case, peer, args.seconds)?,
@@ -147,10 +152,12 @@ fn worker(peer: Peer) -> Result<Vec<String>> {
         Peer::Ours(w, a) => [vec![sibling("ours")?, "run".into()], numbers(w, a).into()].concat(),
         Peer::OursGzip(w, a) => [worker(Peer::Ours(w, a))?, vec!["--gzip".into()]].concat(),
         Peer::Official => vec![sibling("official")?],
+        Peer::OfficialPlain => vec![sibling("official")?, "--no-gzip".into()],
         Peer::Python(w, a) => {
             let program = concat!(env!("CARGO_MANIFEST_DIR"), "/python/worker.py");
             [vec!["python3".into(), program.into()], numbers(w, a).into()].concat()
         }
+        Peer::PythonPlain(w, a) => [worker(Peer::Python(w, a))?, vec!["--no-gzip".into()]].concat(),
     })
 }
 

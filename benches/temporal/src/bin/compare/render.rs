@@ -14,7 +14,7 @@ use std::{
 };
 
 /// What the section begins with.
-pub(crate) const HEADING: &str = "## Temporal";
+pub(crate) const HEADING: &str = "## Temporal: workers side by side";
 
 /// What a reader must know to make something of the figures, beside the page's own machine.
 #[derive(Serialize, Deserialize)]
@@ -60,7 +60,7 @@ pub(crate) fn section(results: &Results, missed: &str) -> Result<String, fmt::Er
         "{HEADING}\n\nWritten by `benches/temporal/run --write`. A null server, which keeps histories in memory and does nothing \
          else, has 100 workflows open at a time and feeds one worker after another; rates and CPU times are of some seconds after \
          a second of warming up, the CPU times of all processes of the worker together. It shares the CPUs with the worker. Each \
-         worker speaks to it as it does by default: ours without compression, the others with gzip; `--gzip` has rows of its own. The Python sample is Temporal's `worker_multiprocessing` (SDK {python_sdk}): a \
+         worker speaks to it as it does by default: ours without compression, the others with gzip; what compares them in this has rows of its own. All are built with link-time optimization (`--profile dist`), as the Python SDK's wheels are. The Python sample is Temporal's `worker_multiprocessing` (SDK {python_sdk}): a \
          process for each `Worker`.\n\n{} turns; ± is half the span from the lowest to the highest turn, a ratio is the median of \
          the turns' own ratios. Commit {commit}, {date}; load average {} before, {} after.\n",
         results.turns,
@@ -128,7 +128,7 @@ struct Target {
 }
 
 fn targets(results: &Results) -> Vec<Target> {
-    use Peer::{Official, Ours, Python};
+    use Peer::{Official, OfficialPlain, Ours, Python};
     let cpu = |case| ratio(results, case, (Ours(2, 1), Python(2, 1)), Figures::cpu_per_workflow);
     let rate = |case, ours, theirs| ratio(results, case, (ours, theirs), Figures::rate);
     let few_and_many = paired(results, Case::Memory, (Ours(FEW, 0), Ours(MANY, 0)));
@@ -154,6 +154,7 @@ fn targets(results: &Results) -> Vec<Target> {
             0.8,
             rate(Case::Trivial, Ours(1, 0), Official),
         ),
+        least("trivial", "the same, neither compresses", 0.8, rate(Case::Trivial, Ours(1, 0), OfficialPlain)),
         least(
             "trivial",
             "workflows/s: ours at `-w 2` to the official worker's",
