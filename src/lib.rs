@@ -44,6 +44,8 @@ mod exec;
 #[cfg(any(fuzzing, all(test, not(any(loom, shuttle)))))]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(all(feature = "jobs", not(all(test, any(loom, shuttle)))))]
+pub mod jobs;
 #[cfg(not(all(test, any(loom, shuttle))))]
 #[doc(hidden)]
 pub mod lanes;
@@ -62,6 +64,8 @@ pub mod plugin;
 pub mod pool;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod process;
+#[cfg(all(feature = "source", not(all(test, any(loom, shuttle)))))]
+pub mod sources;
 mod sync;
 #[cfg(feature = "cli")]
 mod torture;

@@ -1,0 +1,86 @@
+//! Where jobs wait and results go: a table, a stream, a service. [`TaskSource`] is what such a place must offer.
+//!
+//! Jobs are run **at least once**. A job is acknowledged to its source together with its result, so a death of everything before that
+//! has it come again; whoever writes tasks for a source writes them so that a second run does no harm. Results are stored exactly
+//! once where the source can tell a second one from the first.
+
+use crate::jobs::{Job, JobResult};
+use std::{fmt, time::Duration};
+
+/// A job as its source hands it out.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Lease {
+    /// What the source knows it by: of this delivery, not only of this job, so that who comes too late can be told.
+    pub id: String,
+    /// The job; the error, for people, if what lay there is none. It is published as failed.
+    pub job: Result<Job, String>,
+}
+
+/// A lease whose job has ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// That of the [`Lease`].
+    pub id: String,
+    /// How it went.
+    pub result: JobResult,
+}
+
+/// Why a source could not do what it was asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// It may work later: the server is down, the connection was lost. Tried again, after a while.
+    Unavailable(String),
+    /// It won't: the table is not there, the password is wrong. Ends the run.
+    Fatal(String),
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (SourceError::Unavailable(why) | SourceError::Fatal(why)) = self;
+        f.write_str(why)
+    }
+}
+
+impl std::error::Error for SourceError {}
+
+/// A place where jobs wait.
+///
+/// Three threads call it at a time, one to a method: one fetches, one publishes, one keeps leases alive. So each method has a
+/// connection of its own.
+pub trait TaskSource: Send + Sync {
+    /// Takes up to `room` jobs, which nobody else gets while their leases last. Waits for the first of them for up to `wait`; none then
+    /// is no error.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn fetch(&self, room: usize, wait: Duration) -> Result<Vec<Lease>, SourceError>;
+
+    /// Stores results and acknowledges their jobs, as one step or so that a repetition does no harm: after an error it is called again
+    /// with the same. What is of a lease that was lost meanwhile is dropped.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn publish(&self, outcomes: &[Outcome]) -> Result<(), SourceError>;
+
+    /// How often [`heartbeat`](Self::heartbeat) is to be called; `None`: never. Well below the time for which a lease lasts.
+    fn heartbeat_every(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Keeps the leases of jobs that wait or run. Returns those that are lost, whose jobs are cancelled: somebody else has them.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn heartbeat(&self, _leases: &[&str]) -> Result<Vec<String>, SourceError> {
+        Ok(Vec::new())
+    }
+
+    /// The end: all that ran was published. `unstarted` are the leases whose jobs were not begun, to be given back at once.
+    ///
+    /// # Errors
+    /// [`SourceError`]: the leases run out by themselves.
+    fn shut_down(&self, unstarted: &[&str]) -> Result<(), SourceError>;
+}
