@@ -151,14 +151,17 @@ fn serve(cli: &Path, port: u16, namespaces: &[&str], db: Option<&Path>, settings
     Program::start(command)
 }
 
-/// The `temporal` command line tool: where TEMPORAL_CLI says, in PATH, or where `go install` puts it.
+/// The `temporal` command line tool: where TEMPORAL_CLI says, in PATH, where `.ci/setup` or where `go install` puts it.
 fn cli() -> PathBuf {
     let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let in_path =
         var("PATH").map(|path| std::env::split_paths(&path).map(|dir| dir.join("temporal")).collect::<Vec<_>>());
     let places = var("TEMPORAL_CLI").map(PathBuf::from).into_iter().chain(in_path.into_iter().flatten());
-    let installed = std::env::home_dir().map(|home| home.join("go/bin/temporal"));
-    places.chain(installed).find(|path| path.is_file()).unwrap_or_else(|| {
+    let home = std::env::home_dir();
+    let cache = var("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cache")));
+    let installed = cache.map(|cache| cache.join("shmworker/temporal"));
+    let by_go = home.map(|home| home.join("go/bin/temporal"));
+    places.chain(installed).chain(by_go).find(|path| path.is_file()).unwrap_or_else(|| {
         panic!("no 'temporal' command line tool, in which the dev server is: '.ci/setup' installs it, TEMPORAL_CLI names it")
     })
 }
