@@ -44,9 +44,10 @@ impl Pool {
         let labels = |kind, n| (0..n).map(move |i| format!("{kind}:{i}"));
         let workers: Vec<String> =
             labels("workflow-worker", workflow_workers).chain(labels("activity-worker", activity_workers)).collect();
-        // They are forked in this order.
-        let children = program.children();
-        assert_eq!(children.len(), 1 + workers.len());
+        // They are forked in this order; one that is about to become another program is neither for a moment.
+        let children = eventually("all processes are there", || {
+            Some(program.children()).filter(|children| children.len() == 1 + workers.len())
+        });
         let names = ["bridge".to_owned()].into_iter().chain(workers.iter().cloned());
         let pids = names.zip(children.iter().map(|child| child.pid)).collect();
         let segment = Process::of(program.pid()).and_then(|p| p.segment()).expect("the coordinator maps a memory file");
