@@ -154,6 +154,7 @@ impl Task {
     }
 
     /// The same attempt of the same task in another phase.
+    #[inline]
     pub(crate) const fn to(self, phase: Phase, who: u16) -> Task {
         Task::new(phase, who, self.attempt(), self.generation())
     }

@@ -897,6 +897,7 @@ impl Drop for Landing<'_> {
 }
 
 impl Shared {
+    #[inline]
     fn lock(&self) -> Locked<'_> {
         Locked { inbox: Some(self.inbox.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
