@@ -168,10 +168,17 @@ impl Pool {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn shutdown(mut self, grace: Duration) -> Result<Shutdown, ControlError> {
-        self.crew.control().tell(&Order::Shutdown { grace });
+        self.begin_shutdown(grace);
         // How that went, the end says.
         let _ = self.client().drain(None);
         self.end().map_err(ControlError::Ended)
+    }
+
+    /// As [`shutdown`](Self::shutdown), without a wait: for who shares the pool with threads that may be in a call, which ends with
+    /// the pool at the latest.
+    #[doc(hidden)]
+    pub fn begin_shutdown(&self, grace: Duration) {
+        self.crew.control().tell(&Order::Shutdown { grace });
     }
 }
 
