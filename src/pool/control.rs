@@ -14,7 +14,10 @@ use nix::{
 use std::{
     collections::{HashMap, VecDeque},
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -178,7 +181,11 @@ impl Pool {
     /// the pool at the latest.
     #[doc(hidden)]
     pub fn begin_shutdown(&self, grace: Duration) {
-        self.crew.control().tell(&Order::Shutdown { grace });
+        let control = self.crew.control();
+        // Relaxed: a second order would only begin the time anew.
+        if !control.is_ending.swap(true, Relaxed) {
+            control.tell(&Order::Shutdown { grace });
+        }
     }
 }
 
@@ -187,6 +194,8 @@ impl Pool {
 pub(super) struct Control {
     connection: OwnedFd,
     coordinator: u32,
+    /// It was ordered to end.
+    is_ending: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -206,7 +215,13 @@ struct State {
 impl Control {
     /// `connection`: the owner's end of [`pair`](crate::process::orders::pair).
     pub(super) fn new(connection: OwnedFd, coordinator: u32) -> Control {
-        Control { connection, coordinator, state: Mutex::default(), changed: Condvar::new() }
+        Control {
+            connection,
+            coordinator,
+            is_ending: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
