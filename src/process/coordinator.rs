@@ -1,7 +1,7 @@
 //! The coordinator: makes the segment, forks the rest, sleeps in `poll`, and settles what the dead leave.
 
 use super::{
-    Mode, READY, UNFIT,
+    ABSENT, Mode, READY, UNFIT,
     attach::{Departed, Door, Refusal, answer_resize},
     clock::Clock,
     exit::{Exit, OVERDUE},
@@ -52,6 +52,8 @@ use std::{
 
 /// Deaths in a row, each before the process had done anything useful, after which a label is a crash loop.
 const CRASH_LOOP: u32 = 5;
+/// The same, where a program could not be executed, which may be about to be replaced: some seconds more.
+const ABSENT_FOR_GOOD: u32 = 8;
 /// A process that has lived for so long was no failure at start.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Ended processes that are remembered for the report.
@@ -81,6 +83,8 @@ pub(crate) struct Seat {
     pub(crate) endpoint: &'static Arc<Endpoint>,
     bell: RawFd,
     stay: Stay,
+    /// No process of this kind has begun before.
+    is_first: bool,
 }
 
 impl Seat {
@@ -92,12 +96,12 @@ impl Seat {
         segment.settle()?;
         let endpoint = Endpoint::on(cpus, segment, name).with_bell(Bell::new(bell));
         let endpoint = Box::leak(Box::new(Arc::new(endpoint)));
-        Ok(Seat { endpoint, bell, stay: Stay::default() })
+        Ok(Seat { endpoint, bell, stay: Stay::default(), is_first: false })
     }
 
     /// That of a worker which is no child of the coordinator's. `bell` stays open for as long as the process lives.
     pub(crate) fn of_guest(endpoint: &'static Arc<Endpoint>, bell: RawFd) -> Seat {
-        Seat { endpoint, bell, stay: Stay::default() }
+        Seat { endpoint, bell, stay: Stay::default(), is_first: false }
     }
 
     /// Limits this process, a worker. If that can't be done it says so in its last word.
@@ -142,6 +146,17 @@ impl Seat {
         self.give_up(why);
         // Release, though the coordinator looks once the process is dead: as in `ready`.
         self.me().status.store(UNFIT, Release);
+    }
+
+    /// Says why this process can't execute its program. If none could before it is unfit. Else the file is being replaced, perhaps, or
+    /// there is no memory just now: there is another attempt.
+    pub(crate) fn cannot_execute(&self, why: &str) {
+        if self.is_first {
+            return self.unfit(why);
+        }
+        self.give_up(why);
+        // As in `unfit`.
+        self.me().status.store(ABSENT, Release);
     }
 
     /// Says that this process is ready to serve.
@@ -766,12 +781,15 @@ impl<'o> Coordinator<'o> {
         if self.specs[worker.spec].role == Role::Worker {
             (self.observer)(Event::Starting { label: &worker.label });
         }
+        let status = |name: Name| self.table().participants[name.id() as usize].status.load(Acquire);
+        let has_begun = |w: &Worker| w.restarts > 0 || w.name().is_some_and(|name| status(name) != 0);
+        let is_first = !self.workers.iter().any(|w| w.spec == worker.spec && has_begun(w));
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
         let keep = [self.bell.as_fd(), self.segment.as_fd()];
         let main = || {
             name_process(&self.workers[i].label);
             match Seat::take(self.segment.clone(), name, bell, self.cpus) {
-                Ok(seat) => (self.specs[self.workers[i].spec].main)(seat),
+                Ok(seat) => (self.specs[self.workers[i].spec].main)(Seat { is_first, ..seat }),
                 Err(_) => 101,
             }
         };
@@ -1018,11 +1036,12 @@ impl<'o> Coordinator<'o> {
         let has_worked = finished > 0 || sentence.is_some() || settled.requeued + settled.failed > 0;
         let useful = has_worked || since.elapsed() >= SETTLED_AFTER;
         worker.failures = if useful { 0 } else { worker.failures + 1 };
+        let most = if status == ABSENT { ABSENT_FOR_GOOD } else { CRASH_LOOP };
         let restart_in = match worker.failures {
             0 | 1 => Duration::ZERO,
-            n => FIRST_BACKOFF * 2u32.pow(n.min(CRASH_LOOP) - 2),
+            n => FIRST_BACKOFF * 2u32.pow(n.min(most) - 2),
         };
-        let restart_in = (!over && worker.failures < CRASH_LOOP).then_some(restart_in);
+        let restart_in = (!over && worker.failures < most).then_some(restart_in);
         (self.observer)(Event::Died { label: &worker.label, pid, exit, peak_kib, settled, restart_in });
         let why = worker.last_word.take();
         if let Some(line) = &why {
