@@ -10,9 +10,10 @@ mod scene;
 use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
+        signal::kill,
         wait::{WaitStatus, waitpid},
     },
-    unistd::{ForkResult, fork},
+    unistd::{ForkResult, Pid, fork},
 };
 use scene::until;
 use shmworker::{
@@ -47,6 +48,11 @@ fn tasks() -> Tasks {
         until(|| context.is_cancelled());
         context.check()
     });
+    // Ends when its client does.
+    tasks.handler("outlive", |_, parent: i32| {
+        until(|| kill(Pid::from_raw(parent), None).is_err());
+        Ok(())
+    });
     tasks.handler("kill", |_, ()| Ok(nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL)?));
     tasks.in_place::<Bytes, Bytes>("reverse", |_, input, mut output| {
         output.reserve(input.len())?.iter_mut().zip(input.iter().rev()).for_each(|(to, from)| *to = *from);
@@ -65,6 +71,7 @@ fn main() -> ExitCode {
             return scene::run(scenes![
                 a_client_is_served,
                 a_client_outlives_its_pool,
+                who_leaves_waits_no_longer_than_it_wants_to,
                 a_seat_is_free_once_nothing_is_kept_of_it,
                 who_cannot_be_let_in_takes_no_seat,
                 a_worker_takes_tasks_and_ends_with_the_pool,
@@ -73,6 +80,7 @@ fn main() -> ExitCode {
                 what_is_no_worker_program_is_an_error,
                 room_is_filled_at_leisure,
                 room_of_another_pool_is_refused,
+                who_reserves_all_room_is_told,
                 a_fork_leaves_room_to_its_parent,
                 a_handle_tells_its_end_to_whoever_asked,
                 a_task_is_cancelled_while_another_thread_waits,
@@ -135,6 +143,25 @@ fn a_client_outlives_its_pool() {
     let refused = client.submit(SQUARE, &5).map(|handle| handle.wait().is_err());
     assert!(matches!(refused, Ok(true) | Err(PoolError::Draining | PoolError::Submit(_) | PoolError::Ended(_))));
     assert!(matches!(Pool::attach(&name()), Err(AttachError::NotRunning(_))));
+}
+
+fn who_leaves_waits_no_longer_than_it_wants_to() {
+    let pool = owner();
+    let client = Pool::attach(&name()).unwrap();
+    let [running, waiting] = [(); 2].map(|()| client.submit(STAY, &()).unwrap());
+    client.drain_within(Duration::from_millis(1)).unwrap();
+    for handle in [running, waiting] {
+        assert_eq!(handle.wait(), Err(TaskError::Cancelled));
+    }
+    // Nothing makes this one end.
+    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let deaf = client.submit(Task::<i32, ()>::named("outlive"), &(other.id() as i32)).unwrap();
+    assert_eq!(client.leave(Duration::from_millis(1)), Ok(false));
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    assert!(matches!(deaf.wait(), Ok(()) | Err(TaskError::Cancelled)));
+    assert_eq!(pool.submit(SQUARE, &3).unwrap().wait(), Ok(9));
+    pool.join().unwrap();
 }
 
 fn a_seat_is_free_once_nothing_is_kept_of_it() {
@@ -254,6 +281,25 @@ fn room_of_another_pool_is_refused() {
     assert!(matches!(unknown, PoolError::Task(_)), "{unknown}");
     one.join().unwrap();
     two.join().unwrap();
+}
+
+fn who_reserves_all_room_is_told() {
+    let pool = Pool::builder().workers(1).fork(tasks()).unwrap();
+    let mut all = Vec::new();
+    let why = loop {
+        match pool.reserve(1) {
+            Ok(room) => all.push(room),
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(why, PoolError::Submit(shmworker::SubmitError::Reserved(all.len())));
+    assert!(matches!(pool.submit(SQUARE, &2), Err(PoolError::Submit(shmworker::SubmitError::Reserved(_)))));
+    // What one submits, or gives back, is room for others.
+    let ended = all.pop().unwrap().submit(&pool, "reverse", &options()).unwrap().end();
+    assert_eq!(ended.bytes().unwrap().len(), 1);
+    assert_eq!(pool.submit(SQUARE, &2).unwrap().wait(), Ok(4));
+    drop(all);
+    pool.join().unwrap();
 }
 
 fn a_fork_leaves_room_to_its_parent() {

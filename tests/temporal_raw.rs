@@ -7,7 +7,10 @@ use common::{
     EVENT_TASK_FAILED, EVENT_TASK_STARTED, EVENT_TASK_TIMED_OUT, Echo, Pool, Program, Scene, distinct, eventually,
     results,
 };
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use shmworker::cli::exit;
 use std::{
     collections::BTreeSet,
@@ -30,6 +33,7 @@ const TESTS: &[(&str, common::Test)] = &common::tests![
     a_run_comes_back_only_after_its_eviction_was_answered
     programs_killed_while_runs_are_evicted_cost_no_workflow
     a_killed_activity_program_fails_its_attempt_at_once_and_its_heartbeat_stays
+    a_program_that_is_replaced_is_executed_once_it_is_there
     a_program_that_does_not_yield_is_killed_and_its_run_replayed
     a_program_that_leaves_hands_its_runs_over
     a_drain_cancels_the_attempts_in_hand_once_the_grace_is_over
@@ -228,6 +232,27 @@ fn a_killed_activity_program_fails_its_attempt_at_once_and_its_heartbeat_stays(s
     let attempt = histories[0].events().iter().find_map(|e| e.get("activityTaskStartedEventAttributes")).unwrap();
     assert_eq!(attempt["lastFailure"]["message"], "the activity process died: signal 9 (SIGKILL)");
     pool.stop(Signal::SIGTERM);
+}
+
+fn a_program_that_is_replaced_is_executed_once_it_is_there(scene: &Scene<'_>) {
+    let script = script(scene, "");
+    let mut run = scene.shmworker(&["run", "--workflow-program", script.to_str().unwrap()]);
+    run.env("WORKER", &*WORKER).env("PATH", env::var_os("PATH").unwrap());
+    let mut pool = Pool::start(run, 1, 1, &[]);
+    let mut starter = parked(scene, &mut pool.program, 1, 100);
+    results(&mut starter, 1);
+    let away = script.with_extension("away");
+    fs::rename(&script, &away).unwrap();
+    pool.signal("workflow-worker:0", Signal::SIGKILL);
+    pool.program.says("the next cannot be executed", 1, |line| line.contains("cannot execute"));
+    fs::rename(&away, &script).unwrap();
+    let served = results(&mut scene.starter(5, &[]), 5);
+    // It stays away: that is told in the end.
+    fs::remove_file(&script).unwrap();
+    kill(Pid::from_raw(served[0].ending), Signal::SIGKILL).unwrap();
+    assert_eq!(pool.program.end().code(), Some(exit::CRASH_LOOP.into()));
+    let said = pool.program.stderr();
+    assert!(said.last().unwrap().contains("cannot execute"), "{said:?}");
 }
 
 fn a_program_that_does_not_yield_is_killed_and_its_run_replayed(scene: &Scene<'_>) {

@@ -661,6 +661,9 @@ int32_t shmworker_pool_submit(const struct shmworker_pool *pool,
 // Room for an input of `len` bytes in the segment, to be written in place and submitted without a copy. Short of room it waits.
 // `*buffer` has to be submitted by `shmworker_buffer_submit` or freed by `shmworker_buffer_free`.
 //
+// `SHMWORKER_RESULT_NO_SPACE`: the buffers of this process take all the room that there is, so that none comes unless some of them are
+// submitted or freed. `shmworker_pool_submit` says that as well.
+//
 // Threads: any.
 //
 // # Safety
@@ -709,7 +712,8 @@ int32_t shmworker_pool_coordinator_pid(const struct shmworker_pool *pool,
 
 // Ends a pool that this process has started: takes nothing more, and waits until all that was submitted has been run. What is not
 // finished after `grace_ms` milliseconds is cancelled; workers that have not ended after as long again are killed. A pool
-// that was attached to is left, and goes on. Results can still be taken. The handle has to be freed all the same.
+// that was attached to is left, and goes on: what this process has submitted there is waited for and cancelled alike, and after as
+// long again waited for no longer. Results can still be taken. The handle has to be freed all the same.
 //
 // Threads: any; it waits for calls of others with this pool to end.
 int32_t shmworker_pool_shutdown(const struct shmworker_pool *pool,
@@ -718,7 +722,8 @@ int32_t shmworker_pool_shutdown(const struct shmworker_pool *pool,
 // Frees a pool. One that was not shut down waits for all that was submitted, and then ends, or is left if it was attached to.
 // NULL: nothing is done, and that is `SHMWORKER_RESULT_NULL_ARGUMENT`.
 //
-// Threads: any. A call of another thread with this pool returns before that.
+// Threads: any. If another thread is in a call with this pool, that goes on, and the last of them does the rest, with its wait:
+// `shmworker_pool_shutdown` before this one has all that over when it returns.
 int32_t shmworker_pool_free(struct shmworker_pool *pool);
 
 // Waits until the task has ended, at most for `timeout_ms` milliseconds (0: looks; negative: for as long as it takes), and says how

@@ -144,7 +144,9 @@ impl From<PoolError> for Error {
             PoolError::Draining => Code::Draining,
             PoolError::AnotherProcess(_) => Code::AnotherProcess,
             PoolError::Submit(SubmitError::TooLarge { .. }) => Code::TooLarge,
-            PoolError::Submit(SubmitError::Full(_) | SubmitError::NoSpace(_)) => Code::NoSpace,
+            PoolError::Submit(SubmitError::Full(_) | SubmitError::NoSpace(_) | SubmitError::Reserved(_)) => {
+                Code::NoSpace
+            }
             PoolError::Submit(SubmitError::Corrupted(_)) => Code::Corrupted,
             _ => Code::PoolEnded,
         };

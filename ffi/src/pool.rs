@@ -70,6 +70,11 @@ impl Object for Pool {
 }
 
 /// A pool that is not shut down as long as this lives.
+///
+/// A call that submits or reserves holds it while it waits for room. That ends without another call of this process that would need
+/// it too: what is under way comes back, and where that is nothing and buffers take all the room there is an error. So calls that
+/// come while a shutdown waits for the lock may wait behind that, and nobody waits for them. A buffer's own lock is taken after
+/// this one, and nothing is waited for under it.
 pub(crate) struct Open<'p>(RwLockReadGuard<'p, Option<Seat>>);
 
 impl Deref for Open<'_> {
@@ -254,6 +259,9 @@ pub unsafe extern "C" fn shmworker_pool_submit(
 /// Room for an input of `len` bytes in the segment, to be written in place and submitted without a copy. Short of room it waits.
 /// `*buffer` has to be submitted by `shmworker_buffer_submit` or freed by `shmworker_buffer_free`.
 ///
+/// `SHMWORKER_RESULT_NO_SPACE`: the buffers of this process take all the room that there is, so that none comes unless some of them are
+/// submitted or freed. `shmworker_pool_submit` says that as well.
+///
 /// Threads: any.
 ///
 /// # Safety
@@ -360,19 +368,33 @@ pub unsafe extern "C" fn shmworker_pool_coordinator_pid(pool: *const shmworker_p
 
 /// Ends a pool that this process has started: takes nothing more, and waits until all that was submitted has been run. What is not
 /// finished after `grace_ms` milliseconds is cancelled; workers that have not ended after as long again are killed. A pool
-/// that was attached to is left, and goes on. Results can still be taken. The handle has to be freed all the same.
+/// that was attached to is left, and goes on: what this process has submitted there is waited for and cancelled alike, and after as
+/// long again waited for no longer. Results can still be taken. The handle has to be freed all the same.
 ///
 /// Threads: any; it waits for calls of others with this pool to end.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_pool_shutdown(pool: *const shmworker_pool, grace_ms: u64) -> i32 {
     boundary(|| {
         let pool = handle::get::<Pool>(pool)?;
+        let grace = Duration::from_millis(grace_ms);
+        // Before the calls of others are waited for, some of which may wait for room.
+        let drained = match pool.open()?.seat() {
+            Seat::Owner(pool) => {
+                pool.begin_shutdown(grace);
+                Ok(true)
+            }
+            Seat::Guest(pool) => pool.drain_within(grace),
+        };
         let seat = pool.seat.write().unwrap_or_else(PoisonError::into_inner).take();
         match seat {
             Some(Seat::Owner(pool)) => {
-                pool.shutdown(Duration::from_millis(grace_ms))?;
+                pool.shutdown(grace)?;
             }
-            Some(Seat::Guest(pool)) => pool.drain()?,
+            Some(Seat::Guest(pool)) => {
+                pool.leave(Duration::ZERO)?;
+                drained?;
+            }
+            // Another thread's call has done it.
             None => return Err(Error::new(Code::PoolEnded, "the pool was shut down")),
         }
         Ok(())
@@ -382,7 +404,8 @@ pub extern "C" fn shmworker_pool_shutdown(pool: *const shmworker_pool, grace_ms:
 /// Frees a pool. One that was not shut down waits for all that was submitted, and then ends, or is left if it was attached to.
 /// NULL: nothing is done, and that is `SHMWORKER_RESULT_NULL_ARGUMENT`.
 ///
-/// Threads: any. A call of another thread with this pool returns before that.
+/// Threads: any. If another thread is in a call with this pool, that goes on, and the last of them does the rest, with its wait:
+/// `shmworker_pool_shutdown` before this one has all that over when it returns.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_pool_free(pool: *mut shmworker_pool) -> i32 {
     boundary(|| handle::remove::<Pool>(pool).map(drop))

@@ -56,6 +56,10 @@ pub enum SubmitError {
         /// Bytes possible.
         limit: usize,
     },
+    /// Buffers that this process has [reserved](crate::pool::Reserved) take all the room, and nothing of its own is under way that
+    /// would make some: submit or drop some of them.
+    #[error("the {0} buffers that this process has reserved take all the room: submit or drop some of them first")]
+    Reserved(usize),
     /// The segment is damaged.
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
@@ -343,6 +347,12 @@ impl Endpoint {
     pub(crate) fn may_have_room(&self, len: usize) -> bool {
         let table = self.table();
         (0..table.descriptors.len()).any(|i| table.load(i as u16).is(Phase::Free)) && self.has_block_to_spare(len)
+    }
+
+    /// Are so many descriptors in use at most?
+    pub(crate) fn uses_at_most(&self, n: usize) -> bool {
+        let table = self.table();
+        (0..table.descriptors.len()).filter(|&i| !table.load(i as u16).is(Phase::Free)).nth(n).is_none()
     }
 
     /// The time at which this is submitted, or 0 if nobody wants it, or it is too dear.

@@ -68,7 +68,7 @@ pub(crate) fn become_program(seat: &Seat, program: &Program, terms: Terms) -> u8
         Ok((_theirs, value)) => program.exec(VARIABLE, &value),
         Err(e) => e.into(),
     };
-    seat.unfit(&format!("cannot execute '{}': {why}", program.path().display()));
+    seat.cannot_execute(&format!("cannot execute '{}': {why}", program.path().display()));
     FAILED
 }
 

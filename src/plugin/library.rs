@@ -9,6 +9,7 @@ use super::{
     host::Host,
 };
 use crate::process::{
+    coordinator::Looking,
     exit::Exit,
     spawn::{Child, spawn_inheriting},
 };
@@ -17,12 +18,12 @@ use nix::{
     fcntl::OFlag,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::Signal,
-    unistd::{dup2_stdout, pipe2},
+    unistd::{Pid, dup2_stdout, pipe2},
 };
 use std::{
     fs::File,
     io::{Read, Write},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -147,29 +148,131 @@ pub(crate) fn probe<'n>(
     paths: &[PathBuf],
     taken: impl IntoIterator<Item = &'n str>,
 ) -> Result<Vec<Manifest>, PluginError> {
-    let Some(first) = paths.first() else { return Ok(Vec::new()) };
-    let os = |what: &str, e: nix::Error| PluginError::new(first, format!("cannot {what}: {e}"));
-    let (reading, writing) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|e| os("make a pipe", e))?;
-    let child = spawn_inheriting(&[writing.as_fd()], || {
-        // What it prints there it prints again in each worker.
-        let _ = File::options().write(true).open("/dev/null").map(dup2_stdout);
-        report(paths, writing.try_clone().map(File::from))
-    })
-    .map_err(|e| os("fork", e))?;
-    drop(writing);
-    let (said, exit) = listen(&child, File::from(reading));
-    let manifests = understood(&said, paths, exit)?;
-    let mut names: Vec<&str> = taken.into_iter().collect();
-    for Manifest { path, handlers } in &manifests {
-        for name in handlers {
-            if names.contains(&name.as_str()) {
-                let why = format!("it registers {name:?}, which is registered already: give one another name");
-                return Err(PluginError::new(path, why));
+    if paths.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut probe = Probe::begin(paths, taken)?;
+    loop {
+        if let Some(found) = probe.look() {
+            return found;
+        }
+        let mut fds: Vec<_> = probe.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let left = probe.until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut fds, timeout); // interrupted or over: it looks again
+    }
+}
+
+/// A child that loads libraries, and says what they bring. It is killed when this is dropped.
+pub(crate) struct Probe {
+    child: Child,
+    from: File,
+    /// More may be said.
+    is_open: bool,
+    said: Vec<u8>,
+    until: Instant,
+    is_over: bool,
+    paths: Vec<PathBuf>,
+    taken: Vec<String>,
+}
+
+impl Probe {
+    /// Starts the child; [`look`](Self::look) has what it finds.
+    ///
+    /// To be called by a process with one thread.
+    ///
+    /// # Errors
+    /// [`PluginError`]: what the kernel refused.
+    pub(crate) fn begin<'n>(paths: &[PathBuf], taken: impl IntoIterator<Item = &'n str>) -> Result<Probe, PluginError> {
+        let first = paths.first().map_or(Path::new(""), PathBuf::as_path);
+        let os = |what: &str, e: nix::Error| PluginError::new(first, format!("cannot {what}: {e}"));
+        let (reading, writing) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|e| os("make a pipe", e))?;
+        let child = spawn_inheriting(&[writing.as_fd()], || {
+            // What it prints there it prints again in each worker.
+            let _ = File::options().write(true).open("/dev/null").map(dup2_stdout);
+            report(paths, writing.try_clone().map(File::from))
+        })
+        .map_err(|e| os("fork", e))?;
+        Ok(Probe {
+            child,
+            from: File::from(reading),
+            is_open: true,
+            said: Vec::new(),
+            until: Instant::now() + PATIENCE,
+            is_over: false,
+            paths: paths.to_owned(),
+            taken: taken.into_iter().map(str::to_owned).collect(),
+        })
+    }
+
+    /// What is found, once the child has ended or its time is over; names are unique.
+    ///
+    /// # Errors
+    /// [`PluginError`].
+    pub(crate) fn look(&mut self) -> Option<Result<Vec<Manifest>, PluginError>> {
+        // What it has said before its end is there by then.
+        let exit = self.child.try_reap();
+        // `Ok` at the end of all that is said; an error as long as more may come.
+        self.is_open &= self.from.read_to_end(&mut self.said).is_err();
+        if exit.is_none() {
+            if Instant::now() < self.until {
+                return None;
             }
-            names.push(name);
+            self.kill();
+        }
+        self.is_over = true;
+        Some(understood(&self.said, &self.paths, exit).and_then(|manifests| self.unique(manifests)))
+    }
+
+    fn unique(&self, manifests: Vec<Manifest>) -> Result<Vec<Manifest>, PluginError> {
+        let mut names: Vec<&str> = self.taken.iter().map(String::as_str).collect();
+        for Manifest { path, handlers } in &manifests {
+            for name in handlers {
+                if names.contains(&name.as_str()) {
+                    let why = format!("it registers {name:?}, which is registered already: give one another name");
+                    return Err(PluginError::new(path, why));
+                }
+                names.push(name);
+            }
+        }
+        Ok(manifests)
+    }
+
+    /// One that is closed would be news for ever.
+    fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(self.child.as_fd()), self.is_open.then(|| self.from.as_fd())].into_iter().flatten()
+    }
+
+    fn kill(&self) {
+        let _ = self.child.signal(Signal::SIGKILL);
+        self.child.reap();
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.kill();
         }
     }
-    Ok(manifests)
+}
+
+impl Looking for Probe {
+    fn look(&mut self) -> Option<Result<(), String>> {
+        Some(Probe::look(self)?.map(drop).map_err(|e| e.to_string()))
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        Probe::fds(self).collect()
+    }
+
+    fn deadline(&self) -> Instant {
+        self.until
+    }
+
+    fn pid(&self) -> Pid {
+        self.child.pid
+    }
 }
 
 /// The life of the child. All that it says fits into the pipe, or it blocks until it is read.
@@ -201,33 +304,7 @@ fn report(paths: &[PathBuf], to: std::io::Result<File>) -> u8 {
     0
 }
 
-/// All that the child says, and how it ended; `None`: it took too long.
-fn listen(child: &Child, mut from: File) -> (Vec<u8>, Option<Exit>) {
-    let mut said = Vec::new();
-    let until = Instant::now() + PATIENCE;
-    let mut is_open = true;
-    loop {
-        // What it has said before its end is there by then.
-        let ended = child.try_reap();
-        // `Ok` at the end of all that is said; an error as long as more may come.
-        is_open &= from.read_to_end(&mut said).is_err();
-        if ended.is_some() {
-            return (said, ended);
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            let _ = child.signal(Signal::SIGKILL);
-            child.reap();
-            return (said, None);
-        }
-        let mut fds = [child.as_fd(), from.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        // One that is closed would be news for ever.
-        let of_interest = if is_open { &mut fds[..] } else { &mut fds[..1] };
-        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        let _ = poll(of_interest, timeout); // interrupted or over: it looks again
-    }
-}
-
+/// `exit`: how the child ended; `None`: it took too long.
 fn understood(said: &[u8], paths: &[PathBuf], exit: Option<Exit>) -> Result<Vec<Manifest>, PluginError> {
     let mut manifests: Vec<Manifest> = Vec::new();
     let mut refused = None;

@@ -16,6 +16,7 @@ use crate::{
 use std::{
     ops::Deref,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 /// Why a process could not attach. Each has what to do about it in its text.
@@ -86,6 +87,8 @@ pub struct Attached {
     // In this order: the seat is given up once nothing of the submitter's uses it.
     submitter: Submitter,
     seat: attach::Attached,
+    /// It has waited for as long as it was to.
+    has_left: bool,
 }
 
 impl Pool {
@@ -99,7 +102,7 @@ impl Pool {
         let home = Home::here()?;
         let queues = queues(seat.endpoint().segment());
         let client = Arc::new(Client::new(seat.endpoint().clone(), home, false));
-        Ok(Attached { submitter: Submitter::new(client, None, queues.into(), cpus()), seat })
+        Ok(Attached { submitter: Submitter::new(client, None, queues.into(), cpus()), seat, has_left: false })
     }
 }
 
@@ -117,6 +120,36 @@ impl Attached {
         let client = self.submitter.client();
         client.drain(None).map(drop).map_err(|lost| client.why_lost(lost))
     }
+
+    /// As [`drain`](Self::drain), but what has not come back after `grace` is cancelled, and after as long again it is waited for no
+    /// longer. Those who wait for results of tasks hear of that. False: something has not come back.
+    ///
+    /// # Errors
+    /// [`PoolError`] if it never will.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, pool::{Task, TaskOptions}};
+    /// # use std::time::Duration;
+    /// let pool = Pool::attach("thumbs")?;
+    /// let handle = pool.submit(Task::<u64, u64>::named("square"), &12)?;
+    /// pool.drain_within(Duration::from_secs(1))?;
+    /// println!("{:?}", handle.wait()); // Err(Cancelled), if it was still waiting for a worker
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn drain_within(&self, grace: Duration) -> Result<bool, PoolError> {
+        let client = self.submitter.client();
+        client.drain_within(grace).map_err(|lost| client.why_lost(lost))
+    }
+
+    /// Leaves the pool: as dropping it, but waits no longer than [`drain_within`](Self::drain_within), and returns what that does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn leave(mut self, grace: Duration) -> Result<bool, PoolError> {
+        let has_drained = self.drain_within(grace);
+        self.has_left = true;
+        has_drained
+    }
 }
 
 impl Deref for Attached {
@@ -129,8 +162,10 @@ impl Deref for Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        // Who wants to know whether it all came back calls `drain`. In a fork of the process nothing is waited for.
-        let _ = self.drain();
+        if !self.has_left {
+            // Who wants to know whether it all came back calls `drain`. In a fork of the process nothing is waited for.
+            let _ = self.drain();
+        }
     }
 }
 

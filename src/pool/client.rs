@@ -364,6 +364,8 @@ struct Shared {
     news: AtomicUsize,
     /// Tasks submitted, less those that have come back. Changed under the lock.
     outstanding: AtomicUsize,
+    /// Buffers reserved, less those that were submitted or given back. Changed under the lock.
+    reserved: AtomicUsize,
 }
 
 impl Client {
@@ -381,6 +383,7 @@ impl Client {
             news: AtomicUsize::new(0),
             home,
             outstanding: AtomicUsize::new(0),
+            reserved: AtomicUsize::new(0),
         };
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
@@ -456,7 +459,7 @@ impl Client {
         let shared = &*self.shared;
         let mut inbox = shared.lock();
         if !shared.is_barred() {
-            let left = shared.most().saturating_sub(self.outstanding());
+            let left = shared.most().saturating_sub(shared.has_taken());
             let from = inbox.spares.len() - n.min(left).min(inbox.spares.len());
             spares.extend(inbox.spares.drain(from..));
         }
@@ -555,15 +558,28 @@ impl Client {
     /// Room for an input of so many bytes, to be filled by whoever has it, whenever.
     ///
     /// # Errors
-    /// As [`submit`](Self::submit).
+    /// As [`submit`](Self::submit); and if all that may be under way is reserved, since whoever waited here might be the one who is to
+    /// submit it.
     pub(super) fn reserve(&self, len: usize) -> Result<DraftBy<Arc<Endpoint>>, PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
         if shared.is_refused() {
             return Err(PoolError::Draining);
         }
-        let (draft, _) = shared.take_draft(shared.lock(), len, true).map_err(|e| self.why_refused(e.into()))?;
+        let (draft, _inbox) = shared.take_draft(shared.lock(), len, true).map_err(|e| self.why_refused(e.into()))?;
+        shared.reserved.store(shared.reserved.load(Relaxed) + 1, Relaxed);
         Ok(draft.share(&shared.endpoint))
+    }
+
+    /// Gives back such room.
+    pub(super) fn give_back(&self, draft: DraftBy<Arc<Endpoint>>) {
+        let shared = &*self.shared;
+        let inbox = shared.lock();
+        shared.has_let_go();
+        // Who has enough under way may sleep for this.
+        shared.tell(&inbox);
+        drop(inbox);
+        drop(draft);
     }
 
     /// Submits what lies in such room.
@@ -577,7 +593,9 @@ impl Client {
         let draft = draft.lend(&shared.endpoint);
         let tag = {
             let mut inbox = shared.lock();
+            shared.has_let_go();
             if shared.is_refused() {
+                shared.tell(&inbox);
                 return Err(PoolError::Draining);
             }
             shared.file_if_due(&mut inbox, 1);
@@ -696,7 +714,8 @@ impl Client {
         // Registered first, then looked: room that came in between wakes nobody.
         inbox.for_room.push((context.waker().clone(), len));
         let has_moved = shared.file(&mut inbox) | shared.move_out(&mut inbox) | shared.give_up_spares(&mut inbox);
-        let may_succeed = has_moved || inbox.over.is_some() || shared.may_have_room(len);
+        let may_succeed =
+            has_moved || inbox.over.is_some() || shared.may_have_room(len) || shared.has_reserved_all(&inbox).is_err();
         if may_succeed || !self.has_helper() {
             let (waker, _) = inbox.for_room.pop().unzip();
             inbox.dropped.extend(waker);
@@ -764,6 +783,20 @@ impl Client {
     pub(super) fn drain(&self, until: Option<Instant>) -> Result<bool, Lost> {
         let is_over = |_: &mut Inbox| (self.outstanding() == 0).then_some(());
         self.wait_for(iter::empty(), until, is_over).map(|over| over.is_some())
+    }
+
+    /// As [`drain`](Self::drain), for so long; then cancels what is left, and waits as long again.
+    pub(super) fn drain_within(&self, grace: Duration) -> Result<bool, Lost> {
+        let until = || Instant::now().checked_add(grace);
+        if self.drain(until())? {
+            return Ok(true);
+        }
+        let is_waited_for = |(_, slot): (usize, &Slot)| matches!(slot.state, State::Waiting(_)).then_some(slot.task);
+        let tasks: Vec<_> = self.shared.lock().slots.iter().filter_map(is_waited_for).collect();
+        for task in tasks {
+            self.cancel(task)?;
+        }
+        self.drain(until())
     }
 }
 
@@ -1056,6 +1089,11 @@ impl Shared {
         self.outstanding.store(self.outstanding.load(Relaxed).saturating_sub(n), Relaxed);
     }
 
+    /// A buffer less is reserved. Under the lock, and before its descriptor is freed: see [`has_reserved_all`](Self::has_reserved_all).
+    fn has_let_go(&self) {
+        self.reserved.store(self.reserved.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+
     /// So many of a group are not under way any more, and these descriptors are free.
     fn settle(&self, group: usize, n: usize, spares: &mut Vec<Spare>) {
         let mut inbox = self.lock();
@@ -1089,7 +1127,24 @@ impl Shared {
     /// Has a program as many tasks under way as it may? It leaves some descriptors for what its tasks submit.
     fn has_enough(&self) -> bool {
         // Relaxed: a few more or fewer are no matter.
-        !self.is_workers && self.outstanding.load(Relaxed) >= self.most()
+        !self.is_workers && self.has_taken() >= self.most()
+    }
+
+    /// Of what a program may have under way: what is, and what it has reserved for that.
+    fn has_taken(&self) -> usize {
+        self.outstanding.load(Relaxed) + self.reserved.load(Relaxed)
+    }
+
+    /// # Errors
+    /// Buffers of this process take all the room that there is for it, so that none comes unless it submits or drops them.
+    ///
+    /// Under the lock. A buffer counts as reserved after its descriptor is taken, and until before that is freed: so what is in use
+    /// besides is another's, or about to be free.
+    fn has_reserved_all(&self, _: &Inbox) -> Result<(), SubmitError> {
+        let reserved = self.reserved.load(Relaxed);
+        let is_at_rest = reserved > 0 && self.outstanding.load(Relaxed) == 0;
+        let has_all = is_at_rest && (self.has_enough() || self.endpoint.uses_at_most(reserved));
+        if has_all { Err(SubmitError::Reserved(reserved)) } else { Ok(()) }
     }
 
     /// How many descriptors may a program keep for its next submissions? As many as it has under way, so that one which waits for
@@ -1100,7 +1155,7 @@ impl Shared {
             return 0;
         }
         let outstanding = self.outstanding.load(Relaxed);
-        outstanding.max(self.few).min(self.most().saturating_sub(outstanding))
+        outstanding.max(self.few).min(self.most().saturating_sub(self.has_taken()))
     }
 
     /// Who waits for a descriptor may have what is kept. False: there is none.
@@ -1138,6 +1193,7 @@ impl Shared {
             if inbox.over.is_some() {
                 break; // which the draft says
             }
+            self.has_reserved_all(&inbox)?;
             if !may_wait {
                 return Err(SubmitError::Full(self.most()));
             }
@@ -1152,6 +1208,7 @@ impl Shared {
                     if self.file(&mut inbox) | self.move_out(&mut inbox) | self.give_up_spares(&mut inbox) {
                         continue;
                     }
+                    self.has_reserved_all(&inbox)?;
                     let is_full = inbox.private >= BUDGET;
                     if !may_wait {
                         return Err(e);
@@ -1596,7 +1653,10 @@ impl Shared {
         while !inbox.is_closed && inbox.over.is_none() {
             if !inbox.for_room.is_empty() {
                 let has_room = |(_, len): &(Waker, usize)| self.may_have_room(*len);
-                if self.file(&mut inbox) || inbox.for_room.iter().any(has_room) {
+                let may_look = self.file(&mut inbox)
+                    || self.has_reserved_all(&inbox).is_err()
+                    || inbox.for_room.iter().any(has_room);
+                if may_look {
                     // All: who can't have it comes again.
                     let Inbox { for_room, woken, .. } = &mut *inbox;
                     woken.extend(for_room.drain(..).map(|(waker, _)| waker));
@@ -1859,6 +1919,68 @@ mod tests {
             let (tag, _) = waiting.join().unwrap();
             client.forget(tag);
         });
+    }
+
+    #[test]
+    fn who_has_reserved_all_that_may_be_under_way_is_told_and_waits_for_nothing() {
+        let pool = Pool::of(Geometry { descriptors: 8, ..Geometry::new(4, 1) });
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let mut reserved: Vec<_> = (0..6).map(|_| client.reserve(0).unwrap()).collect();
+        let told = PoolError::Submit(SubmitError::Reserved(6));
+        assert_eq!(client.reserve(0).err().as_ref(), Some(&told));
+        assert_eq!(client.send(&TASK, b"").err().as_ref(), Some(&told));
+        assert_eq!(client.try_submit(&TASK, b"").err().as_ref(), Some(&told));
+        // With one that is under way there is something to wait for.
+        let (tag, _) = client.submit_reserved(&TASK, reserved.pop().unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| client.reserve(0));
+            while !client.shared.lock().has_leader {
+                std::thread::yield_now();
+            }
+            drop(claim(&worker));
+            reserved.push(waiting.join().unwrap().unwrap());
+        });
+        client.forget(tag);
+        // And what another thread gives back is room.
+        let (tag, _) = client.submit_reserved(&TASK, reserved.pop().unwrap()).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| client.reserve(0));
+            while !client.shared.lock().has_leader {
+                std::thread::yield_now();
+            }
+            client.give_back(reserved.pop().unwrap());
+            reserved.push(waiting.join().unwrap().unwrap());
+        });
+        client.forget(tag);
+        reserved.into_iter().for_each(|draft| client.give_back(draft));
+        drop(claim(&worker));
+        client.tidy();
+        drop(client);
+        pool.assert_clean();
+    }
+
+    #[test]
+    fn who_has_reserved_every_block_is_told_unless_others_may_make_room() {
+        let classes = classes([2, 0, 0, 0, 0, 0, 0, 0]);
+        let pool = Pool::of(Geometry { descriptors: 256, classes, ..Geometry::new(4, 1) });
+        let (client, other) = (client(&pool), pool.endpoint());
+        let first = client.reserve(1000).unwrap();
+        let theirs = other.draft(1000).unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| client.reserve(1000));
+            while pool.segment.table().idle.iter().all(|mask| mask.load(Relaxed) == 0) {
+                std::thread::yield_now();
+            }
+            drop(theirs);
+            let second = waiting.join().unwrap().unwrap();
+            let told = PoolError::Submit(SubmitError::Reserved(2));
+            assert_eq!(client.reserve(1000).err(), Some(told.clone()));
+            assert_eq!(client.send(&TASK, &[0; 1000]).err(), Some(told));
+            client.give_back(second);
+        });
+        client.give_back(first);
+        drop(client);
+        pool.assert_clean();
     }
 
     #[test]

@@ -14,7 +14,10 @@ use nix::{
 use std::{
     collections::{HashMap, VecDeque},
     os::fd::{AsFd, AsRawFd, OwnedFd},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -168,10 +171,21 @@ impl Pool {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn shutdown(mut self, grace: Duration) -> Result<Shutdown, ControlError> {
-        self.crew.control().tell(&Order::Shutdown { grace });
+        self.begin_shutdown(grace);
         // How that went, the end says.
         let _ = self.client().drain(None);
         self.end().map_err(ControlError::Ended)
+    }
+
+    /// As [`shutdown`](Self::shutdown), without a wait: for who shares the pool with threads that may be in a call, which ends with
+    /// the pool at the latest.
+    #[doc(hidden)]
+    pub fn begin_shutdown(&self, grace: Duration) {
+        let control = self.crew.control();
+        // Relaxed: a second order would only begin the time anew.
+        if !control.is_ending.swap(true, Relaxed) {
+            control.tell(&Order::Shutdown { grace });
+        }
     }
 }
 
@@ -180,6 +194,8 @@ impl Pool {
 pub(super) struct Control {
     connection: OwnedFd,
     coordinator: u32,
+    /// It was ordered to end.
+    is_ending: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -199,7 +215,13 @@ struct State {
 impl Control {
     /// `connection`: the owner's end of [`pair`](crate::process::orders::pair).
     pub(super) fn new(connection: OwnedFd, coordinator: u32) -> Control {
-        Control { connection, coordinator, state: Mutex::default(), changed: Condvar::new() }
+        Control {
+            connection,
+            coordinator,
+            is_ending: AtomicBool::new(false),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -191,8 +191,10 @@ pub enum PoolError {
         /// Those that there are.
         queues: String,
     },
-    /// The room was reserved in another pool.
-    #[error("this room was reserved in another pool: submit it there, or reserve it here")]
+    /// The room was reserved in another pool, which has it back.
+    #[error(
+        "this room was reserved in another pool, which has it back: reserve room in the pool that is to have the task"
+    )]
     AnotherPool,
     /// It was not accepted.
     #[error(transparent)]

@@ -13,8 +13,9 @@ use crate::{
         PluginError,
         abi::{shmworker_info, shmworker_result},
         call::{Attempt, BINARY, Ended, Entry, JSON, Payload, State},
-        library::{self, Plugin},
+        library::{self, Plugin, Probe},
     },
+    process::coordinator::Looking,
 };
 use std::{
     path::Path,
@@ -205,11 +206,11 @@ impl Tasks {
         !self.plugins.is_empty()
     }
 
-    /// Could fresh workers load the plug-ins as they are now? To be called by a process with one thread.
+    /// Has a child see whether fresh workers could load the plug-ins as they are now. To be called by a process with one thread.
     ///
     /// # Errors
-    /// Why not, as a line for people.
-    pub(super) fn probe_again(&self) -> Result<(), String> {
-        library::probe(&self.plugins, []).map(drop).map_err(|e| e.to_string())
+    /// Why none can be made, as a line for people.
+    pub(super) fn probe_again(&self) -> Result<Box<dyn Looking>, String> {
+        Probe::begin(&self.plugins, []).map(|probe| Box::new(probe) as Box<dyn Looking>).map_err(|e| e.to_string())
     }
 }

@@ -50,10 +50,12 @@ impl Submitter {
     }
 
     /// Room for an input of so many bytes in the segment: filled in place, then [submitted](Reserved::submit), without a copy,
-    /// whatever its size. Waits where there is none just now.
+    /// whatever its size. Waits where there is none just now. Room that is reserved counts as under way, of which a program may have
+    /// so much.
     ///
     /// # Errors
-    /// [`PoolError`]: larger than any payload, or the pool has ended.
+    /// [`PoolError`]: larger than any payload; the pool has ended; or
+    /// [`SubmitError::Reserved`](crate::SubmitError::Reserved): what this process has reserved takes all the room.
     ///
     /// ```no_run
     /// # use shmworker::{Pool, pool::TaskOptions};
@@ -96,7 +98,7 @@ impl Reserved {
     /// Submits them to the task of this name. A [key](TaskOptions::key) is not looked at.
     ///
     /// # Errors
-    /// As [`submit_with`](Submitter::submit_with); also if the room is that of another pool.
+    /// As [`submit_with`](Submitter::submit_with); also if the room is that of another pool. After an error the room is given back.
     pub fn submit(mut self, pool: &Submitter, name: &str, options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
         self.client.check_home()?;
         if !Arc::ptr_eq(&self.client, pool.client()) {
@@ -111,9 +113,11 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        // In a fork of its process the segment isn't there, and the room is its parent's.
-        if self.client.check_home().is_err() {
-            std::mem::forget(self.draft.take());
+        let Some(draft) = self.draft.take() else { return };
+        match self.client.check_home() {
+            Ok(()) => self.client.give_back(draft),
+            // In a fork of its process the segment isn't there, and the room is its parent's.
+            Err(_) => std::mem::forget(draft),
         }
     }
 }

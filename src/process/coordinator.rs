@@ -1,7 +1,7 @@
 //! The coordinator: makes the segment, forks the rest, sleeps in `poll`, and settles what the dead leave.
 
 use super::{
-    Mode, READY, UNFIT,
+    ABSENT, Mode, READY, UNFIT,
     attach::{Departed, Door, Refusal, answer_resize},
     clock::Clock,
     exit::{Exit, OVERDUE},
@@ -52,6 +52,8 @@ use std::{
 
 /// Deaths in a row, each before the process had done anything useful, after which a label is a crash loop.
 const CRASH_LOOP: u32 = 5;
+/// The same, where a program could not be executed, which may be about to be replaced: some seconds more.
+const ABSENT_FOR_GOOD: u32 = 8;
 /// A process that has lived for so long was no failure at start.
 const SETTLED_AFTER: Duration = Duration::from_secs(10);
 /// Ended processes that are remembered for the report.
@@ -81,6 +83,8 @@ pub(crate) struct Seat {
     pub(crate) endpoint: &'static Arc<Endpoint>,
     bell: RawFd,
     stay: Stay,
+    /// No process of this kind has begun before.
+    is_first: bool,
 }
 
 impl Seat {
@@ -92,12 +96,12 @@ impl Seat {
         segment.settle()?;
         let endpoint = Endpoint::on(cpus, segment, name).with_bell(Bell::new(bell));
         let endpoint = Box::leak(Box::new(Arc::new(endpoint)));
-        Ok(Seat { endpoint, bell, stay: Stay::default() })
+        Ok(Seat { endpoint, bell, stay: Stay::default(), is_first: false })
     }
 
     /// That of a worker which is no child of the coordinator's. `bell` stays open for as long as the process lives.
     pub(crate) fn of_guest(endpoint: &'static Arc<Endpoint>, bell: RawFd) -> Seat {
-        Seat { endpoint, bell, stay: Stay::default() }
+        Seat { endpoint, bell, stay: Stay::default(), is_first: false }
     }
 
     /// Limits this process, a worker. If that can't be done it says so in its last word.
@@ -142,6 +146,17 @@ impl Seat {
         self.give_up(why);
         // Release, though the coordinator looks once the process is dead: as in `ready`.
         self.me().status.store(UNFIT, Release);
+    }
+
+    /// Says why this process can't execute its program. If none could before it is unfit. Else the file is being replaced, perhaps, or
+    /// there is no memory just now: there is another attempt.
+    pub(crate) fn cannot_execute(&self, why: &str) {
+        if self.is_first {
+            return self.unfit(why);
+        }
+        self.give_up(why);
+        // As in `unfit`.
+        self.me().status.store(ABSENT, Release);
     }
 
     /// Says that this process is ready to serve.
@@ -351,10 +366,26 @@ struct Roll {
     turn: Option<(usize, Name)>,
 }
 
+/// A child that finds out whether fresh processes could begin. It is gone when this is dropped.
+pub(crate) trait Looking {
+    /// What it has found, once it has ended or its time is over.
+    fn look(&mut self) -> Option<Result<(), String>>;
+    /// One is readable when there is something to look at.
+    fn fds(&self) -> Vec<BorrowedFd<'_>>;
+    /// When its time is over.
+    fn deadline(&self) -> Instant;
+    fn pid(&self) -> Pid;
+}
+
+/// What begins such a look; or why there can be none.
+type Look<'o> = Box<dyn FnMut() -> Result<Box<dyn Looking>, String> + 'o>;
+
 /// How processes of one kind are replaced by fresh ones while the pool runs.
 struct Renewal<'o> {
     spec: usize,
-    look: Box<dyn FnMut() -> Result<(), String> + 'o>,
+    look: Look<'o>,
+    /// A look that goes on, and the orders that wait for it.
+    looking: Option<(Box<dyn Looking>, Vec<u32>)>,
 }
 
 /// What a sleep brought.
@@ -548,8 +579,8 @@ impl<'o> Coordinator<'o> {
 
     /// Processes of the kind `specs[spec]` can be replaced by fresh ones while the pool runs: SIGHUP does that, if `look` finds that
     /// these could begin.
-    pub(crate) fn renewing(mut self, spec: usize, look: impl FnMut() -> Result<(), String> + 'o) -> Self {
-        self.renewal = Some(Renewal { spec, look: Box::new(look) });
+    pub(crate) fn renewing(mut self, spec: usize, look: impl FnMut() -> Result<Box<dyn Looking>, String> + 'o) -> Self {
+        self.renewal = Some(Renewal { spec, look: Box::new(look), looking: None });
         self
     }
 
@@ -635,6 +666,7 @@ impl<'o> Coordinator<'o> {
             let roused = self.wait(companion)?;
             is_news = roused.has_rung;
             self.reap(companion, &roused)?;
+            self.see_what_was_found();
             self.attend()?;
             if self.hurry.is_some_and(|at| at <= Instant::now()) {
                 self.hasten()?;
@@ -749,12 +781,15 @@ impl<'o> Coordinator<'o> {
         if self.specs[worker.spec].role == Role::Worker {
             (self.observer)(Event::Starting { label: &worker.label });
         }
+        let status = |name: Name| self.table().participants[name.id() as usize].status.load(Acquire);
+        let has_begun = |w: &Worker| w.restarts > 0 || w.name().is_some_and(|name| status(name) != 0);
+        let is_first = !self.workers.iter().any(|w| w.spec == worker.spec && has_begun(w));
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
         let keep = [self.bell.as_fd(), self.segment.as_fd()];
         let main = || {
             name_process(&self.workers[i].label);
             match Seat::take(self.segment.clone(), name, bell, self.cpus) {
-                Ok(seat) => (self.specs[self.workers[i].spec].main)(seat),
+                Ok(seat) => (self.specs[self.workers[i].spec].main)(Seat { is_first, ..seat }),
                 Err(_) => 101,
             }
         };
@@ -805,6 +840,7 @@ impl<'o> Coordinator<'o> {
             .chain(self.door.as_ref().and_then(Door::deadline))
             .chain(self.give_back_at)
             .chain(self.audit_at)
+            .chain(self.looking().map(|looking| looking.deadline()))
             .min();
         // Rounded up, or the last millisecond would be spent spinning.
         let timeout = match self.clock.sleep(self.segment.table(), deadline) {
@@ -828,7 +864,7 @@ impl<'o> Coordinator<'o> {
         // Not with no interest: a connection that is closed would be news for ever.
         let connection = self.owner.as_ref().filter(|_| !interest.is_empty());
         let of_connection = connection.map(|o| add(o.connection.as_fd(), interest));
-        for fd in self.door.iter().flat_map(Door::fds) {
+        for fd in self.door.iter().flat_map(Door::fds).chain(self.looking().map(Looking::fds).unwrap_or_default()) {
             add(fd, PollFlags::POLLIN);
         }
         let mut of_processes = Vec::new();
@@ -865,7 +901,7 @@ impl<'o> Coordinator<'o> {
         while was_signalled && let Ok(Some(info)) = self.signals.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
                 Ok(Signal::SIGHUP) if self.owner.is_some() || self.renewal.is_some() && self.mode == Mode::Running => {
-                    let _ = self.renew(None); // who sent it reads what the observer says
+                    self.renew(None); // who sent it reads what the observer says
                 }
                 Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP) => self.hasten()?,
                 Ok(signal @ (Signal::SIGTTIN | Signal::SIGTTOU)) => self.resize_by_signal(signal),
@@ -910,6 +946,7 @@ impl<'o> Coordinator<'o> {
         while let Ok(status) = waitid(Id::All, peek) {
             let stranger = |pid: &Pid| {
                 companion.is_none_or(|c| c.pid() != *pid)
+                    && self.looking().is_none_or(|looking| looking.pid() != *pid)
                     && !self.workers.iter().any(|w| matches!(&w.life, Life::Running { child, .. } if child.pid == *pid))
             };
             match status {
@@ -999,11 +1036,12 @@ impl<'o> Coordinator<'o> {
         let has_worked = finished > 0 || sentence.is_some() || settled.requeued + settled.failed > 0;
         let useful = has_worked || since.elapsed() >= SETTLED_AFTER;
         worker.failures = if useful { 0 } else { worker.failures + 1 };
+        let most = if status == ABSENT { ABSENT_FOR_GOOD } else { CRASH_LOOP };
         let restart_in = match worker.failures {
             0 | 1 => Duration::ZERO,
-            n => FIRST_BACKOFF * 2u32.pow(n.min(CRASH_LOOP) - 2),
+            n => FIRST_BACKOFF * 2u32.pow(n.min(most) - 2),
         };
-        let restart_in = (!over && worker.failures < CRASH_LOOP).then_some(restart_in);
+        let restart_in = (!over && worker.failures < most).then_some(restart_in);
         (self.observer)(Event::Died { label: &worker.label, pid, exit, peak_kib, settled, restart_in });
         let why = worker.last_word.take();
         if let Some(line) = &why {
@@ -1071,9 +1109,7 @@ impl<'o> Coordinator<'o> {
                     self.tell(news);
                 }
                 Heard::Message(Order::Roll { id }) => {
-                    if let Err(why) = self.renew(Some(id)) {
-                        self.tell(News::Refused { id, why });
-                    }
+                    self.renew(Some(id));
                 }
                 Heard::Message(Order::Shutdown { grace }) => {
                     self.grace = grace;
@@ -1134,25 +1170,52 @@ impl<'o> Coordinator<'o> {
         }
     }
 
-    /// Begins to replace all workers that are there, those too whose turn has been; where only one kind can be renewed, those.
-    /// `id`: who wants to hear when that is done.
-    ///
-    /// # Errors
-    /// Why fresh ones could not begin: nothing is changed.
-    fn renew(&mut self, id: Option<u32>) -> Result<(), String> {
-        let looked = self.renewal.as_mut().map(|renewal| (renewal.look)());
-        if let Some(Err(why)) = looked {
-            (self.observer)(Event::NotRenewed { why: &why });
-            return Err(why);
+    /// Begins to replace all workers that are there, those too whose turn has been; where only one kind can be renewed, those, and
+    /// not before a look at what they would be made of. `id`: who wants to hear when that is done.
+    fn renew(&mut self, id: Option<u32>) {
+        let Some(renewal) = &mut self.renewal else { return self.begin_roll(id) };
+        // One that goes on has seen what was there before, perhaps.
+        let mut ids = renewal.looking.take().map_or(Vec::new(), |(_, ids)| ids);
+        ids.extend(id);
+        match (renewal.look)() {
+            Ok(looking) => renewal.looking = Some((looking, ids)),
+            Err(why) => self.not_renewed(&why, ids),
         }
-        if looked.is_some() {
-            (self.observer)(Event::Renewing);
+    }
+
+    fn looking(&self) -> Option<&dyn Looking> {
+        let (looking, _) = self.renewal.as_ref()?.looking.as_ref()?;
+        Some(&**looking)
+    }
+
+    /// If a look is over, does what follows from it.
+    fn see_what_was_found(&mut self) {
+        let Some(renewal) = &mut self.renewal else { return };
+        let Some((looking, _)) = &mut renewal.looking else { return };
+        let Some(found) = looking.look() else { return };
+        let (_, ids) = renewal.looking.take().unwrap_or_else(|| unreachable!("it was looked at above"));
+        match found {
+            Ok(()) => {
+                (self.observer)(Event::Renewing);
+                self.begin_roll(ids);
+            }
+            Err(why) => self.not_renewed(&why, ids),
         }
+    }
+
+    /// Fresh ones could not begin: nothing is changed.
+    fn not_renewed(&mut self, why: &str, ids: Vec<u32>) {
+        (self.observer)(Event::NotRenewed { why });
+        for id in ids {
+            self.tell(News::Refused { id, why: why.to_owned() });
+        }
+    }
+
+    fn begin_roll(&mut self, ids: impl IntoIterator<Item = u32>) {
         let spec = self.renewal.as_ref().map(|renewal| renewal.spec);
         let roll = self.roll.get_or_insert_default();
-        roll.ids.extend(id);
+        roll.ids.extend(ids);
         roll.next = (0..self.workers.len()).filter(|&i| spec.is_none_or(|spec| self.workers[i].spec == spec)).collect();
-        Ok(())
     }
 
     /// The next is asked to leave when the one before is replaced.

@@ -101,3 +101,5 @@ impl From<u32> for Mode {
 pub(crate) const READY: u32 = 1;
 /// `Participant::status` of a worker that can't be one, nor can its successor: its last word says why.
 pub(crate) const UNFIT: u32 = 2;
+/// … of one that could not execute its program, which others before it have.
+pub(crate) const ABSENT: u32 = 3;

@@ -135,9 +135,7 @@ pub(crate) fn run(
         _ => Coordinator::resizable(&options, specs, (WORKFLOW_PROCESSES, at_most), grace, observer)?,
     };
     let coordinator = match renewed.activities.has_plugins() {
-        true => {
-            coordinator.renewing(ACTIVITY_PROCESSES, || renewed.activities.probe_again().map_err(|e| e.to_string()))
-        }
+        true => coordinator.renewing(ACTIVITY_PROCESSES, || renewed.activities.probe_again()),
         false => coordinator,
     };
     coordinator.listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))

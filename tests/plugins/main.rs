@@ -44,6 +44,8 @@ fn main() -> ExitCode {
         plugins_that_are_no_good_are_refused_in_one_line,
         a_replaced_file_is_loaded_by_fresh_workers,
         a_replacement_that_is_no_good_changes_nothing,
+        deaths_are_seen_while_a_replacement_is_looked_at,
+        a_replacement_whose_state_cannot_be_made_ends_the_pool,
         the_library_is_loaded_in_workers_alone,
         a_plugin_links_with_nothing_of_ours,
         the_thumbnail_of_an_image,
@@ -336,6 +338,57 @@ fn a_replacement_that_is_no_good_changes_nothing() {
     for _ in 0..100 {
         assert_eq!(gives(&pool, WHICH, b""), b"the first");
     }
+}
+
+fn deaths_are_seen_while_a_replacement_is_looked_at() {
+    const KILLED: Bytewise = Task::named("killed");
+    let home = home();
+    let (library, note) = (home.path().join("libkilled.so"), home.path().join("looks"));
+    let compiled = |first: &str| {
+        let text = format!(
+            "#define _GNU_SOURCE\n#include \"shmworker.h\"\n#include <fcntl.h>\n#include <signal.h>\n#include <stdio.h>\n\
+             #include <unistd.h>\n\
+             static int32_t killed(struct shmworker_context *c, void *u) {{ (void)c; (void)u; return raise(SIGKILL); }}\n\
+             SHMWORKER_PLUGIN(host) {{ {first} return shmworker_host_handler(host, \"killed\", killed, 0); }}"
+        );
+        compile_text(&text, &library, &headers());
+    };
+    compiled("");
+    let mut tasks = Tasks::new();
+    tasks.load(&library).unwrap();
+    let pool = Pool::builder().workers(1).fork(tasks).unwrap();
+    // Whoever loads it first says who that is, and does not come back.
+    let hangs = "if (fd >= 0) { dprintf(fd, \"%ld\\n\", (long)getpid()); for (;;) pause(); }";
+    compiled(&format!("int fd = open(\"{}\", O_CREAT | O_EXCL | O_WRONLY, 0600); {hangs}", note.display()));
+    hang_up(&pool);
+    until(|| fs::read_to_string(&note).is_ok_and(|pid| pid.ends_with('\n')));
+    let looks = Pid::from_raw(fs::read_to_string(&note).unwrap().trim().parse().unwrap());
+    for _ in 0..2 {
+        assert!(matches!(pool.submit(KILLED, b"").unwrap().wait(), Err(TaskError::Died(_))));
+        assert_eq!(kill(looks, None), Ok(()), "it was waited for");
+    }
+    // What is not over ends with the pool.
+    drop(pool);
+    until(|| kill(looks, None).is_err());
+}
+
+fn a_replacement_whose_state_cannot_be_made_ends_the_pool() {
+    let home = home();
+    let library = home.path().join("libwhich.so");
+    answering(&library, "the first");
+    let mut tasks = Tasks::new();
+    tasks.load(&library).unwrap();
+    let pool = Pool::builder().workers(1).fork(tasks).unwrap();
+    // The child that has a look does not make the state.
+    let text = "#include \"shmworker.h\"\nstatic int32_t which(struct shmworker_context *c, void *u) { (void)c; (void)u; return 0; }\n\
+                static int32_t make(void *u, void **state) { (void)u; (void)state; return 9; }\n\
+                SHMWORKER_PLUGIN(host) { shmworker_host_handler(host, \"which\", which, 0); \
+                return shmworker_host_state(host, make, 0, 0); }";
+    compile_text(text, &library, &headers());
+    hang_up(&pool);
+    let why = pool.restart_workers().unwrap_err().to_string();
+    let expected = format!("the init function of the plug-in {} returned 9", library.display());
+    assert!(why.contains(&expected), "{why}");
 }
 
 /// Is the library mapped by this process?

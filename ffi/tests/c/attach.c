@@ -91,6 +91,12 @@ static int client(const char *name) {
     EXPECT(OK, shmworker_task_wait(task, -1, &outcome));
     EXPECT_TRUE(outcome.code == SHMWORKER_RESULT_TASK_CANCELLED);
     EXPECT(OK, shmworker_task_free(task));
+    // What has not ended in time is cancelled, and its result can still be taken.
+    EXPECT(OK, shmworker_pool_submit(pool, "stay", NULL, 0, NULL, &task));
+    EXPECT(OK, shmworker_pool_shutdown(pool, 10));
+    EXPECT(OK, shmworker_task_wait(task, -1, &outcome));
+    EXPECT_TRUE(outcome.code == SHMWORKER_RESULT_TASK_CANCELLED || outcome.code == SHMWORKER_RESULT_POOL_ENDED);
+    EXPECT(OK, shmworker_task_free(task));
     EXPECT(OK, shmworker_pool_free(pool));
     return 0;
 }

@@ -301,6 +301,23 @@ static void *free_it(void *ok) {
     return NULL;
 }
 
+// Buffers for all the room that there is: an error, and not a wait for oneself.
+static void reserves_everything(void) {
+    static struct shmworker_buffer *buffers[1 << 16];
+    struct shmworker_task *task;
+    size_t n = 0;
+    int32_t code;
+    while ((code = shmworker_pool_reserve(pool, 8, &buffers[n])) == SHMWORKER_RESULT_OK) {
+        EXPECT_TRUE(++n < sizeof buffers / sizeof *buffers);
+    }
+    EXPECT(NO_SPACE, code);
+    EXPECT_TEXT("submit or drop some of them");
+    EXPECT(NO_SPACE, shmworker_pool_submit(pool, "echo", "", 0, NULL, &task));
+    while (n > 0) {
+        EXPECT(OK, shmworker_buffer_free(buffers[--n]));
+    }
+}
+
 static void threads(void) {
     pthread_t one, two;
     struct shmworker_task *task;
@@ -421,6 +438,7 @@ int main(void) {
     lengths();
     stale_handles();
     events();
+    reserves_everything();
     threads();
     in_a_fork();
     after_shutdown(handlers);

@@ -4,11 +4,14 @@ use super::{
     Activities, ActivityContext, ActivityError, ApplicationFailure, Payload as Message, RegisterOptions,
     registry::{Handler, Outcome, Registered},
 };
-use crate::plugin::{
-    PluginError,
-    abi::{shmworker_info, shmworker_result},
-    call::{Attempt, Ended, Failed, Payload, State},
-    library::{self, Manifest, Plugin},
+use crate::{
+    plugin::{
+        PluginError,
+        abi::{shmworker_info, shmworker_result},
+        call::{Attempt, Ended, Failed, Payload, State},
+        library::{self, Manifest, Plugin, Probe},
+    },
+    process::coordinator::Looking,
 };
 use std::{collections::HashMap, path::PathBuf, str, sync::Arc, time::Duration};
 use temporalio_common::{data_converters::RawValue, protos::ENCODING_PAYLOAD_KEY};
@@ -66,12 +69,13 @@ impl Activities {
         Ok(self.plugins.manifests.as_deref().unwrap_or_default())
     }
 
-    /// Could fresh processes load the plug-ins as they are now?
+    /// Has a child see whether fresh processes could load the plug-ins as they are now.
     ///
     /// # Errors
-    /// [`PluginError`].
-    pub(crate) fn probe_again(&self) -> Result<(), PluginError> {
-        library::probe(&self.plugins.files, self.names()).map(drop)
+    /// Why none can be made, as a line for people.
+    pub(crate) fn probe_again(&self) -> Result<Box<dyn Looking>, String> {
+        let probe = Probe::begin(&self.plugins.files, self.names());
+        probe.map(|probe| Box::new(probe) as Box<dyn Looking>).map_err(|e| e.to_string())
     }
 
     pub(crate) fn has_plugins(&self) -> bool {
