@@ -33,7 +33,7 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::{
-        CoordinatorDied, Draft, DraftBy, Endpoint, Finished, FinishedBy, ROOM, Spare, Submission, SubmitError, Times,
+        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, Shelved, Spare, Submission, SubmitError, Times,
     },
     lockfree::{
         descriptor::INLINE,
@@ -556,25 +556,21 @@ impl Client {
     ///
     /// # Errors
     /// As [`submit`](Self::submit).
-    pub(super) fn reserve(&self, len: usize) -> Result<DraftBy<Arc<Endpoint>>, PoolError> {
+    pub(super) fn reserve(&self, len: usize) -> Result<Shelved, PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
         if shared.is_refused() {
             return Err(PoolError::Draining);
         }
         let (draft, _) = shared.take_draft(shared.lock(), len, true).map_err(|e| self.why_refused(e.into()))?;
-        Ok(draft.share(&shared.endpoint))
+        Ok(draft.shelve())
     }
 
     /// Submits what lies in such room.
-    pub(super) fn submit_reserved(
-        &self,
-        s: &Submission,
-        draft: DraftBy<Arc<Endpoint>>,
-    ) -> Result<(usize, TaskId), PoolError> {
+    pub(super) fn submit_reserved(&self, s: &Submission, draft: Shelved) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
-        let draft = draft.lend(&shared.endpoint);
+        let draft = shared.endpoint.resume(draft);
         let tag = {
             let mut inbox = shared.lock();
             if shared.is_refused() {
