@@ -2,18 +2,15 @@
 
 use crate::{
     error::{Error, boundary},
-    handle::{self, Object, Registries, Registry},
+    handle::{self, Object, Tables},
     options::{shmworker_task_options, task_options},
     pool::{Pool, shmworker_pool},
     slice::{out, text},
+    table::{Notes, Table},
     task::{Task, shmworker_task},
 };
 use shmworker::{plugin::abi::shmworker_result as Code, pool::Reserved};
-use std::{
-    ffi::c_char,
-    ptr,
-    sync::{Mutex, PoisonError},
-};
+use std::{ffi::c_char, ptr};
 
 /// Room in the segment for the input of a task. The general flow is:
 ///
@@ -26,12 +23,28 @@ pub struct shmworker_buffer {
     _opaque: [u8; 0],
 }
 
-pub(crate) struct Buffer(Mutex<Option<Reserved>>);
+/// `None`: it was submitted. Where its bytes lie is noted of it: [`GONE`] then.
+pub(crate) struct Buffer(Option<Reserved>);
+
+/// In place of an address and a length, both.
+const GONE: Notes = [usize::MAX; 2];
 
 impl Buffer {
-    pub(crate) fn new(reserved: Reserved) -> Buffer {
-        Buffer(Mutex::new(Some(reserved)))
+    pub(crate) fn register(mut reserved: Reserved) -> Result<*mut shmworker_buffer, Error> {
+        let bytes = reserved.bytes()?;
+        let notes = [bytes.as_mut_ptr().expose_provenance(), bytes.len()];
+        handle::register_noted(Buffer(Some(reserved)), notes)
     }
+}
+
+/// Where the bytes of a buffer lie, and how many there are.
+fn place(buffer: *const shmworker_buffer) -> Result<(*mut u8, usize), Error> {
+    let [address, len] = handle::notes::<Buffer>(buffer)?;
+    // One alone, if it is submitted just now.
+    if address == GONE[0] || len == GONE[1] {
+        return Err(used_up());
+    }
+    Ok((ptr::with_exposed_provenance_mut(address), len))
 }
 
 impl Object for Buffer {
@@ -39,7 +52,7 @@ impl Object for Buffer {
     const WHAT: &'static str = "buffer";
     const KIND: usize = 1;
 
-    fn registry(all: &Registries) -> &Registry<Buffer> {
+    fn table(all: &Tables) -> &Table<Buffer> {
         &all.buffers
     }
 }
@@ -65,10 +78,7 @@ pub unsafe extern "C" fn shmworker_buffer_data(
         // SAFETY: the caller's word.
         let (data, len) = (unsafe { out("data", data) }?, unsafe { out("len", len) }?);
         (*data, *len) = (ptr::null_mut(), 0);
-        let buffer = handle::get::<Buffer>(buffer)?;
-        let mut reserved = buffer.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = reserved.as_mut().ok_or_else(used_up)?.bytes()?;
-        (*data, *len) = (bytes.as_mut_ptr(), bytes.len());
+        (*data, *len) = place(buffer)?;
         Ok(())
     })
 }
@@ -90,19 +100,25 @@ pub unsafe extern "C" fn shmworker_buffer_submit(
 ) -> i32 {
     boundary(|| {
         // SAFETY: the caller's word.
-        let place = unsafe { out("task", task) }?;
-        *place = ptr::null_mut();
-        let (buffer_, found) = (handle::get::<Buffer>(buffer)?, handle::get::<Pool>(pool)?);
+        let result = unsafe { out("task", task) }?;
+        *result = ptr::null_mut();
+        place(buffer)?;
+        let open = Pool::open(pool)?;
         // SAFETY: the caller's word.
         let name = unsafe { text("name", name) }?;
         // SAFETY: the caller's word.
         let options = unsafe { task_options(options) }?;
-        let open = found.open()?;
-        let reserved = buffer_.0.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or_else(used_up)?;
-        let submitted = reserved.submit(&open, name, &options)?;
-        *place = Task::register(submitted, pool)?;
-        // Another thread may have freed it meanwhile.
-        let _ = handle::remove::<Buffer>(buffer);
+        let mut removed = handle::remove::<Buffer>(buffer)?;
+        // Nobody ever pins a buffer.
+        let reserved = removed.alone().and_then(|Buffer(reserved)| reserved.take()).ok_or_else(used_up)?;
+        let submitted = reserved.submit(&open, name, &options).map_err(Error::from);
+        match submitted.and_then(|submitted| Task::register(submitted, pool)) {
+            Ok(task) => *result = task,
+            Err(e) => {
+                removed.restore(GONE);
+                return Err(e);
+            }
+        }
         Ok(())
     })
 }

@@ -2,15 +2,23 @@
 //! freed, or never was one, is an error and not a crash, and an object that is freed while another thread is in a call with it
 //! lives until that call returns.
 //!
-//! A forked child begins with no handles: the locks here may have been held in the parent, by a thread that the child hasn't, and
-//! what they lead to is the parent's.
+//! A forked child begins with no handles: what they lead to is the parent's, and may have been half changed, by a thread that the
+//! child hasn't.
 
-use crate::{buffer::Buffer, error::Error, handlers::Handlers, pool::Pool, task::Task, temporal::Temporal};
+use crate::{
+    buffer::Buffer,
+    error::Error,
+    handlers::Handlers,
+    pool::Pool,
+    table::{GENERATION_BITS, INDEX_BITS, MOST, Notes, Number, Pin, Removed, Table},
+    task::Task,
+    temporal::Temporal,
+};
 use shmworker::plugin::abi::shmworker_result as Code;
 use std::{
     ptr,
     sync::{
-        Arc, Once, PoisonError, RwLock,
+        Once,
         atomic::{AtomicPtr, Ordering::AcqRel, Ordering::Acquire, Ordering::Release},
     },
 };
@@ -24,49 +32,39 @@ pub(crate) trait Object: Sized + Send + Sync + 'static {
     /// A small number of its own, so that a handle of one kind is none of another.
     const KIND: usize;
 
-    fn registry(all: &Registries) -> &Registry<Self>;
+    fn table(all: &Tables) -> &Table<Self>;
+}
+
+/// For types that lie in a cell, whose users see to it that one alone changes it.
+pub(crate) const fn is_shared<T: Send + Sync>() -> bool {
+    true
 }
 
 /// Bits of a handle, from below: none that a pointer to anything has (1), the kind (3), the index (24), the generation (36).
 const MARK: usize = 1;
 const KIND_SHIFT: u32 = 1;
 const INDEX_SHIFT: u32 = 4;
-const GENERATION_SHIFT: u32 = 28;
-/// So many objects of a kind there may be at a time.
-const MOST: usize = 1 << (GENERATION_SHIFT - INDEX_SHIFT);
-
-struct Entry<T> {
-    generation: usize,
-    object: Option<Arc<T>>,
-}
-
-/// The objects of one kind.
-pub(crate) struct Registry<T>(RwLock<(Vec<Entry<T>>, Vec<usize>)>);
-
-impl<T> Default for Registry<T> {
-    fn default() -> Self {
-        Registry(RwLock::default())
-    }
-}
+const GENERATION_SHIFT: u32 = INDEX_SHIFT + INDEX_BITS;
+const _: () = assert!(GENERATION_SHIFT + GENERATION_BITS == usize::BITS);
 
 /// All objects of this process.
 #[derive(Default)]
-pub(crate) struct Registries {
-    pub(crate) pools: Registry<Pool>,
-    pub(crate) handlers: Registry<Handlers>,
-    pub(crate) tasks: Registry<Task>,
-    pub(crate) buffers: Registry<Buffer>,
-    pub(crate) temporal: Registry<Temporal>,
+pub(crate) struct Tables {
+    pub(crate) pools: Table<Pool>,
+    pub(crate) handlers: Table<Handlers>,
+    pub(crate) tasks: Table<Task>,
+    pub(crate) buffers: Table<Buffer>,
+    pub(crate) temporal: Table<Temporal>,
     /// Those of the process of which this one is a fork, so that they are no leak.
-    _former: AtomicPtr<Registries>,
+    _former: AtomicPtr<Tables>,
 }
 
 /// Null: there are none yet.
-static ALL: AtomicPtr<Registries> = AtomicPtr::new(ptr::null_mut());
+static ALL: AtomicPtr<Tables> = AtomicPtr::new(ptr::null_mut());
 /// Those of the parent, in a fork that has none of its own yet.
-static FORMER: AtomicPtr<Registries> = AtomicPtr::new(ptr::null_mut());
+static FORMER: AtomicPtr<Tables> = AtomicPtr::new(ptr::null_mut());
 
-fn all() -> &'static Registries {
+fn all() -> &'static Tables {
     // Acquire: what is there was made whole before it was stored.
     let found = ALL.load(Acquire);
     let made = if found.is_null() { make() } else { found };
@@ -75,7 +73,7 @@ fn all() -> &'static Registries {
 }
 
 #[cold]
-fn make() -> *mut Registries {
+fn make() -> *mut Tables {
     static AT_FORK: Once = Once::new();
     AT_FORK.call_once(|| {
         // SAFETY: `forget` does nothing but a load and stores, which a child of a process with threads may do. If there is no memory to
@@ -83,7 +81,7 @@ fn make() -> *mut Registries {
         let _ = unsafe { libc::pthread_atfork(None, None, Some(forget)) };
     });
     let former = AtomicPtr::new(FORMER.load(Acquire));
-    let made = Box::into_raw(Box::new(Registries { _former: former, ..Registries::default() }));
+    let made = Box::into_raw(Box::new(Tables { _former: former, ..Tables::default() }));
     match ALL.compare_exchange(ptr::null_mut(), made, AcqRel, Acquire) {
         Ok(_) => made,
         Err(other) => {
@@ -104,33 +102,26 @@ extern "C" fn forget() {
 
 /// A handle for a new object.
 pub(crate) fn register<T: Object>(object: T) -> Result<*mut T::Opaque, Error> {
-    let mut slots = T::registry(all()).0.write().unwrap_or_else(PoisonError::into_inner);
-    let (entries, free) = &mut *slots;
-    let index = match free.pop() {
-        Some(index) => index,
-        None if entries.len() < MOST => {
-            entries.push(Entry { generation: 0, object: None });
-            entries.len() - 1
-        }
-        None => return Err(Error::new(Code::NoSpace, format_args!("there are {MOST} {}s: free some", T::WHAT))),
-    };
-    let entry = &mut entries[index];
-    entry.object = Some(Arc::new(object));
-    let generation = entry.generation;
+    register_noted(object, [0; 2])
+}
+
+/// As [`register`], with what [`notes`] gives.
+pub(crate) fn register_noted<T: Object>(object: T, notes: Notes) -> Result<*mut T::Opaque, Error> {
+    let full =
+        |_| Error::new(Code::NoSpace, format_args!("there are {MOST} {}s, or there is no memory: free some", T::WHAT));
+    let Number { index, generation } = T::table(all()).insert(object, notes).map_err(full)?;
+    let (index, generation) = (index as usize, generation as usize);
     Ok(ptr::without_provenance_mut(
         MARK | T::KIND << KIND_SHIFT | index << INDEX_SHIFT | generation << GENERATION_SHIFT,
     ))
 }
 
-fn take_apart<T: Object>(handle: *const T::Opaque) -> Result<(usize, usize), Error> {
-    let bits = handle.addr();
-    if bits == 0 {
-        return Err(Error::null(T::WHAT));
-    }
-    if bits & ((1 << INDEX_SHIFT) - 1) != MARK | T::KIND << KIND_SHIFT {
-        return Err(stale::<T>());
-    }
-    Ok((bits >> INDEX_SHIFT & (MOST - 1), bits >> GENERATION_SHIFT))
+/// The number in a handle of this kind. `None`: it is of no such.
+#[inline]
+fn number<T: Object>(bits: usize) -> Option<Number> {
+    let is_of_kind = bits & ((1 << INDEX_SHIFT) - 1) == MARK | T::KIND << KIND_SHIFT;
+    let index = (bits >> INDEX_SHIFT & (MOST - 1)) as u32;
+    is_of_kind.then_some(Number { index, generation: (bits >> GENERATION_SHIFT) as u64 })
 }
 
 /// There is nothing of this handle, or not any more.
@@ -144,22 +135,43 @@ pub(crate) fn stale<T: Object>() -> Error {
     )
 }
 
-/// What this is a handle of.
-pub(crate) fn get<T: Object>(handle: *const T::Opaque) -> Result<Arc<T>, Error> {
-    let (index, generation) = take_apart::<T>(handle)?;
-    let slots = T::registry(all()).0.read().unwrap_or_else(PoisonError::into_inner);
-    let entry = slots.0.get(index).filter(|entry| entry.generation == generation);
-    entry.and_then(|entry| entry.object.clone()).ok_or_else(stale::<T>)
+/// Why nothing was found.
+#[cold]
+fn none<T: Object>(handle: *const T::Opaque) -> Error {
+    if handle.is_null() { Error::null(T::WHAT) } else { stale::<T>() }
 }
 
-/// The same, for the last time: from here on it is a handle of nothing.
-pub(crate) fn remove<T: Object>(handle: *const T::Opaque) -> Result<Arc<T>, Error> {
-    let (index, generation) = take_apart::<T>(handle)?;
-    let mut slots = T::registry(all()).0.write().unwrap_or_else(PoisonError::into_inner);
-    let (entries, free) = &mut *slots;
-    let entry = entries.get_mut(index).filter(|entry| entry.generation == generation).ok_or_else(stale::<T>)?;
-    let object = entry.object.take().ok_or_else(stale::<T>)?;
-    entry.generation = (generation + 1) & (usize::MAX >> GENERATION_SHIFT);
-    free.push(index);
-    Ok(object)
+#[inline]
+fn find<T: Object, R>(
+    handle: *const T::Opaque,
+    look: impl FnOnce(&'static Table<T>, Number) -> Option<R>,
+) -> Result<R, Error> {
+    number::<T>(handle.addr()).and_then(|number| look(T::table(all()), number)).ok_or_else(|| none::<T>(handle))
+}
+
+/// What this is a handle of. It is there for as long as the pin.
+#[inline]
+pub(crate) fn get<T: Object>(handle: *const T::Opaque) -> Result<Pin<'static, T>, Error> {
+    find(handle, Table::<T>::pin)
+}
+
+/// As [`get`]. `None`: it was [closed](Pin::close).
+#[inline]
+pub(crate) fn open<T: Object>(handle: *const T::Opaque) -> Result<Option<Pin<'static, T>>, Error> {
+    match find(handle, Table::<T>::pin_open) {
+        Ok(open) => Ok(Some(open)),
+        Err(_) => get::<T>(handle).map(|_| None),
+    }
+}
+
+/// What was noted of it.
+#[inline]
+pub(crate) fn notes<T: Object>(handle: *const T::Opaque) -> Result<Notes, Error> {
+    find(handle, Table::<T>::notes)
+}
+
+/// The same as [`get`], for the last time: from here on it is a handle of nothing.
+#[inline]
+pub(crate) fn remove<T: Object>(handle: *const T::Opaque) -> Result<Removed<'static, T>, Error> {
+    find(handle, Table::<T>::remove)
 }

@@ -2,8 +2,9 @@
 
 use crate::{
     error::{Error, boundary},
-    handle::{self, Object, Registries, Registry},
+    handle::{self, Object, Tables},
     slice::{out, text},
+    table::Table,
 };
 use shmworker::{
     Tasks,
@@ -55,7 +56,7 @@ impl Object for Handlers {
     const WHAT: &'static str = "handlers";
     const KIND: usize = 3;
 
-    fn registry(all: &Registries) -> &Registry<Handlers> {
+    fn table(all: &Tables) -> &Table<Handlers> {
         &all.handlers
     }
 }

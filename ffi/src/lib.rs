@@ -28,6 +28,7 @@ pub mod handlers;
 pub mod options;
 pub mod pool;
 mod slice;
+mod table;
 pub mod task;
 pub mod temporal;
 pub mod version;

@@ -4,10 +4,11 @@ use crate::{
     buffer::{Buffer, shmworker_buffer},
     error::{Error, boundary},
     events::Events,
-    handle::{self, Object, Registries, Registry},
+    handle::{self, Object, Tables, is_shared},
     handlers::{Handlers, flush, shmworker_handlers},
     options::{pool_options, shmworker_pool_options, shmworker_task_options, task_options},
     slice::{out, slice, text},
+    table::{Pin, Table},
     task::{Task, shmworker_task},
 };
 use shmworker::{
@@ -16,12 +17,14 @@ use shmworker::{
     pool::{Attached, Submitter},
 };
 use std::{
+    cell::UnsafeCell,
     ffi::{CStr, OsStr, c_char, c_int, c_void},
     ops::Deref,
     os::unix::ffi::OsStrExt,
     path::Path,
     ptr,
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, OnceLock},
+    thread,
     time::Duration,
 };
 
@@ -54,17 +57,21 @@ impl Deref for Seat {
 }
 
 pub(crate) struct Pool {
-    /// `None`: it was shut down.
-    seat: RwLock<Option<Seat>>,
+    /// `None`: it was shut down. Changed by who has closed the pool, once nobody has it open.
+    seat: UnsafeCell<Option<Seat>>,
     events: OnceLock<Arc<Events>>,
 }
+
+// SAFETY: the seat is shared by those who have the pool open, as it may be, and is used by one who is alone (`shut`).
+unsafe impl Sync for Pool {}
+const _: () = assert!(is_shared::<Seat>());
 
 impl Object for Pool {
     type Opaque = shmworker_pool;
     const WHAT: &'static str = "pool";
     const KIND: usize = 0;
 
-    fn registry(all: &Registries) -> &Registry<Pool> {
+    fn table(all: &Tables) -> &Table<Pool> {
         &all.pools
     }
 }
@@ -72,22 +79,25 @@ impl Object for Pool {
 /// A pool that is not shut down as long as this lives.
 ///
 /// A call that submits or reserves holds it while it waits for room. That ends without another call of this process that would need
-/// it too: what is under way comes back, and where that is nothing and buffers take all the room there is an error. So calls that
-/// come while a shutdown waits for the lock may wait behind that, and nobody waits for them. A buffer's own lock is taken after
-/// this one, and nothing is waited for under it.
-pub(crate) struct Open<'p>(RwLockReadGuard<'p, Option<Seat>>);
+/// it too: what is under way comes back, and where that is nothing and buffers take all the room there is an error. So a
+/// shutdown, which waits for those, ends too.
+pub(crate) struct Open(Pin<'static, Pool>);
 
-impl Deref for Open<'_> {
+impl Deref for Open {
     type Target = Submitter;
 
+    #[inline]
     fn deref(&self) -> &Submitter {
         self.seat()
     }
 }
 
-impl Open<'_> {
+impl Open {
+    #[inline]
     fn seat(&self) -> &Seat {
-        self.0.as_ref().unwrap_or_else(|| unreachable!("it was looked at when this was made"))
+        // SAFETY: nobody changes it while the pool is open.
+        let seat = unsafe { &*self.0.seat.get() };
+        seat.as_ref().unwrap_or_else(|| unreachable!("the pool is open"))
     }
 
     fn owner(&self) -> Result<&OwnPool, Error> {
@@ -100,17 +110,33 @@ impl Open<'_> {
     }
 }
 
+fn was_shut() -> Error {
+    Error::new(Code::PoolEnded, "the pool was shut down")
+}
+
 impl Pool {
     fn register(seat: Seat) -> Result<*mut shmworker_pool, Error> {
-        handle::register(Pool { seat: RwLock::new(Some(seat)), events: OnceLock::new() })
+        handle::register(Pool { seat: UnsafeCell::new(Some(seat)), events: OnceLock::new() })
     }
 
-    pub(crate) fn open(&self) -> Result<Open<'_>, Error> {
-        let seat = self.seat.read().unwrap_or_else(PoisonError::into_inner);
-        if seat.is_none() {
-            return Err(Error::new(Code::PoolEnded, "the pool was shut down"));
+    #[inline]
+    pub(crate) fn open(pool: *const shmworker_pool) -> Result<Open, Error> {
+        handle::open(pool)?.map(Open).ok_or_else(was_shut)
+    }
+
+    /// Closes it, and waits until nobody has it open.
+    fn shut(pool: &Pin<'static, Pool>) -> Result<Option<Seat>, Error> {
+        if !pool.close() {
+            return Err(was_shut());
         }
-        Ok(Open(seat))
+        let mut pause = SHORTEST;
+        // Nobody would wake us: those who use a pool pay nothing for its end.
+        while !pool.is_alone() {
+            thread::sleep(pause);
+            pause = (2 * pause).min(LONGEST);
+        }
+        // SAFETY: whoever had it open is done with it, nobody can open it any more, and only one can close it.
+        Ok(unsafe { &mut *pool.seat.get() }.take())
     }
 
     /// Who hears of tasks that have ended. The first caller makes it.
@@ -122,6 +148,10 @@ impl Pool {
         Ok(self.events.get().unwrap_or_else(|| unreachable!("it was set above")))
     }
 }
+
+/// Pauses between two looks whether others are done with a pool that ends.
+const SHORTEST: Duration = Duration::from_micros(10);
+const LONGEST: Duration = Duration::from_millis(5);
 
 /// Starts a pool whose workers are copies of this process, by a fork of it: they have all that it has in memory, and run the
 /// handlers that are given. This process must have one thread, but for those of other pools
@@ -243,14 +273,14 @@ pub unsafe extern "C" fn shmworker_pool_submit(
         // SAFETY: the caller's word.
         let place = unsafe { out("task", task) }?;
         *place = ptr::null_mut();
-        let found = handle::get::<Pool>(pool)?;
+        let open = Pool::open(pool)?;
         // SAFETY: the caller's word.
         let name = unsafe { text("name", name) }?;
         // SAFETY: the caller's word.
         let input = unsafe { slice("data", data.cast::<u8>(), len) }?;
         // SAFETY: the caller's word.
         let options = unsafe { task_options(options) }?;
-        let submitted = found.open()?.submit_bytes(name, input, &options)?;
+        let submitted = open.submit_bytes(name, input, &options)?;
         *place = Task::register(submitted, pool)?;
         Ok(())
     })
@@ -276,9 +306,7 @@ pub unsafe extern "C" fn shmworker_pool_reserve(
         // SAFETY: the caller's word.
         let place = unsafe { out("buffer", buffer) }?;
         *place = ptr::null_mut();
-        let pool = handle::get::<Pool>(pool)?;
-        let reserved = pool.open()?.reserve(len)?;
-        *place = handle::register(Buffer::new(reserved))?;
+        *place = Buffer::register(Pool::open(pool)?.reserve(len)?)?;
         Ok(())
     })
 }
@@ -296,9 +324,7 @@ pub unsafe extern "C" fn shmworker_pool_event_fd(pool: *const shmworker_pool, fd
         // SAFETY: the caller's word.
         let place = unsafe { out("fd", fd) }?;
         *place = -1;
-        let pool = handle::get::<Pool>(pool)?;
-        drop(pool.open()?);
-        *place = pool.events()?.fd();
+        *place = Pool::open(pool)?.0.events()?.fd();
         Ok(())
     })
 }
@@ -340,7 +366,7 @@ pub unsafe extern "C" fn shmworker_pool_next_event(
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_pool_resize(pool: *const shmworker_pool, workers: usize) -> i32 {
     boundary(|| {
-        handle::get::<Pool>(pool)?.open()?.owner()?.resize(workers)?;
+        Pool::open(pool)?.owner()?.resize(workers)?;
         Ok(())
     })
 }
@@ -357,8 +383,7 @@ pub unsafe extern "C" fn shmworker_pool_coordinator_pid(pool: *const shmworker_p
         // SAFETY: the caller's word.
         let place = unsafe { out("pid", pid) }?;
         *place = 0;
-        let pool = handle::get::<Pool>(pool)?;
-        *place = match pool.open()?.seat() {
+        *place = match Pool::open(pool)?.seat() {
             Seat::Owner(pool) => pool.coordinator_pid() as i32,
             Seat::Guest(pool) => pool.coordinator_pid() as i32,
         };
@@ -375,18 +400,17 @@ pub unsafe extern "C" fn shmworker_pool_coordinator_pid(pool: *const shmworker_p
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_pool_shutdown(pool: *const shmworker_pool, grace_ms: u64) -> i32 {
     boundary(|| {
-        let pool = handle::get::<Pool>(pool)?;
+        let found = handle::get::<Pool>(pool)?;
         let grace = Duration::from_millis(grace_ms);
         // Before the calls of others are waited for, some of which may wait for room.
-        let drained = match pool.open()?.seat() {
+        let drained = match Pool::open(pool)?.seat() {
             Seat::Owner(pool) => {
                 pool.begin_shutdown(grace);
                 Ok(true)
             }
             Seat::Guest(pool) => pool.drain_within(grace),
         };
-        let seat = pool.seat.write().unwrap_or_else(PoisonError::into_inner).take();
-        match seat {
+        match Pool::shut(&found)? {
             Some(Seat::Owner(pool)) => {
                 pool.shutdown(grace)?;
             }
@@ -394,8 +418,7 @@ pub extern "C" fn shmworker_pool_shutdown(pool: *const shmworker_pool, grace_ms:
                 pool.leave(Duration::ZERO)?;
                 drained?;
             }
-            // Another thread's call has done it.
-            None => return Err(Error::new(Code::PoolEnded, "the pool was shut down")),
+            None => return Err(was_shut()),
         }
         Ok(())
     })

@@ -3,19 +3,24 @@
 use crate::{
     error::{Error, boundary, c_string, code_of},
     events::Notice,
-    handle::{self, Object, Registries, Registry},
+    handle::{self, Object, Tables, is_shared},
     pool::{Pool, shmworker_pool},
     slice::{Versioned, fill},
+    table::Table,
 };
 use shmworker::{
     plugin::abi::shmworker_result as Code,
-    pool::{Bytes, Canceller, Ended, Handle},
+    pool::{Bytes, Ended, Handle},
 };
 use std::{
+    cell::UnsafeCell,
     ffi::{CString, c_char, c_void},
     mem::offset_of,
     ptr,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering::Acquire, Ordering::Release},
+    },
     task::Wake,
     time::Duration,
 };
@@ -82,14 +87,26 @@ struct Kept {
     message: Option<CString>,
 }
 
+/// Steps of a task: nobody waits for it, somebody does, it has ended.
+const IDLE: u8 = 0;
+const WAITED_FOR: u8 = 1;
+const ENDED: u8 = 2;
+
 pub(crate) struct Task {
-    waiting: Mutex<Option<Handle<Bytes>>>,
-    ended: OnceLock<Kept>,
-    canceller: Canceller,
+    handle: Handle<Bytes>,
+    /// `IDLE ⇄ WAITED_FOR → ENDED`. Release when a wait is over pairs with Acquire when the next one begins, or what came of it is
+    /// read.
+    step: AtomicU8,
+    /// Of who waits; after the end, to be read by all.
+    kept: UnsafeCell<Kept>,
     /// Its handle, looked up by who needs it: most tasks never do.
     pool: usize,
     told: Mutex<Told>,
 }
+
+// SAFETY: `kept` is used by one thread in WAITED_FOR, and only read in ENDED; the rest may be shared as it is.
+unsafe impl Sync for Task {}
+const _: () = assert!(is_shared::<Handle<Bytes>>() && is_shared::<Kept>());
 
 /// Who hears of its end, beside those who wait.
 enum Told {
@@ -99,57 +116,81 @@ enum Told {
     Freed,
 }
 
+/// The task, for who waits for it; for nobody else meanwhile.
+struct Waiting<'t> {
+    task: &'t Task,
+    next: u8,
+}
+
+impl Waiting<'_> {
+    fn kept(&mut self) -> &mut Kept {
+        // SAFETY: in WAITED_FOR it is for one alone, of whom there is one.
+        unsafe { &mut *self.task.kept.get() }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.task.step.store(self.next, Release);
+    }
+}
+
 impl Object for Task {
     type Opaque = shmworker_task;
     const WHAT: &'static str = "task";
     const KIND: usize = 2;
 
-    fn registry(all: &Registries) -> &Registry<Task> {
+    fn table(all: &Tables) -> &Table<Task> {
         &all.tasks
     }
 }
 
 impl Task {
+    #[inline]
     pub(crate) fn register(handle: Handle<Bytes>, pool: *const shmworker_pool) -> Result<*mut shmworker_task, Error> {
-        let canceller = handle.canceller();
-        let (waiting, pool) = (Mutex::new(Some(handle)), pool.addr());
-        handle::register(Task { waiting, ended: OnceLock::new(), canceller, pool, told: Mutex::new(Told::Nobody) })
+        let kept = UnsafeCell::new(Kept { ended: Ended::not_yet(), code: Code::Ok, message: None });
+        let (step, pool, told) = (AtomicU8::new(IDLE), pool.addr(), Mutex::new(Told::Nobody));
+        handle::register(Task { handle, step, kept, pool, told })
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pool(&self) -> Result<Arc<Pool>, Error> {
-        handle::get::<Pool>(ptr::without_provenance(self.pool))
+    /// What came of it, if it has ended.
+    #[inline]
+    fn kept(&self) -> Option<&Kept> {
+        // SAFETY: in ENDED, which is for ever, nobody changes it.
+        (self.step.load(Acquire) == ENDED).then(|| unsafe { &*self.kept.get() })
     }
 
-    fn waiting(&self) -> Result<MutexGuard<'_, Option<Handle<Bytes>>>, Error> {
-        match self.waiting.try_lock() {
-            Ok(waiting) => Ok(waiting),
-            Err(TryLockError::Poisoned(e)) => Ok(PoisonError::into_inner(e)),
-            Err(TryLockError::WouldBlock) => {
-                Err(Error::new(Code::Busy, "another thread waits for this task: share out its result there"))
-            }
+    /// `None`: it has ended.
+    #[inline]
+    fn waiting(&self) -> Result<Option<Waiting<'_>>, Error> {
+        match self.step.compare_exchange(IDLE, WAITED_FOR, Acquire, Acquire) {
+            Ok(_) => Ok(Some(Waiting { task: self, next: IDLE })),
+            Err(ENDED) => Ok(None),
+            Err(_) => Err(Error::new(Code::Busy, "another thread waits for this task: share out its result there")),
         }
     }
 
+    #[inline]
     fn wait(&self, at_most: Option<Duration>) -> Result<&Kept, Error> {
-        if let Some(kept) = self.ended.get() {
+        if let Some(kept) = self.kept() {
             return Ok(kept);
         }
-        let mut waiting = self.waiting()?;
-        if let Some(handle) = waiting.as_mut() {
-            let ended =
-                handle.end_within(at_most).ok_or_else(|| Error::new(Code::NotReady, "the task has not ended"))?;
-            *waiting = None;
-            let (code, message) = match ended.bytes() {
-                Ok(_) => (Code::Ok, None),
-                Err(e) => (code_of(&e), Some(c_string(&e.to_string()))),
-            };
-            let _ = self.ended.set(Kept { ended, code, message }); // there is one handle
+        if let Some(mut waiting) = self.waiting()? {
+            // What a panic leaves is no end; the next wait says so again.
+            let kept = waiting.kept();
+            if !self.handle.end_into(at_most, &mut kept.ended) {
+                return Err(Error::new(Code::NotReady, "the task has not ended"));
+            }
+            if let Err(e) = kept.ended.bytes() {
+                (kept.code, kept.message) = (code_of(&e), Some(c_string(&e.to_string())));
+            }
+            waiting.next = ENDED;
         }
-        self.ended.get().ok_or_else(|| Error::new(Code::Panicked, "the wait for this task has panicked"))
+        Ok(self.kept().unwrap_or_else(|| unreachable!("it has ended")))
     }
 }
 
@@ -205,7 +246,8 @@ pub unsafe extern "C" fn shmworker_task_wait(
 pub extern "C" fn shmworker_task_notify(task: *mut shmworker_task, user_data: *mut c_void) -> i32 {
     boundary(|| {
         let found = handle::get::<Task>(task)?;
-        let pool = found.pool().map_err(|_| Error::new(Code::WrongTime, "the task's pool was freed"))?;
+        let pool = handle::get::<Pool>(ptr::without_provenance(found.pool))
+            .map_err(|_| Error::new(Code::WrongTime, "the task's pool was freed"))?;
         let events = pool.events()?;
         let waiting = found.waiting()?;
         // Until it is told or will be: who frees it meanwhile comes after that.
@@ -216,8 +258,9 @@ pub extern "C" fn shmworker_task_notify(task: *mut shmworker_task, user_data: *m
             Told::Freed => return Err(handle::stale::<Task>()),
         }
         let notice = Arc::new(Notice::new(events, (task.addr(), user_data.expose_provenance())));
-        match &*waiting {
-            Some(handle) => handle
+        match &waiting {
+            Some(_) => found
+                .handle
                 .when_ended(&notice.clone().into())
                 .map_err(|e| Error::new(Code::OsError, format_args!("cannot start a thread that waits: {e}")))?,
             None => notice.clone().wake(),
@@ -233,7 +276,7 @@ pub extern "C" fn shmworker_task_notify(task: *mut shmworker_task, user_data: *m
 /// Threads: any, also while another waits.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_task_cancel(task: *const shmworker_task) -> i32 {
-    boundary(|| Ok(handle::get::<Task>(task)?.canceller.cancel()?))
+    boundary(|| Ok(handle::get::<Task>(task)?.handle.cancel()?))
 }
 
 /// Frees a task, and its result. One that has not ended runs on, and its result is dropped. NULL: nothing is done, and that is
@@ -243,9 +286,12 @@ pub extern "C" fn shmworker_task_cancel(task: *const shmworker_task) -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_task_free(task: *mut shmworker_task) -> i32 {
     boundary(|| {
-        let removed = handle::remove::<Task>(task)?;
+        let mut removed = handle::remove::<Task>(task)?;
         // Whoever is about to tell of it, or waits for it, does so for as long as it takes.
-        let told = std::mem::replace(&mut *removed.told(), Told::Freed);
+        let told = match removed.alone() {
+            Some(task) => std::mem::replace(task.told.get_mut().unwrap_or_else(PoisonError::into_inner), Told::Freed),
+            None => std::mem::replace(&mut *removed.told(), Told::Freed),
+        };
         if let Told::Events(notice) = told
             && let Some(events) = notice.events.upgrade()
         {

@@ -3,20 +3,15 @@
 
 use crate::{
     error::{Error, boundary},
-    handle::{self, Object, Registries, Registry},
+    handle::{self, Object, Tables},
     slice::{self, Versioned, optional_text, out},
+    table::{Pin, Table},
 };
 use shmworker::{
     lanes::raw::{Lanes, Next, RawError, RawLanes, Stage},
     plugin::abi::shmworker_result as Code,
 };
-use std::{
-    ffi::c_char,
-    os::fd::AsRawFd,
-    ptr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{ffi::c_char, os::fd::AsRawFd, ptr, sync::OnceLock, time::Duration};
 
 /// A process's end of the raw Temporal lanes.
 ///
@@ -107,7 +102,7 @@ impl Object for Temporal {
     const WHAT: &'static str = "lanes handle";
     const KIND: usize = 4;
 
-    fn registry(all: &Registries) -> &Registry<Self> {
+    fn table(all: &Tables) -> &Table<Self> {
         &all.temporal
     }
 }
@@ -137,7 +132,7 @@ fn lane(argument: &str, bits: u32) -> Result<Lanes, Error> {
     })
 }
 
-fn get(lanes: *const shmworker_temporal) -> Result<Arc<Temporal>, Error> {
+fn get(lanes: *const shmworker_temporal) -> Result<Pin<'static, Temporal>, Error> {
     handle::get::<Temporal>(lanes)
 }
 

@@ -21,6 +21,8 @@ mod options;
 mod pool;
 #[path = "../../ffi/src/slice.rs"]
 mod slice;
+#[path = "../../ffi/src/table.rs"]
+mod table;
 #[path = "../../ffi/src/task.rs"]
 mod task;
 #[path = "../../ffi/src/temporal.rs"]

@@ -417,6 +417,23 @@ impl Endpoint {
         Draft { guard: Guard { endpoint: self, task }, ready: task.ready_anew(), payload }
     }
 
+    /// Goes on with what this endpoint has set aside.
+    pub(crate) fn resume(&self, Shelved { task, ready, payload }: Shelved) -> Draft<'_> {
+        Draft { guard: Guard { endpoint: self, task }, ready, payload }
+    }
+
+    /// The bytes of what this endpoint has set aside: as [`Draft::payload`].
+    pub(crate) fn shelved_bytes<'s>(&'s self, shelved: &'s mut Shelved) -> Result<&'s mut [u8], Corrupted> {
+        let (start, len) = self.locate_draft(shelved.task, shelved.payload)?;
+        // SAFETY: as there, for as long as it is set aside; the borrow of `shelved` excludes a second slice.
+        Ok(unsafe { slice::from_raw_parts_mut(start, len) })
+    }
+
+    #[inline]
+    fn locate_draft(&self, task: Owned, payload: Payload) -> Result<(*mut u8, usize), Corrupted> {
+        self.segment.locate(task, payload, &self.descriptor(task).input_bytes)
+    }
+
     /// Gives back what was kept.
     pub(crate) fn give_up(&self, Spare(task): Spare) {
         drop(Guard { endpoint: self, task });
@@ -598,15 +615,6 @@ struct Guard<E: Deref<Target = Endpoint>> {
     task: Owned,
 }
 
-impl Guard<Arc<Endpoint>> {
-    /// Gives up its share in the endpoint, and not the descriptor.
-    fn defuse(self) {
-        let guard = ManuallyDrop::new(self);
-        // SAFETY: `guard` is never used or dropped again, so this is the one owner of the share.
-        drop(unsafe { std::ptr::read(&raw const guard.endpoint) });
-    }
-}
-
 impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
     fn drop(&mut self) {
         // Damage is reported by the next operation that meets it; here is nobody to tell.
@@ -620,16 +628,21 @@ impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
 pub(crate) struct Spare(Owned);
 
 /// A submission being filled.
-pub(crate) struct DraftBy<E: Deref<Target = Endpoint>> {
-    guard: Guard<E>,
+pub(crate) struct Draft<'e> {
+    guard: Guard<&'e Endpoint>,
     /// The word of the task that it is to be.
     ready: Task,
     /// What the descriptor says as well, where others might change it.
     payload: Payload,
 }
 
-/// A submission being filled, within a borrow of the endpoint.
-pub(crate) type Draft<'e> = DraftBy<&'e Endpoint>;
+/// A submission that is filled whenever, by who has the endpoint then: to be [resumed](Endpoint::resume). A death leaves what it
+/// leaves of one that is being filled.
+pub(crate) struct Shelved {
+    task: Owned,
+    ready: Task,
+    payload: Payload,
+}
 
 /// What a submission says beside its payload.
 #[derive(Clone, Copy, Debug)]
@@ -683,37 +696,21 @@ impl Submission {
     }
 }
 
-impl<E: Deref<Target = Endpoint>> DraftBy<E> {
+impl Draft<'_> {
     /// The payload's bytes, in place. Their former content is whatever lay there.
     #[inline]
     pub(crate) fn payload(&mut self) -> Result<&mut [u8], Corrupted> {
-        let (endpoint, task) = (&*self.guard.endpoint, self.guard.task);
-        let (start, len) = endpoint.segment.locate(task, self.payload, &endpoint.descriptor(task).input_bytes)?;
+        let (start, len) = self.guard.endpoint.locate_draft(self.guard.task, self.payload)?;
         // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and are ours alone
         // while the word is RESERVED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives; the
         // borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
     }
-}
 
-impl DraftBy<Arc<Endpoint>> {
-    /// The same within a borrow of the endpoint, which is its own.
-    pub(crate) fn lend(self, endpoint: &Arc<Endpoint>) -> Draft<'_> {
-        debug_assert!(Arc::ptr_eq(&self.guard.endpoint, endpoint));
-        let DraftBy { guard, ready, payload } = self;
-        let task = guard.task;
-        guard.defuse();
-        Draft { guard: Guard { endpoint: &**endpoint, task }, ready, payload }
-    }
-}
-
-impl Draft<'_> {
-    /// The same for as long as it is wanted. `endpoint` is its own.
-    pub(crate) fn share(self, endpoint: &Arc<Endpoint>) -> DraftBy<Arc<Endpoint>> {
-        debug_assert!(std::ptr::eq(self.guard.endpoint, &raw const **endpoint));
+    /// Sets it aside, without a borrow of the endpoint.
+    pub(crate) fn shelve(self) -> Shelved {
         let guard = ManuallyDrop::new(self.guard);
-        let guard = Guard { endpoint: endpoint.clone(), task: guard.task };
-        DraftBy { guard, ready: self.ready, payload: self.payload }
+        Shelved { task: guard.task, ready: self.ready, payload: self.payload }
     }
 
     /// The task that it is to be.

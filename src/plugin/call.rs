@@ -4,13 +4,13 @@
 //! pointer to be there.
 
 use super::abi::*;
-use crate::panics;
 use std::{
     borrow::Cow,
     ffi::{CStr, CString, c_char, c_void},
     fmt,
     mem::{MaybeUninit, offset_of},
     ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
     ptr::{NonNull, null, null_mut},
     slice,
     time::Duration,
@@ -95,7 +95,7 @@ pub(crate) enum Ended {
     /// With the result for which it has reserved room, or with none.
     Well {
         has_result: bool,
-        encoding: String,
+        encoding: Cow<'static, str>,
     },
     Cancelled,
     Badly(Failed),
@@ -140,8 +140,8 @@ impl Entry {
         match (code, call.failed) {
             (OK, _) => {
                 let has_result = call.reserved.is_some();
-                let encoding =
-                    call.encoding.unwrap_or_else(|| if has_result { BINARY } else { "binary/null" }.to_owned());
+                let usual = if has_result { BINARY } else { "binary/null" };
+                let encoding = call.encoding.map_or(Cow::Borrowed(usual), Cow::Owned);
                 Ended::Well { has_result, encoding }
             }
             (CANCELLED, _) => Ended::Cancelled,
@@ -191,7 +191,7 @@ fn info_of(which: u32) -> Option<shmworker_info> {
 
 /// What C is answered. A panic is a bug of ours, which the panic hook has reported.
 pub(super) fn answer(code: impl FnOnce() -> Result<(), shmworker_result>) -> i32 {
-    match panics::catch(code) {
+    match catch_unwind(AssertUnwindSafe(code)) {
         Ok(Ok(())) => OK,
         Ok(Err(refused)) => refused as i32,
         Err(_) => shmworker_result::Panicked as i32,
@@ -272,7 +272,7 @@ unsafe fn call<'c>(context: *const shmworker_context) -> Option<&'c mut Call<'c>
 unsafe fn get<R>(context: *const shmworker_context, otherwise: R, code: impl FnOnce(&mut Call<'_>) -> R) -> R {
     // SAFETY: the caller's word.
     let Some(call) = (unsafe { call(context) }) else { return otherwise };
-    panics::catch(|| code(call)).unwrap_or(otherwise)
+    catch_unwind(AssertUnwindSafe(|| code(call))).unwrap_or(otherwise)
 }
 
 /// What a call gives, as a code.

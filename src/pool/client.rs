@@ -33,7 +33,7 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::{
-        CoordinatorDied, Draft, DraftBy, Endpoint, Finished, FinishedBy, ROOM, Spare, Submission, SubmitError, Times,
+        CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, Shelved, Spare, Submission, SubmitError, Times,
     },
     lockfree::{
         descriptor::INLINE,
@@ -560,7 +560,7 @@ impl Client {
     /// # Errors
     /// As [`submit`](Self::submit); and if all that may be under way is reserved, since whoever waited here might be the one who is to
     /// submit it.
-    pub(super) fn reserve(&self, len: usize) -> Result<DraftBy<Arc<Endpoint>>, PoolError> {
+    pub(super) fn reserve(&self, len: usize) -> Result<Shelved, PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
         if shared.is_refused() {
@@ -568,12 +568,13 @@ impl Client {
         }
         let (draft, _inbox) = shared.take_draft(shared.lock(), len, true).map_err(|e| self.why_refused(e.into()))?;
         shared.reserved.store(shared.reserved.load(Relaxed) + 1, Relaxed);
-        Ok(draft.share(&shared.endpoint))
+        Ok(draft.shelve())
     }
 
     /// Gives back such room.
-    pub(super) fn give_back(&self, draft: DraftBy<Arc<Endpoint>>) {
+    pub(super) fn give_back(&self, draft: Shelved) {
         let shared = &*self.shared;
+        let draft = shared.endpoint.resume(draft);
         let inbox = shared.lock();
         shared.has_let_go();
         // Who has enough under way may sleep for this.
@@ -583,14 +584,10 @@ impl Client {
     }
 
     /// Submits what lies in such room.
-    pub(super) fn submit_reserved(
-        &self,
-        s: &Submission,
-        draft: DraftBy<Arc<Endpoint>>,
-    ) -> Result<(usize, TaskId), PoolError> {
+    pub(super) fn submit_reserved(&self, s: &Submission, draft: Shelved) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
-        let draft = draft.lend(&shared.endpoint);
+        let draft = shared.endpoint.resume(draft);
         let tag = {
             let mut inbox = shared.lock();
             shared.has_let_go();

@@ -21,7 +21,7 @@ use std::{
     marker::PhantomData,
     ops::Deref,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -44,7 +44,8 @@ pub struct Handle<O: Wire> {
     pub(super) client: Arc<Client>,
     pub(super) tag: usize,
     pub(super) task: TaskId,
-    pub(super) is_over: bool,
+    /// It has no result to come. Relaxed: who waits is alone with the handle, or says so ([`end_into`](Self::end_into)).
+    pub(super) is_over: AtomicBool,
     output: PhantomData<fn() -> O>,
 }
 
@@ -252,7 +253,7 @@ impl fmt::Display for Worker {
 
 impl<O: Wire> Handle<O> {
     pub(super) fn new(client: Arc<Client>, (tag, task): (usize, TaskId)) -> Handle<O> {
-        Handle { client, tag, task, is_over: false, output: PhantomData }
+        Handle { client, tag, task, is_over: AtomicBool::new(false), output: PhantomData }
     }
 
     /// Waits for the result. In a task, other tasks are run meanwhile.
@@ -281,7 +282,7 @@ impl<O: Wire> Handle<O> {
     #[inline]
     fn at_once(&mut self, copy: &mut Copied) -> Result<Option<usize>, TaskError> {
         let found = self.client.at_once(self.tag, copy, |_| ()).map_err(|lost| self.client.why(lost))?;
-        self.is_over = found.is_some();
+        *self.is_over.get_mut() = found.is_some();
         Ok(found)
     }
 
@@ -306,7 +307,7 @@ impl<O: Wire> Handle<O> {
     pub(super) fn done(mut self) -> Result<Filed, TaskError> {
         let done = self.client.wait(self.tag, self.task, None);
         // After an error too the ticket is no handle's any more: nothing will come.
-        self.is_over = done.is_ok();
+        *self.is_over.get_mut() = done.is_ok();
         Ok(done.map_err(|lost| self.client.why(lost))?.unwrap_or_else(|| unreachable!("there is no time limit")))
     }
 
@@ -339,7 +340,7 @@ impl<O: Wire> Handle<O> {
         match self.client.wait(self.tag, self.task, until) {
             Ok(None) => Err(self),
             Ok(Some(done)) => {
-                self.is_over = true;
+                *self.is_over.get_mut() = true;
                 Ok(result::<O>(&done))
             }
             Err(lost) => Ok(Err(self.client.why(lost))),
@@ -439,9 +440,9 @@ impl<O: Wire> Future for Handle<O> {
     /// # Panics
     /// If it has given its result already.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        assert!(!self.is_over, "a handle was polled after it had given its result");
+        assert!(!*self.is_over.get_mut(), "a handle was polled after it had given its result");
         self.client.poll(self.tag, self.task, context).map(|done| {
-            self.is_over = done.is_ok();
+            *self.is_over.get_mut() = done.is_ok();
             result::<O>(&*done.map_err(|lost| self.client.why(lost))?)
         })
     }
@@ -449,7 +450,7 @@ impl<O: Wire> Future for Handle<O> {
 
 impl<O: Wire> Drop for Handle<O> {
     fn drop(&mut self) {
-        if !self.is_over {
+        if !*self.is_over.get_mut() {
             self.client.forget(self.tag);
         }
     }

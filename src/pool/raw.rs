@@ -5,9 +5,9 @@
 
 use super::{
     PoolError,
-    client::{Client, Copied, Done, Lost},
+    client::{Client, Copied, Done, Filed, Lost},
     codec::Bytes,
-    handle::{Handle, Place, TaskError, check},
+    handle::{Handle, TaskError, check},
     options::TaskOptions,
     plugin,
     submitter::Submitter,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     TaskId,
-    exec::endpoint::{DraftBy, Endpoint, SubmitError},
+    exec::endpoint::{Shelved, SubmitError},
     plugin::{
         abi::{shmworker_context, shmworker_exit_fn, shmworker_init_fn},
         call::{Entry, State},
@@ -25,7 +25,7 @@ use crate::{
 use std::{
     ffi::c_void,
     io, ptr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
     task::Waker,
     time::{Duration, Instant},
 };
@@ -67,16 +67,14 @@ impl Submitter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reserve(&self, len: usize) -> Result<Reserved, PoolError> {
-        Ok(Reserved { draft: Some(self.client().reserve(len)?), client: self.client().clone() })
+        Ok(Reserved(Some((self.client().reserve(len)?, self.client().clone()))))
     }
 }
 
 /// Room in the segment for the input of a task, given back when dropped.
-pub struct Reserved {
-    /// `None` only while it is submitted or dropped.
-    draft: Option<DraftBy<Arc<Endpoint>>>,
-    client: Arc<Client>,
-}
+///
+/// `None` only while it is submitted or dropped.
+pub struct Reserved(Option<(Shelved, Arc<Client>)>);
 
 impl std::fmt::Debug for Reserved {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -90,9 +88,9 @@ impl Reserved {
     /// # Errors
     /// [`PoolError`]: the segment is damaged, or this process is a fork of the one that has it.
     pub fn bytes(&mut self) -> Result<&mut [u8], PoolError> {
-        self.client.check_home()?;
-        let draft = self.draft.as_mut().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
-        Ok(draft.payload().map_err(SubmitError::from)?)
+        let (draft, client) = self.0.as_mut().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
+        client.check_home()?;
+        Ok(client.endpoint().shelved_bytes(draft).map_err(SubmitError::from)?)
     }
 
     /// Submits them to the task of this name. A [key](TaskOptions::key) is not looked at.
@@ -100,24 +98,24 @@ impl Reserved {
     /// # Errors
     /// As [`submit_with`](Submitter::submit_with); also if the room is that of another pool. After an error the room is given back.
     pub fn submit(mut self, pool: &Submitter, name: &str, options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
-        self.client.check_home()?;
-        if !Arc::ptr_eq(&self.client, pool.client()) {
+        let (_, client) = self.0.as_ref().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
+        client.check_home()?;
+        if !Arc::ptr_eq(client, pool.client()) {
             return Err(PoolError::AnotherPool);
         }
         let s = options.submission(pool.queue(options)?, pool.kind_of(name)?);
-        let draft = self.draft.take().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
-        let ticket = pool.client().submit_reserved(&s, draft)?;
-        Ok(Handle::new(self.client.clone(), ticket))
+        let (draft, client) = self.0.take().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
+        let ticket = client.submit_reserved(&s, draft)?;
+        Ok(Handle::new(client, ticket))
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        let Some(draft) = self.draft.take() else { return };
-        match self.client.check_home() {
-            Ok(()) => self.client.give_back(draft),
-            // In a fork of its process the segment isn't there, and the room is its parent's.
-            Err(_) => std::mem::forget(draft),
+        let Some((draft, client)) = self.0.take() else { return };
+        // In a fork of its process the segment isn't there, and the room is its parent's.
+        if client.check_home().is_ok() {
+            client.give_back(draft);
         }
     }
 }
@@ -141,10 +139,19 @@ impl Canceller {
 
 /// How a task ended: its result where it lies, in the segment if it is large, for as long as this lives.
 pub struct Ended {
-    result: Result<Place, TaskError>,
+    result: Result<Lies, TaskError>,
     attempts: u32,
     pid: Option<u32>,
     exit: Exit,
+    /// A small result.
+    copy: Copied,
+}
+
+/// Where a result is.
+enum Lies {
+    /// In the copy, so many bytes.
+    Here(usize),
+    There(Filed),
 }
 
 impl std::fmt::Debug for Ended {
@@ -154,12 +161,22 @@ impl std::fmt::Debug for Ended {
 }
 
 impl Ended {
+    /// Of a task that has not ended: for [`Handle::end_into`].
+    #[doc(hidden)]
+    pub fn not_yet() -> Ended {
+        Ended { result: Ok(Lies::Here(0)), attempts: 0, pid: None, exit: Exit::Unknown, copy: Copied::default() }
+    }
+
     /// What it gave.
     ///
     /// # Errors
     /// [`TaskError`]: why there is nothing.
     pub fn bytes(&self) -> Result<&[u8], TaskError> {
-        Ok(self.result.as_ref().map_err(TaskError::clone)?.bytes()?)
+        match &self.result {
+            Ok(Lies::Here(len)) => Ok(&bytemuck::cast_slice(&self.copy)[..*len]),
+            Ok(Lies::There(done)) => Ok(done.bytes()?),
+            Err(e) => Err(e.clone()),
+        }
     }
 
     /// How often it was begun.
@@ -180,10 +197,6 @@ impl Ended {
     /// The exit code of its last worker that ended over it.
     pub fn exit_code(&self) -> Option<u8> {
         if let Exit::Code(code) = self.exit { Some(code) } else { None }
-    }
-
-    fn nothing(error: TaskError) -> Ended {
-        Ended { result: Err(error), attempts: 0, pid: None, exit: Exit::Unknown }
     }
 }
 
@@ -213,33 +226,45 @@ impl Handle<Bytes> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn end_within(&mut self, at_most: Option<Duration>) -> Option<Ended> {
-        assert!(!self.is_over, "a handle was waited for after it had given its answer");
-        let ended = self.look(at_most).transpose()?;
-        self.is_over = true;
-        Some(ended.unwrap_or_else(|lost| {
-            // Its task may come back for all that.
-            self.client.forget(self.tag);
-            Ended::nothing(self.client.why(lost))
-        }))
+        let mut ended = Ended::not_yet();
+        self.end_into(at_most, &mut ended).then_some(ended)
     }
 
-    fn look(&mut self, at_most: Option<Duration>) -> Result<Option<Ended>, Lost> {
-        let (mut bytes, mut attempts, mut pid) = (Copied::default(), 0, None);
+    /// As [`end_within`](Self::end_within), for who shares the handle with others and sees to it that one at a time waits. False: the
+    /// time is over.
+    #[doc(hidden)]
+    pub fn end_into(&self, at_most: Option<Duration>, ended: &mut Ended) -> bool {
+        assert!(!self.is_over.load(Relaxed), "a handle was waited for after it had given its answer");
+        let has_ended = self.look(at_most, ended).unwrap_or_else(|lost| {
+            // Its task may come back for all that.
+            self.client.forget(self.tag);
+            ended.result = Err(self.client.why(lost));
+            true
+        });
+        self.is_over.store(has_ended, Relaxed);
+        has_ended
+    }
+
+    #[inline]
+    fn look(&self, at_most: Option<Duration>, ended: &mut Ended) -> Result<bool, Lost> {
         // It looks out for a while: not for who has less time than that.
         if at_most.is_none() {
-            let copied = self.client.at_once(self.tag, &mut bytes, |finished| {
-                (attempts, pid) = (finished.attempts(), finished.ran_by().map(|(pid, _)| pid));
+            let Ended { copy, attempts, pid, .. } = &mut *ended;
+            let copied = self.client.at_once(self.tag, copy, |finished| {
+                (*attempts, *pid) = (finished.attempts(), finished.ran_by().map(|(pid, _)| pid));
             })?;
             if let Some(len) = copied {
-                return Ok(Some(Ended { result: Ok(Place::Here { len, bytes }), attempts, pid, exit: Exit::Unknown }));
+                ended.result = Ok(Lies::Here(len));
+                return Ok(true);
             }
         }
         let until = at_most.and_then(|at_most| Instant::now().checked_add(at_most));
-        let Some(done) = self.client.wait(self.tag, self.task, until)? else { return Ok(None) };
+        let Some(done) = self.client.wait(self.tag, self.task, until)? else { return Ok(false) };
         let Done { ending, .. } = &*done;
-        let exit = ending.trouble.as_ref().map_or(Exit::Unknown, |trouble| Exit::unpack(trouble.exit));
-        let (attempts, pid) = (ending.attempts, ending.ran_by.map(|(pid, _)| pid));
-        Ok(Some(Ended { result: check(&done).map(drop).map(|()| Place::There(done)), attempts, pid, exit }))
+        ended.exit = ending.trouble.as_ref().map_or(Exit::Unknown, |trouble| Exit::unpack(trouble.exit));
+        (ended.attempts, ended.pid) = (ending.attempts, ending.ran_by.map(|(pid, _)| pid));
+        ended.result = check(&done).map(drop).map(|()| Lies::There(done));
+        Ok(true)
     }
 
     /// What cancels the task while another thread waits by this handle.

@@ -213,7 +213,7 @@ fn run(of: &Loaded, handler: usize, context: ActivityContext, arguments: Vec<Mes
     match of.plugin.handlers[handler].call(&mut attempt, of.state) {
         Ended::Well { has_result, encoding } => {
             let data = if has_result { attempt.result } else { Vec::new() };
-            Ok(message(data, encoding))
+            Ok(message(data, encoding.into_owned()))
         }
         Ended::Cancelled => Err(ActivityError::cancelled()),
         Ended::Badly(Failed { message: why, type_name, is_permanent, next_retry_delay, details }) => {
