@@ -210,16 +210,12 @@ fn hear(socket: &OwnedFd, flags: MsgFlags) -> nix::Result<Option<Message>> {
 /// The kernel's.
 pub(crate) fn hear_with_fds(socket: &OwnedFd) -> nix::Result<(Option<Message>, Vec<OwnedFd>)> {
     let mut bytes = [[0; 8]; 4];
-    let mut space = vec![0; cmsg_space!([RawFd; 2]).capacity()];
-    let len = space.len();
-    space.clear();
+    let mut space = cmsg_space!([RawFd; 2]);
     let mut slices = [IoSliceMut::new(bytes.as_flattened_mut())];
     let received = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut fds = Vec::new();
     let Ok(messages) = received.cmsgs() else {
         // They are truncated where there is no room for them, which is of this process's making. Some have come for all that.
-        // SAFETY: so many bytes were written above, and the kernel has written over some of them since.
-        unsafe { space.set_len(len) };
         drop(truncated(&space));
         return Err(Errno::EMFILE);
     };
