@@ -10,7 +10,7 @@ mod scene;
 use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
-        signal::kill,
+        signal::{Signal, kill},
         wait::{WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, fork},
@@ -76,6 +76,7 @@ fn main() -> ExitCode {
                 who_cannot_be_let_in_takes_no_seat,
                 a_worker_takes_tasks_and_ends_with_the_pool,
                 a_worker_that_dies_over_a_task_is_blamed,
+                a_drain_lets_attached_workers_finish,
                 another_program_works,
                 what_is_no_worker_program_is_an_error,
                 room_is_filled_at_leisure,
@@ -225,6 +226,32 @@ fn a_worker_that_dies_over_a_task_is_blamed() {
     let ended = pool.submit_bytes("kill", b"", &options()).unwrap().end();
     assert_eq!((ended.signal(), ended.exit_code(), ended.attempts()), (Some(9), None, 1));
     pool.join().unwrap();
+}
+
+fn a_drain_lets_attached_workers_finish() {
+    let pool = owner();
+    let mut guest = worker(&name());
+    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let outlive = || pool.submit(Task::<i32, ()>::named("outlive"), &(other.id() as i32)).unwrap();
+    let first = outlive();
+    // Whoever does not run that one: so both are there.
+    pool.submit(PROCESS, &()).unwrap().wait().unwrap();
+    let both = [first, outlive()];
+    kill(Pid::from_raw(pool.coordinator_pid() as i32), Signal::SIGTERM).unwrap();
+    until(|| matches!(pool.submit(SQUARE, &2), Err(PoolError::Draining)));
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    let ran_by: HashSet<_> = both
+        .map(|handle| handle.finish())
+        .into_iter()
+        .map(|finished| {
+            assert_eq!(finished.result, Ok(()));
+            finished.worker.unwrap().pid
+        })
+        .collect();
+    assert!(ran_by.len() == 2 && ran_by.contains(&guest.id()), "{ran_by:?}");
+    pool.join().unwrap();
+    assert!(guest.wait().unwrap().success());
 }
 
 fn another_program_works() {

@@ -235,10 +235,7 @@ fn activations_on_their_way_to_killed_processes_are_failed_and_replayed(scene: &
     for label in ["workflow-worker:0", "workflow-worker:1"] {
         pool.signal(label, Signal::SIGSTOP);
     }
-    eventually("the server has handed out a task for every run", || {
-        let histories = scene.server.histories(scene.namespace);
-        histories.iter().all(|h| h.ends_with(EVENT_TASK_STARTED)).then_some(())
-    });
+    scene.every_run_has_a_task();
     pool.kill("workflow-worker:0");
     pool.kill("workflow-worker:1");
     replayed_by_others(scene, &mut starter, 6, &dead);

@@ -3,8 +3,11 @@
 //! This program is its own worker: with a command as its first argument it has the command line of `shmworker`, and serves one
 //! workflow, which runs one activity as its input says. Activities and tests meet in files.
 
+#[path = "common/call.rs"]
+mod call;
 mod common;
 
+use call::Named;
 use common::{Pool, Process, Program, Scene, details, distinct, eventually};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -12,7 +15,7 @@ use serde_json::{Value, json};
 use shmworker::{
     cli::exit,
     temporal::{
-        activity::{Activities, ActivityContext, ActivityDefinition, ActivityError, RegisterOptions, RetryPolicy},
+        activity::{Activities, ActivityContext, ActivityError, RegisterOptions},
         connect::{self, ConnectFlags},
         sample::{self, ACTIVITY_TASK_QUEUE},
         workflow::Workflows,
@@ -28,7 +31,7 @@ use std::{
 };
 use temporalio_client::{ActivityIdentifier, Client, ClientOptions, RpcOptions};
 use temporalio_macros::{workflow, workflow_methods};
-use temporalio_workflow::{ActivityCancellationType, ActivityOptions, WorkflowContext, WorkflowResult};
+use temporalio_workflow::{WorkflowContext, WorkflowResult};
 
 const TESTS: &[(&str, common::Test)] = &common::tests![
     the_newest_heartbeat_before_a_kill_is_where_the_next_attempt_begins
@@ -65,18 +68,6 @@ struct Order {
     maximum_attempts: u32,
 }
 
-/// An activity that is known by its name alone.
-struct Named(String);
-
-impl ActivityDefinition for Named {
-    type Input = Value;
-    type Output = Value;
-
-    fn name(&self) -> &str {
-        &self.0
-    }
-}
-
 /// Runs one activity, with a retry each 100 ms, and gives what it gave.
 #[workflow]
 #[derive(Default)]
@@ -87,18 +78,9 @@ impl Call {
     #[run]
     async fn run(ctx: &mut WorkflowContext<Self>, order: Order) -> WorkflowResult<Value> {
         let Order { activity, input, heartbeat_timeout_ms, maximum_attempts } = order;
-        let policy = RetryPolicy::builder()
-            .initial_interval(Duration::from_millis(100))
-            .backoff_coefficient(1.0)
-            .maximum_attempts(maximum_attempts)
-            .build();
-        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(120))
-            .heartbeat_timeout(Duration::from_millis(heartbeat_timeout_ms))
-            .retry_policy(policy)
-            .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
-            .task_queue(ACTIVITY_TASK_QUEUE)
-            .build();
-        Ok(ctx.execute_activity(Named(activity), input, options).await?)
+        let heartbeat_timeout = Duration::from_millis(heartbeat_timeout_ms);
+        let options = call::options(ACTIVITY_TASK_QUEUE, heartbeat_timeout, maximum_attempts);
+        Ok(ctx.execute_activity(Named::<Value>::new(activity), input, options).await?)
     }
 }
 

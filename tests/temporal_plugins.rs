@@ -3,10 +3,13 @@
 //! This program is its own worker: with a command as its first argument it has the command line of `shmworker`, and serves one
 //! workflow, which runs one activity as its input says. Its activities are those of the plug-ins that it is told to load.
 
+#[path = "common/call.rs"]
+mod call;
 mod common;
 #[path = "common/compiler.rs"]
 mod compiler;
 
+use call::Named;
 use common::{Pool, Program, Scene, details, eventually};
 use compiler::{compile, compile_text, headers};
 use nix::sys::signal::Signal;
@@ -14,11 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shmworker::{
     cli::exit,
-    temporal::{
-        Worker,
-        activity::{ActivityDefinition, Payload, RetryPolicy},
-        workflow::Workflows,
-    },
+    temporal::{Worker, activity::Payload, workflow::Workflows},
 };
 use std::{
     collections::HashMap,
@@ -29,7 +28,7 @@ use std::{
 };
 use temporalio_common::data_converters::RawValue;
 use temporalio_macros::{workflow, workflow_methods};
-use temporalio_workflow::{ActivityCancellationType, ActivityOptions, WorkflowContext, WorkflowResult};
+use temporalio_workflow::{WorkflowContext, WorkflowResult};
 
 const TESTS: &[(&str, common::Test)] = &common::tests![
     an_activity_in_c_goes_on_where_it_was_killed
@@ -63,19 +62,7 @@ struct Order {
     heartbeat_timeout: Duration,
 }
 
-/// An activity that is known by its name alone, whose payloads nobody converts.
-struct Named(String);
-
-impl ActivityDefinition for Named {
-    type Input = RawValue;
-    type Output = RawValue;
-
-    fn name(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Runs one activity, with a retry each 100 ms, and tells its payload.
+/// Runs one activity, whose payloads nobody converts, with a retry each 100 ms, and tells its payload.
 #[workflow]
 #[derive(Default)]
 struct Call;
@@ -85,21 +72,14 @@ impl Call {
     #[run]
     async fn run(ctx: &mut WorkflowContext<Self>, order: Order) -> WorkflowResult<String> {
         let Order { activity, arguments, heartbeat_timeout } = order;
-        let policy =
-            RetryPolicy::builder().initial_interval(Duration::from_millis(100)).backoff_coefficient(1.0).build();
-        let options = ActivityOptions::with_start_to_close_timeout(Duration::from_secs(120))
-            .heartbeat_timeout(heartbeat_timeout)
-            .retry_policy(policy)
-            .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
-            .task_queue(TASK_QUEUE)
-            .build();
         let payload = |(encoding, text): (String, String)| Payload {
             metadata: HashMap::from([("encoding".to_owned(), encoding.into_bytes())]),
             data: text.into_bytes(),
             ..Default::default()
         };
         let arguments = RawValue::new(arguments.into_iter().map(payload).collect());
-        let result = ctx.execute_activity(Named(activity), arguments, options).await?;
+        let options = call::options(TASK_QUEUE, heartbeat_timeout, 0);
+        let result = ctx.execute_activity(Named::<RawValue>::new(activity), arguments, options).await?;
         let Payload { metadata, data, .. } = &result.payloads[0];
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok(format!("{}: {:?}", text(&metadata["encoding"]), text(data)))

@@ -27,6 +27,9 @@ use std::{
 const TESTS: &[(&str, common::Test)] = &common::tests![
     a_c_program_serves_the_sample
     a_c_program_may_wait_without_a_descriptor
+    a_c_program_passes_the_sanitizers
+    a_local_activity_is_run_by_an_activity_program
+    a_run_is_evicted_when_its_program_asks_for_that
     a_killed_program_under_parked_runs_costs_no_workflow
     activations_on_their_way_to_a_killed_program_are_failed_and_replayed
     an_eviction_in_hand_of_a_killed_program_is_answered_for_it
@@ -39,7 +42,9 @@ const TESTS: &[(&str, common::Test)] = &common::tests![
     a_drain_cancels_the_attempts_in_hand_once_the_grace_is_over
     a_killed_bridge_costs_no_workflow
     a_completion_that_no_segment_takes_is_a_failure_of_the_task
+    a_completion_that_cannot_be_read_is_a_failure_of_the_task
     a_program_attaches_by_name_and_is_killed
+    what_a_guest_registers_binds_others_for_as_long_as_it_lives
     a_program_that_does_not_match_is_refused_with_what_differs
     a_program_that_is_not_there_or_not_started_by_a_pool_is_told_so
 ];
@@ -56,14 +61,16 @@ fn done(command: &mut Command) {
 }
 
 /// The C program, compiled against the library of this checkout.
-static WORKER: LazyLock<PathBuf> = LazyLock::new(|| {
+static WORKER: LazyLock<PathBuf> = LazyLock::new(|| compiled("raw_worker", &[]));
+
+fn compiled(name: &str, further: &[&str]) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "-p", "shmworker-ffi", "--lib", "--target-dir"]).arg(target).current_dir(root);
     done(&mut cargo);
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (library, program) = (target.join("debug"), tmp.join("raw_worker"));
+    let (library, program) = (target.join("debug"), tmp.join(name));
     // Programs look for it under the name with its major number, which is given as it is installed.
     match symlink(library.join("libshmworker.so"), tmp.join("libshmworker.so.1")) {
         Err(e) if e.kind() != ErrorKind::AlreadyExists => panic!("cannot link the library: {e}"),
@@ -73,10 +80,14 @@ static WORKER: LazyLock<PathBuf> = LazyLock::new(|| {
     rpath.push(tmp);
     let flags = ["-std=c11", "-D_POSIX_C_SOURCE=200809L", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g"];
     let mut gcc = Command::new("gcc");
-    gcc.current_dir(root).args(flags).args(["-Iffi/include", "ffi/tests/c/raw_worker.c", "-o"]).arg(&program);
+    gcc.current_dir(root)
+        .args(flags)
+        .args(further)
+        .args(["-Iffi/include", "ffi/tests/c/raw_worker.c", "-o"])
+        .arg(&program);
     done(gcc.args(["-lshmworker", "-L"]).arg(&library).arg(rpath));
     program
-});
+}
 
 /// A pool whose processes of both kinds are the C program.
 fn pool_of(scene: &Scene<'_>, workflow_workers: usize, activity_workers: usize, args: &[&str]) -> Pool {
@@ -135,6 +146,43 @@ fn a_c_program_may_wait_without_a_descriptor(scene: &Scene<'_>) {
     serves(scene, &["--", "wait"]);
 }
 
+fn a_c_program_passes_the_sanitizers(scene: &Scene<'_>) {
+    let flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    let worker = compiled("raw_worker_sanitized", &flags);
+    let worker = worker.to_str().unwrap();
+    let mut pool = scene.pool(1, 1, &["--workflow-program", worker, "--activity-program", worker]);
+    results(&mut scene.starter(5, &[]), 5);
+    results(&mut start(scene, "TimerWorkflow", 2, "100"), 2);
+    pool.stop(Signal::SIGTERM);
+    assert_eq!(pool.program.stderr(), [""; 0]);
+}
+
+fn a_local_activity_is_run_by_an_activity_program(scene: &Scene<'_>) {
+    let mut pool = pool_of(scene, 1, 1, &[]);
+    let [Echo { starting, activity, ending }] = results(&mut start(scene, "LocalWorkflow", 1, "0"), 1)[..] else {
+        panic!("one result")
+    };
+    assert_eq!((starting, ending), (pool.pid("workflow-worker:0"), starting));
+    assert_eq!(activity, pool.pid("activity-worker:0"));
+    let histories = scene.server.histories(scene.namespace);
+    let scheduled = |event: &serde_json::Value| event.get("activityTaskScheduledEventAttributes").is_some();
+    assert!(!histories[0].events().iter().any(scheduled), "the server has scheduled none");
+    pool.stop(Signal::SIGTERM);
+}
+
+fn a_run_is_evicted_when_its_program_asks_for_that(scene: &Scene<'_>) {
+    let worker = WORKER.to_str().unwrap();
+    let mut run = scene.shmworker(&["run", "--workflow-program", worker]);
+    run.env("RAW_WORKER_EVICTS", "");
+    let mut pool = Pool::start(run, 1, 1, &[]);
+    let mut starter = parked(scene, &mut pool.program, 1, 1000);
+    results(&mut starter, 1);
+    // It is parked a second time, by a replay.
+    pool.program.says("it is parked again", 2, |line| line.contains("parked "));
+    assert_eq!(troubles(scene), (0, 0));
+    pool.stop(Signal::SIGTERM);
+}
+
 // ---- deaths -------------------------------------------------------------------------------------------------------------
 
 fn a_killed_program_under_parked_runs_costs_no_workflow(scene: &Scene<'_>) {
@@ -165,10 +213,7 @@ fn activations_on_their_way_to_a_killed_program_are_failed_and_replayed(scene: &
     for label in ["workflow-worker:0", "workflow-worker:1"] {
         pool.signal(label, Signal::SIGSTOP);
     }
-    eventually("the server has handed out a task for every run", || {
-        let histories = scene.server.histories(scene.namespace);
-        histories.iter().all(|h| h.ends_with(EVENT_TASK_STARTED)).then_some(())
-    });
+    scene.every_run_has_a_task();
     pool.kill("workflow-worker:0");
     pool.kill("workflow-worker:1");
     replayed_by_others(&mut starter, 6, &dead);
@@ -320,6 +365,19 @@ fn a_completion_that_no_segment_takes_is_a_failure_of_the_task(scene: &Scene<'_>
     pool.stop(Signal::SIGTERM);
 }
 
+fn a_completion_that_cannot_be_read_is_a_failure_of_the_task(scene: &Scene<'_>) {
+    let mut pool = pool_of(scene, 1, 0, &[]);
+    let _starter = start(scene, "GarbledWorkflow", 1, "0");
+    let message = eventually("its task fails", || {
+        let histories = scene.server.histories(scene.namespace);
+        let failed = histories.iter().flat_map(|h| h.events()).find_map(|e| e.get("workflowTaskFailedEventAttributes"));
+        Some(failed?["failure"]["message"].as_str().unwrap().to_owned())
+    });
+    let begins = "the workflow process answered with ";
+    assert!(message.starts_with(begins) && message.contains("that are no WorkflowActivationCompletion: "), "{message}");
+    pool.stop(Signal::SIGTERM);
+}
+
 /// The pool ends with this code after its last line on stderr, which begins and goes on as said, and leaves nobody behind.
 #[track_caller]
 fn fails(mut program: Program, code: u8, begins: &str, holds: &str) {
@@ -446,5 +504,33 @@ fn a_program_attaches_by_name_and_is_killed(scene: &Scene<'_>) {
     let mut guest = attach();
     pool.program.signal(Signal::SIGTERM);
     assert!(guest.end().success(), "it ends with the pool: {:?}", guest.stderr());
+    assert_eq!(pool.program.end().code(), Some(0));
+}
+
+fn what_a_guest_registers_binds_others_for_as_long_as_it_lives(scene: &Scene<'_>) {
+    let name = format!("raw-{}", std::process::id());
+    let mut pool = scene.pool(1, 0, &["--name", &name]);
+    let attach = |hello: &str| {
+        let mut guest = Command::new(&*WORKER);
+        guest.args(["attach", &name, "1"]).env("RAW_WORKER_HELLO", hello);
+        Program::start(guest)
+    };
+    let (wrong, right) = (r#"{"workflows": ["Wrong"]}"#, r#"{"workflows": ["TimerWorkflow"]}"#);
+    let mut first = attach(wrong);
+    first.says("welcome", 1, |line| line == "welcome ");
+    let mut refused = attach(right);
+    assert_eq!(refused.end().code(), Some(1));
+    assert!(refused.stderr().iter().any(|line| line.contains("let all of them register the same")));
+    first.signal(Signal::SIGKILL);
+    first.end();
+    // Once its death is known.
+    let mut welcome = eventually("another is welcome", || {
+        let mut next = attach(right);
+        let is_welcome = |program: &Program| program.stdout().iter().any(|line| line == "welcome ");
+        eventually("it is welcome or refused", || (is_welcome(&next) || !next.is_running()).then_some(()));
+        is_welcome(&next).then_some(next)
+    });
+    pool.program.signal(Signal::SIGTERM);
+    assert!(welcome.end().success());
     assert_eq!(pool.program.end().code(), Some(0));
 }

@@ -200,7 +200,7 @@ impl Task {
 ///
 /// `SHMWORKER_RESULT_NOT_READY`: the time is over. `SHMWORKER_RESULT_BUSY`: another thread waits for it.
 ///
-/// In a handler, other tasks run on this thread meanwhile.
+/// In a handler its worker waits, and runs nothing else meanwhile: there has to be another that runs what it waits for.
 ///
 /// Threads: any, one at a time.
 ///

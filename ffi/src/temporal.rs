@@ -187,6 +187,9 @@ pub unsafe extern "C" fn shmworker_temporal_attach(
 /// Gives the seat up. What was not answered is failed, and its runs go to other processes. NULL: nothing is done, and that is
 /// `SHMWORKER_RESULT_NULL_ARGUMENT`.
 ///
+/// Of a process that the pool has started, what was not answered is failed at once, but the seat is the process's until it ends, and
+/// so are its runs: it is to end soon.
+///
 /// Threads: any; where another thread is in a call, which no longer waits then, the seat is given up when that returns. After a fork:
 /// `SHMWORKER_RESULT_STALE_HANDLE` in a child, which has no seat, as for all that follow.
 #[unsafe(no_mangle)]

@@ -104,7 +104,10 @@ pub(crate) enum TakeUpError {
 /// # Errors
 /// [`TakeUpError`].
 pub(crate) fn take_up() -> Result<(Seat, Terms), TakeUpError> {
-    let value = env::var(VARIABLE).map_err(|_| TakeUpError::NotInvited)?;
+    take(env::var(VARIABLE).map_err(|_| TakeUpError::NotInvited)?)
+}
+
+fn take(value: String) -> Result<(Seat, Terms), TakeUpError> {
     let socket = socket_of(&value).ok_or(TakeUpError::NotOurs(value))?;
     let os = |step| move |source: nix::Error| TakeUpError::Os { step, source: source.into() };
     let (message, fds) = hear_with_fds(&socket).map_err(os("read the invitation"))?;
@@ -140,4 +143,37 @@ fn socket_of(value: &str) -> Option<OwnedFd> {
     let copy = fcntl(asked, FcntlArg::F_DUPFD_CLOEXEC(3)).ok()?;
     // SAFETY: the kernel has just given us this descriptor.
     Some(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of an invitation that says this.
+    fn taken_up(message: Message) -> TakeUpError {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        say(&ours, message, &[]).unwrap();
+        let value = format!("{}:{}", theirs.as_raw_fd(), fstat(&theirs).unwrap().st_ino);
+        let refused = take(value.clone()).err().expect("no seat");
+        drop(ours);
+        assert!(matches!(take(value).err(), Some(TakeUpError::TakenUp)), "it was there once");
+        refused
+    }
+
+    #[test]
+    fn an_invitation_of_another_version_or_for_another_process_is_refused() {
+        let terms = Terms { lanes: Lanes::WORKFLOWS, activity_slots: 1, grace: Duration::ZERO };
+        let good = terms.message(Name::new(1, 1));
+        let [_, name, who, numbers] = good;
+        let another_version = u64::from_le_bytes(*b"shmlane2");
+        assert!(matches!(taken_up([another_version, name, who, numbers]), TakeUpError::AnotherVersion));
+        let no_lanes = who >> 32 << 32;
+        assert!(matches!(taken_up([MAGIC, name, no_lanes, numbers]), TakeUpError::AnotherVersion));
+        let pid = std::process::id();
+        let others = who + (1 << 32);
+        assert!(matches!(taken_up([MAGIC, name, others, numbers]), TakeUpError::AnotherProcess(other, this)
+            if (other, this) == (pid + 1, pid)));
+        assert!(matches!(taken_up(good), TakeUpError::AnotherVersion), "no descriptors came with it");
+    }
 }

@@ -296,8 +296,6 @@ impl RawLanes {
     }
 
     fn new(home: Home, terms: Terms) -> RawLanes {
-        // Release: as for `Seat::ready`.
-        home.endpoint().participant().status.store(terms.lanes.status(), Release);
         let state = State {
             is_greeted: false,
             hello: Vec::new(),
@@ -405,6 +403,8 @@ impl RawLanes {
             };
             match answer {
                 Answer::Welcome(info) => {
+                    // Before it takes anything, and not before it is one of those who do. Release: as for `Seat::ready`.
+                    inner.endpoint().participant().status.store(inner.terms.lanes.status(), Release);
                     s.is_greeted = true;
                     s.hello = config.to_vec();
                     inner.has_changed();

@@ -214,8 +214,12 @@ pub(crate) fn hear_with_fds(socket: &OwnedFd) -> nix::Result<(Option<Message>, V
     let mut slices = [IoSliceMut::new(bytes.as_flattened_mut())];
     let received = recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut fds = Vec::new();
-    // They are truncated where there is no room for them, which is of this process's making.
-    for message in received.cmsgs().map_err(|_| Errno::EMFILE)? {
+    let Ok(messages) = received.cmsgs() else {
+        // They are truncated where there is no room for them, which is of this process's making. Some have come for all that.
+        drop(truncated(&space));
+        return Err(Errno::EMFILE);
+    };
+    for message in messages {
         if let ControlMessageOwned::ScmRights(raw) = message {
             // SAFETY: the kernel has just given us these descriptors, which nobody else knows.
             fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
@@ -223,6 +227,21 @@ pub(crate) fn hear_with_fds(socket: &OwnedFd) -> nix::Result<(Option<Message>, V
     }
     let whole = received.bytes == size_of::<Message>() && !received.flags.contains(MsgFlags::MSG_TRUNC);
     Ok((whole.then(|| bytes.map(u64::from_ne_bytes)), fds))
+}
+
+/// The descriptors in a control message that was truncated, which `nix` doesn't give: as `cmsg(3)` has it, a length with that of
+/// the header, level and type.
+fn truncated(space: &[u8]) -> Vec<OwnedFd> {
+    let Some((header, data)) = space.split_at_checked(size_of::<libc::cmsghdr>()) else { return Vec::new() };
+    let (len, kind) = header.split_at(size_of::<usize>());
+    let len = len.try_into().map_or(0, usize::from_ne_bytes).saturating_sub(header.len());
+    let rights = [libc::SOL_SOCKET, libc::SCM_RIGHTS].map(i32::to_ne_bytes);
+    if kind != rights.as_flattened() {
+        return Vec::new();
+    }
+    let (numbers, _) = data[..len.min(data.len())].as_chunks();
+    // SAFETY: the kernel has just given us these descriptors, which nobody else knows.
+    numbers.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(RawFd::from_ne_bytes(*fd)) }).collect()
 }
 
 // ---- who is there ---------------------------------------------------------------------------------------------------
@@ -770,6 +789,16 @@ mod tests {
 
     fn pair() -> (OwnedFd, OwnedFd) {
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn descriptors_that_came_with_too_many_others_are_closed() {
+        let (here, there) = pair();
+        let (reading, writing) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+        say(&there, [0; 4], &[writing.as_raw_fd(); 5]).unwrap();
+        drop(writing);
+        assert_eq!(hear_with_fds(&here).unwrap_err(), Errno::EMFILE);
+        assert_eq!(nix::unistd::read(&reading, &mut [0]), Ok(0), "nobody has it open to write");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! goes from one to the other when one of them dies, and there a type that is missing would fail it.
 
 use super::bridge::Config;
+use crate::lockfree::participant::Name;
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What a raw process says of itself: what it leaves out, it doesn't mind.
 #[derive(Deserialize)]
@@ -22,17 +23,19 @@ pub(super) struct Hello {
     activities: Option<BTreeSet<String>>,
 }
 
-/// What all raw processes have registered, as the first of each kind has said it.
+/// What the raw processes that live have registered.
 #[derive(Default)]
-pub(super) struct Registered {
-    workflows: Option<BTreeSet<String>>,
-    activities: Option<BTreeSet<String>>,
-}
+pub(super) struct Registered(HashMap<Name, BTreeMap<&'static str, BTreeSet<String>>>);
 
 impl Registered {
+    /// Forgets those who are gone: what they had registered binds nobody any more.
+    pub(super) fn retain(&mut self, is_live: impl Fn(Name) -> bool) {
+        self.0.retain(|who, _| is_live(*who));
+    }
+
     /// # Errors
     /// Why a process that says this is refused.
-    pub(super) fn admit(&mut self, said: &[u8], namespace: &str, config: &Config) -> Result<(), String> {
+    pub(super) fn admit(&mut self, who: Name, said: &[u8], namespace: &str, config: &Config) -> Result<(), String> {
         let hello: Hello = serde_json::from_slice(said).map_err(|e| {
             format!("its hello cannot be read: {e}; known are namespace, workflow_task_queue, activity_task_queue, build_id, \
                      workflows and activities")
@@ -66,22 +69,20 @@ impl Registered {
                 _ => {}
             }
         }
-        agree("workflows", &self.workflows, &hello.workflows)?;
-        agree("activities", &self.activities, &hello.activities)?;
+        let said = [("workflows", hello.workflows), ("activities", hello.activities)];
+        let said: BTreeMap<_, _> = said.into_iter().filter_map(|(what, types)| Some((what, types?))).collect();
+        for (what, says) in &said {
+            let others = self.0.iter().filter(|(other, _)| **other != who);
+            if let Some(known) = others.filter_map(|(_, known)| known.get(what)).find(|known| *known != says) {
+                return Err(format!(
+                    "it registers the {what} {says:?}, but another process of this pool {known:?}: let all of them register \
+                     the same"
+                ));
+            }
+        }
         // Not before: what a process says that is refused binds nobody.
-        let Registered { workflows, activities } = self;
-        *workflows = workflows.take().or(hello.workflows);
-        *activities = activities.take().or(hello.activities);
+        self.0.insert(who, said);
         Ok(())
-    }
-}
-
-fn agree(what: &str, known: &Option<BTreeSet<String>>, says: &Option<BTreeSet<String>>) -> Result<(), String> {
-    match (known, says) {
-        (Some(known), Some(says)) if known != says => Err(format!(
-            "it registers the {what} {says:?}, but another process of this pool {known:?}: let all of them register the same"
-        )),
-        _ => Ok(()),
     }
 }
 
@@ -93,7 +94,11 @@ mod tests {
     fn who_does_not_match_is_told_what_and_how_to_change_it() {
         let config = Config::new("queue".into());
         let mut registered = Registered::default();
-        let mut says = |json: &str| registered.admit(json.as_bytes(), "default", &config);
+        let mut next = 0;
+        let mut says = |json: &str| {
+            next += 1;
+            registered.admit(Name::new(next, 1), json.as_bytes(), "default", &config)
+        };
         assert_eq!(says(r#"{}"#), Ok(()));
         assert_eq!(says(r#"{"namespace":"default","workflow_task_queue":"queue","workflows":["B","A"]}"#), Ok(()));
         assert_eq!(says(r#"{"workflows":["A","B"]}"#), Ok(()), "the order says nothing");
@@ -105,11 +110,29 @@ mod tests {
         assert!(says(r#"{"workflows":["A"]}"#).unwrap_err().contains("let all of them register the same"));
         assert_eq!(says(r#"{"activities":["A"]}"#), Ok(()));
         let mut registered = Registered::default();
-        let mut says = |json: &str| registered.admit(json.as_bytes(), "default", &config);
+        let mut next = 0;
+        let mut says = |json: &str| {
+            next += 1;
+            registered.admit(Name::new(next, 1), json.as_bytes(), "default", &config)
+        };
         assert_eq!(says(r#"{"activities":["A"]}"#), Ok(()));
         assert!(says(r#"{"workflows":["wrong"],"activities":["B"]}"#).is_err());
         assert_eq!(says(r#"{"workflows":["right"],"activities":["A"]}"#), Ok(()), "what was refused binds nobody");
         assert!(says(r#"{"task_queue":"queue"}"#).unwrap_err().contains("known are"));
         assert!(says("queue").unwrap_err().contains("cannot be read"));
+    }
+
+    #[test]
+    fn what_is_registered_binds_others_for_as_long_as_who_has_it_lives() {
+        let config = Config::new("queue".into());
+        let mut registered = Registered::default();
+        let [first, second] = [1, 2].map(|id| Name::new(id, 1));
+        let (wrong, right) = (br#"{"workflows":["wrong"]}"#, br#"{"workflows":["right"]}"#);
+        assert_eq!(registered.admit(first, wrong, "default", &config), Ok(()));
+        assert!(registered.admit(second, right, "default", &config).is_err());
+        assert_eq!(registered.admit(first, wrong, "default", &config), Ok(()), "the next bridge asks again");
+        registered.retain(|who| who != first);
+        assert_eq!(registered.admit(second, right, "default", &config), Ok(()));
+        assert!(registered.admit(first, wrong, "default", &config).is_err());
     }
 }

@@ -122,6 +122,14 @@ impl<'s> Scene<'s> {
         Program::start(command)
     }
 
+    /// Returns once the server has handed out a workflow task for every run.
+    pub(crate) fn every_run_has_a_task(&self) {
+        eventually("the server has handed out a task for every run", || {
+            let histories = self.server.histories(self.namespace);
+            histories.iter().all(|h| h.ends_with(EVENT_TASK_STARTED)).then_some(())
+        });
+    }
+
     /// A starter whose workflows run for as long as `millis`, parked for nearly all of that time; returns once the most of
     /// them run.
     pub(crate) fn two_hundred_running(&self, millis: u32) -> Program {

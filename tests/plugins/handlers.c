@@ -140,32 +140,28 @@ static int32_t fail(struct shmworker_context *context, void *user_data) {
 }
 
 // Says that it runs, and ends as soon as it is cancelled, as cancelled.
-static int32_t wait(struct shmworker_context *context, void *user_data) {
-    (void)user_data;
+static int32_t until_cancelled(struct shmworker_context *context, bool heartbeats) {
     char dir[4000];
     if (text(context, 0, dir, sizeof dir)) {
         return SHMWORKER_RESULT_FAILED;
     }
     note(dir, "waits", (long)getpid());
     while (!shmworker_context_is_cancelled(context)) {
-        shmworker_context_heartbeat(context);
+        if (heartbeats) shmworker_context_heartbeat(context);
         usleep(1000);
     }
     return SHMWORKER_RESULT_CANCELLED;
 }
 
+static int32_t wait(struct shmworker_context *context, void *user_data) {
+    (void)user_data;
+    return until_cancelled(context, true);
+}
+
 // As `wait`, without a heartbeat of its own.
 static int32_t doze(struct shmworker_context *context, void *user_data) {
     (void)user_data;
-    char dir[4000];
-    if (text(context, 0, dir, sizeof dir)) {
-        return SHMWORKER_RESULT_FAILED;
-    }
-    note(dir, "waits", (long)getpid());
-    while (!shmworker_context_is_cancelled(context)) {
-        usleep(1000);
-    }
-    return SHMWORKER_RESULT_CANCELLED;
+    return until_cancelled(context, false);
 }
 
 // Never ends, and looks at nothing.

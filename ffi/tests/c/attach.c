@@ -39,12 +39,39 @@ static int32_t crash(struct shmworker_context *context, void *user_data) {
     return raise(SIGSEGV);
 }
 
+// The pool for which this process works.
+static char works_for[32];
+
+// Submits a task itself, as any other process that has attached, and gives its result.
+static int32_t delegate(struct shmworker_context *context, void *user_data) {
+    struct shmworker_payload input;
+    struct shmworker_outcome outcome = {.size = sizeof outcome};
+    struct shmworker_pool *pool;
+    struct shmworker_task *task;
+    (void)user_data;
+    shmworker_context_argument(context, 0, &input);
+    int32_t code = shmworker_pool_attach(works_for, &pool);
+    if (code != SHMWORKER_RESULT_OK) {
+        return shmworker_context_fail(context, "Attach", shmworker_last_error());
+    }
+    code = shmworker_pool_submit(pool, "echo", input.data, input.len, NULL, &task);
+    if (code == SHMWORKER_RESULT_OK) {
+        code = shmworker_task_wait(task, -1, &outcome);
+        if (code == SHMWORKER_RESULT_OK) code = outcome.code;
+        if (code == SHMWORKER_RESULT_OK) code = shmworker_context_set_result(context, outcome.data, outcome.len, NULL);
+        shmworker_task_free(task);
+    }
+    shmworker_pool_free(pool);
+    return code;
+}
+
 static struct shmworker_handlers *all_handlers(void) {
     struct shmworker_handlers *handlers;
     EXPECT(OK, shmworker_handlers_new(&handlers));
     EXPECT(OK, shmworker_handlers_add(handlers, "echo", echo, NULL));
     EXPECT(OK, shmworker_handlers_add(handlers, "stay", stay, NULL));
     EXPECT(OK, shmworker_handlers_add(handlers, "crash", crash, NULL));
+    EXPECT(OK, shmworker_handlers_add(handlers, "delegate", delegate, NULL));
     return handlers;
 }
 
@@ -119,6 +146,7 @@ static int owner(const char *name) {
 static int worker(const char *name) {
     int exit_code;
     struct shmworker_handlers *handlers = all_handlers();
+    snprintf(works_for, sizeof works_for, "%s", name);
     EXPECT(OK, shmworker_worker_run(handlers, name, &exit_code));
     EXPECT(OK, shmworker_handlers_free(handlers));
     return exit_code;
@@ -189,6 +217,7 @@ int main(int argc, char **argv) {
     int32_t coordinator;
     pid_t guest;
     snprintf(name, sizeof name, "ffi-attach-%d", (int)getpid());
+    memcpy(works_for, name, sizeof name);
 
     EXPECT_TRUE(client_code(name) == (SHMWORKER_RESULT_NOT_RUNNING & 255));
     EXPECT(OK, shmworker_pool_fork(handlers, &options, &pool));
@@ -227,6 +256,11 @@ int main(int argc, char **argv) {
     task = submit(pool, "echo");
     EXPECT(OK, shmworker_task_wait(task, -1, &outcome));
     EXPECT_TRUE(outcome.code == SHMWORKER_RESULT_OK);
+    EXPECT(OK, shmworker_task_free(task));
+    // A handler waits for a task of its own, which the other worker runs.
+    EXPECT(OK, shmworker_pool_submit(pool, "delegate", "by another", 10, NULL, &task));
+    EXPECT(OK, shmworker_task_wait(task, -1, &outcome));
+    EXPECT_TRUE(outcome.code == SHMWORKER_RESULT_OK && outcome.len == 10 && memcmp(outcome.data, "by another", 10) == 0);
     EXPECT(OK, shmworker_task_free(task));
     EXPECT_TRUE(client_code(name) == 0);
     EXPECT(OK, shmworker_pool_coordinator_pid(pool, &coordinator));

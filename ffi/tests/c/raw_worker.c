@@ -6,7 +6,8 @@
 //
 // Workflows: ParallelizedWorkflow, TimerWorkflow as in `src/temporal/sample.rs`; HoldWorkflow, whose activity runs until it is
 // cancelled, or for another time; LargeWorkflow, whose result has as many bytes as its input says; SpinWorkflow, which does not
-// yield if it is the first to make the directory RAW_WORKER_SPIN.
+// yield if it is the first to make the directory RAW_WORKER_SPIN; LocalWorkflow, whose activity is a local one; GarbledWorkflow, whose
+// completion nobody can read. With RAW_WORKER_EVICTS the first run that is parked is to be evicted.
 
 #include "protobuf.h"
 #include "shmworker.h"
@@ -119,6 +120,17 @@ static void schedule(writer *commands, const char *type, bytes argument) {
     command(commands, 2, c);
 }
 
+static void schedule_local(writer *commands, const char *type, bytes argument) {
+    writer c = {0};
+    put_number(&c, 1, 1);
+    put(&c, 2, text("1"));
+    put(&c, 3, text(type));
+    put_number(&c, 4, 1); // attempt
+    put_message(&c, 7, payload(argument));
+    put_message(&c, 10, duration(60000));
+    command(commands, 16, c);
+}
+
 static void end(writer *commands, bytes json) {
     writer c = {0};
     put_message(&c, 1, payload(json));
@@ -147,6 +159,10 @@ static bool do_job(bytes run_id, field job, writer *commands) {
         sprintf(starting, "\"wf-starting-pid:%d\"", (int)getpid());
         if (is(r->type, "ParallelizedWorkflow") || is(r->type, "TimerWorkflow")) {
             schedule(commands, "echo_pid_activity", text(starting));
+        } else if (is(r->type, "LocalWorkflow")) {
+            schedule_local(commands, "echo_pid_activity", text(starting));
+        } else if (is(r->type, "GarbledWorkflow")) {
+            put(commands, 1, text("\xff"));
         } else if (is(r->type, "HoldWorkflow")) {
             schedule(commands, "hold", text(starting));
         } else if (is(r->type, "LargeWorkflow")) {
@@ -239,7 +255,14 @@ static void activate(bytes activation) {
     must(code, "complete an activation");
     // Not before: a death from here on finds it parked.
     run *r = run_of(text(id));
-    if (r && r->is_parked) say("parked", text(id));
+    if (r && r->is_parked) {
+        static bool has_asked;
+        say("parked", text(id));
+        if (getenv("RAW_WORKER_EVICTS") && !has_asked) {
+            has_asked = true;
+            must(shmworker_temporal_request_eviction(lanes, (const uint8_t *)id, strlen(id)), "ask for an eviction");
+        }
+    }
     if (r) r->is_parked = false;
     free(id);
     free(completion.data);
@@ -326,7 +349,8 @@ int main(int argc, char **argv) {
     const char *hello = getenv("RAW_WORKER_HELLO");
     if (!hello)
         hello = "{\"workflow_task_queue\": \"workflow-task-queue\", \"activity_task_queue\": \"activity-task-queue\","
-                " \"workflows\": [\"ParallelizedWorkflow\", \"TimerWorkflow\", \"HoldWorkflow\", \"LargeWorkflow\", \"SpinWorkflow\"],"
+                " \"workflows\": [\"ParallelizedWorkflow\", \"TimerWorkflow\", \"HoldWorkflow\", \"LargeWorkflow\", \"SpinWorkflow\","
+                " \"LocalWorkflow\", \"GarbledWorkflow\"],"
                 " \"activities\": [\"echo_pid_activity\", \"hold\"]}";
     bytes info;
     must(shmworker_temporal_hello(lanes, (const uint8_t *)hello, strlen(hello), &info.data, &info.len), "hello");

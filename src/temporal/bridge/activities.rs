@@ -1,7 +1,7 @@
 //! Attempts out, heartbeats and ends in.
 
 use super::{
-    Bridge, Converter, activity, go_on, is_done, is_local,
+    Bridge, Converter, activity, answer, go_on, is_local,
     routes::{Attempt, Pending, Routes},
     why_not,
     wire::{self, ACTIVITY_QUEUE, Kind, once},
@@ -99,10 +99,11 @@ impl Bridge {
     /// An activity process has answered, or will not.
     pub(super) fn finish_activity(&self, finished: &Finished<'_>, token: Vec<u8>) -> Result<(), Corrupted> {
         let reason = self.routes().activities.get(&token).and_then(|attempt| attempt.cancelled);
-        let completion = match (finished.outcome(), ActivityTaskCompletion::decode(finished.output()?), reason) {
-            (_, Ok(completion), _) if is_done(finished) => completion,
+        let completion = match (answer(finished, "activity")?, finished.outcome(), reason) {
+            (Ok(Some(completion)), ..) => completion,
+            (Err(why), ..) => failed_activity(token.clone(), why),
             // Before it began; or its process was killed over it, for that is the one limit that attempts have.
-            (Outcome::Cancelled, ..) | (Outcome::TimedOut, _, Some(_)) => cancelled_activity(token.clone(), reason),
+            (_, Outcome::Cancelled, _) | (_, Outcome::TimedOut, Some(_)) => cancelled_activity(token.clone(), reason),
             _ => failed_activity(token.clone(), why_not(finished, "activity")),
         };
         // Core sends the newest details with a failure: those that it hears of before. On their way here they may be behind.

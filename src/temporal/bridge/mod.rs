@@ -369,7 +369,8 @@ impl Bridge {
     /// Admits a raw process, or says why not.
     fn greet(&self, hello: Claimed<'static>) -> Result<(), Corrupted> {
         let mut registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
-        let admitted = registered.admit(hello.input()?, &self.namespace, &self.config);
+        registered.retain(|who| self.is_live(who));
+        let admitted = registered.admit(hello.submitter(), hello.input()?, &self.namespace, &self.config);
         let (status, answer) = match (&admitted, self.info.get()) {
             (Ok(()), Some(info)) => (STATUS_OK, &info[..]),
             (Ok(()), None) => (STATUS_REFUSED, &b"the pool is not connected yet"[..]),
@@ -421,6 +422,21 @@ fn is_done(finished: &Finished<'_>) -> bool {
 fn was_killed_over_another(finished: &Finished<'_>) -> bool {
     let has_died = matches!(finished.outcome(), Outcome::WorkerDied | Outcome::AddresseeDied);
     has_died && finished.claimant().is_some() && finished.exit() & OVERDUE != 0
+}
+
+/// The message with which a process has answered, if it has; or why nobody can read that, for people who read histories.
+fn answer<M: prost::Message + Default>(
+    finished: &Finished<'_>,
+    kind: &str,
+) -> Result<Result<Option<M>, String>, Corrupted> {
+    if !is_done(finished) {
+        return Ok(Ok(None));
+    }
+    let bytes = finished.output()?;
+    Ok(M::decode(bytes).map(Some).map_err(|e| {
+        let what = std::any::type_name::<M>().rsplit("::").next().unwrap_or_default();
+        format!("the {kind} process answered with {} bytes that are no {what}: {e}", bytes.len())
+    }))
 }
 
 /// Why a task came back without a result, for people who read histories.

@@ -1,7 +1,7 @@
 //! Activations out, completions in, and what becomes of the runs of a process that dies.
 
 use super::{
-    Bridge, go_on, is_done,
+    Bridge, answer, go_on,
     routes::{Activation, Pending},
     why_not,
     wire::{self, Kind, WORKFLOW_QUEUE, once},
@@ -152,7 +152,10 @@ impl Bridge {
     ) -> Result<(), Corrupted> {
         let Activation { run_id, history_length, owner, since, .. } = activation;
         tracing::debug!(run_id, history_length, outcome = ?finished.outcome(), after = ?since.elapsed(), "activation over");
-        let completion = WorkflowActivationCompletion::decode(finished.output()?).ok().filter(|_| is_done(finished));
+        let (completion, unreadable) = match answer::<WorkflowActivationCompletion>(finished, "workflow")? {
+            Ok(completion) => (completion, None),
+            Err(why) => (None, Some(why)),
+        };
         let last_command = completion.as_ref().and_then(last_command);
         let mut routes = self.routes();
         routes.finished += 1;
@@ -171,7 +174,10 @@ impl Bridge {
         match completion {
             Some(completion) => self.complete_workflow(completion),
             None => {
-                let why = why_no_completion(finished, &run_id, owner, before.unwrap_or_default(), self.deadlock_ms)?;
+                let why = match unreadable {
+                    Some(why) => why,
+                    None => why_no_completion(finished, &run_id, owner, before.unwrap_or_default(), self.deadlock_ms)?,
+                };
                 self.fail_activation(run_id, why);
             }
         }
