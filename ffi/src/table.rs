@@ -641,7 +641,8 @@ mod tests {
                 });
                 start.wait();
                 if let Some(pin) = table.pin(number) {
-                    assert!(!pin.0.load(SeqCst));
+                    let Tells(is_gone) = &*pin;
+                    assert!(!is_gone.load(SeqCst));
                 }
                 removers.map(|remover| remover.join().unwrap())
             });

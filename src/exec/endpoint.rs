@@ -252,15 +252,41 @@ impl Endpoint {
     /// [`SubmitError`].
     pub(crate) fn sparing_draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
         self.check_draft(len)?;
-        if !self.has_block_to_spare(len) {
+        self.sparing(len, || {
+            let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
+            Ok(Guard { endpoint: self, task })
+        })
+    }
+
+    /// The same in a descriptor that is kept for it, where blocks are needed.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; the descriptor is given up then.
+    pub(crate) fn sparing_redraft(&self, Spare(task): Spare, len: usize) -> Result<Draft<'_>, SubmitError> {
+        let mut guard = Guard { endpoint: self, task };
+        self.check_draft(len)?;
+        self.sparing(len, || {
+            guard.task = self.table().begin_anew(task)?;
+            Ok(guard)
+        })
+    }
+
+    fn sparing<'e>(
+        &'e self,
+        len: usize,
+        guard: impl FnOnce() -> Result<Guard<&'e Endpoint>, SubmitError>,
+    ) -> Result<Draft<'e>, SubmitError> {
+        let blocks = &self.table().blocks;
+        let spared = self.blocks_to_spare(len);
+        // Before a descriptor is taken, which would be given back at once: that wakes all who wait for room, ourselves too.
+        if len > INLINE && !blocks.has_free_at_least(1 + spared, len) {
             return Err(self.segment.all_taken(len).into());
         }
-        let draft = self.draft(len)?;
+        let guard = guard()?;
+        let payload = self.place(guard.task, len, &self.descriptor(guard.task).input)?;
+        let draft = Draft { ready: guard.task.ready(), guard, payload };
         // Two may have looked before either took one.
-        if self.blocks_to_spare(len) == 0 || self.table().blocks.has_free(len) {
-            return Ok(draft);
-        }
-        Err(self.segment.all_taken(len).into())
+        if spared == 0 || blocks.has_free(len) { Ok(draft) } else { Err(self.segment.all_taken(len).into()) }
     }
 
     /// How many blocks inputs of this length leave. None, where there is one only.
