@@ -218,8 +218,10 @@ impl<T> Table<T> {
         if first.is_null() {
             return None;
         }
-        // SAFETY: a chunk has `FIRST << chunk` entries, of which this is one, and is never freed (invariant 1).
-        Some(unsafe { &*first.add(at) })
+        // SAFETY: a chunk has `FIRST << chunk` entries, of which this is one.
+        let entry = unsafe { first.add(at) };
+        // SAFETY: as above, and it is never freed (invariant 1).
+        Some(unsafe { &*entry })
     }
 
     fn take_free(&self) -> Option<u32> {
@@ -641,7 +643,8 @@ mod tests {
                 });
                 start.wait();
                 if let Some(pin) = table.pin(number) {
-                    assert!(!pin.0.load(SeqCst));
+                    let Tells(is_gone) = &*pin;
+                    assert!(!is_gone.load(SeqCst));
                 }
                 removers.map(|remover| remover.join().unwrap())
             });

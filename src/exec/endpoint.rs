@@ -256,15 +256,41 @@ impl Endpoint {
     /// [`SubmitError`].
     pub(crate) fn sparing_draft(&self, len: usize) -> Result<Draft<'_>, SubmitError> {
         self.check_draft(len)?;
-        if !self.has_block_to_spare(len) {
+        self.sparing(len, || {
+            let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
+            Ok(Guard { endpoint: self, task })
+        })
+    }
+
+    /// The same in a descriptor that is kept for it, where blocks are needed.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; the descriptor is given up then.
+    pub(crate) fn sparing_redraft(&self, Spare(task): Spare, len: usize) -> Result<Draft<'_>, SubmitError> {
+        let mut guard = Guard { endpoint: self, task };
+        self.check_draft(len)?;
+        self.sparing(len, || {
+            guard.task = self.table().begin_anew(task)?;
+            Ok(guard)
+        })
+    }
+
+    fn sparing<'e>(
+        &'e self,
+        len: usize,
+        guard: impl FnOnce() -> Result<Guard<&'e Endpoint>, SubmitError>,
+    ) -> Result<Draft<'e>, SubmitError> {
+        let blocks = &self.table().blocks;
+        let spared = self.blocks_to_spare(len);
+        // Before a descriptor is taken, which would be given back at once: that wakes all who wait for room, ourselves too.
+        if len > INLINE && !blocks.has_free_at_least(1 + spared, len) {
             return Err(self.segment.all_taken(len).into());
         }
-        let draft = self.draft(len)?;
+        let guard = guard()?;
+        let payload = self.place(guard.task, len, &self.descriptor(guard.task).input)?;
+        let draft = Draft { ready: guard.task.ready(), guard, payload };
         // Two may have looked before either took one.
-        if self.blocks_to_spare(len) == 0 || self.table().blocks.has_free(len) {
-            return Ok(draft);
-        }
-        Err(self.segment.all_taken(len).into())
+        if spared == 0 || blocks.has_free(len) { Ok(draft) } else { Err(self.segment.all_taken(len).into()) }
     }
 
     /// How many blocks inputs of this length leave. None, where there is one only.
@@ -405,6 +431,11 @@ impl Endpoint {
     #[inline(always)]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
         let taken = self.table().take(&self.cursors, self.name)?;
+        if let Some((task, _)) = taken {
+            // The worker has looked at it, and it is freed soon.
+            let input = self.descriptor(task).input.load(Relaxed);
+            self.table().blocks.prefetch_to_write(Payload(input));
+        }
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
     }
 
@@ -1018,7 +1049,10 @@ impl<'e> Running<'e> {
 impl<'e> Claimed<'e> {
     #[inline]
     fn new(endpoint: &'e Endpoint, task: Owned) -> Claimed<'e> {
-        Claimed { running: Running { endpoint, task, descriptor: endpoint.descriptor(task) } }
+        let descriptor = endpoint.descriptor(task);
+        // The submitter has written it, and the handler is given what lies there.
+        endpoint.table().blocks.prefetch(Payload(descriptor.input.load(Relaxed)));
+        Claimed { running: Running { endpoint, task, descriptor } }
     }
 
     /// What writes its output, beside all else.

@@ -78,7 +78,7 @@ impl Words {
     }
 
     fn blocks(&self) -> Blocks<'_> {
-        Blocks { classes: self.classes, words: &self.words, free: FreeMap(&self.free), chunks: &self.chunks }
+        Blocks::new(self.classes, &self.words, FreeMap(&self.free), &self.chunks)
     }
 
     fn block(&self, i: usize) -> Block {

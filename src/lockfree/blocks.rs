@@ -66,6 +66,9 @@ use crate::{
 };
 use std::ops::Range;
 
+#[cfg(not(all(test, any(loom, shuttle))))]
+use crate::sync::{prefetch, prefetch_to_write};
+
 /// Sizes of blocks.
 pub(crate) const CLASSES: usize = 8;
 /// Bytes of a chunk, unless a single block is larger.
@@ -105,41 +108,54 @@ pub(crate) fn chunks(classes: &[Class; CLASSES]) -> usize {
     classes.iter().map(|c| c.chunks()).sum()
 }
 
-/// A class and the numbers of its first block and its first chunk.
+/// A class, with what follows from it and those before it: reckoned once, since it takes divisions.
 #[derive(Clone, Copy)]
 struct Span {
-    class: Class,
+    /// Bytes of each block.
+    size: usize,
+    /// Its first block.
     block: usize,
+    count: usize,
+    per_chunk: usize,
+    /// Its first chunk.
     chunk: usize,
+    chunks: usize,
 }
 
 impl Span {
-    fn all(classes: &[Class; CLASSES]) -> impl Iterator<Item = Span> + Clone {
-        classes.iter().scan((0, 0), |next, &class| {
-            let (block, chunk) = *next;
-            *next = (block + class.count as usize, chunk + class.chunks());
-            Some(Span { class, block, chunk })
+    fn all(classes: &[Class; CLASSES]) -> [Span; CLASSES] {
+        let (mut block, mut chunk) = (0, 0);
+        classes.map(|class| {
+            let (size, count, per_chunk) = (class.size as usize, class.count as usize, class.per_chunk());
+            let span = Span { size, block, count, per_chunk, chunk, chunks: class.chunks() };
+            (block, chunk) = (block + count, chunk + span.chunks);
+            span
         })
     }
 
     fn blocks(&self) -> Range<usize> {
-        self.block..self.block + self.class.count as usize
+        self.block..self.block + self.count
+    }
+
+    fn all_chunks(&self) -> Range<usize> {
+        self.chunk..self.chunk + self.chunks
     }
 
     fn chunk_of(&self, block: usize) -> usize {
-        self.chunk + (block - self.block) / self.class.per_chunk()
+        let n = block - self.block;
+        self.chunk + if self.per_chunk == 1 { n } else { n / self.per_chunk }
     }
 
     /// The blocks of one of its chunks.
     fn blocks_of(&self, chunk: usize) -> Range<usize> {
-        let start = self.block + (chunk - self.chunk) * self.class.per_chunk();
-        start..(start + self.class.per_chunk()).min(self.blocks().end)
+        let start = self.block + (chunk - self.chunk) * self.per_chunk;
+        start..(start + self.per_chunk).min(self.blocks().end)
     }
 }
 
 /// The blocks of a chunk. `None`: there is no such chunk.
 pub(crate) fn blocks_of(classes: &[Class; CLASSES], chunk: usize) -> Option<Range<usize>> {
-    let span = Span::all(classes).find(|s| (s.chunk..s.chunk + s.class.chunks()).contains(&chunk))?;
+    let span = Span::all(classes).into_iter().find(|s| s.all_chunks().contains(&chunk))?;
     Some(span.blocks_of(chunk))
 }
 
@@ -161,9 +177,22 @@ pub(crate) enum NoBlock<E> {
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks<'s> {
     pub(crate) classes: [Class; CLASSES],
+    spans: [Span; CLASSES],
     pub(crate) words: &'s [AtomicU64],
     pub(crate) free: FreeMap<'s>,
     pub(crate) chunks: &'s [AtomicU64],
+}
+
+impl<'s> Blocks<'s> {
+    /// `classes`: the smallest first; with a word for each of their blocks and chunks.
+    pub(crate) fn new(
+        classes: [Class; CLASSES],
+        words: &'s [AtomicU64],
+        free: FreeMap<'s>,
+        chunks: &'s [AtomicU64],
+    ) -> Blocks<'s> {
+        Blocks { classes, spans: Span::all(&classes), words, free, chunks }
+    }
 }
 
 impl Blocks<'_> {
@@ -178,8 +207,8 @@ impl Blocks<'_> {
         me: Name,
         mut commit: impl FnMut(usize) -> Result<(), E>,
     ) -> Result<u32, NoBlock<E>> {
-        let spans = Span::all(&self.classes).filter(|s| s.class.size as usize >= len);
-        let Some((span, i)) = spans.clone().find_map(|s| Some((s, self.take(&s, me)?))) else {
+        let spans = self.fitting(len);
+        let Some((span, i)) = spans.iter().find_map(|s| Some((s, self.take(s, me)?))) else {
             return Err(NoBlock::Taken);
         };
         match self.populate(span.chunk_of(i), &mut commit) {
@@ -187,19 +216,20 @@ impl Blocks<'_> {
             Err(e) => {
                 self.free(i, Block::Held(me));
                 // The hints lead to the same block each time, and blocks that have their pages may be free elsewhere.
-                spans.into_iter().find_map(|s| self.take_committed(&s, me)).ok_or(NoBlock::NoPages(e))
+                spans.iter().find_map(|s| self.take_committed(s, me)).ok_or(NoBlock::NoPages(e))
             }
         }
     }
 
     /// How many bytes it holds. `None`: there is no such block.
     pub(crate) fn size(&self, block: usize) -> Option<usize> {
-        Span::all(&self.classes).find(|s| s.blocks().contains(&block)).map(|s| s.class.size as usize)
+        self.spans.iter().find(|s| s.blocks().contains(&block)).map(|s| s.size)
     }
 
     /// Are the pages of this block there? Stays so while somebody has it.
     pub(crate) fn is_committed(&self, block: usize) -> bool {
-        Span::all(&self.classes)
+        self.spans
+            .iter()
             .find(|s| s.blocks().contains(&block))
             .is_some_and(|s| self.chunks[s.chunk_of(block)].load(Acquire) & COMMITTED != 0)
     }
@@ -260,15 +290,15 @@ impl Blocks<'_> {
     /// time. Coordinator only. False: no chunk is committed any more.
     pub(crate) fn give_back(&self, me: Name, mut punch: impl FnMut(usize)) -> bool {
         let mut is_any_left = false;
-        for span in Span::all(&self.classes) {
-            for chunk in span.chunk..span.chunk + span.class.chunks() {
+        for span in &self.spans {
+            for chunk in span.all_chunks() {
                 let word = &self.chunks[chunk];
                 let seen = word.load(Relaxed); // compared again below
                 if seen & TOUCHED != 0 {
                     word.fetch_and(!TOUCHED, Relaxed); // a hint, as above
                     is_any_left = true;
                 } else if seen & COMMITTED != 0 {
-                    is_any_left |= !self.give_back_chunk(me, &span, chunk, seen, &mut punch);
+                    is_any_left |= !self.give_back_chunk(me, span, chunk, seen, &mut punch);
                 }
             }
         }
@@ -307,28 +337,28 @@ impl Blocks<'_> {
 
     /// Is a block free that holds `len` bytes? No promise that it still is.
     pub(crate) fn has_free(&self, len: usize) -> bool {
-        self.holding(len).any(|w| w.load(Relaxed) == Block::Free.bits())
+        self.holding(len).iter().any(|w| w.load(Relaxed) == Block::Free.bits())
     }
 
     /// Are so many? No promise either.
     pub(crate) fn has_free_at_least(&self, n: usize, len: usize) -> bool {
-        self.holding(len).filter(|w| w.load(Relaxed) == Block::Free.bits()).take(n).count() == n
+        self.holding(len).iter().filter(|w| w.load(Relaxed) == Block::Free.bits()).take(n).count() == n
     }
 
     /// Are there as many, free or not?
     pub(crate) fn has_at_least(&self, n: usize, len: usize) -> bool {
-        self.holding(len).take(n).count() == n
+        self.holding(len).len() >= n
     }
 
-    /// The words of the blocks that hold `len` bytes.
-    fn holding(&self, len: usize) -> impl Iterator<Item = &AtomicU64> {
-        let mut first = 0;
-        let ranges = self.classes.iter().map(move |class| {
-            let range = first..first + class.count as usize;
-            first = range.end;
-            (class.size as usize, range)
-        });
-        ranges.filter(move |(size, _)| *size >= len).flat_map(|(_, range)| &self.words[range])
+    /// The classes whose blocks hold `len` bytes.
+    fn fitting(&self, len: usize) -> &[Span] {
+        let first = self.spans.iter().position(|s| s.size >= len).unwrap_or(CLASSES);
+        &self.spans[first..]
+    }
+
+    /// The words of the blocks that do.
+    fn holding(&self, len: usize) -> &[AtomicU64] {
+        self.fitting(len).first().map_or(&[], |s| &self.words[s.block..])
     }
 
     fn hold(&self, i: usize, me: Name) -> bool {
@@ -351,6 +381,30 @@ impl Blocks<'_> {
             Err(Corrupted::new("attached block", block as usize, found))
         }
     }
+
+    /// Has the word of the block to which `payload` refers brought to this CPU, for who will look at it.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    #[inline]
+    pub(crate) fn prefetch(&self, payload: Payload) {
+        if let Some(word) = payload.block().and_then(|block| self.words.get(block as usize)) {
+            prefetch(word);
+        }
+    }
+
+    /// As [`prefetch`](Self::prefetch), for who will free it.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    #[inline]
+    pub(crate) fn prefetch_to_write(&self, payload: Payload) {
+        if let Some(word) = payload.block().and_then(|block| self.words.get(block as usize)) {
+            prefetch_to_write(word);
+        }
+    }
+
+    #[cfg(all(test, any(loom, shuttle)))]
+    pub(crate) fn prefetch(&self, _: Payload) {}
+
+    #[cfg(all(test, any(loom, shuttle)))]
+    pub(crate) fn prefetch_to_write(&self, _: Payload) {}
 
     /// HELD(me) → ATTACHED. The descriptor's field refers to the block already.
     ///
@@ -442,7 +496,7 @@ mod tests {
         }
 
         fn blocks(&self) -> Blocks<'_> {
-            Blocks { classes: self.classes, words: &self.words, free: FreeMap(&self.free), chunks: &self.chunks }
+            Blocks::new(self.classes, &self.words, FreeMap(&self.free), &self.chunks)
         }
     }
 

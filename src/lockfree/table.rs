@@ -585,6 +585,18 @@ impl<'s> Table<'s> {
         Ok(())
     }
 
+    /// The next life of a descriptor that was [renewed](Self::renew), for a task that takes blocks, which are attached to a life:
+    /// RESERVED(me) → RESERVED(me).
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the word moved under its owner.
+    pub(crate) fn begin_anew(&self, task: Owned) -> Result<Owned, Corrupted> {
+        let word = task.word.reborn(task.word.who());
+        // Relaxed: it was the owner's and is, and nothing lies in it. [publish] or [release] comes after that.
+        let word = self.exchange(task.index, task.word, word, Relaxed).map_err(|w| moved(task.index, w))?;
+        Ok(Owned { word, ..task })
+    }
+
     /// Frees what a task refers to. True: that was something.
     #[inline]
     fn free_blocks(&self, task: Owned) -> Result<bool, Corrupted> {

@@ -191,8 +191,8 @@ pub(crate) fn is_legal(from: Task, to: Task) -> bool {
             to.who() == from.who() && (kept || to == from.reborn(from.who()).to(Phase::Ready, from.who()))
         }
         (Some(Phase::Reserved), Some(Phase::Free)) => kept && to.who() == 0,
-        // Adopted by the coordinator after its owner's death, which damage can make its own.
-        (Some(Phase::Reserved), Some(Phase::Reserved)) => kept,
+        // Adopted by the coordinator after its owner's death, which damage can make its own; or released and reserved in one.
+        (Some(Phase::Reserved), Some(Phase::Reserved)) => kept || to == from.reborn(from.who()),
         (Some(Phase::Ready), Some(Phase::Claimed)) => kept,
         (Some(Phase::Ready | Phase::Delayed), Some(Phase::Done(o))) => {
             kept && to.who() == from.who()

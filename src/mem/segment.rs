@@ -659,12 +659,12 @@ unsafe fn table(base: *mut u8, identity: &Identity, source: Source, layout: &Lay
         // SAFETY: as for `words`.
         descriptors: unsafe { slice(base, layout.descriptors, g.descriptors as usize) },
         free: FreeMap(words(layout.free, FreeMap::words(g.descriptors as usize))),
-        blocks: Blocks {
-            classes: g.classes,
-            words: words(layout.block_words, g.blocks()),
-            free: FreeMap(words(layout.block_free, FreeMap::words(g.blocks()))),
-            chunks: words(layout.chunks, chunks(&g.classes)),
-        },
+        blocks: Blocks::new(
+            g.classes,
+            words(layout.block_words, g.blocks()),
+            FreeMap(words(layout.block_free, FreeMap::words(g.blocks()))),
+            words(layout.chunks, chunks(&g.classes)),
+        ),
         queues: g.queues as usize,
         // SAFETY: as for `words`.
         controls: unsafe { slice(base, layout.controls, g.lanes()) },

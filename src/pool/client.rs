@@ -995,7 +995,8 @@ impl Shared {
         if self.is_refused() {
             return Err(PoolError::Draining);
         }
-        let (mut draft, mut inbox) = self.take_draft(inbox, len, may_wait)?;
+        let (mut draft, inbox) = self.take_draft(inbox, len, may_wait)?;
+        let mut inbox = inbox.unwrap_or_else(|| self.lock());
         let mut fill = Some(fill);
         if matches!(bond, Bond::Key(_))
             && let Some(fill) = fill.take()
@@ -1029,26 +1030,28 @@ impl Shared {
         !self.is_workers && self.is_draining()
     }
 
-    /// Room for a submission; the lock is released while it has to be waited for.
+    /// Room for a submission, and the lock, unless it was released to wait for it.
     fn take_draft<'s>(
         &'s self,
         mut inbox: Locked<'s>,
         len: usize,
         may_wait: bool,
-    ) -> Result<(Draft<'s>, Locked<'s>), SubmitError> {
+    ) -> Result<(Draft<'s>, Option<Locked<'s>>), SubmitError> {
         let spare = if self.has_enough() || self.endpoint.is_orphaned() { None } else { inbox.spares.pop() };
-        Ok(match spare {
-            Some(spare) if len <= INLINE => (self.endpoint.redraft(spare, len), inbox),
-            spare => {
-                if let Some(spare) = spare {
-                    self.endpoint.give_up(spare); // in exchange for the next one
-                }
+        match spare {
+            Some(spare) if len <= INLINE => return Ok((self.endpoint.redraft(spare, len), Some(inbox))),
+            // Under no lock, as below: the kernel may have to find memory.
+            Some(spare) => {
                 drop(inbox);
-                // Under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
-                let draft = self.draft(len, may_wait)?;
-                (draft, self.lock())
+                match self.endpoint.sparing_redraft(spare, len) {
+                    Err(e) if e.is_want_of_room() => {}
+                    other => return Ok((other?, None)),
+                }
             }
-        })
+            None => drop(inbox),
+        }
+        // Under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
+        Ok((self.draft(len, may_wait)?, None))
     }
 
     /// The tag of a task that is about to be submitted, and is under way from here on. Under the lock, as `is_refused` is asked:

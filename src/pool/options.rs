@@ -252,6 +252,7 @@ const fn ms(t: Duration) -> u32 {
 }
 
 const fn ms_or_none(t: Duration) -> u32 {
-    let ms = t.as_millis();
-    if ms < u32::MAX as u128 { ms as u32 } else { u32::MAX }
+    // Not `as_millis`, which divides: each submission comes by here.
+    let ms = t.as_secs().saturating_mul(1000).saturating_add(t.subsec_millis() as u64);
+    if ms < u32::MAX as u64 { ms as u32 } else { u32::MAX }
 }

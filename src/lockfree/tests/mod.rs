@@ -180,12 +180,7 @@ impl Storage {
             participants: &self.participants,
             descriptors: &self.descriptors,
             free: FreeMap(&self.free),
-            blocks: Blocks {
-                classes: classes(self.blocks.len()),
-                words: &self.blocks,
-                free: FreeMap(&self.free_blocks),
-                chunks: &self.chunks,
-            },
+            blocks: Blocks::new(classes(self.blocks.len()), &self.blocks, FreeMap(&self.free_blocks), &self.chunks),
             queues: self.queues,
             controls: &self.controls,
             slots: &self.slots,
