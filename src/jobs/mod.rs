@@ -3,9 +3,12 @@
 
 mod exec;
 mod job;
+mod line;
 mod runner;
 mod tasks;
 
+#[cfg(feature = "cli")]
+pub(crate) use exec::{Output, Text};
 pub use job::{Job, JobResult, Status};
 pub use runner::{Alarm, Defaults, Runner};
 pub use tasks::builtin;

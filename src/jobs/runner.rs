@@ -165,6 +165,11 @@ impl<'p> Runner<'p> {
         self.ready.pop_front()
     }
 
+    /// As [`next`](Self::next), of those that have been seen to finish by then: it does not look for more.
+    pub fn next_ready(&mut self) -> Option<(u64, JobResult)> {
+        self.ready.pop_front()
+    }
+
     /// Cancels a job: one that waits does not begin, one that runs is asked to end. Its result tells what became of it.
     pub fn cancel(&mut self, number: u64) {
         let mut cancelled = Vec::new();
@@ -194,6 +199,13 @@ impl<'p> Runner<'p> {
     pub fn cancel_all(&mut self) {
         for (_, flight) in &self.flights {
             self.group.cancel(flight.id);
+        }
+    }
+
+    /// Cancels all that has not begun, or waits for another attempt. What runs is not told of it.
+    pub fn cancel_waiting(&mut self) {
+        for (_, flight) in &self.flights {
+            self.group.cancel_waiting(flight.id);
         }
     }
 

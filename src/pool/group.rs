@@ -103,6 +103,14 @@ impl<'p> Group<'p> {
         let _ = self.pool.client().cancel(task);
     }
 
+    /// Cancels it if nobody runs it.
+    pub(crate) fn cancel_waiting(&self, task: TaskId) {
+        let client = self.pool.client();
+        if client.check_home().is_ok() {
+            let _ = client.endpoint().cancel_waiting(task); // as above
+        }
+    }
+
     /// Gives what has come to `each`, by the notes; if nothing has, waits for the first. False: the time is over, or the alarm rang.
     /// `own`: the tasks that are under way, of which there is one at least.
     ///
