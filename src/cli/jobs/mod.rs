@@ -455,6 +455,9 @@ impl Drive<'_> {
         let signal = self.signal.load(Acquire);
         if signal != 0 && !self.is_to_end() && !matches!(self.stop, Some(Stop::Signal(_))) {
             self.stop_for(Stop::Signal(signal));
+            let name = Signal::try_from(signal).map_or("signal", Signal::as_str);
+            self.progress
+                .say(format_args!("{name}: nothing more is begun, and what runs is finished; once more ends it"));
         }
     }
 
