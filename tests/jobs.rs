@@ -249,8 +249,8 @@ fn it_stops_when_it_was_told_to() {
     ends(&output, exit::FAILURE);
     assert!(text(&output.stderr).starts_with("halted: "), "{}", text(&output.stderr));
     let log = scene.read("soon");
-    // Those that ran when the second failed are finished.
-    assert!((3..=12).contains(&log.lines().count()), "{log}");
+    // One may run when the second fails, and is finished.
+    assert!((3..=4).contains(&log.lines().count()), "{log}");
 
     // The sleeper is ended by the failure of the other, which waits until it runs.
     let input = "echo $$ > pid; exec sleep 1000\nwhile [ ! -s pid ]; do sleep 0.01; done; exit 4\n";

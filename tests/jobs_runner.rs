@@ -23,6 +23,8 @@ fn main() -> ExitCode {
         a_cancelled_leader_leaves_its_task_to_the_others,
         an_alarm_ends_a_wait,
         more_than_there_are_descriptors,
+        several_go_together,
+        what_is_cancelled_together_does_not_go_again,
     ])
 }
 
@@ -192,6 +194,77 @@ fn more_than_there_are_descriptors() {
     let ends = all(&mut runner);
     assert_eq!(ends.len(), 20_000);
     assert!(ends.iter().all(|(number, end)| text(end) == format!("\"{long}{number}\"")));
+    drop(runner);
+    pool.join().unwrap();
+}
+
+fn several_go_together() {
+    let runs = words(1);
+    let pool = pool(|tasks| {
+        tasks.handler("some", move |_, n: u64| match n {
+            3 => Err(shmworker::pool::Failure::new("three")),
+            5 => std::process::abort(),
+            7 => panic!("seven"),
+            n => Ok(n + runs[0].fetch_add(0, SeqCst)),
+        });
+        tasks.function("long", |n: usize| "x".repeat(n));
+    });
+    let mut runner = Runner::new(&pool, 100).chunk(4);
+    for number in 0..10 {
+        runner.submit(number, &job(&format!(r#"{{"task":"some","args":{number},"label":"{number}"}}"#))).unwrap();
+    }
+    assert_eq!(runner.under_way(), 10);
+    runner.submit(10, &job(r#"{"task":"some","args":3,"retries":2}"#)).unwrap();
+    runner.submit(11, &job(r#"{"task":"some","args":5,"retries":1}"#)).unwrap();
+    runner.submit(12, &job(r#"{"task":"echo","timeout":"10s"}"#)).unwrap();
+    assert_eq!(runner.submit(13, &job(r#"{"task":"smoe"}"#)).unwrap_err().status, Status::Failed);
+    let ends = all(&mut runner);
+    assert_eq!((ends.len(), runner.under_way()), (13, 0));
+    for (number, end) in &ends {
+        let expected = match number {
+            3 | 10 => (Status::Failed, if *number == 10 { 3 } else { 1 }),
+            5 | 11 => (Status::Died, if *number == 11 { 2 } else { 1 }),
+            7 => (Status::Panicked, 1),
+            _ => (Status::Done, 1),
+        };
+        assert_eq!((end.status, end.attempts), expected, "{number}: {end:?}");
+        if *number < 10 {
+            assert_eq!(end.label, Some(number.to_string()));
+        }
+        if expected.0 == Status::Done && *number < 10 {
+            assert_eq!(text(end), number.to_string());
+        }
+    }
+    // Results that have no room together.
+    for number in 0..8 {
+        runner.submit(number, &job(r#"{"task":"long","args":10000000}"#)).unwrap();
+    }
+    let ends = all(&mut runner);
+    assert!(ends.len() == 8 && ends.values().all(|end| end.status == Status::Done && text(end).len() == 10_000_002));
+    drop(runner);
+    pool.join().unwrap();
+}
+
+fn what_is_cancelled_together_does_not_go_again() {
+    let gate = words(2);
+    let pool = pool(|tasks| {
+        tasks.handler("wait", move |_, n: u64| {
+            gate[0].fetch_add(1, SeqCst);
+            at_least(&gate[1], 1);
+            if n == 0 { Err(shmworker::pool::Failure::new("no")) } else { Ok(()) }
+        });
+    });
+    let mut runner = Runner::new(&pool, 100).chunk(2);
+    for number in 0..9 {
+        runner.submit(number, &job(r#"{"task":"wait","args":0,"retries":5}"#)).unwrap();
+    }
+    at_least(&gate[0], 2);
+    runner.cancel_waiting();
+    gate[1].store(1, SeqCst);
+    let ends = all(&mut runner);
+    assert_eq!(ends.len(), 9);
+    assert_eq!(ends.values().filter(|end| end.status == Status::Failed && end.attempts == 1).count(), 4, "{ends:?}");
+    assert_eq!(ends.values().filter(|end| end.status == Status::Cancelled && end.attempts == 0).count(), 5, "{ends:?}");
     drop(runner);
     pool.join().unwrap();
 }

@@ -52,7 +52,7 @@ const PATH: &str = "/bin:/usr/bin";
 /// A program to run: `["gzip","-k","a"]`, or as an object.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged)]
-pub(super) enum Input {
+pub(crate) enum Input {
     Words(Vec<Text>),
     Program(Program),
 }
@@ -60,7 +60,7 @@ pub(super) enum Input {
 /// A program to run, with all that can be said of it.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Program {
+pub(crate) struct Program {
     program: Text,
     #[serde(default)]
     args: Vec<Text>,
@@ -70,6 +70,17 @@ pub(super) struct Program {
     cwd: Option<PathBuf>,
     #[serde(default)]
     stdin: Option<Text>,
+}
+
+#[cfg(any(fuzzing, test))]
+impl Input {
+    /// Decodes what it holds.
+    pub(crate) fn check(self) {
+        match self {
+            Input::Words(words) => words.into_iter().for_each(|word| drop(word.bytes())),
+            Input::Program(program) => drop(program.program.bytes()),
+        }
+    }
 }
 
 /// Text, or what is none: `{"base64":"…"}`.

@@ -7,6 +7,8 @@ mod line;
 mod runner;
 mod tasks;
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use exec::Input as ProgramArgs;
 #[cfg(feature = "cli")]
 pub(crate) use exec::{Output, Text};
 pub use job::{Job, JobResult, Status};

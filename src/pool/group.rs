@@ -2,13 +2,21 @@
 
 use super::{
     PoolError, TaskError,
+    chunk::{self, Chunk},
     client::{Client, Done, Filed, Member},
-    handle::check,
+    codec::Bytes,
+    handle::{Blame, check, outcome},
     options::TaskOptions,
     submitter::Submitter,
-    tasks::JSON,
+    tasks::{CHUNK, JSON},
+    worker::{AGAIN, STATUS_MIXED},
 };
-use crate::{TaskId, exec::endpoint::Spare, process::exit::Exit};
+use crate::{
+    TaskId,
+    exec::endpoint::{STATUS_OK, Spare, Submission},
+    lockfree::word::Outcome,
+    process::exit::Exit,
+};
 use std::{
     sync::{
         Arc, Weak,
@@ -46,6 +54,43 @@ pub(crate) struct Came<'b> {
     pub(crate) exit: Exit,
     /// Its own error text, where its time was over meanwhile.
     pub(crate) late: Option<&'b [u8]>,
+    /// `None`: all went well.
+    done: Option<&'b Done>,
+}
+
+/// Inputs in JSON that go to a worker as one task.
+pub(crate) struct Items(Chunk);
+
+impl Items {
+    pub(crate) fn new() -> Items {
+        Items(Chunk::new::<Bytes, Bytes>(Vec::new()))
+    }
+
+    pub(crate) fn push(&mut self, input: &str) {
+        // Bytes have an encoding.
+        let _ = self.0.push::<Bytes>(input.as_bytes());
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Bytes of all.
+    pub(crate) fn weight(&self) -> usize {
+        self.0.weight()
+    }
+
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.items::<Bytes>()
+    }
+}
+
+/// How one of several that went as one task ended.
+pub(crate) enum Item<'b> {
+    Ended(Result<&'b [u8], TaskError>),
+    /// It may be tried again.
+    Again(TaskError),
+    NotBegun,
 }
 
 /// Ends the wait of whoever waits for a group, from any thread.
@@ -89,13 +134,30 @@ impl<'p> Group<'p> {
         options: &TaskOptions,
     ) -> Result<TaskId, PoolError> {
         let s = options.submission(self.pool.queue(options)?, self.pool.kind_of(name)? | JSON);
+        self.submit(note, &s, input.as_bytes())
+    }
+
+    /// As [`submit_json`](Self::submit_json), of several as one, of which each is tried once.
+    pub(crate) fn submit_items(&mut self, note: usize, name: &str, items: &Items) -> Result<TaskId, PoolError> {
+        const ONCE: &TaskOptions = &TaskOptions::new();
+        let s = ONCE.submission(0, self.pool.kind_of(name)? | JSON | CHUNK);
+        self.submit(note, &Submission { keeps_output: true, ..s }, items.0.payload())
+    }
+
+    /// # Errors
+    /// There is no task of this name.
+    pub(crate) fn check(&self, name: &str) -> Result<(), PoolError> {
+        self.pool.kind_of(name).map(drop)
+    }
+
+    fn submit(&mut self, note: usize, s: &Submission, payload: &[u8]) -> Result<TaskId, PoolError> {
         let client = self.pool.client();
         let group = match self.id {
             Some(group) => group,
             None => *self.id.insert(client.open_group()?),
         };
         let member = Member { group, note };
-        client.submit_in(member, &s, input.as_bytes()).map(|(_, task)| task)
+        client.submit_in(member, s, payload).map(|(_, task)| task)
     }
 
     pub(crate) fn cancel(&self, task: TaskId) {
@@ -140,6 +202,7 @@ impl<'p> Group<'p> {
                         ran: times.ran(clock),
                         exit: Exit::Unknown,
                         late: None,
+                        done: None,
                     },
                 );
                 Ok(())
@@ -196,6 +259,42 @@ impl<'b> Came<'b> {
             ran: ending.times.ran(clock),
             exit: ending.trouble.as_ref().map_or(Exit::Unknown, |trouble| Exit::unpack(trouble.exit)),
             late,
+            done: Some(done),
         }
+    }
+
+    /// What came of each of so many [`Items`].
+    pub(crate) fn items(&self, n: usize) -> Vec<Item<'b>> {
+        let mut at = 0;
+        let Some(done) = self.done else {
+            let mut one = || match chunk::next(self.result.as_ref().map_err(TaskError::clone)?, &mut at, 1)? {
+                (STATUS_OK, bytes) => Ok(bytes),
+                _ => Err(chunk::damaged(at).into()), // all went well, as their task said
+            };
+            return (0..n).map(|_| Item::Ended(one())).collect();
+        };
+        let death = (done.outcome == Outcome::WorkerDied).then(|| Blame::of_item(&done.ending));
+        // Of one that died, those before the one that ran are finished and in the output.
+        let is_mixed = done.outcome == Outcome::Completed && done.status == STATUS_MIXED;
+        let output = if death.is_some() || is_mixed { done.bytes().map_err(TaskError::from) } else { check(done) };
+        let progress = done.ending.trouble.as_ref().and_then(|trouble| trouble.progress);
+        let finished = if death.is_some() { progress.map_or(0, |(at, _)| at as usize) } else { n };
+        let mut one = |i: usize| {
+            let output = output.clone()?;
+            let is_left_out = death.is_none() && at >= output.len();
+            match &death {
+                _ if i < finished && !is_left_out => {
+                    let (status, bytes) = chunk::next(output, &mut at, 1)?;
+                    match outcome(status & !AGAIN, bytes, &done.ending) {
+                        Err(e) if status & AGAIN != 0 => Ok(Item::Again(e)),
+                        ended => Ok(Item::Ended(ended)),
+                    }
+                }
+                Some(blame) if i == finished && blame.is_poison => Err(TaskError::Died(blame.clone())),
+                Some(blame) if i == finished => Ok(Item::Again(TaskError::Died(blame.clone()))),
+                _ => Ok(Item::NotBegun),
+            }
+        };
+        (0..n).map(|i| one(i).unwrap_or_else(|e| Item::Ended(Err(e)))).collect()
     }
 }

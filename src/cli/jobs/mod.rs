@@ -47,6 +47,8 @@ use template::{Label, Template, quoted};
 const DEPTH: usize = 64;
 /// Jobs under way, at most: a part of what a pool has room for.
 const MOST: usize = 2048;
+/// Chunks under way for each worker.
+const CHUNKS: usize = 4;
 /// Bytes of jobs under way and of results that wait for their turn, at most, but for one.
 const WEIGHT: usize = 64 << 20;
 /// Results that wait for their turn, at most: as many times those under way.
@@ -183,9 +185,14 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     };
     let pool = Pool::builder().workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     // From here on there are threads.
-    let most = (DEPTH * workers).min(MOST);
+    let chunk = args.chunk as usize;
+    let most = match args.halt {
+        Halt::Never => (DEPTH * workers).min(MOST).max(CHUNKS * workers * chunk),
+        // What is to be the last may be known only once the one before it has ended.
+        _ => workers,
+    };
     let retries = u8::try_from(args.retries).unwrap_or(u8::MAX - 1);
-    let runner = Runner::new(&pool, most).defaults(Defaults { timeout: args.timeout, retries });
+    let runner = Runner::new(&pool, most).chunk(chunk).defaults(Defaults { timeout: args.timeout, retries });
     let failure = |e: io::Error| CliError::new(exit::FAILURE, format_args!("cannot start a thread: {e}"));
     let all = if args.halt.is_share() { source.count(separator) } else { None };
     let Source { input, len, name, .. } = source;
