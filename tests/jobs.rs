@@ -208,6 +208,37 @@ fn results_come_as_they_finish_or_in_order() {
 }
 
 #[test]
+fn lines_that_go_together_are_as_those_that_go_alone() {
+    let scene = Scene::new();
+    let dies = r#"{"task":"exec","args":["sh","-c","kill -9 $PPID"]}"#;
+    let input = format!("{}{{\"task\":\"sleep\",\"args\":[]}}\n{dies}\n{}", echoes(0..1000), echoes(1002..10_000));
+    let output = scene.run(&["-j2", "--chunk", "64", "-k", "--joblog", "log"], input);
+    ends(&output, exit::FAILURE);
+    let results = json(&output);
+    assert_eq!(results.len(), 10_000);
+    for (n, result) in results.iter().enumerate() {
+        match n {
+            1000 => assert_eq!(result["status"], "failed"),
+            1001 => assert_eq!(result["status"], "died"),
+            n => assert_eq!(result["result"], n),
+        }
+    }
+    assert_eq!(scene.read("log").lines().count(), 10_001);
+    // What comes slowly is not kept until a chunk is full.
+    let mut running = scene.start(&["--chunk", "64"]);
+    let mut input = running.child.stdin.take().unwrap();
+    let mut output = BufReader::new(running.child.stdout.take().unwrap());
+    for n in 0..3 {
+        input.write_all(echoes(n..n + 1).as_bytes()).unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert!(line.contains(&format!("\"result\":{n},")), "{line}");
+    }
+    drop(input);
+    assert_eq!(running.end().0, Some(0));
+}
+
+#[test]
 fn a_malformed_line_is_told_and_the_rest_goes_on() {
     let scene = Scene::new();
     let input = format!("{}\n{{\"task\":\n{{\"task\":\"echo\",\"rtries\":1}}\n\n[]\n{}", echoes(0..1), echoes(1..2));

@@ -45,12 +45,15 @@ use template::{Label, Template, quoted};
 
 /// Jobs under way for each worker: so many that it never waits for the next.
 const DEPTH: usize = 64;
-/// Jobs under way, at most: a part of what a pool has room for.
+/// Jobs under way, at most: a part of what a pool has room for. In chunks, more are.
 const MOST: usize = 2048;
+const MOST_IN_CHUNKS: usize = 1 << 16;
 /// Chunks under way for each worker.
 const CHUNKS: usize = 4;
 /// Bytes of jobs under way and of results that wait for their turn, at most, but for one.
 const WEIGHT: usize = 64 << 20;
+/// Bytes that a job takes beside its line, about.
+const EACH: usize = 256;
 /// Results that wait for their turn, at most: as many times those under way.
 const AHEAD: usize = 4;
 /// How long jobs have to end that were told to.
@@ -187,7 +190,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     // From here on there are threads.
     let chunk = args.chunk as usize;
     let most = match args.halt {
-        Halt::Never => (DEPTH * workers).min(MOST).max(CHUNKS * workers * chunk),
+        Halt::Never => (DEPTH * workers).min(MOST).max((CHUNKS * workers * chunk).min(MOST_IN_CHUNKS)),
         // What is to be the last may be known only once the one before it has ended.
         _ => workers,
     };
@@ -355,6 +358,9 @@ struct Submitted {
     at: SystemTime,
     /// As the joblog has it; empty if there is none.
     command: Vec<u8>,
+    /// Bytes of its line.
+    len: usize,
+    /// Bytes of memory, about; with its result, if that has to wait for its turn.
     weight: usize,
 }
 
@@ -561,10 +567,10 @@ impl Drive<'_> {
     }
 
     fn submit(&mut self, range: std::ops::Range<usize>) {
-        let len = range.len();
+        let len = range.len() + 1;
         let Some((job, command)) = self.job(range) else { return };
-        let weight = len + command.len() + 1;
-        let submitted = Submitted { turn: self.submitted, seq: self.seq, at: SystemTime::now(), command, weight };
+        let weight = len + command.len() + EACH;
+        let submitted = Submitted { turn: self.submitted, seq: self.seq, at: SystemTime::now(), command, len, weight };
         self.weight += weight;
         self.submitted += 1;
         let number = submitted.turn;
@@ -596,15 +602,20 @@ impl Drive<'_> {
 
     /// A job has ended.
     fn take(&mut self, number: u64, result: JobResult) {
-        let Some(submitted) = self.under_way.remove(&number) else { return };
+        let Some(mut submitted) = self.under_way.remove(&number) else { return };
         // Not begun: nothing is said of it.
         let is_nothing = result.status == Status::Cancelled && result.attempts == 0;
         if !is_nothing {
             self.counts.ended += 1;
-            self.counts.bytes += submitted.weight as u64;
+            self.counts.bytes += submitted.len as u64;
             self.counts.failed += u64::from(result.status != Status::Done);
         }
         self.progress.tell(self.counts.ended, self.counts.failed, self.counts.bytes);
+        if self.is_ordered && number != self.turn {
+            let more = result.result.as_ref().map_or(0, |result| result.get().len());
+            submitted.weight += more;
+            self.weight += more;
+        }
         let came = match is_nothing {
             true => Came::Nothing,
             false => Came::Result(submitted, Box::new(result)),
