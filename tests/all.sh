@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must pass before a change lands, from nothing; prints a table of minutes.
-#   tests/all.sh [part ...]      parts: sources core library examples torture temporal c fuzz benches main (default: all)
+#   tests/all.sh [part ...]      parts: sources core library jobs examples torture temporal c fuzz benches main (default: all)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . .ci/setup || exit 1
@@ -44,6 +44,9 @@ library() {
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
     step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
 }
+jobs() {
+    step "jobs: runner, command" cargo test --no-default-features --features cli,jobs --test jobs_runner --test jobs
+}
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }
 torture() {
     # Its own build: it takes seconds, and nothing of Temporal is in what is stepped through.
@@ -79,7 +82,7 @@ benches() {
 }
 main() { step "main job: 25 workflows" examples/parallelized.sh; }
 
-for part in "${@:-sources core library examples torture temporal c fuzz benches main}"; do
+for part in "${@:-sources core library jobs examples torture temporal c fuzz benches main}"; do
     for p in $part; do "$p"; done
 done
 

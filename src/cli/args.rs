@@ -2,6 +2,8 @@
 
 #[cfg(feature = "pool")]
 use super::bench::BenchArgs;
+#[cfg(feature = "jobs")]
+use super::jobs::JobsArgs;
 use super::{
     clean::CleanArgs,
     exit::{CliError, USAGE},
@@ -67,6 +69,21 @@ pub(crate) enum Command {
         says whether the workflows as they are now do what they did then\n\n\
         Exit code 1 if one does not, 2 if a file is no history or its workflow type is not registered.")]
     Replay(ReplayArgs),
+    /// Run jobs that come as lines of JSON, or a command for each line, in worker processes
+    #[cfg(feature = "jobs")]
+    #[command(
+        override_usage = "shmworker jobs [OPTIONS] [FILE] [-- COMMAND...]",
+        after_help = "Examples:\n  \
+        echo '{\"task\":\"sha256\",\"args\":\"abc\"}' | shmworker jobs\n      \
+        prints how each job ended as a line of JSON; tasks: exec, sha256, sleep, echo, and those of --load\n  \
+        shmworker jobs -j 8 --joblog log -- gzip -k {} < files.txt\n      \
+        runs gzip for each line, 8 at a time, and prints what they write; after an end in the middle, --resume does the rest\n  \
+        shmworker jobs -- convert {} {.}.png ::: *.jpg\n      \
+        takes the arguments from the command line\n\n\
+        Exit codes: 0 all done, 1 some failed or were malformed, 2 usage, 130 SIGINT, 143 SIGTERM. The first SIGINT or SIGTERM begins \
+        nothing more and lets what runs finish, the second ends it."
+    )]
+    Jobs(Box<JobsArgs>),
     /// Measure how fast a pool is on this machine, beside what the machine can do at most
     #[cfg(feature = "pool")]
     #[command(after_help = "Example:\n  shmworker bench --seconds 30 --json\n      \

@@ -8,6 +8,8 @@ mod bench;
 mod clean;
 pub mod exit;
 mod inspect;
+#[cfg(feature = "jobs")]
+mod jobs;
 mod probe;
 #[cfg(feature = "temporal")]
 mod replay;
@@ -78,6 +80,8 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Replay(args) => replay::run(&args, worker.user),
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "jobs")]
+        Command::Jobs(args) => jobs::run(*args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Resize(args) => resize::run(&args),
@@ -91,12 +95,20 @@ fn execute(command: Command) -> Result<(), CliError> {
     match command {
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
+        #[cfg(feature = "jobs")]
+        Command::Jobs(args) => jobs::run(*args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),
     }
+}
+
+/// Writes a line to stderr; who has closed it wants to know nothing.
+#[cfg(feature = "jobs")]
+fn complain(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Writes a line; a reader that has gone away has read enough, and `println!` would panic.

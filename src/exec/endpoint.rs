@@ -427,6 +427,11 @@ impl Endpoint {
         self.table().cancel(&self.cursors, task)
     }
 
+    /// Cancels a task of this participant's unless it runs, or has ended. True: it did not, and never will.
+    pub(crate) fn cancel_waiting(&self, task: TaskId) -> Result<bool, Corrupted> {
+        self.table().cancel_waiting(&self.cursors, task)
+    }
+
     /// The next finished task that this participant submitted.
     #[inline(always)]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {

@@ -3,6 +3,8 @@
 
 mod arena_ops;
 mod descriptor_ops;
+#[cfg(feature = "jobs")]
+mod jsonl_line;
 mod live_damage;
 mod ring_ops;
 mod segment_open;
@@ -11,6 +13,8 @@ mod words;
 
 pub use arena_ops::arena_ops;
 pub use descriptor_ops::descriptor_ops;
+#[cfg(feature = "jobs")]
+pub use jsonl_line::jsonl_line;
 pub use live_damage::live_damage;
 pub use ring_ops::ring_ops;
 pub use segment_open::segment_open;
@@ -38,6 +42,10 @@ mod tests {
                 replay(stringify!($target), super::$target);
             })+
         };
+    }
+    #[cfg(feature = "jobs")]
+    corpora! {
+        the_corpus_of_jsonl_line_passes jsonl_line;
     }
     corpora! {
         the_corpus_of_words_passes words;

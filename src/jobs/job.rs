@@ -38,6 +38,19 @@ pub struct Job {
     pub key: Option<String>,
 }
 
+impl Job {
+    /// To run this task, of which nothing else is said.
+    ///
+    /// ```
+    /// let job = shmworker::jobs::Job::new("echo");
+    /// assert_eq!(serde_json::to_string(&job)?, r#"{"task":"echo"}"#);
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    pub fn new(task: impl Into<String>) -> Job {
+        Job { task: task.into(), args: None, label: None, timeout: None, retries: None, key: None }
+    }
+}
+
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]

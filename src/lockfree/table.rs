@@ -505,6 +505,30 @@ impl<'s> Table<'s> {
         }
     }
 
+    /// As [`cancel`](Self::cancel), but one that has started is left alone. True: it is cancelled.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn cancel_waiting(&self, cursors: &Cursors, task: TaskId) -> Result<bool, Corrupted> {
+        loop {
+            let word = self.load(task.index);
+            if word.generation() != task.generation {
+                return Ok(false);
+            }
+            match word.phase() {
+                Some(Phase::Ready | Phase::Delayed) => {
+                    let done = word.to(Phase::Done(Outcome::Cancelled), word.who());
+                    if self.exchange(task.index, word, done, AcqRel).is_ok() {
+                        self.announce_done(cursors, task.index, done, None)?;
+                        return Ok(true);
+                    }
+                }
+                Some(_) => return Ok(false),
+                None => return Err(damaged(task.index, word)),
+            }
+        }
+    }
+
     /// Has somebody asked for the end of this life of the descriptor?
     pub(crate) fn is_cancel_asked(&self, index: u16, word: Task) -> bool {
         self.descriptors[index as usize].cancel.load(Acquire) == word.generation() + 1

@@ -549,6 +549,7 @@ fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
 /// # Errors
 /// [`SubmitError`]: damage, or no room even for what is finished.
 fn run_items(core: &Core, claimed: &mut Claimed<'_>, handler: &Handler) -> Result<Option<u32>, SubmitError> {
+    let codec = if claimed.kind() & JSON == 0 { Codec::Compact } else { Codec::Json };
     let (claimed, writer) = claimed.split();
     let context = Context { running: claimed, core, is_item: true };
     let items = chunk::Items::of(claimed.input()?)?;
@@ -569,7 +570,7 @@ fn run_items(core: &Core, claimed: &mut Claimed<'_>, handler: &Handler) -> Resul
         }
         let start = chunk::start(at, STATUS_OK, align);
         let mut of_item = Room::OfItem(ItemRoom::new(place.get_mut(start..), &mut beside));
-        let went = attempt(&context, || handler(&context, item, Codec::Compact, &mut of_item));
+        let went = attempt(&context, || handler(&context, item, codec, &mut of_item));
         let in_place = of_item.len_of_item();
         let (status, text);
         let bytes = match went {

@@ -1,0 +1,774 @@
+//! `shmworker jobs`: jobs from lines, or a command for each line.
+//!
+//! The main thread alone submits, takes and writes. One thread reads ahead, one waits for signals; both ring the runner's alarm.
+//!
+//! A job's line goes into the joblog after its result was written: who reads both may find a result twice after a death, and misses
+//! none.
+
+mod halt;
+mod input;
+mod joblog;
+mod output;
+mod template;
+
+use super::{
+    args::{name, number},
+    exit::{self, CliError},
+};
+use crate::{
+    Pool, Tasks,
+    jobs::{Defaults, Job, JobResult, Output as ExecOutput, Runner, Status, Text, builtin},
+};
+use halt::Halt;
+use input::{LONGEST, Lines, Next, Nudge};
+use joblog::{DoneSet, Entry, JobLog, Resume};
+use nix::sys::signal::{SigSet, Signal};
+use output::{Out, Progress};
+use serde_json::value::RawValue;
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::File,
+    io::{self, Cursor, Read, Seek},
+    os::{fd::AsFd, unix::fs::FileExt},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicI32,
+            Ordering::{Acquire, Release},
+        },
+    },
+    time::{Duration, Instant, SystemTime},
+};
+use template::{Label, Template, quoted};
+
+/// Jobs under way for each worker: so many that it never waits for the next.
+const DEPTH: usize = 64;
+/// Jobs under way, at most: a part of what a pool has room for. In chunks, more are.
+const MOST: usize = 2048;
+const MOST_IN_CHUNKS: usize = 1 << 16;
+/// Chunks under way for each worker.
+const CHUNKS: usize = 4;
+/// Bytes of jobs under way and of results that wait for their turn, at most, but for one.
+const WEIGHT: usize = 64 << 20;
+/// Bytes that a job takes beside its line, about.
+const EACH: usize = 256;
+/// Results that wait for their turn, at most: as many times those under way.
+const AHEAD: usize = 4;
+/// How long jobs have to end that were told to.
+const END: Duration = Duration::from_secs(5);
+
+/// What `shmworker jobs` was told.
+#[derive(clap::Args)]
+pub(crate) struct JobsArgs {
+    /// Jobs, one JSON object a line; with a command, its arguments, one a line [default: standard input]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Command that is run for each line, without a shell; {} {.} {/} {//} {/.} {#} stand for the line, its parts and its number
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+    /// Jobs at a time [default: as many as there are CPUs]
+    #[arg(short = 'j', long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=512))]
+    jobs: Option<u32>,
+    /// Lines that go to a worker at a time, for short tasks
+    #[arg(long, value_name = "N", default_value = "1", allow_negative_numbers = true, value_parser = number(1..=10_000))]
+    chunk: u32,
+    /// Attempts after the first, for jobs that do not say it
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = number(0..=254))]
+    retries: u32,
+    /// How long an attempt may run, for jobs that do not say it: 10, 1.5, 500ms, 2m
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = time)]
+    timeout: Option<Duration>,
+    /// Write results in the order of the lines [default: as they come]
+    #[arg(short = 'k', long)]
+    ordered: bool,
+    /// When to stop: never; soon,fail=N begins no more after N failures; now,fail=N ends those that run too; N may be a percentage,
+    /// and fail success or done
+    #[arg(long, value_name = "WHEN", default_value = "never", allow_hyphen_values = true, value_parser = str::parse::<Halt>)]
+    halt: Halt,
+    /// File for a line about each job that has ended, in GNU parallel's format
+    #[arg(long, value_name = "FILE")]
+    joblog: Option<PathBuf>,
+    /// Leave out the jobs that have ended by the joblog, and go on with it
+    #[arg(long, requires = "joblog", conflicts_with = "resume_failed")]
+    resume: bool,
+    /// Leave out the jobs that went well by the joblog, and go on with it
+    #[arg(long, requires = "joblog")]
+    resume_failed: bool,
+    /// Show on a terminal how far it is, how fast, and how long it will take
+    #[arg(long)]
+    progress: bool,
+    /// Print what would be run, and run nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Stop at the first malformed line [default: report it, and go on]
+    #[arg(long, conflicts_with = "command")]
+    strict: bool,
+    /// Write results of commands as JSON lines [default: what they write, as it is]
+    #[arg(long, requires = "command")]
+    json: bool,
+    /// Label of results that have none, with {} and its like; of a command without --json, before each line that it writes
+    #[arg(long, value_name = "TEXT", value_parser = name())]
+    label: Option<String>,
+    /// Lines end with NUL
+    #[arg(short = '0', long, requires = "command")]
+    null: bool,
+    /// Shared library with further tasks, in C or C++; may be given several times
+    #[arg(long, value_name = "FILE")]
+    load: Vec<PathBuf>,
+}
+
+/// A number of seconds, or with its unit.
+fn time(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let time = seconds.or_else(|| humantime::parse_duration(text).ok()).filter(|time| !time.is_zero());
+    time.ok_or_else(|| "it must be a duration above 0, such as 10, 1.5, 500ms or 2m".to_owned())
+}
+
+/// What becomes of the lines.
+enum Form {
+    /// Each is a job.
+    Json,
+    /// Each is an argument of this.
+    Command(Template),
+}
+
+/// Runs jobs until the input ends.
+///
+/// # Errors
+/// Some have failed, or none could be run.
+pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
+    let usage = |why: &str| CliError::new(exit::USAGE, why);
+    let (command, given) = template::split(std::mem::take(&mut args.command)).map_err(|why| usage(&why))?;
+    let form = match &command[..] {
+        [] if given.is_some() => return Err(usage("':::' needs a command before it: shmworker jobs -- echo ::: a b")),
+        [] => Form::Json,
+        [word] if word.to_str().is_some_and(|word| word.contains([' ', '|', ';', '&', '>'])) => {
+            let why = format!(
+                "no shell is asked, and no program is named '{}': give its words one by one, or sh -c '…' sh {{}}",
+                word.display()
+            );
+            return Err(usage(&why));
+        }
+        _ => Form::Command(Template::new(command)),
+    };
+    let is_listed = given.is_some();
+    if is_listed && args.file.is_some() {
+        return Err(usage("the arguments are given by ':::' and by a file: give one of them"));
+    }
+    let source = source(&args, given)?;
+    let separator = if args.null || is_listed { 0 } else { b'\n' };
+    let resume = match (args.resume, args.resume_failed) {
+        (_, true) => Some(Resume::WentWell),
+        (true, _) => Some(Resume::Ended),
+        _ => None,
+    };
+
+    let mut tasks = Tasks::new();
+    builtin(&mut tasks);
+    for library in &args.load {
+        tasks.load(library).map_err(|e| CliError::new(exit::PLUGIN, e))?;
+    }
+    let workers = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
+    let (log, done) = match &args.joblog {
+        // It writes nothing.
+        Some(path) if args.dry_run && (resume.is_none() || !path.exists()) => (None, DoneSet::default()),
+        Some(path) => {
+            let (log, done, is_cut) = JobLog::open(path, resume).map_err(|why| CliError::new(exit::FAILURE, why))?;
+            if is_cut {
+                super::complain(format_args!(
+                    "the last line of the joblog '{}' was cut short: its job is run again",
+                    path.display()
+                ));
+            }
+            (Some(log), done)
+        }
+        None => (None, DoneSet::default()),
+    };
+    let pool = Pool::builder().workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
+    // From here on there are threads.
+    let chunk = args.chunk as usize;
+    let most = match args.halt {
+        Halt::Never => (DEPTH * workers).min(MOST).max((CHUNKS * workers * chunk).min(MOST_IN_CHUNKS)),
+        // What is to be the last may be known only once the one before it has ended.
+        _ => workers,
+    };
+    let retries = u8::try_from(args.retries).unwrap_or(u8::MAX - 1);
+    let runner = Runner::new(&pool, most).chunk(chunk).defaults(Defaults { timeout: args.timeout, retries });
+    let failure = |e: io::Error| CliError::new(exit::FAILURE, format_args!("cannot start a thread: {e}"));
+    let all = if args.halt.is_share() { source.count(separator) } else { None };
+    let Source { input, len, name, .. } = source;
+    let (lines, nudge) = Lines::read(input, separator, runner.alarm()).map_err(failure)?;
+    let signal = Arc::new(AtomicI32::new(0));
+    watch_signals(&signal, &runner, nudge).map_err(failure)?;
+    let mut drive = Drive {
+        label: args.label.as_deref().map(Label::new),
+        is_raw: matches!(form, Form::Command(_)) && !args.json,
+        form,
+        is_strict: args.strict,
+        is_dry: args.dry_run,
+        halt: args.halt,
+        all,
+        input_name: name,
+        runner,
+        most,
+        lines,
+        done,
+        log,
+        logged: Vec::new(),
+        out: Out::new(),
+        progress: Progress::new(args.progress, len),
+        signal,
+        under_way: BTreeMap::new(),
+        weight: 0,
+        held: BTreeMap::new(),
+        is_ordered: args.ordered,
+        seq: 0,
+        submitted: 0,
+        turn: 0,
+        counts: Counts::default(),
+        unread: None,
+        stop: None,
+    };
+    drive.run();
+    let outcome = drive.outcome();
+    let is_stuck = drive.runner.under_way() > 0;
+    drop(drive);
+    if is_stuck {
+        // They were told to end, and don't. Workers don't outlive this process.
+        let code = outcome.as_ref().err().map_or(exit::FAILURE, CliError::code);
+        if let Err(e) = &outcome {
+            eprintln!("{e}");
+        }
+        std::process::exit(code.into());
+    }
+    let ended = pool.join().map_err(|e| CliError::new(exit::FAILURE, e));
+    outcome.and(ended)
+}
+
+/// Where lines come from.
+struct Source {
+    input: Box<dyn Read + Send>,
+    /// Its bytes, if that is known.
+    len: Option<u64>,
+    name: String,
+    seen: Seen,
+}
+
+/// What can be known of the lines before they are read.
+enum Seen {
+    Given(u64),
+    File(File),
+    Stream,
+}
+
+fn source(args: &JobsArgs, given: Option<Vec<u8>>) -> Result<Source, CliError> {
+    if let Some(given) = given {
+        let len = Some(given.len() as u64);
+        let seen = Seen::Given(given.iter().filter(|&&byte| byte == 0).count() as u64);
+        return Ok(Source { input: Box::new(Cursor::new(given)), len, name: "':::'".to_owned(), seen });
+    }
+    let (file, name) = match &args.file {
+        Some(path) if path.as_os_str() != "-" => {
+            let name = path.display().to_string();
+            let file =
+                File::open(path).map_err(|e| CliError::new(exit::USAGE, format_args!("cannot read '{name}': {e}")))?;
+            (file, name)
+        }
+        _ => {
+            let stdin = io::stdin().as_fd().try_clone_to_owned();
+            let file =
+                stdin.map_err(|e| CliError::new(exit::USAGE, format_args!("cannot read standard input: {e}")))?;
+            (File::from(file), "standard input".to_owned())
+        }
+    };
+    let about = file.metadata().ok();
+    if about.as_ref().is_some_and(|about| about.is_dir()) {
+        return Err(CliError::new(exit::USAGE, format_args!("'{name}' is a directory: name a file")));
+    }
+    let len = about.filter(|about| about.is_file()).map(|about| about.len());
+    let seen = len.and_then(|_| file.try_clone().ok()).map_or(Seen::Stream, Seen::File);
+    Ok(Source { input: Box::new(file), len, name, seen })
+}
+
+impl Source {
+    /// How many lines there are, if it can be read twice.
+    fn count(&self, separator: u8) -> Option<u64> {
+        let file = match &self.seen {
+            Seen::File(file) => file,
+            Seen::Given(n) => return Some(*n),
+            Seen::Stream => return None,
+        };
+        let mut at = file.try_clone().ok()?.stream_position().ok()?;
+        let (mut piece, mut lines, mut last) = (vec![0; 256 << 10], 0, separator);
+        loop {
+            let n = file.read_at(&mut piece, at).ok()?;
+            let Some(&end) = piece[..n].last() else { break };
+            at += n as u64;
+            lines += piece[..n].iter().filter(|&&byte| byte == separator).count() as u64;
+            last = end;
+        }
+        Some(lines + u64::from(last != separator))
+    }
+}
+
+/// The first SIGINT or SIGTERM is noted, and wakes the main thread; the second ends the process.
+fn watch_signals(noted: &Arc<AtomicI32>, runner: &Runner<'_>, nudge: Nudge) -> io::Result<()> {
+    let set: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    set.thread_block()?;
+    let (noted, alarm) = (noted.clone(), runner.alarm());
+    let watch = move || {
+        while let Ok(signal) = set.wait() {
+            // Release: not needed for more than the number itself, which the ring publishes too.
+            if noted.swap(signal as i32, Release) != 0 {
+                // SAFETY: it ends the process at once. Workers don't outlive it, nor their programs them.
+                unsafe { libc::_exit(128 + signal as i32) };
+            }
+            alarm.ring();
+            nudge.give();
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(watch).map(drop)
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    ended: u64,
+    failed: u64,
+    malformed: u64,
+    /// Bytes of input whose jobs have ended.
+    bytes: u64,
+}
+
+/// Why nothing more is begun.
+enum Stop {
+    Signal(i32),
+    Halt,
+    /// Nobody reads the results.
+    ReaderGone,
+    Strict,
+    Error(String),
+}
+
+/// A job that was submitted.
+struct Submitted {
+    turn: u64,
+    seq: u64,
+    at: SystemTime,
+    /// As the joblog has it; empty if there is none.
+    command: Vec<u8>,
+    /// Bytes of its line.
+    len: usize,
+    /// Bytes of memory, about; with its result, if that has to wait for its turn.
+    weight: usize,
+}
+
+/// What comes of a job, for its turn.
+enum Came {
+    Result(Submitted, Box<JobResult>),
+    /// It was not begun.
+    Nothing,
+}
+
+/// A job whose result is about to be written.
+struct ToLog {
+    submitted: Submitted,
+    waited: Duration,
+    ran: Duration,
+    received: usize,
+    exit: i32,
+    signal: i32,
+}
+
+struct Drive<'p> {
+    form: Form,
+    label: Option<Label>,
+    is_raw: bool,
+    is_strict: bool,
+    is_dry: bool,
+    is_ordered: bool,
+    halt: Halt,
+    /// How many jobs there are, if that is known.
+    all: Option<u64>,
+    input_name: String,
+    runner: Runner<'p>,
+    most: usize,
+    lines: Lines,
+    done: DoneSet,
+    log: Option<JobLog>,
+    /// Whose results are in `out`.
+    logged: Vec<ToLog>,
+    out: Out,
+    progress: Progress,
+    signal: Arc<AtomicI32>,
+    under_way: BTreeMap<u64, Submitted>,
+    /// Bytes of what is under way and held.
+    weight: usize,
+    /// Results before their turn.
+    held: BTreeMap<u64, Came>,
+    /// The number of the last job.
+    seq: u64,
+    /// How many were submitted.
+    submitted: u64,
+    /// Whose result is to be written next.
+    turn: u64,
+    counts: Counts,
+    /// Why the input ended before its end.
+    unread: Option<String>,
+    stop: Option<Stop>,
+}
+
+impl Drive<'_> {
+    fn run(&mut self) {
+        loop {
+            self.look_for_signals();
+            let is_over = self.stop.is_some() || self.fill();
+            if self.runner.under_way() == 0 {
+                self.flush();
+                if self.stop.is_some() || is_over {
+                    break;
+                }
+                if let Some(e) = self.lines.wait() {
+                    self.unreadable(&e);
+                }
+                continue;
+            }
+            // As many as there are; to sleep only once what has come is written.
+            let mut next = self.runner.next(Some(Instant::now()));
+            if next.is_none() {
+                self.flush();
+                let until = self.is_to_end().then(|| Instant::now() + END);
+                next = self.runner.next(until);
+                if next.is_none() && until.is_some_and(|at| at <= Instant::now()) {
+                    return;
+                }
+            }
+            while let Some((number, result)) = next {
+                self.take(number, result);
+                next = self.runner.next_ready();
+            }
+            if self.out.is_full() || self.out.bytes().is_empty() && self.logged.len() > 1000 {
+                self.flush();
+            }
+        }
+        self.progress.end();
+    }
+
+    fn is_to_end(&self) -> bool {
+        match &self.stop {
+            Some(Stop::Halt) => matches!(self.halt, Halt::Now(_)),
+            Some(Stop::ReaderGone | Stop::Error(_)) => true,
+            _ => false,
+        }
+    }
+
+    fn look_for_signals(&mut self) {
+        // Acquire: with the exchange of who notes it.
+        let signal = self.signal.load(Acquire);
+        if signal != 0 && !self.is_to_end() && !matches!(self.stop, Some(Stop::Signal(_))) {
+            self.stop_for(Stop::Signal(signal));
+            let name = Signal::try_from(signal).map_or("signal", Signal::as_str);
+            self.progress
+                .say(format_args!("{name}: nothing more is begun, and what runs is finished; once more ends it"));
+        }
+    }
+
+    /// Nothing more is begun; what runs is ended too if it comes to that.
+    fn stop_for(&mut self, why: Stop) {
+        self.stop = Some(why);
+        if self.is_to_end() {
+            self.runner.cancel_all();
+        } else {
+            self.runner.cancel_waiting();
+        }
+    }
+
+    /// Submits as much as there is room for. True: there are no more lines.
+    fn fill(&mut self) -> bool {
+        while self.stop.is_none()
+            && self.runner.room() > 0
+            && (self.weight < WEIGHT || self.under_way.is_empty())
+            && self.submitted - self.turn < (AHEAD * self.most) as u64
+        {
+            match self.lines.next() {
+                Next::Line(range) => {
+                    if self.is_dry {
+                        self.show(range);
+                    } else {
+                        self.submit(range);
+                    }
+                }
+                Next::TooLong => {
+                    let most = LONGEST >> 20;
+                    self.malformed(&format!("it is longer than {most} MiB"));
+                }
+                Next::NotYet => return false,
+                Next::End => {
+                    self.all.get_or_insert(self.seq);
+                    return true;
+                }
+                Next::Failed(e) => self.unreadable(&e),
+            }
+            if self.out.is_full() {
+                self.flush();
+            }
+        }
+        false
+    }
+
+    fn unreadable(&mut self, e: &io::Error) {
+        // What was read is run.
+        self.unread = Some(format!("cannot read {}: {e}", self.input_name));
+    }
+
+    /// The next job, if this line is one that is not done: it, and its command for the joblog.
+    fn job(&mut self, range: std::ops::Range<usize>) -> Option<(Job, Vec<u8>)> {
+        let line = self.lines.bytes(range.clone());
+        let wants_command = self.log.is_some() || self.is_dry;
+        let (mut job, command) = match &self.form {
+            Form::Json => match Job::of_line(line) {
+                Ok(None) => {
+                    self.counts.bytes += range.len() as u64 + 1;
+                    return None;
+                }
+                Ok(Some(job)) => {
+                    self.seq += 1;
+                    (job, if wants_command { line.trim_ascii().to_vec() } else { Vec::new() })
+                }
+                Err(why) => {
+                    self.seq += 1;
+                    self.malformed(&why);
+                    return None;
+                }
+            },
+            Form::Command(template) => {
+                self.seq += 1;
+                if self.done.contains(self.seq) {
+                    return None;
+                }
+                let words = template.fill(line, self.seq);
+                let texts: Vec<Text> = words.iter().map(|word| Text::of(word)).collect();
+                let args = serde_json::to_string(&texts).and_then(RawValue::from_string);
+                let mut job = Job::new("exec");
+                job.args = args.ok();
+                let is_named = !self.is_raw && self.label.is_none();
+                job.label = is_named.then(|| String::from_utf8_lossy(line).into_owned());
+                (job, if wants_command || self.is_raw { quoted(&words) } else { Vec::new() })
+            }
+        };
+        if self.done.contains(self.seq) {
+            return None;
+        }
+        if let (None, Some(label)) = (&job.label, &self.label) {
+            job.label = Some(label.fill(if matches!(self.form, Form::Json) { b"" } else { line }, self.seq));
+        }
+        Some((job, command))
+    }
+
+    fn submit(&mut self, range: std::ops::Range<usize>) {
+        let len = range.len() + 1;
+        let Some((job, command)) = self.job(range) else { return };
+        let weight = len + command.len() + EACH;
+        let submitted = Submitted { turn: self.submitted, seq: self.seq, at: SystemTime::now(), command, len, weight };
+        self.weight += weight;
+        self.submitted += 1;
+        let number = submitted.turn;
+        self.under_way.insert(number, submitted);
+        if let Err(refused) = self.runner.submit(number, &job) {
+            self.take(number, refused);
+        }
+    }
+
+    /// Prints what would be run.
+    fn show(&mut self, range: std::ops::Range<usize>) {
+        let Some((job, command)) = self.job(range) else { return };
+        let out = self.out.bytes();
+        match &self.form {
+            Form::Command(_) if self.is_raw => out.extend(command),
+            // A `Vec` takes all.
+            _ => drop(serde_json::to_writer(&mut *out, &job)),
+        }
+        out.push(b'\n');
+    }
+
+    fn malformed(&mut self, why: &str) {
+        self.counts.malformed += 1;
+        self.progress.say(format_args!("error: {}, line {}: {why}", self.input_name, self.lines.number));
+        if self.is_strict {
+            self.stop_for(Stop::Strict);
+        }
+    }
+
+    /// A job has ended.
+    fn take(&mut self, number: u64, result: JobResult) {
+        let Some(mut submitted) = self.under_way.remove(&number) else { return };
+        // Not begun: nothing is said of it.
+        let is_nothing = result.status == Status::Cancelled && result.attempts == 0;
+        if !is_nothing {
+            self.counts.ended += 1;
+            self.counts.bytes += submitted.len as u64;
+            self.counts.failed += u64::from(result.status != Status::Done);
+        }
+        self.progress.tell(self.counts.ended, self.counts.failed, self.counts.bytes);
+        if self.is_ordered && number != self.turn {
+            let more = result.result.as_ref().map_or(0, |result| result.get().len());
+            submitted.weight += more;
+            self.weight += more;
+        }
+        let came = match is_nothing {
+            true => Came::Nothing,
+            false => Came::Result(submitted, Box::new(result)),
+        };
+        if !self.is_ordered {
+            self.turn += 1;
+            self.emit(came);
+        } else {
+            self.held.insert(number, came);
+            while let Some(came) = self.held.remove(&self.turn) {
+                self.turn += 1;
+                self.emit(came);
+            }
+        }
+        let Counts { ended, failed, .. } = self.counts;
+        if self.stop.is_none() && self.halt.is_due(ended, failed, self.all) {
+            self.stop_for(Stop::Halt);
+        }
+    }
+
+    /// Puts a result where it will be written.
+    fn emit(&mut self, came: Came) {
+        let Came::Result(submitted, result) = came else { return };
+        self.weight = self.weight.saturating_sub(submitted.weight);
+        let before = self.out.bytes().len();
+        let (exit, signal) = exit_of(&result);
+        let (waited, ran) = (Duration::from_micros(result.waited_us), Duration::from_micros(result.ran_us));
+        let is_logged = self.log.is_some() && result.status != Status::Cancelled;
+        let mut received = None;
+        if self.is_raw {
+            received = Some(self.emit_raw(&submitted, *result));
+        } else {
+            let out = self.out.bytes();
+            // A `Vec` takes all.
+            let _ = serde_json::to_writer(&mut *out, &*result);
+            out.push(b'\n');
+        }
+        if is_logged {
+            let received = received.unwrap_or(self.out.bytes().len() - before);
+            self.logged.push(ToLog { submitted, waited, ran, received, exit, signal });
+        }
+    }
+
+    /// What a program has written, as it is. Returns how much that was.
+    fn emit_raw(&mut self, submitted: &Submitted, result: JobResult) -> usize {
+        let output = result.result.as_deref().and_then(|output| serde_json::from_str::<ExecOutput>(output.get()).ok());
+        let is_plain_exit = result.status == Status::Failed && result.exit_code.is_some();
+        let mut received = 0;
+        if let Some(output) = output {
+            let dropped = output.stdout_dropped + output.stderr_dropped;
+            let [stdout, stderr] = output.streams();
+            received = stdout.len();
+            let label = result.label.as_deref();
+            tagged(label, &stdout, self.out.bytes());
+            if !stderr.is_empty() {
+                // In the order in which a program writes for the most part.
+                self.flush();
+                let mut bytes = Vec::new();
+                tagged(label, &stderr, &mut bytes);
+                self.progress.pass(&bytes);
+            }
+            if dropped > 0 {
+                self.complain(submitted, &format!("it wrote too much: the first {dropped} bytes are lost"));
+            }
+        }
+        if result.status != Status::Done && !is_plain_exit {
+            self.complain(submitted, result.error.as_deref().unwrap_or("it failed"));
+        }
+        received
+    }
+
+    fn complain(&self, submitted: &Submitted, why: &str) {
+        let command = String::from_utf8_lossy(&submitted.command);
+        self.progress.say(CliError::new(exit::FAILURE, format_args!("job {} ({command}): {why}", submitted.seq)));
+    }
+
+    /// Writes results, then which jobs have ended.
+    fn flush(&mut self) {
+        if !self.out.is_empty() {
+            let written = self.out.flush(&self.progress);
+            if let Err(e) = written {
+                // What was not written is not done.
+                self.logged.clear();
+                if !self.is_to_end() {
+                    self.stop_for(match e.kind() {
+                        io::ErrorKind::BrokenPipe => Stop::ReaderGone,
+                        _ => Stop::Error(format!("cannot write to standard output: {e}")),
+                    });
+                }
+            }
+        }
+        for ToLog { submitted, waited, ran, received, exit, signal } in std::mem::take(&mut self.logged) {
+            let Some(log) = &mut self.log else { return };
+            let Submitted { seq, at, command, .. } = &submitted;
+            let entry = Entry { seq: *seq, began: *at + waited, ran, received, exit, signal, command };
+            if let Err(why) = log.write(&entry) {
+                self.log = None;
+                if !self.is_to_end() {
+                    self.stop_for(Stop::Error(why));
+                }
+            }
+        }
+    }
+
+    fn outcome(&self) -> Result<(), CliError> {
+        let Counts { ended, failed, malformed, .. } = self.counts;
+        let summary = |code, why: &str| {
+            let rest = if self.log.is_some() { "; --resume does the rest" } else { "" };
+            Err(CliError::summary(code, format_args!("{why}: {ended} jobs have ended, {failed} of them failed{rest}")))
+        };
+        match &self.stop {
+            Some(Stop::Signal(signal)) => {
+                let name = Signal::try_from(*signal).map_or("a signal", Signal::as_str);
+                let code = u8::try_from(128 + signal).unwrap_or(exit::FAILURE);
+                summary(code, &format!("stopped by {name}"))
+            }
+            Some(Stop::Halt) => {
+                let code = if failed + malformed > 0 { exit::FAILURE } else { exit::OK };
+                if code == exit::OK { Ok(()) } else { summary(code, "halted") }
+            }
+            Some(Stop::Strict) => summary(exit::FAILURE, "stopped at a malformed line"),
+            None if let Some(why) = &self.unread => Err(CliError::new(exit::FAILURE, why)),
+            Some(Stop::Error(why)) => Err(CliError::new(exit::FAILURE, why)),
+            Some(Stop::ReaderGone) | None if failed + malformed == 0 => Ok(()),
+            Some(Stop::ReaderGone) | None => {
+                let lines = if malformed > 0 { format!(", {malformed} lines malformed") } else { String::new() };
+                Err(CliError::summary(exit::FAILURE, format_args!("{failed} of {ended} jobs failed{lines}")))
+            }
+        }
+    }
+}
+
+/// Exit code and signal as GNU parallel logs them.
+fn exit_of(result: &JobResult) -> (i32, i32) {
+    match result.status {
+        Status::Done => (0, 0),
+        Status::TimedOut => (-1, result.signal.unwrap_or(Signal::SIGTERM as i32)),
+        _ => match (result.exit_code, result.signal) {
+            (Some(code), _) => (code, 0),
+            (None, Some(signal)) => (0, signal),
+            // As a shell that can't start a program, or any failure.
+            (None, None) if result.task == "exec" && result.status == Status::Failed => (127, 0),
+            (None, None) => (1, 0),
+        },
+    }
+}
+
+/// The lines with a label before each.
+fn tagged(label: Option<&str>, text: &[u8], out: &mut Vec<u8>) {
+    let Some(label) = label else { return out.extend_from_slice(text) };
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        out.extend_from_slice(label.as_bytes());
+        out.push(b'\t');
+        out.extend_from_slice(line);
+    }
+}
