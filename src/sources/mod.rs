@@ -6,8 +6,14 @@
 //! once where the source can tell a second one from the first.
 
 mod connect;
+mod pump;
+mod stop;
+mod stub;
 
 pub use connect::{ConnectError, Options as ConnectOptions, connect};
+pub use pump::{Options, ServeError, Summary, serve};
+pub use stop::Stop;
+pub use stub::Stub;
 
 use crate::jobs::{Job, JobResult};
 use std::{fmt, time::Duration};
@@ -107,7 +113,8 @@ pub trait TaskSource: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The end: all that ran was published. `unstarted` are the leases whose jobs were not begun, to be given back at once.
+    /// The end: all that ran was published. `unstarted` are the leases whose jobs were not begun, or were cancelled for the end's sake,
+    /// to be given back at once. Called once, and not if the source was unavailable at last.
     ///
     /// # Errors
     /// [`SourceError`]: the leases run out by themselves.
