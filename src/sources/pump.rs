@@ -212,9 +212,9 @@ pub fn serve(source: &dyn TaskSource, pool: &Submitter, options: &Options) -> Re
     options.stop.wakes(&shared);
     let pump = Pump { source, options, width: pool.width().max(1), shared: &shared };
     thread::scope(|scope| {
-        for role in [Pump::fetch, Pump::publish, Pump::keep] {
-            scope.spawn(|| pump.guarded(role));
-        }
+        scope.spawn(|| pump.guarded(Pump::fetch));
+        scope.spawn(|| pump.guarded(Pump::publish));
+        scope.spawn(|| pump.guarded(Pump::keep));
         pump.guarded(|pump| pump.run(pool));
     });
     pump.finish()
@@ -489,7 +489,8 @@ impl Pump<'_> {
                     }
                 }
             }
-            let is_urgent = self.options.stop.is_urgent() || matches!(state.fatal, Some(Fatal::Source(_)) if state.published);
+            let is_urgent =
+                self.options.stop.is_urgent() || matches!(state.fatal, Some(Fatal::Source(_)) if state.published);
             if is_urgent && !is_cancelled {
                 is_cancelled = true;
                 drop(state);
@@ -628,7 +629,9 @@ impl Pump<'_> {
                 }
                 pause = pause.min(paused_from.elapsed() + left);
             }
-            let Some(left) = pause.checked_sub(paused_from.elapsed()).filter(|left| !left.is_zero()) else { return true };
+            let Some(left) = pause.checked_sub(paused_from.elapsed()).filter(|left| !left.is_zero()) else {
+                return true;
+            };
             let waited = self.shared.publisher.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -2,7 +2,7 @@
 
 use super::{Lease, Outcome, SourceError, TaskSource};
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
