@@ -121,6 +121,7 @@ pub fn connect(url: &str, options: &Options) -> Result<Box<dyn TaskSource>, Conn
 }
 
 /// A URL as it may be shown: without password, query and fragment, which may hold secrets.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) fn shown(url: &str) -> String {
     let Ok(mut url) = Url::parse(url) else { return "(no URL)".to_owned() };
     if url.password().is_some() {

@@ -10,6 +10,8 @@ mod pump;
 mod stop;
 mod stub;
 
+#[cfg(feature = "cli")]
+pub(crate) use connect::shown;
 pub use connect::{ConnectError, Options as ConnectOptions, connect};
 pub use pump::{Options, ServeError, Summary, serve};
 pub use stop::Stop;
@@ -99,7 +101,8 @@ pub trait TaskSource: Send + Sync {
     /// [`SourceError`].
     fn publish(&self, outcomes: &[Outcome]) -> Result<(), SourceError>;
 
-    /// How often [`heartbeat`](Self::heartbeat) is to be called; `None`: never. Well below the time for which a lease lasts.
+    /// How often [`heartbeat`](Self::heartbeat) is to be called; `None`: never. Well below the time for which a lease lasts. Asked again
+    /// after each fetch, which may have told the source.
     fn heartbeat_every(&self) -> Option<Duration> {
         None
     }

@@ -34,6 +34,8 @@ use std::{
 const AHEAD: Duration = Duration::from_millis(100);
 /// So many jobs for each that runs, at most.
 const MOST_AHEAD: usize = 100;
+/// As much of results is published at a time, but for a single one that is larger: servers bound what they take at once.
+const BATCH_BYTES: usize = 1 << 20;
 /// So many batches of results may wait while the source is down.
 const BATCHES: usize = 10;
 /// Of the mean time that jobs run, the part that is due to the last of them.
@@ -419,10 +421,14 @@ impl Pump<'_> {
             }
             let room = self.room(&state);
             drop(state);
+            let every = self.source.heartbeat_every();
             match self.source.fetch(room, self.options.wait) {
                 Ok(leases) => {
                     pauses.reset();
                     let mut state = self.shared.lock();
+                    if self.source.heartbeat_every() != every {
+                        self.shared.keeper.notify_all();
+                    }
                     self.tell(&mut state, FETCHING, None);
                     if self.admit(&mut state, leases) {
                         drop(state);
@@ -583,7 +589,13 @@ impl Pump<'_> {
                 || state.outbox.len() >= self.options.batch
                 || since.is_some_and(|since| since >= self.options.delay);
             if is_due {
-                let n = state.outbox.len().min(self.options.batch);
+                let mut bytes = 0;
+                let fits = |(_, outcome): &&(u64, Outcome)| {
+                    bytes += outcome.size();
+                    bytes <= BATCH_BYTES
+                };
+                let n = state.outbox.iter().take(self.options.batch).take_while(fits).count();
+                let n = n.max(1).min(state.outbox.len());
                 let batch: Vec<_> = state.outbox.drain(..n).collect();
                 // Those that are left came after these: they wait for no longer than they should.
                 state.oldest = (!state.outbox.is_empty()).then(Instant::now);
@@ -638,23 +650,30 @@ impl Pump<'_> {
     }
 
     fn keep(&self) {
-        let Some(every) = self.source.heartbeat_every() else { return };
         let mut pauses = self.options.pauses();
-        let mut pause = every;
+        let mut last = Instant::now();
+        let mut sooner = None;
         loop {
-            let state = self.shared.lock();
-            let (state, _) = self
-                .shared
-                .keeper
-                .wait_timeout_while(state, pause, |state| !state.published)
-                .unwrap_or_else(PoisonError::into_inner);
-            if state.published {
-                return;
+            let mut state = self.shared.lock();
+            loop {
+                if state.published {
+                    return;
+                }
+                let keeper = &self.shared.keeper;
+                let Some(every) = self.source.heartbeat_every() else {
+                    state = keeper.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                };
+                let left = sooner.map_or(every, |sooner| every.min(sooner)).saturating_sub(last.elapsed());
+                if left.is_zero() {
+                    break;
+                }
+                state = keeper.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             }
             let leases: Vec<Arc<str>> =
                 state.held.values().filter(|held| !matches!(held.stage, Stage::Lost)).map(|h| h.id.clone()).collect();
             drop(state);
-            pause = every;
+            (last, sooner) = (Instant::now(), None);
             if leases.is_empty() {
                 continue;
             }
@@ -674,7 +693,7 @@ impl Pump<'_> {
                 Err(error @ SourceError::Fatal(_)) => return self.fail(Fatal::Source(error)),
                 Err(error) => {
                     self.tell(&mut self.shared.lock(), KEEPING, Some(&error));
-                    pause = pauses.next(&error).min(every);
+                    sooner = Some(pauses.next(&error));
                 }
             }
         }
@@ -719,6 +738,15 @@ impl Pump<'_> {
             Some(Fatal::Source(error)) => Err(ServeError::Source { error, summary }),
             Some(Fatal::Pool(why)) => Err(ServeError::Pool { why, summary }),
         }
+    }
+}
+
+impl Outcome {
+    /// About as many bytes has its JSON.
+    fn size(&self) -> usize {
+        let JobResult { result, error, label, .. } = &self.result;
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        256 + result.as_ref().map_or(0, |json| json.get().len()) + text(error) + text(label)
     }
 }
 

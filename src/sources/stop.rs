@@ -9,7 +9,7 @@ use std::sync::{
     },
 };
 
-/// Ends [`serve`](super::serve), from any thread.
+/// Ends [`serve`](super::serve), from any thread; also several of them.
 ///
 /// ```
 /// use shmworker::sources::{Options, Stop};
@@ -27,7 +27,7 @@ struct Inner {
     /// 0, or how urgent it is.
     urgency: AtomicU8,
     /// Who is to be woken.
-    whom: Mutex<Weak<Shared>>,
+    whom: Mutex<Vec<Weak<Shared>>>,
 }
 
 const DRAIN: u8 = 1;
@@ -53,13 +53,13 @@ impl Stop {
         // Before the lock: who registers after we have looked holds it after us, and reads this then.
         self.0.urgency.fetch_max(urgency, SeqCst);
         let whom = self.0.whom.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(shared) = whom.upgrade() {
-            shared.wake_all();
-        }
+        whom.iter().filter_map(Weak::upgrade).for_each(|shared| shared.wake_all());
     }
 
     pub(super) fn wakes(&self, shared: &Arc<Shared>) {
-        *self.0.whom.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(shared);
+        let mut whom = self.0.whom.lock().unwrap_or_else(PoisonError::into_inner);
+        whom.retain(|other| other.strong_count() > 0);
+        whom.push(Arc::downgrade(shared));
     }
 
     pub(super) fn is_requested(&self) -> bool {
