@@ -32,9 +32,9 @@ use clap::{
     builder::NonEmptyStringValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use std::{error::Error as _, ffi::OsString, ops::RangeInclusive};
 #[cfg(feature = "temporal")]
 use std::str::FromStr;
+use std::{error::Error as _, ffi::OsString, ops::RangeInclusive};
 #[cfg(any(feature = "source", feature = "temporal"))]
 use std::{path::PathBuf, time::Duration};
 #[cfg(feature = "temporal")]
@@ -274,7 +274,13 @@ pub(crate) struct SourceArgs {
     #[cfg_attr(not(feature = "temporal"), arg(required = true))]
     pub(crate) source: Option<String>,
     /// Header that each request carries, 'Name: value', for HTTP and gRPC; may be given several times, in the variable by lines
-    #[arg(long, value_name = "HEADER", env = "SHMWORKER_SOURCE_HEADER", hide_env_values = true, value_delimiter = '\n')]
+    #[arg(
+        long,
+        value_name = "HEADER",
+        env = "SHMWORKER_SOURCE_HEADER",
+        hide_env_values = true,
+        value_delimiter = '\n'
+    )]
     pub(crate) source_header: Vec<String>,
     /// Certificate authorities of the source's server, PEM [default: the system's]
     #[arg(long, value_name = "FILE", env = "SHMWORKER_SOURCE_CA")]
@@ -616,12 +622,16 @@ pub(crate) fn parse(argv: Vec<OsString>, #[cfg(feature = "temporal")] worker: &W
     let definition = Cli::command();
     let read = |matches: ArgMatches| Cli::from_arg_matches(&matches).map(|cli| (matches, cli));
     match definition.try_get_matches_from(&argv).and_then(read) {
-        Ok((matches, cli)) => {
+        #[cfg_attr(
+            not(all(feature = "source", feature = "temporal")),
+            expect(unused_mut, reason = "only a source changes it")
+        )]
+        Ok((matches, mut cli)) => {
             check(&cli.command)?;
             #[cfg(feature = "temporal")]
             check_workflow(&cli.command, &matches, worker)?;
             #[cfg(all(feature = "source", feature = "temporal"))]
-            check_source(&cli.command, &matches)?;
+            check_source(&mut cli.command, &matches)?;
             #[cfg(not(feature = "temporal"))]
             drop(matches);
             Ok(Parsed::Run(cli.command))
@@ -658,12 +668,16 @@ fn check(command: &Command) -> Result<(), CliError> {
     }
 }
 
-/// A source's jobs and Temporal's are not run by one command.
+/// A source's jobs and Temporal's are not run by one command. The default of `-w` is Temporal's: here it is 0, for as many as there
+/// are CPUs.
 #[cfg(all(feature = "source", feature = "temporal"))]
-fn check_source(command: &Command, matches: &ArgMatches) -> Result<(), CliError> {
+fn check_source(command: &mut Command, matches: &ArgMatches) -> Result<(), CliError> {
     const SHARED: [&str; 2] = ["num_workflow_workers", "load"];
-    let is_source = matches!(command, Command::Run(args) if args.source.source.is_some());
-    let Some((_, matches)) = matches.subcommand().filter(|_| is_source) else { return Ok(()) };
+    let Command::Run(args) = command else { return Ok(()) };
+    let Some((_, matches)) = matches.subcommand().filter(|_| args.source.source.is_some()) else { return Ok(()) };
+    if matches.value_source("num_workflow_workers") == Some(ValueSource::DefaultValue) {
+        args.num_workflow_workers = 0;
+    }
     let command = Cli::command();
     let of_source = SourceArgs::augment_args(clap::Command::new("source"));
     let is_of_source = |id: &str| SHARED.contains(&id) || of_source.get_arguments().any(|arg| arg.get_id() == id);

@@ -14,9 +14,7 @@ use crate::temporal::{
     worker_pool::Watched,
 };
 use nix::poll::{PollFd, PollFlags, poll};
-use std::{
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// How long a dev server may take until it accepts connections.
 const DEV_SERVER_START: Duration = Duration::from_secs(30);
@@ -27,7 +25,8 @@ const DEV_SERVER_STOP: Duration = Duration::from_secs(5);
 pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     #[cfg(feature = "source")]
     if args.source.source.is_some() {
-        return super::run_source::run(args.source, Some(args.num_workflow_workers), args.load);
+        let workers = Some(args.num_workflow_workers).filter(|&n| n > 0);
+        return super::run_source::run(args.source, workers, args.load);
     }
     log_to_stderr();
     let (mut worker, place, dev_server) = args.apply(worker)?;

@@ -58,7 +58,8 @@ pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) ->
         Err(ServeError::Source { error: error @ SourceError::Fatal(_), .. }) => Err(CliError::new(exit::CONFIG, error)),
         Err(error) => Err(CliError::new(exit::FAILURE, error)),
         Ok(Summary { unpublished: n @ 1.., .. }) => {
-            let why = format_args!("the source took {n} results no more: their jobs come again when their leases run out");
+            let why =
+                format_args!("the source took {n} results no more: their jobs come again when their leases run out");
             Err(CliError::new(exit::SERVER_UNREACHABLE, why))
         }
         Ok(_) => joined.map_err(|e| CliError::new(exit::FAILURE, e)),

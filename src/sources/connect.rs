@@ -103,6 +103,7 @@ pub enum ConnectError {
 /// let error = connect("ftp://example.org/jobs", &ConnectOptions::new()).err().unwrap();
 /// assert!(error.to_string().starts_with("no source has the scheme 'ftp'"));
 /// ```
+#[cfg_attr(not(any(feature = "grpc", feature = "http")), expect(unused_variables, reason = "for sources alone"))]
 pub fn connect(url: &str, options: &Options) -> Result<Box<dyn TaskSource>, ConnectError> {
     let schemes = || SCHEMES.map(|(scheme, _)| format!("{scheme}://")).join(", ");
     // What can't be read can't be shown either: there may be a password in it.
@@ -114,8 +115,9 @@ pub fn connect(url: &str, options: &Options) -> Result<Box<dyn TaskSource>, Conn
         let why = format!("no source has the scheme '{scheme}': it is one of {}", schemes());
         return Err(ConnectError::Url(why));
     };
-    let _ = options;
     match feature {
+        #[cfg(feature = "http")]
+        "http" => super::http::open(&url, options),
         _ => Err(ConnectError::Feature { scheme: scheme.to_owned(), feature }),
     }
 }
