@@ -61,7 +61,10 @@ pub(crate) fn serve(args: Vec<String>) -> Result<(), Box<dyn Error>> {
 impl Source for Served {
     type WorkStream = Pin<Box<dyn Stream<Item = Result<Response, Status>> + Send>>;
 
-    async fn work(&self, asked: tonic::Request<Streaming<Request>>) -> Result<tonic::Response<Self::WorkStream>, Status> {
+    async fn work(
+        &self,
+        asked: tonic::Request<Streaming<Request>>,
+    ) -> Result<tonic::Response<Self::WorkStream>, Status> {
         let mut asked = asked.into_inner();
         let book = self.0.clone();
         let (answers, mut receiver) = mpsc::channel(8);

@@ -20,7 +20,8 @@ impl TaskSource for Directory {
         let mut leases = Vec::new();
         for file in fs::read_dir(self.0.join("todo")).map_err(unavailable)?.take(room) {
             let file = file.map_err(unavailable)?;
-            let (name, taken) = (file.file_name().to_string_lossy().into_owned(), self.0.join("taken").join(file.file_name()));
+            let (name, taken) =
+                (file.file_name().to_string_lossy().into_owned(), self.0.join("taken").join(file.file_name()));
             fs::rename(file.path(), &taken).map_err(unavailable)?;
             leases.push(Lease::from_json(name, &fs::read_to_string(taken).map_err(unavailable)?));
         }

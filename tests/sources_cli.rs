@@ -144,7 +144,7 @@ fn jobs(jobs: &[(&str, Value)]) -> Answer {
 fn what_makes_no_sense_is_refused() {
     for (args, holds) in [
         (&["--source", "ftp://me:sesame@h/"][..], "no source has the scheme 'ftp': it is one of postgres://"),
-        (&["--source", "me:sesame @h"], "the URL of the source is none"),
+        (&["--source", "http://me:sesame@h:port"], "the URL of the source is none"),
         (&["--source", ""], "--source"),
         (&["--source", "http://h", "--source-header", "sesame"], "it must read 'Name: value'"),
         (&["--source", "http://h", "--source-header", "A: se\u{1}same"], "it must read 'Name: value'"),
@@ -192,7 +192,9 @@ fn a_refusal_ends_it_with_the_server_s_words() {
     complains(&command(&["--source", &url]).output().unwrap(), exit::CONFIG, "the key opens nothing");
     let calls = server.calls("/queue/fetch");
     assert_eq!(calls.len(), 3);
-    for (call, authorization) in calls.iter().zip(["bearer open-sesame", "bearer open-sesame", "basic bwu6b3blbi1zzxnhbwu="]) {
+    for (call, authorization) in
+        calls.iter().zip(["bearer open-sesame", "bearer open-sesame", "basic bwu6b3blbi1zzxnhbwu="])
+    {
         assert!(call.head.contains(&format!("authorization: {authorization}")), "{call:?}");
     }
 }
@@ -219,7 +221,8 @@ fn a_server_in_trouble_is_tried_again_with_the_same() {
     for again in &publishes[1..3] {
         assert_eq!((key(again), &again.body), (key(&publishes[0]), &publishes[0].body));
     }
-    let ids: Vec<&Value> = publishes[0].body["results"].as_array().unwrap().iter().map(|result| &result["id"]).collect();
+    let ids: Vec<&Value> =
+        publishes[0].body["results"].as_array().unwrap().iter().map(|result| &result["id"]).collect();
     assert!(ids.iter().all(|&id| id == "a.1" || id == "b.1"), "{ids:?}");
 }
 
@@ -229,10 +232,9 @@ fn a_drain_ends_what_runs_and_gives_back_the_rest() {
     let (begun, go) = (marks.path().join("begun"), marks.path().join("go"));
     let script = format!("touch {}; while ! [ -e {} ]; do sleep 0.01; done; echo over", begun.display(), go.display());
     let server = Server::start(move |call, before| match (&*call.path, before) {
-        ("/queue/fetch", 0) => jobs(&[
-            ("a.1", json!({"task":"exec","args":["sh","-c",script]})),
-            ("b.1", json!({"task":"echo","args":7})),
-        ]),
+        ("/queue/fetch", 0) => {
+            jobs(&[("a.1", json!({"task":"exec","args":["sh","-c",script]})), ("b.1", json!({"task":"echo","args":7}))])
+        }
         _ => NONE,
     });
     let mut command = command(&["--source", &server.url(), "-w", "1"]);

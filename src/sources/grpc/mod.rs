@@ -84,7 +84,11 @@ impl Link {
         state.waiting.clear();
     }
 
-    async fn answers(&self, client: &mut SourceClient<Channel>, requests: tonic::Request<Requests>) -> Result<(), Status> {
+    async fn answers(
+        &self,
+        client: &mut SourceClient<Channel>,
+        requests: tonic::Request<Requests>,
+    ) -> Result<(), Status> {
         let mut answers = client.work(requests).await?.into_inner();
         while let Some(Response { number, answer }) = answers.message().await? {
             // What nobody asked for is nobody's.
@@ -117,7 +121,11 @@ pub(super) fn open(url: &Url, options: &Options) -> Result<Box<dyn TaskSource>, 
     let host = url.host_str().filter(|host| !host.is_empty());
     let host = host.ok_or_else(|| wrong(&"there is no host in the URL"))?;
     let port = url.port().ok_or_else(|| wrong(&"there is no port in the URL, and gRPC has no usual one"))?;
-    if !matches!(url.path(), "" | "/") || url.query().is_some() || !url.username().is_empty() || url.password().is_some() {
+    if !matches!(url.path(), "" | "/")
+        || url.query().is_some()
+        || !url.username().is_empty()
+        || url.password().is_some()
+    {
         return Err(wrong(&"the URL of a gRPC source has a host and a port alone; who asks is said by a header"));
     }
     let is_tls = url.scheme() == "grpcs";
