@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must pass before a change lands, from nothing; prints a table of minutes.
-#   tests/all.sh [part ...]      parts: sources core library jobs examples torture temporal c fuzz benches main (default: all)
+#   tests/all.sh [part ...]      parts: sources core library jobs queues examples torture temporal c fuzz benches main (default: all)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . .ci/setup || exit 1
@@ -44,8 +44,11 @@ library() {
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
     step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
 }
-jobs() {
-    step "jobs: runner, command" cargo test --no-default-features --features cli,jobs --test jobs_runner --test jobs
+jobs() { step "jobs: runner, command" cargo test --test jobs_runner --test jobs; }
+queues() {
+    step "queues: the loop, the command line" cargo test --test sources --test sources_cli
+    step "queues: the protocol's code" cargo test --test sources_proto
+    step "queues: HTTP, gRPC" cargo test --test sources_http --test sources_grpc
 }
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }
 torture() {
@@ -82,7 +85,7 @@ benches() {
 }
 main() { step "main job: 25 workflows" examples/parallelized.sh; }
 
-for part in "${@:-sources core library jobs examples torture temporal c fuzz benches main}"; do
+for part in "${@:-sources core library jobs queues examples torture temporal c fuzz benches main}"; do
     for p in $part; do "$p"; done
 done
 

@@ -2,8 +2,9 @@
 
 use super::{Job, JobResult, Status, exec};
 use crate::{
+    SubmitError,
     pool::{
-        Submitter, TaskError, TaskOptions,
+        PoolError, Submitter, TaskError, TaskOptions,
         group::{Came, Group, Item, Items},
     },
     process::exit::Exit,
@@ -61,6 +62,8 @@ pub struct Runner<'p> {
     ready: VecDeque<(u64, JobResult)>,
     /// Of jobs that say nothing of it.
     defaults: Defaults,
+    /// Why nothing can come of a job any more.
+    lost: Option<String>,
 }
 
 impl std::fmt::Debug for Runner<'_> {
@@ -132,6 +135,7 @@ impl<'p> Runner<'p> {
             followers: 0,
             ready: VecDeque::new(),
             defaults: Defaults::default(),
+            lost: None,
         }
     }
 
@@ -209,7 +213,12 @@ impl<'p> Runner<'p> {
     ) -> Result<(), JobResult> {
         let note = self.flights.vacant_key();
         let sent = self.group.submit_json(note, task, args, options);
-        let id = sent.map_err(|e| JobResult::without(&who, task, Status::Failed, e.to_string()))?;
+        let id = sent.map_err(|e| {
+            if !is_of_the_job(&e) {
+                self.lost.get_or_insert_with(|| e.to_string());
+            }
+            JobResult::without(&who, task, Status::Failed, e.to_string())
+        })?;
         if let Some(key) = key {
             self.keys.insert(key.clone(), note);
         }
@@ -320,6 +329,11 @@ impl<'p> Runner<'p> {
         self.ready.extend(who.iter().map(|who| (who.number, JobResult::cancelled(who, &task))));
     }
 
+    /// Why the pool takes and gives nothing any more: results that came since then say nothing about their jobs.
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
     /// Ends the wait of [`next`](Self::next) from another thread.
     pub fn alarm(&self) -> Alarm {
         self.group.alarm()
@@ -358,6 +372,7 @@ impl<'p> Runner<'p> {
             }
         }
         came.unwrap_or_else(|why| {
+            self.lost.get_or_insert_with(|| why.to_string());
             for flight in self.flights.drain().collect::<Vec<_>>() {
                 self.forget(&flight);
                 let who = match flight.what {
@@ -510,6 +525,15 @@ impl JobResult {
             }
         }
         result
+    }
+}
+
+/// Is it due to the job, or to what there is room for just now, that it was not taken?
+fn is_of_the_job(error: &PoolError) -> bool {
+    match error {
+        PoolError::Codec(_) | PoolError::Task(_) | PoolError::Queue { .. } => true,
+        PoolError::Submit(e) => e.is_transient() || matches!(e, SubmitError::TooLarge { .. }),
+        _ => false,
     }
 }
 

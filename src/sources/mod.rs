@@ -1,8 +1,25 @@
-//! Where jobs wait and results go: a table, a stream, a service. [`TaskSource`] is what such a place must offer.
+//! Where jobs wait and results go: a table, a stream, a service. [`TaskSource`] is what such a place must offer, [`serve`] the loop that
+//! runs its jobs in a pool, and [`connect`] knows those that are there.
 //!
 //! Jobs are run **at least once**. A job is acknowledged to its source together with its result, so a death of everything before that
 //! has it come again; whoever writes tasks for a source writes them so that a second run does no harm. Results are stored exactly
 //! once where the source can tell a second one from the first.
+
+mod connect;
+#[cfg(feature = "grpc")]
+mod grpc;
+#[cfg(feature = "http")]
+mod http;
+mod pump;
+mod stop;
+mod stub;
+
+#[cfg(feature = "cli")]
+pub(crate) use connect::shown;
+pub use connect::{ConnectError, Options as ConnectOptions, connect};
+pub use pump::{Options, ServeError, Summary, serve};
+pub use stop::Stop;
+pub use stub::Stub;
 
 use crate::jobs::{Job, JobResult};
 use std::{fmt, time::Duration};
@@ -17,6 +34,20 @@ pub struct Lease {
     pub job: Result<Job, String>,
 }
 
+impl Lease {
+    /// A job from its JSON.
+    ///
+    /// ```
+    /// use shmworker::sources::Lease;
+    ///
+    /// assert_eq!(Lease::from_json("7", r#"{"task":"echo"}"#).job.unwrap().task, "echo");
+    /// assert!(Lease::from_json("8", "echo").job.is_err());
+    /// ```
+    pub fn from_json(id: impl Into<String>, json: &str) -> Lease {
+        Lease { id: id.into(), job: serde_json::from_str(json).map_err(|e| format!("this is no job: {e}")) }
+    }
+}
+
 /// A lease whose job has ended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -27,19 +58,28 @@ pub struct Outcome {
     pub result: JobResult,
 }
 
+impl Outcome {
+    /// The [`result`](Self::result) as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&self.result).unwrap_or_else(|e| unreachable!("its keys are names: {e}"))
+    }
+}
+
 /// Why a source could not do what it was asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SourceError {
     /// It may work later: the server is down, the connection was lost. Tried again, after a while.
     Unavailable(String),
+    /// As [`Unavailable`](Self::Unavailable), but not before so long: the server has said so.
+    Busy(String, Duration),
     /// It won't: the table is not there, the password is wrong. Ends the run.
     Fatal(String),
 }
 
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (SourceError::Unavailable(why) | SourceError::Fatal(why)) = self;
+        let (SourceError::Unavailable(why) | SourceError::Busy(why, _) | SourceError::Fatal(why)) = self;
         f.write_str(why)
     }
 }
@@ -65,12 +105,14 @@ pub trait TaskSource: Send + Sync {
     /// [`SourceError`].
     fn publish(&self, outcomes: &[Outcome]) -> Result<(), SourceError>;
 
-    /// How often [`heartbeat`](Self::heartbeat) is to be called; `None`: never. Well below the time for which a lease lasts.
+    /// How often [`heartbeat`](Self::heartbeat) is to be called; `None`: never. Well below the time for which a lease lasts. Asked again
+    /// after each fetch, which may have told the source.
     fn heartbeat_every(&self) -> Option<Duration> {
         None
     }
 
-    /// Keeps the leases of jobs that wait or run. Returns those that are lost, whose jobs are cancelled: somebody else has them.
+    /// Keeps the leases of jobs that wait or run, or whose results are not published yet. Returns those that are lost, whose jobs are
+    /// cancelled: somebody else has them.
     ///
     /// # Errors
     /// [`SourceError`].
@@ -78,7 +120,8 @@ pub trait TaskSource: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The end: all that ran was published. `unstarted` are the leases whose jobs were not begun, to be given back at once.
+    /// The end: all that ran was published. `unstarted` are the leases whose jobs were not begun, or were cancelled for the end's sake,
+    /// to be given back at once. Called once, and not if the source was unavailable at last.
     ///
     /// # Errors
     /// [`SourceError`]: the leases run out by themselves.
