@@ -4,6 +4,14 @@
 //! has it come again; whoever writes tasks for a source writes them so that a second run does no harm. Results are stored exactly
 //! once where the source can tell a second one from the first.
 
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod settings;
+
+#[cfg(feature = "postgres")]
+pub use postgres::Postgres;
+
 use crate::jobs::{Job, JobResult};
 use std::{fmt, time::Duration};
 
