@@ -1,16 +1,23 @@
-//! Where jobs wait and results go: a table, a stream, a service. [`TaskSource`] is what such a place must offer.
+//! Where jobs wait and results go: a table, a stream, a service. [`TaskSource`] is what such a place must offer, [`serve`] the loop that
+//! runs its jobs in a pool, and [`connect`] knows those that are there.
 //!
 //! Jobs are run **at least once**. A job is acknowledged to its source together with its result, so a death of everything before that
 //! has it come again; whoever writes tasks for a source writes them so that a second run does no harm. Results are stored exactly
 //! once where the source can tell a second one from the first.
 
+mod connect;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod settings;
 
+pub use connect::{ConnectError, Options as ConnectOptions, connect};
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;
+#[cfg(feature = "redis")]
+pub use redis::Redis;
 
 use crate::jobs::{Job, JobResult};
 use std::{fmt, time::Duration};
@@ -25,6 +32,20 @@ pub struct Lease {
     pub job: Result<Job, String>,
 }
 
+impl Lease {
+    /// A job from its JSON.
+    ///
+    /// ```
+    /// use shmworker::sources::Lease;
+    ///
+    /// assert_eq!(Lease::from_json("7", r#"{"task":"echo"}"#).job.unwrap().task, "echo");
+    /// assert!(Lease::from_json("8", "echo").job.is_err());
+    /// ```
+    pub fn from_json(id: impl Into<String>, json: &str) -> Lease {
+        Lease { id: id.into(), job: serde_json::from_str(json).map_err(|e| format!("this is no job: {e}")) }
+    }
+}
+
 /// A lease whose job has ended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -35,19 +56,33 @@ pub struct Outcome {
     pub result: JobResult,
 }
 
+impl Outcome {
+    /// The end of the job of a lease.
+    pub fn new(lease: impl Into<String>, result: JobResult) -> Outcome {
+        Outcome { id: lease.into(), result }
+    }
+
+    /// The [`result`](Self::result) as JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&self.result).unwrap_or_else(|e| unreachable!("its keys are names: {e}"))
+    }
+}
+
 /// Why a source could not do what it was asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SourceError {
     /// It may work later: the server is down, the connection was lost. Tried again, after a while.
     Unavailable(String),
+    /// As [`Unavailable`](Self::Unavailable), but not before so long: the server has said so.
+    Busy(String, Duration),
     /// It won't: the table is not there, the password is wrong. Ends the run.
     Fatal(String),
 }
 
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (SourceError::Unavailable(why) | SourceError::Fatal(why)) = self;
+        let (SourceError::Unavailable(why) | SourceError::Busy(why, _) | SourceError::Fatal(why)) = self;
         f.write_str(why)
     }
 }
@@ -78,7 +113,8 @@ pub trait TaskSource: Send + Sync {
         None
     }
 
-    /// Keeps the leases of jobs that wait or run. Returns those that are lost, whose jobs are cancelled: somebody else has them.
+    /// Keeps the leases of jobs that wait or run, or whose results are not published yet. Returns those that are lost, whose jobs are
+    /// cancelled: somebody else has them.
     ///
     /// # Errors
     /// [`SourceError`].

@@ -8,11 +8,12 @@
 
 use super::{
     Lease, Outcome, SourceError, TaskSource,
-    settings::{Parameters, holder, wrong},
+    connect::Options,
+    settings::{Parameters, wrong},
 };
-use crate::jobs::{Job, Status};
+use crate::jobs::Status;
 use ::postgres::{
-    Client, Config, Error, NoTls, Statement,
+    Client, Config, Error, NoTls, Row, Statement,
     config::{Host, SslMode},
     error::SqlState,
     fallible_iterator::FallibleIterator,
@@ -29,6 +30,7 @@ use std::{
     env,
     error::Error as _,
     fmt,
+    path::Path,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -52,12 +54,14 @@ const TAKE: &str = "
     WITH next AS MATERIALIZED (
         SELECT id FROM %T WHERE state = 'ready' AND run_at <= now()
         ORDER BY priority DESC, run_at, id LIMIT $1 FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        UPDATE %T AS t
+        SET state = 'leased', deliveries = t.deliveries + 1, lease = gen_random_uuid(), leased_by = $2,
+            lease_until = now() + make_interval(secs => $3)
+        FROM next WHERE t.id = next.id
+        RETURNING t.*
     )
-    UPDATE %T AS t
-    SET state = 'leased', deliveries = t.deliveries + 1, lease = gen_random_uuid(), leased_by = $2,
-        lease_until = now() + make_interval(secs => $3)
-    FROM next WHERE t.id = next.id
-    RETURNING t.id, t.lease::text, t.job::text, t.priority, t.run_at::text";
+    SELECT id, lease::text, job::text FROM taken ORDER BY priority DESC, run_at, id";
 
 const EXPIRE: &str = "
     WITH expired AS MATERIALIZED (
@@ -175,6 +179,10 @@ impl Postgres {
     /// # Ok::<(), shmworker::sources::SourceError>(())
     /// ```
     pub fn new(url: &str) -> Result<Postgres, SourceError> {
+        Postgres::open(url, &Options::new())
+    }
+
+    pub(super) fn open(url: &str, options: &Options) -> Result<Postgres, SourceError> {
         const OWN: [&str; 6] = ["table", "lease", "deliveries", "create", "sslmode", "sslrootcert"];
         let (rest, own) = Parameters::split(url, &OWN)?;
         let fatal = |why: String| SourceError::Fatal(why);
@@ -190,10 +198,14 @@ impl Postgres {
             "require" | "verify-full" => SslMode::Require,
             other => return Err(wrong("sslmode", other, "one of disable, prefer, require, verify-full")),
         });
-        let tls = match (mode, own.text("sslrootcert")) {
-            ("verify-full", file) => Tls::Verified(Arc::new(roots(file)?)),
+        let ca = own.text("sslrootcert").map(Path::new).or(options.ca.as_deref());
+        let tls = match (mode, ca) {
+            ("verify-full", ca) => Tls::Verified(Arc::new(roots(ca)?)),
             (_, None) => Tls::Unverified,
-            (_, Some(_)) => return Err(fatal("'sslrootcert' is only looked at with sslmode=verify-full".to_owned())),
+            (_, Some(_)) => {
+                let why = "certificates to check the server's by are of use only with sslmode=verify-full in its URL";
+                return Err(fatal(why.to_owned()));
+            }
         };
         if config.get_password().is_none()
             && let Some(password) = env::var_os("PGPASSWORD")
@@ -223,7 +235,7 @@ impl Postgres {
             create: own.switch("create")?,
             lease: own.lease()?,
             deliveries: own.deliveries()?.cast_signed(),
-            holder: holder(),
+            holder: options.worker_name(),
             taking: Mutex::default(),
             publishing: Mutex::default(),
             keeping: Mutex::default(),
@@ -339,16 +351,13 @@ impl Postgres {
         let room = i64::try_from(room).unwrap_or(i64::MAX);
         let take = self.prepared(session, TAKE)?;
         let rows = session.client.query(&take, &[&room, &self.holder, &self.lease.as_secs_f64()])?;
-        let mut taken = Vec::with_capacity(rows.len());
-        for row in rows {
+        let lease = |row: Row| {
             let (id, lease, job): (i64, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            let (priority, due): (i32, String) = (row.try_get(3)?, row.try_get(4)?);
-            let job = serde_json::from_str::<Job>(&job).map_err(|e| format!("row {id} of {}: {e}", self.named));
-            taken.push((-i64::from(priority), due, id, Lease { id: format!("{id}:{lease}"), job }));
-        }
-        // An update tells its rows in any order.
-        taken.sort_by(|a, b| (a.0, &a.1, a.2).cmp(&(b.0, &b.1, b.2)));
-        Ok(taken.into_iter().map(|(.., lease)| lease).collect())
+            let mut lease = Lease::from_json(format!("{id}:{lease}"), &job);
+            lease.job = lease.job.map_err(|why| format!("row {id} of {}: {why}", self.named));
+            Ok(lease)
+        };
+        rows.into_iter().map(lease).collect()
     }
 
     /// Looks after leases that ran out.
@@ -388,7 +397,7 @@ impl Postgres {
         }
     }
 
-    fn store(&self, session: &mut Session, rows: &[Row]) -> Result<(), Error> {
+    fn store(&self, session: &mut Session, rows: &[Ending]) -> Result<(), Error> {
         let publish = self.prepared(session, PUBLISH)?;
         let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
         let leases: Vec<&str> = rows.iter().map(|row| row.lease.as_str()).collect();
@@ -430,9 +439,9 @@ impl TaskSource for Postgres {
     }
 
     fn publish(&self, outcomes: &[Outcome]) -> Result<(), SourceError> {
-        let rows: Vec<Row> = outcomes.iter().filter_map(Row::of).collect();
+        let rows: Vec<Ending> = outcomes.iter().filter_map(Ending::of).collect();
         let mut session = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut store = |rows: &[Row]| {
+        let mut store = |rows: &[Ending]| {
             let mut refused = None;
             let stored = self.with(&mut session, false, "publish results", |session| {
                 let stored = self.store(session, rows);
@@ -501,7 +510,7 @@ impl fmt::Debug for Postgres {
 }
 
 /// What an outcome makes of its row.
-struct Row {
+struct Ending {
     id: i64,
     lease: String,
     state: &'static str,
@@ -509,14 +518,13 @@ struct Row {
     error: Option<String>,
 }
 
-impl Row {
-    fn of(outcome: &Outcome) -> Option<Row> {
+impl Ending {
+    fn of(outcome: &Outcome) -> Option<Ending> {
         let (id, lease) = parts(&outcome.id)?;
         let state = if outcome.result.status == Status::Done { "done" } else { "failed" };
-        let result = serde_json::to_string(&outcome.result).expect("plain data");
         // PostgreSQL has no text with a zero in it.
         let error = outcome.result.error.as_ref().map(|error| error.replace('\0', "\u{fffd}"));
-        Some(Row { id, lease: lease.to_owned(), state, result: Some(result), error })
+        Some(Ending { id, lease: lease.to_owned(), state, result: Some(outcome.to_json()), error })
     }
 }
 
@@ -584,7 +592,7 @@ fn is_of_certificate(error: &Error) -> bool {
 }
 
 /// The certificates of those who may vouch for a server.
-fn roots(file: Option<&str>) -> Result<RootCertStore, SourceError> {
+fn roots(file: Option<&Path>) -> Result<RootCertStore, SourceError> {
     let mut roots = RootCertStore::empty();
     match file {
         None => {
@@ -596,7 +604,9 @@ fn roots(file: Option<&str>) -> Result<RootCertStore, SourceError> {
             }
         }
         Some(file) => {
-            let wrong = |why: &dyn fmt::Display| SourceError::Fatal(format!("cannot read sslrootcert '{file}': {why}"));
+            let wrong = |why: &dyn fmt::Display| {
+                SourceError::Fatal(format!("cannot read certificates from '{}': {why}", file.display()))
+            };
             let certificates = CertificateDer::pem_file_iter(file).map_err(|e| wrong(&e))?;
             for certificate in certificates {
                 roots.add(certificate.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;

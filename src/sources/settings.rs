@@ -1,8 +1,7 @@
 //! What a URL says of a source beside where its server is.
 
 use super::SourceError;
-use nix::unistd::gethostname;
-use std::{process, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 use url::form_urlencoded;
 
 /// The parameters of a URL that are ours; the others are the server's.
@@ -76,12 +75,6 @@ impl Parameters {
 
 pub(super) fn wrong(name: &str, value: &str, wanted: &str) -> SourceError {
     SourceError::Fatal(format!("the source's URL says {name}='{value}', which must be {wanted}"))
-}
-
-/// Who we are, for people who look for whom to blame.
-pub(super) fn holder() -> String {
-    let host = gethostname().ok().and_then(|name| name.into_string().ok());
-    format!("{}:{}", host.as_deref().unwrap_or("localhost"), process::id())
 }
 
 #[cfg(test)]
