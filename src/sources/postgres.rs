@@ -41,8 +41,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 const SCHEMA: &str = include_str!("postgres.sql");
 const DEFAULT_TABLE: &str = "shmworker_jobs";
 
-/// How long a job may lie there that nobody was notified of: it has become due, or its lease has run out.
-const POLL: Duration = Duration::from_secs(1);
+const DEFAULT_POLL: Duration = Duration::from_secs(1);
 /// How many leases that ran out are looked after at a time.
 const EXPIRED_AT_ONCE: i64 = 1000;
 /// Of two that make the table at once, one waits.
@@ -130,6 +129,8 @@ pub struct Postgres {
     create: bool,
     lease: Duration,
     deliveries: i32,
+    /// How long a job may lie there that nobody was notified of: it has become due, or its lease has run out.
+    poll: Duration,
     holder: String,
     taking: Mutex<Taking>,
     publishing: Mutex<Option<Session>>,
@@ -160,9 +161,10 @@ enum Tls {
 }
 
 impl Postgres {
-    /// The table that a URL names: `postgres://user@host:port/database?table=shmworker_jobs&lease=30s&deliveries=5&create=true`. All
-    /// parameters may be left out. `lease` is how long a job stays with a process of which nothing is heard, `deliveries` how often it
-    /// is handed out before it is given up, and `create` makes the table if it is missing. Other parameters are libpq's; `sslmode` may
+    /// The table that a URL names: `postgres://user@host:port/database?table=shmworker_jobs&lease=30s&deliveries=5&poll=1s&create=true`.
+    /// All parameters may be left out. `lease` is how long a job stays with a process of which nothing is heard, `deliveries` how often
+    /// it is handed out before it is given up, `poll` how long one may lie there that has become due or whose lease has run out, and
+    /// `create` makes the table if it is missing. Other parameters are libpq's; `sslmode` may
     /// be `disable`, `prefer` (the default), `require` and `verify-full`, the latter with the system's certificates or those of
     /// `sslrootcert`. The environment variable `PGPASSWORD` has the password if the URL has none.
     ///
@@ -183,7 +185,7 @@ impl Postgres {
     }
 
     pub(super) fn open(url: &str, options: &Options) -> Result<Postgres, SourceError> {
-        const OWN: [&str; 6] = ["table", "lease", "deliveries", "create", "sslmode", "sslrootcert"];
+        const OWN: [&str; 7] = ["table", "lease", "deliveries", "poll", "create", "sslmode", "sslrootcert"];
         let (rest, own) = Parameters::split(url, &OWN)?;
         let fatal = |why: String| SourceError::Fatal(why);
         let mut config =
@@ -235,6 +237,7 @@ impl Postgres {
             create: own.switch("create")?,
             lease: own.lease()?,
             deliveries: own.deliveries()?.cast_signed(),
+            poll: own.time("poll", DEFAULT_POLL)?,
             holder: options.worker_name(),
             taking: Mutex::default(),
             publishing: Mutex::default(),
@@ -424,7 +427,7 @@ impl TaskSource for Postgres {
         }
         self.with(session, true, "fetch jobs", |session| {
             loop {
-                if looked.is_none_or(|at| at.elapsed() >= POLL.min(self.lease / 4)) {
+                if looked.is_none_or(|at| at.elapsed() >= self.poll) {
                     self.expire(session)?;
                     *looked = Some(Instant::now());
                 }
@@ -433,7 +436,7 @@ impl TaskSource for Postgres {
                 if !taken.is_empty() || now >= until {
                     return Ok(taken);
                 }
-                Postgres::wait(session, until.min(now + POLL.min(self.lease / 4)))?;
+                Postgres::wait(session, until.min(now + self.poll))?;
             }
         })
     }

@@ -52,14 +52,17 @@ impl Parameters {
 
     /// How long a lease lasts.
     pub(super) fn lease(&self) -> Result<Duration, SourceError> {
-        const DEFAULT: Duration = Duration::from_secs(30);
+        self.time("lease", Duration::from_secs(30))
+    }
+
+    pub(super) fn time(&self, name: &str, default: Duration) -> Result<Duration, SourceError> {
         const LEAST: Duration = Duration::from_millis(100);
         // A server counts it in milliseconds, and adds it to a date.
         const MOST: Duration = Duration::from_secs(366 * 24 * 3600);
-        let Some(text) = self.text("lease") else { return Ok(DEFAULT) };
+        let Some(text) = self.text(name) else { return Ok(default) };
         match humantime_serde::re::humantime::parse_duration(text) {
-            Ok(lease) if (LEAST..=MOST).contains(&lease) => Ok(lease),
-            _ => Err(wrong("lease", text, "a time from 100ms to a year, as in '30s' or '5m'")),
+            Ok(time) if (LEAST..=MOST).contains(&time) => Ok(time),
+            _ => Err(wrong(name, text, "a time from 100ms to a year, as in '30s' or '5m'")),
         }
     }
 
