@@ -88,7 +88,9 @@ fn serve(home: &Path, port: u16, tls_port: u16, is_durable: bool) -> Program {
     command.current_dir(home).args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
     command.args(["--requirepass", "secret word", "--loglevel", "warning"]);
     command.args(["--tls-port", &tls_port.to_string(), "--tls-auth-clients", "no"]);
-    for (setting, file) in [("--tls-cert-file", "server.pem"), ("--tls-key-file", "server.key"), ("--tls-ca-cert-file", "ca.pem")] {
+    for (setting, file) in
+        [("--tls-cert-file", "server.pem"), ("--tls-key-file", "server.key"), ("--tls-ca-cert-file", "ca.pem")]
+    {
         command.arg(setting).arg(pem(file));
     }
     if is_durable {
