@@ -681,6 +681,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_page_has_the_table_as_it_is_made() {
+        let page = include_str!("../../docs/sources/postgres.md");
+        assert!(
+            page.contains(SCHEMA),
+            "docs/sources/postgres.md shows another table than src/sources/postgres.sql makes"
+        );
+    }
+
+    #[test]
     fn names_are_quoted_and_nothing_else_gets_in() {
         assert_eq!(quoted("jobs").unwrap(), "\"jobs\"");
         assert_eq!(quoted("app.Jobs").unwrap(), "\"app\".\"Jobs\"");

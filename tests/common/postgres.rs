@@ -150,5 +150,5 @@ fn binaries() -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     let in_path = || env::split_paths(&path).find(|dir| dir.join("initdb").is_file());
     let found = newest.max().map(|(_, path)| path).filter(|path| path.join("initdb").is_file());
-    found.or_else(in_path).expect("no PostgreSQL here: install Debian's package 'postgresql', as '.ci/setup' does")
+    found.or_else(in_path).expect("no PostgreSQL here: install Debian's package 'postgresql', as '.ci/servers' does")
 }

@@ -4,6 +4,7 @@ use crate::common::{Program, eventually};
 use nix::sys::signal::Signal;
 use redis::{Client, Connection};
 use std::{
+    env,
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
@@ -84,6 +85,9 @@ pub(crate) fn pem(name: &str) -> PathBuf {
 }
 
 fn serve(home: &Path, port: u16, tls_port: u16, is_durable: bool) -> Program {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let is_here = env::split_paths(&path).any(|dir| dir.join("redis-server").is_file());
+    assert!(is_here, "no Redis here: install Debian's package 'redis-server', as '.ci/servers' does");
     let mut command = Command::new("redis-server");
     command.current_dir(home).args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]);
     command.args(["--requirepass", "secret word", "--loglevel", "warning"]);
