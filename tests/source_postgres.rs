@@ -289,7 +289,7 @@ fn a_result_is_stored_once(server: &Server, table: &'static str) {
     let lease = one(&source);
     let json = r#"{"task":"echo","status":"done","result":"a\u0000\ud800","attempts":1,"waited_us":1,"ran_us":2}"#;
     let first = Outcome::new(&lease.id, result(json));
-    source.publish(&[first.clone()]).unwrap();
+    source.publish(std::slice::from_ref(&first)).unwrap();
     let stored: String = row(&mut client, table, "result::text");
     assert!(stored.contains(r"a\u0000\ud800"), "{stored}");
     for again in [first, done(&lease)] {
