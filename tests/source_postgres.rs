@@ -4,7 +4,10 @@ mod common;
 #[path = "common/postgres.rs"]
 mod server;
 
-use common::eventually;
+use common::{
+    eventually,
+    sources::{self, Place},
+};
 use libtest_mimic::{Arguments, Trial};
 use postgres::Client;
 use server::{Postgres as Server, pem};
@@ -51,6 +54,8 @@ fn main() -> ExitCode {
         tls_is_what_the_url_says
         what_cannot_work_is_told_with_a_remedy
         a_server_that_restarts_is_waited_for
+        jobs_survive_deaths_of_everything
+        two_share_a_table
     };
     let trials = tests.into_iter().map(|(name, test)| {
         let server = server.clone();
@@ -383,4 +388,64 @@ fn a_server_that_restarts_is_waited_for(_: &Server, table: &'static str) {
     assert!(fetch(&source, 1).is_empty());
     let states = server.client().query(&format!("SELECT state FROM {table}"), &[]).unwrap();
     assert!(states.iter().all(|row| row.get::<_, &str>(0) == "done"));
+}
+
+/// A table, with a note of each result that is written into it.
+struct Table(Option<Server>);
+
+impl Table {
+    fn server(&mut self) -> &mut Server {
+        self.0.as_mut().expect("it was started")
+    }
+}
+
+impl Place for Table {
+    fn start(&mut self) {
+        let Some(server) = &mut self.0 else {
+            let server = self.0.insert(Server::start());
+            fetch(&Postgres::new(&server.url("create=true")).unwrap(), 1);
+            let note = "
+                CREATE TABLE results (result json NOT NULL);
+                CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+                    $$ BEGIN INSERT INTO results VALUES (NEW.result); RETURN NULL; END $$;
+                CREATE TRIGGER note AFTER UPDATE OF result ON shmworker_jobs FOR EACH ROW EXECUTE FUNCTION note();";
+            return server.client().batch_execute(note).unwrap();
+        };
+        server.restart();
+    }
+
+    fn kill(&mut self) {
+        self.server().kill();
+    }
+
+    fn add(&mut self, jobs: &[String]) {
+        let insert = "INSERT INTO shmworker_jobs (job) SELECT job::jsonb FROM unnest($1::text[]) job";
+        self.server().client().execute(insert, &[&jobs]).unwrap();
+    }
+
+    fn results(&mut self) -> Vec<String> {
+        let rows = self.server().client().query("SELECT result::text FROM results", &[]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    fn count(&mut self) -> usize {
+        let count: i64 = self.server().client().query_one("SELECT count(*) FROM results", &[]).unwrap().get(0);
+        usize::try_from(count).unwrap()
+    }
+
+    fn url(&self) -> String {
+        // None is to be given up, however often it dies here.
+        self.0.as_ref().expect("it was started").url("lease=1s&deliveries=100")
+    }
+}
+
+fn jobs_survive_deaths_of_everything(_: &Server, _: &'static str) {
+    let mut table = Table(None);
+    sources::survives(&mut table);
+    let states = "SELECT count(*) FROM shmworker_jobs WHERE state <> 'done' OR lease IS NOT NULL";
+    assert_eq!(table.server().client().query_one(states, &[]).unwrap().get::<_, i64>(0), 0);
+}
+
+fn two_share_a_table(_: &Server, _: &'static str) {
+    sources::is_shared(&mut Table(None));
 }

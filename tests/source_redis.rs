@@ -4,7 +4,10 @@ mod common;
 #[path = "common/redis.rs"]
 mod server;
 
-use common::eventually;
+use common::{
+    eventually,
+    sources::{self, Place},
+};
 use libtest_mimic::{Arguments, Trial};
 use redis::{Connection, FromRedisValue, cmd};
 use server::{Redis as Server, pem};
@@ -51,6 +54,8 @@ fn main() -> ExitCode {
         what_cannot_work_is_told_with_a_remedy
         a_server_that_restarts_is_waited_for
         a_server_that_forgets_is_gone_on_with
+        jobs_survive_deaths_of_everything
+        two_share_a_stream
     };
     let trials = tests.into_iter().map(|(name, test)| {
         let server = server.clone();
@@ -430,4 +435,59 @@ fn a_server_that_forgets_is_gone_on_with(_: &Server, stream: &'static str) {
     assert!(fetch(&source, 1).is_empty());
     add(&mut server.connection(), stream, 1);
     assert_eq!(fetch(&source, 1).len(), 1);
+}
+
+/// A stream, on a server that writes down all that happens.
+struct Stream(Option<Server>);
+
+impl Stream {
+    fn server(&mut self) -> &mut Server {
+        self.0.as_mut().expect("it was started")
+    }
+}
+
+impl Place for Stream {
+    fn start(&mut self) {
+        match &mut self.0 {
+            None => self.0 = Some(Server::start()),
+            Some(server) => server.restart(),
+        }
+    }
+
+    fn kill(&mut self) {
+        self.server().kill();
+    }
+
+    fn add(&mut self, jobs: &[String]) {
+        let mut pipe = redis::pipe();
+        for job in jobs {
+            pipe.cmd("XADD").arg("jobs").arg("*").arg("job").arg(job);
+        }
+        pipe.exec(&mut self.server().connection()).unwrap();
+    }
+
+    fn results(&mut self) -> Vec<String> {
+        let results = entries(&mut self.server().connection(), "jobs:results");
+        results.into_iter().map(|mut fields| fields.remove("result").unwrap()).collect()
+    }
+
+    fn count(&mut self) -> usize {
+        ask(&mut self.server().connection(), "XLEN jobs:results")
+    }
+
+    fn url(&self) -> String {
+        // None is to be given up, however often it dies here.
+        self.0.as_ref().expect("it was started").url("lease=1s&deliveries=100")
+    }
+}
+
+fn jobs_survive_deaths_of_everything(_: &Server, _: &'static str) {
+    let mut stream = Stream(None);
+    sources::survives(&mut stream);
+    let mut connection = stream.server().connection();
+    assert_eq!((pending(&mut connection, "jobs"), ask::<usize>(&mut connection, "XLEN jobs")), (0, 0));
+}
+
+fn two_share_a_stream(_: &Server, _: &'static str) {
+    sources::is_shared(&mut Stream(None));
 }

@@ -32,9 +32,11 @@ use clap::{
     builder::NonEmptyStringValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
-use std::{error::Error as _, ffi::OsString, ops::RangeInclusive};
 #[cfg(feature = "temporal")]
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::str::FromStr;
+use std::{error::Error as _, ffi::OsString, ops::RangeInclusive};
+#[cfg(any(feature = "source", feature = "temporal"))]
+use std::{path::PathBuf, time::Duration};
 #[cfg(feature = "temporal")]
 use temporalio_common::worker::build_id_from_current_exe;
 
@@ -46,14 +48,36 @@ struct Cli {
     command: Command,
 }
 
+/// What `run` does with a source.
+#[cfg(feature = "source")]
+macro_rules! source_help {
+    () => {
+        "\n\nExample:\n  shmworker run --source postgres://user@host/db -w 8 --load ./libtasks.so\n      \
+         runs the jobs of a source in 8 processes; the same command elsewhere shares them\n\n\
+         The first SIGINT or SIGTERM ends it once what runs is published, the second cancels that too, the third kills. \
+         Exit codes: 0 told to end, 1 failure, 2 usage, 3 results could not be published, 8 the source refuses, 9 no plug-in."
+    };
+}
+#[cfg(not(feature = "source"))]
+macro_rules! source_help {
+    () => {
+        ""
+    };
+}
+
 /// What to do.
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Run workflow and activity workers, each in a process of its own
     #[cfg(feature = "temporal")]
-    #[command(after_help = "Example:\n  shmworker run -w 4 -a 2\n      \
+    #[command(after_help = concat!("Example:\n  shmworker run -w 4 -a 2\n      \
         4 workflow and 2 activity processes; starts a dev server if nothing names a server and none runs\n\n\
-        The first SIGINT or SIGTERM drains, the second cancels what still runs. SIGHUP loads the libraries of --load again.")]
+        The first SIGINT or SIGTERM drains, the second cancels what still runs. SIGHUP loads the libraries of --load again.",
+        source_help!()))]
+    Run(Box<RunArgs>),
+    /// Run the jobs that wait in a table, a stream or a service, in worker processes
+    #[cfg(all(feature = "source", not(feature = "temporal")))]
+    #[command(after_help = source_help!())]
     Run(Box<RunArgs>),
     /// Start workflows and print their results
     #[cfg(feature = "temporal")]
@@ -220,6 +244,59 @@ pub(crate) struct RunArgs {
     pub(crate) dev_server_db: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+    #[cfg(feature = "source")]
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+}
+
+/// What `shmworker run` was told.
+#[cfg(all(feature = "source", not(feature = "temporal")))]
+#[derive(clap::Args)]
+pub(crate) struct RunArgs {
+    /// Worker processes [default: as many as there are CPUs]
+    #[arg(short = 'w', long, value_name = "N", allow_negative_numbers = true, value_parser = number(1..=512))]
+    pub(crate) workers: Option<u32>,
+    /// Shared library with tasks in C or C++, which each worker loads; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub(crate) load: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+}
+
+/// Where jobs wait.
+#[cfg(feature = "source")]
+#[derive(clap::Args)]
+#[command(next_help_heading = "Task source, in place of Temporal: with -w processes and --load alone")]
+pub(crate) struct SourceArgs {
+    /// Where jobs wait: postgres://, redis://, grpc:// or http://, each with TLS too. Other users can read a command line, so the
+    /// variable is the better place for a password
+    #[arg(long, value_name = "URL", env = "SHMWORKER_SOURCE", hide_env_values = true, value_parser = name())]
+    #[cfg_attr(not(feature = "temporal"), arg(required = true))]
+    pub(crate) source: Option<String>,
+    /// Header that each request carries, 'Name: value', for HTTP and gRPC; may be given several times, in the variable by lines
+    #[arg(
+        long,
+        value_name = "HEADER",
+        env = "SHMWORKER_SOURCE_HEADER",
+        hide_env_values = true,
+        value_delimiter = '\n'
+    )]
+    pub(crate) source_header: Vec<String>,
+    /// Certificate authorities of the source's server, PEM [default: the system's]
+    #[arg(long, value_name = "FILE", env = "SHMWORKER_SOURCE_CA")]
+    pub(crate) source_ca: Option<PathBuf>,
+    /// Jobs that may wait here for a worker [default: as many as are run in 100 ms, at least one for each worker]
+    #[arg(long, value_name = "N", requires = "source", value_parser = number(0..=100_000))]
+    pub(crate) source_ahead: Option<u32>,
+    /// How long, at the end, it is tried to publish to a source that is down [default: 30s]
+    #[arg(long, value_name = "DURATION", requires = "source", value_parser = duration)]
+    pub(crate) source_give_up: Option<Duration>,
+    /// How long an attempt of a job may run that says nothing of it [default: any time]
+    #[arg(long, value_name = "DURATION", requires = "source", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Attempts after the first for a job that says nothing of it [default: 0]
+    #[arg(long, value_name = "N", requires = "source", value_parser = clap::value_parser!(u8).range(0..=254))]
+    pub(crate) retries: Option<u8>,
 }
 
 /// What is to be done about a dev server.
@@ -545,10 +622,16 @@ pub(crate) fn parse(argv: Vec<OsString>, #[cfg(feature = "temporal")] worker: &W
     let definition = Cli::command();
     let read = |matches: ArgMatches| Cli::from_arg_matches(&matches).map(|cli| (matches, cli));
     match definition.try_get_matches_from(&argv).and_then(read) {
-        Ok((matches, cli)) => {
+        #[cfg_attr(
+            not(all(feature = "source", feature = "temporal")),
+            expect(unused_mut, reason = "only a source changes it")
+        )]
+        Ok((matches, mut cli)) => {
             check(&cli.command)?;
             #[cfg(feature = "temporal")]
             check_workflow(&cli.command, &matches, worker)?;
+            #[cfg(all(feature = "source", feature = "temporal"))]
+            check_source(&mut cli.command, &matches)?;
             #[cfg(not(feature = "temporal"))]
             drop(matches);
             Ok(Parsed::Run(cli.command))
@@ -563,6 +646,10 @@ pub(crate) fn parse(argv: Vec<OsString>, #[cfg(feature = "temporal")] worker: &W
 /// What clap can't express.
 fn check(command: &Command) -> Result<(), CliError> {
     match command {
+        #[cfg(all(feature = "source", feature = "temporal"))]
+        Command::Run(args) if args.source.source.is_some() && args.num_workflow_workers == 0 => {
+            Err(CliError::new(USAGE, "'-w 0' leaves nobody to run jobs: give at least one worker, such as '-w 1'"))
+        }
         #[cfg(feature = "temporal")]
         Command::Run(args) if args.num_workflow_workers == 0 && args.num_activity_workers == 0 => {
             Err(CliError::new(USAGE, "'-w 0 -a 0' leaves nothing to run: give at least one worker, such as '-w 1'"))
@@ -579,6 +666,30 @@ fn check(command: &Command) -> Result<(), CliError> {
         }
         _ => Ok(()),
     }
+}
+
+/// A source's jobs and Temporal's are not run by one command. The default of `-w` is Temporal's: here it is 0, for as many as there
+/// are CPUs.
+#[cfg(all(feature = "source", feature = "temporal"))]
+fn check_source(command: &mut Command, matches: &ArgMatches) -> Result<(), CliError> {
+    const SHARED: [&str; 2] = ["num_workflow_workers", "load"];
+    let Command::Run(args) = command else { return Ok(()) };
+    let Some((_, matches)) = matches.subcommand().filter(|_| args.source.source.is_some()) else { return Ok(()) };
+    if matches.value_source("num_workflow_workers") == Some(ValueSource::DefaultValue) {
+        args.num_workflow_workers = 0;
+    }
+    let command = Cli::command();
+    let of_source = SourceArgs::augment_args(clap::Command::new("source"));
+    let is_of_source = |id: &str| SHARED.contains(&id) || of_source.get_arguments().any(|arg| arg.get_id() == id);
+    let run = command.find_subcommand("run").into_iter().flat_map(clap::Command::get_arguments);
+    let typed = |arg: &&clap::Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let Some(other) = run.filter(typed).find(|arg| !is_of_source(arg.get_id().as_str())) else { return Ok(()) };
+    let flag = other.get_long().map_or_else(|| "--".to_owned(), |long| format!("--{long}"));
+    let why = format_args!(
+        "'{flag}' is of Temporal's workers, but the work comes from a source ('--source' or SHMWORKER_SOURCE): leave out one \
+         of them"
+    );
+    Err(CliError::new(USAGE, why))
 }
 
 /// A workflow that this program does not have would wait for ever on its task queue; on another's it may be there.
@@ -749,7 +860,7 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 /// A whole number with its unit.
-#[cfg(feature = "temporal")]
+#[cfg(any(feature = "source", feature = "temporal"))]
 fn duration(text: &str) -> Result<Duration, String> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let unit = match unit {

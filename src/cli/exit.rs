@@ -8,7 +8,7 @@ pub const OK: u8 = 0;
 pub const FAILURE: u8 = 1;
 /// The command line is wrong; nothing was done.
 pub const USAGE: u8 = 2;
-/// No Temporal server answers at the address.
+/// No Temporal server answers at the address; or a task source was down at the end of a run, and results could not be published.
 pub const SERVER_UNREACHABLE: u8 = 3;
 /// The server answers, but has no such namespace.
 pub const BAD_NAMESPACE: u8 = 4;
@@ -19,7 +19,7 @@ pub const CRASH_LOOP: u8 = 6;
 /// Nobody polls the task queue; no workflow was started.
 pub const NO_WORKER: u8 = 7;
 /// The configuration of the connection is wrong: a `TEMPORAL_*` variable, the config file, a profile, a certificate, or
-/// credentials that the server refuses.
+/// credentials that the server refuses. Or a task source refuses: its table is not there, the password is wrong.
 pub const CONFIG: u8 = 8;
 /// A plug-in can't be loaded; nothing was started.
 pub const PLUGIN: u8 = 9;

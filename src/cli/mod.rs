@@ -14,6 +14,8 @@ mod replay;
 mod resize;
 #[cfg(feature = "temporal")]
 mod run;
+#[cfg(feature = "source")]
+mod run_source;
 mod torture;
 
 #[cfg(feature = "temporal")]
@@ -89,6 +91,8 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
 #[cfg(not(feature = "temporal"))]
 fn execute(command: Command) -> Result<(), CliError> {
     match command {
+        #[cfg(feature = "source")]
+        Command::Run(args) => run_source::run(args.source, args.workers, args.load),
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),
@@ -97,6 +101,16 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),
     }
+}
+
+/// Warnings of this process and of those it starts; more by `RUST_LOG`.
+#[cfg(any(feature = "source", feature = "temporal"))]
+fn log_to_stderr() {
+    use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    // A program that has set its own logs up before keeps them.
+    let _ = logs.try_init();
 }
 
 /// Writes a line; a reader that has gone away has read enough, and `println!` would panic.

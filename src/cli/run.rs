@@ -4,6 +4,7 @@ use super::{
     args::{DevServerArg, RunArgs},
     exit,
     exit::CliError,
+    log_to_stderr,
 };
 use crate::temporal::{
     Worker,
@@ -13,11 +14,7 @@ use crate::temporal::{
     worker_pool::Watched,
 };
 use nix::poll::{PollFd, PollFlags, poll};
-use std::{
-    io,
-    time::{Duration, Instant},
-};
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use std::time::{Duration, Instant};
 
 /// How long a dev server may take until it accepts connections.
 const DEV_SERVER_START: Duration = Duration::from_secs(30);
@@ -26,6 +23,11 @@ const DEV_SERVER_STOP: Duration = Duration::from_secs(5);
 
 /// Runs workers until they are told to stop.
 pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
+    #[cfg(feature = "source")]
+    if args.source.source.is_some() {
+        let workers = Some(args.num_workflow_workers).filter(|&n| n > 0);
+        return super::run_source::run(args.source, workers, args.load);
+    }
     log_to_stderr();
     let (mut worker, place, dev_server) = args.apply(worker)?;
     worker.probe()?;
@@ -79,14 +81,6 @@ fn free_port(server: &Server) -> Result<u16, CliError> {
         }
         Some(port) => Ok(port),
     }
-}
-
-/// Warnings of this process and of its workers, whose lines the coordinator labels; more by `RUST_LOG`.
-fn log_to_stderr() {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-    // A program that has set its own logs up before keeps them.
-    let _ = logs.try_init();
 }
 
 fn start_dev_server(options: &Options, was_asked_for: bool) -> Result<DevServer, CliError> {

@@ -27,6 +27,7 @@
 use super::{
     PoolError,
     aligned::Aligned,
+    group::Waited,
     home::{AnotherProcess, Home},
     worker,
 };
@@ -655,6 +656,43 @@ impl Client {
             drop(inbox);
         }
         self.wait_for(own, None, |inbox| inbox.take_any(group))
+    }
+
+    /// As [`wait_any`](Self::wait_any), at most until then, and until `is_rung` says so, whoever changes which [tells](Self::tell)
+    /// it.
+    pub(super) fn wait_any_until(
+        &self,
+        group: usize,
+        own: impl Iterator<Item = TaskId> + Clone,
+        until: Option<Instant>,
+        mut is_rung: impl FnMut() -> bool,
+    ) -> Result<Waited, Lost> {
+        self.check_home()?;
+        let mut look = |inbox: &mut Inbox| match inbox.take_any(group) {
+            Some((note, done)) => Some(Waited::Filed(note, done)),
+            None => is_rung().then_some(Waited::Over),
+        };
+        let mut inbox = self.shared.lock();
+        if let Some(found) = look(&mut inbox) {
+            return Ok(found);
+        }
+        let is_over = until.is_some_and(|at| at <= Instant::now());
+        if !is_over && self.shared.may_look_out(&inbox) {
+            let (looked, _) = self.shared.look_out(inbox);
+            if looked.is_ok() {
+                return Ok(Waited::Look);
+            }
+        } else {
+            drop(inbox);
+        }
+        Ok(self.wait_for(own, until, look)?.unwrap_or(Waited::Over))
+    }
+
+    /// Has all who wait look again.
+    pub(super) fn tell(&self) {
+        if self.check_home().is_ok() {
+            self.shared.tell(&self.shared.lock());
+        }
     }
 
     fn wait_for<T>(

@@ -38,6 +38,8 @@ mod client;
 mod codec;
 mod context;
 mod control;
+#[cfg_attr(not(feature = "jobs"), expect(dead_code, reason = "jobs alone are waited for so"))]
+pub(crate) mod group;
 mod handle;
 mod home;
 pub(crate) mod launch;

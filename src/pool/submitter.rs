@@ -52,7 +52,7 @@ impl Submitter {
     }
 
     /// How many tasks run at once.
-    pub(super) fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         self.width
     }
 

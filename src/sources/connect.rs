@@ -103,6 +103,10 @@ pub enum ConnectError {
 /// let error = connect("ftp://example.org/jobs", &ConnectOptions::new()).err().unwrap();
 /// assert!(error.to_string().starts_with("no source has the scheme 'ftp'"));
 /// ```
+#[cfg_attr(
+    not(any(feature = "grpc", feature = "http", feature = "postgres", feature = "redis")),
+    expect(unused_variables, reason = "for sources alone")
+)]
 pub fn connect(url: &str, options: &Options) -> Result<Box<dyn TaskSource>, ConnectError> {
     let schemes = || SCHEMES.map(|(scheme, _)| format!("{scheme}://")).join(", ");
     // What can't be read can't be shown either: there may be a password in it.
@@ -114,8 +118,9 @@ pub fn connect(url: &str, options: &Options) -> Result<Box<dyn TaskSource>, Conn
         let why = format!("no source has the scheme '{scheme}': it is one of {}", schemes());
         return Err(ConnectError::Url(why));
     };
-    let _ = options;
     match feature {
+        #[cfg(feature = "http")]
+        "http" => super::http::open(&url, options),
         #[cfg(feature = "postgres")]
         "postgres" => Ok(Box::new(super::Postgres::open(url.as_str(), options)?)),
         #[cfg(feature = "redis")]
@@ -125,6 +130,7 @@ pub fn connect(url: &str, options: &Options) -> Result<Box<dyn TaskSource>, Conn
 }
 
 /// A URL as it may be shown: without password, query and fragment, which may hold secrets.
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
 pub(crate) fn shown(url: &str) -> String {
     let Ok(mut url) = Url::parse(url) else { return "(no URL)".to_owned() };
     if url.password().is_some() {

@@ -6,18 +6,28 @@
 //! once where the source can tell a second one from the first.
 
 mod connect;
+#[cfg(feature = "http")]
+mod http;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod pump;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod settings;
+mod stop;
+mod stub;
 
+#[cfg(feature = "cli")]
+pub(crate) use connect::shown;
 pub use connect::{ConnectError, Options as ConnectOptions, connect};
 #[cfg(feature = "postgres")]
 pub use postgres::Postgres;
+pub use pump::{Options, ServeError, Summary, serve};
 #[cfg(feature = "redis")]
 pub use redis::Redis;
+pub use stop::Stop;
+pub use stub::Stub;
 
 use crate::jobs::{Job, JobResult};
 use std::{fmt, time::Duration};
@@ -108,7 +118,8 @@ pub trait TaskSource: Send + Sync {
     /// [`SourceError`].
     fn publish(&self, outcomes: &[Outcome]) -> Result<(), SourceError>;
 
-    /// How often [`heartbeat`](Self::heartbeat) is to be called; `None`: never. Well below the time for which a lease lasts.
+    /// How often [`heartbeat`](Self::heartbeat) is to be called; `None`: never. Well below the time for which a lease lasts. Asked again
+    /// after each fetch, which may have told the source.
     fn heartbeat_every(&self) -> Option<Duration> {
         None
     }
@@ -122,7 +133,8 @@ pub trait TaskSource: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The end: all that ran was published. `unstarted` are the leases whose jobs were not begun, to be given back at once.
+    /// The end: all that ran was published. `unstarted` are the leases whose jobs were not begun, or were cancelled for the end's sake,
+    /// to be given back at once. Called once, and not if the source was unavailable at last.
     ///
     /// # Errors
     /// [`SourceError`]: the leases run out by themselves.

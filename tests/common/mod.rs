@@ -10,6 +10,7 @@ mod eventually;
 mod pool;
 mod program;
 mod server;
+pub(crate) mod sources;
 
 pub(crate) use eventually::eventually;
 pub(crate) use pool::Pool;

@@ -17,6 +17,7 @@ use ::redis::{
     Client, Connection, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, Script,
     ScriptInvocation, TlsCertificates, Value, cmd, streams::StreamReadReply,
 };
+use rustls::crypto::{CryptoProvider, ring};
 use std::{
     env, fmt, fs,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -123,6 +124,10 @@ impl Redis {
             }
             other => format!("Redis {other}"),
         };
+        if is_tls && CryptoProvider::get_default().is_none() {
+            // The client takes the process's, which is not settled if several are built in. Whoever is quicker is as good.
+            let _ = ring::default_provider().install_default();
+        }
         let client = match &options.ca {
             Some(_) if !is_tls => {
                 let why = "certificates to check the server's by are of use only with rediss://";

@@ -1,0 +1,93 @@
+//! `shmworker run --source`: the jobs that wait in a table, a stream or a service.
+
+use super::{
+    args::SourceArgs,
+    exit::{self, CliError},
+    log_to_stderr, say,
+};
+use crate::{
+    Pool, Tasks,
+    jobs::{self, Defaults},
+    sources::{self, ConnectError, ConnectOptions, Options, ServeError, SourceError, Stop, Summary},
+};
+use nix::sys::signal::{SigSet, Signal};
+use std::{path::PathBuf, thread};
+
+/// Runs jobs until it is told to stop.
+pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) -> Result<(), CliError> {
+    log_to_stderr();
+    let url = args.source.unwrap_or_default();
+    let mut connect = args.source_header.into_iter().fold(ConnectOptions::new(), ConnectOptions::header);
+    if let Some(ca) = args.source_ca {
+        connect = connect.ca(ca);
+    }
+    // No thread is started by it, which the pool's fork would not survive.
+    let source = sources::connect(&url, &connect).map_err(|e| {
+        let code = if let ConnectError::Source(_) = e { exit::CONFIG } else { exit::USAGE };
+        CliError::new(code, e)
+    })?;
+    let mut tasks = Tasks::new();
+    jobs::builtin(&mut tasks);
+    for library in load {
+        tasks.load(library).map_err(|e| CliError::new(exit::PLUGIN, e))?;
+    }
+    let mut builder = Pool::builder();
+    if let Some(n) = workers {
+        builder = builder.workers(n as usize);
+    }
+    let pool = builder.fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
+    let stop = Stop::new();
+    stop_by_signals(&stop)?;
+    let mut defaults = Defaults::default();
+    (defaults.timeout, defaults.retries) = (args.timeout, args.retries.unwrap_or(0));
+    let mut options = Options::new().stop(&stop).defaults(defaults);
+    if let Some(n) = args.source_ahead {
+        options = options.ahead(n as usize);
+    }
+    if let Some(after) = args.source_give_up {
+        options = options.give_up(after);
+    }
+    say(format_args!("{} worker(s) run the jobs of {}", pool.width(), sources::shown(&url)));
+    let served = sources::serve(&*source, &pool, &options);
+    let joined = pool.join();
+    let summary = match &served {
+        Ok(summary) | Err(ServeError::Source { summary, .. } | ServeError::Pool { summary, .. }) => *summary,
+    };
+    say(summary);
+    match served {
+        Err(ServeError::Source { error: error @ SourceError::Fatal(_), .. }) => Err(CliError::new(exit::CONFIG, error)),
+        Err(error) => Err(CliError::new(exit::FAILURE, error)),
+        Ok(Summary { unpublished: n @ 1.., .. }) => {
+            let why =
+                format_args!("the source took {n} results no more: their jobs come again when their leases run out");
+            Err(CliError::new(exit::SERVER_UNREACHABLE, why))
+        }
+        Ok(_) => joined.map_err(|e| CliError::new(exit::FAILURE, e)),
+    }
+}
+
+/// To be called before any other thread is there, which inherits what is blocked; and after the pool is, which does not.
+fn stop_by_signals(stop: &Stop) -> Result<(), CliError> {
+    let failure = |e| CliError::new(exit::FAILURE, format_args!("signals cannot be waited for: {e}"));
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block().map_err(failure)?;
+    let stop = stop.clone();
+    thread::spawn(move || {
+        if let Ok(signal) = signals.wait() {
+            say(format_args!("{signal}: fetching no more, and ending once what runs is published; again to cancel it"));
+            stop.drain();
+        }
+        if let Ok(signal) = signals.wait() {
+            say(format_args!("{signal}: cancelling what runs, whose jobs are given back; again to kill"));
+            stop.cancel();
+        }
+        // The third ends the process by itself.
+        let _ = signals.thread_unblock();
+        loop {
+            thread::park();
+        }
+    });
+    Ok(())
+}
