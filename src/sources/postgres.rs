@@ -62,9 +62,11 @@ const TAKE: &str = "
     )
     SELECT id, lease::text, job::text FROM taken ORDER BY priority DESC, run_at, id";
 
+// While the server was away nobody could renew a lease: it begins by waiting for as long as one lasts.
 const EXPIRE: &str = "
     WITH expired AS MATERIALIZED (
         SELECT id FROM %T WHERE state = 'leased' AND lease_until < now()
+            AND pg_postmaster_start_time() + make_interval(secs => $3) < now()
         ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
     )
     UPDATE %T AS t
@@ -77,7 +79,7 @@ const EXPIRE: &str = "
     FROM expired WHERE t.id = expired.id
     RETURNING t.id, t.state = 'dead', t.leased_by";
 
-// Rows are locked in one order by both, or they could wait for each other.
+// Those who wait for rows lock them in one order, or they could wait for each other.
 
 const PUBLISH: &str = "
     WITH mine AS MATERIALIZED (
@@ -92,16 +94,16 @@ const PUBLISH: &str = "
         lease = NULL, lease_until = NULL
     FROM mine WHERE t.id = mine.id";
 
+// A row that is locked is not waited for, or who holds one would have all leases run out. It is not taken over while it is locked.
 const HEARTBEAT: &str = "
-    WITH mine AS MATERIALIZED (
-        SELECT t.id, t.lease
-        FROM %T AS t
-        JOIN unnest($1::bigint[], $2::text[]) AS o(id, lease) ON t.id = o.id AND t.lease = o.lease::uuid
-        ORDER BY t.id FOR UPDATE OF t
+    WITH o AS MATERIALIZED (
+        SELECT id, lease::uuid FROM unnest($1::bigint[], $2::text[]) AS o(id, lease)
+    ), free AS MATERIALIZED (
+        SELECT t.id FROM %T AS t JOIN o ON t.id = o.id AND t.lease = o.lease FOR UPDATE OF t SKIP LOCKED
+    ), renewed AS (
+        UPDATE %T AS t SET lease_until = now() + make_interval(secs => $3) FROM free WHERE t.id = free.id
     )
-    UPDATE %T AS t SET lease_until = now() + make_interval(secs => $3)
-    FROM mine WHERE t.id = mine.id
-    RETURNING t.id, t.lease::text";
+    SELECT t.id, t.lease::text FROM %T AS t JOIN o ON t.id = o.id AND t.lease = o.lease";
 
 const GIVE_BACK: &str = "
     WITH mine AS MATERIALIZED (
@@ -366,7 +368,8 @@ impl Postgres {
     /// Looks after leases that ran out.
     fn expire(&self, session: &mut Session) -> Result<(), Error> {
         let expire = self.prepared(session, EXPIRE)?;
-        for row in session.client.query(&expire, &[&EXPIRED_AT_ONCE, &self.deliveries])? {
+        let parameters: [&(dyn ToSql + Sync); 3] = [&EXPIRED_AT_ONCE, &self.deliveries, &self.lease.as_secs_f64()];
+        for row in session.client.query(&expire, &parameters)? {
             let (id, is_dead, by): (i64, bool, Option<String>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
             let by = by.unwrap_or_default();
             if is_dead {

@@ -17,6 +17,7 @@ use std::{
 /// A server, which ends when this is dropped. It knows one user, `tester`, whose password is `secret word`.
 pub(crate) struct Postgres {
     port: u16,
+    is_durable: bool,
     home: tempfile::TempDir,
     program: Program,
 }
@@ -24,6 +25,15 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Starts a server and waits until it serves.
     pub(crate) fn start() -> Postgres {
+        Postgres::launch(true)
+    }
+
+    /// The same of one that is never killed, and need not write down anything at once.
+    pub(crate) fn quick() -> Postgres {
+        Postgres::launch(false)
+    }
+
+    fn launch(is_durable: bool) -> Postgres {
         let home = tempfile::tempdir().unwrap();
         own(home.path());
         let password = home.path().join("password");
@@ -42,13 +52,14 @@ impl Postgres {
         }
         // Nobody else is given the port in the moment between.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Postgres { port, program: serve(home.path(), port), home };
+        let mut server = Postgres { port, is_durable, program: serve(home.path(), port, is_durable), home };
         server.await_service();
         server
     }
 
     /// Ends it as a power cut would, but for what the kernel has already been given.
     pub(crate) fn kill(&mut self) {
+        assert!(self.is_durable, "it could lose what it has");
         self.program.signal(Signal::SIGKILL);
         self.program.end();
     }
@@ -57,7 +68,7 @@ impl Postgres {
     pub(crate) fn restart(&mut self) {
         // What it has left ends by itself, and until then it does not start.
         eventually("PostgreSQL starts again", || {
-            self.program = serve(self.home.path(), self.port);
+            self.program = serve(self.home.path(), self.port, self.is_durable);
             loop {
                 if !self.program.is_running() {
                     return None;
@@ -109,10 +120,11 @@ pub(crate) fn pem(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
 }
 
-fn serve(home: &Path, port: u16) -> Program {
+fn serve(home: &Path, port: u16, is_durable: bool) -> Program {
     let mut command = command("postgres", home);
     command.arg("-D").arg(home.join("data")).args(["-h", "localhost", "-p", &port.to_string()]).arg("-k").arg(home);
-    for setting in ["ssl=on", "log_min_messages=fatal", "shared_buffers=32MB"] {
+    let fsync = if is_durable { "fsync=on" } else { "fsync=off" };
+    for setting in ["ssl=on", "log_min_messages=fatal", "shared_buffers=32MB", fsync] {
         command.args(["-c", setting]);
     }
     for (setting, file) in [("ssl_cert_file", "server.pem"), ("ssl_key_file", "server.key")] {

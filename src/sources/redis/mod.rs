@@ -31,6 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the names of our consumers begin with.
 const OURS: &str = "shmworker-";
+/// A job that was given back has been silent for so long: longer than any lease lasts.
+const GIVEN_BACK: Duration = Duration::from_secs(2 * 366 * 24 * 3600);
 /// How many entries a script takes on at a time: Redis does nothing else meanwhile.
 const AT_ONCE: usize = 500;
 
@@ -66,6 +68,8 @@ struct Scripts {
 /// What the thread that fetches has.
 struct Taking {
     connection: Option<Connection>,
+    /// Until then nobody is held to be silent who has not given back what he had.
+    spared: Instant,
     /// When it last looked after the silent, and after consumers that have nothing.
     looked: Option<Instant>,
     tidied: Option<Instant>,
@@ -174,6 +178,7 @@ impl Redis {
             },
             taking: Mutex::new(Taking {
                 connection: None,
+                spared: Instant::now(),
                 looked: None,
                 tidied: None,
                 cursor: "0-0".to_owned(),
@@ -237,20 +242,17 @@ impl Redis {
         }
     }
 
-    fn lease_ms(&self) -> u64 {
-        self.lease.as_millis() as u64
-    }
-
-    /// Jobs of the silent.
+    /// Jobs of those who were silent for so long.
     fn take_over(
         &self,
         connection: &mut Connection,
         cursor: &mut String,
+        silence: Duration,
         room: usize,
     ) -> Result<Vec<Lease>, RedisError> {
         type TakenOver = (String, Vec<(String, u64, Value)>, Vec<(String, String)>);
         let mut script = self.scripts.take_over.key(&self.stream);
-        script.key(&self.dead).arg(&self.group).arg(&self.consumer).arg(self.lease_ms()).arg(room);
+        script.key(&self.dead).arg(&self.group).arg(&self.consumer).arg(millis(silence)).arg(room);
         let (next, jobs, dead): TakenOver = script.arg(self.deliveries).arg(&*cursor).invoke(connection)?;
         *cursor = next;
         for (id, consumer) in dead {
@@ -267,7 +269,7 @@ impl Redis {
         read.arg("GROUP").arg(&self.group).arg(&self.consumer).arg("COUNT").arg(room);
         // Zero would be for ever.
         if !wait.is_zero() {
-            read.arg("BLOCK").arg(wait.as_millis().max(1) as u64);
+            read.arg("BLOCK").arg(millis(wait).max(1));
         }
         let reply: Option<StreamReadReply> = read.arg("STREAMS").arg(&self.stream).arg(">").query(connection)?;
         let entries = reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
@@ -307,7 +309,7 @@ impl TaskSource for Redis {
         let until = Instant::now() + wait;
         let pace = POLL.min(self.lease / 4);
         let mut taking = lock(&self.taking);
-        let Taking { connection, looked, tidied, cursor, had_group } = &mut *taking;
+        let Taking { connection, spared, looked, tidied, cursor, had_group } = &mut *taking;
         let is_new = connection.is_none();
         let fetched = self.with(connection, |connection| {
             let is_due = |at: &Option<Instant>, pace| at.is_none_or(|at| at.elapsed() >= pace);
@@ -319,15 +321,19 @@ impl TaskSource for Redis {
                     );
                 }
                 *had_group = true;
+                // While the server was away nobody could renew a lease.
+                let up = uptime(connection).unwrap_or(Duration::MAX);
+                *spared = Instant::now() + self.lease.saturating_sub(up);
             }
             if is_due(tidied, self.lease) {
                 let mut script = self.scripts.tidy.key(&self.stream);
-                script.arg(&self.group).arg(OURS).arg(2 * self.lease_ms()).invoke::<()>(connection)?;
+                script.arg(&self.group).arg(OURS).arg(millis(2 * self.lease)).invoke::<()>(connection)?;
                 *tidied = Some(Instant::now());
             }
             loop {
                 if is_due(looked, pace) {
-                    let taken = self.take_over(connection, cursor, room)?;
+                    let silence = if Instant::now() < *spared { GIVEN_BACK } else { self.lease };
+                    let taken = self.take_over(connection, cursor, silence, room)?;
                     // There may be more of them at once.
                     *looked = taken.is_empty().then(Instant::now);
                     if !taken.is_empty() {
@@ -405,7 +411,7 @@ impl TaskSource for Redis {
     fn shut_down(&self, unstarted: &[&str]) -> Result<(), SourceError> {
         let mut connection = lock(&self.keeping);
         let given_back = self.with(&mut connection, |connection| {
-            let idle = self.lease_ms().to_string();
+            let idle = millis(GIVEN_BACK).to_string();
             for leases in unstarted.chunks(AT_ONCE) {
                 self.renew(connection, leases, &idle)?;
             }
@@ -428,6 +434,17 @@ impl fmt::Debug for Redis {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// For how long the server has been there, if it tells this user.
+fn uptime(connection: &mut Connection) -> Option<Duration> {
+    let info: String = cmd("INFO").arg("server").query(connection).ok()?;
+    let seconds = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:"))?;
+    Some(Duration::from_secs(seconds.trim().parse().ok()?))
 }
 
 /// The entry and how often it was handed out, of which a lease's id is made. What is none of ours is no entry's.

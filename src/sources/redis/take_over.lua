@@ -1,5 +1,5 @@
--- Jobs of consumers of which nothing was heard for as long as a lease lasts; those that were handed out too often go to the dead.
--- KEYS: stream, dead. ARGV: group, consumer, lease in ms, room, deliveries, from where.
+-- Jobs of consumers of which nothing was heard for so long; those that were handed out too often go to the dead.
+-- KEYS: stream, dead. ARGV: group, consumer, silence in ms, room, deliveries, from where.
 local stream, group, room, most = KEYS[1], ARGV[1], tonumber(ARGV[4]), tonumber(ARGV[5])
 local dead = {}
 for _, entry in ipairs(redis.call('XPENDING', stream, group, 'IDLE', ARGV[3], ARGV[6], '+', room)) do
