@@ -103,7 +103,10 @@ pub enum ConnectError {
 /// let error = connect("ftp://example.org/jobs", &ConnectOptions::new()).err().unwrap();
 /// assert!(error.to_string().starts_with("no source has the scheme 'ftp'"));
 /// ```
-#[cfg_attr(not(any(feature = "grpc", feature = "http")), expect(unused_variables, reason = "for sources alone"))]
+#[cfg_attr(
+    not(any(feature = "grpc", feature = "http", feature = "postgres", feature = "redis")),
+    expect(unused_variables, reason = "for sources alone")
+)]
 pub fn connect(url: &str, options: &Options) -> Result<Box<dyn TaskSource>, ConnectError> {
     let schemes = || SCHEMES.map(|(scheme, _)| format!("{scheme}://")).join(", ");
     // What can't be read can't be shown either: there may be a password in it.
@@ -120,6 +123,10 @@ pub fn connect(url: &str, options: &Options) -> Result<Box<dyn TaskSource>, Conn
         "grpc" => super::grpc::open(&url, options),
         #[cfg(feature = "http")]
         "http" => super::http::open(&url, options),
+        #[cfg(feature = "postgres")]
+        "postgres" => Ok(Box::new(super::Postgres::open(url.as_str(), options)?)),
+        #[cfg(feature = "redis")]
+        "redis" => Ok(Box::new(super::Redis::open(url.as_str(), options)?)),
         _ => Err(ConnectError::Feature { scheme: scheme.to_owned(), feature }),
     }
 }

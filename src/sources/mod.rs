@@ -10,14 +10,24 @@ mod connect;
 mod grpc;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod pump;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod settings;
 mod stop;
 mod stub;
 
 #[cfg(feature = "cli")]
 pub(crate) use connect::shown;
 pub use connect::{ConnectError, Options as ConnectOptions, connect};
+#[cfg(feature = "postgres")]
+pub use postgres::Postgres;
 pub use pump::{Options, ServeError, Summary, serve};
+#[cfg(feature = "redis")]
+pub use redis::Redis;
 pub use stop::Stop;
 pub use stub::Stub;
 
@@ -59,6 +69,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The end of the job of a lease.
+    pub fn new(lease: impl Into<String>, result: JobResult) -> Outcome {
+        Outcome { id: lease.into(), result }
+    }
+
     /// The [`result`](Self::result) as JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(&self.result).unwrap_or_else(|e| unreachable!("its keys are names: {e}"))
