@@ -421,6 +421,11 @@ impl Endpoint {
     #[inline(always)]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
         let taken = self.table().take(&self.cursors, self.name)?;
+        if let Some((task, _)) = taken {
+            // The worker has looked at it, and it is freed soon.
+            let input = self.descriptor(task).input.load(Relaxed);
+            self.table().blocks.prefetch_to_write(Payload(input));
+        }
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
     }
 
@@ -1034,7 +1039,10 @@ impl<'e> Running<'e> {
 impl<'e> Claimed<'e> {
     #[inline]
     fn new(endpoint: &'e Endpoint, task: Owned) -> Claimed<'e> {
-        Claimed { running: Running { endpoint, task, descriptor: endpoint.descriptor(task) } }
+        let descriptor = endpoint.descriptor(task);
+        // The submitter has written it, and the handler is given what lies there.
+        endpoint.table().blocks.prefetch(Payload(descriptor.input.load(Relaxed)));
+        Claimed { running: Running { endpoint, task, descriptor } }
     }
 
     /// What writes its output, beside all else.

@@ -18,7 +18,8 @@
 //! ```
 //!
 //! A submitter that keeps a descriptor *renews* it: from the RESERVED of the life that is over it publishes the READY of the next
-//! one, which is release, reserve and publish in one. Recovery adopts a RESERVED one in its generation, and releases it.
+//! one, which is release, reserve and publish in one; or, for a task that takes a block, first the RESERVED of the next one. Recovery
+//! adopts a RESERVED one in its generation, and releases it.
 //!
 //! # Words
 //!
