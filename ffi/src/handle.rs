@@ -35,11 +35,6 @@ pub(crate) trait Object: Sized + Send + Sync + 'static {
     fn table(all: &Tables) -> &Table<Self>;
 }
 
-/// For types that lie in a cell, whose users see to it that one alone changes it.
-pub(crate) const fn is_shared<T: Send + Sync>() -> bool {
-    true
-}
-
 /// Bits of a handle, from below: none that a pointer to anything has (1), the kind (3), the index (24), the generation (36).
 const MARK: usize = 1;
 const KIND_SHIFT: u32 = 1;

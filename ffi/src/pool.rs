@@ -4,7 +4,7 @@ use crate::{
     buffer::{Buffer, shmworker_buffer},
     error::{Error, boundary},
     events::Events,
-    handle::{self, Object, Tables, is_shared},
+    handle::{self, Object, Tables},
     handlers::{Handlers, flush, shmworker_handlers},
     options::{pool_options, shmworker_pool_options, shmworker_task_options, task_options},
     slice::{out, slice, text},
@@ -63,8 +63,7 @@ pub(crate) struct Pool {
 }
 
 // SAFETY: the seat is shared by those who have the pool open, as it may be, and is used by one who is alone (`shut`).
-unsafe impl Sync for Pool {}
-const _: () = assert!(is_shared::<Seat>());
+unsafe impl Sync for Pool where Seat: Send + Sync {}
 
 impl Object for Pool {
     type Opaque = shmworker_pool;

@@ -218,8 +218,10 @@ impl<T> Table<T> {
         if first.is_null() {
             return None;
         }
-        // SAFETY: a chunk has `FIRST << chunk` entries, of which this is one, and is never freed (invariant 1).
-        Some(unsafe { &*first.add(at) })
+        // SAFETY: a chunk has `FIRST << chunk` entries, of which this is one.
+        let entry = unsafe { first.add(at) };
+        // SAFETY: as above, and it is never freed (invariant 1).
+        Some(unsafe { &*entry })
     }
 
     fn take_free(&self) -> Option<u32> {

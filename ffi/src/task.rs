@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, boundary, c_string, code_of},
     events::Notice,
-    handle::{self, Object, Tables, is_shared},
+    handle::{self, Object, Tables},
     pool::{Pool, shmworker_pool},
     slice::{Versioned, fill},
     table::Table,
@@ -105,8 +105,12 @@ pub(crate) struct Task {
 }
 
 // SAFETY: `kept` is used by one thread in WAITED_FOR, and only read in ENDED; the rest may be shared as it is.
-unsafe impl Sync for Task {}
-const _: () = assert!(is_shared::<Handle<Bytes>>() && is_shared::<Kept>());
+unsafe impl Sync for Task
+where
+    Handle<Bytes>: Sync,
+    Kept: Send + Sync,
+{
+}
 
 /// Who hears of its end, beside those who wait.
 enum Told {

@@ -270,6 +270,8 @@ pub(super) struct Inbox {
     slots: Slab<Slot>,
     /// RESERVED, for the next submissions.
     spares: Vec<Spare>,
+    /// How many inputs are being filled by who has room for them.
+    shelved: usize,
     /// How many submissions there were.
     submitted: usize,
     /// Where the task of a key is, or was: its slot says.
@@ -562,8 +564,23 @@ impl Client {
         if shared.is_refused() {
             return Err(PoolError::Draining);
         }
-        let (draft, _) = shared.take_draft(shared.lock(), len, true).map_err(|e| self.why_refused(e.into()))?;
-        Ok(draft.shelve())
+        let mut inbox = shared.lock();
+        inbox.shelved += 1;
+        match shared.take_draft(inbox, len, true) {
+            Ok((draft, _)) => Ok(draft.shelve()),
+            Err(e) => {
+                shared.lock().shelved -= 1;
+                Err(self.why_refused(e.into()))
+            }
+        }
+    }
+
+    /// Such room isn't wanted any more.
+    pub(super) fn give_up_reserved(&self, draft: Shelved) {
+        if self.check_home().is_ok() {
+            drop(self.shared.endpoint.resume(draft));
+            self.shared.lock().shelved -= 1;
+        }
     }
 
     /// Submits what lies in such room.
@@ -573,7 +590,10 @@ impl Client {
         let draft = shared.endpoint.resume(draft);
         let tag = {
             let mut inbox = shared.lock();
+            inbox.shelved -= 1;
             if shared.is_refused() {
+                // Under the lock: who audits finds it gone, or counted.
+                drop(draft);
                 return Err(PoolError::Draining);
             }
             shared.file_if_due(&mut inbox, 1);
@@ -749,7 +769,8 @@ impl Client {
         let table = self.endpoint().segment().table();
         // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more; and under the
         // lock, since what another thread takes after that may be kept.
-        let is_at_rest = is_alone && Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0;
+        let is_at_rest =
+            is_alone && Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0 && inbox.shelved == 0;
         drop(inbox);
         let audit = if is_at_rest { table.audit() } else { table.audit_live() };
         let is_in_order = if is_at_rest { audit.is_clean() } else { audit.violations.is_empty() };

@@ -111,10 +111,8 @@ impl Reserved {
 impl Drop for Reserved {
     fn drop(&mut self) {
         // In a fork of its process the segment isn't there, and the room is its parent's.
-        if let Some((draft, client)) = self.0.take()
-            && client.check_home().is_ok()
-        {
-            drop(client.endpoint().resume(draft));
+        if let Some((draft, client)) = self.0.take() {
+            client.give_up_reserved(draft);
         }
     }
 }
