@@ -102,6 +102,11 @@ pub(crate) unsafe fn fill<T: Versioned>(argument: &str, place: *mut T, mut whole
     }
     // SAFETY: each such struct begins with its size.
     let size = unsafe { place.cast::<usize>().read_unaligned() };
+    if size == size_of::<T>() {
+        // SAFETY: the caller has room for it; not a copy of so many bytes as a number says, which is a call.
+        unsafe { place.write_unaligned(whole) };
+        return Ok(());
+    }
     check_size::<T>(argument, size)?;
     // SAFETY: it is the first field of `whole`.
     unsafe { (&raw mut whole).cast::<usize>().write(size) };

@@ -731,7 +731,7 @@ mod models {
             let number = table.insert(Object::new(7), [0; 2]).unwrap();
             let user = {
                 let table = table.clone();
-                thread::spawn(move || drop(table.pin_open(number).map(|open| open.read())))
+                thread::spawn(move || assert!(table.pin_open(number).is_none_or(|open| open.read() == 7)))
             };
             let pin = table.pin(number).unwrap();
             assert!(pin.close());

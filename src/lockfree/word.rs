@@ -402,10 +402,11 @@ mod tests {
         assert!(is_legal(claimed, Task::new(Phase::Ready, 1, 1, 5)), "an attempt is spent");
         let taken = done.to(Phase::Reserved, 1);
         let anew = |who: u16| taken.reborn(who).to(Phase::Ready, who);
-        for to in [taken.to(Phase::Free, 0), taken.to(Phase::Reserved, 2), taken.to(Phase::Ready, 1), anew(1)] {
+        let adopted = taken.to(Phase::Reserved, 2);
+        for to in [taken.to(Phase::Free, 0), adopted, taken.to(Phase::Ready, 1), taken.reborn(1), anew(1)] {
             assert!(is_legal(taken, to), "{taken:?} -> {to:?}");
         }
-        for to in [taken.to(Phase::Free, 1), taken.reborn(1), anew(2), anew(1).reborn(1).to(Phase::Ready, 1)] {
+        for to in [taken.to(Phase::Free, 1), taken.reborn(2), anew(2), anew(1).reborn(1).to(Phase::Ready, 1)] {
             assert!(!is_legal(taken, to), "{taken:?} -> {to:?}");
         }
         assert!(!is_legal(free, ready));

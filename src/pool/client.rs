@@ -271,6 +271,8 @@ pub(super) struct Inbox {
     slots: Slab<Slot>,
     /// RESERVED, for the next submissions.
     spares: Vec<Spare>,
+    /// How many have room for an input of which they have not said what becomes of it, or are about to get some.
+    shelved: usize,
     /// How many submissions there were.
     submitted: usize,
     /// Where the task of a key is, or was: its slot says.
@@ -567,9 +569,19 @@ impl Client {
         if shared.is_refused() {
             return Err(PoolError::Draining);
         }
-        let (draft, _inbox) = shared.take_draft(shared.lock(), len, true).map_err(|e| self.why_refused(e.into()))?;
-        shared.reserved.store(shared.reserved.load(Relaxed) + 1, Relaxed);
-        Ok(draft.shelve())
+        let mut inbox = shared.lock();
+        inbox.shelved += 1;
+        match shared.take_draft(inbox, len, true) {
+            Ok((draft, inbox)) => {
+                let _inbox = inbox.unwrap_or_else(|| shared.lock());
+                shared.reserved.store(shared.reserved.load(Relaxed) + 1, Relaxed);
+                Ok(draft.shelve())
+            }
+            Err(e) => {
+                shared.lock().shelved -= 1;
+                Err(self.why_refused(e.into()))
+            }
+        }
     }
 
     /// Gives back such room.
@@ -582,6 +594,7 @@ impl Client {
         shared.tell(&inbox);
         drop(inbox);
         drop(draft);
+        shared.lock().shelved -= 1;
     }
 
     /// Submits what lies in such room.
@@ -591,9 +604,12 @@ impl Client {
         let draft = shared.endpoint.resume(draft);
         let tag = {
             let mut inbox = shared.lock();
+            inbox.shelved -= 1;
             shared.has_let_go();
             if shared.is_refused() {
                 shared.tell(&inbox);
+                // Under the lock: who audits finds it gone, or counted.
+                drop(draft);
                 return Err(PoolError::Draining);
             }
             shared.file_if_due(&mut inbox, 1);
@@ -807,7 +823,8 @@ impl Client {
         let table = self.endpoint().segment().table();
         // Each result that lies in the segment holds the endpoint. Without one nobody touches the segment any more; and under the
         // lock, since what another thread takes after that may be kept.
-        let is_at_rest = is_alone && Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0;
+        let is_at_rest =
+            is_alone && Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0 && inbox.shelved == 0;
         drop(inbox);
         let audit = if is_at_rest { table.audit() } else { table.audit_live() };
         let is_in_order = if is_at_rest { audit.is_clean() } else { audit.violations.is_empty() };
