@@ -25,7 +25,9 @@ use shmworker::{
 };
 use std::{
     collections::HashSet,
+    fs,
     os::{fd::AsRawFd, unix::process::ExitStatusExt},
+    path::Path,
     process::{Child, Command, ExitCode, Stdio},
     sync::{
         Arc,
@@ -34,10 +36,12 @@ use std::{
     task::{Wake, Waker},
     time::Duration,
 };
+use tempfile::TempDir;
 
 const SQUARE: Task<u64, u64> = Task::named("square");
 const PROCESS: Task<(), u32> = Task::named("process");
 const STAY: Task<(), ()> = Task::named("stay");
+const HOLD: Task<String, ()> = Task::named("hold");
 const KILL: Task<(), ()> = Task::named("kill");
 
 fn tasks() -> Tasks {
@@ -48,9 +52,11 @@ fn tasks() -> Tasks {
         until(|| context.is_cancelled());
         context.check()
     });
-    // Ends when its client does.
-    tasks.handler("outlive", |_, parent: i32| {
-        until(|| kill(Pid::from_raw(parent), None).is_err());
+    // Says in this directory who runs it, and ends when that says so, whatever else is wanted.
+    tasks.handler("hold", |_, dir: String| {
+        let dir = Path::new(&dir);
+        fs::write(dir.join(std::process::id().to_string()), "")?;
+        until(|| dir.join("end").exists());
         Ok(())
     });
     tasks.handler("kill", |_, ()| Ok(nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL)?));
@@ -112,6 +118,11 @@ fn worker(name: &str) -> Child {
     command.args(["work", name]).stdin(Stdio::null()).spawn().unwrap()
 }
 
+/// Who runs a task that holds here.
+fn held_by(dir: &TempDir) -> HashSet<String> {
+    fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
 fn options() -> TaskOptions {
     TaskOptions::new()
 }
@@ -155,11 +166,11 @@ fn who_leaves_waits_no_longer_than_it_wants_to() {
         assert_eq!(handle.wait(), Err(TaskError::Cancelled));
     }
     // Nothing makes this one end.
-    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-    let deaf = client.submit(Task::<i32, ()>::named("outlive"), &(other.id() as i32)).unwrap();
+    let dir = TempDir::new().unwrap();
+    let deaf = client.submit(HOLD, &dir.path().display().to_string()).unwrap();
+    until(|| held_by(&dir).len() == 1);
     assert_eq!(client.leave(Duration::from_millis(1)), Ok(false));
-    drop(other.stdin.take());
-    other.wait().unwrap();
+    fs::write(dir.path().join("end"), "").unwrap();
     assert!(matches!(deaf.wait(), Ok(()) | Err(TaskError::Cancelled)));
     assert_eq!(pool.submit(SQUARE, &3).unwrap().wait(), Ok(9));
     pool.join().unwrap();
@@ -231,25 +242,14 @@ fn a_worker_that_dies_over_a_task_is_blamed() {
 fn a_drain_lets_attached_workers_finish() {
     let pool = owner();
     let mut guest = worker(&name());
-    let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-    let outlive = || pool.submit(Task::<i32, ()>::named("outlive"), &(other.id() as i32)).unwrap();
-    let first = outlive();
-    // Whoever does not run that one: so both are there.
-    pool.submit(PROCESS, &()).unwrap().wait().unwrap();
-    let both = [first, outlive()];
+    let dir = TempDir::new().unwrap();
+    let both = [(); 2].map(|()| pool.submit(HOLD, &dir.path().display().to_string()).unwrap());
+    until(|| held_by(&dir).len() == 2);
+    assert!(held_by(&dir).contains(&guest.id().to_string()));
     kill(Pid::from_raw(pool.coordinator_pid() as i32), Signal::SIGTERM).unwrap();
     until(|| matches!(pool.submit(SQUARE, &2), Err(PoolError::Draining)));
-    drop(other.stdin.take());
-    other.wait().unwrap();
-    let ran_by: HashSet<_> = both
-        .map(|handle| handle.finish())
-        .into_iter()
-        .map(|finished| {
-            assert_eq!(finished.result, Ok(()));
-            finished.worker.unwrap().pid
-        })
-        .collect();
-    assert!(ran_by.len() == 2 && ran_by.contains(&guest.id()), "{ran_by:?}");
+    fs::write(dir.path().join("end"), "").unwrap();
+    assert_eq!(both.map(|handle| handle.wait()), [Ok(()), Ok(())]);
     pool.join().unwrap();
     assert!(guest.wait().unwrap().success());
 }

@@ -3,13 +3,13 @@
 //! This program is its own worker: with a command as its first argument it has the command line of `shmworker`, and serves one
 //! workflow, which runs one activity as its input says. Activities and tests meet in files.
 
-#[path = "common/call.rs"]
-mod call;
 mod common;
+#[path = "common/one_activity.rs"]
+mod one_activity;
 
-use call::Named;
 use common::{Pool, Process, Program, Scene, details, distinct, eventually};
 use nix::sys::signal::Signal;
+use one_activity::Named;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shmworker::{
@@ -79,7 +79,7 @@ impl Call {
     async fn run(ctx: &mut WorkflowContext<Self>, order: Order) -> WorkflowResult<Value> {
         let Order { activity, input, heartbeat_timeout_ms, maximum_attempts } = order;
         let heartbeat_timeout = Duration::from_millis(heartbeat_timeout_ms);
-        let options = call::options(ACTIVITY_TASK_QUEUE, heartbeat_timeout, maximum_attempts);
+        let options = one_activity::options(ACTIVITY_TASK_QUEUE, heartbeat_timeout, maximum_attempts);
         Ok(ctx.execute_activity(Named::<Value>::new(activity), input, options).await?)
     }
 }

@@ -3,16 +3,16 @@
 //! This program is its own worker: with a command as its first argument it has the command line of `shmworker`, and serves one
 //! workflow, which runs one activity as its input says. Its activities are those of the plug-ins that it is told to load.
 
-#[path = "common/call.rs"]
-mod call;
 mod common;
 #[path = "common/compiler.rs"]
 mod compiler;
+#[path = "common/one_activity.rs"]
+mod one_activity;
 
-use call::Named;
 use common::{Pool, Program, Scene, details, eventually};
 use compiler::{compile, compile_text, headers};
 use nix::sys::signal::Signal;
+use one_activity::Named;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shmworker::{
@@ -78,7 +78,7 @@ impl Call {
             ..Default::default()
         };
         let arguments = RawValue::new(arguments.into_iter().map(payload).collect());
-        let options = call::options(TASK_QUEUE, heartbeat_timeout, 0);
+        let options = one_activity::options(TASK_QUEUE, heartbeat_timeout, 0);
         let result = ctx.execute_activity(Named::<RawValue>::new(activity), arguments, options).await?;
         let Payload { metadata, data, .. } = &result.payloads[0];
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -732,7 +732,7 @@ int32_t shmworker_pool_free(struct shmworker_pool *pool);
 //
 // `SHMWORKER_RESULT_NOT_READY`: the time is over. `SHMWORKER_RESULT_BUSY`: another thread waits for it.
 //
-// In a handler, other tasks run on this thread meanwhile.
+// In a handler its worker waits, and runs nothing else meanwhile: there has to be another that runs what it waits for.
 //
 // Threads: any, one at a time.
 //
@@ -778,6 +778,9 @@ int32_t shmworker_temporal_attach(const struct shmworker_temporal_options *optio
 
 // Gives the seat up. What was not answered is failed, and its runs go to other processes. NULL: nothing is done, and that is
 // `SHMWORKER_RESULT_NULL_ARGUMENT`.
+//
+// Of a process that the pool has started, what was not answered is failed at once, but the seat is the process's until it ends, and
+// so are its runs: it is to end soon.
 //
 // Threads: any; where another thread is in a call, which no longer waits then, the seat is given up when that returns. After a fork:
 // `SHMWORKER_RESULT_STALE_HANDLE` in a child, which has no seat, as for all that follow.

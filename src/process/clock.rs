@@ -53,6 +53,11 @@ impl Clock {
         }
     }
 
+    /// A child of this process may have gone on that was stopped: the next [`turn`](Self::turn) is to be for that.
+    pub(crate) fn look_again(&mut self) {
+        self.standstills.look_again();
+    }
+
     /// Does what is due, and returns the tasks that have run out of time with those who run them. `is_news`: the bell rang,
     /// or a death was settled. `pid_of`: who that is among the processes, which has not been reaped.
     ///

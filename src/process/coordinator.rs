@@ -664,7 +664,11 @@ impl<'o> Coordinator<'o> {
                 return Ok(());
             }
             let roused = self.wait(companion)?;
-            is_news = roused.has_rung;
+            // SIGCHLD comes too when a child that was stopped goes on.
+            is_news = roused.has_rung || roused.was_signalled;
+            if roused.was_signalled {
+                self.clock.look_again();
+            }
             self.reap(companion, &roused)?;
             self.see_what_was_found();
             self.attend()?;

@@ -4,7 +4,8 @@
 //! The kernel keeps how long a thread has waited for a CPU (`/proc/PID/schedstat`), but not how long it was stopped, so an attempt
 //! that takes long is looked at [`LOOKS`] times within its limit: who is found stopped had nothing of the time since the look
 //! before. What lies before the first look is known only of who is stopped then. A look that comes late, by more than there is to be
-//! between two, says that whoever looks could not either: what it is late by counts for nobody. The thread that is looked at is the
+//! between two, says that whoever looks could not either: what it is late by counts for nobody. Of a child that is stopped the kernel
+//! says when it goes on, by SIGCHLD, so that nobody looks until then. The thread that is looked at is the
 //! process's first: where an attempt runs on another one, its waits for a CPU are not seen.
 
 use crate::lockfree::{
@@ -29,6 +30,8 @@ struct Watched {
     round: u64,
     so_far: SoFar,
     excused: Excused,
+    /// It is stopped, and there will be a signal when it isn't any more.
+    is_at_rest: bool,
 }
 
 impl Standstills {
@@ -50,11 +53,21 @@ impl Standstills {
         let Some(sample) = pid.and_then(Sample::of) else { return Excused { ns: 0, look_at: NEVER } };
         let first = || SoFar::new(span.from, now, &sample);
         let none = Excused { ns: 0, look_at: NEVER };
-        let watched = self.watched.entry(key).or_insert_with(|| Watched { round, so_far: first(), excused: none });
+        let new = || Watched { round, so_far: first(), excused: none, is_at_rest: false };
+        let watched = self.watched.entry(key).or_insert_with(new);
         watched.round = round;
-        watched.excused =
-            Excused { ns: watched.so_far.add(now, step, &sample), look_at: now.saturating_add(step.max(1)) };
+        let ns = watched.so_far.add(now, step, &sample, watched.is_at_rest);
+        watched.is_at_rest = sample.is_stopped_child;
+        watched.excused = match watched.is_at_rest {
+            true => Excused { ns: NEVER, look_at: NEVER },
+            false => Excused { ns, look_at: now.saturating_add(step.max(1)) },
+        };
         watched.excused
+    }
+
+    /// A child may have gone on: those that were stopped are looked at.
+    pub(crate) fn look_again(&mut self) {
+        self.watched.values_mut().filter(|watched| watched.is_at_rest).for_each(|watched| watched.excused.look_at = 0);
     }
 
     /// All attempts have been looked at.
@@ -71,14 +84,17 @@ struct Sample {
     /// Nanoseconds on a CPU, and waiting for one. The latter is added as it gets one.
     ran: u64,
     waited: u64,
+    /// By a signal, and of this process. (Who traces it can let it go on unheard.)
+    is_stopped_child: bool,
 }
 
 impl Sample {
     fn of(pid: Pid) -> Option<Sample> {
         let process = Process::new(pid.as_raw()).ok()?;
         let schedule = process.schedstat().ok()?;
-        let state = process.stat().ok()?.state;
-        Some(Sample { state, ran: schedule.sum_exec_runtime, waited: schedule.run_delay })
+        let stat = process.stat().ok()?;
+        let is_stopped_child = stat.state == 'T' && stat.ppid == Pid::this().as_raw();
+        Some(Sample { state: stat.state, ran: schedule.sum_exec_runtime, waited: schedule.run_delay, is_stopped_child })
     }
 
     fn is_stopped(&self) -> bool {
@@ -107,11 +123,12 @@ impl SoFar {
         SoFar { first: *first, stopped: 0, unseen: 0, ran: first.ran, content_at: now, looked_at: from }
     }
 
-    /// How much it could not use until now. `step`: what is to lie between two looks.
-    fn add(&mut self, now: u64, step: u64, sample: &Sample) -> u64 {
+    /// How much it could not use until now. `step`: what is to lie between two looks. `was_at_rest`: it was stopped until now, or until
+    /// the signal of which this look comes.
+    fn add(&mut self, now: u64, step: u64, sample: &Sample, was_at_rest: bool) -> u64 {
         let since = now.saturating_sub(self.looked_at);
         let late = since.saturating_sub(step);
-        if sample.is_stopped() {
+        if sample.is_stopped() || was_at_rest {
             self.stopped += since;
         } else if late > step {
             self.unseen += late;
@@ -131,11 +148,15 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    fn sample(state: char, ran: u64, waited: u64) -> Sample {
+        Sample { state, ran, waited, is_stopped_child: false }
+    }
+
     /// Looks of a second each at a thread that began with the first of them; what is excused at each.
     fn excused(samples: &[(char, u64, u64)]) -> Vec<u64> {
-        let samples: Vec<_> = samples.iter().map(|&(state, ran, waited)| Sample { state, ran, waited }).collect();
+        let samples: Vec<_> = samples.iter().map(|&(state, ran, waited)| sample(state, ran, waited)).collect();
         let mut so_far = SoFar::new(0, SECOND, &samples[0]);
-        (1..).zip(&samples).map(|(i, sample)| so_far.add(i * SECOND, SECOND, sample)).collect()
+        (1..).zip(&samples).map(|(i, sample)| so_far.add(i * SECOND, SECOND, sample, false)).collect()
     }
 
     #[test]
@@ -161,11 +182,42 @@ mod tests {
 
     #[test]
     fn what_a_look_is_late_by_counts_for_nobody() {
-        let sample = Sample { state: 'S', ran: 1, waited: 0 };
+        let sample = sample('S', 1, 0);
         let mut so_far = SoFar::new(0, 20 * SECOND, &sample);
-        assert_eq!(so_far.add(20 * SECOND, SECOND, &sample), 19 * SECOND, "the first of them");
-        assert_eq!(so_far.add(22 * SECOND, SECOND, &sample), 19 * SECOND, "late by less than there is between two");
-        assert_eq!(so_far.add(32 * SECOND, SECOND, &sample), 28 * SECOND);
+        assert_eq!(so_far.add(20 * SECOND, SECOND, &sample, false), 19 * SECOND, "the first of them");
+        assert_eq!(
+            so_far.add(22 * SECOND, SECOND, &sample, false),
+            19 * SECOND,
+            "late by less than there is between two"
+        );
+        assert_eq!(so_far.add(32 * SECOND, SECOND, &sample, false), 28 * SECOND);
+    }
+
+    #[test]
+    fn a_child_that_is_stopped_is_not_looked_at_until_it_may_have_gone_on() {
+        use nix::sys::{
+            signal::{Signal, kill},
+            wait::{Id, WaitPidFlag, waitid},
+        };
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        let mut standstills = Standstills::default();
+        let (who, task) = (Name::new(1, 1), TaskId { index: 0, generation: 1 });
+        let span = Span { from: 0, ns: LOOKS * 10 };
+        kill(pid, Signal::SIGSTOP).unwrap();
+        waitid(Id::Pid(pid), WaitPidFlag::WSTOPPED).unwrap();
+        let never = Excused { ns: NEVER, look_at: NEVER };
+        assert_eq!(standstills.excuse(who, task, span, 10, Some(pid)), never);
+        standstills.look_again();
+        assert_eq!(standstills.excuse(who, task, span, 50, Some(pid)), never, "it was another");
+        kill(pid, Signal::SIGCONT).unwrap();
+        waitid(Id::Pid(pid), WaitPidFlag::WCONTINUED).unwrap();
+        assert_eq!(standstills.excuse(who, task, span, 1000, Some(pid)), never, "nobody has said so");
+        standstills.look_again();
+        let excused = standstills.excuse(who, task, span, 1000, Some(pid));
+        assert!(excused.ns >= 1000 && excused.look_at == 1010, "{excused:?}");
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

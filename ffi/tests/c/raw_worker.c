@@ -52,7 +52,7 @@ static writer duration(uint64_t millis) {
 static uint64_t number_in(bytes payload_) {
     char digits[24] = {0};
     bytes json = find(payload_, 2).data;
-    if (json.len < sizeof digits) memcpy(digits, json.data, json.len);
+    if (json.len && json.len < sizeof digits) memcpy(digits, json.data, json.len);
     return strtoull(digits, NULL, 10);
 }
 
