@@ -1,5 +1,5 @@
 //! Jobs: tasks that come as JSON and whose ends go out as JSON, from the shell (`shmworker jobs`) or from a queue
-//! ([`sources`](crate::sources)).
+//! (`sources`).
 
 mod exec;
 mod job;

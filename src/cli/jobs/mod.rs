@@ -596,7 +596,8 @@ impl Drive<'_> {
         self.counts.malformed += 1;
         self.progress.say(format_args!("error: {}, line {}: {why}", self.input_name, self.lines.number));
         if self.is_strict {
-            self.stop_for(Stop::Strict);
+            // What stands before it is run.
+            self.stop = Some(Stop::Strict);
         }
     }
 
