@@ -315,7 +315,7 @@ fn grpc_over_tls_by_the_authority_that_was_named() {
     let args = ["--source", &url, "--source-header", header, "--source-ca", ca.to_str().unwrap()];
     refused(&args, exit::CONFIG, "Unauthenticated: the key opens nothing");
     let seen = heads.lock().unwrap().clone();
-    assert_eq!((seen.len(), &*seen[0]["authorization"].to_str().unwrap()), (1, "Bearer open-sesame"));
+    assert_eq!((seen.len(), seen[0]["authorization"].to_str().unwrap()), (1, "Bearer open-sesame"));
     assert!(seen[0].contains_key("shmworker-worker"));
     refused(&args[..4], exit::CONFIG, "certificate");
     assert_eq!(heads.lock().unwrap().len(), 1, "it was told something");

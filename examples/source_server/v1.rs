@@ -129,8 +129,8 @@ pub mod source_server {
         /// a Fetch what it may wait beyond), the worker begins a new stream, and asks again what was not answered.
         ///
         /// The metadata "shmworker-worker" names the worker. UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT, NOT_FOUND,
-        /// FAILED_PRECONDITION, OUT_OF_RANGE and UNIMPLEMENTED end its run; after any other status it comes again, after a pause that grows to
-        /// 10 s.
+        /// FAILED_PRECONDITION and UNIMPLEMENTED end its run. After OUT_OF_RANGE, which says that a message is too long, results come in smaller
+        /// messages, and one that is too long by itself as failed. After any other status the worker comes again, after a pause that grows to 10 s.
         async fn work(
             &self,
             request: tonic::Request<tonic::Streaming<super::Request>>,

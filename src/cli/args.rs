@@ -696,7 +696,7 @@ fn check_source(command: &mut Command, matches: &ArgMatches) -> Result<(), CliEr
         args.num_workflow_workers = 0;
     }
     let command = Cli::command();
-    let of_source = SourceArgs::augment_args(clap::Command::new("source"));
+    let of_source = <SourceArgs as clap::Args>::augment_args(clap::Command::new("source"));
     let is_of_source = |id: &str| SHARED.contains(&id) || of_source.get_arguments().any(|arg| arg.get_id() == id);
     let run = command.find_subcommand("run").into_iter().flat_map(clap::Command::get_arguments);
     let typed = |arg: &&clap::Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);

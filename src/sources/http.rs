@@ -185,6 +185,9 @@ fn refusal(url: &str, status: StatusCode, response: &Response<Body>, text: &[u8]
     let is_passing = status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS);
     let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    if status == StatusCode::PAYLOAD_TOO_LARGE {
+        return SourceError::TooLarge(why);
+    }
     match (is_passing, seconds) {
         (true, Some(seconds)) => SourceError::Busy(why, Duration::from_secs(seconds)),
         (true, None) => SourceError::Unavailable(why),

@@ -88,13 +88,16 @@ pub enum SourceError {
     Unavailable(String),
     /// As [`Unavailable`](Self::Unavailable), but not before so long: the server has said so.
     Busy(String, Duration),
+    /// It does not take so much at once: results are published in smaller batches, and one that is too large by itself as failed.
+    TooLarge(String),
     /// It won't: the table is not there, the password is wrong. Ends the run.
     Fatal(String),
 }
 
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (SourceError::Unavailable(why) | SourceError::Busy(why, _) | SourceError::Fatal(why)) = self;
+        use SourceError::{Busy, Fatal, TooLarge, Unavailable};
+        let (Unavailable(why) | Busy(why, _) | TooLarge(why) | Fatal(why)) = self;
         f.write_str(why)
     }
 }

@@ -345,6 +345,15 @@ impl State {
     }
 }
 
+/// What became of a part of a batch.
+enum Stored {
+    Done,
+    /// It is too large at once.
+    Again([Vec<(u64, Outcome)>; 2]),
+    /// Nothing can be stored any more; the error, if there is more to it than that the time is over.
+    Over(Option<SourceError>),
+}
+
 /// A loop that runs.
 struct Pump<'a> {
     source: &'a dyn TaskSource,
@@ -555,29 +564,56 @@ impl Pump<'_> {
     fn publish(&self) {
         let mut pauses = self.options.pauses();
         while let Some(batch) = self.next_batch() {
-            let (numbers, outcomes): (Vec<u64>, Vec<Outcome>) = batch.into_iter().unzip();
-            loop {
-                match self.source.publish(&outcomes) {
-                    Ok(()) => {
-                        pauses.reset();
-                        self.are_published(&numbers, &outcomes);
-                        break;
-                    }
-                    Err(error @ SourceError::Fatal(_)) => {
+            // Of a batch that is too large for the source what is left of it.
+            let mut parts = vec![batch];
+            while let Some(part) = parts.pop() {
+                match self.store(part, &mut pauses) {
+                    Stored::Done => {}
+                    Stored::Again(smaller) => parts.extend(smaller),
+                    Stored::Over(fatal) => {
                         self.shared.lock().published = true;
-                        return self.fail(Fatal::Source(error));
-                    }
-                    Err(error) => {
-                        if !self.is_worth_another_try(&error, &mut pauses) {
-                            self.shared.lock().published = true;
-                            return self.shared.wake_all();
+                        match fatal {
+                            Some(error) => self.fail(Fatal::Source(error)),
+                            None => self.shared.wake_all(),
                         }
+                        return;
                     }
                 }
             }
         }
         self.shared.lock().published = true;
         self.shared.wake_all();
+    }
+
+    /// Tries until they are stored, or that is hopeless.
+    fn store(&self, part: Vec<(u64, Outcome)>, pauses: &mut Backoff) -> Stored {
+        let (mut numbers, mut outcomes): (Vec<u64>, Vec<Outcome>) = part.into_iter().unzip();
+        let mut is_replaced = false;
+        loop {
+            match self.source.publish(&outcomes) {
+                Ok(()) => {
+                    pauses.reset();
+                    self.are_published(&numbers, &outcomes);
+                    return Stored::Done;
+                }
+                Err(SourceError::TooLarge(_)) if outcomes.len() > 1 => {
+                    let half = outcomes.len() / 2;
+                    let rest = numbers.split_off(half).into_iter().zip(outcomes.split_off(half)).collect();
+                    return Stored::Again([numbers.into_iter().zip(outcomes).collect(), rest]);
+                }
+                Err(SourceError::TooLarge(why)) if !is_replaced => {
+                    // The source can't have it, and shall not be given its job for ever.
+                    is_replaced = true;
+                    outcomes.iter_mut().for_each(|outcome| outcome.result.is_too_large(&why));
+                }
+                Err(error @ (SourceError::Fatal(_) | SourceError::TooLarge(_))) => return Stored::Over(Some(error)),
+                Err(error) => {
+                    if !self.is_worth_another_try(&error, pauses) {
+                        return Stored::Over(None);
+                    }
+                }
+            }
+        }
     }
 
     /// `None`: there will be none any more.
@@ -751,6 +787,13 @@ impl Outcome {
 }
 
 impl JobResult {
+    /// What is left of one that no source takes.
+    fn is_too_large(&mut self, why: &str) {
+        let len = self.result.take().map_or(0, |json| json.get().len()) + self.error.as_ref().map_or(0, String::len);
+        self.status = Status::Failed;
+        self.error = Some(format!("the source does not take its result of {len} bytes: {why}"));
+    }
+
     /// Of what is no job.
     fn malformed(why: String) -> JobResult {
         JobResult {

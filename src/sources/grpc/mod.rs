@@ -246,8 +246,9 @@ impl Grpc {
             | Code::InvalidArgument
             | Code::NotFound
             | Code::FailedPrecondition
-            | Code::OutOfRange
             | Code::Unimplemented => SourceError::Fatal(why),
+            // What servers say of a message that is longer than they take.
+            Code::OutOfRange => SourceError::TooLarge(why),
             _ => match status.source() {
                 Some(cause) => failure(&self.shown, cause),
                 None => SourceError::Unavailable(why),
