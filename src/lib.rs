@@ -7,6 +7,7 @@
 //! ```text
 //!    temporal   workflows and activities in worker processes, Core in the bridge        (feature "temporal")
 //!    pool       worker processes that run the functions of a Rust program               (feature "pool")
+//!    sources    where jobs wait and results go                                         (feature "source")
 //!    cli        the command line                                                       (feature "cli")
 //!       │
 //!    lanes      what the bridge and the processes that run Temporal's code say to each other
@@ -94,3 +95,7 @@ struct Readme;
 #[cfg(all(doctest, feature = "pool"))]
 #[doc = include_str!("../docs/guide.md")]
 struct Guide;
+
+#[cfg(all(doctest, feature = "source"))]
+#[doc = include_str!("../docs/sources.md")]
+struct Sources;

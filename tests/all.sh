@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that must pass before a change lands, from nothing; prints a table of minutes.
-#   tests/all.sh [part ...]      parts: sources core library examples torture temporal c fuzz benches main (default: all)
+#   tests/all.sh [part ...]      parts: sources core library queues examples torture temporal c fuzz benches main (default: all)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . .ci/setup || exit 1
@@ -44,6 +44,15 @@ library() {
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
     step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
 }
+queues() {
+    # Nothing of Temporal is needed here.
+    local quick="--no-default-features --features cli,pool,sources"
+    step "queues: build" cargo test $quick --no-run
+    step "queues: clippy" cargo clippy $quick --all-targets -- -D warnings
+    step "queues: the loop, the command line" cargo test $quick --test sources --test sources_cli
+    step "queues: the protocol's code" cargo test $quick --test sources_proto
+    step "queues: HTTP, gRPC" cargo test $quick --test sources_http --test sources_grpc
+}
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }
 torture() {
     # Its own build: it takes seconds, and nothing of Temporal is in what is stepped through.
@@ -79,7 +88,7 @@ benches() {
 }
 main() { step "main job: 25 workflows" examples/parallelized.sh; }
 
-for part in "${@:-sources core library examples torture temporal c fuzz benches main}"; do
+for part in "${@:-sources core library queues examples torture temporal c fuzz benches main}"; do
     for p in $part; do "$p"; done
 done
 

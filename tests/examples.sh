@@ -2,7 +2,7 @@
 # Runs each example for Rust programs, and checks its exit code and what it prints.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-cargo build --release --no-default-features --features pool --examples || exit 1
+cargo build --release --no-default-features --features pool,source --examples || exit 1
 # The backtrace of a panic that is part of the show.
 export RUST_BACKTRACE=0
 failed=
@@ -37,5 +37,11 @@ check heterogeneous 1 'primes below 200,000 .* done .*' 'a file that is not ther
 check zero_copy_pod 0 'in place .*, mean 127\.500' 'by serde .*, mean 127\.500'
 arguments=0 check footprint 0 '\| `fork` \| 64 .*' '\| `forkserver` \| 64 .*' '\| `exec` \| 64 .*'
 check tokio_app 0 'the longest Collatz chain below 128,000 has 353 steps' '  process [0-9]+ answered [0-9]+ requests'
+jobs=$(mktemp -d)
+mkdir "$jobs/todo"
+for name in a b c; do echo '{"task":"sha256","args":"some text"}' >"$jobs/todo/$name"; done
+arguments=$jobs check own_source 0 '3 jobs published: 3 done, 0 failed'
+grep -q '"status":"done"' "$jobs"/done/[abc] || failed="$failed own_source"
+rm -r "$jobs"
 
 [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }

@@ -119,6 +119,8 @@ pub fn connect(url: &str, options: &Options) -> Result<Box<dyn TaskSource>, Conn
         return Err(ConnectError::Url(why));
     };
     match feature {
+        #[cfg(feature = "grpc")]
+        "grpc" => super::grpc::open(&url, options),
         #[cfg(feature = "http")]
         "http" => super::http::open(&url, options),
         #[cfg(feature = "postgres")]
@@ -140,6 +142,23 @@ pub(crate) fn shown(url: &str) -> String {
     url.set_query(None);
     url.set_fragment(None);
     url.to_string()
+}
+
+/// What went wrong with a connection, with all its causes. A certificate that is not trusted won't be at the next attempt either.
+#[cfg(any(feature = "grpc", feature = "http"))]
+pub(super) fn failure(url: &str, error: &dyn std::error::Error) -> SourceError {
+    let mut why = format!("{url}: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        // Some repeat what they stand for.
+        if !why.ends_with(&text) {
+            why = format!("{why}: {text}");
+        }
+        cause = error.source();
+    }
+    // Of rustls, by whatever it was wrapped.
+    if why.contains("invalid peer certificate") { SourceError::Fatal(why) } else { SourceError::Unavailable(why) }
 }
 
 #[cfg(test)]

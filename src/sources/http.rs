@@ -2,7 +2,7 @@
 
 use super::{
     ConnectError, Lease, Outcome, SourceError, TaskSource,
-    connect::{Options, shown},
+    connect::{Options, failure, shown},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -159,10 +159,10 @@ impl Http {
         let sent = request.header("content-type", "application/json").send(body);
         let shown = shown(url.as_str());
         let lost = |e: ureq::Error| match e {
-            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::Tls(_) => {
                 SourceError::Fatal(format!("{shown}: {e}"))
             }
-            e => SourceError::Unavailable(format!("{shown}: {e}")),
+            e => failure(&shown, &e),
         };
         let mut response = sent.map_err(lost)?;
         let text = response.body_mut().with_config().limit(LONGEST).read_to_vec().map_err(lost)?;

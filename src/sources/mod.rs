@@ -6,6 +6,8 @@
 //! once where the source can tell a second one from the first.
 
 mod connect;
+#[cfg(feature = "grpc")]
+mod grpc;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "postgres")]
