@@ -52,6 +52,9 @@ queues() {
     step "queues: the loop, the command line" cargo test $quick --test sources --test sources_cli
     step "queues: the protocol's code" cargo test $quick --test sources_proto
     step "queues: HTTP, gRPC" cargo test $quick --test sources_http --test sources_grpc
+    step "queues: servers" .ci/servers
+    step "queues: PostgreSQL" cargo test $quick --test source_postgres
+    step "queues: Redis" cargo test $quick --test source_redis
 }
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }
 torture() {
