@@ -21,6 +21,7 @@ sources() {
     step "sources: format" cargo fmt --all --check
     step "sources: clippy" cargo clippy --workspace --exclude 'shmworker-benches*' --all-targets -- -D warnings
     step "sources: clippy, no features" cargo clippy --no-default-features --all-targets -- -D warnings
+    step "sources: clippy, without Temporal" cargo clippy --no-default-features --features cli,pool,sources --all-targets -- -D warnings
     local models
     for models in loom shuttle; do
         step "sources: clippy, $models" env RUSTFLAGS="--cfg $models" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/$models" \
@@ -49,6 +50,9 @@ queues() {
     step "queues: the loop, the command line" cargo test --test sources --test sources_cli
     step "queues: the protocol's code" cargo test --test sources_proto
     step "queues: HTTP, gRPC" cargo test --test sources_http --test sources_grpc
+    step "queues: servers" .ci/servers
+    step "queues: PostgreSQL" cargo test --test source_postgres
+    step "queues: Redis" cargo test --test source_redis
 }
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }
 torture() {

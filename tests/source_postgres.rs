@@ -5,19 +5,20 @@ mod common;
 mod server;
 
 use common::{
-    eventually,
+    Program, eventually,
     sources::{self, Place},
 };
 use libtest_mimic::{Arguments, Trial};
 use postgres::Client;
 use server::{Postgres as Server, pem};
 use shmworker::{
+    cli::exit,
     jobs::JobResult,
     sources::{ConnectOptions, Lease, Outcome, Postgres, SourceError, TaskSource, connect},
 };
 use std::{
     collections::BTreeSet,
-    process::ExitCode,
+    process::{Command, ExitCode},
     sync::{Arc, OnceLock},
     thread,
     time::Duration,
@@ -54,13 +55,14 @@ fn main() -> ExitCode {
         tls_is_what_the_url_says
         what_cannot_work_is_told_with_a_remedy
         a_server_that_restarts_is_waited_for
+        the_command_says_what_is_wrong
         jobs_survive_deaths_of_everything
         two_share_a_table
     };
     let trials = tests.into_iter().map(|(name, test)| {
         let server = server.clone();
         Trial::test(name, move || {
-            test(server.get_or_init(Server::quick), name);
+            test(server.get_or_init(Server::start), name);
             Ok(())
         })
     });
@@ -372,8 +374,8 @@ fn what_cannot_work_is_told_with_a_remedy(server: &Server, table: &'static str) 
     assert!(matches!(&error, SourceError::Unavailable(why) if !why.contains("secret")), "{error}");
 }
 
-fn a_server_that_restarts_is_waited_for(_: &Server, table: &'static str) {
-    let mut server = Server::start();
+fn a_server_that_restarts_is_waited_for(server: &Server, table: &'static str) {
+    let mut server = server.another();
     let source = source(&server, table, "&lease=1h&poll=100ms");
     fetch(&source, 1);
     add(&mut server.client(), table, 2);
@@ -397,19 +399,41 @@ fn a_server_that_restarts_is_waited_for(_: &Server, table: &'static str) {
     assert!(states.iter().all(|row| row.get::<_, &str>(0) == "done"));
 }
 
-/// A table, with a note of each result that is written into it.
-struct Table(Option<Server>);
+fn the_command_says_what_is_wrong(server: &Server, table: &'static str) {
+    let run = |url: String| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        command.args(["run", "--source", &url, "-w", "1"]);
+        let mut program = Program::start(command);
+        let status = program.end();
+        let said = [program.stdout(), program.stderr()].concat().join("\n");
+        assert!(!said.contains("secret"), "{said}");
+        (status.code(), said)
+    };
+    let config = Some(i32::from(exit::CONFIG));
+    let (code, said) = run(server.url(&format!("table={table}")));
+    assert!(code == config && said.contains("create=true"), "{code:?}: {said}");
+    let (code, said) = run(server.url("").replace("secret%20word", "secret"));
+    assert!(code == config && said.contains("PGPASSWORD"), "{code:?}: {said}");
+    let (code, said) = run(server.url("lease=never"));
+    assert!(code == config && said.contains("lease='never'"), "{code:?}: {said}");
+}
 
-impl Table {
+/// A table, with a note of each result that is written into it.
+struct Table<'s> {
+    first: &'s Server,
+    server: Option<Server>,
+}
+
+impl Table<'_> {
     fn server(&mut self) -> &mut Server {
-        self.0.as_mut().expect("it was started")
+        self.server.as_mut().expect("it was started")
     }
 }
 
-impl Place for Table {
+impl Place for Table<'_> {
     fn start(&mut self) {
-        let Some(server) = &mut self.0 else {
-            let server = self.0.insert(Server::start());
+        let Some(server) = &mut self.server else {
+            let server = self.server.insert(self.first.another());
             fetch(&Postgres::new(&server.url("create=true")).unwrap(), 1);
             let note = "
                 CREATE TABLE results (result json NOT NULL);
@@ -442,17 +466,17 @@ impl Place for Table {
 
     fn url(&self) -> String {
         // None is to be given up, however often it dies here.
-        self.0.as_ref().expect("it was started").url("lease=1s&deliveries=100")
+        self.server.as_ref().expect("it was started").url("lease=1s&deliveries=100")
     }
 }
 
-fn jobs_survive_deaths_of_everything(_: &Server, _: &'static str) {
-    let mut table = Table(None);
+fn jobs_survive_deaths_of_everything(first: &Server, _: &'static str) {
+    let mut table = Table { first, server: None };
     sources::survives(&mut table);
     let states = "SELECT count(*) FROM shmworker_jobs WHERE state <> 'done' OR lease IS NOT NULL";
     assert_eq!(table.server().client().query_one(states, &[]).unwrap().get::<_, i64>(0), 0);
 }
 
-fn two_share_a_table(_: &Server, _: &'static str) {
-    sources::is_shared(&mut Table(None));
+fn two_share_a_table(first: &Server, _: &'static str) {
+    sources::is_shared(&mut Table { first, server: None });
 }

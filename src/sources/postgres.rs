@@ -147,6 +147,14 @@ struct Taking {
     looked: Option<Instant>,
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy)]
+enum Role {
+    Fetch,
+    Publish,
+    Keep,
+}
+
 /// A connection.
 struct Session {
     client: Client,
@@ -248,7 +256,7 @@ impl Postgres {
         })
     }
 
-    fn connect(&self, listens: bool) -> Result<Session, SourceError> {
+    fn connect(&self, role: Role) -> Result<Session, SourceError> {
         let client = match (&self.tls, self.config.get_ssl_mode()) {
             (_, SslMode::Disable) => self.config.connect(NoTls),
             (tls, _) => self.config.connect(MakeRustlsConnect::new(tls.config())),
@@ -266,10 +274,14 @@ impl Postgres {
                 self.named, self.place
             ))
         })?;
-        if listens {
-            // Before the first look, so that nothing comes unnoticed between that and the wait.
-            client.batch_execute("LISTEN shmworker").map_err(|e| self.cannot("listen", &e))?;
-        }
+        let prepare = match role {
+            // Listens before the first look, so that nothing comes unnoticed between that and the wait. A lease need not be on disk: if
+            // the server forgets it in a crash, its result does not count, and the job is handed out again.
+            Role::Fetch => "SET synchronous_commit = off; LISTEN shmworker",
+            Role::Keep => "SET synchronous_commit = off",
+            Role::Publish => "",
+        };
+        client.batch_execute(prepare).map_err(|e| self.cannot("connect", &e))?;
         Ok(Session { client, oid, prepared: HashMap::new() })
     }
 
@@ -292,7 +304,7 @@ impl Postgres {
     fn with<T>(
         &self,
         session: &mut Option<Session>,
-        listens: bool,
+        role: Role,
         what: &str,
         act: impl FnOnce(&mut Session) -> Result<T, Error>,
     ) -> Result<T, SourceError> {
@@ -302,7 +314,7 @@ impl Postgres {
         }
         let open = match session {
             Some(open) => open,
-            None => session.insert(self.connect(listens)?),
+            None => session.insert(self.connect(role)?),
         };
         act(open).map_err(|e| {
             *session = None;
@@ -333,7 +345,9 @@ impl Postgres {
                 fatal("say it in the URL, or the password in PGPASSWORD")
             }
             None if why.contains("server does not support TLS") => fatal("turn it on there, or off by sslmode=disable"),
-            None if is_of_certificate(error) => fatal("name its issuer's certificate by sslrootcert"),
+            None if is_of_certificate(error) => {
+                fatal("name its issuer's certificate by sslrootcert in the URL, or by --source-ca")
+            }
             None => SourceError::Unavailable(format!("cannot {what} at {place}: {why}")),
         }
     }
@@ -428,7 +442,7 @@ impl TaskSource for Postgres {
         if room == 0 {
             return Ok(Vec::new());
         }
-        self.with(session, true, "fetch jobs", |session| {
+        self.with(session, Role::Fetch, "fetch jobs", |session| {
             loop {
                 if looked.is_none_or(|at| at.elapsed() >= self.poll) {
                     self.expire(session)?;
@@ -449,7 +463,7 @@ impl TaskSource for Postgres {
         let mut session = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut store = |rows: &[Ending]| {
             let mut refused = None;
-            let stored = self.with(&mut session, false, "publish results", |session| {
+            let stored = self.with(&mut session, Role::Publish, "publish results", |session| {
                 let stored = self.store(session, rows);
                 refused = stored.as_ref().err().filter(|e| is_of_data(e)).map(chain);
                 stored
@@ -486,7 +500,7 @@ impl TaskSource for Postgres {
     fn heartbeat(&self, leases: &[&str]) -> Result<Vec<String>, SourceError> {
         let (ids, tokens) = parsed(leases);
         let mut session = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept: HashSet<String> = self.with(&mut session, false, "renew leases", |session| {
+        let kept: HashSet<String> = self.with(&mut session, Role::Keep, "renew leases", |session| {
             let heartbeat = self.prepared(session, HEARTBEAT)?;
             let rows = session.client.query(&heartbeat, &[&ids, &tokens, &self.lease.as_secs_f64()])?;
             rows.iter().map(|row| Ok(format!("{}:{}", row.try_get::<_, i64>(0)?, row.try_get::<_, &str>(1)?))).collect()
@@ -500,7 +514,7 @@ impl TaskSource for Postgres {
         }
         let (ids, tokens) = parsed(unstarted);
         let mut session = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
-        self.with(&mut session, false, "give jobs back", |session| {
+        self.with(&mut session, Role::Keep, "give jobs back", |session| {
             let give_back = self.prepared(session, GIVE_BACK)?;
             session.client.execute(&give_back, &[&ids, &tokens])?;
             session.client.execute("SELECT pg_notify('shmworker', $1)", &[&session.oid])?;
@@ -605,7 +619,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, SourceError> {
             let found = rustls_native_certs::load_native_certs();
             roots.add_parsable_certificates(found.certs);
             if roots.is_empty() {
-                let why = "this system has no certificates for sslmode=verify-full: name a file by sslrootcert";
+                let why = "this system has no certificates for sslmode=verify-full: name a file by sslrootcert or --source-ca";
                 return Err(SourceError::Fatal(why.to_owned()));
             }
         }

@@ -23,27 +23,29 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    /// Starts a server and waits until it serves.
+    /// Starts a server that is never killed, and so need not write down anything at once; returns once it serves.
     pub(crate) fn start() -> Postgres {
-        Postgres::launch(true)
-    }
-
-    /// The same of one that is never killed, and need not write down anything at once.
-    pub(crate) fn quick() -> Postgres {
-        Postgres::launch(false)
-    }
-
-    fn launch(is_durable: bool) -> Postgres {
-        let home = tempfile::tempdir().unwrap();
-        own(home.path());
+        let home = home();
         let password = home.path().join("password");
         fs::write(&password, "secret word").unwrap();
         own(&password);
         let mut init = command("initdb", home.path());
         init.args(["--no-sync", "--encoding=UTF8", "--no-locale", "--username=tester", "--auth=scram-sha-256"]);
-        init.arg("--pwfile").arg(&password).arg("--pgdata").arg(home.path().join("data"));
-        let output = init.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        init.arg("--pwfile").arg(&password).arg("--pgdata").arg(home.path().join("new"));
+        run(init);
+        Postgres::launch(home, None)
+    }
+
+    /// Starts another as new as this one was, which may be killed.
+    pub(crate) fn another(&self) -> Postgres {
+        Postgres::launch(home(), Some(self))
+    }
+
+    fn launch(home: tempfile::TempDir, like: Option<&Postgres>) -> Postgres {
+        let is_durable = like.is_some();
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(like.map_or(home.path(), |like| like.home.path()).join("new")).arg(home.path().join("data"));
+        run(copy);
         for name in ["server.pem", "server.key"] {
             let copy = home.path().join(name);
             fs::copy(pem(name), &copy).unwrap();
@@ -118,6 +120,17 @@ impl Drop for Postgres {
 
 pub(crate) fn pem(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls").join(name)
+}
+
+fn home() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    own(home.path());
+    home
+}
+
+fn run(mut command: Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn serve(home: &Path, port: u16, is_durable: bool) -> Program {

@@ -226,7 +226,7 @@ impl Redis {
                 fatal("it is to be Redis 7 or newer")
             }
             _ if why.contains("DB index") => fatal("name another database in the URL"),
-            _ if why.contains("invalid peer certificate") => fatal("name its issuer's certificate"),
+            _ if why.contains("invalid peer certificate") => fatal("name its issuer's certificate by --source-ca"),
             _ => SourceError::Unavailable(format!("cannot {what} at {place}: {why}")),
         }
     }
