@@ -14,7 +14,9 @@ mod replay;
 mod resize;
 #[cfg(feature = "temporal")]
 mod run;
+mod top;
 mod torture;
+mod units;
 
 #[cfg(feature = "temporal")]
 use crate::temporal::{Worker, connect::Server, sample, starter};
@@ -80,6 +82,7 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),
@@ -93,6 +96,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),

@@ -1082,8 +1082,16 @@ impl<'e> Claimed<'e> {
         let table = endpoint.table();
         d.run.status.store(status, Relaxed);
         let began = d.run.began.load(Relaxed);
-        let now = if began == 0 { 0 } else { table.clock.now() };
-        d.run.ran.store(now.saturating_sub(began), Relaxed);
+        let mut now = 0;
+        if began != 0 {
+            now = table.clock.now();
+            let ran = now.saturating_sub(began);
+            d.run.ran.store(ran, Relaxed);
+            let waited = began.saturating_sub(d.submitted.load(Relaxed));
+            if let Some(record) = endpoint.segment.record(endpoint.name.id()) {
+                record.times().count(waited, ran, endpoint.is_shared.load(Relaxed));
+            }
+        }
         // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
         endpoint.count();
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
