@@ -15,7 +15,7 @@ use crate::{
     error::Corrupted,
     lockfree::{
         descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules, Run, set},
-        participant::{Name, Participant},
+        participant::{Histograms, Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         task_clock::{Sampler, TaskClock},
         word::{Outcome, Phase, Task},
@@ -28,7 +28,7 @@ use std::{
     mem::ManuallyDrop,
     ops::Deref,
     os::fd::{AsRawFd, OwnedFd},
-    slice,
+    ptr, slice,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -107,6 +107,8 @@ pub(crate) enum To {
 pub(crate) struct Endpoint {
     segment: Arc<Segment>,
     name: Name,
+    /// How long its attempts waited and ran. It borrows from `segment`, and is handed out for as long as that is borrowed only.
+    times: &'static Histograms,
     cursors: Cursors,
     /// Of the process in which it was made: a system call less for each task.
     pid: u32,
@@ -160,9 +162,13 @@ impl Endpoint {
 
     fn spinning(segment: Arc<Segment>, name: Name, cpus: usize, spin: Spin) -> Endpoint {
         let cursors = Cursors::new(segment.table());
+        let record = segment.record(name.id()).expect("the coordinator gives names of the segment's participants");
+        // SAFETY: it lies in the mapping, which stays where it is for as long as the segment lives, of which the endpoint has a share.
+        let times = unsafe { &*ptr::from_ref(record.times()) };
         Endpoint {
             segment,
             name,
+            times,
             cursors,
             pid: std::process::id(),
             spin,
@@ -554,8 +560,14 @@ impl Endpoint {
         }
     }
 
+    #[inline]
+    fn times(&self) -> &Histograms {
+        self.times
+    }
+
     /// One task more that this participant has done, or is just done with: a worker's completions, a client's answers. For the
     /// report, and by it a death is no failure at start.
+    #[inline]
     pub(crate) fn count(&self) {
         // Relaxed: from threads of this process only, and read once that is dead.
         let finished = &self.table().participants[self.name.id() as usize].finished;
@@ -1088,9 +1100,7 @@ impl<'e> Claimed<'e> {
             let ran = now.saturating_sub(began);
             d.run.ran.store(ran, Relaxed);
             let waited = began.saturating_sub(d.submitted.load(Relaxed));
-            if let Some(record) = endpoint.segment.record(endpoint.name.id()) {
-                record.times().count(waited, ran, endpoint.is_shared.load(Relaxed));
-            }
+            endpoint.times().count(waited, ran, endpoint.is_shared.load(Relaxed));
         }
         // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
         endpoint.count();

@@ -167,12 +167,14 @@ impl Histograms {
     pub(crate) fn count(&self, waited: u64, ran: u64, is_shared: bool) {
         // `% 64` is for the compiler, which then checks no bound.
         let bucket = |ticks: u64| (ticks | 1).ilog2() as usize % 64;
+        let (wait, run) = (&self.waits[bucket(waited)], &self.runs[bucket(ran)]);
         // Relaxed: for people.
-        for word in [&self.waits[bucket(waited)], &self.runs[bucket(ran)]] {
-            match is_shared {
-                true => drop(word.fetch_add(1, Relaxed)),
-                false => word.store(word.load(Relaxed) + 1, Relaxed),
-            }
+        if is_shared {
+            wait.fetch_add(1, Relaxed);
+            run.fetch_add(1, Relaxed);
+        } else {
+            wait.store(wait.load(Relaxed).wrapping_add(1), Relaxed);
+            run.store(run.load(Relaxed).wrapping_add(1), Relaxed);
         }
     }
 }

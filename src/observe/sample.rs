@@ -379,6 +379,7 @@ fn participants(segment: &Segment, runs: bool) -> Vec<Participant> {
             // The id may have been another's before.
             _ if role == GUEST => "attached".to_owned(),
             Some(label) if !label.is_empty() => printable(&label),
+            _ if id == 0 => "coordinator".to_owned(),
             _ => format!("process {role}"),
         };
         found.push(Participant {
