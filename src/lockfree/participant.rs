@@ -494,3 +494,55 @@ pub(crate) fn check_id(id: u16, len: usize) -> Result<usize, Corrupted> {
         Err(Corrupted::new("participant id", id as usize, u64::from(id)))
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    fn record() -> Box<Record> {
+        // SAFETY: all of it is words, for which zeroes are valid.
+        unsafe { Box::<Record>::new_zeroed().assume_init() }
+    }
+
+    #[test]
+    fn labels_and_names_are_told_as_far_as_there_is_room() {
+        let record = record();
+        assert_eq!((record.label(), record.task_names()), (String::new(), Vec::new()));
+        record.set_label("worker:10");
+        record.set_label("worker:9");
+        assert_eq!(record.label(), "worker:9");
+        record.set_label(&"ä".repeat(100));
+        assert_eq!(record.label(), "ä".repeat(32));
+        let long = "x".repeat(1000);
+        record.name_tasks([(7, "resize it"), (8, &long), (9, &long), (10, "two\nlines"), (u32::MAX, "last")]);
+        let told = [(7, "resize it"), (8, &long), (u32::MAX, "last")].map(|(kind, name)| (kind, name.to_owned()));
+        assert_eq!(record.task_names(), told);
+    }
+
+    #[test]
+    fn endings_come_back_the_newest_first() {
+        let record = record();
+        assert_eq!(record.endings(), []);
+        let ending = |pid| Ending { pid, role: 3, exit: 0x1_0209, requeued: 4, failed: u8::MAX, at_ms: pid * 1000 };
+        (1..=100).for_each(|pid| record.note_ending(ending(pid)));
+        let told = record.endings();
+        assert_eq!((told.len(), told[0], told[62]), (63, ending(100), ending(38)));
+        let late = Ending { at_ms: u32::MAX, role: u32::MAX, ..ending(1) };
+        assert_eq!(Ending::of(late.bits()), Ending { at_ms: (1 << 31) - 1, ..late });
+    }
+
+    #[test]
+    fn attempts_are_counted_by_powers_of_two() {
+        for is_shared in [false, true] {
+            let record = record();
+            for (waited, ran) in [(0, 1), (1, 2), (3, 4), (u64::MAX, u64::MAX)] {
+                record.times().count(waited, ran, is_shared);
+            }
+            let seen = |words: &[AtomicU64; 64]| {
+                words.iter().enumerate().map(|(i, w)| (i, w.load(Relaxed))).filter(|(_, n)| *n > 0).collect::<Vec<_>>()
+            };
+            assert_eq!(seen(&record.times().waits), [(0, 2), (1, 1), (63, 1)]);
+            assert_eq!(seen(&record.times().runs), [(0, 1), (1, 1), (2, 1), (63, 1)]);
+        }
+    }
+}

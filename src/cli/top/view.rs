@@ -302,3 +302,181 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect) {
     frame.render_widget(Clear, place);
     frame.render_widget(Paragraph::new(HELP).block(Block::bordered().title(" keys ")), place);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::app::{Sort, Wish},
+        *,
+    };
+    use crate::{
+        exec::endpoint::{Claimed, Endpoint, Submission, To},
+        lockfree::participant::Ending,
+        mem::{
+            layout::Geometry,
+            segment::{Options, Segment},
+        },
+        observe::{find::Found, sample::Sample},
+        process::exit::Exit,
+    };
+    use ratatui::{
+        Terminal,
+        backend::TestBackend,
+        crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
+    };
+    use std::{os::fd::AsFd, sync::Arc, time::Duration};
+
+    /// A pool without processes: a coordinator, three workers and what they hold.
+    struct Pool {
+        segment: Arc<Segment>,
+        ends: Vec<Endpoint>,
+    }
+
+    impl Pool {
+        fn new() -> Pool {
+            let options = Options::with_queues(["default", "urgent"]);
+            let segment = Arc::new(Segment::create_with(Geometry::new(8, 2), &options).unwrap());
+            segment.record(0).unwrap().name_tasks([(7, "resize"), (8, "mail")]);
+            let ends = ["", "worker:9", "worker:10", "client"].into_iter().zip(0..).map(|(label, role)| {
+                let name = segment.table().admit(100 + role, role).unwrap().unwrap();
+                segment.record(name.id()).unwrap().set_label(label);
+                Endpoint::new(segment.clone(), name)
+            });
+            Pool { ends: ends.collect(), segment }
+        }
+
+        fn submit(&self, kind: u32, queue: usize) {
+            let submission = Submission { kind, ..Submission::new(To::Queue(queue)) };
+            self.ends[3].try_submit(submission, b"").unwrap();
+        }
+
+        fn claim(&self, worker: usize) -> Claimed<'_> {
+            let end = &self.ends[worker];
+            let claimed = end.claim(end.queue(0)).unwrap().unwrap();
+            claimed.begin(1, 0, 0, 0);
+            claimed
+        }
+
+        fn die(&self) {
+            let exit = Exit::Signal(9).pack();
+            let ending = Ending { pid: 4711, role: 1, exit, requeued: 1, failed: 2, at_ms: 0 };
+            self.segment.record(0).unwrap().note_ending(ending);
+        }
+
+        fn sample(&self) -> Sample {
+            let fd = self.segment.as_fd().try_clone_to_owned().unwrap();
+            Sample::of(&Found { segment: Segment::attach(fd, false).unwrap(), coordinator: None, runs: true })
+        }
+
+        fn app(&self, has_colors: bool) -> App {
+            App::new("mine".to_owned(), Duration::from_secs(1), has_colors, self.sample())
+        }
+    }
+
+    fn drawn(app: &App, width: u16, height: u16) -> Terminal<TestBackend> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, app)).unwrap();
+        terminal
+    }
+
+    fn lines(app: &App, width: u16, height: u16) -> Vec<String> {
+        let terminal = drawn(app, width, height);
+        let cells = terminal.backend().buffer().content();
+        let line = |row: &[ratatui::buffer::Cell]| row.iter().map(|cell| cell.symbol()).collect::<String>();
+        cells.chunks(width.into()).map(|row| line(row).trim_end().to_owned()).collect()
+    }
+
+    fn press(app: &mut App, code: KeyCode) -> Wish {
+        app.key(KeyEvent::new(code, KeyModifiers::NONE))
+    }
+
+    #[test]
+    fn what_runs_waits_and_died_is_shown() {
+        let pool = Pool::new();
+        (0..3).for_each(|_| pool.submit(7, 0));
+        pool.submit(8, 1);
+        let claimed = pool.claim(1);
+        claimed.progress(3, 12);
+        pool.die();
+        let mut app = pool.app(false);
+        let all = lines(&app, 120, 24);
+        assert!(all[0].starts_with("shmworker top: mine running, up 0:00:0"), "{all:#?}");
+        assert!(all[1].contains("tasks/s -   1 running, 3 ready, 0 delayed, 0 done, 4092 of 4096 free"), "{all:#?}");
+        let of = |label: &str| all.iter().find(|line| line.starts_with(label)).unwrap_or_else(|| panic!("{all:#?}"));
+        assert!(of("coordinator").contains("100"));
+        assert!(of("worker:9").contains("resize") && of("worker:9").ends_with("3 of 12 (25 %)"), "{all:#?}");
+        assert!(of("default").split_whitespace().eq(["default", "2", "0"]), "{all:#?}");
+        assert!(of("urgent").split_whitespace().eq(["urgent", "1", "0"]), "{all:#?}");
+        let death = "worker:9 (pid 4711): signal 9 (SIGKILL), 0:00:0";
+        assert!(all.iter().any(|line| line.starts_with(death)), "{all:#?}");
+        assert_eq!(all.last().unwrap(), "q quit  s sort: id  p pause  +/- every 1 s  h help");
+
+        claimed.complete(0, 0, |_| ()).map_err(|(e, _)| e).unwrap();
+        app.look(pool.sample());
+        let all = lines(&app, 120, 24);
+        assert!(all[1].contains("0 running, 3 ready, 0 delayed, 1 done"), "{all:#?}");
+        assert!(all[2].starts_with("now   wait p50") && all[3].starts_with("all   wait p50"), "{all:#?}");
+    }
+
+    #[test]
+    fn colours_are_left_out_where_they_are_not_wanted() {
+        let pool = Pool::new();
+        pool.die();
+        let colors = |has_colors| {
+            let terminal = drawn(&pool.app(has_colors), 120, 24);
+            let cells = terminal.backend().buffer().content();
+            cells.iter().filter(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset).count()
+        };
+        assert_eq!(colors(false), 0);
+        assert!(colors(true) > 0);
+    }
+
+    #[test]
+    fn every_size_has_its_picture() {
+        let pool = Pool::new();
+        pool.die();
+        let mut app = pool.app(true);
+        for shows_help in [false, true] {
+            app.shows_help = shows_help;
+            for (width, height) in [(1, 1), (3, 2), (20, 5), (60, 12), (80, 24), (300, 100)] {
+                let all = lines(&app, width, height);
+                if height > 5 && !shows_help {
+                    assert!(all.last().unwrap().starts_with("q quit"), "{width} x {height}: {all:#?}");
+                    assert!(all.iter().any(|line| line.starts_with("coordinator")), "{width} x {height}: {all:#?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_change_what_is_shown() {
+        let pool = Pool::new();
+        let mut app = pool.app(false);
+        let labels = |app: &App| app.processes().iter().map(|p| p.label.clone()).collect::<Vec<_>>();
+        assert_eq!(labels(&app), ["coordinator", "worker:9", "worker:10", "client"]);
+        press(&mut app, KeyCode::Char('s'));
+        assert_eq!(app.sort, Sort::Label);
+        assert_eq!(labels(&app), ["client", "coordinator", "worker:9", "worker:10"], "10 comes after 9");
+        (0..5).for_each(|_| drop(press(&mut app, KeyCode::Char('s'))));
+        assert_eq!(app.sort, Sort::Id, "all around");
+
+        (0..20).for_each(|_| drop(press(&mut app, KeyCode::Char('+'))));
+        assert_eq!(app.interval, Duration::from_secs(60));
+        (0..20).for_each(|_| drop(press(&mut app, KeyCode::Char('-'))));
+        assert_eq!(app.interval, Duration::from_millis(100));
+
+        press(&mut app, KeyCode::End);
+        assert_eq!(app.above, 3);
+        let all = lines(&app, 80, 8);
+        assert!(all.iter().any(|line| line.starts_with("client")), "the last page is a full one: {all:#?}");
+        press(&mut app, KeyCode::Home);
+        assert_eq!(app.above, 0);
+
+        press(&mut app, KeyCode::Char('h'));
+        assert_eq!(press(&mut app, KeyCode::Esc), Wish::Nothing, "it takes the help away");
+        assert_eq!(press(&mut app, KeyCode::Esc), Wish::Quit);
+        assert_eq!(press(&mut app, KeyCode::Char('p')), Wish::Nothing);
+        assert_eq!(press(&mut app, KeyCode::Char('p')), Wish::Look, "what is shown is old");
+        assert_eq!(app.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Wish::Interrupt);
+    }
+}
