@@ -19,6 +19,8 @@ const DEATHS: usize = 6;
 const LANES: usize = 8;
 /// Lines of processes, without the head, for which everything else makes room.
 const LEAST_PROCESSES: u16 = 3;
+/// Characters of a task, before other columns make room for it.
+const TASK: u16 = 10;
 
 const HELP: &str = "\
 q, Esc      quit
@@ -161,9 +163,14 @@ fn draw_processes(frame: &mut Frame<'_>, app: &App, palette: &Palette, area: Rec
     // The last page is a full one.
     let lines = usize::from(area.height.saturating_sub(1));
     let above = app.above.min(all.len().saturating_sub(lines));
-    let rows = all.iter().skip(above).take(lines).map(|p| process_row(app, palette, p));
+    let columns = columns(longest as u16, area.width);
+    let some = |cells: [Cell<'static>; 9]| {
+        let kept = cells.into_iter().enumerate().filter(|(i, _)| columns.iter().any(|(column, _)| column == i));
+        Row::new(kept.map(|(_, cell)| cell).collect::<Vec<_>>())
+    };
+    let rows = all.iter().skip(above).take(lines).map(|p| some(process_cells(app, palette, p)));
     let right = |text: &'static str| Cell::from(Line::from(text).alignment(Alignment::Right));
-    let head = Row::new([
+    let head = some([
         Cell::from("label"),
         right("pid"),
         Cell::from("S"),
@@ -174,21 +181,28 @@ fn draw_processes(frame: &mut Frame<'_>, app: &App, palette: &Palette, area: Rec
         right("memory"),
         Cell::from("task"),
     ]);
-    let widths = [
-        Constraint::Length(longest as u16),
-        Constraint::Length(7),
-        Constraint::Length(1),
-        Constraint::Length(7),
-        Constraint::Length(9),
-        Constraint::Length(6),
-        Constraint::Length(6),
-        Constraint::Length(9),
-        Constraint::Min(10),
-    ];
+    let widths = columns.iter().map(|&(_, width)| width);
     frame.render_widget(Table::new(rows, widths).header(head.style(palette.head())).column_spacing(1), area);
 }
 
-fn process_row<'a>(app: &App, palette: &Palette, p: &'a Participant) -> Row<'a> {
+/// Which columns there is room for, and how wide they are.
+fn columns(label: u16, width: u16) -> Vec<(usize, Constraint)> {
+    let widths = [label, 7, 1, 7, 9, 6, 6, 9];
+    // Of who it is and what it does there is always something.
+    let mut shown = vec![0, 1, 2];
+    let mut taken = label + 9 + 3 + TASK;
+    for i in [3, 6, 7, 4, 5] {
+        taken += widths[i] + 1;
+        if taken <= width {
+            shown.push(i);
+        }
+    }
+    shown.sort_unstable();
+    let task = (8, Constraint::Min(TASK));
+    shown.into_iter().map(|i| (i, Constraint::Length(widths[i]))).chain([task]).collect()
+}
+
+fn process_cells(app: &App, palette: &Palette, p: &Participant) -> [Cell<'static>; 9] {
     let right = |text: String| Cell::from(Line::from(text).alignment(Alignment::Right));
     let or_dash = |text: Option<String>| right(text.unwrap_or_else(|| "-".to_owned()));
     let (state, style) = match p.process.map(|f| f.state) {
@@ -197,8 +211,8 @@ fn process_row<'a>(app: &App, palette: &Palette, p: &'a Participant) -> Row<'a> 
         Some(state) => (state.to_string(), palette.bad()),
         None => ("-".to_owned(), Style::new()),
     };
-    Row::new([
-        Cell::from(&p.label[..]),
+    [
+        Cell::from(p.label.clone()),
         right(p.pid.to_string()),
         Cell::from(state).style(style),
         or_dash(app.rates.tasks(p.name()).map(|rate| Rate(rate).to_string())),
@@ -207,7 +221,7 @@ fn process_row<'a>(app: &App, palette: &Palette, p: &'a Participant) -> Row<'a> 
         or_dash(app.rates.cpu(p.name()).map(|cpu| format!("{:.0} %", 100.0 * cpu))),
         or_dash(p.process.map(|f| Bytes(f.own_bytes).to_string())),
         Cell::from(p.task.as_ref().map(|task| task_text(task, p.running)).unwrap_or_default()),
-    ])
+    ]
 }
 
 fn task_text(task: &Current, running: usize) -> String {
