@@ -15,9 +15,10 @@ use shmworker::{
 };
 use std::{
     fs,
+    io::{BufRead, BufReader, Read},
     os::unix::fs::FileTypeExt,
     path::PathBuf,
-    process::{Command, ExitCode, Output},
+    process::{Command, ExitCode, Output, Stdio},
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
@@ -66,6 +67,12 @@ fn tasks(gate: &Gate) -> Tasks {
 }
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, command, name] = &args[..]
+        && command == "hold"
+    {
+        return hold(name);
+    }
     scene::run(scenes![
         inspect_tells_what_is_done_and_what_waits,
         inspect_tells_who_died_and_over_what,
@@ -184,28 +191,46 @@ fn inspect_tells_who_died_and_over_what() {
 }
 
 fn a_stopped_pool_is_inspected() {
-    let gate = Gate::new();
-    let pool = pool(&gate, 2);
-    let handle = pool.submit(STAY, &()).unwrap();
-    scene::at_least(gate.begun, 1);
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    let mut program = program.args(["hold", &name()]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    BufReader::new(program.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
     let json = inspect(&name());
     assert_eq!(json["pool"]["is_stopped"], false);
-    let pids = ["coordinator", "worker:0", "worker:1"].map(|label| participant(&json, label)["pid"].as_i64().unwrap());
-    pids.map(|pid| kill(Pid::from_raw(pid as i32), Signal::SIGSTOP).unwrap());
+    let labels = ["coordinator", "program", "worker:0", "worker:1"];
+    let pids = labels.map(|label| participant(&json, label)["pid"].as_i64().unwrap() as i32);
+    assert_eq!(pids[1], program.id() as i32);
     for pid in pids {
-        until(|| state(pid as u32) == 'T');
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
     }
-    for what in [name(), pids[0].to_string(), pids[1].to_string()] {
+    for pid in pids {
+        until(|| state(pid) == 'T');
+    }
+    for what in [name(), pids[0].to_string(), pids[2].to_string()] {
         let json = inspect(&what);
-        assert_eq!(json["tasks"]["claimed"], 1);
-        for label in ["coordinator", "worker:0", "worker:1"] {
+        assert_eq!((&json["pool"]["is_stopped"], &json["tasks"]["claimed"]), (&true.into(), &1.into()), "{json}");
+        for label in labels {
             assert_eq!(participant(&json, label)["process"]["state"], "T");
         }
     }
-    pids.map(|pid| kill(Pid::from_raw(pid as i32), Signal::SIGCONT).unwrap());
+    for pid in pids {
+        kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
+    }
+    drop(program.stdin.take());
+    assert!(program.wait().unwrap().success());
+}
+
+/// A program with a pool of two workers, one of which is busy until stdin ends.
+fn hold(name: &str) -> ExitCode {
+    let gate = Gate::new();
+    let pool = Pool::builder().name(name).workers(2).fork(tasks(&gate)).unwrap();
+    let handle = pool.submit(STAY, &()).unwrap();
+    scene::at_least(gate.begun, 1);
+    println!("busy");
+    let _ = std::io::stdin().read(&mut [0]);
     gate.open();
     handle.wait().unwrap();
     pool.join().unwrap();
+    ExitCode::SUCCESS
 }
 
 fn any_process_of_a_pool_stands_for_it() {
@@ -449,7 +474,7 @@ fn top_restores_the_terminal_at_a_signal() {
 }
 
 /// What the kernel says that a process does.
-fn state(pid: u32) -> char {
+fn state(pid: i32) -> char {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
 }

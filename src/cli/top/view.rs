@@ -471,12 +471,18 @@ mod tests {
         press(&mut app, KeyCode::Char('s'));
         assert_eq!(app.sort, Sort::Label);
         assert_eq!(labels(&app), ["client", "coordinator", "worker:9", "worker:10"], "10 comes after 9");
-        (0..5).for_each(|_| drop(press(&mut app, KeyCode::Char('s'))));
+        for _ in 0..5 {
+            press(&mut app, KeyCode::Char('s'));
+        }
         assert_eq!(app.sort, Sort::Id, "all around");
 
-        (0..20).for_each(|_| drop(press(&mut app, KeyCode::Char('+'))));
+        for _ in 0..20 {
+            press(&mut app, KeyCode::Char('+'));
+        }
         assert_eq!(app.interval, Duration::from_secs(60));
-        (0..20).for_each(|_| drop(press(&mut app, KeyCode::Char('-'))));
+        for _ in 0..20 {
+            press(&mut app, KeyCode::Char('-'));
+        }
         assert_eq!(app.interval, Duration::from_millis(100));
 
         press(&mut app, KeyCode::End);
