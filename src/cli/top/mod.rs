@@ -122,7 +122,8 @@ fn watch(found: &Found, app: &mut App, screen: &mut Screen) -> io::Result<End> {
                     Wish::Quit => return Ok(End::Quit),
                     Wish::Interrupt => return Ok(End::Signal(Signal::SIGINT as i32)),
                 },
-                // A resize is dealt with by drawing.
+                // The size may be what it was before, with a smaller one in between: then nobody but us knows what is missing.
+                Event::Resize(..) => screen.clear()?,
                 _ => {}
             }
         }
@@ -179,6 +180,11 @@ impl Screen {
                 Err(e)
             }
         }
+    }
+
+    /// All of it will be drawn anew.
+    fn clear(&mut self) -> io::Result<()> {
+        self.terminal.as_mut().map_or(Ok(()), |terminal| terminal.clear())
     }
 
     fn draw(&mut self, app: &App) -> io::Result<()> {
