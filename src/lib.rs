@@ -11,6 +11,7 @@
 //!    cli        the command line                                                       (feature "cli")
 //!       │
 //!    lanes      what the bridge and the processes that run Temporal's code say to each other
+//!    observe    a pool seen from outside: read-only, by `shmworker top` and `inspect`        (feature "cli")
 //!    process    coordinator: forks, watches, recovers, respawns, drains
 //!       │
 //!    exec       endpoints: submit, claim, complete, take
@@ -56,6 +57,8 @@ mod limit;
 mod lockfree;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;
+#[cfg(feature = "cli")]
+mod observe;
 #[cfg(any(feature = "pool", feature = "temporal"))]
 mod panics;
 #[cfg(not(all(test, any(loom, shuttle))))]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must pass before a change lands, from nothing; prints a table of minutes.
-#   tests/all.sh [part ...]      parts: sources core library jobs queues examples torture temporal c fuzz benches main (default: all)
+#   tests/all.sh [part ...]      parts: sources core library jobs queues examples seeing torture temporal c fuzz benches main
+#                                (default: all)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 . .ci/setup || exit 1
@@ -43,7 +44,7 @@ library() {
     step "library: command line" cargo test --test cli --test bench
     step "library: start methods" cargo test --test start_methods --test cargo_test --test attached
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
-    step "library: torture" cargo test --test torture --test segment --test inspect --test raw_sync
+    step "library: torture" cargo test --test torture --test segment --test raw_sync
 }
 jobs() { step "jobs: runner, command" cargo test --test jobs_runner --test jobs; }
 queues() {
@@ -55,6 +56,11 @@ queues() {
     step "queues: Redis" cargo test --test source_redis
 }
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }
+seeing() {
+    # A terminal for what is drawn in one.
+    command -v tmux >/dev/null || step "seeing: tmux" sh -c 'apt-get update -qq && apt-get install -qq -y tmux'
+    step "seeing: inspect, top" cargo test --test inspect --test seeing
+}
 torture() {
     # Its own build: it takes seconds, and nothing of Temporal is in what is stepped through.
     local torture="$CARGO_TARGET_DIR/release/shmworker torture"
@@ -89,7 +95,7 @@ benches() {
 }
 main() { step "main job: 25 workflows" examples/parallelized.sh; }
 
-for part in "${@:-sources core library jobs queues examples torture temporal c fuzz benches main}"; do
+for part in "${@:-sources core library jobs queues examples seeing torture temporal c fuzz benches main}"; do
     for p in $part; do "$p"; done
 done
 

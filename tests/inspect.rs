@@ -35,11 +35,23 @@ fn a_file_is_read_and_its_damage_named() {
     assert!(shmworker(&["probe", "--file", file, "--fill", "60000"]).output().unwrap().status.success());
     finds(&inspect(file), 0, &["last seen running", "coordinator", "1024 attached", "no invariant is violated"]);
 
+    let json = shmworker(&["inspect", "--json", file]).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&json["pool"]["runs"], &json["audit"]["is_sound"]), (&false.into(), &true.into()), "{json}");
+    assert_eq!((&json["participants"][0]["label"], &json["latency"]), (&"coordinator".into(), &().into()), "{json}");
+    assert_eq!(json["blocks"]["sizes"][2]["attached"], 1024, "{json}");
+
     // The first mebibyte is followed by descriptors.
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0xff; 768], 1 << 20).unwrap();
     let damaged =
         ["its word has a phase, yet it is damaged task word 0xffffffffffffffff", "error: the segment is damaged"];
     finds(&inspect(file), 1, &damaged);
+    let json = shmworker(&["inspect", "--json", file]).output().unwrap();
+    assert_eq!(json.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&json["audit"]["is_sound"], &json["tasks"]["damaged"]), (&false.into(), &1.into()), "{json}");
+    let violations = json["audit"]["violations"].as_array().unwrap();
+    assert!(violations.iter().any(|v| v.as_str().unwrap().contains(damaged[0])), "{json}");
 
     let text = dir.path().join("text");
     std::fs::write(&text, vec![b'x'; 10_000]).unwrap();

@@ -10,6 +10,7 @@ use super::{
     inspect::InspectArgs,
     probe::ProbeArgs,
     resize::ResizeArgs,
+    top::TopArgs,
     torture::TortureArgs,
 };
 use crate::mem::backing::{LONGEST, is_pool_name};
@@ -125,9 +126,15 @@ pub(crate) enum Command {
     Torture(TortureArgs),
     /// Show who takes part in a pool, where its tasks are, and whether its shared memory is sound
     #[command(after_help = "Example:\n  shmworker inspect 4711\n      \
-        the pool whose coordinator has this process id; for one that is dead, its name or its file\n\n\
-        It only reads. Exit code 1 if an invariant is violated; each is printed with the words involved.")]
+        the pool of which this process is one; for a pool that is dead, its name or its file\n\n\
+        It only reads, and works if the pool's processes are stopped. Exit code 1 if an invariant is violated; each is printed \
+        with the words involved.")]
     Inspect(InspectArgs),
+    /// Watch a pool as it works: its processes, what they run, lanes, latencies, deaths
+    #[command(after_help = "Example:\n  shmworker top 4711\n      \
+        the pool of which this process is one, until 'q' is pressed; 'h' shows the keys\n\n\
+        It only reads. Exit code 1 if the pool dies meanwhile, 0 if it ends in order. NO_COLOR leaves colours out.")]
+    Top(TopArgs),
     /// Change the number of workers of a pool that runs
     #[command(after_help = "Example:\n  shmworker resize 4711 -w 8\n      \
         the pool whose coordinator has this process id has 8 workflow workers from now on\n\n\

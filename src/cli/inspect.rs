@@ -1,40 +1,47 @@
 //! `shmworker inspect`: what stands in a segment, and whether it is sound.
 //!
 //! It only reads. Of a pool that runs it takes no participant's seat; a segment whose processes are all dead is looked at where
-//! it lies.
+//! it lies. Nobody is waited for, so a pool whose processes are stopped can be looked at too.
 
 use super::{
     args::name,
     exit::{self, CliError},
     say,
+    units::{Bytes, Ns},
 };
 use crate::{
-    lockfree::{
-        descriptor::Descriptor,
-        word::{Block, Member, Phase},
+    lockfree::audit::Violation,
+    observe::{
+        find::find,
+        sample::{Percentiles, Sample},
     },
-    mem::{backing, segment::Segment},
-    process::{
-        Mode,
-        attach::{self, AttachError, GUEST},
-        names::NameError,
-    },
-    sync::{Acquire, Relaxed},
 };
-use std::{
-    fmt::{self, Write},
-    fs::File,
-    io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
-    path::Path,
-};
+use serde::Serialize;
+use std::fmt::{self, Write};
 
 /// What `shmworker inspect` was told.
 #[derive(clap::Args)]
 pub(crate) struct InspectArgs {
-    /// Name of a pool, process id of its coordinator, or file of a segment
+    /// Name of a pool, process id of one of its processes, or file of a segment
     #[arg(value_name = "NAME|PID|FILE", value_parser = name())]
     what: String,
+    /// Print one JSON object in place of the tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints. `docs/operations.md` has its fields.
+#[derive(Serialize)]
+struct Json<'s> {
+    #[serde(flatten)]
+    sample: &'s Sample,
+    audit: Audit,
+}
+
+#[derive(Serialize)]
+struct Audit {
+    is_sound: bool,
+    violations: Vec<String>,
 }
 
 /// Prints what stands in the segment.
@@ -42,22 +49,23 @@ pub(crate) struct InspectArgs {
 /// # Errors
 /// There is no such segment, it can't be read, or it violates an invariant.
 pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
-    let (segment, runs) = find(&args.what)?;
-    let failed = |e: fmt::Error| CliError::new(exit::FAILURE, e);
-    let mut text = String::new();
-    describe(&mut text, &segment, runs).map_err(failed)?;
+    let failed = |e: &dyn fmt::Display| CliError::new(exit::FAILURE, e);
+    let found = find(&args.what).map_err(|e| failed(&e))?;
+    let sample = Sample::of(&found);
     // What others are in the middle of, or died in the middle of, is no fault.
-    let violations = segment.table().audit_live().violations;
-    for v in &violations {
-        write!(text, "\nviolation    {v}").map_err(failed)?;
+    let violations = found.segment.table().audit_live().violations;
+    if args.json {
+        let violations: Vec<String> = violations.iter().map(Violation::to_string).collect();
+        let audit = Audit { is_sound: violations.is_empty(), violations };
+        say(serde_json::to_string(&Json { sample: &sample, audit }).map_err(|e| failed(&e))?);
+    } else {
+        let mut text = String::new();
+        describe(&mut text, &sample, &violations).map_err(|e| failed(&e))?;
+        say(text);
     }
     match violations.len() {
-        0 => {
-            say(format_args!("{text}\naudit        no invariant is violated"));
-            Ok(())
-        }
+        0 => Ok(()),
         n => {
-            say(text);
             let why =
                 format_args!("the segment is damaged, {n} invariant(s) are violated: end its pool, and report this");
             Err(CliError::new(exit::FAILURE, why))
@@ -65,180 +73,138 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     }
 }
 
-/// The segment, and whether its pool runs.
-fn find(what: &str) -> Result<(Segment, bool), CliError> {
-    let failed = |e: &dyn fmt::Display| CliError::new(exit::FAILURE, e);
-    let path = Path::new(what);
-    let open = |path: &Path| match Segment::open(path, false) {
-        Ok(segment) => Ok((segment, false)),
-        Err(e) => Err(failed(&format_args!("cannot inspect '{}': {e}", path.display()))),
-    };
-    if what.contains('/') {
-        return open(path);
-    }
-    match attach::observe(what) {
-        Ok(segment) => Ok((segment, true)),
-        Err(e @ (AttachError::NotRunning { .. } | AttachError::Name(NameError::Invalid(_)))) => {
-            let named = backing::named().map_err(|e| failed(&format_args!("cannot look for named segments: {e}")))?;
-            match named.into_iter().find(|(pool, _)| pool == what) {
-                Some((_, path)) => open(&path),
-                None if path.exists() => open(path),
-                None => Err(failed(&format_args!("{e}; nor is there a named segment or a file '{what}'"))),
-            }
-        }
-        Err(e) => Err(failed(&e)),
-    }
-}
-
-/// Bytes, with the largest unit that leaves a whole number or at least two digits.
-struct Bytes(u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = ["B", "KiB", "MiB", "GiB"];
-        let larger =
-            |&n: &u32| n == 0 || self.0 >= 10 << (10 * n) || self.0 > 0 && self.0.is_multiple_of(1 << (10 * n));
-        let unit = (0..4).rev().find(larger).unwrap_or(0);
-        f.pad(&format!("{} {}", self.0 >> (10 * unit), units[unit as usize]))
-    }
-}
-
-fn describe(out: &mut String, segment: &Segment, runs: bool) -> fmt::Result {
-    let (header, table) = (segment.header(), segment.table());
-    let (identity, capacity) = (&header.identity, table.capacity);
-    let mode = match Mode::of(&header.control) {
-        Mode::Running => "running",
-        Mode::Draining => "draining",
-        Mode::Cancelling => "cancelling",
-        Mode::Stopping => "stopping",
-    };
-    let seen = if runs { "" } else { "last seen " };
-    writeln!(out, "pool         {seen}{mode}, made by process {}", identity.creator)?;
-    writeln!(out, "segment      version {}, {}, {}", identity.version, Bytes(identity.total), memory(segment))?;
+fn describe(out: &mut String, sample: &Sample, violations: &[Violation]) -> fmt::Result {
+    let Sample { pool, segment, .. } = sample;
+    let seen = if pool.runs { "" } else { "last seen " };
+    let stopped = if pool.is_stopped { ", all its processes are stopped" } else { "" };
+    writeln!(out, "pool         {seen}{}{stopped}, made by process {}", pool.mode, pool.made_by)?;
+    let taken = segment.taken_bytes.map_or("can't be told how much takes".to_owned(), |n| format!("{} take", Bytes(n)));
+    writeln!(
+        out,
+        "segment      version {}, {}, of which {taken} memory",
+        segment.layout_version,
+        Bytes(segment.bytes)
+    )?;
     writeln!(
         out,
         "geometry     {} participants, {} descriptors; lanes of {} (queue), {} (private), {} (completion) hints",
-        table.participants.len(),
-        table.descriptors.len(),
-        capacity.queue,
-        capacity.private,
-        capacity.completion
+        segment.participants, segment.descriptors, segment.queue_hints, segment.private_hints, segment.completion_hints
     )?;
-    writeln!(out, "deaths       {} settled", header.control.deaths.load(Relaxed))?;
-    participants(out, segment, runs)?;
-    tasks(out, segment)?;
-    blocks(out, segment)
-}
-
-/// How much memory it takes.
-fn memory(segment: &Segment) -> String {
-    let taken =
-        || -> io::Result<u64> { Ok(512 * File::from(segment.as_fd().try_clone_to_owned()?).metadata()?.blocks()) };
-    match taken() {
-        Ok(bytes) => format!("of which {} take memory", Bytes(bytes)),
-        Err(e) => format!("whose memory can't be told ({e})"),
+    writeln!(out, "deaths       {} settled", pool.ends_settled)?;
+    participants(out, sample)?;
+    tasks(out, sample)?;
+    latency(out, sample)?;
+    deaths(out, sample)?;
+    blocks(out, sample)?;
+    for v in violations {
+        write!(out, "\nviolation    {v}")?;
     }
+    if violations.is_empty() {
+        write!(out, "\naudit        no invariant is violated")?;
+    }
+    Ok(())
 }
 
-fn participants(out: &mut String, segment: &Segment, runs: bool) -> fmt::Result {
-    let table = segment.table();
-    write!(out, "\nparticipant  incarnation  state       pid  role         done  process")?;
-    for (id, p) in table.participants.iter().enumerate() {
-        let (state, incarnation) = match p.member(id) {
-            Ok(Member::Vacant(0)) => continue,
-            Ok(Member::Vacant(n)) => ("vacant", n),
-            Ok(Member::Live(n)) => ("live", n),
-            Ok(Member::Dead(n)) => ("dead", n),
-            Err(_) => ("damaged", 0),
+fn participants(out: &mut String, sample: &Sample) -> fmt::Result {
+    let width = sample.participants.iter().map(|p| p.label.chars().count()).max().unwrap_or(0).max("label".len());
+    let head = format!("\nparticipant  incarnation  state       pid  {:<width$}  S     done     memory  task", "label");
+    write!(out, "{head}")?;
+    for p in &sample.participants {
+        let (state, memory) = match p.process {
+            Some(figures) => (figures.state, Bytes(figures.own_bytes).to_string()),
+            None => ('-', "-".to_owned()),
         };
-        let pid = p.pid.load(Relaxed);
-        let role = match (id, p.role.load(Relaxed)) {
-            (0, _) => "coordinator".to_owned(),
-            (_, GUEST) => "attached".to_owned(),
-            (_, n) => format!("process {n}"),
+        let task = match &p.task {
+            Some(task) => {
+                let mut text = task.task.clone();
+                if let Some(ns) = task.running_ns {
+                    write!(text, ", for {}", Ns(ns))?;
+                }
+                if let Some(progress) = task.progress {
+                    write!(text, ", {} of {}", progress.done, progress.total)?;
+                }
+                if p.running > 1 {
+                    write!(text, ", and {} more", p.running - 1)?;
+                }
+                text
+            }
+            None => String::new(),
         };
-        // By its number, so this is a guess.
-        let name = match state {
-            "live" if runs => std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default(),
-            _ => String::new(),
-        };
-        let (done, name) = (p.finished.load(Relaxed), name.trim_end());
-        let line = format!("{id:>11}  {incarnation:>11}  {state:<7}  {pid:>6}  {role:<11}  {done:>4}  {name}");
+        let line = format!(
+            "{:>11}  {:>11}  {:<7}  {:>6}  {:<width$}  {state}  {:>7}  {memory:>9}  {task}",
+            p.id, p.incarnation, p.state, p.pid, p.label, p.finished
+        );
         write!(out, "\n{}", line.trim_end())?;
     }
     writeln!(out)
 }
 
-/// Tasks by where they are. The descriptors are the truth, lanes hold hints only.
-fn tasks(out: &mut String, segment: &Segment) -> fmt::Result {
-    let table = segment.table();
-    let mut phases = [0usize; 7];
-    let mut queues = vec![[0usize; 2]; table.queues + 1];
-    for (index, d) in (0..).zip(table.descriptors) {
-        let phase = table.load(index).phase();
-        phases[match phase {
-            Some(Phase::Free) => 0,
-            Some(Phase::Reserved) => 1,
-            Some(Phase::Ready) => 2,
-            Some(Phase::Delayed) => 3,
-            Some(Phase::Claimed) => 4,
-            Some(Phase::Done(_)) => 5,
-            None => 6,
-        }] += 1;
-        let queue = |d: &Descriptor| (d.lane.load(Relaxed) as usize).min(table.queues);
-        match phase {
-            Some(Phase::Ready) => queues[queue(d)][0] += 1,
-            Some(Phase::Delayed) => queues[queue(d)][1] += 1,
-            _ => {}
-        }
-    }
-    let [free, reserved, ready, delayed, claimed, done, damaged] = phases;
+fn tasks(out: &mut String, sample: &Sample) -> fmt::Result {
+    let t = &sample.tasks;
     writeln!(
         out,
-        "\ndescriptors  {free} free, {reserved} reserved, {ready} ready, {delayed} delayed, {claimed} claimed, {done} done, \
-         {damaged} damaged"
+        "\ndescriptors  {} free, {} reserved, {} ready, {} delayed, {} claimed, {} done, {} damaged",
+        t.free, t.reserved, t.ready, t.delayed, t.claimed, t.done, t.damaged
     )?;
-    for (queue, [ready, delayed]) in queues.into_iter().enumerate() {
-        let name = match segment.queue_name(queue) {
-            _ if queue == table.queues => "addressed".to_owned(),
-            name if name.is_empty() => format!("queue {queue}"),
-            name => format!("queue {queue} ({name:?})"),
+    for lane in &sample.lanes {
+        let name = match lane.queue {
+            None => "addressed".to_owned(),
+            Some(queue) if lane.name.is_empty() => format!("queue {queue}"),
+            Some(queue) => format!("queue {queue} ({:?})", lane.name),
         };
-        writeln!(out, "  {name:<20}  {ready} ready, {delayed} delayed")?;
+        writeln!(out, "  {name:<20}  {} ready, {} delayed", lane.ready, lane.delayed)?;
     }
     Ok(())
 }
 
-fn blocks(out: &mut String, segment: &Segment) -> fmt::Result {
-    let blocks = &segment.table().blocks;
-    let committed = (0..blocks.words.len()).filter(|&i| blocks.is_committed(i));
-    let bytes: usize = committed.filter_map(|i| blocks.size(i)).sum();
-    let all: usize = blocks.classes.iter().map(|c| c.size as usize * c.count as usize).sum();
-    write!(out, "\nblocks       {} committed of {}", Bytes(bytes as u64), Bytes(all as u64))?;
-    let mut first = 0;
-    for class in blocks.classes.iter().filter(|c| c.count > 0) {
-        let words = &blocks.words[first..first + class.count as usize];
-        first += class.count as usize;
-        let count =
-            |wanted: fn(Option<Block>) -> bool| words.iter().filter(|w| wanted(Block::of(w.load(Acquire)))).count();
-        let free = count(|b| b == Some(Block::Free));
-        let held = count(|b| matches!(b, Some(Block::Held(_))));
-        let attached = count(|b| matches!(b, Some(Block::Attached { .. })));
-        let damaged = words.len() - free - held - attached;
-        let size = Bytes(class.size.into());
-        write!(out, "\n  {size:<7}  {free} free, {held} held, {attached} attached, {damaged} damaged")?;
+fn latency(out: &mut String, sample: &Sample) -> fmt::Result {
+    let Some(latency) = &sample.latency else { return Ok(()) };
+    for (what, p) in [("\nwaited     ", &latency.wait), ("ran        ", &latency.run)] {
+        let Percentiles { count, p50_ns, p90_ns, p99_ns, max_ns } = *p;
+        let (p50, p90, p99, max) = (Ns(p50_ns), Ns(p90_ns), Ns(p99_ns), Ns(max_ns));
+        writeln!(out, "{what}  {count} attempts: half up to {p50}, 90 % {p90}, 99 % {p99}, all {max}")?;
     }
-    writeln!(out)
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_told_in_a_unit_that_suits_them() {
-        let shown =
-            [0, 9, 4096, 5000, 10_240, 1 << 20, (1 << 20) + 1, 944 << 20, 1 << 30].map(|n| Bytes(n).to_string());
-        assert_eq!(shown, ["0 B", "9 B", "4 KiB", "5000 B", "10 KiB", "1 MiB", "1024 KiB", "944 MiB", "1 GiB"]);
+fn deaths(out: &mut String, sample: &Sample) -> fmt::Result {
+    for s in &sample.suspects {
+        let verdict = if s.is_poison { ", set aside" } else { "" };
+        write!(
+            out,
+            "\nsuspect      descriptor {}: {}, {} deaths, {}{verdict}",
+            s.descriptor, s.task, s.deaths, s.state
+        )?;
     }
+    for d in &sample.deaths {
+        let overdue = if d.was_overdue { " (killed: a task took too long)" } else { "" };
+        write!(
+            out,
+            "\ndied         {} (pid {}): {}{overdue}, {:.3} s after the start; {} task(s) went to others, {} ended with it",
+            d.label,
+            d.pid,
+            d.exit,
+            f64::from(d.at_ms) / 1000.0,
+            d.requeued,
+            d.failed
+        )?;
+    }
+    if sample.suspects.is_empty() && sample.deaths.is_empty() { Ok(()) } else { writeln!(out) }
+}
+
+fn blocks(out: &mut String, sample: &Sample) -> fmt::Result {
+    let blocks = &sample.blocks;
+    write!(out, "\nblocks       {} committed of {}", Bytes(blocks.committed_bytes), Bytes(blocks.bytes))?;
+    for size in &blocks.sizes {
+        write!(
+            out,
+            "\n  {:<7}  {} free, {} held, {} attached, {} damaged",
+            Bytes(size.bytes),
+            size.free,
+            size.held,
+            size.attached,
+            size.damaged
+        )?;
+    }
+    writeln!(out)
 }

@@ -18,7 +18,9 @@ mod resize;
 mod run;
 #[cfg(feature = "source")]
 mod run_source;
+mod top;
 mod torture;
+mod units;
 
 #[cfg(feature = "temporal")]
 use crate::temporal::{Worker, connect::Server, sample, starter};
@@ -86,6 +88,7 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Jobs(args) => jobs::run(*args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),
@@ -103,6 +106,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Jobs(args) => jobs::run(*args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Probe(args) => probe::run(args),

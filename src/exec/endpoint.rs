@@ -15,7 +15,7 @@ use crate::{
     error::Corrupted,
     lockfree::{
         descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules, Run, set},
-        participant::{Name, Participant},
+        participant::{Histograms, Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         task_clock::{Sampler, TaskClock},
         word::{Outcome, Phase, Task},
@@ -28,7 +28,7 @@ use std::{
     mem::ManuallyDrop,
     ops::Deref,
     os::fd::{AsRawFd, OwnedFd},
-    slice,
+    ptr, slice,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -111,6 +111,8 @@ pub(crate) enum To {
 pub(crate) struct Endpoint {
     segment: Arc<Segment>,
     name: Name,
+    /// How long its attempts waited and ran. It borrows from `segment`, and is handed out for as long as that is borrowed only.
+    times: &'static Histograms,
     cursors: Cursors,
     /// Of the process in which it was made: a system call less for each task.
     pid: u32,
@@ -164,9 +166,13 @@ impl Endpoint {
 
     fn spinning(segment: Arc<Segment>, name: Name, cpus: usize, spin: Spin) -> Endpoint {
         let cursors = Cursors::new(segment.table());
+        let record = segment.record(name.id()).expect("the coordinator gives names of the segment's participants");
+        // SAFETY: it lies in the mapping, which stays where it is for as long as the segment lives, of which the endpoint has a share.
+        let times = unsafe { &*ptr::from_ref(record.times()) };
         Endpoint {
             segment,
             name,
+            times,
             cursors,
             pid: std::process::id(),
             spin,
@@ -617,8 +623,20 @@ impl Endpoint {
         }
     }
 
+    /// The attempt that began then ends: for its submitter, and for people. Returns the present stamp.
+    // Not inlined: it would be where an attempt ends that was not stamped, and costs that one more than a call costs the others.
+    #[inline(never)]
+    fn note_times(&self, d: &Descriptor, began: u64) -> u64 {
+        let now = self.table().clock.now();
+        let ran = now.saturating_sub(began);
+        d.run.ran.store(ran, Relaxed);
+        self.times.count(began.saturating_sub(d.submitted.load(Relaxed)), ran, self.is_shared.load(Relaxed));
+        now
+    }
+
     /// One task more that this participant has done, or is just done with: a worker's completions, a client's answers. For the
     /// report, and by it a death is no failure at start.
+    #[inline]
     pub(crate) fn count(&self) {
         // Relaxed: from threads of this process only, and read once that is dead.
         let finished = &self.table().participants[self.name.id() as usize].finished;
@@ -1128,8 +1146,7 @@ impl<'e> Claimed<'e> {
         let table = endpoint.table();
         d.run.status.store(status, Relaxed);
         let began = d.run.began.load(Relaxed);
-        let now = if began == 0 { 0 } else { table.clock.now() };
-        d.run.ran.store(now.saturating_sub(began), Relaxed);
+        let now = if began == 0 { 0 } else { endpoint.note_times(d, began) };
         // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
         endpoint.count();
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;

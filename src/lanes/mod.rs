@@ -58,6 +58,19 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// What people are shown.
+    pub(crate) const NAMES: [(u32, &'static str); 9] = [
+        (Kind::Activation as u32, "workflow activation"),
+        (Kind::Activity as u32, "activity"),
+        (Kind::CancelActivity as u32, "activity's cancellation"),
+        (Kind::Heartbeat as u32, "heartbeat"),
+        (Kind::Forget as u32, "forgetting of a run"),
+        (Kind::Leave as u32, "leave"),
+        (Kind::Eviction as u32, "workflow eviction"),
+        (Kind::Hello as u32, "hello"),
+        (Kind::RequestEviction as u32, "request of an eviction"),
+    ];
+
     pub(crate) fn of(claimed: &Claimed<'_>) -> Option<Kind> {
         Some(match claimed.kind() {
             1 => Kind::Activation,

@@ -115,41 +115,135 @@ pub(crate) struct Participant {
 #[cfg(not(all(test, any(loom, shuttle))))]
 const _: () = assert!(size_of::<Participant>() == 128);
 
-/// What is told about a participant beside its state: a page each, so that who writes here disturbs nobody.
+/// What is told about a participant beside its state, for people: a page each, so that who writes here disturbs nobody.
 ///
-/// Its last word: why it gives up. Written by itself, read by the coordinator once it is dead; it counts for the name that stands
-/// before it, so nobody clears it.
+/// | words                 | written by                      | a death leaves                                              |
+/// |-----------------------|---------------------------------|-------------------------------------------------------------|
+/// | `label`               | the coordinator, before it forks| the label of who has the id, or had it last                 |
+/// | `waits`, `runs`       | the worker, after each attempt  | counts, one of which may lack the last attempt              |
+/// |                       | that was stamped                |                                                             |
+/// | `deaths`, `endings`   | the coordinator, in the record  | entries, of which the last may not be counted yet           |
+/// |                       | of its own                      |                                                             |
+/// | `last_word`           | the participant                 | why it gave up; it counts for the name that stands before it|
+/// | `tasks`               | the segment's maker, in the     | names of tasks, in the record of the coordinator            |
+/// |                       | coordinator's, before any fork  |                                                             |
 ///
-/// Reserved: its durable name (64 bytes), histograms of waits and runs (64 log-spaced buckets each), a ring of its last events
-/// (64 of 16 bytes).
+/// `waits` and `runs` belong to the id and go on with its next process: nobody clears them, so their sums over all records only grow.
 #[cfg(not(all(test, any(loom, shuttle))))]
 #[repr(C, align(128))]
 pub(crate) struct Record {
-    _name: [AtomicU64; 8],
-    _waits: [AtomicU64; 64],
-    _runs: [AtomicU64; 64],
-    _events: [[AtomicU64; 2]; 64],
+    label: [AtomicU64; 8],
+    times: Histograms,
+    endings: [[AtomicU64; 2]; ENDINGS],
     /// The name of whose word it is, then the text, of which a zero is the end.
     last_word_of: AtomicU64,
     last_word: [AtomicU64; 63],
-    _spare: [AtomicU64; 184],
+    /// How many `endings` there were.
+    deaths: AtomicU64,
+    tasks: [AtomicU64; 183],
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
 const _: () = assert!(size_of::<Record>() == 4096);
 
+/// Endings that a coordinator keeps.
+#[cfg(not(all(test, any(loom, shuttle))))]
+pub(crate) const ENDINGS: usize = 64;
+
+/// How many attempts waited, and ran, for how many ticks of the [task clock](super::task_clock): bucket `i` counts those of 2^i to
+/// 2^(i+1) ticks, and 0 those of none too.
+#[cfg(not(all(test, any(loom, shuttle))))]
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Histograms {
+    pub(crate) waits: [AtomicU64; 64],
+    pub(crate) runs: [AtomicU64; 64],
+}
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+impl Histograms {
+    /// One attempt more. `is_shared`: other threads count here too.
+    #[inline]
+    pub(crate) fn count(&self, waited: u64, ran: u64, is_shared: bool) {
+        // `% 64` is for the compiler, which then checks no bound.
+        let bucket = |ticks: u64| (ticks | 1).ilog2() as usize % 64;
+        let (wait, run) = (&self.waits[bucket(waited)], &self.runs[bucket(ran)]);
+        // Relaxed: for people.
+        if is_shared {
+            wait.fetch_add(1, Relaxed);
+            run.fetch_add(1, Relaxed);
+        } else {
+            wait.store(wait.load(Relaxed).wrapping_add(1), Relaxed);
+            run.store(run.load(Relaxed).wrapping_add(1), Relaxed);
+        }
+    }
+}
+
+/// How a process of the pool ended.
+#[cfg(not(all(test, any(loom, shuttle))))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) pid: u32,
+    /// Its `Participant::role`.
+    pub(crate) role: u32,
+    /// `process::exit::Exit`, packed.
+    pub(crate) exit: u64,
+    /// Tasks that were given to others, and that ended with it: up to 255 are told.
+    pub(crate) requeued: u8,
+    pub(crate) failed: u8,
+    /// Milliseconds of CLOCK_MONOTONIC since the pool began, up to 2^31.
+    pub(crate) at_ms: u32,
+}
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+impl Ending {
+    /// pid 32 · role 32; requeued 8 · failed 8 · exit 17, of which one bit says OVERDUE · ms 31.
+    const fn bits(self) -> [u64; 2] {
+        let Ending { pid, role, exit, requeued, failed, at_ms } = self;
+        let at = if at_ms < 1 << 31 { at_ms as u64 } else { (1 << 31) - 1 };
+        [
+            (pid as u64) << 32 | role as u64,
+            (requeued as u64) << 56 | (failed as u64) << 48 | (exit & 0x1_ffff) << 31 | at,
+        ]
+    }
+
+    const fn of([who, how]: [u64; 2]) -> Ending {
+        Ending {
+            pid: (who >> 32) as u32,
+            role: who as u32,
+            exit: how >> 31 & 0x1_ffff,
+            requeued: (how >> 56) as u8,
+            failed: (how >> 48) as u8,
+            at_ms: how as u32 & (u32::MAX >> 1),
+        }
+    }
+}
+
+/// Text into words, as much as there is room for; the rest is zeroed.
+#[cfg(not(all(test, any(loom, shuttle))))]
+fn write_text(words: &[AtomicU64], text: &str) {
+    let text = &text.as_bytes()[..text.floor_char_boundary(size_of_val(words))];
+    let mut pieces = text.chunks(8);
+    for word in words {
+        let mut bytes = [0; 8];
+        let piece = pieces.next().unwrap_or_default();
+        bytes[..piece.len()].copy_from_slice(piece);
+        word.store(u64::from_le_bytes(bytes), Relaxed);
+    }
+}
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+fn read_text(words: &[AtomicU64]) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
+    let text = bytes.split(|&b| b == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
 #[cfg(not(all(test, any(loom, shuttle))))]
 impl Record {
     /// The participant says why it gives up, in as much as there is room for.
     pub(crate) fn give_up(&self, me: Name, why: &str) {
-        let why = &why.as_bytes()[..why.floor_char_boundary(size_of_val(&self.last_word))];
-        let mut pieces = why.chunks(8);
-        for word in &self.last_word {
-            let mut bytes = [0; 8];
-            let piece = pieces.next().unwrap_or_default();
-            bytes[..piece.len()].copy_from_slice(piece);
-            word.store(u64::from_le_bytes(bytes), Relaxed);
-        }
+        write_text(&self.last_word, why);
         // Release, though it is read after the kernel's word of its death, which orders everything: if that comes midway, the
         // name is not there.
         self.last_word_of.store(me.bits(), Release);
@@ -157,12 +251,60 @@ impl Record {
 
     /// Why this participant, which is dead, gave up, if it said so.
     pub(crate) fn last_word(&self, dead: Name) -> Option<String> {
-        if self.last_word_of.load(Acquire) != dead.bits() {
-            return None;
+        (self.last_word_of.load(Acquire) == dead.bits()).then(|| read_text(&self.last_word))
+    }
+
+    /// The label of who has this id from now on.
+    pub(crate) fn set_label(&self, label: &str) {
+        write_text(&self.label, label);
+    }
+
+    /// The label of who has this id, or had it last; empty if it has none.
+    pub(crate) fn label(&self) -> String {
+        read_text(&self.label)
+    }
+
+    pub(crate) fn times(&self) -> &Histograms {
+        &self.times
+    }
+
+    /// Keeps the names of what tasks are by their `kind`, in the order given and as many as there is room for.
+    pub(crate) fn name_tasks<'n>(&self, names: impl IntoIterator<Item = (u32, &'n str)>) {
+        let mut text = String::new();
+        for (kind, name) in names {
+            let entry = format!("{kind:x} {name}\n");
+            if name.contains(['\n', '\0']) || text.len() + entry.len() > size_of_val(&self.tasks) {
+                continue;
+            }
+            text += &entry;
         }
-        let bytes: Vec<u8> = self.last_word.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
-        let text = bytes.split(|&b| b == 0).next().unwrap_or_default();
-        Some(String::from_utf8_lossy(text).into_owned())
+        write_text(&self.tasks, &text);
+    }
+
+    /// What [`name_tasks`](Self::name_tasks) has kept.
+    pub(crate) fn task_names(&self) -> Vec<(u32, String)> {
+        let entry = |line: &str| {
+            let (kind, name) = line.split_once(' ')?;
+            Some((u32::from_str_radix(kind, 16).ok()?, name.to_owned()))
+        };
+        read_text(&self.tasks).lines().filter_map(entry).collect()
+    }
+
+    /// One process more has ended. Coordinator only, in the record of its own.
+    pub(crate) fn note_ending(&self, ending: Ending) {
+        let n = self.deaths.load(Relaxed); // no other writer
+        for (word, bits) in self.endings[n as usize % ENDINGS].iter().zip(ending.bits()) {
+            word.store(bits, Relaxed);
+        }
+        // Release: who finds it counted finds it written.
+        self.deaths.store(n + 1, Release);
+    }
+
+    /// The last processes that ended, the newest first. Of one that ends meanwhile there may be a mixture with the oldest.
+    pub(crate) fn endings(&self) -> Vec<Ending> {
+        let n = self.deaths.load(Acquire);
+        let entry = |i: u64| Ending::of([0, 1].map(|w| self.endings[i as usize % ENDINGS][w].load(Relaxed)));
+        (n.saturating_sub(ENDINGS as u64 - 1)..n).rev().map(entry).collect()
     }
 }
 
@@ -350,5 +492,57 @@ pub(crate) fn check_id(id: u16, len: usize) -> Result<usize, Corrupted> {
         Ok(id as usize)
     } else {
         Err(Corrupted::new("participant id", id as usize, u64::from(id)))
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    fn record() -> Box<Record> {
+        // SAFETY: all of it is words, for which zeroes are valid.
+        unsafe { Box::<Record>::new_zeroed().assume_init() }
+    }
+
+    #[test]
+    fn labels_and_names_are_told_as_far_as_there_is_room() {
+        let record = record();
+        assert_eq!((record.label(), record.task_names()), (String::new(), Vec::new()));
+        record.set_label("worker:10");
+        record.set_label("worker:9");
+        assert_eq!(record.label(), "worker:9");
+        record.set_label(&"ä".repeat(100));
+        assert_eq!(record.label(), "ä".repeat(32));
+        let long = "x".repeat(1000);
+        record.name_tasks([(7, "resize it"), (8, &long), (9, &long), (10, "two\nlines"), (u32::MAX, "last")]);
+        let told = [(7, "resize it"), (8, &long), (u32::MAX, "last")].map(|(kind, name)| (kind, name.to_owned()));
+        assert_eq!(record.task_names(), told);
+    }
+
+    #[test]
+    fn endings_come_back_the_newest_first() {
+        let record = record();
+        assert_eq!(record.endings(), []);
+        let ending = |pid| Ending { pid, role: 3, exit: 0x1_0209, requeued: 4, failed: u8::MAX, at_ms: pid * 1000 };
+        (1..=100).for_each(|pid| record.note_ending(ending(pid)));
+        let told = record.endings();
+        assert_eq!((told.len(), told[0], told[62]), (63, ending(100), ending(38)));
+        let late = Ending { at_ms: u32::MAX, role: u32::MAX, ..ending(1) };
+        assert_eq!(Ending::of(late.bits()), Ending { at_ms: (1 << 31) - 1, ..late });
+    }
+
+    #[test]
+    fn attempts_are_counted_by_powers_of_two() {
+        for is_shared in [false, true] {
+            let record = record();
+            for (waited, ran) in [(0, 1), (1, 2), (3, 4), (u64::MAX, u64::MAX)] {
+                record.times().count(waited, ran, is_shared);
+            }
+            let seen = |words: &[AtomicU64; 64]| {
+                words.iter().enumerate().map(|(i, w)| (i, w.load(Relaxed))).filter(|(_, n)| *n > 0).collect::<Vec<_>>()
+            };
+            assert_eq!(seen(&record.times().waits), [(0, 2), (1, 1), (63, 1)]);
+            assert_eq!(seen(&record.times().runs), [(0, 1), (1, 1), (2, 1), (63, 1)]);
+        }
     }
 }

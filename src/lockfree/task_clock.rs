@@ -182,6 +182,16 @@ impl TaskClock<'_> {
         self.ns_until(to, to.saturating_sub(from))
     }
 
+    /// Nanoseconds of so many ticks, for who only looks: by the rate that is known, else by one that is measured and not kept.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(crate) fn ns_seen(&self, ticks: u64) -> u64 {
+        if self.source == Source::Monotonic {
+            return ticks;
+        }
+        let known = self.words.rate.load(Relaxed);
+        scaled(ticks, if known == 0 { self.rate_at(self.source.pair()) } else { known })
+    }
+
     /// Nanoseconds of so many ticks, by the rate that is known: one of [`ns_between`](Self::ns_between) finds a better one.
     #[cfg(test)]
     fn ns(&self, ticks: u64) -> u64 {
@@ -198,11 +208,21 @@ impl TaskClock<'_> {
         scaled(ticks, self.words.rate.load(Relaxed))
     }
 
+    fn since_origin(&self, now: Pair) -> (u64, u64) {
+        (now.ticks.saturating_sub(self.origin.ticks), now.ns.saturating_sub(self.origin.ns))
+    }
+
+    /// The rate from the pool's beginning to this moment.
+    fn rate_at(&self, now: Pair) -> u64 {
+        let (ticks, ns) = self.since_origin(now);
+        let rate = (u128::from(ns) << PLACES).checked_div(ticks.into()).and_then(|r| u64::try_from(r).ok());
+        rate.unwrap_or(0)
+    }
+
     /// Finds the rate, given the present moment.
     fn measure(&self, now: Pair) {
-        let (ticks, ns) = (now.ticks.saturating_sub(self.origin.ticks), now.ns.saturating_sub(self.origin.ns));
-        let rate = (u128::from(ns) << PLACES).checked_div(ticks.into()).and_then(|r| u64::try_from(r).ok());
-        let (rate, former) = (rate.unwrap_or(0), self.words.rate.load(Relaxed));
+        let (ticks, ns) = self.since_origin(now);
+        let (rate, former) = (self.rate_at(now), self.words.rate.load(Relaxed));
         let measured_over = scaled(self.words.until.load(Relaxed).saturating_sub(self.origin.ticks) / 2, former);
         let is_believed = measured_over < SHORT || rate.abs_diff(former) <= former / SLEW;
         if is_believed {

@@ -457,6 +457,7 @@ impl Segment {
     }
 
     /// What is told about the participant with this id. `None`: there is none.
+    #[inline]
     pub(crate) fn record(&self, id: u16) -> Option<&Record> {
         if u32::from(id) >= self.geometry.participants {
             return None;

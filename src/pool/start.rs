@@ -269,6 +269,7 @@ impl Builder {
     ) -> Result<Pool, StartError> {
         let plugs = launch::plug_standard_streams().map_err(os("open /dev/null"))?;
         let (ground, ours, theirs) = Ground::lay(self.settings, method)?;
+        ground.tell(tasks);
         drop(plugs);
         let process = Process(Child::of(launch(&ground, theirs)?).map_err(os("watch the coordinator"))?);
         let Ground { segment, plan, bell, connection, answers } = ground;
@@ -325,6 +326,16 @@ impl Ground {
         let (ours, connection) = orders::pair().map_err(os("make a socket pair"))?;
         let (answers, theirs) = UnixStream::pair().map_err(os("make a socket pair"))?;
         Ok((Ground { segment: Arc::new(segment), plan, bell, connection, answers }, ours, theirs))
+    }
+
+    /// For who looks at the pool: who this process is, and what tasks are called.
+    fn tell(&self, tasks: Option<&Tasks>) {
+        if let Some(record) = self.segment.record(Name::of(self.plan.owner).id()) {
+            record.set_label("program");
+        }
+        if let (Some(record), Some(tasks)) = (self.segment.record(Name::of(self.plan.coordinator).id()), tasks) {
+            record.name_tasks(tasks.signatures.iter().map(|(&kind, signature)| (kind, &signature.name[..])));
+        }
     }
 
     fn seat(&self) -> CoordinatorsSeat<'_> {

@@ -17,7 +17,8 @@ use crate::{
     exec::endpoint::{Endpoint, cpus},
     lockfree::{
         audit::Audit,
-        participant::{Name, Participant},
+        descriptor::MS,
+        participant::{Ending, Name, Participant},
         recovery::{Death, Settled},
         table::{Cancel, Cursors, Table, TaskId},
         word::{Member, Phase},
@@ -485,6 +486,14 @@ impl<'o> Coordinator<'o> {
         pool.resizing(spec, at_most)
     }
 
+    /// What tasks are called, for who looks at the pool.
+    pub(crate) fn naming(self, tasks: &[(u32, &str)]) -> Self {
+        if let Some(record) = self.segment.record(self.me.id()) {
+            record.name_tasks(tasks.iter().copied());
+        }
+        self
+    }
+
     fn with_room(
         options: &Options,
         specs: Vec<Spec>,
@@ -521,6 +530,11 @@ impl<'o> Coordinator<'o> {
             .flat_map(|(spec, kind)| (0..kind.count).map(move |number| Worker::new(spec, kind, number)))
             .collect();
         let signals = signal::take_over().map_err(os("take signals over"))?;
+        // For people; whoever made the segment may not have known.
+        segment.table().participants[usize::from(me.id())].pid.store(std::process::id(), Relaxed);
+        if let Some(record) = segment.record(me.id()) {
+            record.set_label("coordinator");
+        }
         Ok(Coordinator {
             segment,
             me,
@@ -782,6 +796,9 @@ impl<'o> Coordinator<'o> {
             return Ok(());
         };
         let worker = &self.workers[i];
+        if let Some(record) = self.segment.record(name.id()) {
+            record.set_label(&worker.label);
+        }
         if self.specs[worker.spec].role == Role::Worker {
             (self.observer)(Event::Starting { label: &worker.label });
         }
@@ -995,6 +1012,7 @@ impl<'o> Coordinator<'o> {
         self.count_death();
         let label = self.workers[i].label.clone();
         if exit != Exit::Code(0) || leave.is_none() && self.mode < Mode::Stopping {
+            self.note_ending(pid, i, death.exit, &settled);
             self.is_to_be_audited(label.clone());
         }
 
@@ -1060,6 +1078,17 @@ impl<'o> Coordinator<'o> {
             }
         }
         Ok(())
+    }
+
+    /// For who looks at the pool.
+    fn note_ending(&self, pid: i32, role: usize, exit: u64, settled: &Settled) {
+        let began = self.segment.header().identity.origin.ns;
+        let at_ms = u32::try_from(monotonic().saturating_sub(began) / MS).unwrap_or(u32::MAX);
+        let told = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
+        let (requeued, failed) = (told(settled.requeued), told(settled.failed));
+        if let Some(record) = self.segment.record(self.me.id()) {
+            record.note_ending(Ending { pid: pid as u32, role: role as u32, exit, requeued, failed, at_ms });
+        }
     }
 
     // ---- the owner --------------------------------------------------------------------------------------------------

@@ -213,6 +213,21 @@ fn listener(socket: &OwnedFd) -> i32 {
     getsockopt(socket, PeerCredentials).map_or(0, |c| c.pid())
 }
 
+/// The process that listens under this name. `None`: nobody does. Nothing is said to it, and no answer awaited.
+///
+/// # Errors
+/// [`NameError`].
+pub(crate) fn listener_of(name: &str) -> Result<Option<i32>, NameError> {
+    check(name)?;
+    for dir in open_places()? {
+        let path = socket_of(&dir, name);
+        if let Some(socket) = knock(&path, 1).map_err(os("connect to", &path))? {
+            return Ok(Some(listener(&socket)));
+        }
+    }
+    Ok(None)
+}
+
 /// The pools of this user that run, in the order of their names.
 ///
 /// # Errors

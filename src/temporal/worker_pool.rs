@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     lanes::{
-        Lanes,
+        Kind, Lanes,
         invitation::{Terms, become_program},
     },
     mem::segment::Options,
@@ -138,7 +138,7 @@ pub(crate) fn run(
         true => coordinator.renewing(ACTIVITY_PROCESSES, || renewed.activities.probe_again()),
         false => coordinator,
     };
-    coordinator.listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))
+    coordinator.naming(&Kind::NAMES).listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))
 }
 
 /// Runs a pool that replays, in this process, which becomes its coordinator. It ends by itself.

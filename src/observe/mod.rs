@@ -1,0 +1,8 @@
+//! Looking at a pool from outside: what stands in its segment, and what `/proc` says of its processes.
+//!
+//! Who looks maps the segment read-only, takes no participant's seat, and waits for nobody: so a pool can be looked at whose
+//! processes are all stopped, or dead. What it costs them is that the cache lines which it reads have to come back.
+
+pub(crate) mod find;
+pub(crate) mod rates;
+pub(crate) mod sample;
