@@ -6,8 +6,11 @@ mod args;
 #[cfg(feature = "pool")]
 mod bench;
 mod clean;
+mod config;
+mod doctor;
 pub mod exit;
 mod inspect;
+mod manual;
 mod probe;
 #[cfg(feature = "temporal")]
 mod replay;
@@ -82,6 +85,9 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
+        Command::Doctor(args) => doctor::run(*args, &worker),
+        Command::Completions(args) => manual::completions(&args, args::definition(&worker)),
+        Command::Man(args) => manual::man(&args, args::definition(&worker)),
         Command::Probe(args) => probe::run(args),
     }
 }
@@ -95,6 +101,9 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
+        Command::Doctor(args) => doctor::run(*args),
+        Command::Completions(args) => manual::completions(&args, args::definition()),
+        Command::Man(args) => manual::man(&args, args::definition()),
         Command::Probe(args) => probe::run(args),
     }
 }
