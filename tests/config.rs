@@ -94,7 +94,14 @@ fn the_first_file_that_is_found_counts() {
         command.args(args).env_clear().env("HOME", home.path()).current_dir(dir.path()).stdin(Stdio::null());
         ending(&command.envs(env.iter().copied()).output().unwrap())
     };
-    let say = |of: &str| (format!("error: config file '{of}': [bench]: invalid value '0' for '--seconds': it must be a number from 1 to 3600"), Some(exit::CONFIG.into()));
+    let say = |of: &str| {
+        (
+            format!(
+                "error: config file '{of}': [bench]: invalid value '0' for '--seconds': it must be a number from 1 to 3600"
+            ),
+            Some(exit::CONFIG.into()),
+        )
+    };
     let bad = |path: &Path| {
         let path = file(path, "x");
         fs::write(&path, "[bench]\nseconds = 0\n").unwrap();
@@ -126,7 +133,8 @@ fn the_first_file_that_is_found_counts() {
 fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let [(a, ..), (b, ..), (c, ..)] = &[closed(), closed(), closed()];
-    fs::write(dir.path().join("shmworker.toml"), format!("[starter]\naddress = '{a}'\n[run]\naddress = 'x:1'\n")).unwrap();
+    fs::write(dir.path().join("shmworker.toml"), format!("[starter]\naddress = '{a}'\n[run]\naddress = 'x:1'\n"))
+        .unwrap();
     for (flags, env, expected) in [
         (&["starter"][..], &[][..], a),
         (&["starter"], &[("TEMPORAL_ADDRESS", &**b)], b),
@@ -152,7 +160,8 @@ fn a_flag_wins_over_what_excludes_it_in_the_file() {
     let (line, code) = ending(&shmworker(dir.path(), &["run", "--workflow-task-queue", "q", "-w1", "-a1"], &[]));
     assert_eq!(code, Some(exit::SERVER_UNREACHABLE.into()), "{line}");
     // What is told is the file's unless it was typed.
-    fs::write(dir.path().join("shmworker.toml"), "[run]\nnum-workflow-workers = 0\nnum-activity-workers = 0\n").unwrap();
+    fs::write(dir.path().join("shmworker.toml"), "[run]\nnum-workflow-workers = 0\nnum-activity-workers = 0\n")
+        .unwrap();
     let nothing = "error: '-w 0 -a 0' leaves nothing to run: give at least one worker, such as '-w 1'";
     assert_eq!(ending(&shmworker(dir.path(), &["run"], &[])), (nothing.to_owned(), Some(exit::USAGE.into())));
     let (line, code) = ending(&shmworker(dir.path(), &["run", "-w", "1", "--address", address], &[]));
@@ -177,7 +186,8 @@ fn the_file_of_another_user_is_not_taken_from_the_directory() {
         println!("skipped: this user may not give a file to another");
         return;
     }
-    let line = "error: './shmworker.toml' belongs to another user (uid 12345): name it with --config to use it all the same";
+    let line =
+        "error: './shmworker.toml' belongs to another user (uid 12345): name it with --config to use it all the same";
     assert_eq!(ending(&shmworker(dir.path(), &["clean", "x"], &[])), (line.to_owned(), Some(exit::CONFIG.into())));
     let output = shmworker(dir.path(), &["clean", "x", "--config", "shmworker.toml"], &[]);
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
@@ -189,7 +199,8 @@ fn quiet_commands_print_nothing_that_went_well() {
     assert_eq!(shmworker(dir.path(), &["clean", "none-of-this-name"], &[]).stdout, b"nothing is left over\n");
     assert_eq!(shmworker(dir.path(), &["clean", "none-of-this-name", "-q"], &[]).stdout, b"");
     let (address, ..) = &closed();
-    let run = |more: &[&str]| shmworker(dir.path(), &[&["run", "-w1", "-a1", "--address", address], more].concat(), &[]);
+    let run =
+        |more: &[&str]| shmworker(dir.path(), &[&["run", "-w1", "-a1", "--address", address], more].concat(), &[]);
     assert!(String::from_utf8_lossy(&run(&[]).stdout).contains("1 workflow worker(s)") || run(&[]).stdout.is_empty());
     let output = run(&["--quiet"]);
     assert_eq!((output.stdout.len(), output.status.code()), (0, Some(exit::SERVER_UNREACHABLE.into())), "{output:?}");

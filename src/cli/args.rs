@@ -643,6 +643,10 @@ fn check_workflow(command: &Command, matches: &ArgMatches, worker: &Worker) -> R
 pub(super) fn explain(error: &clap::Error, argv: &[OsString]) -> String {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
+        // Suggestions come in rising order of likeness.
+        Some(ContextValue::Strings(texts)) if kind == ContextKind::SuggestedSubcommand => {
+            texts.last().map(String::as_str)
+        }
         Some(ContextValue::Strings(texts)) => texts.first().map(String::as_str),
         _ => None,
     };

@@ -120,7 +120,8 @@ impl<'d> File<'d> {
         let error = self.definition.clone().try_get_matches_from([&["shmworker"], words].concat()).err()?;
         match error.get(kind)? {
             ContextValue::String(text) => Some(text.clone()),
-            ContextValue::Strings(texts) => texts.first().cloned(),
+            // In rising order of likeness.
+            ContextValue::Strings(texts) => texts.last().cloned(),
             _ => None,
         }
     }
