@@ -1,5 +1,9 @@
 //! `shmworker.toml`, and `--quiet`: where the file is found, what wins over it, and what is said of one that is wrong.
 
+mod common;
+
+use common::{Program, Server};
+use nix::sys::signal::Signal;
 use shmworker::cli::exit;
 use std::{
     fs,
@@ -44,7 +48,7 @@ fn closed() -> (String, TcpListener, TcpStream) {
 fn what_no_command_line_could_say_is_refused() {
     refused("[bench]\nsecnds = 1", "FILE: unknown key 'secnds' in [bench]: did you mean 'seconds'?");
     refused("[bench]\nzzz = 1", "FILE: unknown key 'zzz' in [bench]: see 'shmworker bench --help'");
-    refused("[bench]\nq = true", "FILE: unknown key 'q' in [bench]: see 'shmworker bench --help'");
+    refused("[bench]\nq = true", "FILE: unknown key 'q' in [bench]: did you mean 'quiet'?");
     refused("[bench]\nconfig = 'x'", "FILE: unknown key 'config' in [bench]: see 'shmworker bench --help'");
     refused("[benhc]\nseconds = 1", "FILE: no command '[benhc]': did you mean '[bench]'?");
     refused("[zzz]\nseconds = 1", "FILE: no command '[zzz]': see 'shmworker --help'");
@@ -78,54 +82,39 @@ fn a_file_that_is_named_must_be_there() {
     }
 }
 
-/// Each place has a file with a value of its own that is refused by its flag's parser only when `run` starts.
+/// Each place has a file that is refused, under its name.
 #[test]
 fn the_first_file_that_is_found_counts() {
     let home = tempfile::tempdir().unwrap();
     let dir = tempfile::tempdir_in(&home).unwrap();
-    let file = |path: &Path, deployment: &str| {
+    let bad = |path: &str| {
+        let path = home.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, format!("[run]\nname = '{deployment}'\nbacking = 'file:/'\n")).unwrap();
+        fs::write(&path, "[bench]\nzzz = 0\n").unwrap();
         path.to_str().unwrap().to_owned()
     };
-    // The value that was used is named by the error.
-    let used = |args: &[&str], env: &[(&str, &str)]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
-        command.args(args).env_clear().env("HOME", home.path()).current_dir(dir.path()).stdin(Stdio::null());
-        ending(&command.envs(env.iter().copied()).output().unwrap())
-    };
-    let say = |of: &str| {
-        (
-            format!(
-                "error: config file '{of}': [bench]: invalid value '0' for '--seconds': it must be a number from 1 to 3600"
-            ),
-            Some(exit::CONFIG.into()),
-        )
-    };
-    let bad = |path: &Path| {
-        let path = file(path, "x");
-        fs::write(&path, "[bench]\nseconds = 0\n").unwrap();
-        path
-    };
-    let [flag, variable, of_user, of_home] = [
-        home.path().join("flag.toml"),
-        home.path().join("variable.toml"),
-        home.path().join("xdg/shmworker/config.toml"),
-        home.path().join(".config/shmworker/config.toml"),
-    ]
-    .map(|path| bad(&path));
+    let [flag, variable, of_user, of_home] =
+        ["flag.toml", "variable.toml", "xdg/shmworker/config.toml", ".config/shmworker/config.toml"].map(bad);
     let here = dir.path().join("shmworker.toml");
-    bad(&here);
+    fs::copy(&flag, &here).unwrap();
+    let used = |args: &[&str], env: &[(&str, &str)]| {
+        let env = [&[("HOME", home.path().to_str().unwrap())], env].concat();
+        ending(&shmworker(dir.path(), args, &env))
+    };
+    let is = |path: &str| {
+        let line = format!("error: config file '{path}': unknown key 'zzz' in [bench]: see 'shmworker bench --help'");
+        (line, Some(exit::CONFIG.into()))
+    };
     let xdg = home.path().join("xdg");
     let env = [("SHMWORKER_CONFIG", &*variable), ("XDG_CONFIG_HOME", xdg.to_str().unwrap())];
-    assert_eq!(used(&["clean", "--config", &flag], &env), say(&flag));
-    assert_eq!(used(&["clean"], &env), say(&variable));
-    assert_eq!(used(&["clean"], &env[1..]), say("shmworker.toml"));
+    assert_eq!(used(&["clean", "--config", &flag], &env), is(&flag));
+    assert_eq!(used(&["clean"], &env), is(&variable));
+    assert_eq!(used(&["clean"], &env[1..]), is("shmworker.toml"));
     fs::remove_file(&here).unwrap();
-    assert_eq!(used(&["clean"], &env[1..]), say(&of_user));
-    assert_eq!(used(&["clean"], &[]), say(&of_home));
+    assert_eq!(used(&["clean"], &env[1..]), is(&of_user));
+    assert_eq!(used(&["clean"], &[]), is(&of_home));
     fs::remove_file(&of_home).unwrap();
-    assert_eq!(used(&["clean", "nothing"], &[]), (String::new(), Some(exit::OK.into())));
+    assert_eq!(used(&["clean", "none-of-this-name"], &[]), (String::new(), Some(exit::OK.into())));
 }
 
 /// `run` says which address it can't reach.
@@ -198,10 +187,19 @@ fn quiet_commands_print_nothing_that_went_well() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(shmworker(dir.path(), &["clean", "none-of-this-name"], &[]).stdout, b"nothing is left over\n");
     assert_eq!(shmworker(dir.path(), &["clean", "none-of-this-name", "-q"], &[]).stdout, b"");
-    let (address, ..) = &closed();
-    let run =
-        |more: &[&str]| shmworker(dir.path(), &[&["run", "-w1", "-a1", "--address", address], more].concat(), &[]);
-    assert!(String::from_utf8_lossy(&run(&[]).stdout).contains("1 workflow worker(s)") || run(&[]).stdout.is_empty());
-    let output = run(&["--quiet"]);
-    assert_eq!((output.stdout.len(), output.status.code()), (0, Some(exit::SERVER_UNREACHABLE.into())), "{output:?}");
+    let server = Server::start(&["default"]);
+    let command = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        command.args(args).args(["--address", &server.address]).env_clear().env("HOME", dir.path());
+        command
+    };
+    let mut run = Program::start(command(&["run", "-w", "1", "-a", "1", "--quiet"]));
+    // It is at work once there is a result.
+    let result = command(&["starter", "-n", "1"]).output().unwrap();
+    assert!(result.status.success() && result.stdout.starts_with(b"wf-starting-pid:"), "{result:?}");
+    let quiet = command(&["starter", "-n", "1", "-q"]).output().unwrap();
+    assert!(quiet.status.success() && quiet.stdout.is_empty() && quiet.stderr.is_empty(), "{quiet:?}");
+    run.signal(Signal::SIGTERM);
+    assert!(run.end().success());
+    assert_eq!((run.stdout(), run.stderr()), (Vec::<String>::new(), Vec::<String>::new()));
 }
