@@ -158,6 +158,19 @@ fn a_flag_wins_over_what_excludes_it_in_the_file() {
 }
 
 #[test]
+fn the_file_in_the_manual_is_one() {
+    let manual = include_str!("../docs/operations.md");
+    let example = manual.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("shmworker.toml"), example).unwrap();
+    let clean = |args: &[&str]| ending(&shmworker(dir.path(), &[&["clean", "none-of-this-name"], args].concat(), &[]));
+    assert_eq!(clean(&[]), (String::new(), Some(exit::OK.into())));
+    fs::write(dir.path().join("shmworker.toml"), example.replace("grace", "grase")).unwrap();
+    assert_eq!(clean(&[]).1, Some(exit::CONFIG.into()));
+    assert_eq!(clean(&["--config", "/dev/null"]), (String::new(), Some(exit::OK.into())));
+}
+
+#[test]
 fn several_values_are_a_list() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("shmworker.toml"), "[run]\nload = ['/nowhere/a.so', '/nowhere/b.so']\n").unwrap();
