@@ -80,7 +80,7 @@ fn the_unit_is_one() {
     };
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let wrong = verify(&text.replace("KillMode=mixed", "KillMode=mxed")).unwrap();
-    assert!(String::from_utf8_lossy(&wrong.stderr).contains("KillMode"), "it is not looked at: {wrong:?}");
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("kill mode"), "it is not looked at: {wrong:?}");
 }
 
 /// The unit's command line is one: it gets as far as the server.
