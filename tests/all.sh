@@ -41,7 +41,7 @@ library() {
     step "library: build" cargo test --no-run
     step "library: unit tests" cargo test --lib --bins
     step "library: doctests" cargo test --doc
-    step "library: command line" cargo test --test cli --test bench
+    step "library: command line" cargo test --test cli --test bench --test help --test doctor --test config
     step "library: start methods" cargo test --test start_methods --test cargo_test --test attached
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
     step "library: torture" cargo test --test torture --test segment --test raw_sync
@@ -80,6 +80,7 @@ temporal() {
     step "temporal: activities" cargo test --test temporal_activities --test temporal_plugins
     step "temporal: balance, deadlocks" cargo test --test temporal_balance
     step "temporal: how soon after a death" cargo test --test temporal_deaths
+    step "temporal: as it is deployed" cargo test --test deploy
     step "temporal: raw lanes" cargo test --test temporal_raw
     step "temporal: torture" cargo test --test temporal_torture
 }

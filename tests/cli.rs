@@ -182,8 +182,8 @@ fn a_flag_without_its_value_is_a_usage_error() {
 #[test]
 fn help_and_version_are_no_errors() {
     for (args, expected) in [
-        (&["--help"][..], "Usage: shmworker <COMMAND>"),
-        (&["help"], "Usage: shmworker <COMMAND>"),
+        (&["--help"][..], "Usage: shmworker [OPTIONS] <COMMAND>"),
+        (&["help"], "Usage: shmworker [OPTIONS] <COMMAND>"),
         (&["run", "--help"], "Example:\n  shmworker run -w 4 -a 2\n"),
         (&["starter", "-h"], "Example:\n  shmworker starter -n 100\n"),
         (&["--version"], concat!("shmworker ", env!("CARGO_PKG_VERSION"), "\n")),

@@ -6,8 +6,11 @@ use super::bench::BenchArgs;
 use super::jobs::JobsArgs;
 use super::{
     clean::CleanArgs,
+    config,
+    doctor::DoctorArgs,
     exit::{CliError, USAGE},
     inspect::InspectArgs,
+    manual::{CompletionsArgs, ManArgs},
     probe::ProbeArgs,
     resize::ResizeArgs,
     top::TopArgs,
@@ -37,9 +40,9 @@ use clap::{
 };
 #[cfg(feature = "temporal")]
 use std::str::FromStr;
-use std::{error::Error as _, ffi::OsString, ops::RangeInclusive};
+use std::{error::Error as _, ffi::OsString, ops::RangeInclusive, path::PathBuf};
 #[cfg(any(feature = "source", feature = "temporal"))]
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 #[cfg(feature = "temporal")]
 use temporalio_common::worker::build_id_from_current_exe;
 
@@ -47,6 +50,9 @@ use temporalio_common::worker::build_id_from_current_exe;
 #[derive(Parser)]
 #[command(name = "shmworker", version, max_term_width = 100)]
 struct Cli {
+    /// Flags that need not be typed, as TOML [default: SHMWORKER_CONFIG, ./shmworker.toml, ~/.config/shmworker/config.toml]
+    #[arg(long, global = true, value_name = "FILE", display_order = 1000)]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -144,6 +150,21 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  shmworker clean --dry-run\n      \
         says what is left over in /dev/shm; what belongs to a pool that is alive is never touched")]
     Clean(CleanArgs),
+    /// Look whether this machine has what workers need, and say what to do where it hasn't
+    #[command(after_help = "Example:\n  shmworker doctor\n      \
+        a line for each: kernel, limits, /dev/shm, cgroup, CPUs, Temporal's command line tool and server\n\n\
+        Exit code 1 if there is a problem; a warning is none.")]
+    Doctor(Box<DoctorArgs>),
+    /// Print a shell's completions
+    #[command(after_help = "Example:\n  \
+        shmworker completions bash > ~/.local/share/bash-completion/completions/shmworker\n      \
+        for zsh a file '_shmworker' in a directory of $fpath, for fish ~/.config/fish/completions/shmworker.fish")]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write those of all commands
+    #[command(after_help = "Example:\n  shmworker man ~/.local/share/man/man1\n      \
+        writes shmworker.1, shmworker-run.1, ...; then 'man shmworker-run' shows one\n  \
+        shmworker man | man -l -\n      shows the page without writing any")]
+    Man(ManArgs),
     /// Make a segment and fill it
     #[command(hide = true)]
     Probe(ProbeArgs),
@@ -266,6 +287,9 @@ pub(crate) struct RunArgs {
     /// Keep the dev server's state in this file, across runs
     #[arg(long, value_name = "FILE", conflicts_with = "no_dev_server")]
     pub(crate) dev_server_db: Option<PathBuf>,
+    /// Print nothing but what workers print, and what goes wrong
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
     #[cfg(feature = "source")]
@@ -411,7 +435,11 @@ impl RunArgs {
             (false, false) => DevServerArg::Possible(of_server),
             (false, true) => DevServerArg::Forbidden,
         };
-        Ok((Worker { user, config, connection, name: name.clone() }, Place { name, options }, dev_server))
+        Ok((
+            Worker { user, config, connection, name: name.clone() },
+            Place { name, options, quiet: self.quiet },
+            dev_server,
+        ))
     }
 }
 
@@ -495,6 +523,9 @@ pub(crate) struct StarterArgs {
     /// How long each workflow may take before the server ends it: 10s, 2m [default: any time]
     #[arg(long, value_name = "DURATION", allow_hyphen_values = true, value_parser = duration)]
     execution_timeout: Option<Duration>,
+    /// Print no results, only what goes wrong
+    #[arg(short, long)]
+    quiet: bool,
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -503,9 +534,10 @@ pub(crate) struct StarterArgs {
 impl StarterArgs {
     /// What to start, and where.
     pub(crate) fn split(self, worker: Worker) -> (StarterOptions, ConnectFlags) {
-        let StarterArgs { num_workflows, task_queue, workflow, input, execution_timeout, connect } = self;
+        let StarterArgs { num_workflows, task_queue, workflow, input, execution_timeout, quiet, connect } = self;
         let (num_workflows, data_converter) = (num_workflows as usize, worker.user.converter.into_data());
-        let options = StarterOptions { num_workflows, task_queue, workflow, input, execution_timeout, data_converter };
+        let options =
+            StarterOptions { num_workflows, task_queue, workflow, input, execution_timeout, data_converter, quiet };
         (options, ConnectFlags::from(connect).or(worker.connection))
     }
 }
@@ -605,7 +637,7 @@ pub(crate) enum Parsed {
 
 /// The flags, with what the program has set for their defaults.
 #[cfg(feature = "temporal")]
-fn definition(worker: &Worker) -> clap::Command {
+pub(super) fn definition(worker: &Worker) -> clap::Command {
     let config = &worker.config;
     let (workflow_processes, activity_processes) = worker.processes();
     let of_run = [
@@ -638,12 +670,19 @@ fn shown(duration: Duration) -> String {
     }
 }
 
+/// The same for who prints it.
+#[cfg(not(feature = "temporal"))]
+pub(super) fn definition() -> clap::Command {
+    Cli::command()
+}
+
 /// Reads a command line, of which `argv[0]` is the program.
 pub(crate) fn parse(argv: Vec<OsString>, #[cfg(feature = "temporal")] worker: &Worker) -> Result<Parsed, CliError> {
     #[cfg(feature = "temporal")]
     let definition = definition(worker);
     #[cfg(not(feature = "temporal"))]
-    let definition = Cli::command();
+    let definition = definition();
+    let argv = config::extended(&definition, argv)?;
     let read = |matches: ArgMatches| Cli::from_arg_matches(&matches).map(|cli| (matches, cli));
     match definition.try_get_matches_from(&argv).and_then(read) {
         #[cfg_attr(
@@ -736,15 +775,19 @@ fn check_workflow(command: &Command, matches: &ArgMatches, worker: &Worker) -> R
 }
 
 /// One line for a usage error; clap's own text is several.
-fn explain(error: &clap::Error, argv: &[OsString]) -> String {
+pub(super) fn explain(error: &clap::Error, argv: &[OsString]) -> String {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
+        // Suggestions come in rising order of likeness.
+        Some(ContextValue::Strings(texts)) if kind == ContextKind::SuggestedSubcommand => {
+            texts.last().map(String::as_str)
+        }
         Some(ContextValue::Strings(texts)) => texts.first().map(String::as_str),
         _ => None,
     };
     let arg = text(ContextKind::InvalidArg).map(|arg| as_typed(arg, argv));
-    let command =
-        argv.get(1).and_then(|word| word.to_str()).filter(|word| Cli::command().find_subcommand(word).is_some());
+    let command = command_at(argv).and_then(|at| argv[at].to_str());
+    let command = command.filter(|word| Cli::command().find_subcommand(word).is_some());
     let help = command.map_or("shmworker --help".to_owned(), |command| format!("shmworker {command} --help"));
     match (error.kind(), arg) {
         (ErrorKind::ValueValidation, Some(arg)) => {
@@ -779,6 +822,19 @@ fn explain(error: &clap::Error, argv: &[OsString]) -> String {
             let clap = error.to_string();
             let first = clap.lines().next().unwrap_or_default();
             format!("{}: see '{help}'", first.trim_start_matches("error: "))
+        }
+    }
+}
+
+/// Where the command stands: before it there may only be a config file.
+pub(super) fn command_at(argv: &[OsString]) -> Option<usize> {
+    let mut at = 1;
+    loop {
+        let word = argv.get(at)?.to_str().unwrap_or_default();
+        match word {
+            "--config" => at += 2,
+            _ if word.starts_with("--config=") => at += 1,
+            _ => return (!word.starts_with('-')).then_some(at),
         }
     }
 }

@@ -26,6 +26,9 @@ pub(crate) struct BenchArgs {
     /// Print one JSON object in place of the table
     #[arg(long)]
     json: bool,
+    /// Print the table alone
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 impl From<BenchError> for CliError {
@@ -41,7 +44,7 @@ impl From<BenchError> for CliError {
 pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
     let cpus = Cpus::choose()?;
     let machine = Machine::this();
-    if !args.json {
+    if !args.json && !args.quiet {
         let beside = if cpus.is_one_core { ", two threads of one core" } else { "" };
         let Machine { cpu, cpus: n, kernel } = &machine;
         say(format_args!("shmworker {VERSION}, {kernel}, {n} CPUs of {cpu}"));
@@ -53,7 +56,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), CliError> {
         let json = Json { version: VERSION, machine, pinned: [cpus.here, cpus.there], figures: rows(&report) };
         say(serde_json::to_string(&json).map_err(|e| CliError::new(exit::FAILURE, e))?);
     } else {
-        say(table(&report));
+        say(table(&report, args.quiet));
     }
     Ok(())
 }
@@ -134,7 +137,7 @@ fn name(measure: Measure) -> &'static str {
     }
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &Report, quiet: bool) -> String {
     let mut text = format!("{:<42}{:>12}{:>12}{:>12}   against its limit\n", "", "median", "10 %", "90 %");
     for figure in &report.figures {
         let measure = figure.measure;
@@ -155,6 +158,9 @@ fn table(report: &Report) -> String {
         });
         // A `String` takes all.
         let _ = writeln!(text, "{what:<42}{median:>12}{low:>12}{high:>12}{against}");
+    }
+    if quiet {
+        return text.trim_end().to_owned();
     }
     text + "\nThe limits are two processes with nothing between them: 1.00 times would be as fast as this machine is."
 }

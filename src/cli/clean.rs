@@ -9,6 +9,7 @@ use crate::{
     mem::backing::{self, Left},
     process::names,
 };
+use std::fmt;
 
 /// What `shmworker clean` was told.
 #[derive(clap::Args)]
@@ -19,6 +20,9 @@ pub(crate) struct CleanArgs {
     /// Say what would be removed, and leave it
     #[arg(long)]
     dry_run: bool,
+    /// Print only what goes wrong
+    #[arg(short, long, conflicts_with = "dry_run")]
+    quiet: bool,
 }
 
 /// Removes what is left over, a line for each.
@@ -28,6 +32,11 @@ pub(crate) struct CleanArgs {
 pub(crate) fn run(args: &CleanArgs) -> Result<(), CliError> {
     let failed = |step: &str, e| CliError::new(exit::FAILURE, format_args!("cannot {step}: {e}"));
     let done = if args.dry_run { "would remove" } else { "removed" };
+    let say = |line: fmt::Arguments<'_>| {
+        if !args.quiet {
+            say(line)
+        }
+    };
     let mut is_any = false;
     for (pool, path) in backing::named().map_err(|e| failed("look for left-overs", e))? {
         if !args.pools.is_empty() && !args.pools.contains(&pool) {
@@ -48,7 +57,7 @@ pub(crate) fn run(args: &CleanArgs) -> Result<(), CliError> {
         say(format_args!("{done} {}", path.display()));
     }
     if !is_any {
-        say("nothing is left over");
+        say(format_args!("nothing is left over"));
     }
     Ok(())
 }

@@ -18,8 +18,8 @@ pub const NO_CLI: u8 = 5;
 pub const CRASH_LOOP: u8 = 6;
 /// Nobody polls the task queue; no workflow was started.
 pub const NO_WORKER: u8 = 7;
-/// The configuration of the connection is wrong: a `TEMPORAL_*` variable, the config file, a profile, a certificate, or
-/// credentials that the server refuses. Or a task source refuses: its table is not there, the password is wrong.
+/// The configuration is wrong: `shmworker.toml`; or of the connection a `TEMPORAL_*` variable, the config file, a profile, a
+/// certificate, or credentials that the server refuses. Or a task source refuses: its table is not there, the password is wrong.
 pub const CONFIG: u8 = 8;
 /// A plug-in can't be loaded; nothing was started.
 pub const PLUGIN: u8 = 9;

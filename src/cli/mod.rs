@@ -6,10 +6,13 @@ mod args;
 #[cfg(feature = "pool")]
 mod bench;
 mod clean;
+mod config;
+mod doctor;
 pub mod exit;
 mod inspect;
 #[cfg(feature = "jobs")]
 mod jobs;
+mod manual;
 mod probe;
 #[cfg(feature = "temporal")]
 mod replay;
@@ -91,6 +94,9 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
+        Command::Doctor(args) => doctor::run(*args, &worker),
+        Command::Completions(args) => manual::completions(&args, args::definition(&worker)),
+        Command::Man(args) => manual::man(&args, args::definition(&worker)),
         Command::Probe(args) => probe::run(args),
     }
 }
@@ -109,6 +115,9 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Clean(args) => clean::run(&args),
+        Command::Doctor(args) => doctor::run(*args),
+        Command::Completions(args) => manual::completions(&args, args::definition()),
+        Command::Man(args) => manual::man(&args, args::definition()),
         Command::Probe(args) => probe::run(args),
     }
 }

@@ -30,6 +30,7 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     }
     log_to_stderr();
     let (mut worker, place, dev_server) = args.apply(worker)?;
+    let quiet = place.quiet;
     worker.probe()?;
     let server = Server::resolve(&worker.connection)?;
     // A dev server that is only now started has no other: nobody could create it in time.
@@ -41,10 +42,10 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     };
     let dev_server = match dev_server {
         DevServerArg::Wanted(options) => {
-            Some(start_dev_server(&Options { port: free_port(&server)?, namespace, ..options }, true)?)
+            Some(start_dev_server(&Options { port: free_port(&server)?, namespace, ..options }, true, quiet)?)
         }
         _ if server.configured() || server.somebody_listens() => None,
-        DevServerArg::Possible(options) => Some(start_dev_server(&Options { namespace, ..options }, false)?),
+        DevServerArg::Possible(options) => Some(start_dev_server(&Options { namespace, ..options }, false, quiet)?),
         DevServerArg::Forbidden => {
             let reason = "nobody listens there, and --no-dev-server forbids to start one".to_owned();
             return Err(ConnectError::Unreachable { address: server.address().to_owned(), reason }.into());
@@ -57,7 +58,9 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     let result = worker.serve(server, place, watched.as_ref());
     if let Some(server) = dev_server {
         server.stop(DEV_SERVER_STOP)?;
-        say("dev server stopped");
+        if !quiet {
+            say("dev server stopped");
+        }
     }
     Ok(result?)
 }
@@ -83,7 +86,7 @@ fn free_port(server: &Server) -> Result<u16, CliError> {
     }
 }
 
-fn start_dev_server(options: &Options, was_asked_for: bool) -> Result<DevServer, CliError> {
+fn start_dev_server(options: &Options, was_asked_for: bool, quiet: bool) -> Result<DevServer, CliError> {
     let cli = locate()?;
     let mut server = DevServer::start(&cli, options)?;
     let watched = Watched::new(&server).map_err(|e| CliError::new(exit::NO_CLI, e))?;
@@ -96,6 +99,9 @@ fn start_dev_server(options: &Options, was_asked_for: bool) -> Result<DevServer,
         // Its end is an event; that it listens can only be asked.
         let fd = crate::process::coordinator::Companion::fd(&watched);
         let _ = poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], 50u8);
+    }
+    if quiet {
+        return Ok(server);
     }
     let keeps = match &options.db {
         Some(file) => format!("its state stays in {}", file.display()),

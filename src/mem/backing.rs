@@ -58,7 +58,7 @@ use std::{
 };
 
 /// Where POSIX shared memory lies on Linux (`shm_overview(7)`).
-const SHM: &str = "/dev/shm";
+pub(crate) const SHM: &str = "/dev/shm";
 /// Longest name of a pool, in bytes.
 pub(crate) const LONGEST: usize = 64;
 /// How often a name may be pulled away while a segment is made. Each try takes some microseconds, and whoever cleans without a

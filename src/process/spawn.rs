@@ -159,11 +159,13 @@ pub(crate) fn state(pid: Pid) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Sends a signal to this process and to no other, ever: the descriptor names it even when its number is reused.
-pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> nix::Result<()> {
+/// Sends a signal, or asks whether one may be sent, to this process and to no other, ever: the descriptor names it even when its
+/// number is reused.
+pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: impl Into<Option<Signal>>) -> nix::Result<()> {
+    let signal = signal.into().map_or(0, |signal| signal as i32);
     let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a live descriptor, a valid signal, and null for the default siginfo.
-    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as i32, info, 0) };
+    // SAFETY: a live descriptor, a valid signal or 0, and null for the default siginfo.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
     Errno::result(sent).map(drop)
 }
 

@@ -327,7 +327,7 @@ impl Worker {
     /// [`RunError`]. No process is left behind in any case.
     pub fn run(self) -> Result<(), RunError> {
         let server = Server::resolve(&self.connection)?;
-        let place = Place { name: self.name.clone(), options: Options::default() };
+        let place = Place { name: self.name.clone(), options: Options::default(), quiet: false };
         self.serve(server, place, None)
     }
 
@@ -363,7 +363,9 @@ impl Worker {
     ) -> Result<(), RunError> {
         self.config.check().map_err(RunError::Settings)?;
         self.probe()?;
-        self.say_plugins()?;
+        if !place.quiet {
+            self.say_plugins()?;
+        }
         (self.config.workflow_processes, self.config.activity_processes) = self.processes();
         for program in [&mut self.config.workflow_program, &mut self.config.activity_program].into_iter().flatten() {
             *program = program.find().map_err(RunError::Settings)?;

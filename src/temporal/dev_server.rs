@@ -61,6 +61,8 @@ impl Options {
 
 /// How long the download of the tool may take, and how long its unpacking.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(300);
+#[cfg(feature = "cli")]
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
 const UNPACK_LIMIT: Duration = Duration::from_secs(60);
 /// A connection within this machine is accepted or refused at once.
 const READY_TIMEOUT: Duration = Duration::from_millis(100);
@@ -120,14 +122,7 @@ pub enum DevServerError {
 ///
 /// [`DevServerError::BadCli`] and [`DevServerError::NoCli`].
 pub fn locate() -> Result<PathBuf, DevServerError> {
-    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = var("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let places = Places {
-        named: var("TEMPORAL_CLI").map(PathBuf::from),
-        path: var("PATH").unwrap_or_default(),
-        cache: cache.or_else(|| Some(PathBuf::from(var("HOME")?).join(".cache"))).map(|cache| cache.join("shmworker")),
-    };
-    places.locate(|| {
+    Places::usual().locate(|| {
         let arch = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
@@ -135,6 +130,23 @@ pub fn locate() -> Result<PathBuf, DevServerError> {
         };
         Ok(format!("https://temporal.download/cli/archive/latest?platform=linux&arch={arch}"))
     })
+}
+
+/// The same without a download. `None`: it is nowhere.
+#[cfg(feature = "cli")]
+pub(crate) fn find() -> Result<Option<PathBuf>, DevServerError> {
+    Places::usual().find()
+}
+
+/// What the tool says of its version.
+#[cfg(feature = "cli")]
+pub(crate) fn version(tool: &Path) -> Result<String, String> {
+    let log = Log::new().map_err(|e| e.to_string())?;
+    match run_into(Command::new(tool).arg("--version"), VERSION_LIMIT, &log) {
+        Ok(()) => Ok(log.last_line().unwrap_or_else(|| "it does not say its version".to_owned())),
+        Err(Helper::Missing) => Err("it is not there".to_owned()),
+        Err(Helper::Failed(why)) => Err(why),
+    }
 }
 
 /// Where the tool may be.
@@ -145,13 +157,30 @@ struct Places {
 }
 
 impl Places {
-    fn locate(self, url: impl FnOnce() -> Result<String, String>) -> Result<PathBuf, DevServerError> {
-        if let Some(path) = self.named {
-            return if is_executable(&path) { Ok(path) } else { Err(DevServerError::BadCli { path }) };
+    /// As the environment names them.
+    fn usual() -> Places {
+        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let cache = var("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let cache = cache.or_else(|| Some(PathBuf::from(var("HOME")?).join(".cache")));
+        Places {
+            named: var("TEMPORAL_CLI").map(PathBuf::from),
+            path: var("PATH").unwrap_or_default(),
+            cache: cache.map(|cache| cache.join("shmworker")),
+        }
+    }
+
+    fn find(&self) -> Result<Option<PathBuf>, DevServerError> {
+        if let Some(path) = &self.named {
+            let found = is_executable(path).then(|| Some(path.clone()));
+            return found.ok_or_else(|| DevServerError::BadCli { path: path.clone() });
         }
         let in_path = std::env::split_paths(&self.path).filter(|dir| dir.is_absolute()).map(|dir| dir.join("temporal"));
         let cached = self.cache.iter().map(|dir| dir.join("temporal"));
-        if let Some(found) = in_path.chain(cached).find(|path| is_executable(path)) {
+        Ok(in_path.chain(cached).find(|path| is_executable(path)))
+    }
+
+    fn locate(self, url: impl FnOnce() -> Result<String, String>) -> Result<PathBuf, DevServerError> {
+        if let Some(found) = self.find()? {
             return Ok(found);
         }
         let cache = self.cache.ok_or_else(|| "no place to keep it: set HOME".to_owned());
@@ -217,9 +246,14 @@ impl Helper {
 
 /// Runs a short-lived program to its end, which comes within `limit`.
 fn run(command: &mut Command, limit: Duration) -> Result<(), Helper> {
+    let log = Log::new().map_err(|error| Helper::Failed(error.to_string()))?;
+    run_into(command, limit, &log)
+}
+
+/// The same, with its output for whoever calls.
+fn run_into(command: &mut Command, limit: Duration, log: &Log) -> Result<(), Helper> {
     let failed = |error: io::Error| Helper::Failed(error.to_string());
-    let log = Log::new().map_err(failed)?;
-    let mut child = match spawn(command, &log) {
+    let mut child = match spawn(command, log) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Helper::Missing),
         outcome => outcome.map_err(failed)?,
     };

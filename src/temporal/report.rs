@@ -12,7 +12,7 @@ use crate::process::{
     coordinator::{Event, Summary},
 };
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io::{self, Write},
     time::Duration,
 };
@@ -34,12 +34,17 @@ pub(super) fn run(
     user: UserCode,
     companion: Option<&Watched>,
 ) -> Result<(), RunError> {
-    let (w, a) = (config.workflow_processes, config.activity_processes);
+    let (w, a, quiet) = (config.workflow_processes, config.activity_processes, place.quiet);
+    let say = |line: fmt::Arguments<'_>| {
+        if !quiet {
+            self::say(line)
+        }
+    };
     let mut observer = |event: Event<'_>| match event {
         Event::ClientsReady => say(format_args!("starting {w} workflow worker(s) and {a} activity worker(s)")),
         Event::Starting { label } => say(format_args!("{label} starting")),
-        Event::Started => say("waiting for keyboard interrupt or for all workers to exit"),
-        Event::Output { label, is_error: false, line } => say(format_args!("[{label}] {line}")),
+        Event::Started => say(format_args!("waiting for keyboard interrupt or for all workers to exit")),
+        Event::Output { label, is_error: false, line } => self::say(format_args!("[{label}] {line}")),
         Event::Output { label, is_error: true, line } => complain(format_args!("[{label}] {line}")),
         Event::Replaced { label, pid, why } => say(format_args!("{label} (pid {pid}) has left: {why}")),
         Event::Died { label, pid, exit, settled, restart_in, .. } => {
@@ -62,14 +67,18 @@ pub(super) fn run(
         Event::Unsound { who, audit } => {
             complain(format_args!("ERROR: shared memory is not sound after the death of {who}: {audit}"))
         }
-        Event::Mode { mode: Mode::Draining } => say("draining: what runs is finished, nothing new is taken"),
-        Event::Mode { mode: Mode::Cancelling } => say("cancelling what still runs"),
+        Event::Mode { mode: Mode::Draining } => {
+            say(format_args!("draining: what runs is finished, nothing new is taken"))
+        }
+        Event::Mode { mode: Mode::Cancelling } => say(format_args!("cancelling what still runs")),
         Event::Mode { .. } => {}
         Event::ShuttingDown { label } => say(format_args!("{label} shutting down")),
         Event::OutOfTime { label, pid, .. } => {
             complain(format_args!("{label} (pid {pid}) has run a task for longer than that may take: killed"))
         }
-        Event::Renewing => say("loading the plug-ins again: one activity worker after another is replaced"),
+        Event::Renewing => {
+            say(format_args!("loading the plug-ins again: one activity worker after another is replaced"))
+        }
         Event::NotRenewed { why } => {
             complain(format_args!("ERROR: {why}; the activity workers go on with what they have"))
         }
@@ -78,18 +87,18 @@ pub(super) fn run(
         )),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
-    conclude(&worker_pool::run(server, config, place, user, companion, &mut observer)?)
+    conclude(&worker_pool::run(server, config, place, user, companion, &mut observer)?, &say)
 }
 
 /// The table at the end; an error if anything was left behind.
-fn conclude(summary: &Summary) -> Result<(), RunError> {
+fn conclude(summary: &Summary, say: &dyn Fn(fmt::Arguments<'_>)) -> Result<(), RunError> {
     let width = summary.ended.iter().map(|e| e.label.len()).max().unwrap_or(0).max("label".len());
     let mut table = format!("{:width$}  {:>8}  {:<20}  {:>10}", "label", "pid", "ended with", "tasks done");
     for e in &summary.ended {
         let exit = e.exit.to_string();
         let _ = write!(table, "\n{:width$}  {:>8}  {exit:<20}  {:>10}", e.label, e.pid, e.finished);
     }
-    say(table);
+    say(format_args!("{table}"));
     // What the living have in use is no leak.
     let is_clean = summary.audit.is_clean() || summary.attached > 0 && summary.audit.violations.is_empty();
     if !is_clean {
@@ -102,7 +111,7 @@ fn conclude(summary: &Summary) -> Result<(), RunError> {
         )));
     }
     match summary.attached {
-        0 => say("shared memory is clean: no descriptor and no block in use"),
+        0 => say(format_args!("shared memory is clean: no descriptor and no block in use")),
         n => say(format_args!("{n} process(es) are still attached, with {}", summary.audit)),
     }
     match summary.killed {

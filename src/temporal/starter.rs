@@ -75,6 +75,8 @@ pub struct StarterOptions {
     pub execution_timeout: Option<Duration>,
     /// How inputs and results are coded: as the workers do it.
     pub data_converter: DataConverter,
+    /// Print no results.
+    pub quiet: bool,
 }
 
 /// A text that is JSON, kept as it was written.
@@ -254,7 +256,9 @@ async fn drive(options: &StarterOptions, server: &Server, counts: &Counts) -> Re
         .try_for_each(async |(id, result)| {
             match result {
                 Ok(value) => {
-                    writeln!(io::stdout(), "{}", show(value.payloads.first()))?;
+                    if !options.quiet {
+                        writeln!(io::stdout(), "{}", show(value.payloads.first()))?;
+                    }
                     count(&counts.done);
                 }
                 Err(error) => fail(&id, &result_reason(&error), counts),

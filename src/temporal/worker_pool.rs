@@ -65,6 +65,8 @@ pub(crate) struct Place {
     pub(crate) name: Option<String>,
     /// How the segment is made, but for its queues.
     pub(crate) options: Options,
+    /// Whether only what workers print is said, and what goes wrong.
+    pub(crate) quiet: bool,
 }
 
 /// Where they stand among the kinds of processes.
@@ -127,7 +129,7 @@ pub(crate) fn run(
             }),
         },
     ];
-    let Place { name, options } = place;
+    let Place { name, options, .. } = place;
     let options = Options { queues: Options::with_queues(wire::QUEUES).queues, ..options };
     let coordinator = match workflow_processes {
         // Core was not asked for workflow tasks.
