@@ -40,9 +40,9 @@ use clap::{
 };
 #[cfg(feature = "temporal")]
 use std::str::FromStr;
-use std::{error::Error as _, ffi::OsString, ops::RangeInclusive, path::PathBuf};
 #[cfg(any(feature = "source", feature = "temporal"))]
 use std::time::Duration;
+use std::{error::Error as _, ffi::OsString, ops::RangeInclusive, path::PathBuf};
 #[cfg(feature = "temporal")]
 use temporalio_common::worker::build_id_from_current_exe;
 

@@ -20,7 +20,7 @@ use toml::{Table, Value};
 const WITHOUT: [&str; 3] = ["completions", "help", "man"];
 
 /// Variables of Temporal's that win over the file, by the flag that says the same.
-const VARIABLES: [(&str, &[&str]); 10] = [
+const VARIABLES: [(&str, &[&str]); 13] = [
     ("address", &["TEMPORAL_ADDRESS"]),
     ("namespace", &["TEMPORAL_NAMESPACE"]),
     ("profile", &["TEMPORAL_PROFILE"]),
@@ -31,6 +31,9 @@ const VARIABLES: [(&str, &[&str]); 10] = [
     ("tls-cert", &["TEMPORAL_TLS_CLIENT_CERT_PATH", "TEMPORAL_TLS_CLIENT_CERT_DATA"]),
     ("tls-key", &["TEMPORAL_TLS_CLIENT_KEY_PATH", "TEMPORAL_TLS_CLIENT_KEY_DATA"]),
     ("tls-server-name", &["TEMPORAL_TLS_SERVER_NAME"]),
+    ("source", &["SHMWORKER_SOURCE"]),
+    ("source-header", &["SHMWORKER_SOURCE_HEADER"]),
+    ("source-ca", &["SHMWORKER_SOURCE_CA"]),
 ];
 
 /// The command line, with what the config file adds to it. One that is wrong, or asks for help, stays as it is.
