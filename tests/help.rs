@@ -72,7 +72,8 @@ fn each_command_and_each_flag_says_what_it_is() {
     for (command, about) in commands() {
         assert!(about.len() > 10, "'{command}' says nothing");
         let help = text(&[&command, "--help"]);
-        let example = help.split_once("Example:\n").unwrap_or_else(|| panic!("'{command} --help' has no example")).1;
+        let example = help.split_once("Example:\n").or_else(|| help.split_once("Examples:\n"));
+        let (_, example) = example.unwrap_or_else(|| panic!("'{command} --help' has no example"));
         assert!(example.lines().any(|line| line.contains(&format!("shmworker {command}"))), "{command}: {example}");
         for (flag, about) in flags(&command) {
             assert!(about.len() > 5, "'{command} {flag}' says nothing: '{about}'");
@@ -173,7 +174,7 @@ fn each_command_has_a_manual_page_that_renders() {
             Command::new("groff").args(["-man", "-ww", "-Tascii", "-P-cbou"]).arg(pages.join(&name)).output().unwrap();
         assert!(page.status.success() && page.stderr.is_empty(), "{name}: {page:?}");
         let page = String::from_utf8(page.stdout).unwrap();
-        for part in ["NAME", "SYNOPSIS", "OPTIONS", "Example:"] {
+        for part in ["NAME", "SYNOPSIS", "OPTIONS", "Example"] {
             assert!(page.contains(part) || name == "shmworker.1", "{name} has no {part}: {page}");
         }
     }

@@ -176,7 +176,7 @@ mod tests {
             message.contains("'ftp'") && message.contains("postgres://") && !message.contains("secret"),
             "{message}"
         );
-        let message = refused("u:secret @h");
+        let message = refused("secret @h");
         assert!(message.contains("is none") && !message.contains("secret"), "{message}");
     }
 
