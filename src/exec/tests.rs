@@ -7,7 +7,7 @@ use crate::{
         participant::Name,
         recovery::{Death, SPARED},
         table::{Again, Cancel, Cursors, LaneId},
-        timer::{NEVER, Tick},
+        timer::{Excused, NEVER, Tick},
         word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
     },
     mem::{
@@ -562,6 +562,29 @@ fn what_takes_too_long_or_is_silent_is_named_and_then_reported() {
         pool.settle(victim.name(), Death { late: &[id], ..Death::of(Exit::Signal(9).pack()) });
         assert_eq!(outcome(&client), Outcome::TimedOut);
     }
+    pool.assert_clean();
+}
+
+#[test]
+fn what_ends_while_its_worker_is_looked_at_is_not_named() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    let table = pool.segment.table();
+    let limits = Limits { run_ms: 1, silence_ms: 0 };
+    let id = client.try_submit(Submission { limits, ..Submission::new(QUEUE) }, b"").unwrap();
+    let mut claimed = Some(claim(&worker));
+    assert!(table.is_claimed_by(worker.name(), id) && !table.is_claimed_by(client.name(), id));
+    while claimed.is_some() {
+        let tick = table.tick_with(&Cursors::new(table), |_, _, span, now| {
+            if span.end() <= now {
+                drop(claimed.take());
+            }
+            Excused { ns: 0, look_at: NEVER }
+        });
+        assert_eq!(tick.unwrap().late, []);
+    }
+    assert!(!table.is_claimed_by(worker.name(), id));
+    assert_eq!(outcome(&client), Outcome::Completed);
     pool.assert_clean();
 }
 

@@ -186,7 +186,7 @@ impl Table<'_> {
         excuse: &mut impl FnMut(Name, TaskId, Span, u64) -> Excused,
     ) -> Result<(), Corrupted> {
         let d = &self.descriptors[index as usize];
-        loop {
+        'word: loop {
             let word = self.load(index);
             let next = match word.phase() {
                 // Relaxed, for what waits: if a time is of a later life or attempt, who has begun that rings.
@@ -235,6 +235,10 @@ impl Table<'_> {
                                 let excused = excuse(who, task, span, now);
                                 let end = span.end().saturating_add(excused.ns);
                                 if end <= now {
+                                    // Asking took a while, in which it may have ended: its worker is killed for nothing, then.
+                                    if self.load(index) != word {
+                                        continue 'word;
+                                    }
                                     tick.late.push((who, task));
                                     return Ok(());
                                 }
@@ -253,6 +257,12 @@ impl Table<'_> {
             tick.next = tick.next.min(next);
             return Ok(());
         }
+    }
+
+    /// Does this life of this task run in this participant's process, as far as its word says?
+    pub(crate) fn is_claimed_by(&self, who: Name, id: TaskId) -> bool {
+        let word = self.load(id.index);
+        word.is(Phase::Claimed) && word.generation() == id.generation && word.who() == who.id()
     }
 
     /// Pool time at which the attempt of this claim began, and last spoke. For the coordinator.

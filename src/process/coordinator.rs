@@ -712,12 +712,16 @@ impl<'o> Coordinator<'o> {
         } else if is_news && self.give_back_at.is_none() && self.segment.has_grown() {
             self.give_back_at = Some(Instant::now() + UNUSED);
         }
+        // What is signalled below was late a while ago, and has come to its end since, perhaps.
+        let table = self.segment.table();
+        let is_late = |(who, task): &(Name, TaskId)| table.is_claimed_by(*who, *task);
         for w in &mut self.workers {
             let Life::Running { child, name, sentence, .. } = &mut w.life else { continue };
             let (label, pid) = (w.label.as_str(), child.pid.as_raw());
             match sentence {
                 None => {
-                    let late: Vec<_> = late.iter().filter(|(who, _)| who == name).map(|(_, task)| *task).collect();
+                    let late = late.iter().filter(|late| late.0 == *name && is_late(late));
+                    let late: Vec<_> = late.map(|(_, task)| *task).collect();
                     if let Some(task) = late.first() {
                         (self.observer)(Event::OutOfTime { label, pid, task: *task });
                         // It may have ended by itself; then `reap` finds it.
@@ -735,7 +739,7 @@ impl<'o> Coordinator<'o> {
             }
         }
         let mut killed = Vec::new();
-        for &(name, task) in &late {
+        for &(name, task) in late.iter().filter(|late| is_late(late)) {
             if let Some(pid) = self.door.as_mut().and_then(|door| door.kill(name)) {
                 (self.observer)(Event::OutOfTime { label: "attached", pid, task });
                 killed.push(name);
