@@ -4,7 +4,8 @@
 //! The kernel keeps how long a thread has waited for a CPU (`/proc/PID/schedstat`), but not how long it was stopped, so an attempt
 //! that takes long is looked at [`LOOKS`] times within its limit: who is found stopped had nothing of the time since the look
 //! before. What lies before the first look is known only of who is stopped then. A look that comes late, by more than there is to be
-//! between two, says that whoever looks could not either: what it is late by counts for nobody. Of a child that is stopped the kernel
+//! between two, says that whoever looks could not either: what it is late by counts for nobody. Both may be the same time, as where a
+//! cgroup has used up its quota, and no time is excused twice. Of a child that is stopped the kernel
 //! says when it goes on, by SIGCHLD, so that nobody looks until then. The thread that is looked at is the
 //! process's first: where an attempt runs on another one, its waits for a CPU are not seen.
 
@@ -106,39 +107,48 @@ impl Sample {
     }
 }
 
+/// A look that is late by less says nothing, however short the limit: so long it may take to wake and to look at others.
+const PROMPT: u64 = 4_000_000;
+
 /// What was seen of one thread since an attempt began.
 struct SoFar {
-    first: Sample,
-    stopped: u64,
-    /// What looks were late by.
-    unseen: u64,
-    ran: u64,
-    /// When it was last known not to be waiting for a CPU.
+    /// What is excused until `content_at`.
+    settled: u64,
+    /// When it was last known not to be waiting for a CPU, and what the kernel said then.
     content_at: u64,
+    then: Sample,
+    /// Since that: as it was stopped, or looks were late.
+    lost: u64,
     looked_at: u64,
 }
 
 impl SoFar {
     fn new(from: u64, now: u64, first: &Sample) -> SoFar {
-        SoFar { first: *first, stopped: 0, unseen: 0, ran: first.ran, content_at: now, looked_at: from }
+        SoFar { settled: 0, content_at: now, then: *first, lost: 0, looked_at: from }
     }
 
     /// How much it could not use until now. `step`: what is to lie between two looks. `was_at_rest`: it was stopped until now, or until
     /// the signal of which this look comes.
     fn add(&mut self, now: u64, step: u64, sample: &Sample, was_at_rest: bool) -> u64 {
         let since = now.saturating_sub(self.looked_at);
+        let step = step.max(PROMPT);
         let late = since.saturating_sub(step);
+        let is_first = now == self.content_at;
         if sample.is_stopped() || was_at_rest {
-            self.stopped += since;
+            self.lost += since;
         } else if late > step {
-            self.unseen += late;
-        }
-        if !sample.is_runnable() || sample.ran != self.ran {
-            (self.ran, self.content_at) = (sample.ran, now);
+            self.lost += late;
         }
         self.looked_at = now;
-        let waits = now.saturating_sub(self.content_at);
-        self.stopped + self.unseen + sample.waited.saturating_sub(self.first.waited) + waits
+        let unseen = now.saturating_sub(self.content_at);
+        if sample.is_runnable() && sample.ran == self.then.ran && !is_first {
+            // It has waited all along, as far as anybody knows.
+            return self.settled + unseen.max(self.lost);
+        }
+        let waited = sample.waited.saturating_sub(self.then.waited).min(unseen);
+        self.settled += waited.max(self.lost);
+        (self.content_at, self.then, self.lost) = (now, *sample, 0);
+        self.settled
     }
 }
 
@@ -191,6 +201,27 @@ mod tests {
             "late by less than there is between two"
         );
         assert_eq!(so_far.add(32 * SECOND, SECOND, &sample, false), 28 * SECOND);
+    }
+
+    #[test]
+    fn no_time_is_excused_twice() {
+        // Neither the one nor the other had a CPU.
+        let mut so_far = SoFar::new(0, SECOND, &sample('R', 1, 0));
+        assert_eq!(so_far.add(SECOND, SECOND, &sample('R', 1, 0), false), 0);
+        assert_eq!(so_far.add(11 * SECOND, SECOND, &sample('R', 2, 9 * SECOND), false), 9 * SECOND);
+        assert_eq!(so_far.add(12 * SECOND, SECOND, &sample('R', 3, 9 * SECOND), false), 9 * SECOND);
+        // It waits still as it is looked at, and has ever since.
+        assert_eq!(so_far.add(22 * SECOND, SECOND, &sample('R', 3, 9 * SECOND), false), 19 * SECOND);
+        assert_eq!(so_far.add(23 * SECOND, SECOND, &sample('R', 4, 20 * SECOND), false), 20 * SECOND);
+    }
+
+    #[test]
+    fn however_short_the_limit_a_look_is_not_late_at_once() {
+        let sample = sample('S', 1, 0);
+        let mut so_far = SoFar::new(0, PROMPT, &sample);
+        assert_eq!(so_far.add(PROMPT, PROMPT / 100, &sample, false), 0);
+        assert_eq!(so_far.add(2 * PROMPT, PROMPT / 100, &sample, false), 0);
+        assert_eq!(so_far.add(12 * PROMPT, PROMPT / 100, &sample, false), 9 * PROMPT);
     }
 
     #[test]
