@@ -381,10 +381,18 @@ impl Endpoint {
         (0..table.descriptors.len()).any(|i| table.load(i as u16).is(Phase::Free)) && self.has_block_to_spare(len)
     }
 
-    /// Are so many descriptors in use at most?
-    pub(crate) fn uses_at_most(&self, n: usize) -> bool {
+    /// Does this participant itself hold so much, in drafts and results, that no [sparing draft](Self::sparing_draft) of `len` bytes
+    /// can succeed whatever others give back? Nobody but itself can change that: no look at others is of another moment.
+    pub(crate) fn has_all_room(&self, len: usize) -> bool {
         let table = self.table();
-        (0..table.descriptors.len()).filter(|&i| !table.load(i as u16).is(Phase::Free)).nth(n).is_none()
+        let is_ours = |word: Task| word.is(Phase::Reserved) && word.who() == self.name.id();
+        let is_in_ours = |index: u16, generation| {
+            // What damage names is nobody's.
+            let word = (usize::from(index) < table.descriptors.len()).then(|| table.load(index));
+            word.is_some_and(|word| is_ours(word) && word.generation() == generation)
+        };
+        (0..table.descriptors.len()).all(|i| is_ours(table.load(i as u16)))
+            || len > INLINE && table.blocks.has_fewer_besides(1 + self.blocks_to_spare(len), len, is_in_ours)
     }
 
     /// The time at which this is submitted, or 0 if nobody wants it, or it is too dear.

@@ -350,6 +350,16 @@ impl Blocks<'_> {
         self.holding(len).len() >= n
     }
 
+    /// Have all but fewer than `n` been taken by whose `is_ours` says so, of a descriptor and its generation? Those keep them until
+    /// they give them back themselves.
+    pub(crate) fn has_fewer_besides(&self, n: usize, len: usize, is_ours: impl Fn(u16, u64) -> bool) -> bool {
+        let is_anothers = |word: &&AtomicU64| match Block::of(word.load(Relaxed)) {
+            Some(Block::Attached { index, generation }) => !is_ours(index, generation),
+            _ => true,
+        };
+        self.holding(len).iter().filter(is_anothers).nth(n.saturating_sub(1)).is_none()
+    }
+
     /// The classes whose blocks hold `len` bytes.
     fn fitting(&self, len: usize) -> &[Span] {
         let first = self.spans.iter().position(|s| s.size >= len).unwrap_or(CLASSES);

@@ -369,6 +369,8 @@ struct Shared {
     outstanding: AtomicUsize,
     /// Buffers reserved, less those that were submitted or given back. Changed under the lock.
     reserved: AtomicUsize,
+    /// Inputs that are written before they count as submitted.
+    filling: AtomicUsize,
 }
 
 impl Client {
@@ -387,6 +389,7 @@ impl Client {
             home,
             outstanding: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
+            filling: AtomicUsize::new(0),
         };
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
@@ -765,8 +768,10 @@ impl Client {
         // Registered first, then looked: room that came in between wakes nobody.
         inbox.for_room.push((context.waker().clone(), len));
         let has_moved = shared.file(&mut inbox) | shared.move_out(&mut inbox) | shared.give_up_spares(&mut inbox);
-        let may_succeed =
-            has_moved || inbox.over.is_some() || shared.may_have_room(len) || shared.has_reserved_all(&inbox).is_err();
+        let may_succeed = has_moved
+            || inbox.over.is_some()
+            || shared.may_have_room(len)
+            || shared.has_reserved_all(&inbox, len).is_err();
         if may_succeed || !self.has_helper() {
             let (waker, _) = inbox.for_room.pop().unzip();
             inbox.dropped.extend(waker);
@@ -873,6 +878,22 @@ impl Drop for Client {
         drop(inbox);
         // It panics only if a waker of the caller's does; that was said then.
         let _ = self.helper.get_mut().unwrap_or_else(PoisonError::into_inner).take().map(JoinHandle::join);
+    }
+}
+
+/// Room for an input that is not submitted yet, and no buffer that somebody keeps.
+struct Filling<'s>(&'s Shared);
+
+impl Filling<'_> {
+    fn of(shared: &Shared) -> Filling<'_> {
+        shared.filling.fetch_add(1, Relaxed);
+        Filling(shared)
+    }
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        self.0.filling.fetch_sub(1, Relaxed);
     }
 }
 
@@ -1050,7 +1071,9 @@ impl Shared {
         if self.is_refused() {
             return Err(PoolError::Draining);
         }
+        let _filling; // dropped behind the draft
         let (mut draft, inbox) = self.take_draft(inbox, len, may_wait)?;
+        _filling = Filling::of(self);
         let mut inbox = inbox.unwrap_or_else(|| self.lock());
         let mut fill = Some(fill);
         if matches!(bond, Bond::Key(_))
@@ -1191,14 +1214,14 @@ impl Shared {
     }
 
     /// # Errors
-    /// Buffers of this process take all the room that there is for it, so that none comes unless it submits or drops them.
+    /// Buffers of this process, and results that it reads in place, take all the room that there is for `len` bytes, so that none
+    /// comes unless it submits or drops them.
     ///
-    /// Under the lock. A buffer counts as reserved after its descriptor is taken, and until before that is freed: so what is in use
-    /// besides is another's, or about to be free.
-    fn has_reserved_all(&self, _: &Inbox) -> Result<(), SubmitError> {
+    /// Under the lock. What another thread is about to submit looks like a buffer for a moment.
+    fn has_reserved_all(&self, _: &Inbox, len: usize) -> Result<(), SubmitError> {
         let reserved = self.reserved.load(Relaxed);
-        let is_at_rest = reserved > 0 && self.outstanding.load(Relaxed) == 0;
-        let has_all = is_at_rest && (self.has_enough() || self.endpoint.uses_at_most(reserved));
+        let is_at_rest = reserved > 0 && self.outstanding.load(Relaxed) == 0 && self.filling.load(Relaxed) == 0;
+        let has_all = is_at_rest && (self.has_enough() || self.endpoint.has_all_room(len));
         if has_all { Err(SubmitError::Reserved(reserved)) } else { Ok(()) }
     }
 
@@ -1248,13 +1271,13 @@ impl Shared {
             if inbox.over.is_some() {
                 break; // which the draft says
             }
-            self.has_reserved_all(&inbox)?;
+            self.has_reserved_all(&inbox, len)?;
             if !may_wait {
                 return Err(SubmitError::Full(self.most()));
             }
             drop(self.sleep(inbox, None));
         }
-        let mut looks = 0;
+        let (mut looks, mut was_reserved) = (0, false);
         loop {
             match self.endpoint.sparing_draft(len) {
                 Err(e) if e.is_want_of_room() => {
@@ -1263,7 +1286,17 @@ impl Shared {
                     if self.file(&mut inbox) | self.move_out(&mut inbox) | self.give_up_spares(&mut inbox) {
                         continue;
                     }
-                    self.has_reserved_all(&inbox)?;
+                    if let Err(told) = self.has_reserved_all(&inbox, len) {
+                        if was_reserved || !may_wait {
+                            return Err(told);
+                        }
+                        // Another thread may have been about to submit.
+                        was_reserved = true;
+                        drop(inbox);
+                        self.endpoint.wait_for_room(len);
+                        continue;
+                    }
+                    was_reserved = false;
                     let is_full = inbox.private >= BUDGET;
                     if !may_wait {
                         return Err(e);
@@ -1709,7 +1742,7 @@ impl Shared {
             if !inbox.for_room.is_empty() {
                 let has_room = |(_, len): &(Waker, usize)| self.may_have_room(*len);
                 let may_look = self.file(&mut inbox)
-                    || self.has_reserved_all(&inbox).is_err()
+                    || inbox.for_room.iter().any(|(_, len)| self.has_reserved_all(&inbox, *len).is_err())
                     || inbox.for_room.iter().any(has_room);
                 if may_look {
                     // All: who can't have it comes again.
@@ -2033,6 +2066,48 @@ mod tests {
             assert_eq!(client.send(&TASK, &[0; 1000]).err(), Some(told));
             client.give_back(second);
         });
+        client.give_back(first);
+        drop(client);
+        pool.assert_clean();
+    }
+
+    #[test]
+    fn whose_buffers_and_results_take_every_block_is_told_whatever_descriptors_others_keep() {
+        let classes = classes([2, 0, 0, 0, 0, 0, 0, 0]);
+        let pool = Pool::of(Geometry { descriptors: 256, classes, ..Geometry::new(4, 1) });
+        let (client, worker, other) = (client(&pool), pool.endpoint(), pool.endpoint());
+        let kept = other.draft(0).unwrap();
+        let first = client.reserve(1000).unwrap();
+        let (tag, task) = client.try_submit(&TASK, b"").unwrap();
+        assert!(claim(&worker).complete(0, 1000, |_| {}).is_ok());
+        let result = client.wait(tag, task, None).unwrap();
+        let told = |n| Some(PoolError::Submit(SubmitError::Reserved(n)));
+        assert_eq!(client.reserve(1000).err(), told(1));
+        assert_eq!(client.try_submit(&TASK, &[0; 1000]).err(), told(1));
+        drop(result);
+        let second = client.reserve(1000).unwrap();
+        assert_eq!(client.send(&TASK, &[0; 1000]).err(), told(2));
+        // What fits into a descriptor needs no block.
+        client.give_back(client.reserve(INLINE).unwrap());
+        [first, second].into_iter().for_each(|draft| client.give_back(draft));
+        drop((kept, client));
+        pool.assert_clean();
+    }
+
+    #[test]
+    fn who_has_no_room_for_what_another_thread_writes_waits() {
+        let classes = classes([2, 0, 0, 0, 0, 0, 0, 0]);
+        let pool = Pool::of(Geometry { descriptors: 256, classes, ..Geometry::new(4, 1) });
+        let (client, worker) = (client(&pool), pool.endpoint());
+        let first = client.reserve(1000).unwrap();
+        let mut refused = None;
+        // No other is counted as under way while it writes.
+        let (tag, _) =
+            client.submit_keyed(&TASK, "key", 1000, |_| refused = client.try_submit(&TASK, &[0; 1000]).err()).unwrap();
+        assert!(matches!(refused, Some(PoolError::Submit(SubmitError::NoSpace(_)))), "{refused:?}");
+        client.forget(tag);
+        drop(claim(&worker));
+        client.tidy();
         client.give_back(first);
         drop(client);
         pool.assert_clean();
