@@ -78,6 +78,7 @@ fn main() -> ExitCode {
                 a_client_is_served,
                 a_client_outlives_its_pool,
                 who_leaves_waits_no_longer_than_it_wants_to,
+                who_has_left_hears_that_the_pool_is_gone,
                 a_seat_is_free_once_nothing_is_kept_of_it,
                 who_cannot_be_let_in_takes_no_seat,
                 a_worker_takes_tasks_and_ends_with_the_pool,
@@ -174,6 +175,18 @@ fn who_leaves_waits_no_longer_than_it_wants_to() {
     assert!(matches!(deaf.wait(), Ok(()) | Err(TaskError::Cancelled)));
     assert_eq!(pool.submit(SQUARE, &3).unwrap().wait(), Ok(9));
     pool.join().unwrap();
+}
+
+fn who_has_left_hears_that_the_pool_is_gone() {
+    let pool = owner();
+    let client = Pool::attach(&name()).unwrap();
+    let dir = TempDir::new().unwrap();
+    let deaf = client.submit(HOLD, &dir.path().display().to_string()).unwrap();
+    until(|| held_by(&dir).len() == 1);
+    assert_eq!(client.leave(Duration::from_millis(1)), Ok(false));
+    kill(Pid::from_raw(pool.coordinator_pid() as i32), Signal::SIGKILL).unwrap();
+    assert!(matches!(deaf.wait(), Err(TaskError::CoordinatorDied(_) | TaskError::PoolEnded(_))));
+    assert!(pool.join().is_err());
 }
 
 fn a_seat_is_free_once_nothing_is_kept_of_it() {

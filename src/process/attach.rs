@@ -61,7 +61,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::fs::MetadataExt,
     },
-    sync::Arc,
+    sync::{Arc, OnceLock, Weak},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -663,8 +663,6 @@ pub(crate) struct Attached(Option<Inside>);
 
 struct Inside {
     endpoint: Arc<Endpoint>,
-    watcher: JoinHandle<()>,
-    enough: Arc<EventFd>,
     bell: RawFd,
     coordinator: i32,
     owner: Pid,
@@ -673,15 +671,27 @@ struct Inside {
 /// The seat itself, which the endpoint keeps: it is given up with the last who uses that, which may be later than [`Attached`].
 struct Place {
     connection: Arc<OwnedFd>,
+    /// Ends the thread that watches the coordinator: until then somebody may wait, whom nobody else would tell.
+    enough: Arc<EventFd>,
+    watcher: Arc<OnceLock<JoinHandle<()>>>,
     _bell: OwnedFd,
     owner: Pid,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if getpid() == self.owner {
-            goodbye(&self.connection);
+        let watcher = Arc::get_mut(&mut self.watcher).and_then(OnceLock::take);
+        if getpid() != self.owner {
+            // There is no such thread in the copy of a forked child.
+            std::mem::forget(watcher);
+            return;
         }
+        let _ = self.enough.write(1); // can't fail: nobody else counts on it
+        // Which may be this very one, if it had the endpoint last.
+        if let Some(watcher) = watcher.filter(|watcher| watcher.thread().id() != std::thread::current().id()) {
+            let _ = watcher.join();
+        }
+        goodbye(&self.connection);
     }
 }
 
@@ -709,16 +719,22 @@ pub(crate) fn attach(name: &str) -> Result<Attached, AttachError> {
     // Whatever goes wrong from here on, the seat is given up.
     let (endpoint, bell, enough, coordinator, pidfd) = enter().inspect_err(|_| goodbye(&socket))?;
     let (connection, owner, rung) = (Arc::new(socket), getpid(), bell.as_raw_fd());
-    let endpoint = Arc::new(endpoint.holding(Place { connection: connection.clone(), _bell: bell, owner }));
-    let watched = (endpoint.clone(), connection.clone(), enough.clone());
-    let watcher = std::thread::Builder::new().name("coordinator-watch".into()).spawn(move || {
+    let watcher = Arc::new(OnceLock::new());
+    let place =
+        Place { connection: connection.clone(), enough: enough.clone(), watcher: watcher.clone(), _bell: bell, owner };
+    let endpoint = Arc::new(endpoint.holding(place));
+    // Weak: it is there for as long as others use the endpoint.
+    let watched = (Arc::downgrade(&endpoint), connection, enough);
+    let spawned = std::thread::Builder::new().name("coordinator-watch".into()).spawn(move || {
         // Signals are for the threads of the program.
         let _ = SigSet::all().thread_block();
         let (endpoint, connection, enough) = watched;
         watch(&endpoint, pidfd.as_fd(), connection.as_fd(), enough.as_fd());
     });
-    let watcher = watcher.map_err(os("start a thread for", name))?;
-    Ok(Attached(Some(Inside { endpoint, watcher, enough, bell: rung, coordinator, owner })))
+    let _ = watcher.set(spawned.map_err(os("start a thread for", name))?); // it is the first
+    // Only the place has it from here on.
+    drop(watcher);
+    Ok(Attached(Some(Inside { endpoint, bell: rung, coordinator, owner })))
 }
 
 /// The segment is not used any more.
@@ -731,11 +747,13 @@ fn goodbye(connection: &OwnedFd) {
     );
 }
 
-/// Sleeps until the coordinator has gone, which ends all waits, or this process has had enough.
-fn watch(endpoint: &Endpoint, coordinator: BorrowedFd<'_>, connection: BorrowedFd<'_>, enough: BorrowedFd<'_>) {
+/// Sleeps until the coordinator has gone, which ends all waits, or nobody here uses the endpoint any more.
+fn watch(endpoint: &Weak<Endpoint>, coordinator: BorrowedFd<'_>, connection: BorrowedFd<'_>, enough: BorrowedFd<'_>) {
     let mut fds = [coordinator, connection, enough].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
-    if !fds[2].any().unwrap_or(false) {
+    if !fds[2].any().unwrap_or(false)
+        && let Some(endpoint) = endpoint.upgrade()
+    {
         endpoint.orphan();
     }
 }
@@ -772,13 +790,8 @@ impl Drop for Attached {
         if getpid() != inside.owner {
             // The copy of a forked child: neither mapping nor thread exist here, and the seat is its parent's.
             std::mem::forget(inside);
-            return;
         }
-        let Inside { endpoint, watcher, enough, .. } = inside;
-        let _ = enough.write(1); // can't fail: nobody else counts on it
-        let _ = watcher.join();
-        // Somebody may use it on. The seat is given up after that.
-        drop(endpoint);
+        // Else somebody may use the endpoint on. The seat is given up after that.
     }
 }
 
