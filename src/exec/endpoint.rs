@@ -56,8 +56,8 @@ pub enum SubmitError {
         /// Bytes possible.
         limit: usize,
     },
-    /// Buffers that this process has [reserved](crate::pool::Reserved) take all the room, and nothing of its own is under way that
-    /// would make some: submit or drop some of them.
+    /// Buffers that this process has [reserved](crate::pool::Reserved), with results that it has not dropped, take all the room, and
+    /// nothing of its own is under way that would make some: submit or drop some of them.
     #[error("the {0} buffers that this process has reserved take all the room: submit or drop some of them first")]
     Reserved(usize),
     /// The segment is damaged.
