@@ -396,6 +396,26 @@ fn after_a_signal_what_runs_is_finished_and_resume_does_the_rest() {
 }
 
 #[test]
+fn a_signal_ends_the_wait_for_more_input() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let scene = Scene::new();
+        let mut running = scene.start(&["-j1", "--joblog", "log"]);
+        let mut input = running.child.stdin.take().unwrap();
+        input.write_all(echoes(0..1).as_bytes()).unwrap();
+        let mut output = BufReader::new(running.child.stdout.take().unwrap());
+        output.read_line(&mut String::new()).unwrap();
+        running.signal(signal);
+        // Its input is open still.
+        let (ended, _, errors) = running.end();
+        assert_eq!(ended, Some(code), "{errors}");
+        let summary = format!("stopped by {signal}: 1 jobs have ended, 0 of them failed; --resume does the rest");
+        assert_eq!(errors.lines().last(), Some(&*summary));
+        assert_eq!(logged(&scene), [0].into());
+        drop(input);
+    }
+}
+
+#[test]
 fn a_second_signal_ends_what_runs() {
     let scene = Scene::new();
     let mut running = scene.start(&["-j1", "--", "sh", "-c", "echo $$ > pid; exec sleep 1000", "{}", ":::", "x"]);

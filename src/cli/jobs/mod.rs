@@ -199,9 +199,12 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     let failure = |e: io::Error| CliError::new(exit::FAILURE, format_args!("cannot start a thread: {e}"));
     let all = if args.halt.is_share() { source.count(separator) } else { None };
     let Source { input, len, name, .. } = source;
+    // Before the first thread, which inherits what is blocked, and after the pool, which does not.
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    signals.thread_block().map_err(|e| CliError::new(exit::FAILURE, format_args!("cannot wait for signals: {e}")))?;
     let (lines, nudge) = Lines::read(input, separator, runner.alarm()).map_err(failure)?;
     let signal = Arc::new(AtomicI32::new(0));
-    watch_signals(&signal, &runner, nudge).map_err(failure)?;
+    watch_signals(signals, &signal, &runner, nudge).map_err(failure)?;
     let mut drive = Drive {
         label: args.label.as_deref().map(Label::new),
         is_raw: matches!(form, Form::Command(_)) && !args.json,
@@ -313,10 +316,8 @@ impl Source {
     }
 }
 
-/// The first SIGINT or SIGTERM is noted, and wakes the main thread; the second ends the process.
-fn watch_signals(noted: &Arc<AtomicI32>, runner: &Runner<'_>, nudge: Nudge) -> io::Result<()> {
-    let set: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    set.thread_block()?;
+/// The first of these signals, which every thread blocks, is noted, and wakes the main thread; the second ends the process.
+fn watch_signals(set: SigSet, noted: &Arc<AtomicI32>, runner: &Runner<'_>, nudge: Nudge) -> io::Result<()> {
     let (noted, alarm) = (noted.clone(), runner.alarm());
     let watch = move || {
         while let Ok(signal) = set.wait() {
