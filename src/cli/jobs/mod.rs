@@ -188,11 +188,13 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     };
     let pool = Pool::builder().workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     // From here on there are threads.
-    let chunk = args.chunk as usize;
-    let most = match args.halt {
-        Halt::Never => (DEPTH * workers).min(MOST).max((CHUNKS * workers * chunk).min(MOST_IN_CHUNKS)),
+    let (chunk, most) = match args.halt {
+        Halt::Never => {
+            let chunk = args.chunk as usize;
+            (chunk, (DEPTH * workers).min(MOST).max((CHUNKS * workers * chunk).min(MOST_IN_CHUNKS)))
+        }
         // What is to be the last may be known only once the one before it has ended.
-        _ => workers,
+        _ => (1, workers),
     };
     let retries = u8::try_from(args.retries).unwrap_or(u8::MAX - 1);
     let runner = Runner::new(&pool, most).chunk(chunk).defaults(Defaults { timeout: args.timeout, retries });
@@ -350,6 +352,8 @@ enum Stop {
     ReaderGone,
     Strict,
     Error(String),
+    /// The pool has ended.
+    Lost(String),
 }
 
 /// A job that was submitted.
@@ -459,7 +463,7 @@ impl Drive<'_> {
     fn is_to_end(&self) -> bool {
         match &self.stop {
             Some(Stop::Halt) => matches!(self.halt, Halt::Now(_)),
-            Some(Stop::ReaderGone | Stop::Error(_)) => true,
+            Some(Stop::ReaderGone | Stop::Error(_) | Stop::Lost(_)) => true,
             _ => false,
         }
     }
@@ -605,12 +609,20 @@ impl Drive<'_> {
     /// A job has ended.
     fn take(&mut self, number: u64, result: JobResult) {
         let Some(mut submitted) = self.under_way.remove(&number) else { return };
+        if let Some(why) = self.runner.lost() {
+            // It is no word on the job, which `--resume` does again.
+            if !matches!(self.stop, Some(Stop::Lost(_))) {
+                self.stop = Some(Stop::Lost(why.to_owned()));
+            }
+            return;
+        }
         // Not begun: nothing is said of it.
         let is_nothing = result.status == Status::Cancelled && result.attempts == 0;
         if !is_nothing {
             self.counts.ended += 1;
             self.counts.bytes += submitted.len as u64;
-            self.counts.failed += u64::from(result.status != Status::Done);
+            // What was cancelled this command has ended itself.
+            self.counts.failed += u64::from(!matches!(result.status, Status::Done | Status::Cancelled));
         }
         self.progress.tell(self.counts.ended, self.counts.failed, self.counts.bytes);
         if self.is_ordered && number != self.turn {
@@ -683,7 +695,7 @@ impl Drive<'_> {
                 self.complain(submitted, &format!("it wrote too much: the first {dropped} bytes are lost"));
             }
         }
-        if result.status != Status::Done && !is_plain_exit {
+        if !matches!(result.status, Status::Done | Status::Cancelled) && !is_plain_exit {
             self.complain(submitted, result.error.as_deref().unwrap_or("it failed"));
         }
         received
@@ -738,6 +750,7 @@ impl Drive<'_> {
                 let code = if failed + malformed > 0 { exit::FAILURE } else { exit::OK };
                 if code == exit::OK { Ok(()) } else { summary(code, "halted") }
             }
+            Some(Stop::Lost(why)) => summary(exit::FAILURE, &format!("error: {why}")),
             Some(Stop::Strict) => summary(exit::FAILURE, "stopped at a malformed line"),
             None if let Some(why) = &self.unread => Err(CliError::new(exit::FAILURE, why)),
             Some(Stop::Error(why)) => Err(CliError::new(exit::FAILURE, why)),
