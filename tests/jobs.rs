@@ -579,6 +579,17 @@ fn what_a_command_writes_goes_where_it_would() {
 }
 
 #[test]
+fn a_program_has_the_environment_but_for_the_source() {
+    let secrets = [("SHMWORKER_SOURCE", "http://x"), ("SHMWORKER_SOURCE_HEADER", "a: sesame"), ("PGPASSWORD", "mine")];
+    let scene = Scene::new();
+    let output = scene.command(&["--", "sh", "-c", "env", ":::", "x"]).envs(secrets).output().unwrap();
+    ends(&output, exit::OK);
+    let env = lines(&output);
+    assert!(env.contains(&"PGPASSWORD=mine"), "{env:?}");
+    assert!(!env.iter().any(|variable| variable.starts_with("SHMWORKER_SOURCE")), "{env:?}");
+}
+
+#[test]
 fn a_timeout_ends_the_program_and_what_it_has_started() {
     let scene = Scene::new();
     let script = "sleep 1000 & echo $! > pid; echo written; wait";

@@ -186,6 +186,8 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         }
         None => (None, DoneSet::default()),
     };
+    // Of no use here, and no business of the programs that are run.
+    super::forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER"]);
     let pool = Pool::builder().workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     // From here on there are threads.
     let (chunk, most) = match args.halt {
