@@ -294,6 +294,18 @@ fn it_stops_when_it_was_told_to() {
     assert!(is_gone(scene.read("pid").trim().parse().unwrap()));
     assert_eq!(scene.read("now").lines().count(), 2, "the one that was ended is not done");
 
+    // It has gone well, and what this has ended is no failure.
+    let input = "echo $$ > other; exec sleep 1000\nwhile [ ! -s other ]; do sleep 0.01; done\n";
+    let output = scene.run(&["-j2", "--halt", "now,success=1", "--", "sh", "-c", "{}"], input);
+    ends(&output, exit::OK);
+    assert_eq!(text(&output.stderr), "");
+    assert!(is_gone(scene.read("other").trim().parse().unwrap()));
+
+    // One by one, also of lines that would go together.
+    let args = ["-j1", "--chunk", "64", "--halt", "soon,fail=1", "--joblog", "chunk", "--", "false"];
+    ends(&scene.run(&args, "\n".repeat(200)), exit::FAILURE);
+    assert_eq!(scene.read("chunk").lines().count(), 2);
+
     let output = scene.run(&["-j1", "--halt", "soon,fail=50%", "--", "false"], "1\n2\n3\n4\n");
     assert!(text(&output.stderr).contains("halted: 2 jobs have ended"), "{}", text(&output.stderr));
 }
@@ -336,8 +348,9 @@ fn the_joblog_is_gnu_parallels_and_what_it_has_is_not_done_again() {
 
 /// Jobs that begin by a file of their own, and end once there is `go`, or at once if their number is below `free`.
 fn gated(scene: &Scene, free: u32, more: &[&str]) -> Vec<String> {
-    let script =
-        format!("touch \"began.$1\"; while [ \"$1\" -ge {free} ] && [ ! -e go ]; do sleep 0.01; done; echo \"$1\"");
+    let script = format!(
+        "echo $PPID > worker; touch \"began.$1\"; while [ \"$1\" -ge {free} ] && [ ! -e go ]; do sleep 0.01; done; echo \"$1\""
+    );
     scene.file("numbers", (0..50).map(|n| format!("{n}\n")).collect::<String>());
     let mut args: Vec<String> = ["-j2", "--joblog", "log"].map(str::to_owned).to_vec();
     args.extend(more.iter().copied().map(str::to_owned));
@@ -396,6 +409,26 @@ fn after_a_signal_what_runs_is_finished_and_resume_does_the_rest() {
 }
 
 #[test]
+fn a_signal_ends_the_wait_for_more_input() {
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let scene = Scene::new();
+        let mut running = scene.start(&["-j1", "--joblog", "log"]);
+        let mut input = running.child.stdin.take().unwrap();
+        input.write_all(echoes(0..1).as_bytes()).unwrap();
+        let mut output = BufReader::new(running.child.stdout.take().unwrap());
+        output.read_line(&mut String::new()).unwrap();
+        running.signal(signal);
+        // Its input is open still.
+        let (ended, _, errors) = running.end();
+        assert_eq!(ended, Some(code), "{errors}");
+        let summary = format!("stopped by {signal}: 1 jobs have ended, 0 of them failed; --resume does the rest");
+        assert_eq!(errors.lines().last(), Some(&*summary));
+        assert_eq!(logged(&scene), [0].into());
+        drop(input);
+    }
+}
+
+#[test]
 fn a_second_signal_ends_what_runs() {
     let scene = Scene::new();
     let mut running = scene.start(&["-j1", "--", "sh", "-c", "echo $$ > pid; exec sleep 1000", "{}", ":::", "x"]);
@@ -426,6 +459,54 @@ fn after_kill_9_resume_does_what_was_not_done() {
     assert!(text(&rest.stderr).contains("cut short"), "{}", text(&rest.stderr));
     assert_eq!(numbers(text(&rest.stdout)), (10..50).collect());
     assert_eq!(logged(&scene), (0..50).collect());
+}
+
+/// The coordinator of whoever has this worker.
+fn parent(pid: i32) -> Pid {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    Pid::from_raw(fields.split(' ').nth(1).unwrap().parse().unwrap())
+}
+
+#[test]
+fn without_a_coordinator_nothing_is_said_of_the_jobs_that_are_left() {
+    let scene = Scene::new();
+    let mut running = scene.start(&gated(&scene, 10, &[]));
+    eventually("two wait, and the others are logged", || {
+        (began(&scene) == 12 && scene.read("log").lines().count() == 11).then_some(())
+    });
+    let worker = scene.read("worker").trim().parse().unwrap();
+    kill(parent(worker), Signal::SIGKILL).unwrap();
+    let (code, out, errors) = running.end();
+    assert_eq!(code, Some(exit::FAILURE.into()), "{errors}");
+    assert!(errors.ends_with("; --resume does the rest\n") && errors.lines().count() == 1, "{errors}");
+    assert_eq!((numbers(&out), logged(&scene)), ((0..10).collect(), (0..10).collect()));
+    scene.file("go", "");
+    let rest = scene.run(&gated(&scene, 10, &["--resume"]), "");
+    ends(&rest, exit::OK);
+    assert_eq!(numbers(text(&rest.stdout)), (10..50).collect());
+    assert_eq!(logged(&scene), (0..50).collect());
+
+    // While it waits for input, so that it is the next jobs that can't be submitted.
+    for chunk in ["1", "4"] {
+        let mut running = scene.start(&["-j1", "--chunk", chunk, "--joblog", "log"]);
+        let mut input = running.child.stdin.take().unwrap();
+        input.write_all(echoes(0..1).as_bytes()).unwrap();
+        let mut output = BufReader::new(running.child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let result: Value = serde_json::from_str(&line).unwrap();
+        let coordinator = parent(result["pid"].as_i64().unwrap() as i32);
+        kill(coordinator, Signal::SIGKILL).unwrap();
+        eventually("the coordinator is gone", || is_gone(coordinator.as_raw()).then_some(()));
+        input.write_all(echoes(1..100).as_bytes()).unwrap();
+        drop(input);
+        line.clear();
+        output.read_to_string(&mut line).unwrap();
+        let (code, _, errors) = running.end();
+        assert_eq!((code, &*line), (Some(exit::FAILURE.into()), ""), "{errors}");
+        assert_eq!(logged(&scene), [0].into(), "--chunk {chunk}");
+    }
 }
 
 #[test]
@@ -495,6 +576,17 @@ fn what_a_command_writes_goes_where_it_would() {
         text(&output.stderr)
     );
     assert_eq!(scene.read("log").lines().nth(1).unwrap().split('\t').nth(6), Some("127"));
+}
+
+#[test]
+fn a_program_has_the_environment_but_for_the_source() {
+    let secrets = [("SHMWORKER_SOURCE", "http://x"), ("SHMWORKER_SOURCE_HEADER", "a: sesame"), ("PGPASSWORD", "mine")];
+    let scene = Scene::new();
+    let output = scene.command(&["--", "sh", "-c", "env", ":::", "x"]).envs(secrets).output().unwrap();
+    ends(&output, exit::OK);
+    let env = lines(&output);
+    assert!(env.contains(&"PGPASSWORD=mine"), "{env:?}");
+    assert!(!env.iter().any(|variable| variable.starts_with("SHMWORKER_SOURCE")), "{env:?}");
 }
 
 #[test]

@@ -65,18 +65,21 @@ fn each_way_to_end() {
     for (number, json) in (0..).zip(jobs) {
         runner.submit(number, &job(json)).unwrap();
     }
-    let unknown = runner.submit(7, &job(r#"{"task":"ehco"}"#)).unwrap_err();
+    let lines = "{\"task\":\"echo\",\"args\":[\n1,\r\n\"a\\n\"]}";
+    runner.submit(7, &job(lines)).unwrap();
+    let unknown = runner.submit(8, &job(r#"{"task":"ehco"}"#)).unwrap_err();
     assert_eq!(unknown.status, Status::Failed);
     assert!(unknown.error.unwrap().contains("ehco"));
     let ends = all(&mut runner);
     let status = ends.values().map(|end| end.status).collect::<Vec<_>>();
     use Status::*;
-    assert_eq!(status, [Done, Failed, Panicked, Died, TimedOut, Failed, Done]);
+    assert_eq!(status, [Done, Failed, Panicked, Died, TimedOut, Failed, Done, Done]);
     assert_eq!((text(&ends[&0]), ends[&0].label.as_deref()), (r#"{"a": [1]}"#, Some("x")));
     assert!(ends[&2].error.as_ref().unwrap().ends_with(": no"), "{:?}", ends[&2]);
     assert_eq!((ends[&3].signal, ends[&3].attempts), (Some(6), 1));
     assert_eq!((ends[&5].exit_code, ends[&5].attempts), (Some(1), 3));
     assert_eq!(text(&ends[&6]), r#""ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad""#);
+    assert_eq!(text(&ends[&7]), r#"[ 1,  "a\n"]"#, "it is one line");
     for end in ends.values() {
         assert!(end.worker.as_deref().is_some_and(|worker| worker.starts_with("worker:")), "{end:?}");
         assert!(end.pid.is_some(), "{end:?}");
@@ -263,7 +266,7 @@ fn what_is_cancelled_together_does_not_go_again() {
     gate[1].store(1, SeqCst);
     let ends = all(&mut runner);
     assert_eq!(ends.len(), 9);
-    assert_eq!(ends.values().filter(|end| end.status == Status::Failed && end.attempts == 1).count(), 4, "{ends:?}");
+    assert_eq!(ends.values().filter(|end| end.status == Status::Cancelled && end.attempts == 1).count(), 4, "{ends:?}");
     assert_eq!(ends.values().filter(|end| end.status == Status::Cancelled && end.attempts == 0).count(), 5, "{ends:?}");
     drop(runner);
     pool.join().unwrap();

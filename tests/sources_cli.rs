@@ -256,6 +256,26 @@ fn a_drain_ends_what_runs_and_gives_back_the_rest() {
 }
 
 #[test]
+fn a_program_is_not_told_the_secrets_of_the_source() {
+    let server = Server::start(|call, before| match (&*call.path, before) {
+        ("/queue/fetch", 0) => jobs(&[("a", json!({"task":"exec","args":["env"]}))]),
+        _ => NONE,
+    });
+    let mut command = command(&["-w", "1"]);
+    command.env("PATH", "/usr/bin:/bin").env("SHMWORKER_SOURCE", server.url()).env("KEPT", "yes");
+    let secrets = [("SHMWORKER_SOURCE_HEADER", "x-key: sesame"), ("PGPASSWORD", "sesame"), ("REDISCLI_AUTH", "sesame")];
+    command.envs(secrets);
+    let mut program = Program::start(command);
+    let published = eventually("the result", || server.calls("/queue/publish").into_iter().next());
+    program.signal(Signal::SIGINT);
+    assert_eq!(program.end().code(), Some(0));
+    assert!(published.head.contains("x-key: sesame"), "{published:?}");
+    let env = published.body["results"][0]["result"]["result"]["stdout"].as_str().unwrap();
+    assert!(env.contains("KEPT=yes\n"), "{env}");
+    assert!(!env.contains("sesame") && !env.contains("SHMWORKER_SOURCE"), "{env}");
+}
+
+#[test]
 fn a_second_signal_cancels_what_runs() {
     let marks = tempfile::tempdir().unwrap();
     let begun = marks.path().join("begun");

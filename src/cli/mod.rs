@@ -128,6 +128,20 @@ fn complain(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Removes what is secret from the environment, which workers and the programs that they run inherit. To be called once it was read, and
+/// before a pool is started.
+#[cfg(feature = "jobs")]
+fn forget_variables(names: &[&str]) {
+    // With other threads the pool's fork is refused.
+    if !std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1) {
+        return;
+    }
+    for name in names {
+        // SAFETY: this is the only thread, as was seen above: none reads or changes the environment meanwhile.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
 /// Warnings of this process and of those it starts; more by `RUST_LOG`.
 #[cfg(any(feature = "source", feature = "temporal"))]
 fn log_to_stderr() {

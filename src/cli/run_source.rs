@@ -3,7 +3,7 @@
 use super::{
     args::SourceArgs,
     exit::{self, CliError},
-    log_to_stderr, say,
+    forget_variables, log_to_stderr, say,
 };
 use crate::{
     Pool, Tasks,
@@ -26,6 +26,7 @@ pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) ->
         let code = if let ConnectError::Source(_) = e { exit::CONFIG } else { exit::USAGE };
         CliError::new(code, e)
     })?;
+    forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER", "PGPASSWORD", "REDISCLI_AUTH"]);
     let mut tasks = Tasks::new();
     jobs::builtin(&mut tasks);
     for library in load {

@@ -2,7 +2,7 @@
 
 use super::{Job, JobResult, Status, exec};
 use crate::{
-    SubmitError,
+    SubmitError, TaskId,
     pool::{
         PoolError, Submitter, TaskError, TaskOptions,
         group::{Came, Group, Item, Items},
@@ -53,6 +53,8 @@ pub struct Runner<'p> {
     /// How many jobs go to a worker together, and those that are to.
     chunk: usize,
     gathered: Option<Gathered>,
+    /// Those of several that go to a worker again.
+    again: VecDeque<Again>,
     /// All was cancelled: what would go to a worker again does not.
     is_cancelled: bool,
     /// Where the job of a key is.
@@ -86,7 +88,7 @@ pub struct Defaults {
 struct Flight {
     what: What,
     task: String,
-    id: crate::TaskId,
+    id: TaskId,
     submitted: Instant,
 }
 
@@ -130,6 +132,7 @@ impl<'p> Runner<'p> {
             in_flight: 0,
             chunk: 1,
             gathered: None,
+            again: VecDeque::new(),
             is_cancelled: false,
             keys: HashMap::new(),
             followers: 0,
@@ -165,7 +168,7 @@ impl<'p> Runner<'p> {
     /// How many were submitted whose results were not handed out.
     pub fn under_way(&self) -> usize {
         let gathered = self.gathered.as_ref().map_or(0, |gathered| gathered.who.len());
-        gathered + self.in_flight + self.followers + self.ready.len()
+        gathered + self.again.len() + self.in_flight + self.followers + self.ready.len()
     }
 
     /// Submits a job. `number`: what its result is known by; of two with the same number both come. Takes it also if there is no
@@ -211,14 +214,8 @@ impl<'p> Runner<'p> {
         options: &TaskOptions,
         earlier: u32,
     ) -> Result<(), JobResult> {
-        let note = self.flights.vacant_key();
-        let sent = self.group.submit_json(note, task, args, options);
-        let id = sent.map_err(|e| {
-            if !is_of_the_job(&e) {
-                self.lost.get_or_insert_with(|| e.to_string());
-            }
-            JobResult::without(&who, task, Status::Failed, e.to_string())
-        })?;
+        let sent = self.insist(|group, note| group.submit_json(note, task, args, options));
+        let (note, id) = sent.map_err(|e| JobResult::without(&who, task, Status::Failed, e.to_string()))?;
         if let Some(key) = key {
             self.keys.insert(key.clone(), note);
         }
@@ -226,6 +223,32 @@ impl<'p> Runner<'p> {
         self.flights.insert(Flight { what, task: task.to_owned(), id, submitted: Instant::now() });
         self.in_flight += 1;
         Ok(())
+    }
+
+    /// Submits; for want of memory again after each result that comes, which gives some back, until nothing is under way.
+    fn insist(
+        &mut self,
+        submit: impl Fn(&mut Group<'p>, usize) -> Result<TaskId, PoolError>,
+    ) -> Result<(usize, TaskId), PoolError> {
+        let mut is_rung = false;
+        let sent = loop {
+            let note = self.flights.vacant_key();
+            match submit(&mut self.group, note) {
+                Err(PoolError::Submit(e)) if e.is_transient() && !self.flights.is_empty() => {
+                    is_rung |= !self.collect(None);
+                }
+                sent => break sent.map(|id| (note, id)),
+            }
+        };
+        if is_rung {
+            // It is for `next`.
+            self.group.alarm().ring();
+        }
+        sent.inspect_err(|e| {
+            if !is_of_the_job(e) {
+                self.lost.get_or_insert_with(|| e.to_string());
+            }
+        })
     }
 
     #[expect(clippy::result_large_err, reason = "as above")]
@@ -255,8 +278,8 @@ impl<'p> Runner<'p> {
     fn send_gathered(&mut self) {
         let Some(gathered) = self.gathered.take() else { return };
         let Gathered { task, items, who, .. } = &gathered;
-        match self.group.submit_items(self.flights.vacant_key(), task, items) {
-            Ok(id) => {
+        match self.insist(|group, note| group.submit_items(note, task, items)) {
+            Ok((_, id)) => {
                 self.in_flight += who.len();
                 let (task, submitted) = (task.clone(), Instant::now());
                 self.flights.insert(Flight { what: What::Several(gathered), task, id, submitted });
@@ -272,6 +295,7 @@ impl<'p> Runner<'p> {
     pub fn next(&mut self, until: Option<Instant>) -> Option<(u64, JobResult)> {
         while self.ready.is_empty() {
             self.send_gathered();
+            self.send_again();
             // What came may have gone to a worker again.
             if self.flights.is_empty() || !self.wait(until) {
                 break;
@@ -325,6 +349,9 @@ impl<'p> Runner<'p> {
 
     fn drop_gathered(&mut self) {
         self.is_cancelled = true;
+        self.ready.extend(self.again.drain(..).map(|Again { who, task, earlier, .. }| {
+            (who.number, JobResult { attempts: earlier, ..JobResult::cancelled(&who, &task) })
+        }));
         let Some(Gathered { task, who, .. }) = self.gathered.take() else { return };
         self.ready.extend(who.iter().map(|who| (who.number, JobResult::cancelled(who, &task))));
     }
@@ -339,10 +366,27 @@ impl<'p> Runner<'p> {
         self.group.alarm()
     }
 
+    fn send_again(&mut self) {
+        while let Some(Again { who, task, args, attempts, earlier }) = self.again.pop_front() {
+            let number = who.number;
+            let args = std::str::from_utf8(&args).unwrap_or("null"); // it was JSON when it was taken
+            if let Err(refused) = self.send(who, &task, args, None, &TaskOptions::new().attempts(attempts), earlier) {
+                self.ready.push_back((number, refused));
+            }
+        }
+    }
+
     /// Takes what has come, or waits for it. False: the time is over, or an alarm rang.
     fn wait(&mut self, until: Option<Instant>) -> bool {
-        let Runner { group, flights, ready, is_cancelled, .. } = self;
-        let (mut gone, mut again) = (Vec::new(), Vec::new());
+        let has_come = self.collect(until);
+        self.send_again();
+        has_come
+    }
+
+    /// As [`wait`](Self::wait); what is to go to a worker again is kept.
+    fn collect(&mut self, until: Option<Instant>) -> bool {
+        let Runner { group, flights, ready, again, is_cancelled, .. } = self;
+        let mut gone = Vec::new();
         let own = flights.iter().map(|(_, flight)| flight.id);
         let came = group.next(own, until, |note, came| {
             // Nothing but damage brings back what is not under way.
@@ -357,19 +401,12 @@ impl<'p> Runner<'p> {
                     }
                     ready.push_back((who.number, result));
                 }
-                What::Several(gathered) => unpack(flight, gathered, &came, *is_cancelled, ready, &mut again),
+                What::Several(gathered) => unpack(flight, gathered, &came, *is_cancelled, ready, again),
             }
         });
         for note in gone {
             let Some(flight) = self.flights.try_remove(note) else { continue };
             self.forget(&flight);
-        }
-        for Again { who, task, args, attempts, earlier } in again {
-            let number = who.number;
-            let args = std::str::from_utf8(&args).unwrap_or("null"); // it was JSON when it was taken
-            if let Err(refused) = self.send(who, &task, args, None, &TaskOptions::new().attempts(attempts), earlier) {
-                self.ready.push_back((number, refused));
-            }
         }
         came.unwrap_or_else(|why| {
             self.lost.get_or_insert_with(|| why.to_string());
@@ -419,7 +456,7 @@ fn unpack(
     came: &Came<'_>,
     is_cancelled: bool,
     ready: &mut VecDeque<(u64, JobResult)>,
-    again: &mut Vec<Again>,
+    again: &mut VecDeque<Again>,
 ) {
     let n = who.len();
     for ((who, item), args) in who.iter().zip(came.items(n)).zip(items.inputs()) {
@@ -430,13 +467,15 @@ fn unpack(
         let result = match item {
             Item::NotBegun if is_cancelled => JobResult::cancelled(who, task),
             Item::NotBegun => {
-                again.push(go_again(retries + 1, 0));
+                again.push_back(go_again(retries + 1, 0));
                 continue;
             }
             Item::Again(_) if *retries > 0 && !is_cancelled => {
-                again.push(go_again(*retries, 1));
+                again.push_back(go_again(*retries, 1));
                 continue;
             }
+            // It is not over: only its next attempt is cancelled.
+            Item::Again(_) if *retries > 0 => JobResult::of(flight, who, came, Err(TaskError::Cancelled)),
             Item::Again(e) => JobResult::of(flight, who, came, Err(e)),
             Item::Ended(ended) => JobResult::of(flight, who, came, ended),
         };
@@ -554,9 +593,15 @@ fn told(error: TaskError) -> (Status, Option<String>) {
     (status, Some(text))
 }
 
-/// What a task gave, which was asked for JSON: a plug-in may give anything.
+/// What a task gave, which was asked for JSON: a plug-in may give anything. Results are a line each.
 fn json(bytes: &[u8]) -> Result<Box<RawValue>, String> {
-    serde_json::from_slice(bytes).map_err(|e| format!("what the task gave is no JSON: {e}"))
+    let wrong = |e| format!("what the task gave is no JSON: {e}");
+    let json: Box<RawValue> = serde_json::from_slice(bytes).map_err(wrong)?;
+    if !json.get().contains(['\n', '\r']) {
+        return Ok(json);
+    }
+    // In JSON a line end is white space: one in a text is written `\n`.
+    RawValue::from_string(json.get().replace(['\n', '\r'], " ")).map_err(wrong)
 }
 
 fn us(t: Duration) -> u64 {

@@ -420,9 +420,9 @@ impl Crew {
         let (client, watched) = (client.clone(), control.clone());
         let (runs, is_running) = std::sync::mpsc::sync_channel(1);
         let watcher = std::thread::Builder::new().name(WATCHER.into()).spawn(move || {
-            let _ = runs.send(());
-            // Signals are for the threads of the program.
+            // Signals are for the threads of the program, which goes on only then.
             let _ = SigSet::all().thread_block();
+            let _ = runs.send(());
             watched.watch(&client, &process.0)
         })?;
         // Only then it has its name, by which `launch::threads` knows it.

@@ -186,22 +186,29 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         }
         None => (None, DoneSet::default()),
     };
+    // Of no use here, and no business of the programs that are run.
+    super::forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER"]);
     let pool = Pool::builder().workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     // From here on there are threads.
-    let chunk = args.chunk as usize;
-    let most = match args.halt {
-        Halt::Never => (DEPTH * workers).min(MOST).max((CHUNKS * workers * chunk).min(MOST_IN_CHUNKS)),
+    let (chunk, most) = match args.halt {
+        Halt::Never => {
+            let chunk = args.chunk as usize;
+            (chunk, (DEPTH * workers).min(MOST).max((CHUNKS * workers * chunk).min(MOST_IN_CHUNKS)))
+        }
         // What is to be the last may be known only once the one before it has ended.
-        _ => workers,
+        _ => (1, workers),
     };
     let retries = u8::try_from(args.retries).unwrap_or(u8::MAX - 1);
     let runner = Runner::new(&pool, most).chunk(chunk).defaults(Defaults { timeout: args.timeout, retries });
     let failure = |e: io::Error| CliError::new(exit::FAILURE, format_args!("cannot start a thread: {e}"));
     let all = if args.halt.is_share() { source.count(separator) } else { None };
     let Source { input, len, name, .. } = source;
+    // Before the first thread, which inherits what is blocked, and after the pool, which does not.
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    signals.thread_block().map_err(|e| CliError::new(exit::FAILURE, format_args!("cannot wait for signals: {e}")))?;
     let (lines, nudge) = Lines::read(input, separator, runner.alarm()).map_err(failure)?;
     let signal = Arc::new(AtomicI32::new(0));
-    watch_signals(&signal, &runner, nudge).map_err(failure)?;
+    watch_signals(signals, &signal, &runner, nudge).map_err(failure)?;
     let mut drive = Drive {
         label: args.label.as_deref().map(Label::new),
         is_raw: matches!(form, Form::Command(_)) && !args.json,
@@ -313,10 +320,8 @@ impl Source {
     }
 }
 
-/// The first SIGINT or SIGTERM is noted, and wakes the main thread; the second ends the process.
-fn watch_signals(noted: &Arc<AtomicI32>, runner: &Runner<'_>, nudge: Nudge) -> io::Result<()> {
-    let set: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    set.thread_block()?;
+/// The first of these signals, which every thread blocks, is noted, and wakes the main thread; the second ends the process.
+fn watch_signals(set: SigSet, noted: &Arc<AtomicI32>, runner: &Runner<'_>, nudge: Nudge) -> io::Result<()> {
     let (noted, alarm) = (noted.clone(), runner.alarm());
     let watch = move || {
         while let Ok(signal) = set.wait() {
@@ -349,6 +354,8 @@ enum Stop {
     ReaderGone,
     Strict,
     Error(String),
+    /// The pool has ended.
+    Lost(String),
 }
 
 /// A job that was submitted.
@@ -458,7 +465,7 @@ impl Drive<'_> {
     fn is_to_end(&self) -> bool {
         match &self.stop {
             Some(Stop::Halt) => matches!(self.halt, Halt::Now(_)),
-            Some(Stop::ReaderGone | Stop::Error(_)) => true,
+            Some(Stop::ReaderGone | Stop::Error(_) | Stop::Lost(_)) => true,
             _ => false,
         }
     }
@@ -604,12 +611,20 @@ impl Drive<'_> {
     /// A job has ended.
     fn take(&mut self, number: u64, result: JobResult) {
         let Some(mut submitted) = self.under_way.remove(&number) else { return };
+        if let Some(why) = self.runner.lost() {
+            // It is no word on the job, which `--resume` does again.
+            if !matches!(self.stop, Some(Stop::Lost(_))) {
+                self.stop = Some(Stop::Lost(why.to_owned()));
+            }
+            return;
+        }
         // Not begun: nothing is said of it.
         let is_nothing = result.status == Status::Cancelled && result.attempts == 0;
         if !is_nothing {
             self.counts.ended += 1;
             self.counts.bytes += submitted.len as u64;
-            self.counts.failed += u64::from(result.status != Status::Done);
+            // What was cancelled this command has ended itself.
+            self.counts.failed += u64::from(!matches!(result.status, Status::Done | Status::Cancelled));
         }
         self.progress.tell(self.counts.ended, self.counts.failed, self.counts.bytes);
         if self.is_ordered && number != self.turn {
@@ -682,7 +697,7 @@ impl Drive<'_> {
                 self.complain(submitted, &format!("it wrote too much: the first {dropped} bytes are lost"));
             }
         }
-        if result.status != Status::Done && !is_plain_exit {
+        if !matches!(result.status, Status::Done | Status::Cancelled) && !is_plain_exit {
             self.complain(submitted, result.error.as_deref().unwrap_or("it failed"));
         }
         received
@@ -737,6 +752,7 @@ impl Drive<'_> {
                 let code = if failed + malformed > 0 { exit::FAILURE } else { exit::OK };
                 if code == exit::OK { Ok(()) } else { summary(code, "halted") }
             }
+            Some(Stop::Lost(why)) => summary(exit::FAILURE, &format!("error: {why}")),
             Some(Stop::Strict) => summary(exit::FAILURE, "stopped at a malformed line"),
             None if let Some(why) = &self.unread => Err(CliError::new(exit::FAILURE, why)),
             Some(Stop::Error(why)) => Err(CliError::new(exit::FAILURE, why)),
