@@ -7,7 +7,13 @@
 
 use shmworker::{Pool, Tasks, jobs, sources};
 use sources::{Lease, Options, Outcome, SourceError, Stop, TaskSource, serve};
-use std::{error::Error, fs, io, path::PathBuf, time::Duration};
+use std::{
+    error::Error,
+    fs::{self, DirEntry},
+    io,
+    path::PathBuf,
+    time::Duration,
+};
 
 struct Directory(PathBuf, Stop);
 
@@ -15,15 +21,29 @@ fn unavailable(e: io::Error) -> SourceError {
     SourceError::Unavailable(e.to_string())
 }
 
+impl Directory {
+    fn take(&self, file: io::Result<DirEntry>) -> io::Result<Lease> {
+        let file = file?;
+        let taken = self.0.join("taken").join(file.file_name());
+        fs::rename(file.path(), &taken)?;
+        let json = fs::read_to_string(taken);
+        let mut lease = Lease::from_json(file.file_name().to_string_lossy(), json.as_deref().unwrap_or_default());
+        if let Err(e) = json {
+            lease.job = Err(format!("this is no job: {e}")); // it has its lease, and fails
+        }
+        Ok(lease)
+    }
+}
+
 impl TaskSource for Directory {
     fn fetch(&self, room: usize, _wait: Duration) -> Result<Vec<Lease>, SourceError> {
         let mut leases = Vec::new();
         for file in fs::read_dir(self.0.join("todo")).map_err(unavailable)?.take(room) {
-            let file = file.map_err(unavailable)?;
-            let (name, taken) =
-                (file.file_name().to_string_lossy().into_owned(), self.0.join("taken").join(file.file_name()));
-            fs::rename(file.path(), &taken).map_err(unavailable)?;
-            leases.push(Lease::from_json(name, &fs::read_to_string(taken).map_err(unavailable)?));
+            match self.take(file) {
+                Ok(lease) => leases.push(lease),
+                Err(e) if leases.is_empty() => return Err(unavailable(e)),
+                Err(_) => break, // those that were taken are not to be forgotten; the next fetch meets it first
+            }
         }
         if leases.is_empty() {
             self.1.drain(); // another source would wait for more

@@ -49,8 +49,10 @@ fn main() -> ExitCode {
         a_job_that_never_ends_dies
         what_is_no_job_is_published_as_failed
         what_was_not_begun_is_given_back
+        a_lock_is_not_waited_for_for_ever
         a_result_is_stored_once
         a_result_that_the_table_refuses_fails_alone
+        a_result_that_is_too_deep_fails_alone
         any_name_will_do
         tls_is_what_the_url_says
         what_cannot_work_is_told_with_a_remedy
@@ -292,6 +294,22 @@ fn what_was_not_begun_is_given_back(server: &Server, table: &'static str) {
     assert_eq!(row::<i32>(&mut client, table, "deliveries"), 1);
 }
 
+fn a_lock_is_not_waited_for_for_ever(server: &Server, table: &'static str) {
+    // 30 s without this.
+    let source = source(server, table, "&options=-c%20statement_timeout%3D50ms");
+    fetch(&source, 1);
+    let mut client = server.client();
+    add(&mut client, table, 1);
+    let lease = one(&source);
+    let mut transaction = client.transaction().unwrap();
+    transaction.execute(&format!("SELECT FROM {table} FOR UPDATE"), &[]).unwrap();
+    let error = source.publish(&[done(&lease)]).unwrap_err();
+    assert!(matches!(&error, SourceError::Unavailable(why) if why.contains("statement timeout")), "{error}");
+    transaction.commit().unwrap();
+    source.publish(&[done(&lease)]).unwrap();
+    assert_eq!(row::<String>(&mut client, table, "state"), "done");
+}
+
 fn a_result_is_stored_once(server: &Server, table: &'static str) {
     let source = source(server, table, "");
     fetch(&source, 1);
@@ -323,6 +341,22 @@ fn a_result_that_the_table_refuses_fails_alone(server: &Server, table: &'static 
     let states: Vec<(&str, Option<&str>)> = states.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(states[1..], [("done", None), ("done", None)]);
     assert!(states[0].0 == "failed" && states[0].1.unwrap().contains("cannot be stored"), "{states:?}");
+}
+
+fn a_result_that_is_too_deep_fails_alone(server: &Server, table: &'static str) {
+    let source = source(server, table, "");
+    fetch(&source, 1);
+    let mut client = server.client();
+    add(&mut client, table, 2);
+    let leases = fetch(&source, 2);
+    let (open, close) = ("[".repeat(100_000), "]".repeat(100_000));
+    let json =
+        format!(r#"{{"task":"echo","status":"done","result":{open}{close},"attempts":1,"waited_us":1,"ran_us":2}}"#);
+    source.publish(&[Outcome::new(&leases[0].id, result(&json)), done(&leases[1])]).unwrap();
+    let states = client.query(&format!("SELECT state, last_error FROM {table} ORDER BY id"), &[]).unwrap();
+    let states: Vec<(&str, Option<&str>)> = states.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert!(states[0].0 == "failed" && states[0].1.unwrap().contains("SQLSTATE 54001"), "{states:?}");
+    assert_eq!(states[1], ("done", None));
 }
 
 fn any_name_will_do(server: &Server, _: &'static str) {

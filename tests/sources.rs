@@ -34,10 +34,12 @@ const SCENES: &[Scene] = scenes![
     a_lost_lease_is_cancelled,
     a_lost_lease_that_waits_is_never_begun,
     a_drain_gives_back_what_waits,
+    a_drain_gives_back_what_waits_in_the_pool,
     a_cancelled_end_gives_back_what_runs,
     what_cannot_be_published_is_told,
     a_fatal_error_ends_it,
     a_source_that_panics_ends_it,
+    a_source_that_does_not_wait_is_not_asked_at_once,
     what_is_too_large_comes_in_parts,
     a_pool_that_is_lost_blames_no_job,
     two_loops_share_a_source,
@@ -263,6 +265,26 @@ fn a_drain_gives_back_what_waits() {
     assert_eq!(source.fetch(100, Duration::ZERO).unwrap().len(), 8);
 }
 
+fn a_drain_gives_back_what_waits_in_the_pool() {
+    let (pool, gate) = pool(1);
+    let source = Stub::new().heartbeat(Duration::from_millis(1));
+    // Jobs that are over at once: many go to the pool at a time.
+    add(&source, 50, ECHO);
+    let summary = serving(&source, &pool, quick().ahead(9), |stop| {
+        all_stored(&source, 50);
+        let first = source.add(HOLD);
+        at_least(&gate[0], 1);
+        add(&source, 9, HOLD);
+        until(|| source.fetches().iter().map(|(_, n)| n).sum::<usize>() == 60);
+        stop.drain();
+        // Who cancels the one that runs has seen the drain before.
+        source.lose(first);
+    });
+    let summary = summary.unwrap();
+    assert_eq!((summary.done, summary.failed, summary.lost, summary.given_back), (50, 0, 1, 9));
+    assert_eq!(gate[0].load(SeqCst), 1, "others have begun");
+}
+
 fn a_cancelled_end_gives_back_what_runs() {
     let (pool, gate) = pool(2);
     let source = Stub::new();
@@ -326,6 +348,41 @@ fn a_source_that_panics_ends_it() {
     let (pool, _) = pool(1);
     let ended = thread::scope(|scope| scope.spawn(|| serve(&Broken, &pool, &quick())).join());
     assert!(ended.is_err());
+}
+
+/// Says at once that there are none, and counts how often.
+#[derive(Default)]
+struct Hasty(AtomicU64);
+
+impl TaskSource for Hasty {
+    fn fetch(&self, _: usize, _: Duration) -> Result<Vec<Lease>, SourceError> {
+        self.0.fetch_add(1, SeqCst);
+        Ok(Vec::new())
+    }
+
+    fn publish(&self, _: &[Outcome]) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    fn shut_down(&self, _: &[&str]) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
+
+fn a_source_that_does_not_wait_is_not_asked_at_once() {
+    let (pool, _) = pool(1);
+    let (hasty, stub) = (Hasty::default(), Stub::new());
+    let hour = Duration::from_secs(3600);
+    // The pause lasts until the drain.
+    let options = Options::new().wait(hour).backoff(hour, hour);
+    serving(&hasty, &pool, options, |_| {
+        at_least(&hasty.0, 1);
+        // Meanwhile another loop has gone round many times.
+        add(&stub, 200, ECHO);
+        serving(&stub, &pool, quick(), |_| all_stored(&stub, 200)).unwrap();
+    })
+    .unwrap();
+    assert_eq!(hasty.0.load(SeqCst), 1);
 }
 
 /// Takes two results at once, and none that is longer than ten bytes.

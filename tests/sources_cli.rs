@@ -188,7 +188,7 @@ fn a_refusal_ends_it_with_the_server_s_words() {
     let mut by_variable = command(&[]);
     by_variable.envs([("SHMWORKER_SOURCE", &*server.url()), ("SHMWORKER_SOURCE_HEADER", header)]);
     complains(&by_variable.output().unwrap(), exit::CONFIG, "the key opens nothing");
-    let url = server.url().replace("://", "://me:open-sesame@");
+    let url = server.url().replace("://", "://me:open%2Dsesame@");
     complains(&command(&["--source", &url]).output().unwrap(), exit::CONFIG, "the key opens nothing");
     let calls = server.calls("/queue/fetch");
     assert_eq!(calls.len(), 3);
@@ -224,6 +224,26 @@ fn a_server_in_trouble_is_tried_again_with_the_same() {
     let ids: Vec<&Value> =
         publishes[0].body["results"].as_array().unwrap().iter().map(|result| &result["id"]).collect();
     assert!(ids.iter().all(|&id| id == "a.1" || id == "b.1"), "{ids:?}");
+}
+
+#[test]
+fn what_is_too_large_goes_again_as_another_request() {
+    let server = Server::start(|call, before| match (&*call.path, before) {
+        ("/queue/fetch", 0) => jobs(&[("a.1", json!({"task":"echo","args":7}))]),
+        ("/queue/publish", 0) => ("413 Payload Too Large", String::new()),
+        // Of no protocol: only that it is a success counts.
+        ("/queue/publish", _) => ("200 OK", "stored".to_owned()),
+        _ => NONE,
+    });
+    let mut program = Program::start(command(&["--source", &server.url(), "-w", "1"]));
+    eventually("it is published", || (server.calls("/queue/publish").len() >= 2).then_some(()));
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.end().code(), Some(0), "{:?}", program.stderr());
+    let publishes = server.calls("/queue/publish");
+    let key = |call: &Call| call.head.lines().find(|line| line.starts_with("idempotency-key: ")).unwrap().to_owned();
+    assert_ne!(key(&publishes[0]), key(&publishes[1]));
+    let statuses = publishes.iter().map(|call| &call.body["results"][0]["result"]["status"]).collect::<Vec<_>>();
+    assert_eq!(statuses, ["done", "failed"]);
 }
 
 #[test]

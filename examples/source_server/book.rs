@@ -87,7 +87,12 @@ impl Book {
             over.push(job);
         }
         // One write: after a kill it is there, or it is not and nobody was told so.
-        self.results.write_all(&lines)?;
+        let whole = self.results.metadata()?.len();
+        if let Err(e) = self.results.write_all(&lines) {
+            // A full disk took a part of it, which would stand before the next.
+            self.results.set_len(whole)?;
+            return Err(e);
+        }
         for job in over {
             self.is_over[job] = true;
             self.waiting.remove(&job);

@@ -4,12 +4,14 @@ use super::{
     ConnectError, Lease, Outcome, SourceError, TaskSource,
     connect::{Options, failure, shown},
 };
+use base64::prelude::{BASE64_STANDARD, Engine};
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::{
     fmt::Write,
-    fs,
+    fs, iter,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,7 +20,7 @@ use std::{
 };
 use ureq::{
     Agent, Body,
-    http::{HeaderName, HeaderValue, Response, StatusCode},
+    http::{HeaderName, HeaderValue, Response, StatusCode, header::AUTHORIZATION},
     tls::{PemItem, RootCerts, TlsConfig, parse_pem},
 };
 use url::Url;
@@ -91,7 +93,12 @@ pub(super) fn open(url: &Url, options: &Options) -> Result<Box<dyn TaskSource>, 
     base.set_fragment(None);
     let path = base.path().trim_end_matches('/').to_owned();
     base.set_path(&path);
-    let headers = options.headers.iter().map(|header| read_header(header)).collect::<Result<_, _>>()?;
+    let mut headers: Vec<_> = options.headers.iter().map(|header| read_header(header)).collect::<Result<_, _>>()?;
+    if let Some(value) = take_user(&mut base)
+        && !headers.iter().any(|(name, _)| *name == AUTHORIZATION)
+    {
+        headers.push((AUTHORIZATION, value));
+    }
     let roots = match &options.ca {
         None => RootCerts::PlatformVerifier,
         Some(file) => {
@@ -126,6 +133,20 @@ pub(super) fn open(url: &Url, options: &Options) -> Result<Box<dyn TaskSource>, 
     Ok(Box::new(Http { agent: agent.into(), base, headers, worker, heartbeat_ms }))
 }
 
+/// Takes user and password out of a URL, where they are percent-encoded, for the header that has them as they are.
+fn take_user(url: &mut Url) -> Option<HeaderValue> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let (user, password) = (percent_decode_str(url.username()), percent_decode_str(url.password().unwrap_or_default()));
+    let both: Vec<u8> = user.chain(iter::once(b':')).chain(password).collect();
+    let mut value = HeaderValue::from_str(&format!("Basic {}", BASE64_STANDARD.encode(both))).ok()?;
+    value.set_sensitive(true);
+    // It has an authority, as it has a user.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    Some(value)
+}
+
 /// `Name: value`.
 pub(super) fn read_header(header: &str) -> Result<(HeaderName, HeaderValue), ConnectError> {
     // What it says is a secret.
@@ -137,16 +158,30 @@ pub(super) fn read_header(header: &str) -> Result<(HeaderName, HeaderValue), Con
 }
 
 impl Http {
-    /// `None`: an answer without a body.
-    fn post<A: DeserializeOwned>(
+    fn url(&self, what: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}/{what}", self.base.path().trim_end_matches('/')));
+        url
+    }
+
+    /// What is answered; `None`: an answer without a body.
+    fn ask<A: DeserializeOwned>(
         &self,
         what: &str,
         body: &impl Serialize,
         wait: Duration,
-        key: Option<&str>,
     ) -> Result<Option<A>, SourceError> {
-        let mut url = self.base.clone();
-        url.set_path(&format!("{}/{what}", self.base.path().trim_end_matches('/')));
+        let text = self.post(what, json(body)?, wait, None)?;
+        let read = (!text.is_empty()).then(|| serde_json::from_slice(&text)).transpose();
+        read.map_err(|e| {
+            let shown = shown(self.url(what).as_str());
+            SourceError::Fatal(format!("{shown}: what the server answers is not of this protocol: {e}"))
+        })
+    }
+
+    /// The body of what is answered.
+    fn post(&self, what: &str, body: Vec<u8>, wait: Duration, key: Option<&str>) -> Result<Vec<u8>, SourceError> {
+        let url = self.url(what);
         let mut request = self.agent.post(url.as_str());
         for (name, value) in &self.headers {
             request = request.header(name, value);
@@ -154,7 +189,6 @@ impl Http {
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        let body = serde_json::to_vec(body).map_err(|e| SourceError::Fatal(e.to_string()))?;
         let request = request.config().timeout_global(Some(wait + ANSWER)).build();
         let sent = request.header("content-type", "application/json").send(body);
         let shown = shown(url.as_str());
@@ -167,11 +201,7 @@ impl Http {
         let mut response = sent.map_err(lost)?;
         let text = response.body_mut().with_config().limit(LONGEST).read_to_vec().map_err(lost)?;
         match response.status() {
-            StatusCode::NO_CONTENT => Ok(None),
-            status if status.is_success() && text.is_empty() => Ok(None),
-            status if status.is_success() => serde_json::from_slice(&text).map(Some).map_err(|e| {
-                SourceError::Fatal(format!("{shown}: what the server answers is not of this protocol: {e}"))
-            }),
+            status if status.is_success() => Ok(text),
             status => Err(refusal(&shown, status, &response, &text)),
         }
     }
@@ -195,24 +225,23 @@ fn refusal(url: &str, status: StatusCode, response: &Response<Body>, text: &[u8]
     }
 }
 
-/// The same for the same results, and for no others: a lease is published once.
-fn key(outcomes: &[Outcome]) -> String {
-    let mut sum = Sha256::new();
-    for outcome in outcomes {
-        sum.update((outcome.id.len() as u64).to_le_bytes());
-        sum.update(&outcome.id);
-    }
-    sum.finalize()[..16].iter().fold(String::new(), |mut key, byte| {
+/// The same for the same request, and for no other: a result that was too large goes again, as failed, and is another one then.
+fn key(body: &[u8]) -> String {
+    Sha256::digest(body)[..16].iter().fold(String::new(), |mut key, byte| {
         // A `String` takes all.
         let _ = write!(key, "{byte:02x}");
         key
     })
 }
 
+fn json(body: &impl Serialize) -> Result<Vec<u8>, SourceError> {
+    serde_json::to_vec(body).map_err(|e| SourceError::Fatal(e.to_string()))
+}
+
 impl TaskSource for Http {
     fn fetch(&self, room: usize, wait: Duration) -> Result<Vec<Lease>, SourceError> {
         let ask = Fetch { worker: &self.worker, room, wait_ms: wait.as_millis() as u64 };
-        let Some(Jobs { jobs, heartbeat_ms }) = self.post("fetch", &ask, wait, None)? else { return Ok(Vec::new()) };
+        let Some(Jobs { jobs, heartbeat_ms }) = self.ask("fetch", &ask, wait)? else { return Ok(Vec::new()) };
         if let Some(ms) = heartbeat_ms {
             // Relaxed: a number, which nothing else goes with.
             self.heartbeat_ms.store(ms.max(1), Relaxed);
@@ -222,9 +251,10 @@ impl TaskSource for Http {
 
     fn publish(&self, outcomes: &[Outcome]) -> Result<(), SourceError> {
         let results = outcomes.iter().map(|outcome| Published { id: &outcome.id, result: &outcome.result }).collect();
-        let batch = Publish { worker: &self.worker, results };
+        let batch = json(&Publish { worker: &self.worker, results })?;
+        let key = key(&batch);
         // What the server says of it is for people who look at the wire.
-        self.post::<serde::de::IgnoredAny>("publish", &batch, Duration::ZERO, Some(&key(outcomes))).map(drop)
+        self.post("publish", batch, Duration::ZERO, Some(&key)).map(drop)
     }
 
     fn heartbeat_every(&self) -> Option<Duration> {
@@ -233,7 +263,7 @@ impl TaskSource for Http {
 
     fn heartbeat(&self, leases: &[&str]) -> Result<Vec<String>, SourceError> {
         let ids = Ids { worker: &self.worker, ids: leases };
-        Ok(self.post::<Lost>("heartbeat", &ids, Duration::ZERO, None)?.unwrap_or_default().lost)
+        Ok(self.ask::<Lost>("heartbeat", &ids, Duration::ZERO)?.unwrap_or_default().lost)
     }
 
     fn shut_down(&self, unstarted: &[&str]) -> Result<(), SourceError> {
@@ -241,6 +271,6 @@ impl TaskSource for Http {
             return Ok(());
         }
         let ids = Ids { worker: &self.worker, ids: unstarted };
-        self.post::<serde::de::IgnoredAny>("release", &ids, Duration::ZERO, None).map(drop)
+        self.post("release", json(&ids)?, Duration::ZERO, None).map(drop)
     }
 }

@@ -110,7 +110,7 @@ impl std::error::Error for SourceError {}
 /// connection of its own.
 pub trait TaskSource: Send + Sync {
     /// Takes up to `room` jobs, which nobody else gets while their leases last. Waits for the first of them for up to `wait`; none then
-    /// is no error.
+    /// is no error. Who says so much sooner is asked again after a pause.
     ///
     /// # Errors
     /// [`SourceError`].

@@ -41,6 +41,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 const SCHEMA: &str = include_str!("postgres.sql");
 const DEFAULT_TABLE: &str = "shmworker_jobs";
 
+/// How long a statement may take, if neither the URL nor the server says it: who waits for a lock that another does not let go of tries
+/// again, and sees meanwhile whether it is to end.
+const PATIENCE: &str = "
+    SELECT set_config(name, '30s', false) FROM pg_settings
+    WHERE name IN ('statement_timeout', 'lock_timeout') AND setting = '0'";
 const DEFAULT_POLL: Duration = Duration::from_secs(1);
 /// How many leases that ran out are looked after at a time.
 const EXPIRED_AT_ONCE: i64 = 1000;
@@ -262,6 +267,7 @@ impl Postgres {
             (tls, _) => self.config.connect(MakeRustlsConnect::new(tls.config())),
         };
         let mut client = client.map_err(|e| self.cannot("connect", &e))?;
+        client.batch_execute(PATIENCE).map_err(|e| self.cannot("connect", &e))?;
         let mut oid = self.find(&mut client)?;
         if oid.is_none() && self.create {
             self.make(&mut client).map_err(|e| self.cannot("create the table", &e))?;
@@ -367,6 +373,8 @@ impl Postgres {
 
     /// Jobs that are ready.
     fn take(&self, session: &mut Session, room: usize) -> Result<Vec<Lease>, Error> {
+        // What was notified by now is answered by this look. The client keeps it until somebody asks, and who finds jobs does not wait.
+        while session.client.notifications().iter().next()?.is_some() {}
         let room = i64::try_from(room).unwrap_or(i64::MAX);
         let take = self.prepared(session, TAKE)?;
         let rows = session.client.query(&take, &[&room, &self.holder, &self.lease.as_secs_f64()])?;
@@ -593,10 +601,10 @@ fn chain(error: &Error) -> String {
     text
 }
 
-/// The server refuses what is to be stored, not that something is stored: a character or a value it can't hold, a constraint, a
-/// trigger.
+/// The server refuses what is to be stored, not that something is stored: a character or a value it can't hold, one that is too large
+/// or too deep for it, a constraint, a trigger.
 fn is_of_data(error: &Error) -> bool {
-    error.code().is_some_and(|code| ["22", "23", "P0"].iter().any(|class| code.code().starts_with(class)))
+    error.code().is_some_and(|code| ["22", "23", "54", "P0"].iter().any(|class| code.code().starts_with(class)))
 }
 
 fn is_of_certificate(error: &Error) -> bool {

@@ -17,7 +17,10 @@
 //! It is held until its result is published, and what is held is bounded: by the room for jobs, and by how many results may wait
 //! while the source is down. Nothing is acknowledged but by its result, so whatever dies here comes again.
 
-use super::{Lease, Outcome, SourceError, Stop, TaskSource};
+use super::{
+    Lease, Outcome, SourceError, Stop, TaskSource,
+    stop::{CANCEL, DRAIN},
+};
 use crate::{
     jobs::{Alarm, Defaults, Job, JobResult, Runner, Status},
     pool::Submitter,
@@ -306,7 +309,7 @@ enum Stage {
     Running,
     /// It runs still; nobody wants its result.
     Lost,
-    /// Cancelled for the end's sake.
+    /// Cancelled for the end's sake, or came after it.
     Dropped,
     Ended,
 }
@@ -383,7 +386,7 @@ impl Pump<'_> {
     }
 
     fn is_stopping(&self, state: &State) -> bool {
-        self.options.stop.is_requested() || state.fatal.is_some()
+        self.options.stop.urgency() >= DRAIN || state.fatal.is_some()
     }
 
     fn fail(&self, why: Fatal) {
@@ -417,6 +420,10 @@ impl Pump<'_> {
 
     fn fetch(&self) {
         let mut pauses = self.options.pauses();
+        // Of a source that says at once that there are none.
+        let wait = self.options.wait.max(self.options.first_pause);
+        let mut idle = self.options.pauses();
+        idle.longest = idle.longest.min(wait);
         loop {
             let state = self.shared.lock();
             let has_to_wait = |state: &mut State| {
@@ -431,9 +438,12 @@ impl Pump<'_> {
             let room = self.room(&state);
             drop(state);
             let every = self.source.heartbeat_every();
+            let asked = Instant::now();
+            let is_on = |state: &mut State| !self.is_stopping(state);
             match self.source.fetch(room, self.options.wait) {
                 Ok(leases) => {
                     pauses.reset();
+                    let is_hasty = leases.is_empty() && asked.elapsed() < wait / 2;
                     let mut state = self.shared.lock();
                     if self.source.heartbeat_every() != every {
                         self.shared.keeper.notify_all();
@@ -442,13 +452,16 @@ impl Pump<'_> {
                     if self.admit(&mut state, leases) {
                         drop(state);
                         self.shared.wake_runner();
+                    } else if is_hasty {
+                        let _ = self.shared.fetcher.wait_timeout_while(state, idle.pause(), is_on);
+                        continue;
                     }
+                    idle.reset();
                 }
                 Err(error @ SourceError::Fatal(_)) => return self.fail(Fatal::Source(error)),
                 Err(error) => {
                     let mut state = self.shared.lock();
                     self.tell(&mut state, FETCHING, Some(&error));
-                    let is_on = |state: &mut State| !self.is_stopping(state);
                     let _ = self.shared.fetcher.wait_timeout_while(state, pauses.next(&error), is_on);
                 }
             }
@@ -473,6 +486,10 @@ impl Pump<'_> {
                     state.held.insert(number, Held { id, stage: Stage::Waiting(Box::new(job)) });
                     state.inbox.push_back(number);
                 }
+                // It came so late that nobody may be left to publish it: another says what is wrong with it.
+                Err(_) if state.ran.is_some() => {
+                    state.held.insert(number, Held { id, stage: Stage::Dropped });
+                }
                 Err(why) => {
                     state.held.insert(number, Held { id, stage: Stage::Running });
                     state.ended(number, JobResult::malformed(why));
@@ -487,12 +504,15 @@ impl Pump<'_> {
         let mut runner = Runner::new(pool, self.width).defaults(self.options.defaults);
         // The first and only one to set it.
         let _ = self.shared.alarm.set(runner.alarm());
-        let mut is_cancelled = false;
+        // For the end's sake: what waits in the pool, and what runs.
+        let (mut is_emptied, mut is_cancelled) = (false, false);
         let mut jobs = Vec::new();
         loop {
             let mut state = self.shared.lock();
             let cancels = std::mem::take(&mut state.cancels);
-            let is_stopping = self.is_stopping(&state);
+            // Read once: a cancellation between two reads would be done before jobs are submitted for which it is meant too.
+            let urgency = self.options.stop.urgency();
+            let is_stopping = urgency >= DRAIN || state.fatal.is_some();
             if !is_stopping {
                 let at_once = self.width.max(state.work_ahead(self.width));
                 while runner.under_way() + jobs.len() < at_once
@@ -504,12 +524,16 @@ impl Pump<'_> {
                     }
                 }
             }
-            let is_urgent =
-                self.options.stop.is_urgent() || matches!(state.fatal, Some(Fatal::Source(_)) if state.published);
+            let is_urgent = urgency >= CANCEL || matches!(state.fatal, Some(Fatal::Source(_)) if state.published);
             if is_urgent && !is_cancelled {
-                is_cancelled = true;
+                (is_emptied, is_cancelled) = (true, true);
                 drop(state);
                 runner.cancel_all();
+            } else if is_stopping && !is_emptied {
+                is_emptied = true;
+                drop(state);
+                // Nothing is submitted after this.
+                runner.cancel_waiting();
             } else if runner.under_way() == 0 && jobs.is_empty() {
                 if is_stopping {
                     break;
@@ -523,18 +547,18 @@ impl Pump<'_> {
             cancels.into_iter().for_each(|number| runner.cancel(number));
             for (number, job) in jobs.drain(..) {
                 if let Err(result) = runner.submit(number, &job) {
-                    self.has_ended(number, result, &runner, is_cancelled);
+                    self.has_ended(number, result, &runner, is_emptied);
                 }
             }
             if let Some((number, result)) = runner.next(None) {
-                self.has_ended(number, result, &runner, is_cancelled);
+                self.has_ended(number, result, &runner, is_emptied);
             }
         }
         self.shared.lock().ran = Some(Instant::now());
         self.shared.publisher.notify_all();
     }
 
-    fn has_ended(&self, number: u64, result: JobResult, runner: &Runner<'_>, is_cancelled: bool) {
+    fn has_ended(&self, number: u64, result: JobResult, runner: &Runner<'_>, is_emptied: bool) {
         let mut state = self.shared.lock();
         state.note_time(&result);
         let Some(held) = state.held.get_mut(&number) else { return };
@@ -548,7 +572,7 @@ impl Pump<'_> {
         if matches!(held.stage, Stage::Lost) {
             state.forget(number);
             state.summary.lost += 1;
-        } else if is_cancelled && result.status == Status::Cancelled {
+        } else if is_emptied && result.status == Status::Cancelled {
             held.stage = Stage::Dropped;
         } else {
             state.ended(number, result);
@@ -825,12 +849,16 @@ impl Backoff {
         self.tries = 0;
     }
 
-    fn next(&mut self, error: &SourceError) -> Duration {
+    fn pause(&mut self) -> Duration {
         let factor = 1u32.checked_shl(self.tries).unwrap_or(u32::MAX);
         self.tries += 1;
         let full = self.first.saturating_mul(factor).min(self.longest);
         // Those who lost the same server don't come back in the same moment.
-        let pause = full.mul_f64(0.5 + 0.5 * fastrand::f64());
+        full.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+
+    fn next(&mut self, error: &SourceError) -> Duration {
+        let pause = self.pause();
         match error {
             SourceError::Busy(_, not_before) => pause.max(*not_before),
             _ => pause,
@@ -841,6 +869,7 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::Stub;
 
     #[test]
     fn pauses_grow_to_the_longest_less_up_to_half() {
@@ -856,6 +885,21 @@ mod tests {
         assert!(pauses.next(&SourceError::Busy(String::new(), longest * 5)) >= longest * 5);
         pauses.reset();
         assert!(pauses.next(&down) <= first);
+    }
+
+    #[test]
+    fn what_is_no_job_and_comes_after_the_end_is_given_back() {
+        let (source, options, shared) = (Stub::new(), Options::new(), Shared::default());
+        let pump = Pump { source: &source, options: &options, width: 1, shared: &shared };
+        for (has_ended, results) in [(false, 1), (true, 0)] {
+            let mut state = State { ran: has_ended.then(Instant::now), ..State::default() };
+            source.add("no job");
+            assert!(!pump.admit(&mut state, source.fetch(1, Duration::ZERO).unwrap()));
+            assert_eq!((state.ended, state.outbox.len(), state.held.len()), (results, results, 1));
+            *shared.lock() = state;
+            let summary = pump.finish().unwrap();
+            assert_eq!((summary.unpublished, summary.given_back), (results as u64, 1 - results as u64));
+        }
     }
 
     #[test]

@@ -24,14 +24,14 @@ pub struct Stop(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// 0, or how urgent it is.
+    /// 0, or how urgent it is; it only grows.
     urgency: AtomicU8,
     /// Who is to be woken.
     whom: Mutex<Vec<Weak<Shared>>>,
 }
 
-const DRAIN: u8 = 1;
-const CANCEL: u8 = 2;
+pub(super) const DRAIN: u8 = 1;
+pub(super) const CANCEL: u8 = 2;
 
 impl Stop {
     /// Nothing is to end yet.
@@ -62,12 +62,9 @@ impl Stop {
         whom.push(Arc::downgrade(shared));
     }
 
-    pub(super) fn is_requested(&self) -> bool {
+    /// 0, [`DRAIN`] or [`CANCEL`].
+    pub(super) fn urgency(&self) -> u8 {
         // Relaxed: all who look hold the lock of `Shared`, which `wake_all` takes after the store.
-        self.0.urgency.load(Relaxed) >= DRAIN
-    }
-
-    pub(super) fn is_urgent(&self) -> bool {
-        self.0.urgency.load(Relaxed) >= CANCEL
+        self.0.urgency.load(Relaxed)
     }
 }

@@ -22,6 +22,7 @@ use std::{
 use tokio::{
     runtime::{Builder, Runtime},
     sync::{mpsc, oneshot},
+    task::AbortHandle,
     time::timeout,
 };
 use tonic::{
@@ -61,6 +62,8 @@ struct Grpc {
 struct Link {
     requests: mpsc::Sender<Request>,
     state: Mutex<State>,
+    /// What takes the answers, and has the connection.
+    task: OnceLock<AbortHandle>,
 }
 
 #[derive(Default)]
@@ -82,6 +85,11 @@ impl Link {
         state.ended.get_or_insert(why);
         // Those who wait find no answer any more.
         state.waiting.clear();
+        drop(state);
+        // A server that is silent would not end it.
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 
     async fn answers(
@@ -189,7 +197,7 @@ impl Grpc {
             return link.clone();
         }
         let (requests, receiver) = mpsc::channel(UNDER_WAY);
-        let link = Arc::new(Link { requests, state: Mutex::default() });
+        let link = Arc::new(Link { requests, state: Mutex::default(), task: OnceLock::new() });
         *place = Some(link.clone());
         let mut client = SourceClient::new(self.endpoint.connect_lazy()).max_decoding_message_size(LONGEST);
         let mut stream = tonic::Request::new(Requests(receiver));
@@ -197,10 +205,12 @@ impl Grpc {
             stream.metadata_mut().insert(name.clone(), value.clone());
         }
         let answered = link.clone();
-        runtime.spawn(async move {
+        let task = runtime.spawn(async move {
             let ended = answered.answers(&mut client, stream).await;
             answered.end(ended.err().unwrap_or_else(|| Status::unavailable("the server has ended the stream")));
         });
+        // The first and only one to set it, before anybody else has the link.
+        let _ = link.task.set(task.abort_handle());
         link
     }
 
@@ -216,6 +226,9 @@ impl Grpc {
             let number = state.last;
             if state.ended.is_none() {
                 state.waiting.insert(number, asked);
+            } else {
+                // It has ended since, and nobody else would drop it: the answer would be waited for.
+                drop(asked);
             }
             number
         };
