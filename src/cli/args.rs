@@ -67,7 +67,7 @@ macro_rules! source_help {
          Exit codes: 0 told to end, 1 failure, 2 usage, 3 results could not be published, 8 the source refuses, 9 no plug-in."
     };
 }
-#[cfg(not(feature = "source"))]
+#[cfg(all(feature = "temporal", not(feature = "source")))]
 macro_rules! source_help {
     () => {
         ""
