@@ -268,9 +268,9 @@ fn a_drain_gives_back_what_waits() {
 fn a_drain_gives_back_what_waits_in_the_pool() {
     let (pool, gate) = pool(1);
     let source = Stub::new().heartbeat(Duration::from_millis(1));
-    // Jobs that are over at once: many go to the pool at a time.
+    // Jobs that are over at once: many go to the pool at a time. It has room for more than there are, and so leaves none.
     add(&source, 50, ECHO);
-    let summary = serving(&source, &pool, quick().ahead(9), |stop| {
+    let summary = serving(&source, &pool, quick().ahead(30), |stop| {
         all_stored(&source, 50);
         let first = source.add(HOLD);
         at_least(&gate[0], 1);
@@ -281,7 +281,9 @@ fn a_drain_gives_back_what_waits_in_the_pool() {
         source.lose(first);
     });
     let summary = summary.unwrap();
-    assert_eq!((summary.done, summary.failed, summary.lost, summary.given_back), (50, 0, 1, 9));
+    assert_eq!((summary.done, summary.failed, summary.lost), (50, 0, 1));
+    // One that asked as the drain came may have had the lost one again.
+    assert!(summary.fetched >= 60 && summary.given_back == summary.fetched - 51, "{summary:?}");
     assert_eq!(gate[0].load(SeqCst), 1, "others have begun");
 }
 

@@ -32,7 +32,11 @@ use std::{
     fmt,
     path::Path,
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, TryLockError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
     time::{Duration, Instant},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -46,6 +50,8 @@ const DEFAULT_TABLE: &str = "shmworker_jobs";
 const PATIENCE: &str = "
     SELECT set_config(name, '30s', false) FROM pg_settings
     WHERE name IN ('statement_timeout', 'lock_timeout') AND setting = '0'";
+/// After that a server is taken for one that does not answer: longer than it may take for a statement.
+const ANSWER: Duration = Duration::from_secs(45);
 const DEFAULT_POLL: Duration = Duration::from_secs(1);
 /// How many leases that ran out are looked after at a time.
 const EXPIRED_AT_ONCE: i64 = 1000;
@@ -125,7 +131,9 @@ const GIVE_BACK: &str = "
 ///
 /// A row is a job that waits, that somebody has until its lease runs out, or that is over. Its result is stored in the row, in the
 /// statement that ends it, and so exactly once.
-pub struct Postgres {
+pub struct Postgres(Arc<Table>);
+
+struct Table {
     config: Config,
     tls: Tls,
     /// For people; without the password.
@@ -139,6 +147,8 @@ pub struct Postgres {
     /// How long a job may lie there that nobody was notified of: it has become due, or its lease has run out.
     poll: Duration,
     holder: String,
+    /// How long an answer may take, beyond what it was asked to wait.
+    patience: Duration,
     taking: Mutex<Taking>,
     publishing: Mutex<Option<Session>>,
     keeping: Mutex<Option<Session>>,
@@ -244,7 +254,7 @@ impl Postgres {
         }
         let named = own.text("table").unwrap_or(DEFAULT_TABLE).to_owned();
         let table = quoted(&named).ok_or_else(|| wrong("table", &named, "a name, or schema.name"))?;
-        Ok(Postgres {
+        Ok(Postgres(Arc::new(Table {
             place: place(&config),
             tls,
             table,
@@ -254,13 +264,46 @@ impl Postgres {
             deliveries: own.deliveries()?.cast_signed(),
             poll: own.time("poll", DEFAULT_POLL)?,
             holder: options.worker_name(),
+            patience: ANSWER,
             taking: Mutex::default(),
             publishing: Mutex::default(),
             keeping: Mutex::default(),
             config,
-        })
+        })))
     }
 
+    /// Does something in a thread of its own, and leaves it there if it takes too long: the client waits for ever for a server that is
+    /// stopped, or whose machine answers for it. `what` is for people, `place` what is locked meanwhile: while it is, nobody is left
+    /// behind the first.
+    fn within<T: Send + 'static, S>(
+        &self,
+        wait: Duration,
+        what: &str,
+        place: impl Fn(&Table) -> &Mutex<S>,
+        act: impl FnOnce(&Table) -> Result<T, SourceError> + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let Postgres(table) = self;
+        let silent =
+            || SourceError::Unavailable(format!("cannot {what} at {}: the server does not answer", table.place));
+        if let Err(TryLockError::WouldBlock) = place(table).try_lock() {
+            return Err(silent());
+        }
+        let (done, answer) = mpsc::channel();
+        let shared = table.clone();
+        let spawned = thread::Builder::new().name("postgres source".to_owned()).spawn(move || {
+            // Who was left behind tells nobody.
+            let _ = done.send(act(&shared));
+        });
+        spawned.map_err(|e| SourceError::Unavailable(format!("no thread to {what}: {e}")))?;
+        match answer.recv_timeout(wait.saturating_add(table.patience)) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => Err(silent()),
+            Err(RecvTimeoutError::Disconnected) => panic!("the thread to {what} has panicked"),
+        }
+    }
+}
+
+impl Table {
     fn connect(&self, role: Role) -> Result<Session, SourceError> {
         let client = match (&self.tls, self.config.get_ssl_mode()) {
             (_, SslMode::Disable) => self.config.connect(NoTls),
@@ -442,7 +485,7 @@ impl Postgres {
     }
 }
 
-impl TaskSource for Postgres {
+impl Table {
     fn fetch(&self, room: usize, wait: Duration) -> Result<Vec<Lease>, SourceError> {
         let until = Instant::now() + wait;
         let mut taking = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -461,13 +504,12 @@ impl TaskSource for Postgres {
                 if !taken.is_empty() || now >= until {
                     return Ok(taken);
                 }
-                Postgres::wait(session, until.min(now + self.poll))?;
+                Table::wait(session, until.min(now + self.poll))?;
             }
         })
     }
 
-    fn publish(&self, outcomes: &[Outcome]) -> Result<(), SourceError> {
-        let rows: Vec<Ending> = outcomes.iter().filter_map(Ending::of).collect();
+    fn publish(&self, rows: Vec<Ending>) -> Result<(), SourceError> {
         let mut session = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut store = |rows: &[Ending]| {
             let mut refused = None;
@@ -501,25 +543,19 @@ impl TaskSource for Postgres {
         }
     }
 
-    fn heartbeat_every(&self) -> Option<Duration> {
-        Some(self.lease / 3)
-    }
-
-    fn heartbeat(&self, leases: &[&str]) -> Result<Vec<String>, SourceError> {
-        let (ids, tokens) = parsed(leases);
+    fn heartbeat(&self, mut leases: Vec<String>) -> Result<Vec<String>, SourceError> {
+        let (ids, tokens) = parsed(&leases);
         let mut session = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         let kept: HashSet<String> = self.with(&mut session, Role::Keep, "renew leases", |session| {
             let heartbeat = self.prepared(session, HEARTBEAT)?;
             let rows = session.client.query(&heartbeat, &[&ids, &tokens, &self.lease.as_secs_f64()])?;
             rows.iter().map(|row| Ok(format!("{}:{}", row.try_get::<_, i64>(0)?, row.try_get::<_, &str>(1)?))).collect()
         })?;
-        Ok(leases.iter().filter(|lease| !kept.contains(**lease)).map(|lease| (*lease).to_owned()).collect())
+        leases.retain(|lease| !kept.contains(lease));
+        Ok(leases)
     }
 
-    fn shut_down(&self, unstarted: &[&str]) -> Result<(), SourceError> {
-        if unstarted.is_empty() {
-            return Ok(());
-        }
+    fn give_back(&self, unstarted: &[String]) -> Result<(), SourceError> {
         let (ids, tokens) = parsed(unstarted);
         let mut session = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
         self.with(&mut session, Role::Keep, "give jobs back", |session| {
@@ -531,9 +567,37 @@ impl TaskSource for Postgres {
     }
 }
 
+impl TaskSource for Postgres {
+    fn fetch(&self, room: usize, wait: Duration) -> Result<Vec<Lease>, SourceError> {
+        self.within(wait, "fetch jobs", |table| &table.taking, move |table| table.fetch(room, wait))
+    }
+
+    fn publish(&self, outcomes: &[Outcome]) -> Result<(), SourceError> {
+        let rows = outcomes.iter().filter_map(Ending::of).collect();
+        self.within(Duration::ZERO, "publish results", |table| &table.publishing, |table| table.publish(rows))
+    }
+
+    fn heartbeat_every(&self) -> Option<Duration> {
+        Some(self.0.lease / 3)
+    }
+
+    fn heartbeat(&self, leases: &[&str]) -> Result<Vec<String>, SourceError> {
+        let leases = owned(leases);
+        self.within(Duration::ZERO, "renew leases", |table| &table.keeping, |table| table.heartbeat(leases))
+    }
+
+    fn shut_down(&self, unstarted: &[&str]) -> Result<(), SourceError> {
+        if unstarted.is_empty() {
+            return Ok(());
+        }
+        let leases = owned(unstarted);
+        self.within(Duration::ZERO, "give jobs back", |table| &table.keeping, move |table| table.give_back(&leases))
+    }
+}
+
 impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Postgres").field("place", &self.place).field("table", &self.named).finish_non_exhaustive()
+        f.debug_struct("Postgres").field("place", &self.0.place).field("table", &self.0.named).finish_non_exhaustive()
     }
 }
 
@@ -562,7 +626,11 @@ fn parts(lease: &str) -> Option<(i64, &str)> {
     Some((id.parse().ok()?, token))
 }
 
-fn parsed<'l>(leases: &[&'l str]) -> (Vec<i64>, Vec<&'l str>) {
+fn owned(leases: &[&str]) -> Vec<String> {
+    leases.iter().map(|&lease| lease.to_owned()).collect()
+}
+
+fn parsed(leases: &[String]) -> (Vec<i64>, Vec<&str>) {
     leases.iter().filter_map(|lease| parts(lease)).unzip()
 }
 
@@ -704,6 +772,27 @@ impl ServerCertVerifier for Anybody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_server_that_is_silent_is_not_waited_for() {
+        // The kernel takes the connection, and nobody says a word.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut source = Postgres::new(&format!("postgres://me@127.0.0.1:{port}/d")).unwrap();
+        Arc::get_mut(&mut source.0).unwrap().patience = Duration::from_millis(10);
+        let silent = |answer: Result<(), SourceError>| {
+            let error = answer.unwrap_err();
+            assert!(matches!(&error, SourceError::Unavailable(why) if why.contains("does not answer")), "{error}");
+        };
+        // The second time the first is still there.
+        for _ in 0..2 {
+            silent(source.fetch(1, Duration::ZERO).map(drop));
+            silent(source.publish(&[]));
+            silent(source.heartbeat(&["1:x"]).map(drop));
+            silent(source.shut_down(&["1:x"]));
+        }
+    }
 
     #[test]
     fn the_page_has_the_table_as_it_is_made() {
