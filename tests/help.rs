@@ -44,7 +44,8 @@ fn commands() -> Vec<(String, String)> {
 /// The long flags of a command, each with what its help says.
 fn flags(command: &str) -> Vec<(String, String)> {
     let mut flags: Vec<(String, String)> = Vec::new();
-    for line in text(&[command, "--help"]).lines() {
+    // What stands behind the flags may begin a line with one.
+    for line in text(&[command, "--help"]).lines().take_while(|line| !line.starts_with("Example")) {
         let entry = line.trim_start();
         let is_flag = entry.starts_with("--") || entry.starts_with('-') && entry.contains(", --");
         let indent = line.len() - entry.len();
