@@ -59,7 +59,7 @@ use std::{
     io::{self, IoSlice, IoSliceMut},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::fs::MetadataExt,
+        unix::{fs::MetadataExt, thread::JoinHandleExt},
     },
     sync::{Arc, OnceLock, Weak},
     thread::JoinHandle,
@@ -687,8 +687,11 @@ impl Drop for Place {
             return;
         }
         let _ = self.enough.write(1); // can't fail: nobody else counts on it
-        // Which may be this very one, if it had the endpoint last.
-        if let Some(watcher) = watcher.filter(|watcher| watcher.thread().id() != std::thread::current().id()) {
+        // Which may be this very one, if it had the endpoint last. (What `thread::current` makes in a thread of a C program is a leak
+        // to those who look for some.)
+        // SAFETY: it only reads.
+        let this = unsafe { libc::pthread_self() };
+        if let Some(watcher) = watcher.filter(|watcher| watcher.as_pthread_t() != this) {
             let _ = watcher.join();
         }
         goodbye(&self.connection);
