@@ -45,8 +45,8 @@ impl TaskSource for Directory {
                 Err(_) => break, // those that were taken are not to be forgotten; the next fetch meets it first
             }
         }
-        if leases.is_empty() {
-            self.1.drain(); // another source would wait for more
+        if leases.is_empty() && fs::read_dir(self.0.join("taken")).map_err(unavailable)?.next().is_none() {
+            self.1.drain(); // all is done; another source would wait for more
         }
         Ok(leases)
     }
