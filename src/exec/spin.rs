@@ -9,7 +9,8 @@
 //! Who looks too often is in the way: each look at a slot takes its cache line from whoever is about to fill it. Where tasks come
 //! one by one, and sooner than it takes to look for them, [`GATHER`] pauses are made before the second look, so that several are
 //! there. Where they come in answer to what was done, as in a round trip, that would only add to the way: so not unless [`DENSE`]
-//! in a row came within [`CLOSE`] looks. It is 5 µs, a fraction of what a sleep and its wake would take.
+//! in a row came within [`CLOSE`] looks, and where it brought one alone, not before twice as many did. It is 5 µs, a fraction of
+//! what a sleep and its wake would take, and ten times what a round trip takes.
 //!
 //! Private to a process. Threads may share it: all of it is a guess.
 
@@ -31,6 +32,8 @@ const POLITE: u32 = 128;
 const YIELDS: u32 = 16;
 const CLOSE: u32 = 3;
 const DENSE: u32 = 8;
+/// As many at most. A round trip's answer may come within [`CLOSE`] looks every time: this is how often it is then kept waiting.
+const SPARSE: u32 = 1 << 14;
 const GATHER: u32 = 320;
 
 #[derive(Debug)]
@@ -38,9 +41,13 @@ pub(super) struct Spin {
     /// In nanoseconds, as `budget`. 0: another CPU can bring nothing meanwhile.
     most: u64,
     budget: AtomicU64,
-    /// How many in a row came within a few looks.
+    /// How many in a row came within a few looks; [`GATHERED`]: so did the last, in pauses made for several.
     close: AtomicU32,
+    /// So many of them have such pauses made.
+    dense: AtomicU32,
 }
+
+const GATHERED: u32 = u32::MAX;
 
 impl Spin {
     pub(super) fn usual() -> Spin {
@@ -49,7 +56,7 @@ impl Spin {
 
     pub(super) fn up_to(most: Duration) -> Spin {
         let most = most.as_nanos() as u64;
-        Spin { most, budget: AtomicU64::new(most), close: AtomicU32::new(0) }
+        Spin { most, budget: AtomicU64::new(most), close: AtomicU32::new(0), dense: AtomicU32::new(DENSE) }
     }
 
     /// `look`s until that finds something, or for as long as it is worth it. `is_crowded`: others want the CPU, and it is theirs.
@@ -60,7 +67,11 @@ impl Spin {
         is_crowded: bool,
         mut look: impl FnMut() -> Result<Option<T>, E>,
     ) -> Result<Result<(T, bool), Instant>, E> {
-        if let Some(found) = look()? {
+        let first = look()?;
+        if self.close.load(Relaxed) == GATHERED {
+            self.judge(first.is_some());
+        }
+        if let Some(found) = first {
             return Ok(Ok((found, false)));
         }
         if is_crowded {
@@ -79,7 +90,8 @@ impl Spin {
             return Ok(Err(Instant::now()));
         }
         let close = self.close.load(Relaxed);
-        if close >= DENSE {
+        let gathers = close >= self.dense.load(Relaxed);
+        if gathers {
             (0..GATHER).for_each(|_| spin_loop());
         }
         let mut began = None;
@@ -89,7 +101,14 @@ impl Spin {
                 break;
             }
             if let Some(found) = look()? {
-                self.close.store(if i <= CLOSE { DENSE.min(close + 1) } else { 0 }, Relaxed);
+                let close = if i > CLOSE {
+                    0
+                } else if gathers {
+                    GATHERED
+                } else {
+                    close + 1
+                };
+                self.close.store(close, Relaxed);
                 return Ok(Ok((found, i > 0 && i <= POLITE)));
             }
             // Who is waited for may want this very CPU.
@@ -97,6 +116,14 @@ impl Spin {
         }
         self.close.store(0, Relaxed);
         Ok(Err(began.unwrap_or_else(Instant::now)))
+    }
+
+    /// What pauses for several have brought: several, or one alone.
+    #[cold]
+    fn judge(&self, several: bool) {
+        let dense = if several { DENSE } else { SPARSE.min(self.dense.load(Relaxed) * 2) };
+        self.dense.store(dense, Relaxed);
+        self.close.store(if several { dense } else { 0 }, Relaxed);
     }
 
     /// So long it took in all until something came, sleep included.
@@ -145,15 +172,31 @@ mod tests {
     }
 
     #[test]
-    fn it_gathers_only_where_all_came_soon() {
+    fn it_gathers_where_all_came_soon_and_that_brings_several() {
         let spin = Spin::up_to(Duration::from_secs(100));
         for _ in 0..DENSE {
-            assert_eq!(wait(&spin, false, CLOSE), CLOSE + 1);
+            wait(&spin, false, CLOSE);
         }
-        assert_eq!(spin.close.load(Relaxed), DENSE);
-        wait(&spin, false, 0);
-        assert_eq!(spin.close.load(Relaxed), DENSE, "what is there at once says nothing of how it came");
+        for _ in 0..3 {
+            assert_eq!(spin.close.load(Relaxed), DENSE);
+            wait(&spin, false, 0);
+            assert_eq!(spin.close.load(Relaxed), DENSE, "what is there at once says nothing of how it came");
+            wait(&spin, false, 1);
+            assert_eq!(spin.close.load(Relaxed), GATHERED);
+            wait(&spin, false, 0);
+        }
         wait(&spin, false, CLOSE + 2);
         assert_eq!(spin.close.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_round_trip_is_hardly_ever_kept_waiting() {
+        let spin = Spin::up_to(Duration::from_secs(100));
+        let mut gathered = 0;
+        for _ in 0..1000 {
+            wait(&spin, false, 1);
+            gathered += u32::from(spin.close.load(Relaxed) == GATHERED);
+        }
+        assert!((1..=10).contains(&gathered), "{gathered} of 1000");
     }
 }
