@@ -59,6 +59,7 @@ static ALL: AtomicPtr<Tables> = AtomicPtr::new(ptr::null_mut());
 /// Those of the parent, in a fork that has none of its own yet.
 static FORMER: AtomicPtr<Tables> = AtomicPtr::new(ptr::null_mut());
 
+#[inline]
 fn all() -> &'static Tables {
     // Acquire: what is there was made whole before it was stored.
     let found = ALL.load(Acquire);
@@ -101,6 +102,7 @@ pub(crate) fn register<T: Object>(object: T) -> Result<*mut T::Opaque, Error> {
 }
 
 /// As [`register`], with what [`notes`] gives.
+#[inline]
 pub(crate) fn register_noted<T: Object>(object: T, notes: Notes) -> Result<*mut T::Opaque, Error> {
     let full =
         |_| Error::new(Code::NoSpace, format_args!("there are {MOST} {}s, or there is no memory: free some", T::WHAT));
@@ -153,9 +155,11 @@ pub(crate) fn get<T: Object>(handle: *const T::Opaque) -> Result<Pin<'static, T>
 /// As [`get`]. `None`: it was [closed](Pin::close).
 #[inline]
 pub(crate) fn open<T: Object>(handle: *const T::Opaque) -> Result<Option<Pin<'static, T>>, Error> {
-    match find(handle, Table::<T>::pin_open) {
-        Ok(open) => Ok(Some(open)),
-        Err(_) => get::<T>(handle).map(|_| None),
+    let open = number::<T>(handle.addr()).and_then(|number| T::table(all()).pin_open(number));
+    // Not by way of an error, which would have to be made.
+    match open {
+        None => get::<T>(handle).map(|_| None),
+        open => Ok(open),
     }
 }
 

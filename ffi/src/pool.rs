@@ -119,6 +119,7 @@ impl Pool {
     }
 
     #[inline]
+    #[inline]
     pub(crate) fn open(pool: *const shmworker_pool) -> Result<Open, Error> {
         handle::open(pool)?.map(Open).ok_or_else(was_shut)
     }

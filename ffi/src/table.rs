@@ -15,6 +15,7 @@
 //! | object        | who inserts; who takes the last pin    | who has a pin                                               |
 //! |               | off a dying one                        |                                                             |
 //! | next          | who gives the entry back               | who takes one: by the tag of `free` it was not taken since  |
+//! | index         | who inserts                            | who gives the entry back                                    |
 //! | free, used    | who gives back or takes an entry       | who takes one                                               |
 //! | chunk         | who needs it first                     | all                                                         |
 //!
@@ -94,6 +95,7 @@ struct Entry<T> {
     state: AtomicU64,
     /// In the list of free entries: the index of the next one, plus one; 0: there is none.
     next: AtomicU32,
+    index: AtomicU32,
     notes: [AtomicUsize; 2],
     object: UnsafeCell<MaybeUninit<T>>,
 }
@@ -127,7 +129,12 @@ impl<T> Default for Table<T> {
 pub(crate) struct Full;
 
 /// The chunk of an index, and where it is in there.
+#[inline]
 fn place(index: u32) -> (usize, usize) {
+    // All that most programs use.
+    if (index as usize) < FIRST {
+        return (0, index as usize);
+    }
     let n = index as usize + FIRST;
     let chunk = (n / FIRST).ilog2() as usize;
     (chunk, n - (FIRST << chunk))
@@ -138,11 +145,13 @@ impl<T> Table<T> {
     ///
     /// # Errors
     /// [`Full`]; the object is dropped.
+    #[inline]
     pub(crate) fn insert(&self, object: T, notes: Notes) -> Result<Number, Full> {
         let index = self.take_free().or_else(|| self.take_new()).ok_or(Full)?;
         let entry = self.entry(index).ok_or(Full)?;
         // Relaxed: [free] has brought it, and nobody changes the state of a free entry that isn't in the list.
         let generation = entry.state.load(Relaxed) >> GENERATION_SHIFT;
+        entry.index.store(index, Relaxed); // ours alone, as the rest
         entry.note(notes);
         // SAFETY: it is free and not in the list (invariant 4), so nobody else looks at the object.
         unsafe { entry.write(object) };
@@ -172,7 +181,7 @@ impl<T> Table<T> {
             }
             debug_assert_ne!(seen & PINS, PINS, "more pins than there can be threads");
             match entry.state.compare_exchange_weak(seen, seen + PIN, Acquire, Relaxed) {
-                Ok(_) => return Some(Pin(Spot { table: self, entry, index: number.index })), // [live]
+                Ok(_) => return Some(Pin(Spot { table: self, entry })), // [live]
                 Err(now) => seen = now,
             }
         }
@@ -203,7 +212,7 @@ impl<T> Table<T> {
             // With a pin, which who is alone need not take off again.
             match entry.state.compare_exchange_weak(seen, (seen | DYING) + PIN, Acquire, Relaxed) {
                 Ok(_) => {
-                    let spot = Spot { table: self, entry, index: number.index }; // [live] [unpin]
+                    let spot = Spot { table: self, entry }; // [live] [unpin]
                     return Some(Removed { spot, is_alone: seen & PINS == 0 });
                 }
                 Err(now) => seen = now,
@@ -224,6 +233,7 @@ impl<T> Table<T> {
         Some(unsafe { &*entry })
     }
 
+    #[inline]
     fn take_free(&self) -> Option<u32> {
         let mut seen = self.free.load(Acquire);
         loop {
@@ -238,7 +248,8 @@ impl<T> Table<T> {
         }
     }
 
-    fn give_back(&self, entry: &Entry<T>, index: u32) {
+    fn give_back(&self, entry: &Entry<T>) {
+        let index = entry.index.load(Relaxed);
         let mut seen = self.free.load(Relaxed);
         loop {
             entry.next.store(seen as u32, Relaxed);
@@ -305,6 +316,7 @@ fn make_chunk<T>(entries: usize) -> Option<*mut Entry<T>> {
     let entry = || Entry {
         state: AtomicU64::new(0),
         next: AtomicU32::new(0),
+        index: AtomicU32::new(0),
         notes: std::array::from_fn(|_| AtomicUsize::new(0)),
         object: UnsafeCell::new(MaybeUninit::uninit()),
     };
@@ -362,7 +374,6 @@ impl<T> Entry<T> {
 struct Spot<'t, T> {
     table: &'t Table<T>,
     entry: &'t Entry<T>,
-    index: u32,
 }
 
 impl<T> Spot<'_, T> {
@@ -389,7 +400,7 @@ impl<T> Spot<'_, T> {
         let generation = (self.entry.state.load(Relaxed) >> GENERATION_SHIFT) + 1;
         if generation >> GENERATION_BITS == 0 {
             self.entry.state.store(generation << GENERATION_SHIFT, Relaxed);
-            self.table.give_back(self.entry, self.index);
+            self.table.give_back(self.entry);
         }
     }
 }

@@ -171,6 +171,7 @@ impl Ended {
     ///
     /// # Errors
     /// [`TaskError`]: why there is nothing.
+    #[inline]
     pub fn bytes(&self) -> Result<&[u8], TaskError> {
         match &self.result {
             Ok(Lies::Here(len)) => Ok(&bytemuck::cast_slice(&self.copy)[..*len]),
