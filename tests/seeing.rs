@@ -11,7 +11,7 @@ use scene::{until, words};
 use serde_json::Value;
 use shmworker::{
     Pool, Tasks,
-    pool::{Retry, Task, TaskOptions},
+    pool::{Retry, Task, TaskError, TaskOptions},
 };
 use std::{
     fs,
@@ -25,6 +25,7 @@ use std::{
 const SQUARE: Task<u64, u64> = Task::named("square");
 const STAY: Task<(), ()> = Task::named("stay");
 const KILL_ONCE: Task<(), ()> = Task::named("kill once");
+const KILL: Task<(), ()> = Task::named("kill");
 
 /// How often `stay` has begun, and whether it may end.
 struct Gate {
@@ -56,6 +57,7 @@ fn tasks(gate: &Gate) -> Tasks {
         stay();
         Ok(())
     });
+    tasks.handler("kill", |_, ()| Ok(nix::sys::signal::raise(Signal::SIGKILL)?));
     tasks.handler("kill once", move |context, ()| {
         if context.attempt() == 1 {
             nix::sys::signal::raise(Signal::SIGKILL)?;
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
     scene::run(scenes![
         inspect_tells_what_is_done_and_what_waits,
         inspect_tells_who_died_and_over_what,
+        tasks_that_were_given_up_are_told_when_their_results_are_taken,
         a_stopped_pool_is_inspected,
         any_process_of_a_pool_stands_for_it,
         what_is_no_pool_is_an_error,
@@ -187,6 +190,39 @@ fn inspect_tells_who_died_and_over_what() {
     assert!(text.contains(&format!("died         worker:0 (pid {before}): signal 9 (SIGKILL)")), "{text}");
     gate.open();
     handle.wait().unwrap();
+    pool.join().unwrap();
+}
+
+fn tasks_that_were_given_up_are_told_when_their_results_are_taken() {
+    let pool = pool(&Gate::new(), 1);
+    assert_eq!(inspect(&name())["given_up"], serde_json::json!([]));
+    let options = TaskOptions::new().attempts(9).retry_on([Retry::Died]);
+    for (attempts, deaths) in [(9, 2), (1, 3)] {
+        let options = options.clone().attempts(attempts).max_worker_deaths(deaths);
+        let Err(TaskError::Died(blame)) = pool.submit_with(KILL, &(), &options).unwrap().wait() else {
+            panic!("it lives")
+        };
+        assert_eq!(blame.is_poison, attempts == 9, "{blame}");
+    }
+    let json = inspect(&name());
+    assert_eq!((&json["suspects"], &json["pool"]["tasks_given_up"]), (&serde_json::json!([]), &2.into()), "{json}");
+    let told = json["given_up"].as_array().unwrap().iter();
+    let told: Vec<_> = told.map(|g| (&g["task"], &g["deaths"], &g["is_poison"], &g["exit"], &g["pid"])).collect();
+    let died: Vec<_> = json["deaths"].as_array().unwrap().iter().map(|death| &death["pid"]).collect();
+    let (kill, killed) = (&"kill".into(), &"signal 9 (SIGKILL)".into());
+    // The newest first; each is told of with the last that it killed.
+    let expected = [(kill, &1.into(), &false.into(), killed, died[0]), (kill, &2.into(), &true.into(), killed, died[1])];
+    assert!(died.len() == 3 && told == expected, "{json}");
+
+    let text = String::from_utf8(shmworker(&["inspect", &name()]).stdout).unwrap();
+    assert!(text.contains("deaths       3 settled; 2 task(s) given up over them"), "{text}");
+    let line = format!("given up     kill: 2 death(s), poison; the last was pid {}: signal 9 (SIGKILL), ", died[1]);
+    assert!(text.contains(&line) && text.contains("kill: 1 death(s), no attempt left"), "{text}");
+    let terminal = Terminal::start(130, 30, &name());
+    terminal.has("task kill: POISON, set aside after 2 death(s), ");
+    terminal.has("task kill: given up, no attempt left after 1 death(s), ");
+    terminal.keys("q");
+    terminal.has_ended(0, "");
     pool.join().unwrap();
 }
 
