@@ -201,7 +201,11 @@ fn deaths(out: &mut String, sample: &Sample) -> fmt::Result {
             d.failed
         )?;
     }
-    if sample.suspects.is_empty() && sample.given_up.is_empty() && sample.deaths.is_empty() { Ok(()) } else { writeln!(out) }
+    if sample.suspects.is_empty() && sample.given_up.is_empty() && sample.deaths.is_empty() {
+        Ok(())
+    } else {
+        writeln!(out)
+    }
 }
 
 fn blocks(out: &mut String, sample: &Sample) -> fmt::Result {
