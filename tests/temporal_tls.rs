@@ -160,9 +160,10 @@ fn a_client_certificate_is_shown_to_a_server_that_asks_for_one() {
 
 #[test]
 fn messages_are_compressed_where_that_is_asked_for() {
+    let authority = pem("ca.pem");
     for (args, encoding) in [(&["--gzip"][..], Some("gzip")), (&[], None)] {
         let server = Server::start();
-        let args = [&["--tls-ca", pem("ca.pem").to_str().unwrap()], args].concat();
+        let args = [&["--tls-ca", authority.to_str().unwrap()], args].concat();
         complains(&server.refuses(&args, &[]), exit::CONFIG, "the key opens nothing");
         let calls = server.calls.lock().unwrap();
         assert!(!calls.is_empty(), "nobody has called");
