@@ -763,7 +763,6 @@ fn a_bar_is_not_for_pipes() {
     assert_eq!((lines(&output).len(), text(&output.stderr)), (10, ""));
 }
 
-/// One of them waits for another, and it can't have been the bar that says that they are done.
 #[test]
 fn a_bar_on_a_terminal_shows_how_far_it_is_and_goes() {
     const N: usize = 1000;
@@ -797,7 +796,6 @@ fn a_bar_on_a_terminal_shows_how_far_it_is_and_goes() {
 
 const SHOUT: &str = r#"
 #include <ctype.h>
-#include <stdlib.h>
 #include <shmworker.h>
 static int32_t shout(struct shmworker_context *context, void *user_data) {
     (void)user_data;
@@ -807,6 +805,7 @@ static int32_t shout(struct shmworker_context *context, void *user_data) {
     if (!result) result = shmworker_context_reserve(context, text.len, &out);
     if (result) return result;
     for (size_t i = 0; i < text.len; ++i) out[i] = (uint8_t)toupper(text.data[i]);
+    shmworker_context_set_encoding(context, "json/plain");
     return shmworker_context_set_length(context, text.len);
 }
 SHMWORKER_PLUGIN(host) { return shmworker_host_handler(host, "shout", shout, 0); }
@@ -840,7 +839,11 @@ fn tasks_of_plug_ins_are_run() {
     assert_eq!((&results["loud"]["status"], &results["loud"]["result"]), (&"done".into(), &"SO IT IS".into()));
     assert_eq!((&results["dead"]["status"], &results["dead"]["signal"]), (&"died".into(), &6.into()), "{results:?}");
     assert_eq!(results["echo"]["result"], 1);
-    assert_ne!(results.get("none").map(|result| &result["status"]), Some(&"done".into()));
+    assert_eq!(results["none"]["status"], "failed");
+    assert!(
+        results["none"]["error"].as_str().unwrap().starts_with(r#"no task named "whisper" is registered"#),
+        "{results:?}"
+    );
 }
 
 /// As many at a time as was said: two that meet, and those of one process.

@@ -15,6 +15,7 @@ pub(crate) struct Terminal {
     dir: tempfile::TempDir,
 }
 
+#[allow(dead_code, reason = "each test program uses a part of it")]
 impl Terminal {
     /// Runs the line in a shell, which then says how it ended, and stays. Before it there is one line on the screen.
     #[track_caller]
