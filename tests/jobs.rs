@@ -869,3 +869,20 @@ fn lines_may_end_with_nul() {
         assert_eq!(text(&output.stdout), "<a\nb><c d>");
     }
 }
+
+#[test]
+fn attempts_are_for_jobs_that_do_not_say_it() {
+    let scene = Scene::new();
+    let job = |name: &str, more: &str| {
+        let script = format!("echo >> {name}; [ $(wc -l < {name}) = 3 ]");
+        format!("{{\"label\":\"{name}\",\"task\":\"exec\",\"args\":[\"sh\",\"-c\",\"{script}\"]{more}}}\n")
+    };
+    let output = scene.run(&["--retries", "2"], job("plain", "") + &job("own", ",\"retries\":0"));
+    ends(&output, exit::FAILURE);
+    let results = by_label(&output);
+    for (name, status, attempts) in [("plain", "done", 3), ("own", "failed", 1)] {
+        let result = &results[name];
+        assert_eq!((&result["status"], &result["attempts"]), (&status.into(), &attempts.into()), "{result}");
+        assert_eq!(scene.read(name).lines().count(), attempts);
+    }
+}
