@@ -83,6 +83,93 @@ fn each_command_and_each_flag_says_what_it_is() {
     }
 }
 
+/// What stands on its own in a source: its name, and its text up to the next one.
+fn items(source: &str) -> Vec<(&str, String)> {
+    let mut items: Vec<(&str, String)> = Vec::new();
+    for line in source.lines() {
+        let words = line.trim_start_matches("pub(crate) ").trim_start_matches("async ");
+        let name = ["fn ", "const ", "static ", "    pub(crate) fn ", "    fn "]
+            .iter()
+            .find_map(|word| words.strip_prefix(word));
+        match (name, items.last_mut()) {
+            (Some(rest), _) => {
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+                items.push((&rest[..end], line.to_owned()));
+            }
+            (None, Some((_, text))) => {
+                text.push('\n');
+                text.push_str(line);
+            }
+            (None, None) => {}
+        }
+    }
+    items
+}
+
+/// The text of a test with that of all in its file that it names, or they do.
+fn all_of(test: &str, items: &[(&str, String)]) -> String {
+    let (mut names, mut text) = (BTreeSet::from([test]), String::new());
+    let mut left = vec![test];
+    while let Some(name) = left.pop() {
+        for (_, own) in items.iter().filter(|(other, _)| *other == name) {
+            text.push_str(own);
+            let words: BTreeSet<&str> = own.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+            left.extend(
+                items.iter().map(|(other, _)| *other).filter(|other| words.contains(other) && names.insert(other)),
+            );
+        }
+    }
+    text
+}
+
+/// `tests/tried.txt` says which test tries which flag. It is complete, and each of these tests has that flag.
+#[test]
+fn each_flag_is_tried_by_a_test() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let table = fs::read_to_string(tests.join("tried.txt")).unwrap();
+    let mut tried = BTreeSet::new();
+    for row in table.lines() {
+        let [commands, flag, file, test] = row.split(' ').collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let source = fs::read_to_string(tests.join(file)).unwrap_or_else(|e| panic!("{row}: {e}"));
+        assert!(source.contains("CARGO_BIN_EXE_shmworker") || source.contains("mod common;"), "no program: {row}");
+        let items = items(&source);
+        assert!(items.iter().any(|(name, text)| *name == test && text.starts_with("fn ")), "no such test: {row}");
+        let wanted = if flag == "-" { format!("\"{commands}\"") } else { flag.to_owned() };
+        let text = all_of(test, &items);
+        let is_whole =
+            |(at, _): (usize, &str)| !text[at + wanted.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '-');
+        let has_short = SHORT.iter().any(|(long, short)| *long == flag && text.contains(short));
+        assert!(text.match_indices(&wanted).any(is_whole) || has_short, "it is not in that test: {row}");
+        tried.extend(commands.split(',').map(|command| (command.to_owned(), flag.to_owned())));
+    }
+    let mut there = BTreeSet::from([("*".to_owned(), "--config".to_owned())]);
+    for (command, _) in commands() {
+        let own =
+            flags(&command).into_iter().map(|(flag, _)| flag).filter(|flag| flag != "--help" && flag != "--config");
+        let own: Vec<String> = own.collect();
+        let none = own.is_empty().then(|| "-".to_owned());
+        there.extend(own.into_iter().chain(none).map(|flag| (command.clone(), flag)));
+    }
+    let untried: Vec<_> = there.difference(&tried).collect();
+    assert!(untried.is_empty(), "in tests/tried.txt are missing: {untried:?}");
+    // Of what this set of features lacks nothing can be said.
+    if cfg!(all(feature = "temporal", feature = "sources")) {
+        let unknown: Vec<_> =
+            tried.difference(&there).filter(|(command, flag)| (&**command, &**flag) != ("run", "--workers")).collect();
+        assert!(unknown.is_empty(), "tests/tried.txt has flags that are none: {unknown:?}");
+    }
+}
+
+/// Under which a test may have them as well.
+const SHORT: [(&str, &str); 6] = [
+    ("--num-workflow-workers", "\"-w"),
+    ("--workers", "\"-w"),
+    ("--num-workflows", "\"-n"),
+    ("--ordered", "\"-k\""),
+    ("--quiet", "\"-q\""),
+    ("--namespace", "\"-N\""),
+];
+
 /// A letter too many, in each command.
 #[test]
 fn a_flag_that_is_nearly_right_is_answered_with_the_right_one() {

@@ -3,7 +3,7 @@
 use std::{
     fs::OpenOptions,
     io::{BufRead, BufReader},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -73,4 +73,25 @@ fn a_named_segment_outlives_those_who_had_it() {
     let gone = format!("no pool '{name}' runs");
     finds(&inspect(&name), 1, &[&gone, "nor is there a named segment or a file"]);
     assert!(!Path::new(&name).exists());
+}
+
+#[test]
+fn what_may_not_be_read_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("segment");
+    let file = path.to_str().unwrap();
+    assert!(shmworker(&["probe", "--file", file]).output().unwrap().status.success());
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    // The program is opened before the privileges are gone, wherever it lies.
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--", "/proc/self/fd/0", "inspect", file]);
+    let program = std::fs::File::open(env!("CARGO_BIN_EXE_shmworker")).unwrap();
+    let output = command.stdin(program).output();
+    let Ok(output) = output.map(|o| (String::from_utf8_lossy(&o.stderr).into_owned(), o)) else { return };
+    if output.0.contains("setpriv: ") {
+        println!("skipped: this user may not become another");
+        return;
+    }
+    finds(&output.1, 1, &[&format!("error: cannot inspect '{file}': cannot open the segment: Permission denied")]);
 }

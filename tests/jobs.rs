@@ -1,8 +1,13 @@
 //! `shmworker jobs`, as a user meets it.
 
+#[path = "common/compiler.rs"]
+mod compiler;
 #[path = "common/eventually.rs"]
 mod eventually;
+#[path = "common/terminal.rs"]
+mod terminal;
 
+use compiler::{compile_text, headers};
 use eventually::eventually;
 use nix::{
     sys::signal::{Signal, kill},
@@ -19,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
+use terminal::Terminal;
 
 /// A directory, and the command in it.
 struct Scene {
@@ -629,20 +635,73 @@ fn memory_does_not_grow_with_the_input() {
         let mut running = Scene::new().start(args);
         let mut input = running.child.stdin.take().unwrap();
         let mut output = BufReader::new(running.child.stdout.take().unwrap()).lines();
-        let status = format!("/proc/{}/status", running.child.id());
+        let pid = running.child.id();
         let mut resident_after = |n: u64| -> u64 {
             std::thread::scope(|scope| {
                 scope.spawn(|| input.write_all(echoes(0..n).as_bytes()).unwrap());
                 assert_eq!(output.by_ref().take(n as usize).filter(|line| line.is_ok()).count() as u64, n);
             });
-            let status = fs::read_to_string(&status).unwrap();
-            let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-            line.trim().trim_end_matches(" kB").parse().unwrap()
+            resident(pid)
         };
         let (quarter, all) = (resident_after(25_000), resident_after(75_000));
         // 75,000 results of 100 bytes would be 7 MiB.
         assert!(all < quarter + 2048, "{quarter} KiB after a quarter, {all} KiB after all");
         drop(input);
+        assert_eq!(running.end().0, Some(0));
+    }
+}
+
+/// How far this process has read the file, once it reads no more of it.
+fn standstill(pid: u32, file: &Path) -> u64 {
+    let of = format!("/proc/{pid}/fd");
+    let read = || {
+        let fds = fs::read_dir(&of).ok()?.map(|fd| fd.unwrap().path());
+        let fd = fds.into_iter().find(|fd| fs::read_link(fd).is_ok_and(|to| to == file.canonicalize().unwrap()))?;
+        let info = fs::read_to_string(Path::new(&of).with_file_name("fdinfo").join(fd.file_name()?)).ok()?;
+        info.lines().find_map(|line| line.strip_prefix("pos:"))?.trim().parse::<u64>().ok()
+    };
+    let mut before = (0, 0);
+    eventually("it reads no more", || {
+        let at = read()?;
+        before = if before.0 == at { (at, before.1 + 1) } else { (at, 0) };
+        (at > 0 && before.1 == 20).then_some(at)
+    })
+}
+
+/// KiB of its own.
+fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// 60 MB of results for which nobody comes, until somebody does.
+#[test]
+fn a_slow_reader_costs_no_memory_and_loses_nothing() {
+    const N: usize = 200_000;
+    let scene = Scene::new();
+    let text = "x".repeat(250);
+    let line = |n: usize| format!("{{\"task\":\"echo\",\"args\":[{n},\"{text}\"]}}\n");
+    let file = scene.file("jobs", (0..N).map(line).collect::<String>());
+    let all = fs::metadata(&file).unwrap().len();
+    for args in [&["-j2", "jobs"][..], &["-j2", "--ordered", "--chunk", "10", "jobs"]] {
+        let mut running = scene.start(args);
+        let pid = running.child.id();
+        let at = standstill(pid, &file);
+        assert!(at < all / 2, "it has read {at} of {all} bytes");
+        let before = resident(pid);
+        let mut output = BufReader::with_capacity(4096, running.child.stdout.take().unwrap()).lines();
+        let mut seen = vec![false; N];
+        for (i, line) in output.by_ref().enumerate() {
+            let result: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let n = result["result"][0].as_u64().unwrap() as usize;
+            assert!(!std::mem::replace(&mut seen[n], true), "{n} came twice");
+            if i == N / 2 {
+                let now = resident(pid);
+                assert!(before.max(now) < 40 << 10, "{before} KiB as nobody read, {now} KiB in the middle");
+            }
+        }
+        assert!(seen.iter().all(|&it| it), "some are lost");
         assert_eq!(running.end().0, Some(0));
     }
 }
@@ -654,19 +713,7 @@ fn with_ordered_it_does_not_read_far_ahead() {
     let file = scene.file("jobs", slow.to_owned() + &echoes(0..200_000));
     let all = fs::metadata(&file).unwrap().len();
     let mut running = scene.start(&["-j2", "--ordered", "jobs"]);
-    let of = format!("/proc/{}/fd", running.child.id());
-    let read = || {
-        let fds = fs::read_dir(&of).ok()?.map(|fd| fd.unwrap().path());
-        let fd = fds.into_iter().find(|fd| fs::read_link(fd).is_ok_and(|to| to == file.canonicalize().unwrap()))?;
-        let info = fs::read_to_string(Path::new(&of).with_file_name("fdinfo").join(fd.file_name()?)).ok()?;
-        info.lines().find_map(|line| line.strip_prefix("pos:"))?.trim().parse::<u64>().ok()
-    };
-    let mut before = (0, 0);
-    let at = eventually("it reads no more", || {
-        let at = read()?;
-        before = if before.0 == at { (at, before.1 + 1) } else { (at, 0) };
-        (at > 0 && before.1 == 20).then_some(at)
-    });
+    let at = standstill(running.child.id(), &file);
     assert!(at < all / 4, "it has read {at} of {all} bytes");
     scene.file("go", "");
     let (code, out, _) = running.end();
@@ -714,4 +761,128 @@ fn a_bar_is_not_for_pipes() {
     let output = Scene::new().run(&["--progress"], echoes(0..10));
     ends(&output, exit::OK);
     assert_eq!((lines(&output).len(), text(&output.stderr)), (10, ""));
+}
+
+#[test]
+fn a_bar_on_a_terminal_shows_how_far_it_is_and_goes() {
+    const N: usize = 1000;
+    let scene = Scene::new();
+    let wait = |n| {
+        format!(r#"{{"task":"exec","args":["sh","-c","while [ ! -e go{n} ] && [ ! -e all ]; do sleep 0.01; done"]}}"#)
+    };
+    let jobs: Vec<String> = (0..N).map(wait).collect();
+    scene.file("jobs", format!("no job\n{}\n", jobs.join("\n")));
+    let program = env!("CARGO_BIN_EXE_shmworker");
+    for env in ["", "NO_COLOR=1"] {
+        let line = format!("cd {} && {env} {program} jobs -j2 --progress jobs > results", scene.home.path().display());
+        let terminal = Terminal::start(100, 20, &line);
+        let mut done = 0;
+        eventually("the bar tells of some that are done", || {
+            scene.file(&format!("go{done}"), "");
+            done += 1;
+            let screen = terminal.screen();
+            (screen.contains(" done, 0 failed · ") && screen.contains(" % · ")).then_some(())
+        });
+        terminal.has("error: jobs, line 1: ");
+        assert_eq!(terminal.colors(), 0, "{env}");
+        scene.file("all", "");
+        // 1: there is the malformed line.
+        terminal.has_ended(1, "error: jobs, line 1: ", " done, 0 failed");
+        assert_eq!(scene.read("results").lines().count(), N);
+        fs::remove_file(scene.path("all")).unwrap();
+        (0..done).for_each(|n| fs::remove_file(scene.path(&format!("go{n}"))).unwrap());
+    }
+}
+
+const SHOUT: &str = r#"
+#include <ctype.h>
+#include <shmworker.h>
+static int32_t shout(struct shmworker_context *context, void *user_data) {
+    (void)user_data;
+    struct shmworker_payload text;
+    uint8_t *out;
+    int32_t result = shmworker_context_argument(context, 0, &text);
+    if (!result) result = shmworker_context_reserve(context, text.len, &out);
+    if (result) return result;
+    for (size_t i = 0; i < text.len; ++i) out[i] = (uint8_t)toupper(text.data[i]);
+    shmworker_context_set_encoding(context, "json/plain");
+    return shmworker_context_set_length(context, text.len);
+}
+SHMWORKER_PLUGIN(host) { return shmworker_host_handler(host, "shout", shout, 0); }
+"#;
+
+const CRASH: &str = r#"
+#include <stdlib.h>
+#include <shmworker.h>
+static int32_t crash(struct shmworker_context *context, void *user_data) {
+    (void)context, (void)user_data;
+    abort();
+}
+SHMWORKER_PLUGIN(host) { return shmworker_host_handler(host, "crash", crash, 0); }
+"#;
+
+#[test]
+fn tasks_of_plug_ins_are_run() {
+    let scene = Scene::new();
+    for (name, text) in [("libshout.so", SHOUT), ("libcrash.so", CRASH)] {
+        compile_text(text, &scene.path(name), &headers());
+    }
+    let input = r#"
+        {"label":"loud","task":"shout","args":"so it is"}
+        {"label":"dead","task":"crash"}
+        {"label":"none","task":"whisper"}
+        {"label":"echo","task":"echo","args":1}
+    "#;
+    let output = scene.run(&["-j1", "--load", "./libshout.so", "--load", "./libcrash.so"], input);
+    ends(&output, exit::FAILURE);
+    let results = by_label(&output);
+    assert_eq!((&results["loud"]["status"], &results["loud"]["result"]), (&"done".into(), &"SO IT IS".into()));
+    assert_eq!((&results["dead"]["status"], &results["dead"]["signal"]), (&"died".into(), &6.into()), "{results:?}");
+    assert_eq!(results["echo"]["result"], 1);
+    assert_eq!(results["none"]["status"], "failed");
+    assert!(
+        results["none"]["error"].as_str().unwrap().starts_with(r#"no task named "whisper" is registered"#),
+        "{results:?}"
+    );
+}
+
+/// As many at a time as was said: two that meet, and those of one process.
+#[test]
+fn so_many_jobs_are_run_at_a_time() {
+    let scene = Scene::new();
+    let meet = |me, other| format!("touch {me}; while [ ! -e {other} ]; do sleep 0.01; done");
+    ends(
+        &scene.run(&["--jobs", "2", "--", "sh", "-c", "{}"], format!("{}\n{}\n", meet("a", "b"), meet("b", "a"))),
+        exit::OK,
+    );
+    let output = scene.run(&["--jobs", "1", "--", "sh", "-c", "echo $PPID # {}"], "1\n2\n3\n4\n5\n6\n");
+    ends(&output, exit::OK);
+    let workers: BTreeSet<&str> = lines(&output).into_iter().collect();
+    assert_eq!((lines(&output).len(), workers.len()), (6, 1));
+}
+
+#[test]
+fn lines_may_end_with_nul() {
+    for flag in ["--null", "-0"] {
+        let output = Scene::new().run(&["-j1", flag, "--", "printf", "<%s>", "{}"], "a\nb\0c d\0");
+        ends(&output, exit::OK);
+        assert_eq!(text(&output.stdout), "<a\nb><c d>");
+    }
+}
+
+#[test]
+fn attempts_are_for_jobs_that_do_not_say_it() {
+    let scene = Scene::new();
+    let job = |name: &str, more: &str| {
+        let script = format!("echo >> {name}; [ $(wc -l < {name}) = 3 ]");
+        format!("{{\"label\":\"{name}\",\"task\":\"exec\",\"args\":[\"sh\",\"-c\",\"{script}\"]{more}}}\n")
+    };
+    let output = scene.run(&["--retries", "2"], job("plain", "") + &job("own", ",\"retries\":0"));
+    ends(&output, exit::FAILURE);
+    let results = by_label(&output);
+    for (name, status, attempts) in [("plain", "done", 3), ("own", "failed", 1)] {
+        let result = &results[name];
+        assert_eq!((&result["status"], &result["attempts"]), (&status.into(), &attempts.into()), "{result}");
+        assert_eq!(scene.read(name).lines().count(), attempts);
+    }
 }

@@ -2,6 +2,8 @@
 
 #[path = "common/scene.rs"]
 mod scene;
+#[path = "common/terminal.rs"]
+mod terminal;
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -11,20 +13,20 @@ use scene::{until, words};
 use serde_json::Value;
 use shmworker::{
     Pool, Tasks,
-    pool::{Retry, Task, TaskOptions},
+    pool::{Retry, Task, TaskError, TaskOptions},
 };
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
-    os::unix::fs::FileTypeExt,
-    path::PathBuf,
     process::{Command, ExitCode, Output, Stdio},
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
+use terminal::Terminal;
 
 const SQUARE: Task<u64, u64> = Task::named("square");
 const STAY: Task<(), ()> = Task::named("stay");
 const KILL_ONCE: Task<(), ()> = Task::named("kill once");
+const KILL: Task<(), ()> = Task::named("kill");
 
 /// How often `stay` has begun, and whether it may end.
 struct Gate {
@@ -56,6 +58,7 @@ fn tasks(gate: &Gate) -> Tasks {
         stay();
         Ok(())
     });
+    tasks.handler("kill", |_, ()| Ok(nix::sys::signal::raise(Signal::SIGKILL)?));
     tasks.handler("kill once", move |context, ()| {
         if context.attempt() == 1 {
             nix::sys::signal::raise(Signal::SIGKILL)?;
@@ -76,11 +79,13 @@ fn main() -> ExitCode {
     scene::run(scenes![
         inspect_tells_what_is_done_and_what_waits,
         inspect_tells_who_died_and_over_what,
+        tasks_that_were_given_up_are_told_when_their_results_are_taken,
         a_stopped_pool_is_inspected,
         any_process_of_a_pool_stands_for_it,
         what_is_no_pool_is_an_error,
         top_without_a_terminal_is_an_error,
         top_shows_a_pool_and_obeys_keys,
+        top_has_colours_unless_they_are_not_wanted,
         top_follows_the_size_of_its_window,
         top_maps_nothing_that_it_could_write_to,
         top_ends_with_a_pool_that_dies,
@@ -190,6 +195,40 @@ fn inspect_tells_who_died_and_over_what() {
     pool.join().unwrap();
 }
 
+fn tasks_that_were_given_up_are_told_when_their_results_are_taken() {
+    let pool = pool(&Gate::new(), 1);
+    assert_eq!(inspect(&name())["given_up"], serde_json::json!([]));
+    let options = TaskOptions::new().attempts(9).retry_on([Retry::Died]);
+    for (attempts, deaths) in [(9, 2), (1, 3)] {
+        let options = options.clone().attempts(attempts).max_worker_deaths(deaths);
+        let Err(TaskError::Died(blame)) = pool.submit_with(KILL, &(), &options).unwrap().wait() else {
+            panic!("it lives")
+        };
+        assert_eq!(blame.is_poison, attempts == 9, "{blame}");
+    }
+    let json = inspect(&name());
+    assert_eq!((&json["suspects"], &json["pool"]["tasks_given_up"]), (&serde_json::json!([]), &2.into()), "{json}");
+    let told = json["given_up"].as_array().unwrap().iter();
+    let told: Vec<_> = told.map(|g| (&g["task"], &g["deaths"], &g["is_poison"], &g["exit"], &g["pid"])).collect();
+    let died: Vec<_> = json["deaths"].as_array().unwrap().iter().map(|death| &death["pid"]).collect();
+    let (kill, killed) = (&"kill".into(), &"signal 9 (SIGKILL)".into());
+    // The newest first; each is told of with the last that it killed.
+    let expected =
+        [(kill, &1.into(), &false.into(), killed, died[0]), (kill, &2.into(), &true.into(), killed, died[1])];
+    assert!(died.len() == 3 && told == expected, "{json}");
+
+    let text = String::from_utf8(shmworker(&["inspect", &name()]).stdout).unwrap();
+    assert!(text.contains("deaths       3 settled; 2 task(s) given up over them"), "{text}");
+    let line = format!("given up     kill: 2 death(s), poison; the last was pid {}: signal 9 (SIGKILL), ", died[1]);
+    assert!(text.contains(&line) && text.contains("kill: 1 death(s), no attempt left"), "{text}");
+    let terminal = top(130, 30, "", &name());
+    terminal.has("task kill: POISON, set aside after 2 death(s), ");
+    terminal.has("task kill: given up, no attempt left after 1 death(s), ");
+    terminal.keys("q");
+    has_ended(&terminal, 0, "");
+    pool.join().unwrap();
+}
+
 fn a_stopped_pool_is_inspected() {
     let mut program = Command::new(std::env::current_exe().unwrap());
     let mut program = program.args(["hold", &name()]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -282,80 +321,16 @@ fn top_without_a_terminal_is_an_error() {
     }
 }
 
-/// `top` in a window of a tmux server of its own, under a shell that says how it ended and stays.
-struct Terminal {
-    dir: tempfile::TempDir,
+/// `top`, with these variables.
+#[track_caller]
+fn top(width: u16, height: u16, env: &str, what: &str) -> Terminal {
+    let program = env!("CARGO_BIN_EXE_shmworker");
+    Terminal::start(width, height, &format!("{env} {program} top --interval 0.2 {what}"))
 }
 
-impl Terminal {
-    #[track_caller]
-    fn start(width: u16, height: u16, what: &str) -> Terminal {
-        let terminal = Terminal { dir: tempfile::tempdir().unwrap() };
-        let program = env!("CARGO_BIN_EXE_shmworker");
-        let line = format!("echo before; {program} top --interval 0.2 {what}; echo \"ended with $?\"; exec cat");
-        let (width, height) = (width.to_string(), height.to_string());
-        let args = ["-f", "/dev/null", "new-session", "-d", "-x", &width, "-y", &height, &line];
-        terminal.tmux(&args);
-        assert!(fs::metadata(terminal.socket()).unwrap().file_type().is_socket());
-        terminal
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("tmux")
-    }
-
-    #[track_caller]
-    fn tmux(&self, args: &[&str]) -> String {
-        let mut command = Command::new("tmux");
-        let output = command.arg("-S").arg(self.socket()).args(args).output();
-        let output = output.unwrap_or_else(|e| panic!("cannot execute tmux ({e}): install it from your distribution"));
-        assert!(output.status.success(), "{args:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn screen(&self) -> String {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    fn keys(&self, keys: &str) {
-        self.tmux(&["send-keys", keys]);
-    }
-
-    /// Returns once the screen is as wanted.
-    fn shows(&self, is_it: impl Fn(&str) -> bool) {
-        until(|| is_it(&self.screen()));
-    }
-
-    fn has(&self, text: &str) {
-        self.shows(|screen| screen.contains(text));
-    }
-
-    /// `top` itself.
-    fn pid(&self) -> i32 {
-        let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", shell.trim())).unwrap();
-        children.split_whitespace().next().expect("top runs").parse().unwrap()
-    }
-
-    /// `top` has ended so, and the terminal is as it was before, with a line more.
-    fn has_ended(&self, code: i32, last_words: &str) {
-        self.has(&format!("ended with {code}"));
-        let screen = self.screen();
-        assert!(screen.starts_with("before\n"), "{screen}");
-        assert!(screen.contains(last_words) && !screen.contains("tasks/s"), "{screen}");
-        let modes = self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
-        assert_eq!(modes.trim(), "0 1", "the ordinary screen, with a cursor");
-        // Lines are edited and echoed again.
-        self.keys("echoed");
-        self.has("echoed");
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // Else it would outlive the test.
-        let _ = Command::new("tmux").arg("-S").arg(self.socket()).arg("kill-server").output();
-    }
+#[track_caller]
+fn has_ended(terminal: &Terminal, code: i32, last_words: &str) {
+    terminal.has_ended(code, last_words, "tasks/s");
 }
 
 fn top_shows_a_pool_and_obeys_keys() {
@@ -363,7 +338,7 @@ fn top_shows_a_pool_and_obeys_keys() {
     let pool = pool(&gate, 2);
     let handle = pool.submit(STAY, &()).unwrap();
     scene::at_least(gate.begun, 1);
-    let terminal = Terminal::start(110, 30, &name());
+    let terminal = top(110, 30, "", &name());
     terminal.has(&format!("shmworker top: {} running", name()));
     terminal.has("1 running, 0 ready, 0 delayed");
     terminal.has("3 of 10 (30 %)");
@@ -394,13 +369,31 @@ fn top_shows_a_pool_and_obeys_keys() {
     terminal.keys("p");
     terminal.has("0 running, 0 ready");
     terminal.keys("q");
-    terminal.has_ended(0, "");
+    has_ended(&terminal, 0, "");
+    pool.join().unwrap();
+}
+
+fn top_has_colours_unless_they_are_not_wanted() {
+    let gate = Gate::new();
+    let pool = pool(&gate, 1);
+    let options = TaskOptions::new().attempts(2).retry_on([Retry::Died]);
+    let handle = pool.submit_with(KILL_ONCE, &(), &options).unwrap();
+    scene::at_least(gate.begun, 1);
+    for (env, has_colors) in [("", true), ("NO_COLOR=1", false), ("NO_COLOR=", true)] {
+        let terminal = top(110, 30, env, &name());
+        terminal.has("signal 9 (SIGKILL)");
+        assert_eq!(terminal.colors() > 0, has_colors, "{env}");
+        terminal.keys("q");
+        has_ended(&terminal, 0, "");
+    }
+    gate.open();
+    handle.wait().unwrap();
     pool.join().unwrap();
 }
 
 fn top_follows_the_size_of_its_window() {
     let pool = pool(&Gate::new(), 1);
-    let terminal = Terminal::start(110, 30, &name());
+    let terminal = top(110, 30, "", &name());
     let last_line_is_keys = |height: usize| {
         move |screen: &str| {
             let lines: Vec<&str> = screen.lines().collect();
@@ -415,13 +408,13 @@ fn top_follows_the_size_of_its_window() {
         }
     }
     terminal.keys("q");
-    terminal.has_ended(0, "");
+    has_ended(&terminal, 0, "");
     pool.join().unwrap();
 }
 
 fn top_maps_nothing_that_it_could_write_to() {
     let pool = pool(&Gate::new(), 1);
-    let terminal = Terminal::start(110, 30, &name());
+    let terminal = top(110, 30, "", &name());
     terminal.has("q quit");
     let pid = terminal.pid();
     let maps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
@@ -435,41 +428,41 @@ fn top_maps_nothing_that_it_could_write_to() {
         assert!(!flags.split_whitespace().any(|flag| flag == "mw" || flag == "wr"), "{flags}");
     }
     terminal.keys("q");
-    terminal.has_ended(0, "");
+    has_ended(&terminal, 0, "");
     pool.join().unwrap();
 }
 
 fn top_ends_with_a_pool_that_dies() {
     let pool = pool(&Gate::new(), 1);
-    let terminal = Terminal::start(110, 30, &name());
+    let terminal = top(110, 30, "", &name());
     terminal.has("worker:0");
     terminal.keys("p"); // a pause is no reason not to see it
     terminal.has("[paused]");
     kill(Pid::from_raw(pool.coordinator_pid() as i32), Signal::SIGKILL).unwrap();
-    terminal.has_ended(1, &format!("error: pool '{}' has died", name()));
+    has_ended(&terminal, 1, &format!("error: pool '{}' has died", name()));
     assert!(pool.join().is_err());
 }
 
 fn top_ends_with_a_pool_that_ends() {
     let pool = pool(&Gate::new(), 1);
-    let terminal = Terminal::start(110, 30, &pool.coordinator_pid().to_string());
+    let terminal = top(110, 30, "", &pool.coordinator_pid().to_string());
     terminal.has("worker:0");
     pool.join().unwrap();
-    terminal.has_ended(0, "has ended");
+    has_ended(&terminal, 0, "has ended");
 }
 
 fn top_restores_the_terminal_at_a_signal() {
     let pool = pool(&Gate::new(), 1);
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGQUIT, 131)] {
-        let terminal = Terminal::start(110, 30, &name());
+        let terminal = top(110, 30, "", &name());
         terminal.has("worker:0");
         kill(Pid::from_raw(terminal.pid()), signal).unwrap();
-        terminal.has_ended(code, "");
+        has_ended(&terminal, code, "");
     }
-    let terminal = Terminal::start(110, 30, &name());
+    let terminal = top(110, 30, "", &name());
     terminal.has("worker:0");
     terminal.keys("C-c");
-    terminal.has_ended(130, "");
+    has_ended(&terminal, 130, "");
     pool.join().unwrap();
 }
 

@@ -318,6 +318,35 @@ fn a_second_signal_cancels_what_runs() {
 }
 
 #[test]
+fn a_job_that_does_not_say_it_has_the_limits_of_the_command() {
+    let server = Server::start(|call, before| match (&*call.path, before) {
+        ("/queue/fetch", 0) => {
+            let sleep = json!(["sleep", "1000"]);
+            jobs(&[("a", json!({"task":"exec","args":sleep})), ("b", json!({"task":"exec","args":sleep,"retries":0}))])
+        }
+        _ => NONE,
+    });
+    let limits = ["--timeout", "200ms", "--retries", "2", "--source-ahead", "3"];
+    let mut command = command(&[&["--source", &*server.url(), "-w", "1"][..], &limits].concat());
+    command.env("PATH", "/usr/bin:/bin");
+    let mut program = Program::start(command);
+    let results = eventually("both are published", || {
+        let calls = server.calls("/queue/publish");
+        let results = calls.iter().flat_map(|call| call.body["results"].as_array().unwrap().clone());
+        let results: Vec<Value> = results.collect();
+        (results.len() == 2).then_some(results)
+    });
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.end().code(), Some(0));
+    for (id, attempts) in [("a", 3), ("b", 1)] {
+        let result = &results.iter().find(|result| result["id"] == id).unwrap()["result"];
+        assert_eq!((&result["status"], &result["attempts"]), (&"timed_out".into(), &attempts.into()), "{result}");
+    }
+    // One for the worker, and three that wait for it.
+    assert_eq!(server.calls("/queue/fetch")[0].body["room"], 4);
+}
+
+#[test]
 fn results_that_nobody_takes_are_told() {
     let server = Server::start(|call, before| match (&*call.path, before) {
         ("/queue/fetch", 0) => jobs(&[("a.1", json!({"task":"echo","args":7}))]),

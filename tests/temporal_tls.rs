@@ -1,7 +1,7 @@
 //! API keys and TLS: what a server sees of a worker that connects, and what it does not.
 //!
 //! The server here speaks TLS and HTTP/2, notes who calls, and refuses everybody. `tests/tls` holds its certificate for `localhost`
-//! and the authority that has signed it, both made for this test with `openssl`, for a hundred years.
+//! and the authority that has signed it, and those of a client, all made for this test with `openssl`, for a hundred years.
 
 use h2::server::handshake;
 use http::{HeaderMap, Response};
@@ -15,8 +15,9 @@ use tokio::{net::TcpListener, runtime::Runtime};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        ServerConfig,
+        RootCertStore, ServerConfig,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+        server::WebPkiClientVerifier,
     },
 };
 
@@ -34,11 +35,16 @@ struct Server {
 
 impl Server {
     fn start() -> Server {
+        Server::asking(false)
+    }
+
+    /// `for_certificates`: who calls has to show one, of the authority of clients.
+    fn asking(for_certificates: bool) -> Server {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = format!("localhost:{}", listener.local_addr().unwrap().port());
         let calls = Arc::<Mutex<Vec<HeaderMap>>>::default();
-        runtime.spawn(serve(listener, calls.clone()));
+        runtime.spawn(serve(listener, calls.clone(), for_certificates));
         Server { address, calls, _runtime: runtime }
     }
 
@@ -50,10 +56,17 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, calls: Arc<Mutex<Vec<HeaderMap>>>) {
+async fn serve(listener: TcpListener, calls: Arc<Mutex<Vec<HeaderMap>>>, asks_for_certificates: bool) {
     let chain = CertificateDer::pem_file_iter(pem("server.pem")).unwrap().collect::<Result<_, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_file(pem("server.key")).unwrap();
-    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let mut authorities = RootCertStore::empty();
+    authorities.add(CertificateDer::from_pem_file(pem("client-ca.pem")).unwrap()).unwrap();
+    let config = ServerConfig::builder();
+    let config = match asks_for_certificates {
+        true => config.with_client_cert_verifier(WebPkiClientVerifier::builder(authorities.into()).build().unwrap()),
+        false => config.with_no_client_auth(),
+    };
+    let mut config = config.with_single_cert(chain, key).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     loop {
@@ -101,4 +114,62 @@ fn a_server_that_nobody_vouches_for_gets_no_key() {
     let output = server.refuses(&["--api-key", "open-sesame"], &[]);
     complains(&output, exit::SERVER_UNREACHABLE, "certificate");
     assert!(server.calls.lock().unwrap().is_empty(), "it was called");
+}
+
+#[test]
+fn tls_alone_trusts_whom_the_system_trusts() {
+    let server = Server::start();
+    let output = server.refuses(&["--tls"], &[]);
+    complains(&output, exit::SERVER_UNREACHABLE, "certificate");
+    let output = server.refuses(&["--tls"], &[("SSL_CERT_FILE", pem("ca.pem").to_str().unwrap())]);
+    complains(&output, exit::CONFIG, "the key opens nothing");
+    assert!(server.calls.lock().unwrap().iter().all(|headers| !headers.contains_key("authorization")));
+}
+
+#[test]
+fn the_certificate_must_carry_the_name_that_was_given() {
+    let authority = pem("ca.pem");
+    let server = Server::start();
+    let by_number = server.address.replace("localhost", "127.0.0.1");
+    let refuses = |args: &[&str]| {
+        let args = [&["--tls-ca", authority.to_str().unwrap()], args].concat();
+        server.refuses(&args, &[])
+    };
+    complains(&refuses(&["--address", &by_number]), exit::SERVER_UNREACHABLE, "certificate");
+    complains(&refuses(&["--tls-server-name", "far.example"]), exit::SERVER_UNREACHABLE, "certificate");
+    assert!(server.calls.lock().unwrap().is_empty(), "it was called");
+    let output = refuses(&["--address", &by_number, "--tls-server-name", "localhost"]);
+    complains(&output, exit::CONFIG, "the key opens nothing");
+}
+
+#[test]
+fn a_client_certificate_is_shown_to_a_server_that_asks_for_one() {
+    let [authority, certificate, key] = ["ca.pem", "client.pem", "client.key"].map(pem);
+    let [authority, certificate, key] = [&authority, &certificate, &key].map(|path| path.to_str().unwrap());
+    let server = Server::asking(true);
+    let output = server.refuses(&["--tls-ca", authority], &[]);
+    complains(&output, exit::SERVER_UNREACHABLE, "");
+    assert!(server.calls.lock().unwrap().is_empty(), "it was called");
+    let output = server.refuses(&["--tls-ca", authority, "--tls-cert", certificate, "--tls-key", key], &[]);
+    complains(&output, exit::CONFIG, "the key opens nothing");
+    assert!(!server.calls.lock().unwrap().is_empty(), "nobody has called");
+    // Each needs the other.
+    let output = server.refuses(&["--tls-ca", authority, "--tls-cert", certificate], &[]);
+    complains(&output, exit::CONFIG, "--tls-key");
+}
+
+#[test]
+fn messages_are_compressed_where_that_is_asked_for() {
+    let authority = pem("ca.pem");
+    for (args, encoding) in [(&["--gzip"][..], Some("gzip")), (&[], None)] {
+        let server = Server::start();
+        let args = [&["--tls-ca", authority.to_str().unwrap()], args].concat();
+        complains(&server.refuses(&args, &[]), exit::CONFIG, "the key opens nothing");
+        let calls = server.calls.lock().unwrap();
+        assert!(!calls.is_empty(), "nobody has called");
+        for headers in calls.iter() {
+            let sent = headers.get("grpc-encoding").map(|value| value.to_str().unwrap());
+            assert_eq!(sent, encoding, "{headers:?}");
+        }
+    }
 }

@@ -27,6 +27,7 @@ use std::{
     future::poll_fn,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     process::{Command, ExitCode},
     task::{Context, Poll},
     thread,
@@ -56,6 +57,7 @@ const TESTS: &[(&str, common::Test)] = &common::tests![
     what_is_typed_wins_over_what_the_program_sets
     non_determinism_fails_the_workflow_where_the_program_says_so
     activities_start_no_faster_than_the_rates_allow
+    no_more_local_activities_run_at_a_time_than_was_said
     heartbeats_go_out_as_often_as_the_throttle_allows
     a_task_leaves_the_sticky_queue_of_a_dead_bridge_when_its_time_is_over
     a_version_of_a_deployment_is_known_to_the_server
@@ -86,6 +88,7 @@ fn worker(program: &str) -> Worker {
         .register::<Greet>()
         .register::<Foreign>()
         .register::<Ticks>()
+        .register::<Crowd>()
         .register::<Beats>()
         .register::<Parked>();
     let activities = Activities::new()
@@ -98,6 +101,15 @@ fn worker(program: &str) -> Worker {
         })
         .register_blocking_as(Calls::shout, |_, text: String| Ok(text.to_uppercase()))
         .register_blocking_as(Calls::tick, |_, ()| Ok(SystemTime::now()))
+        .register_blocking_as(Calls::attend, |context: ActivityContext, dir: PathBuf| {
+            let own = dir.join(&context.info().activity_id);
+            std::fs::write(&own, "")?;
+            // Long enough that all that may come have come.
+            thread::sleep(Duration::from_millis(200));
+            let present = std::fs::read_dir(dir)?.count();
+            std::fs::remove_file(own)?;
+            Ok(present as u64)
+        })
         .register_as(Calls::beat, |context: ActivityContext, ()| async move {
             for beat in 0_u64.. {
                 context.heartbeat(&beat)?;
@@ -165,6 +177,12 @@ impl Calls {
         unimplemented!()
     }
 
+    /// How many are in this directory while it is there itself.
+    #[activity(name = "attend")]
+    fn attend(dir: PathBuf) -> Result<u64, ActivityError> {
+        unimplemented!()
+    }
+
     /// Counts in its heartbeats, until the worker ends.
     #[activity(name = "beat")]
     fn beat() -> Result<(), ActivityError> {
@@ -227,6 +245,24 @@ impl Ticks {
         let last = ticks.iter().max().expect("some ticks");
         let passed = ticks.iter().filter_map(|tick| last.duration_since(*tick).ok()).max();
         Ok(passed.unwrap_or_default().as_millis() as u64)
+    }
+}
+
+/// Runs six local activities at once; gives how many were there at the same time.
+#[workflow]
+#[derive(Default)]
+struct Crowd;
+
+#[workflow_methods]
+impl Crowd {
+    #[run]
+    async fn run(ctx: &mut WorkflowContext<Self>, dir: PathBuf) -> WorkflowResult<u64> {
+        let attend = |_| {
+            let options = LocalActivityOptions::builder().start_to_close_timeout(Duration::from_secs(60)).build();
+            ctx.execute_local_activity(Calls::attend, dir.clone(), options)
+        };
+        let present = join_all((0..6).map(attend)).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(present.into_iter().max().unwrap_or(0))
     }
 }
 
@@ -482,15 +518,36 @@ fn non_determinism_fails_the_workflow_where_the_program_says_so(scene: &Scene<'_
 }
 
 fn activities_start_no_faster_than_the_rates_allow(scene: &Scene<'_>) {
-    for program in ["slow", "slow queue"] {
-        let mut pool = Pool::start(own(scene, program, &["run"]), 1, 1, &[]);
+    let rate = RATE.to_string();
+    for (program, args) in [
+        ("slow", &[][..]),
+        ("slow queue", &[]),
+        ("", &["--max-activities-per-second", &rate]),
+        ("", &["--max-task-queue-activities-per-second", &rate]),
+    ] {
+        let mut pool = Pool::start(own(scene, program, &["run"]), 1, 1, args);
         let args = ["starter", "-n", "1", "--workflow", "Ticks", "--input", "8"];
         let mut starter = Program::start(own(scene, program, &args));
         assert!(starter.end().success());
         let passed: f64 = starter.stdout()[0].parse().unwrap();
         // A second's worth of them may start at once.
         let least = 1000.0 * (8.0 - RATE - 1.0) / RATE;
-        assert!(passed >= least, "{program}: {passed} ms, and not {least}");
+        assert!(passed >= least, "{program} {args:?}: {passed} ms, and not {least}");
+        pool.stop(Signal::SIGTERM);
+    }
+}
+
+fn no_more_local_activities_run_at_a_time_than_was_said(scene: &Scene<'_>) {
+    for most in [1, 2] {
+        let dir = scene.home().join(most.to_string());
+        std::fs::create_dir(&dir).unwrap();
+        let args = ["--max-concurrent-local-activities", &most.to_string()];
+        let mut pool = Pool::start(own(scene, "", &["run"]), 1, 1, &args);
+        let args = ["starter", "-n", "1", "--workflow", "Crowd", "--input", &json!(dir).to_string()];
+        let mut starter = Program::start(own(scene, "", &args));
+        assert!(starter.end().success(), "{:?}", starter.stderr());
+        let present: u64 = starter.stdout()[0].parse().unwrap();
+        assert!(present <= most && present > 0, "{present} at a time, where {most} may be");
         pool.stop(Signal::SIGTERM);
     }
 }
@@ -557,8 +614,9 @@ fn a_version_of_a_deployment_is_known_to_the_server(scene: &Scene<'_>) {
 }
 
 fn slots_may_follow_the_resources_of_the_machine(scene: &Scene<'_>) {
-    let mut pool =
-        Pool::start(own(scene, "", &["run"]), 1, 1, &["--target-cpu-usage", "1", "--activity-pollers", "1-4"]);
+    let targets = ["--target-cpu-usage", "1", "--target-memory-usage", "1"];
+    let args = [&targets[..], &["--activity-pollers", "1-4", "--workflow-pollers", "2-4"]].concat();
+    let mut pool = Pool::start(own(scene, "", &["run"]), 1, 1, &args);
     gives(scene, "", "ann", "HELLO ANN");
     assert_eq!(identity(scene), "set-by-the-program");
     pool.stop(Signal::SIGTERM);

@@ -35,6 +35,15 @@ fn nothing_is_lost_wherever_a_process_is_killed_at_random() {
     assert_eq!([lost, wrong, leaked], [0; 3], "{output}");
 }
 
+/// Not only as long as was asked for, but as many.
+#[test]
+fn it_goes_on_until_so_many_tasks_were_delivered() {
+    let delivered = |args: &[&str]| sums(&passes(&torture(args)), ["delivered"])[0];
+    let in_a_second = delivered(&["--seconds", "1"]);
+    let wanted = 3 * in_a_second;
+    assert!(delivered(&["--seconds", "1", "--tasks", &wanted.to_string()]) >= wanted, "{in_a_second} in a second");
+}
+
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn nothing_is_lost_whichever_instruction_was_the_last() {

@@ -90,7 +90,7 @@ fn describe(out: &mut String, sample: &Sample, violations: &[Violation]) -> fmt:
         "geometry     {} participants, {} descriptors; lanes of {} (queue), {} (private), {} (completion) hints",
         segment.participants, segment.descriptors, segment.queue_hints, segment.private_hints, segment.completion_hints
     )?;
-    writeln!(out, "deaths       {} settled", pool.ends_settled)?;
+    writeln!(out, "deaths       {} settled; {} task(s) given up over them", pool.ends_settled, pool.tasks_given_up)?;
     participants(out, sample)?;
     tasks(out, sample)?;
     latency(out, sample)?;
@@ -176,6 +176,18 @@ fn deaths(out: &mut String, sample: &Sample) -> fmt::Result {
             s.descriptor, s.task, s.deaths, s.state
         )?;
     }
+    for g in &sample.given_up {
+        let why = if g.is_poison { "poison" } else { "no attempt left" };
+        write!(
+            out,
+            "\ngiven up     {}: {} death(s), {why}; the last was pid {}: {}, {:.3} s after the start",
+            g.task,
+            g.deaths,
+            g.pid,
+            g.exit,
+            f64::from(g.at_ms) / 1000.0
+        )?;
+    }
     for d in &sample.deaths {
         let overdue = if d.was_overdue { " (killed: a task took too long)" } else { "" };
         write!(
@@ -189,7 +201,11 @@ fn deaths(out: &mut String, sample: &Sample) -> fmt::Result {
             d.failed
         )?;
     }
-    if sample.suspects.is_empty() && sample.deaths.is_empty() { Ok(()) } else { writeln!(out) }
+    if sample.suspects.is_empty() && sample.given_up.is_empty() && sample.deaths.is_empty() {
+        Ok(())
+    } else {
+        writeln!(out)
+    }
 }
 
 fn blocks(out: &mut String, sample: &Sample) -> fmt::Result {

@@ -122,8 +122,8 @@ const _: () = assert!(size_of::<Participant>() == 128);
 /// | `label`               | the coordinator, before it forks| the label of who has the id, or had it last                 |
 /// | `waits`, `runs`       | the worker, after each attempt  | counts, one of which may lack the last attempt              |
 /// |                       | that was stamped                |                                                             |
-/// | `deaths`, `endings`   | the coordinator, in the record  | entries, of which the last may not be counted yet           |
-/// |                       | of its own                      |                                                             |
+/// | `deaths`, `endings`,  | the coordinator, in the record  | entries, of which the last may not be counted yet           |
+/// | `given_up`, `losses`  | of its own                      |                                                             |
 /// | `last_word`           | the participant                 | why it gave up; it counts for the name that stands before it|
 /// | `tasks`               | the segment's maker, in the     | names of tasks, in the record of the coordinator            |
 /// |                       | coordinator's, before any fork  |                                                             |
@@ -140,7 +140,10 @@ pub(crate) struct Record {
     last_word: [AtomicU64; 63],
     /// How many `endings` there were.
     deaths: AtomicU64,
-    tasks: [AtomicU64; 183],
+    tasks: [AtomicU64; 150],
+    losses: [[AtomicU64; 2]; LOSSES],
+    /// How many `losses` there were.
+    given_up: AtomicU64,
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
@@ -149,6 +152,10 @@ const _: () = assert!(size_of::<Record>() == 4096);
 /// Endings that a coordinator keeps.
 #[cfg(not(all(test, any(loom, shuttle))))]
 pub(crate) const ENDINGS: usize = 64;
+
+/// Tasks that were given up over deaths of which a coordinator keeps the last.
+#[cfg(not(all(test, any(loom, shuttle))))]
+pub(crate) const LOSSES: usize = 16;
 
 /// How many attempts waited, and ran, for how many ticks of the [task clock](super::task_clock): bucket `i` counts those of 2^i to
 /// 2^(i+1) ticks, and 0 those of none too.
@@ -217,6 +224,61 @@ impl Ending {
             at_ms: how as u32 & (u32::MAX >> 1),
         }
     }
+}
+
+/// A task that was given up, since its workers died over it.
+#[cfg(not(all(test, any(loom, shuttle))))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    pub(crate) kind: u32,
+    /// How many died by its fault, and whether it may not kill more.
+    pub(crate) deaths: u8,
+    pub(crate) is_poison: bool,
+    /// The last one; `exit` and `at_ms` as in [`Ending`].
+    pub(crate) pid: u32,
+    pub(crate) exit: u64,
+    pub(crate) at_ms: u32,
+}
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+impl Loss {
+    /// pid 32 · kind 32; deaths 8 · spare 7 · poison 1 · exit 17 · ms 31.
+    const fn bits(self) -> [u64; 2] {
+        let Loss { kind, deaths, is_poison, pid, exit, at_ms } = self;
+        let at = if at_ms < 1 << 31 { at_ms as u64 } else { (1 << 31) - 1 };
+        let how = (deaths as u64) << 56 | (is_poison as u64) << 48 | (exit & 0x1_ffff) << 31 | at;
+        [(pid as u64) << 32 | kind as u64, how]
+    }
+
+    const fn of([who, how]: [u64; 2]) -> Loss {
+        Loss {
+            kind: who as u32,
+            deaths: (how >> 56) as u8,
+            is_poison: how >> 48 & 1 == 1,
+            pid: (who >> 32) as u32,
+            exit: how >> 31 & 0x1_ffff,
+            at_ms: how as u32 & (u32::MAX >> 1),
+        }
+    }
+}
+
+/// Keeps an entry, in the place of the oldest.
+#[cfg(not(all(test, any(loom, shuttle))))]
+fn note(entries: &[[AtomicU64; 2]], count: &AtomicU64, bits: [u64; 2]) {
+    let n = count.load(Relaxed); // no other writer
+    for (word, bits) in entries[n as usize % entries.len()].iter().zip(bits) {
+        word.store(bits, Relaxed);
+    }
+    // Release: who finds it counted finds it written.
+    count.store(n + 1, Release);
+}
+
+/// The last entries, the newest first. Not the oldest of them, in whose place the next one may be half written.
+#[cfg(not(all(test, any(loom, shuttle))))]
+fn noted(entries: &[[AtomicU64; 2]], count: &AtomicU64) -> impl Iterator<Item = [u64; 2]> {
+    let (n, len) = (count.load(Acquire), entries.len());
+    let entry = move |i: u64| [0, 1].map(|w| entries[i as usize % len][w].load(Relaxed));
+    (n.saturating_sub(len as u64 - 1)..n).rev().map(entry)
 }
 
 /// Text into words, as much as there is room for; the rest is zeroed.
@@ -292,19 +354,27 @@ impl Record {
 
     /// One process more has ended. Coordinator only, in the record of its own.
     pub(crate) fn note_ending(&self, ending: Ending) {
-        let n = self.deaths.load(Relaxed); // no other writer
-        for (word, bits) in self.endings[n as usize % ENDINGS].iter().zip(ending.bits()) {
-            word.store(bits, Relaxed);
-        }
-        // Release: who finds it counted finds it written.
-        self.deaths.store(n + 1, Release);
+        note(&self.endings, &self.deaths, ending.bits());
     }
 
     /// The last processes that ended, the newest first. Of one that ends meanwhile there may be a mixture with the oldest.
     pub(crate) fn endings(&self) -> Vec<Ending> {
-        let n = self.deaths.load(Acquire);
-        let entry = |i: u64| Ending::of([0, 1].map(|w| self.endings[i as usize % ENDINGS][w].load(Relaxed)));
-        (n.saturating_sub(ENDINGS as u64 - 1)..n).rev().map(entry).collect()
+        noted(&self.endings, &self.deaths).map(Ending::of).collect()
+    }
+
+    /// One task more was given up. Coordinator only, in the record of its own.
+    pub(crate) fn note_loss(&self, loss: Loss) {
+        note(&self.losses, &self.given_up, loss.bits());
+    }
+
+    /// The last tasks that were given up, the newest first, with the same reservation.
+    pub(crate) fn losses(&self) -> Vec<Loss> {
+        noted(&self.losses, &self.given_up).map(Loss::of).collect()
+    }
+
+    /// How many tasks were given up.
+    pub(crate) fn given_up(&self) -> u64 {
+        self.given_up.load(Relaxed)
     }
 }
 
@@ -529,6 +599,18 @@ mod tests {
         assert_eq!((told.len(), told[0], told[62]), (63, ending(100), ending(38)));
         let late = Ending { at_ms: u32::MAX, role: u32::MAX, ..ending(1) };
         assert_eq!(Ending::of(late.bits()), Ending { at_ms: (1 << 31) - 1, ..late });
+    }
+
+    #[test]
+    fn tasks_that_were_given_up_come_back_the_newest_first() {
+        let record = record();
+        assert_eq!((record.losses(), record.given_up()), (Vec::new(), 0));
+        let loss = |pid| Loss { kind: u32::MAX, deaths: 255, is_poison: pid % 2 == 0, pid, exit: 0x1_0209, at_ms: pid };
+        (1..=40).for_each(|pid| record.note_loss(loss(pid)));
+        let told = record.losses();
+        assert_eq!((told.len(), told[0], told[14]), (15, loss(40), loss(26)));
+        assert_eq!((record.given_up(), record.endings()), (40, Vec::new()));
+        assert_eq!(Loss::of(Loss { at_ms: u32::MAX, ..loss(1) }.bits()).at_ms, (1 << 31) - 1);
     }
 
     #[test]

@@ -108,8 +108,18 @@ use crate::{
 /// is late.
 pub(crate) const SPARED: u8 = 100;
 
+/// A task that ended with the death of its worker, after one or several that were its fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GivenUp {
+    pub(crate) kind: u32,
+    /// Workers that died by its fault.
+    pub(crate) deaths: u8,
+    /// These are as many as it may kill. Else it had no attempt left.
+    pub(crate) is_poison: bool,
+}
+
 /// What a death left, for the report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settled {
     /// Tasks that will be attempted again.
     pub(crate) requeued: usize,
@@ -117,6 +127,8 @@ pub(crate) struct Settled {
     pub(crate) failed: usize,
     /// Tasks that nobody waits for any more.
     pub(crate) dropped: usize,
+    /// Of those that failed.
+    pub(crate) given_up: Vec<GivenUp>,
 }
 
 /// How a participant ended.
@@ -409,6 +421,11 @@ impl Table<'_> {
             _ => settled.requeued += 1,
         }
         let is_reported = matches!(next.phase(), Some(Phase::Done(Outcome::WorkerDied | Outcome::TimedOut)));
+        let deaths = Blame::of(d.blame.load(Relaxed)).deaths;
+        if is_reported && deaths > 0 {
+            let is_poison = Rules::of(d.rules.load(Relaxed)).is_poison(deaths);
+            settled.given_up.push(GivenUp { kind: d.kind.load(Relaxed), deaths, is_poison });
+        }
         if !(is_reported && self.keeps_output(task)) {
             self.discard_output(task)?;
         }

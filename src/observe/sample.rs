@@ -7,7 +7,7 @@ use super::find::Found;
 use crate::{
     lockfree::{
         descriptor::{Blame, Descriptor, Place, Rules},
-        participant::{Ending, Name},
+        participant::{Ending, Loss, Name},
         word::{Block, Member, Outcome, Phase, Task},
     },
     mem::segment::Segment,
@@ -37,6 +37,8 @@ pub(crate) struct Sample {
     pub(crate) latency: Option<Latency>,
     /// The last processes that died, the newest first.
     pub(crate) deaths: Vec<Death>,
+    /// The last tasks that were given up since workers died over them, the newest first.
+    pub(crate) given_up: Vec<GivenUp>,
     /// Tasks in use over which workers died, or may have.
     pub(crate) suspects: Vec<Suspect>,
     pub(crate) blocks: Blocks,
@@ -60,6 +62,8 @@ pub(crate) struct Pool {
     pub(crate) age_ms: u64,
     /// Processes whose end was settled, those that ended in order too.
     pub(crate) ends_settled: u32,
+    /// Tasks that were given up since workers died over them.
+    pub(crate) tasks_given_up: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -211,7 +215,22 @@ pub(crate) struct Death {
     pub(crate) at_ms: u32,
 }
 
-/// A task over which workers died.
+/// A task that has ended since workers died over it, which its submitter was told.
+#[derive(Debug, Serialize)]
+pub(crate) struct GivenUp {
+    pub(crate) task: String,
+    /// Workers that died by its fault.
+    pub(crate) deaths: u8,
+    /// These were as many as it may kill. Else it had no attempt left.
+    pub(crate) is_poison: bool,
+    /// The last of them, as in [`Death`].
+    pub(crate) pid: u32,
+    pub(crate) exit: String,
+    pub(crate) was_overdue: bool,
+    pub(crate) at_ms: u32,
+}
+
+/// A task in use over which workers died.
 #[derive(Debug, Serialize)]
 pub(crate) struct Suspect {
     pub(crate) descriptor: usize,
@@ -322,6 +341,7 @@ impl Sample {
                 made_by: identity.creator,
                 age_ms: if *runs { now.saturating_sub(identity.origin.ns) / 1_000_000 } else { 0 },
                 ends_settled: header.control.deaths.load(Relaxed),
+                tasks_given_up: segment.record(0).map_or(0, |record| record.given_up()),
             },
             segment: Memory {
                 layout_version: identity.version,
@@ -334,6 +354,7 @@ impl Sample {
                 completion_hints: capacity.completion,
             },
             deaths: deaths(segment, &participants),
+            given_up: given_up(segment, &names),
             participants,
             tasks,
             lanes,
@@ -544,6 +565,20 @@ fn deaths(segment: &Segment, participants: &[Participant]) -> Vec<Death> {
         at_ms,
     };
     endings.into_iter().map(death).collect()
+}
+
+fn given_up(segment: &Segment, names: &Names) -> Vec<GivenUp> {
+    let losses = segment.record(0).map(|record| record.losses()).unwrap_or_default();
+    let given_up = |Loss { kind, deaths, is_poison, pid, exit, at_ms }: Loss| GivenUp {
+        task: names.name(kind),
+        deaths,
+        is_poison,
+        pid,
+        exit: Exit::unpack(exit).to_string(),
+        was_overdue: exit & OVERDUE != 0,
+        at_ms,
+    };
+    losses.into_iter().map(given_up).collect()
 }
 
 fn blocks(segment: &Segment) -> Blocks {

@@ -18,8 +18,8 @@ use crate::{
     lockfree::{
         audit::Audit,
         descriptor::MS,
-        participant::{Ending, Name, Participant},
-        recovery::{Death, Settled},
+        participant::{Ending, Loss, Name, Participant},
+        recovery::{Death, GivenUp, Settled},
         table::{Cancel, Cursors, Table, TaskId},
         word::{Member, Phase},
     },
@@ -1019,6 +1019,7 @@ impl<'o> Coordinator<'o> {
             self.note_ending(pid, i, death.exit, &settled);
             self.is_to_be_audited(label.clone());
         }
+        self.note_losses(pid, death.exit, &settled);
 
         let ended = Ended { label, name, pid, exit, peak_kib, finished };
         self.tell(News::Ended(ended.clone()));
@@ -1084,10 +1085,23 @@ impl<'o> Coordinator<'o> {
         Ok(())
     }
 
+    /// Milliseconds since the pool began.
+    fn age_ms(&self) -> u32 {
+        let began = self.segment.header().identity.origin.ns;
+        u32::try_from(monotonic().saturating_sub(began) / MS).unwrap_or(u32::MAX)
+    }
+
+    /// For who looks at the pool.
+    fn note_losses(&self, pid: i32, exit: u64, settled: &Settled) {
+        let Some(record) = self.segment.record(self.me.id()) else { return };
+        for &GivenUp { kind, deaths, is_poison } in &settled.given_up {
+            record.note_loss(Loss { kind, deaths, is_poison, pid: pid as u32, exit, at_ms: self.age_ms() });
+        }
+    }
+
     /// For who looks at the pool.
     fn note_ending(&self, pid: i32, role: usize, exit: u64, settled: &Settled) {
-        let began = self.segment.header().identity.origin.ns;
-        let at_ms = u32::try_from(monotonic().saturating_sub(began) / MS).unwrap_or(u32::MAX);
+        let at_ms = self.age_ms();
         let told = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         let (requeued, failed) = (told(settled.requeued), told(settled.failed));
         if let Some(record) = self.segment.record(self.me.id()) {
@@ -1334,6 +1348,7 @@ impl<'o> Coordinator<'o> {
             let death = Death { exit: exit.pack(), peak_kib: 0, late: &late };
             let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
+            self.note_losses(guest.pid, death.exit, &settled);
             self.count_death();
             (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });
             self.is_to_be_audited("attached".to_owned());

@@ -12,6 +12,7 @@ pub(crate) fn headers() -> PathBuf {
 
 /// Compiles a source of this repository into `library`, by gcc or, if it ends in `.cpp`, by g++.
 #[track_caller]
+#[allow(dead_code, reason = "each test program uses a part of this module")]
 pub(crate) fn compile(source: &str, library: &Path) {
     compile_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join(source), library, &headers());
 }

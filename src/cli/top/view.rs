@@ -13,8 +13,9 @@ use ratatui::{
     widgets::{Block, Cell, Clear, Paragraph, Row, Table},
 };
 
-/// Deaths and suspects that are shown at most.
-const DEATHS: usize = 6;
+/// Deaths, suspects and tasks that were given up: lines at most, and those of the latter two each.
+const DEATHS: usize = 8;
+const TASKS: usize = 3;
 /// Lanes that are shown at most.
 const LANES: usize = 8;
 /// Lines of processes, without the head, for which everything else makes room.
@@ -269,29 +270,44 @@ fn lanes(app: &App, palette: &Palette) -> Vec<Line<'static>> {
 
 fn deaths(app: &App, palette: &Palette) -> Vec<Line<'static>> {
     let sample = app.sample();
-    if sample.deaths.is_empty() && sample.suspects.is_empty() {
+    // Of those that have ended the other list tells, also when their results are taken.
+    let mut suspects = sample.suspects.iter().filter(|s| !matches!(s.state, "worker died" | "timed out")).peekable();
+    if sample.deaths.is_empty() && sample.given_up.is_empty() && suspects.peek().is_none() {
         return Vec::new();
     }
+    let ago = |at_ms: u32| Age(sample.pool.age_ms.saturating_sub(at_ms.into()) / 1000);
     let mut lines = vec![Line::styled("deaths, and tasks over which workers died", palette.strong())];
-    for suspect in sample.suspects.iter().take(DEATHS / 2) {
+    for given_up in sample.given_up.iter().take(TASKS) {
+        let why = if given_up.is_poison { "POISON, set aside" } else { "given up, no attempt left" };
+        let text = format!(
+            "task {}: {why} after {} death(s), {} ago; the last: pid {}, {}",
+            given_up.task,
+            given_up.deaths,
+            ago(given_up.at_ms),
+            given_up.pid,
+            given_up.exit
+        );
+        lines.push(Line::styled(text, palette.bad()));
+    }
+    for suspect in suspects.take(TASKS) {
         let limit = if suspect.max_deaths == 0 { String::new() } else { format!(" of {}", suspect.max_deaths) };
-        let verdict = match (suspect.is_poison, suspect.is_suspect) {
-            (true, _) => ", POISON: set aside",
-            (_, true) => ", may have killed one: runs alone next",
-            _ => "",
-        };
+        let verdict = if suspect.is_suspect { ", may have killed one: runs alone next" } else { "" };
         lines.push(Line::styled(
             format!("task {}: {}{limit} deaths, {}{verdict}", suspect.task, suspect.deaths, suspect.state),
             palette.notable(),
         ));
     }
     for death in sample.deaths.iter().take(DEATHS + 1 - lines.len()) {
-        let ago = Age(sample.pool.age_ms.saturating_sub(death.at_ms.into()) / 1000);
         let why = if death.was_overdue { ", killed: a task took too long" } else { "" };
         lines.push(Line::styled(
             format!(
-                "{} (pid {}): {}{why}, {ago} ago; {} task(s) went to others, {} ended with it",
-                death.label, death.pid, death.exit, death.requeued, death.failed
+                "{} (pid {}): {}{why}, {} ago; {} task(s) went to others, {} ended with it",
+                death.label,
+                death.pid,
+                death.exit,
+                ago(death.at_ms),
+                death.requeued,
+                death.failed
             ),
             palette.bad(),
         ));
@@ -325,7 +341,7 @@ mod tests {
     };
     use crate::{
         exec::endpoint::{Claimed, Endpoint, Submission, To},
-        lockfree::participant::Ending,
+        lockfree::participant::{Ending, Loss},
         mem::{
             layout::Geometry,
             segment::{Options, Segment},
@@ -375,6 +391,11 @@ mod tests {
             let exit = Exit::Signal(9).pack();
             let ending = Ending { pid: 4711, role: 1, exit, requeued: 1, failed: 2, at_ms: 0 };
             self.segment.record(0).unwrap().note_ending(ending);
+        }
+
+        fn give_up(&self, kind: u32, is_poison: bool) {
+            let loss = Loss { kind, deaths: 3, is_poison, pid: 4711, exit: Exit::Signal(11).pack(), at_ms: 0 };
+            self.segment.record(0).unwrap().note_loss(loss);
         }
 
         fn sample(&self) -> Sample {
@@ -430,6 +451,23 @@ mod tests {
         let all = lines(&app, 120, 24);
         assert!(all[1].contains("0 running, 3 ready, 0 delayed, 1 done"), "{all:#?}");
         assert!(all[2].starts_with("now   wait p50") && all[3].starts_with("all   wait p50"), "{all:#?}");
+    }
+
+    #[test]
+    fn tasks_that_were_given_up_are_shown_before_the_deaths() {
+        let pool = Pool::new();
+        (0..10).for_each(|_| pool.die());
+        (0..4).for_each(|_| pool.give_up(8, true));
+        pool.give_up(7, false);
+        let all = lines(&pool.app(false), 120, 40);
+        let from = all.iter().position(|line| line.starts_with("deaths, and tasks")).unwrap();
+        let shown = &all[from + 1..all.len() - 1];
+        assert_eq!(shown.len(), DEATHS, "{all:#?}");
+        assert!(shown[0].starts_with("task resize: given up, no attempt left after 3 death(s), 0:00:0"), "{all:#?}");
+        assert!(shown[0].ends_with(" ago; the last: pid 4711, signal 11 (SIGSEGV)"), "{all:#?}");
+        let poison = "task mail: POISON, set aside after 3 death(s), ";
+        assert!(shown[1..3].iter().all(|line| line.starts_with(poison)), "{all:#?}");
+        assert!(shown[3..].iter().all(|line| line.starts_with("worker:9 (pid 4711): signal 9")), "{all:#?}");
     }
 
     #[test]
