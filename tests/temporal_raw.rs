@@ -151,8 +151,7 @@ fn a_c_program_passes_the_sanitizers(scene: &Scene<'_>) {
     let worker = compiled("raw_worker_sanitized", &flags);
     let worker = worker.to_str().unwrap();
     let mut run = scene.shmworker(&["run", "--workflow-program", worker, "--activity-program", worker]);
-    // The seat is the process's until that ends.
-    run.env("ASAN_OPTIONS", "detect_leaks=0");
+    run.env("ASAN_OPTIONS", "detect_leaks=1");
     let mut pool = Pool::start(run, 1, 1, &[]);
     results(&mut scene.starter(5, &[]), 5);
     results(&mut start(scene, "TimerWorkflow", 2, "100"), 2);

@@ -9,15 +9,12 @@ use crate::{
     exec::endpoint::cpus,
     mem::segment::{Segment, SegmentOpenError},
     process::{
+        self,
         attach::{self, AttachError as Refused},
         coordinator::Seat,
     },
 };
-use std::{
-    ops::Deref,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 /// Why a process could not attach. Each has what to do about it in its text.
 ///
@@ -173,14 +170,6 @@ fn queues(segment: &Segment) -> Vec<String> {
     (0..segment.header().identity.geometry.queues as usize).map(|queue| segment.queue_name(queue)).collect()
 }
 
-/// For as long as the process lives; for who looks for leaks it isn't one.
-fn keep<T: Send + Sync>(value: T) -> &'static T {
-    static KEPT: Mutex<Vec<&(dyn Send + Sync)>> = Mutex::new(Vec::new());
-    let kept = Box::leak(Box::new(value));
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
-    kept
-}
-
 /// Works for a running pool of this name, or whose coordinator has this process id: claims tasks of all its queues, and runs as many
 /// at a time as it has slots, until the pool ends. Tasks that aren't registered here it refuses, so that it should have all that
 /// the pool's own workers have.
@@ -203,7 +192,7 @@ pub fn work_for(name: &str, slots: usize, tasks: Tasks) -> Result<(), WorkError>
     let queues = queues(attached.endpoint().segment());
     let work = Work { slots, queues, workers: 1, limits: WorkerLimits::new() };
     // Threads that its tasks have left behind may use both until the process ends.
-    let (endpoint, tasks) = (keep(attached.endpoint().clone()), keep(tasks));
+    let (endpoint, tasks) = (process::keep(attached.endpoint().clone()), process::keep(tasks));
     let result = worker::work(&Seat::of_guest(endpoint, attached.bell()), tasks, &work).map_err(WorkError::Failed);
     drop(attached);
     result

@@ -96,7 +96,7 @@ impl Seat {
     pub(crate) fn take(segment: Arc<Segment>, name: Name, bell: RawFd, cpus: usize) -> std::io::Result<Seat> {
         segment.settle()?;
         let endpoint = Endpoint::on(cpus, segment, name).with_bell(Bell::new(bell));
-        let endpoint = Box::leak(Box::new(Arc::new(endpoint)));
+        let endpoint = super::keep(Arc::new(endpoint));
         Ok(Seat { endpoint, bell, stay: Stay::default(), is_first: false })
     }
 

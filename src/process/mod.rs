@@ -64,6 +64,7 @@ pub(crate) mod spawn;
 mod standstill;
 
 use crate::{mem::layout::Control, sync::Acquire};
+use std::sync::{Mutex, PoisonError};
 
 /// How far a pool is in its life: a word that the coordinator writes and all read.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -103,3 +104,11 @@ pub(crate) const READY: u32 = 1;
 pub(crate) const UNFIT: u32 = 2;
 /// … of one that could not execute its program, which others before it have.
 pub(crate) const ABSENT: u32 = 3;
+
+/// For as long as the process lives; for who looks for leaks it isn't one.
+pub(crate) fn keep<T: Send + Sync>(value: T) -> &'static T {
+    static KEPT: Mutex<Vec<&(dyn Send + Sync)>> = Mutex::new(Vec::new());
+    let kept = Box::leak(Box::new(value));
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+    kept
+}
