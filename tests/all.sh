@@ -46,7 +46,12 @@ library() {
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
     step "library: torture" cargo test --test torture --test segment --test raw_sync
 }
-jobs() { step "jobs: runner, command" cargo test --test jobs_runner --test jobs; }
+# A terminal for what is drawn in one.
+tmux_is_there() { command -v tmux >/dev/null || step "tmux" sh -c 'apt-get update -qq && apt-get install -qq -y tmux'; }
+jobs() {
+    tmux_is_there
+    step "jobs: runner, command" cargo test --test jobs_runner --test jobs
+}
 queues() {
     step "queues: the loop, the command line" cargo test --test sources --test sources_cli
     step "queues: the protocol's code" cargo test --test sources_proto
@@ -57,8 +62,7 @@ queues() {
 }
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }
 seeing() {
-    # A terminal for what is drawn in one.
-    command -v tmux >/dev/null || step "seeing: tmux" sh -c 'apt-get update -qq && apt-get install -qq -y tmux'
+    tmux_is_there
     step "seeing: inspect, top" cargo test --test inspect --test seeing
 }
 torture() {
@@ -73,9 +77,10 @@ torture() {
     step "torture: attaching" $torture --attach
 }
 temporal() {
+    tmux_is_there
     step "temporal: build" cargo test --no-run
     step "temporal: on a real server" cargo test --test temporal
-    step "temporal: what a worker is told" cargo test --test temporal_worker --test temporal_tls
+    step "temporal: what a worker is told" cargo test --test temporal_worker --test temporal_flags --test temporal_tls
     step "temporal: workflow features, replay" cargo test --test temporal_features --test replay
     step "temporal: activities" cargo test --test temporal_activities --test temporal_plugins
     step "temporal: balance, deadlocks" cargo test --test temporal_balance

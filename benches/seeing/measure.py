@@ -93,7 +93,8 @@ class Watchers:
             on(cpus, shmworker, "top", pid), stdin=slave, stdout=slave, stderr=slave, start_new_session=True
         )
         os.close(slave)
-        threading.Thread(target=self.drain, daemon=True).start()
+        self.reader = threading.Thread(target=self.drain, daemon=True)
+        self.reader.start()
         scrape = f"exec {shmworker} inspect --json {pid}"
         if pool.metrics:
             # bash's own, so that what is measured is the answer and not the start of a client.
@@ -120,6 +121,7 @@ class Watchers:
         self.top.terminate()
         self.scraper.wait()
         self.top.wait()
+        self.reader.join()  # else it would read what has this number next
         os.close(self.master)
 
     def cpu(self):
