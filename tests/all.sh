@@ -41,6 +41,7 @@ library() {
     step "library: build" cargo test --no-run
     step "library: unit tests" cargo test --lib --bins
     step "library: doctests" cargo test --doc
+    step "library: README, book" cargo test --test docs
     step "library: command line" cargo test --test cli --test bench --test help --test doctor --test config
     step "library: start methods" cargo test --test start_methods --test cargo_test --test attached
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
