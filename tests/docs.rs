@@ -55,7 +55,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("git clone https://github.com/shmworker/shmworker", WALK),
     ("cargo new greetings", WALK),
     ("cd greetings", WALK),
-    ("cargo add --path ../shmworker", WALK),
+    ("cargo add --path ../shmworker --no-default-features --features cli,temporal", WALK),
     ("cargo add temporalio-common@=1.1.1 temporalio-macros@=1.1.2 temporalio-workflow@=1.1.1", WALK),
     ("cargo run -- run -w 2 -a 1 --dev-server", WALK),
     (r#"cargo run -- starter -n 3 --input '"Ada"'"#, WALK),
