@@ -65,6 +65,7 @@ const TESTS: &[(&str, common::Test)] = &common::tests![
     a_program_may_run_its_worker_itself
     a_dev_server_with_its_web_ui_is_started_on_demand
     the_example_tells_its_progress_and_takes_more_files
+    the_worker_of_the_readme_greets
 ];
 
 /// Which program this is.
@@ -677,6 +678,15 @@ fn a_dev_server_with_its_web_ui_is_started_on_demand(scene: &Scene<'_>) {
     second.leaves_nobody();
     pool.stop(Signal::SIGINT);
     assert!(TcpStream::connect(&address).is_err());
+}
+
+fn the_worker_of_the_readme_greets(scene: &Scene<'_>) {
+    let mut pool = Pool::start(scene.example_named("greetings", &["run"]), 2, 1, &[]);
+    let mut starter = Program::start(scene.example_named("greetings", &["starter", "-n", "3", "--input", "\"Ada\""]));
+    assert!(starter.end().success(), "{:?}", starter.stderr());
+    let greeting = format!("Hello, Ada! This is process {}.", pool.pid("activity-worker:0"));
+    assert_eq!(starter.stdout(), vec![greeting; 3]);
+    pool.stop(Signal::SIGINT);
 }
 
 fn the_example_tells_its_progress_and_takes_more_files(scene: &Scene<'_>) {

@@ -13,6 +13,8 @@ mod inspect;
 #[cfg(feature = "jobs")]
 mod jobs;
 mod manual;
+#[cfg(all(test, feature = "sources", feature = "temporal"))]
+mod pages;
 mod probe;
 #[cfg(feature = "temporal")]
 mod replay;
