@@ -11,7 +11,7 @@
 //!    cli        the command line                                                       (feature "cli")
 //!       │
 //!    lanes      what the bridge and the processes that run Temporal's code say to each other
-//!    observe    a pool seen from outside: read-only, by `shmworker top` and `inspect`        (feature "cli")
+//!    observe    a pool seen from outside: read-only, by `shmworker top`, `inspect`, metrics  (features "cli", "metrics")
 //!    process    coordinator: forks, watches, recovers, respawns, drains
 //!       │
 //!    exec       endpoints: submit, claim, complete, take
@@ -57,7 +57,7 @@ mod limit;
 mod lockfree;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;
-#[cfg(feature = "cli")]
+#[cfg(all(any(feature = "cli", feature = "metrics"), not(all(test, any(loom, shuttle)))))]
 mod observe;
 #[cfg(any(feature = "pool", feature = "temporal"))]
 mod panics;

@@ -13,6 +13,8 @@ mod inspect;
 #[cfg(feature = "jobs")]
 mod jobs;
 mod manual;
+#[cfg(any(feature = "jobs", feature = "temporal"))]
+mod observing;
 mod probe;
 #[cfg(feature = "temporal")]
 mod replay;
@@ -105,7 +107,7 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
 fn execute(command: Command) -> Result<(), CliError> {
     match command {
         #[cfg(feature = "source")]
-        Command::Run(args) => run_source::run(args.source, args.workers, args.load),
+        Command::Run(args) => run_source::run(args.source, &args.observing, args.workers, args.load),
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
         #[cfg(feature = "jobs")]

@@ -26,11 +26,21 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     #[cfg(feature = "source")]
     if args.source.source.is_some() {
         let workers = Some(args.num_workflow_workers).filter(|&n| n > 0);
-        return super::run_source::run(args.source, workers, args.load);
+        return super::run_source::run(args.source, &args.observing, workers, args.load);
     }
     log_to_stderr();
+    #[cfg(feature = "metrics")]
+    let metrics = args.observing.metrics;
     let (mut worker, place, dev_server) = args.apply(worker)?;
     let quiet = place.quiet;
+    #[cfg(feature = "metrics")]
+    if let Some(address) = metrics {
+        let listener = super::observing::listen(address)?;
+        if !quiet {
+            say(format_args!("metrics: {}", super::observing::url(&listener)));
+        }
+        worker = worker.metrics(listener);
+    }
     worker.probe()?;
     let server = Server::resolve(&worker.connection)?;
     // A dev server that is only now started has no other: nobody could create it in time.

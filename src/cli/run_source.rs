@@ -3,7 +3,9 @@
 use super::{
     args::SourceArgs,
     exit::{self, CliError},
-    forget_variables, log_to_stderr, say,
+    forget_variables, log_to_stderr,
+    observing::ObservingArgs,
+    say,
 };
 use crate::{
     Pool, Tasks,
@@ -14,7 +16,12 @@ use nix::sys::signal::{SigSet, Signal};
 use std::{path::PathBuf, thread};
 
 /// Runs jobs until it is told to stop.
-pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) -> Result<(), CliError> {
+pub(crate) fn run(
+    args: SourceArgs,
+    observing: &ObservingArgs,
+    workers: Option<u32>,
+    load: Vec<PathBuf>,
+) -> Result<(), CliError> {
     log_to_stderr();
     let url = args.source.unwrap_or_default();
     let mut connect = args.source_header.into_iter().fold(ConnectOptions::new(), ConnectOptions::header);
@@ -32,6 +39,8 @@ pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) ->
     for library in load {
         tasks.load(library).map_err(|e| CliError::new(exit::PLUGIN, e))?;
     }
+    #[cfg(feature = "metrics")]
+    let metrics = observing.metrics.map(super::observing::listen).transpose()?;
     let mut builder = Pool::builder();
     if let Some(n) = workers {
         builder = builder.workers(n as usize);
@@ -39,6 +48,11 @@ pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) ->
     let pool = builder.fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     let stop = Stop::new();
     stop_by_signals(&stop)?;
+    #[cfg(feature = "metrics")]
+    if let Some(listener) = metrics {
+        say(format_args!("metrics: {}", super::observing::url(&listener)));
+        super::observing::serve(listener, &pool)?;
+    }
     let mut defaults = Defaults::default();
     (defaults.timeout, defaults.retries) = (args.timeout, args.retries.unwrap_or(0));
     let mut options = Options::new().stop(&stop).defaults(defaults);

@@ -14,8 +14,8 @@ use super::spin::Spin;
 use crate::{
     error::Corrupted,
     lockfree::{
-        descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules, Run, set},
-        participant::{Histograms, Name, Participant},
+        descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, OF_NAME, Payload, Place, Rules, Run, set},
+        participant::{Counts, Histograms, How, Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         task_clock::{Sampler, TaskClock},
         word::{Outcome, Phase, Task},
@@ -113,6 +113,8 @@ pub(crate) struct Endpoint {
     name: Name,
     /// How long its attempts waited and ran. It borrows from `segment`, and is handed out for as long as that is borrowed only.
     times: &'static Histograms,
+    /// What became of them, by kind. As above.
+    counts: Counts<'static>,
     cursors: Cursors,
     /// Of the process in which it was made: a system call less for each task.
     pid: u32,
@@ -168,11 +170,12 @@ impl Endpoint {
         let cursors = Cursors::new(segment.table());
         let record = segment.record(name.id()).expect("the coordinator gives names of the segment's participants");
         // SAFETY: it lies in the mapping, which stays where it is for as long as the segment lives, of which the endpoint has a share.
-        let times = unsafe { &*ptr::from_ref(record.times()) };
+        let record = unsafe { &*ptr::from_ref(record) };
         Endpoint {
             segment,
             name,
-            times,
+            times: record.times(),
+            counts: record.counts(),
             cursors,
             pid: std::process::id(),
             spin,
@@ -634,12 +637,21 @@ impl Endpoint {
     /// The attempt that began then ends: for its submitter, and for people. Returns the present stamp.
     // Not inlined: it would be where an attempt ends that was not stamped, and costs that one more than a call costs the others.
     #[inline(never)]
-    fn note_times(&self, d: &Descriptor, began: u64) -> u64 {
+    fn note_times(&self, d: &Descriptor, began: u64) -> (u64, (u64, u64)) {
         let now = self.table().clock.now();
-        let ran = now.saturating_sub(began);
+        let (waited, ran) = (began.saturating_sub(d.submitted.load(Relaxed)), now.saturating_sub(began));
         d.run.ran.store(ran, Relaxed);
-        self.times.count(began.saturating_sub(d.submitted.load(Relaxed)), ran, self.is_shared.load(Relaxed));
-        now
+        self.times.count(waited, ran, self.is_shared.load(Relaxed));
+        (now, (waited, ran))
+    }
+
+    /// One attempt of a task of this kind has ended so, which took these ticks.
+    #[inline]
+    fn count_attempt(&self, kind: u32, how: How, ticks: (u64, u64)) {
+        // Else its record has the names of tasks.
+        if self.name.id() != 0 {
+            self.counts.count(kind & OF_NAME, how, ticks, self.is_shared.load(Relaxed));
+        }
     }
 
     /// One task more that this participant has done, or is just done with: a worker's completions, a client's answers. For the
@@ -1154,7 +1166,13 @@ impl<'e> Claimed<'e> {
         let table = endpoint.table();
         d.run.status.store(status, Relaxed);
         let began = d.run.began.load(Relaxed);
-        let now = if began == 0 { 0 } else { endpoint.note_times(d, began) };
+        let (now, ticks) = if began == 0 { (0, (0, 0)) } else { endpoint.note_times(d, began) };
+        let how = match (outcome, status) {
+            (Outcome::Completed, STATUS_OK) => How::Completed,
+            (Outcome::Cancelled, _) => How::Cancelled,
+            _ => How::Failed,
+        };
+        endpoint.count_attempt(d.kind.load(Relaxed), how, ticks);
         // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
         endpoint.count();
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
@@ -1169,7 +1187,12 @@ impl<'e> Claimed<'e> {
         // Whatever comes of it, the task must not be completed by the drop of this guard: after an error it isn't ours.
         let claimed = ManuallyDrop::new(self);
         let endpoint = claimed.endpoint;
+        // Read before it may be another's.
+        let kind = claimed.descriptor.kind.load(Relaxed);
         let is_given = endpoint.table().give_back(&endpoint.cursors, endpoint.name, claimed.task, again)?;
+        if is_given && again != Again::SameAttempt {
+            endpoint.count_attempt(kind, How::Retried, (0, 0));
+        }
         Ok((!is_given).then(|| ManuallyDrop::into_inner(claimed)))
     }
 }

@@ -128,6 +128,9 @@ use crate::sync::{Acquire, AtomicU32, AtomicU64, Inline, Relaxed, Release, mutan
 #[cfg(not(all(test, any(loom, shuttle))))]
 use crate::sync::{prefetch, prefetch_to_write};
 
+/// Bits of a `kind` that say what the task is called: a pool's clients set the others.
+pub(crate) const OF_NAME: u32 = (1 << 30) - 1;
+
 /// Payload bytes that fit into a descriptor, each for input and output.
 pub(crate) const INLINE: usize = 256;
 

@@ -65,7 +65,7 @@ use std::alloc::Layout as Region;
 /// `shmworkr`, little-endian.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
 /// Of this layout. Raised by every change of a size, an offset or a meaning.
-pub(crate) const VERSION: u64 = 4;
+pub(crate) const VERSION: u64 = 5;
 pub(crate) const PAGE: usize = 4096;
 
 /// Everything that decides the size of a segment.

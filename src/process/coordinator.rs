@@ -456,6 +456,8 @@ pub(crate) struct Coordinator<'o> {
     roll: Option<Roll>,
     renewal: Option<Renewal<'o>>,
     captures_output: bool,
+    /// What processes of this kind have beside the segment and the bell.
+    handed: Option<(usize, Arc<dyn AsFd>)>,
     /// That children may use, as this process: they need not find out.
     cpus: usize,
     observer: &'o mut dyn FnMut(Event<'_>),
@@ -484,6 +486,12 @@ impl<'o> Coordinator<'o> {
         let more = at_most.saturating_sub(specs[spec].count);
         let pool = Coordinator::with_room(options, specs, more, grace, observer)?;
         pool.resizing(spec, at_most)
+    }
+
+    /// Leaves a descriptor open in the processes of this kind.
+    #[cfg(all(feature = "metrics", feature = "temporal"))]
+    pub(crate) fn handing(self, spec: usize, fd: Arc<dyn AsFd>) -> Self {
+        Coordinator { handed: Some((spec, fd)), ..self }
     }
 
     /// What tasks are called, for who looks at the pool.
@@ -566,6 +574,7 @@ impl<'o> Coordinator<'o> {
             roll: None,
             renewal: None,
             captures_output: true,
+            handed: None,
             cpus: cpus(),
             observer,
         })
@@ -810,7 +819,8 @@ impl<'o> Coordinator<'o> {
         let has_begun = |w: &Worker| w.restarts > 0 || w.name().is_some_and(|name| status(name) != 0);
         let is_first = !self.workers.iter().any(|w| w.spec == worker.spec && has_begun(w));
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
-        let keep = [self.bell.as_fd(), self.segment.as_fd()];
+        let handed = self.handed.as_ref().filter(|(spec, _)| *spec == self.workers[i].spec).map(|(_, fd)| fd.as_fd());
+        let keep: Vec<BorrowedFd<'_>> = [self.bell.as_fd(), self.segment.as_fd()].into_iter().chain(handed).collect();
         let main = || {
             name_process(&self.workers[i].label);
             match Seat::take(self.segment.clone(), name, bell, self.cpus) {
@@ -1091,7 +1101,8 @@ impl<'o> Coordinator<'o> {
         let told = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         let (requeued, failed) = (told(settled.requeued), told(settled.failed));
         if let Some(record) = self.segment.record(self.me.id()) {
-            record.note_ending(Ending { pid: pid as u32, role: role as u32, exit, requeued, failed, at_ms });
+            let ending = Ending { pid: pid as u32, role: role as u32, exit, requeued, failed, at_ms };
+            record.note_ending(ending, [settled.requeued, settled.failed]);
         }
     }
 
