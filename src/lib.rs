@@ -55,6 +55,8 @@ pub mod lanes;
 #[cfg_attr(not(feature = "bench"), expect(unreachable_pub, reason = "only `bench_support` hands it on"))]
 mod limit;
 mod lockfree;
+#[cfg(all(any(feature = "cli", feature = "temporal"), not(all(test, any(loom, shuttle)))))]
+mod logs;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;
 #[cfg(all(any(feature = "cli", feature = "metrics"), not(all(test, any(loom, shuttle)))))]

@@ -84,7 +84,9 @@ pub(crate) enum Command {
     #[command(after_help = concat!("Example:\n  shmworker run -w 4 -a 2\n      \
         4 workflow and 2 activity processes; starts a dev server if nothing names a server and none runs\n  \
         shmworker run -w 4 -a 2 --metrics 127.0.0.1:9100\n      \
-        the same, and Prometheus reads http://127.0.0.1:9100/metrics\n\n\
+        the same, and Prometheus reads http://127.0.0.1:9100/metrics\n  \
+        shmworker run --log-format json 2> log.jsonl\n      \
+        what it and its workers say, a JSON object each\n\n\
         The first SIGINT or SIGTERM drains, the second cancels what still runs. SIGHUP loads the libraries of --load again.",
         source_help!()))]
     Run(Box<RunArgs>),
@@ -116,7 +118,7 @@ pub(crate) enum Command {
         shmworker jobs -- convert {} {.}.png ::: *.jpg\n      \
         takes the arguments from the command line\n  \
         shmworker jobs --metrics 127.0.0.1:9100 jobs.jsonl\n      \
-        Prometheus reads http://127.0.0.1:9100/metrics meanwhile\n\n\
+        Prometheus reads http://127.0.0.1:9100/metrics meanwhile; --log-format json makes objects of what is logged\n\n\
         Exit codes: 0 all done, 1 some failed or were malformed, 2 usage, 130 SIGINT, 143 SIGTERM. The first SIGINT or SIGTERM begins \
         nothing more and lets what runs finish, the second ends it."
     )]

@@ -1,5 +1,7 @@
 //! What `run` and `jobs` say of themselves beside their output: metrics and logs.
 
+use crate::logs::Format;
+
 #[cfg(feature = "metrics")]
 use super::exit::{self, CliError};
 #[cfg(feature = "metrics")]
@@ -13,6 +15,9 @@ pub(crate) struct ObservingArgs {
     #[cfg(feature = "metrics")]
     #[arg(long, value_name = "IP:PORT", value_parser = loopback)]
     pub(crate) metrics: Option<SocketAddr>,
+    /// What lines on standard error are: text, or a JSON object each, with what 'run' says of itself among them [default: text]
+    #[arg(long, value_name = "text|json", value_parser = str::parse::<Format>)]
+    pub(crate) log_format: Option<Format>,
 }
 
 /// An address at which only this machine asks: the names of tasks are nobody else's business.

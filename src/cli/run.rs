@@ -4,8 +4,8 @@ use super::{
     args::{DevServerArg, RunArgs},
     exit,
     exit::CliError,
-    log_to_stderr,
 };
+use crate::logs::{self, Format};
 use crate::temporal::{
     Worker,
     connect::{ConnectError, Server},
@@ -28,7 +28,7 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
         let workers = Some(args.num_workflow_workers).filter(|&n| n > 0);
         return super::run_source::run(args.source, &args.observing, workers, args.load);
     }
-    log_to_stderr();
+    logs::start(args.observing.log_format.unwrap_or(Format::Text));
     #[cfg(feature = "metrics")]
     let metrics = args.observing.metrics;
     let (mut worker, place, dev_server) = args.apply(worker)?;

@@ -3,13 +3,14 @@
 use super::{
     args::SourceArgs,
     exit::{self, CliError},
-    forget_variables, log_to_stderr,
+    forget_variables,
     observing::ObservingArgs,
     say,
 };
 use crate::{
     Pool, Tasks,
     jobs::{self, Defaults},
+    logs::{self, Format},
     sources::{self, ConnectError, ConnectOptions, Options, ServeError, SourceError, Stop, Summary},
 };
 use nix::sys::signal::{SigSet, Signal};
@@ -22,7 +23,7 @@ pub(crate) fn run(
     workers: Option<u32>,
     load: Vec<PathBuf>,
 ) -> Result<(), CliError> {
-    log_to_stderr();
+    logs::start(observing.log_format.unwrap_or(Format::Text));
     let url = args.source.unwrap_or_default();
     let mut connect = args.source_header.into_iter().fold(ConnectOptions::new(), ConnectOptions::header);
     if let Some(ca) = args.source_ca {

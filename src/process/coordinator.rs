@@ -47,7 +47,7 @@ use std::{
     ffi::CString,
     fmt,
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -1474,8 +1474,17 @@ fn ask_to_leave(segment: &Segment, name: Name) {
     segment.table().participants[name.id() as usize].ask_to_leave(Leave::Asked as u32);
 }
 
-/// What `ps` and `top` show. The kernel keeps 15 bytes, so a long label loses its middle and not its number.
+static LABEL: RwLock<String> = RwLock::new(String::new());
+
+/// As whom this process was made by a coordinator; empty: it was not.
+pub(crate) fn label() -> String {
+    LABEL.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// What `ps` and `top` show, and [`label`]. The kernel keeps 15 bytes, so a long label loses its middle and not its number.
 pub(crate) fn name_process(label: &str) {
+    // Of a process that has just been forked: its parent's label came with it.
+    label.clone_into(&mut LABEL.write().unwrap_or_else(PoisonError::into_inner));
     let name = match label.rsplit_once(':') {
         Some((kind, number)) if label.len() > 15 => format!("{:.*}:{number}", 14 - number.len().min(14), kind),
         _ => label.to_owned(),

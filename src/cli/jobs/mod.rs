@@ -142,6 +142,10 @@ enum Form {
 /// # Errors
 /// Some have failed, or none could be run.
 pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
+    // What it says of the pool by itself is of no use where nobody asks.
+    if let Some(format) = args.observing.log_format {
+        crate::logs::start(format);
+    }
     let usage = |why: &str| CliError::new(exit::USAGE, why);
     let (command, given) = template::split(std::mem::take(&mut args.command)).map_err(|why| usage(&why))?;
     let form = match &command[..] {
