@@ -1,6 +1,7 @@
 //! Metrics as Prometheus gets them, of pools whose work is known. What is served is read by a parser of others.
 
 #[path = "common/scene.rs"]
+#[allow(dead_code, reason = "each test program uses a part of it")]
 mod scene;
 
 use prometheus_parse::{Sample, Scrape, Value};

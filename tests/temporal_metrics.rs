@@ -1,9 +1,16 @@
-//! Metrics of a worker of Temporal's: the pool's and Core's, at one address.
+//! Metrics of a worker of Temporal's: the pool's and Core's, at one address; and its logs.
 
 mod common;
 
-use common::{Scene, eventually, results};
+use common::{Program, Scene, eventually, results};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use prometheus_parse::{Scrape, Value};
+use serde_json::Value as Json;
+use shmworker::temporal::{
+    activity::Activities,
+    sample::{self, EchoActivities},
+};
 use std::{
     collections::BTreeSet,
     io::{Read, Write},
@@ -11,11 +18,24 @@ use std::{
     process::ExitCode,
 };
 
+const TESTS: &[(&str, common::Test)] = &common::tests![
+    core_and_the_pool_are_at_one_address
+    metrics_outlive_a_bridge
+    what_is_logged_says_of_whom_it_is
+];
+
+/// With a command of `shmworker` as its first argument this program is the sample worker, whose activity logs.
 fn main() -> ExitCode {
-    common::run(&common::tests![
-        core_and_the_pool_are_at_one_address
-        metrics_outlive_a_bridge
-    ])
+    if std::env::args().nth(1).is_some_and(|arg| arg == "run") {
+        let activities =
+            Activities::new().register_as(EchoActivities::echo_pid_activity, |_, input: String| async move {
+                tracing::warn!(length = input.len(), "an echo");
+                println!("plain");
+                Ok(format!("{input} | activity-pid:{}", std::process::id()))
+            });
+        return sample::worker().activities(activities).main();
+    }
+    common::run(TESTS)
 }
 
 fn scrape(address: &str) -> (String, Scrape) {
@@ -90,4 +110,32 @@ fn metrics_outlive_a_bridge(scene: &Scene<'_>) {
         (sum(&told, "temporal_num_pollers", &[]) > 0.0).then_some(())
     });
     pool.ends();
+}
+
+fn what_is_logged_says_of_whom_it_is(scene: &Scene<'_>) {
+    let mut program = Program::start(scene.own(&["run", "-w", "1", "-a", "1", "--log-format", "json"]));
+    let parsed = |line: &str| serde_json::from_str::<Json>(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+    program.says("that it works", 1, |line| line.contains("waiting for keyboard interrupt"));
+    results(&mut scene.starter(1, &[]), 1);
+    let logged = parsed(&program.says("what the activity logs", 1, |line| line.contains("an echo")));
+    assert_eq!(logged["message"], "an echo");
+    assert_eq!((&logged["level"], &logged["worker"]), (&"WARN".into(), &"activity-worker:0".into()), "{logged}");
+    assert_eq!((&logged["task"], &logged["attempt"]), (&"echo_pid_activity".into(), &1.into()), "{logged}");
+    assert!(logged["workflow_id"].as_str().is_some_and(|id| id.starts_with("ParallelizedWorkflow-")), "{logged}");
+    assert!(logged["length"].as_u64() > Some(0) && logged["timestamp"].is_string(), "{logged}");
+    let printed = parsed(&program.says("what it prints", 1, |line| line.contains("plain")));
+    assert_eq!((&printed["worker"], &printed["stream"]), (&"activity-worker:0".into(), &"stdout".into()), "{printed}");
+
+    let victims = program.children();
+    let victim = victims.last().unwrap().pid;
+    kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
+    let died = parsed(&program.says("a death", 1, |line| line.contains("worker exited unexpectedly")));
+    assert_eq!((&died["level"], &died["pid"]), (&"ERROR".into(), &victim.into()), "{died}");
+    assert_eq!(died["worker"], "activity-worker:0");
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.end().code(), Some(0));
+    assert!(program.stdout().is_empty(), "{:?}", program.stdout());
+    let lines: Vec<Json> = program.stderr().iter().map(|line| parsed(line)).collect();
+    let ended = lines.iter().filter(|line| line["message"] == "ended" && line["pid"].is_u64()).count();
+    assert!(ended >= 3, "{lines:?}");
 }
