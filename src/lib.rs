@@ -76,6 +76,9 @@ mod sync;
 #[cfg(feature = "cli")]
 mod torture;
 
+#[cfg(all(feature = "jobs", feature = "otlp", not(all(test, any(loom, shuttle)))))]
+mod traces;
+
 pub use error::Corrupted;
 #[cfg(not(all(test, any(loom, shuttle))))]
 pub use exec::endpoint::SubmitError;

@@ -18,6 +18,34 @@ pub(crate) struct ObservingArgs {
     /// What lines on standard error are: text, or a JSON object each, with what 'run' says of itself among them [default: text]
     #[arg(long, value_name = "text|json", value_parser = str::parse::<Format>)]
     pub(crate) log_format: Option<Format>,
+    /// Send a span for each job to an OpenTelemetry collector, by OTLP over HTTP: http://127.0.0.1:4318; for 'jobs' and 'run --source'
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL", value_parser = collector)]
+    pub(crate) otlp: Option<String>,
+}
+
+/// The address of a collector.
+#[cfg(feature = "otlp")]
+fn collector(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("http://").filter(|host| !host.is_empty() && !host.starts_with(['/', ':']));
+    match host {
+        Some(_) if !text.contains(|c: char| c.is_whitespace() || c.is_control()) => Ok(text.to_owned()),
+        _ => Err("it must be http:// and a host, such as http://127.0.0.1:4318; a collector that wants TLS or a password is reached by one \
+                  on this machine that wants neither"
+            .to_owned()),
+    }
+}
+
+/// Starts what sends spans, if that is wanted. After the pool, whose fork a thread would keep from.
+#[cfg(feature = "otlp")]
+pub(super) fn tracer(
+    args: &ObservingArgs,
+) -> Result<Option<std::sync::Arc<crate::traces::Tracer>>, super::exit::CliError> {
+    let Some(url) = &args.otlp else { return Ok(None) };
+    let tracer = crate::traces::Tracer::start(url).map_err(|e| {
+        super::exit::CliError::new(super::exit::FAILURE, format_args!("cannot send spans to {url} (--otlp): {e}"))
+    })?;
+    Ok(Some(std::sync::Arc::new(tracer)))
 }
 
 /// An address at which only this machine asks: the names of tasks are nobody else's business.

@@ -31,6 +31,12 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     logs::start(args.observing.log_format.unwrap_or(Format::Text));
     #[cfg(feature = "metrics")]
     let metrics = args.observing.metrics;
+    #[cfg(feature = "otlp")]
+    if args.observing.otlp.is_some() {
+        let why = "'--otlp' is for 'jobs' and 'run --source': for Temporal's activities add an interceptor that makes spans, as \
+                   their header has the trace";
+        return Err(CliError::new(exit::USAGE, why));
+    }
     let (mut worker, place, dev_server) = args.apply(worker)?;
     let quiet = place.quiet;
     #[cfg(feature = "metrics")]

@@ -63,8 +63,14 @@ pub(crate) fn run(
     if let Some(after) = args.source_give_up {
         options = options.give_up(after);
     }
+    #[cfg(feature = "otlp")]
+    let tracer = super::observing::tracer(observing)?;
+    #[cfg(feature = "otlp")]
+    let options = options.traced(tracer);
     say(format_args!("{} worker(s) run the jobs of {}", pool.width(), sources::shown(&url)));
     let served = sources::serve(&*source, &pool, &options);
+    // What is still to be sent is sent.
+    drop(options);
     let joined = pool.join();
     let summary = match &served {
         Ok(summary) | Err(ServeError::Source { summary, .. } | ServeError::Pool { summary, .. }) => *summary,

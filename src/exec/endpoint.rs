@@ -14,7 +14,9 @@ use super::spin::Spin;
 use crate::{
     error::Corrupted,
     lockfree::{
-        descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, OF_NAME, Payload, Place, Rules, Run, set},
+        descriptor::{
+            Backoff, Blame, Descriptor, INLINE, Limits, OF_NAME, Payload, Place, Rules, Run, TraceParent, set,
+        },
         participant::{Counts, Histograms, How, Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         task_clock::{Sampler, TaskClock},
@@ -745,6 +747,8 @@ pub(crate) struct Submission {
     pub(crate) keeps_output: bool,
     /// Its times are taken even where those of the pool's tasks are not.
     pub(crate) is_timed: bool,
+    /// Of which trace it is a part.
+    pub(crate) trace: Option<TraceParent>,
 }
 
 impl Submission {
@@ -752,7 +756,7 @@ impl Submission {
     pub(crate) const fn new(to: To) -> Submission {
         let limits = Limits { run_ms: 0, silence_ms: 0 };
         let backoff = Backoff { first_ms: 0, longest_ms: 0 };
-        let Rules { timeout_ms, retry_on, max_deaths, keeps_output } = Rules::USUAL;
+        let Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled: _ } = Rules::USUAL;
         Submission {
             to,
             kind: 0,
@@ -766,6 +770,7 @@ impl Submission {
             max_deaths,
             keeps_output,
             is_timed: false,
+            trace: None,
         }
     }
 }
@@ -828,7 +833,12 @@ impl Draft<'_> {
             table.now().saturating_add(ns).max(1)
         });
         let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = *s;
-        let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output }.bits();
+        let mut is_sampled = None;
+        if let Some(parent) = s.trace {
+            is_sampled = Some(parent.is_sampled);
+            d.trace.iter().zip(parent.words()).for_each(|(word, bits)| word.store(bits, Relaxed));
+        }
+        let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled }.bits();
         for (word, value) in [
             (&d.expires, expires),
             (&d.limits, s.limits.bits()),
@@ -956,6 +966,13 @@ impl<'e> Running<'e> {
 
     fn rules(&self) -> Rules {
         Rules::of(self.descriptor.rules.load(Relaxed))
+    }
+
+    /// Of which trace it is a part.
+    pub(crate) fn trace(&self) -> Option<TraceParent> {
+        let is_sampled = self.rules().is_sampled?;
+        let d = self.fields()?;
+        Some(TraceParent::of(d.trace.each_ref().map(|word| word.load(Relaxed)), is_sampled))
     }
 
     /// After which outcomes there is to be another attempt: a set of [`crate::lockfree::descriptor::retry_on`].

@@ -215,6 +215,8 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     // Before the first thread, which inherits what is blocked, and after the pool, which does not.
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
     signals.thread_block().map_err(|e| CliError::new(exit::FAILURE, format_args!("cannot wait for signals: {e}")))?;
+    #[cfg(feature = "otlp")]
+    let runner = runner.traced(super::observing::tracer(&args.observing)?);
     #[cfg(feature = "metrics")]
     if let Some(listener) = metrics {
         if args.observing.metrics.is_some_and(|address| address.port() == 0) {
