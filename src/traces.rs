@@ -17,9 +17,12 @@ use opentelemetry::{
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
-    trace::{SdkTracer, SdkTracerProvider, Span},
+    trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider, Span},
 };
 use std::time::{Duration, SystemTime};
+
+/// Spans that wait to be sent, at most.
+const QUEUE: usize = 1 << 16;
 
 /// Makes spans, and sends them by a thread of its own. What a collector does not take in time is dropped, and said in the log.
 #[derive(Debug)]
@@ -42,7 +45,13 @@ impl Tracer {
             Some(_) => Resource::builder().build(),
             None => Resource::builder().with_service_name("shmworker").build(),
         };
-        let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
+        // The usual 2,048 are few for tasks of microseconds.
+        let batches = match std::env::var_os("OTEL_BSP_MAX_QUEUE_SIZE") {
+            Some(_) => BatchConfigBuilder::default(),
+            None => BatchConfigBuilder::default().with_max_queue_size(QUEUE).with_max_export_batch_size(QUEUE / 16),
+        };
+        let batches = BatchSpanProcessor::builder(exporter).with_batch_config(batches.build()).build();
+        let provider = SdkTracerProvider::builder().with_span_processor(batches).with_resource(resource).build();
         let tracer = provider.tracer("shmworker");
         Ok(Tracer { provider, tracer })
     }

@@ -402,12 +402,15 @@ impl Record {
         [&self.deaths, &self.requeued, &self.failed].map(|word| word.load(Relaxed))
     }
 
-    /// One process more has ended, with so many tasks given to others, and so many that ended with it. Coordinator only, in the record
-    /// of its own.
-    pub(crate) fn note_ending(&self, ending: Ending, [requeued, failed]: [usize; 2]) {
+    /// So many tasks more were given to others because of a death, and ended with it. As [`note_ending`](Self::note_ending).
+    pub(crate) fn note_losses(&self, [requeued, failed]: [usize; 2]) {
         for (sum, n) in [(&self.requeued, requeued), (&self.failed, failed)] {
             sum.store(sum.load(Relaxed).wrapping_add(n as u64), Relaxed); // no other writer
         }
+    }
+
+    /// One process more has ended. Coordinator only, in the record of its own.
+    pub(crate) fn note_ending(&self, ending: Ending) {
         let n = self.deaths.load(Relaxed); // no other writer
         for (word, bits) in self.endings[n as usize % ENDINGS].iter().zip(ending.bits()) {
             word.store(bits, Relaxed);
@@ -640,7 +643,10 @@ mod tests {
         let record = record();
         assert_eq!(record.endings(), []);
         let ending = |pid| Ending { pid, role: 3, exit: 0x1_0209, requeued: 4, failed: u8::MAX, at_ms: pid * 1000 };
-        (1..=100).for_each(|pid| record.note_ending(ending(pid), [300, 1]));
+        (1..=100).for_each(|pid| {
+            record.note_ending(ending(pid));
+            record.note_losses([300, 1]);
+        });
         assert_eq!(record.losses(), [100, 30_000, 100]);
         let told = record.endings();
         assert_eq!((told.len(), told[0], told[62]), (63, ending(100), ending(38)));

@@ -1102,7 +1102,8 @@ impl<'o> Coordinator<'o> {
         let (requeued, failed) = (told(settled.requeued), told(settled.failed));
         if let Some(record) = self.segment.record(self.me.id()) {
             let ending = Ending { pid: pid as u32, role: role as u32, exit, requeued, failed, at_ms };
-            record.note_ending(ending, [settled.requeued, settled.failed]);
+            record.note_losses([settled.requeued, settled.failed]);
+            record.note_ending(ending);
         }
     }
 
