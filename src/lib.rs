@@ -11,7 +11,7 @@
 //!    cli        the command line                                                       (feature "cli")
 //!       │
 //!    lanes      what the bridge and the processes that run Temporal's code say to each other
-//!    observe    a pool seen from outside: read-only, by `shmworker top` and `inspect`        (feature "cli")
+//!    observe    a pool seen from outside: read-only, by `shmworker top`, `inspect`, metrics  (features "cli", "metrics")
 //!    process    coordinator: forks, watches, recovers, respawns, drains
 //!       │
 //!    exec       endpoints: submit, claim, complete, take
@@ -55,9 +55,11 @@ pub mod lanes;
 #[cfg_attr(not(feature = "bench"), expect(unreachable_pub, reason = "only `bench_support` hands it on"))]
 mod limit;
 mod lockfree;
+#[cfg(all(any(feature = "cli", feature = "temporal"), not(all(test, any(loom, shuttle)))))]
+mod logs;
 #[cfg(not(all(test, any(loom, shuttle))))]
 mod mem;
-#[cfg(feature = "cli")]
+#[cfg(all(any(feature = "cli", feature = "metrics"), not(all(test, any(loom, shuttle)))))]
 mod observe;
 #[cfg(any(feature = "pool", feature = "temporal"))]
 mod panics;
@@ -73,6 +75,9 @@ pub mod sources;
 mod sync;
 #[cfg(feature = "cli")]
 mod torture;
+
+#[cfg(all(feature = "jobs", feature = "otlp", not(all(test, any(loom, shuttle)))))]
+mod traces;
 
 pub use error::Corrupted;
 #[cfg(not(all(test, any(loom, shuttle))))]

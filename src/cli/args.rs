@@ -4,6 +4,8 @@
 use super::bench::BenchArgs;
 #[cfg(feature = "jobs")]
 use super::jobs::JobsArgs;
+#[cfg(any(feature = "source", feature = "temporal"))]
+use super::observing::ObservingArgs;
 use super::{
     clean::CleanArgs,
     config,
@@ -80,7 +82,11 @@ pub(crate) enum Command {
     /// Run workflow and activity workers, each in a process of its own
     #[cfg(feature = "temporal")]
     #[command(after_help = concat!("Example:\n  shmworker run -w 4 -a 2\n      \
-        4 workflow and 2 activity processes; starts a dev server if nothing names a server and none runs\n\n\
+        4 workflow and 2 activity processes; starts a dev server if nothing names a server and none runs\n  \
+        shmworker run -w 4 -a 2 --metrics 127.0.0.1:9100\n      \
+        the same, and Prometheus reads http://127.0.0.1:9100/metrics\n  \
+        shmworker run --log-format json 2> log.jsonl\n      \
+        what it and its workers say, a JSON object each\n\n\
         The first SIGINT or SIGTERM drains, the second cancels what still runs. SIGHUP loads the libraries of --load again.",
         source_help!()))]
     Run(Box<RunArgs>),
@@ -110,7 +116,9 @@ pub(crate) enum Command {
         shmworker jobs -j 8 --joblog log -- gzip -k {} < files.txt\n      \
         runs gzip for each line, 8 at a time, and prints what they write; after an end in the middle, --resume does the rest\n  \
         shmworker jobs -- convert {} {.}.png ::: *.jpg\n      \
-        takes the arguments from the command line\n\n\
+        takes the arguments from the command line\n  \
+        shmworker jobs --metrics 127.0.0.1:9100 jobs.jsonl\n      \
+        Prometheus reads http://127.0.0.1:9100/metrics meanwhile; --log-format json makes objects of what is logged\n\n\
         Exit codes: 0 all done, 1 some failed or were malformed, 2 usage, 130 SIGINT, 143 SIGTERM. The first SIGINT or SIGTERM begins \
         nothing more and lets what runs finish, the second ends it."
     )]
@@ -291,6 +299,8 @@ pub(crate) struct RunArgs {
     #[arg(short, long)]
     pub(crate) quiet: bool,
     #[command(flatten)]
+    pub(crate) observing: ObservingArgs,
+    #[command(flatten)]
     pub(crate) connect: ConnectArgs,
     #[cfg(feature = "source")]
     #[command(flatten)]
@@ -307,6 +317,8 @@ pub(crate) struct RunArgs {
     /// Shared library with tasks in C or C++, which each worker loads; may be given several times
     #[arg(long, value_name = "FILE")]
     pub(crate) load: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) observing: ObservingArgs,
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 }
@@ -743,6 +755,7 @@ fn check_source(command: &mut Command, matches: &ArgMatches) -> Result<(), CliEr
     }
     let command = Cli::command();
     let of_source = <SourceArgs as clap::Args>::augment_args(clap::Command::new("source"));
+    let of_source = <ObservingArgs as clap::Args>::augment_args(of_source);
     let is_of_source = |id: &str| SHARED.contains(&id) || of_source.get_arguments().any(|arg| arg.get_id() == id);
     let run = command.find_subcommand("run").into_iter().flat_map(clap::Command::get_arguments);
     let typed = |arg: &&clap::Arg| matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);

@@ -13,6 +13,8 @@ mod inspect;
 #[cfg(feature = "jobs")]
 mod jobs;
 mod manual;
+#[cfg(any(feature = "jobs", feature = "temporal"))]
+mod observing;
 #[cfg(all(test, feature = "sources", feature = "temporal"))]
 mod pages;
 mod probe;
@@ -27,14 +29,12 @@ mod top;
 mod torture;
 mod units;
 
+use crate::logs::Of;
 #[cfg(feature = "temporal")]
 use crate::temporal::{Worker, connect::Server, sample, starter};
 use args::{Command, Parsed};
 use exit::CliError;
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 /// Runs the command that the process arguments name, with the sample workflow and activity, and returns its exit code.
 #[cfg(feature = "temporal")]
@@ -71,8 +71,7 @@ fn end(outcome: Result<(), CliError>) -> ExitCode {
     match outcome {
         Ok(()) => exit::OK.into(),
         Err(error) => {
-            // Not `eprintln!`, which panics when stderr is a broken pipe.
-            let _ = writeln!(io::stderr(), "{error}");
+            crate::logs::complain(Of::default(), &error);
             error.code().into()
         }
     }
@@ -107,7 +106,7 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
 fn execute(command: Command) -> Result<(), CliError> {
     match command {
         #[cfg(feature = "source")]
-        Command::Run(args) => run_source::run(args.source, args.workers, args.load),
+        Command::Run(args) => run_source::run(args.source, &args.observing, args.workers, args.load),
         #[cfg(feature = "pool")]
         Command::Bench(args) => bench::run(&args),
         #[cfg(feature = "jobs")]
@@ -124,10 +123,10 @@ fn execute(command: Command) -> Result<(), CliError> {
     }
 }
 
-/// Writes a line to stderr; who has closed it wants to know nothing.
+/// Says what goes wrong.
 #[cfg(feature = "jobs")]
 fn complain(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    crate::logs::complain(Of::default(), line);
 }
 
 /// Removes what is secret from the environment, which workers and the programs that they run inherit. To be called once it was read, and
@@ -144,17 +143,7 @@ fn forget_variables(names: &[&str]) {
     }
 }
 
-/// Warnings of this process and of those it starts; more by `RUST_LOG`.
-#[cfg(any(feature = "source", feature = "temporal"))]
-fn log_to_stderr() {
-    use tracing_subscriber::filter::{EnvFilter, LevelFilter};
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-    // A program that has set its own logs up before keeps them.
-    let _ = logs.try_init();
-}
-
-/// Writes a line; a reader that has gone away has read enough, and `println!` would panic.
+/// Says what goes on.
 fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stdout(), "{line}");
+    crate::logs::say(Of::default(), line);
 }

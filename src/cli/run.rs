@@ -4,8 +4,8 @@ use super::{
     args::{DevServerArg, RunArgs},
     exit,
     exit::CliError,
-    log_to_stderr,
 };
+use crate::logs::{self, Format};
 use crate::temporal::{
     Worker,
     connect::{ConnectError, Server},
@@ -26,11 +26,27 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     #[cfg(feature = "source")]
     if args.source.source.is_some() {
         let workers = Some(args.num_workflow_workers).filter(|&n| n > 0);
-        return super::run_source::run(args.source, workers, args.load);
+        return super::run_source::run(args.source, &args.observing, workers, args.load);
     }
-    log_to_stderr();
+    logs::start(args.observing.log_format.unwrap_or(Format::Text));
+    #[cfg(feature = "metrics")]
+    let metrics = args.observing.metrics;
+    #[cfg(feature = "otlp")]
+    if args.observing.otlp.is_some() {
+        let why = "'--otlp' is for 'jobs' and 'run --source': for Temporal's activities add an interceptor that makes spans, as \
+                   their header has the trace";
+        return Err(CliError::new(exit::USAGE, why));
+    }
     let (mut worker, place, dev_server) = args.apply(worker)?;
     let quiet = place.quiet;
+    #[cfg(feature = "metrics")]
+    if let Some(address) = metrics {
+        let listener = super::observing::listen(address)?;
+        if !quiet {
+            say(format_args!("metrics: {}", super::observing::url(&listener)));
+        }
+        worker = worker.metrics(listener);
+    }
     worker.probe()?;
     let server = Server::resolve(&worker.connection)?;
     // A dev server that is only now started has no other: nobody could create it in time.

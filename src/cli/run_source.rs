@@ -3,19 +3,27 @@
 use super::{
     args::SourceArgs,
     exit::{self, CliError},
-    forget_variables, log_to_stderr, say,
+    forget_variables,
+    observing::ObservingArgs,
+    say,
 };
 use crate::{
     Pool, Tasks,
     jobs::{self, Defaults},
+    logs::{self, Format},
     sources::{self, ConnectError, ConnectOptions, Options, ServeError, SourceError, Stop, Summary},
 };
 use nix::sys::signal::{SigSet, Signal};
 use std::{path::PathBuf, thread};
 
 /// Runs jobs until it is told to stop.
-pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) -> Result<(), CliError> {
-    log_to_stderr();
+pub(crate) fn run(
+    args: SourceArgs,
+    observing: &ObservingArgs,
+    workers: Option<u32>,
+    load: Vec<PathBuf>,
+) -> Result<(), CliError> {
+    logs::start(observing.log_format.unwrap_or(Format::Text));
     let url = args.source.unwrap_or_default();
     let mut connect = args.source_header.into_iter().fold(ConnectOptions::new(), ConnectOptions::header);
     if let Some(ca) = args.source_ca {
@@ -32,6 +40,8 @@ pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) ->
     for library in load {
         tasks.load(library).map_err(|e| CliError::new(exit::PLUGIN, e))?;
     }
+    #[cfg(feature = "metrics")]
+    let metrics = observing.metrics.map(super::observing::listen).transpose()?;
     let mut builder = Pool::builder();
     if let Some(n) = workers {
         builder = builder.workers(n as usize);
@@ -39,6 +49,11 @@ pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) ->
     let pool = builder.fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     let stop = Stop::new();
     stop_by_signals(&stop)?;
+    #[cfg(feature = "metrics")]
+    if let Some(listener) = metrics {
+        say(format_args!("metrics: {}", super::observing::url(&listener)));
+        super::observing::serve(listener, &pool)?;
+    }
     let mut defaults = Defaults::default();
     (defaults.timeout, defaults.retries) = (args.timeout, args.retries.unwrap_or(0));
     let mut options = Options::new().stop(&stop).defaults(defaults);
@@ -48,8 +63,14 @@ pub(crate) fn run(args: SourceArgs, workers: Option<u32>, load: Vec<PathBuf>) ->
     if let Some(after) = args.source_give_up {
         options = options.give_up(after);
     }
+    #[cfg(feature = "otlp")]
+    let tracer = super::observing::tracer(observing)?;
+    #[cfg(feature = "otlp")]
+    let options = options.traced(tracer);
     say(format_args!("{} worker(s) run the jobs of {}", pool.width(), sources::shown(&url)));
     let served = sources::serve(&*source, &pool, &options);
+    // What is still to be sent is sent.
+    drop(options);
     let joined = pool.join();
     let summary = match &served {
         Ok(summary) | Err(ServeError::Source { summary, .. } | ServeError::Pool { summary, .. }) => *summary,

@@ -14,8 +14,10 @@ use super::spin::Spin;
 use crate::{
     error::Corrupted,
     lockfree::{
-        descriptor::{Backoff, Blame, Descriptor, INLINE, Limits, Payload, Place, Rules, Run, set},
-        participant::{Histograms, Name, Participant},
+        descriptor::{
+            Backoff, Blame, Descriptor, INLINE, Limits, OF_NAME, Payload, Place, Rules, Run, TraceParent, set,
+        },
+        participant::{Counts, Histograms, How, Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         task_clock::{Sampler, TaskClock},
         word::{Outcome, Phase, Task},
@@ -113,6 +115,8 @@ pub(crate) struct Endpoint {
     name: Name,
     /// How long its attempts waited and ran. It borrows from `segment`, and is handed out for as long as that is borrowed only.
     times: &'static Histograms,
+    /// What became of them, by kind. As above.
+    counts: Counts<'static>,
     cursors: Cursors,
     /// Of the process in which it was made: a system call less for each task.
     pid: u32,
@@ -168,11 +172,12 @@ impl Endpoint {
         let cursors = Cursors::new(segment.table());
         let record = segment.record(name.id()).expect("the coordinator gives names of the segment's participants");
         // SAFETY: it lies in the mapping, which stays where it is for as long as the segment lives, of which the endpoint has a share.
-        let times = unsafe { &*ptr::from_ref(record.times()) };
+        let record = unsafe { &*ptr::from_ref(record) };
         Endpoint {
             segment,
             name,
-            times,
+            times: record.times(),
+            counts: record.counts(),
             cursors,
             pid: std::process::id(),
             spin,
@@ -634,12 +639,21 @@ impl Endpoint {
     /// The attempt that began then ends: for its submitter, and for people. Returns the present stamp.
     // Not inlined: it would be where an attempt ends that was not stamped, and costs that one more than a call costs the others.
     #[inline(never)]
-    fn note_times(&self, d: &Descriptor, began: u64) -> u64 {
+    fn note_times(&self, d: &Descriptor, began: u64) -> (u64, (u64, u64)) {
         let now = self.table().clock.now();
-        let ran = now.saturating_sub(began);
+        let (waited, ran) = (began.saturating_sub(d.submitted.load(Relaxed)), now.saturating_sub(began));
         d.run.ran.store(ran, Relaxed);
-        self.times.count(began.saturating_sub(d.submitted.load(Relaxed)), ran, self.is_shared.load(Relaxed));
-        now
+        self.times.count(waited, ran, self.is_shared.load(Relaxed));
+        (now, (waited, ran))
+    }
+
+    /// One attempt of a task of this kind has ended so, which took these ticks.
+    #[inline]
+    fn count_attempt(&self, kind: u32, how: How, ticks: (u64, u64)) {
+        // Else its record has the names of tasks.
+        if self.name.id() != 0 {
+            self.counts.count(kind & OF_NAME, how, ticks, self.is_shared.load(Relaxed));
+        }
     }
 
     /// One task more that this participant has done, or is just done with: a worker's completions, a client's answers. For the
@@ -733,6 +747,8 @@ pub(crate) struct Submission {
     pub(crate) keeps_output: bool,
     /// Its times are taken even where those of the pool's tasks are not.
     pub(crate) is_timed: bool,
+    /// Of which trace it is a part.
+    pub(crate) trace: Option<TraceParent>,
 }
 
 impl Submission {
@@ -740,7 +756,7 @@ impl Submission {
     pub(crate) const fn new(to: To) -> Submission {
         let limits = Limits { run_ms: 0, silence_ms: 0 };
         let backoff = Backoff { first_ms: 0, longest_ms: 0 };
-        let Rules { timeout_ms, retry_on, max_deaths, keeps_output } = Rules::USUAL;
+        let Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled: _ } = Rules::USUAL;
         Submission {
             to,
             kind: 0,
@@ -754,6 +770,7 @@ impl Submission {
             max_deaths,
             keeps_output,
             is_timed: false,
+            trace: None,
         }
     }
 }
@@ -816,7 +833,12 @@ impl Draft<'_> {
             table.now().saturating_add(ns).max(1)
         });
         let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = *s;
-        let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output }.bits();
+        let mut is_sampled = None;
+        if let Some(parent) = s.trace {
+            is_sampled = Some(parent.is_sampled);
+            d.trace.iter().zip(parent.words()).for_each(|(word, bits)| word.store(bits, Relaxed));
+        }
+        let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled }.bits();
         for (word, value) in [
             (&d.expires, expires),
             (&d.limits, s.limits.bits()),
@@ -944,6 +966,13 @@ impl<'e> Running<'e> {
 
     fn rules(&self) -> Rules {
         Rules::of(self.descriptor.rules.load(Relaxed))
+    }
+
+    /// Of which trace it is a part.
+    pub(crate) fn trace(&self) -> Option<TraceParent> {
+        let is_sampled = self.rules().is_sampled?;
+        let d = self.fields()?;
+        Some(TraceParent::of(d.trace.each_ref().map(|word| word.load(Relaxed)), is_sampled))
     }
 
     /// After which outcomes there is to be another attempt: a set of [`crate::lockfree::descriptor::retry_on`].
@@ -1154,7 +1183,13 @@ impl<'e> Claimed<'e> {
         let table = endpoint.table();
         d.run.status.store(status, Relaxed);
         let began = d.run.began.load(Relaxed);
-        let now = if began == 0 { 0 } else { endpoint.note_times(d, began) };
+        let (now, ticks) = if began == 0 { (0, (0, 0)) } else { endpoint.note_times(d, began) };
+        let how = match (outcome, status) {
+            (Outcome::Completed, STATUS_OK) => How::Completed,
+            (Outcome::Cancelled, _) => How::Cancelled,
+            _ => How::Failed,
+        };
+        endpoint.count_attempt(d.kind.load(Relaxed), how, ticks);
         // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
         endpoint.count();
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
@@ -1169,7 +1204,12 @@ impl<'e> Claimed<'e> {
         // Whatever comes of it, the task must not be completed by the drop of this guard: after an error it isn't ours.
         let claimed = ManuallyDrop::new(self);
         let endpoint = claimed.endpoint;
+        // Read before it may be another's.
+        let kind = claimed.descriptor.kind.load(Relaxed);
         let is_given = endpoint.table().give_back(&endpoint.cursors, endpoint.name, claimed.task, again)?;
+        if is_given && again != Again::SameAttempt {
+            endpoint.count_attempt(kind, How::Retried, (0, 0));
+        }
         Ok((!is_given).then(|| ManuallyDrop::into_inner(claimed)))
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     TaskId,
     exec::endpoint::{Claimed, Draft, Endpoint, Finished, Submission, To},
     lockfree::{
-        descriptor::{Backoff, Limits, MS},
+        descriptor::{Backoff, Limits, MS, TraceParent},
         participant::Name,
         recovery::Death,
         table::{Again, Cursors, LaneId},
@@ -292,5 +292,6 @@ fn submission(arg: u8, to: &[Name]) -> Submission {
         max_deaths: arg & 1,
         keeps_output: has(3) == 1,
         is_timed: has(2) == 1,
+        trace: (has(1) == 1).then_some(TraceParent { trace: arg.into(), span: arg.into(), is_sampled: has(0) == 1 }),
     }
 }

@@ -174,6 +174,10 @@ pub(super) fn exec(context: &Context<'_>, input: Input) -> Result<Output, Failur
             Program { program, args: words.collect(), env: BTreeMap::new(), cwd: None, stdin: None }
         }
     };
+    let mut program = program;
+    if let Some(parent) = context.traceparent() {
+        program.env.entry("TRACEPARENT".to_owned()).or_insert(Text::Utf8(parent));
+    }
     let name = match &program.program {
         Text::Utf8(name) => name.clone(),
         Text::Other { base64 } => base64.clone(),

@@ -36,6 +36,9 @@ pub struct Job {
     /// An idempotency key: a job whose key is that of another which is not over gets the other's result, and is not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The span that is its parent, as W3C's `traceparent`: its task is a part of that trace. A program has it as `TRACEPARENT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 impl Job {
@@ -47,7 +50,7 @@ impl Job {
     /// # Ok::<(), serde_json::Error>(())
     /// ```
     pub fn new(task: impl Into<String>) -> Job {
-        Job { task: task.into(), args: None, label: None, timeout: None, retries: None, key: None }
+        Job { task: task.into(), args: None, label: None, timeout: None, retries: None, key: None, traceparent: None }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Runs jobs in a pool, and hands out their results as they finish.
 
 use super::{Job, JobResult, Status, exec};
+#[cfg(feature = "otlp")]
+use crate::traces::{Open, Tracer};
 use crate::{
     SubmitError, TaskId,
     pool::{
@@ -15,6 +17,8 @@ use std::{
     collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
+#[cfg(feature = "otlp")]
+use std::{sync::Arc, time::SystemTime};
 
 pub use crate::pool::group::Alarm;
 
@@ -66,6 +70,9 @@ pub struct Runner<'p> {
     defaults: Defaults,
     /// Why nothing can come of a job any more.
     lost: Option<String>,
+    /// Who is told of each task.
+    #[cfg(feature = "otlp")]
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl std::fmt::Debug for Runner<'_> {
@@ -90,6 +97,8 @@ struct Flight {
     task: String,
     id: TaskId,
     submitted: Instant,
+    #[cfg(feature = "otlp")]
+    span: Option<Open>,
 }
 
 enum What {
@@ -139,7 +148,16 @@ impl<'p> Runner<'p> {
             ready: VecDeque::new(),
             defaults: Defaults::default(),
             lost: None,
+            #[cfg(feature = "otlp")]
+            tracer: None,
         }
+    }
+
+    /// Tells this one of each task.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn traced(mut self, tracer: Option<Arc<Tracer>>) -> Self {
+        self.tracer = tracer;
+        self
     }
 
     /// Says what holds for jobs that don't say it themselves; by default one attempt, and no limit of time.
@@ -148,7 +166,7 @@ impl<'p> Runner<'p> {
         self
     }
 
-    /// Sends up to so many jobs to a worker together, if they are of the same task, have no key, and their time is not limited: for tasks
+    /// Sends up to so many jobs to a worker together, if they are of the same task, have no key and no trace, and their time is not limited: for tasks
     /// of microseconds. They wait for each other until they are so many, or [`next`](Self::next) is called. They are cancelled together,
     /// and not by their numbers; a death of their worker costs the one that ran an attempt, and those behind it go again.
     ///
@@ -192,12 +210,17 @@ impl<'p> Runner<'p> {
             let why = "there can be 254 retries at most".to_owned();
             return Err(JobResult::without(&who, &job.task, Status::Failed, why));
         }
+        let mut options = TaskOptions::new().attempts(retries + 1);
+        if let Some(parent) = &job.traceparent {
+            let traced = options.traceparent(parent);
+            options = traced.map_err(|e| JobResult::without(&who, &job.task, Status::Failed, e.to_string()))?;
+        }
         let args = job.args.as_deref().map_or("null", RawValue::get);
         let timeout = job.timeout.or(self.defaults.timeout);
-        if self.chunk > 1 && timeout.is_none() && job.key.is_none() && args.len() < WEIGHT {
+        if self.chunk > 1 && timeout.is_none() && job.key.is_none() && job.traceparent.is_none() && args.len() < WEIGHT
+        {
             return self.gather(who, &job.task, args, retries);
         }
-        let mut options = TaskOptions::new().attempts(retries + 1);
         if let Some(timeout) = timeout {
             options = options.timeout(timeout);
         }
@@ -214,13 +237,24 @@ impl<'p> Runner<'p> {
         options: &TaskOptions,
         earlier: u32,
     ) -> Result<(), JobResult> {
+        #[cfg(feature = "otlp")]
+        let span = self.tracer.as_ref().map(|tracer| tracer.begin(task, options.trace()));
+        #[cfg(feature = "otlp")]
+        let options = &options.clone().traced(span.as_ref().map(Open::context));
         let sent = self.insist(|group, note| group.submit_json(note, task, args, options));
         let (note, id) = sent.map_err(|e| JobResult::without(&who, task, Status::Failed, e.to_string()))?;
         if let Some(key) = key {
             self.keys.insert(key.clone(), note);
         }
         let what = What::One { who, key: key.cloned(), followers: Vec::new(), earlier };
-        self.flights.insert(Flight { what, task: task.to_owned(), id, submitted: Instant::now() });
+        self.flights.insert(Flight {
+            what,
+            task: task.to_owned(),
+            id,
+            submitted: Instant::now(),
+            #[cfg(feature = "otlp")]
+            span,
+        });
         self.in_flight += 1;
         Ok(())
     }
@@ -282,7 +316,14 @@ impl<'p> Runner<'p> {
             Ok((_, id)) => {
                 self.in_flight += who.len();
                 let (task, submitted) = (task.clone(), Instant::now());
-                self.flights.insert(Flight { what: What::Several(gathered), task, id, submitted });
+                self.flights.insert(Flight {
+                    what: What::Several(gathered),
+                    task,
+                    id,
+                    submitted,
+                    #[cfg(feature = "otlp")]
+                    span: None,
+                });
             }
             Err(e) => self.ready.extend(
                 who.iter().map(|who| (who.number, JobResult::without(who, task, Status::Failed, e.to_string()))),
@@ -387,6 +428,10 @@ impl<'p> Runner<'p> {
     fn collect(&mut self, until: Option<Instant>) -> bool {
         let Runner { group, flights, ready, again, is_cancelled, .. } = self;
         let mut gone = Vec::new();
+        #[cfg(feature = "otlp")]
+        let mut ended = Vec::new();
+        #[cfg(feature = "otlp")]
+        let tracer = self.tracer.as_ref();
         let own = flights.iter().map(|(_, flight)| flight.id);
         let came = group.next(own, until, |note, came| {
             // Nothing but damage brings back what is not under way.
@@ -396,14 +441,33 @@ impl<'p> Runner<'p> {
                 What::One { who, followers, earlier, .. } => {
                     let mut result = JobResult::of(flight, who, &came, came.result.clone());
                     result.attempts += earlier;
+                    #[cfg(feature = "otlp")]
+                    if tracer.is_some() {
+                        // Its text is not told.
+                        ended.push((note, JobResult { result: None, ..result.clone() }));
+                    }
                     for who in followers {
                         ready.push_back((who.number, JobResult { label: who.label.clone(), ..result.clone() }));
                     }
                     ready.push_back((who.number, result));
                 }
-                What::Several(gathered) => unpack(flight, gathered, &came, *is_cancelled, ready, again),
+                What::Several(gathered) => {
+                    #[cfg(feature = "otlp")]
+                    let before = ready.len();
+                    unpack(flight, gathered, &came, *is_cancelled, ready, again);
+                    #[cfg(feature = "otlp")]
+                    if let Some(tracer) = tracer {
+                        let submitted = SystemTime::now() - flight.submitted.elapsed();
+                        ready.iter().skip(before).for_each(|(_, result)| tracer.tell(result, submitted));
+                    }
+                }
             }
         });
+        #[cfg(feature = "otlp")]
+        for (note, result) in ended {
+            let span = flights.get_mut(note).and_then(|flight| flight.span.take());
+            span.into_iter().for_each(|span| span.end(&result));
+        }
         for note in gone {
             let Some(flight) = self.flights.try_remove(note) else { continue };
             self.forget(&flight);

@@ -32,7 +32,7 @@
 //! | `lane`, `addressee`, `submitter`, `tag`, | the submitter         | RESERVED | worker and coordinator, any time   |
 //! | `kind`, `max_attempts`, `expires`,       |                       |          |                                    |
 //! | `limits`, `backoff`, `rules`,            |                       |          |                                    |
-//! | `submitted`                              |                       |          |                                    |
+//! | `submitted`, `trace`                     |                       |          |                                    |
 //! | `limits` again                           | the worker            | CLAIMED  | the coordinator, any time          |
 //! | `input`                                  | the submitter         | RESERVED | the worker, CLAIMED                |
 //! | `output`                                 | the submitter, 0      | RESERVED | the submitter, RESERVED            |
@@ -128,6 +128,9 @@ use crate::sync::{Acquire, AtomicU32, AtomicU64, Inline, Relaxed, Release, mutan
 #[cfg(not(all(test, any(loom, shuttle))))]
 use crate::sync::{prefetch, prefetch_to_write};
 
+/// Bits of a `kind` that say what the task is called: a pool's clients set the others.
+pub(crate) const OF_NAME: u32 = (1 << 30) - 1;
+
 /// Payload bytes that fit into a descriptor, each for input and output.
 pub(crate) const INLINE: usize = 256;
 
@@ -182,8 +185,8 @@ pub(crate) struct Descriptor {
     pub(crate) done: told::AtomicU64,
     /// [`Payload`]s in blocks, used in turn.
     pub(crate) checkpoint: [AtomicU64; 2],
-    #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 3],
+    /// [`TraceParent`], where `rules` say that there is one.
+    pub(crate) trace: [told::AtomicU64; 3],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
 }
@@ -428,15 +431,31 @@ pub(crate) struct Rules {
     pub(crate) max_deaths: u8,
     /// What its last attempt had written when its worker died goes to the submitter, who knows how much of that is whole.
     pub(crate) keeps_output: bool,
+    /// Its span is part of a trace: `None`; or whether that is recorded.
+    pub(crate) is_sampled: Option<bool>,
 }
 
 impl Rules {
-    pub(crate) const USUAL: Rules =
-        Rules { timeout_ms: 0, retry_on: retry_on::DIED | retry_on::TIMED_OUT, max_deaths: 0, keeps_output: false };
+    pub(crate) const USUAL: Rules = Rules {
+        timeout_ms: 0,
+        retry_on: retry_on::DIED | retry_on::TIMED_OUT,
+        max_deaths: 0,
+        keeps_output: false,
+        is_sampled: None,
+    };
 
     pub(crate) const fn bits(self) -> u64 {
-        let Rules { timeout_ms, retry_on, max_deaths, keeps_output } = self;
-        (timeout_ms as u64) << 32 | (keeps_output as u64) << 16 | (max_deaths as u64) << 8 | retry_on as u64
+        let Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled } = self;
+        let trace = match is_sampled {
+            None => 0,
+            Some(false) => 1,
+            Some(true) => 3,
+        };
+        (timeout_ms as u64) << 32
+            | trace << 17
+            | (keeps_output as u64) << 16
+            | (max_deaths as u64) << 8
+            | retry_on as u64
     }
 
     pub(crate) const fn of(bits: u64) -> Rules {
@@ -445,6 +464,7 @@ impl Rules {
             retry_on: bits as u8,
             max_deaths: (bits >> 8) as u8,
             keeps_output: bits >> 16 & 1 == 1,
+            is_sampled: if bits >> 17 & 1 == 1 { Some(bits >> 18 & 1 == 1) } else { None },
         }
     }
 
@@ -480,6 +500,24 @@ impl Blame {
             spared: (bits >> 16) as u8,
             peak_kib: (bits >> 32) as u32,
         }
+    }
+}
+
+/// Of which trace a task is a part, and which span is the parent of what its handler does: W3C's `traceparent`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TraceParent {
+    pub(crate) trace: u128,
+    pub(crate) span: u64,
+    pub(crate) is_sampled: bool,
+}
+
+impl TraceParent {
+    pub(crate) const fn words(self) -> [u64; 3] {
+        [(self.trace >> 64) as u64, self.trace as u64, self.span]
+    }
+
+    pub(crate) const fn of([high, low, span]: [u64; 3], is_sampled: bool) -> TraceParent {
+        TraceParent { trace: (high as u128) << 64 | low as u128, span, is_sampled }
     }
 }
 
@@ -539,8 +577,12 @@ mod tests {
 
     #[test]
     fn rules_blame_and_place_come_back_from_their_words() {
-        let rules = Rules { timeout_ms: u32::MAX, retry_on: 0x1f, max_deaths: 3, keeps_output: true };
-        assert_eq!(Rules::of(rules.bits()), rules);
+        let rules =
+            Rules { timeout_ms: u32::MAX, retry_on: 0x1f, max_deaths: 3, keeps_output: true, is_sampled: Some(true) };
+        for is_sampled in [None, Some(false), Some(true)] {
+            let rules = Rules { is_sampled, ..rules };
+            assert_eq!(Rules::of(rules.bits()), rules);
+        }
         assert_eq!([2, 3, 4].map(|deaths| rules.is_poison(deaths)), [false, true, true]);
         for max_deaths in [0, u8::MAX] {
             assert!(!Rules { max_deaths, ..rules }.is_poison(u8::MAX), "{max_deaths} is no limit");
@@ -590,6 +632,7 @@ impl Descriptor {
             heartbeat: AtomicU64::new(0),
             done: Default::default(),
             checkpoint: [AtomicU64::new(0), AtomicU64::new(0)],
+            trace: Default::default(),
             input_bytes: Inline::new(),
             output_bytes: Inline::new(),
         }

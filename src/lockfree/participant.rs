@@ -125,10 +125,15 @@ const _: () = assert!(size_of::<Participant>() == 128);
 /// | `deaths`, `endings`,  | the coordinator, in the record  | entries, of which the last may not be counted yet           |
 /// | `given_up`, `losses`  | of its own                      |                                                             |
 /// | `last_word`           | the participant                 | why it gave up; it counts for the name that stands before it|
-/// | `tasks`               | the segment's maker, in the     | names of tasks, in the record of the coordinator            |
-/// |                       | coordinator's, before any fork  |                                                             |
+/// | `requeued`, `failed`  | the coordinator, in the record  | sums that may lack the tasks of the last death              |
+/// |                       | of its own                      |                                                             |
+/// | `tasks`, in the       | the segment's maker, before any | names of tasks                                              |
+/// | coordinator's         | fork                            |                                                             |
+/// | `tasks`, in the others| the participant, after each     | counts, which may lack the last task, or a part of what is  |
+/// |                       | task                            | told of it                                                  |
 ///
-/// `waits` and `runs` belong to the id and go on with its next process: nobody clears them, so their sums over all records only grow.
+/// Histograms and counts belong to the id and go on with its next process: nobody clears them, so their sums over all records only
+/// grow.
 #[cfg(not(all(test, any(loom, shuttle))))]
 #[repr(C, align(128))]
 pub(crate) struct Record {
@@ -140,7 +145,10 @@ pub(crate) struct Record {
     last_word: [AtomicU64; 63],
     /// How many `endings` there were.
     deaths: AtomicU64,
-    tasks: [AtomicU64; 150],
+    /// Tasks that others were given for all these, and that ended so.
+    requeued: AtomicU64,
+    failed: AtomicU64,
+    tasks: [AtomicU64; 148],
     losses: [[AtomicU64; 2]; LOSSES],
     /// How many `losses` there were.
     given_up: AtomicU64,
@@ -183,6 +191,99 @@ impl Histograms {
             wait.store(wait.load(Relaxed).wrapping_add(1), Relaxed);
             run.store(run.load(Relaxed).wrapping_add(1), Relaxed);
         }
+    }
+}
+
+/// What became of the tasks of one kind, in one process.
+///
+/// Words: `kind + 1`, or 0 while nobody has it, or [`OTHERS`](Counts::OTHERS); how many were completed, failed, were cancelled, and
+/// were put off for another attempt; ticks that they waited, and ran, where these are stamped.
+#[cfg(not(all(test, any(loom, shuttle))))]
+type Entry = [AtomicU64; 7];
+
+/// How an attempt of a task ended: the word of [`Entry`] that counts it.
+#[cfg(not(all(test, any(loom, shuttle))))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    Completed = 1,
+    Failed = 2,
+    Cancelled = 3,
+    Retried = 4,
+}
+
+/// A table of [`Entry`]s by kind, with open addressing. Its last entry is for all kinds for which there is no room.
+#[cfg(not(all(test, any(loom, shuttle))))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts<'r>(&'r [Entry; ENTRIES]);
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+const ENTRIES: usize = 21;
+
+/// A copy of an entry.
+#[cfg(not(all(test, any(loom, shuttle))))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    /// `None`: of all that there was no room for.
+    pub(crate) kind: Option<u32>,
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) retried: u64,
+    pub(crate) waited: u64,
+    pub(crate) ran: u64,
+}
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+impl<'r> Counts<'r> {
+    const OTHERS: u64 = u64::MAX;
+
+    /// One attempt more. `is_shared`: other threads of this process count here too.
+    #[inline]
+    pub(crate) fn count(self, kind: u32, how: How, (waited, ran): (u64, u64), is_shared: bool) {
+        let entry = self.entry(kind);
+        // Relaxed: for people. Nobody else writes here: not even the id's former process, which is dead.
+        let add = |word: &AtomicU64, n: u64| match is_shared {
+            true => drop(word.fetch_add(n, Relaxed)),
+            false => word.store(word.load(Relaxed).wrapping_add(n), Relaxed),
+        };
+        add(&entry[how as usize], 1);
+        if ran != 0 {
+            add(&entry[5], waited);
+            add(&entry[6], ran);
+        }
+    }
+
+    #[inline]
+    fn entry(self, kind: u32) -> &'r Entry {
+        let (key, first) = (u64::from(kind) + 1, kind as usize % (ENTRIES - 1));
+        let first = &self.0[first];
+        if first[0].load(Relaxed) == key { first } else { self.find(kind) }
+    }
+
+    fn find(self, kind: u32) -> &'r Entry {
+        let (key, first) = (u64::from(kind) + 1, kind as usize % (ENTRIES - 1));
+        for i in 0..ENTRIES - 1 {
+            let entry = &self.0[(first + i) % (ENTRIES - 1)];
+            // Relaxed: a key goes with zeroes, which were there before it.
+            match entry[0].compare_exchange(0, key, Relaxed, Relaxed) {
+                Ok(_) => return entry,
+                Err(other) if other == key => return entry,
+                Err(_) => {}
+            }
+        }
+        let others = &self.0[ENTRIES - 1];
+        others[0].store(Self::OTHERS, Relaxed);
+        others
+    }
+
+    /// What was counted so far.
+    pub(crate) fn read(self) -> impl Iterator<Item = Count> {
+        self.0.iter().filter_map(|entry| {
+            let [key, completed, failed, cancelled, retried, waited, ran] =
+                entry.each_ref().map(|word| word.load(Relaxed));
+            let kind = (key != Self::OTHERS).then_some(key.wrapping_sub(1) as u32);
+            (key != 0).then_some(Count { kind, completed, failed, cancelled, retried, waited, ran })
+        })
     }
 }
 
@@ -350,6 +451,24 @@ impl Record {
             Some((u32::from_str_radix(kind, 16).ok()?, name.to_owned()))
         };
         read_text(&self.tasks).lines().filter_map(entry).collect()
+    }
+
+    /// What became of the tasks that this participant, which is not the coordinator, has run.
+    pub(crate) fn counts(&self) -> Counts<'_> {
+        let (entries, _) = self.tasks.as_chunks::<7>();
+        Counts(entries.try_into().expect("148 words are 21 times 7, and 1"))
+    }
+
+    /// Processes that died, tasks that others were given for it, and tasks that ended so. In the coordinator's.
+    pub(crate) fn costs(&self) -> [u64; 3] {
+        [&self.deaths, &self.requeued, &self.failed].map(|word| word.load(Relaxed))
+    }
+
+    /// So many tasks more were given to others because of a death, and ended with it. As [`note_ending`](Self::note_ending).
+    pub(crate) fn note_costs(&self, [requeued, failed]: [usize; 2]) {
+        for (sum, n) in [(&self.requeued, requeued), (&self.failed, failed)] {
+            sum.store(sum.load(Relaxed).wrapping_add(n as u64), Relaxed); // no other writer
+        }
     }
 
     /// One process more has ended. Coordinator only, in the record of its own.
@@ -594,7 +713,11 @@ mod tests {
         let record = record();
         assert_eq!(record.endings(), []);
         let ending = |pid| Ending { pid, role: 3, exit: 0x1_0209, requeued: 4, failed: u8::MAX, at_ms: pid * 1000 };
-        (1..=100).for_each(|pid| record.note_ending(ending(pid)));
+        (1..=100).for_each(|pid| {
+            record.note_ending(ending(pid));
+            record.note_costs([300, 1]);
+        });
+        assert_eq!(record.costs(), [100, 30_000, 100]);
         let told = record.endings();
         assert_eq!((told.len(), told[0], told[62]), (63, ending(100), ending(38)));
         let late = Ending { at_ms: u32::MAX, role: u32::MAX, ..ending(1) };
@@ -611,6 +734,25 @@ mod tests {
         assert_eq!((told.len(), told[0], told[14]), (15, loss(40), loss(26)));
         assert_eq!((record.given_up(), record.endings()), (40, Vec::new()));
         assert_eq!(Loss::of(Loss { at_ms: u32::MAX, ..loss(1) }.bits()).at_ms, (1 << 31) - 1);
+    }
+
+    #[test]
+    fn attempts_are_counted_by_kind_and_what_has_no_room_together() {
+        for is_shared in [false, true] {
+            let record = record();
+            assert_eq!(record.counts().read().count(), 0);
+            let kinds = (0..26u32).map(|i| i * 20); // of one place
+            for kind in kinds.clone().chain(kinds) {
+                record.counts().count(kind, How::Completed, (5, 7), is_shared);
+            }
+            record.counts().count(20, How::Failed, (0, 0), is_shared);
+            record.counts().count(20, How::Retried, (0, 0), is_shared);
+            let told: Vec<Count> = record.counts().read().collect();
+            assert_eq!(told.len(), 21);
+            let two = Count { kind: Some(0), completed: 2, waited: 10, ran: 14, ..Count::default() };
+            assert_eq!((told[0], told[1]), (two, Count { kind: Some(20), failed: 1, retried: 1, ..two }));
+            assert_eq!(told[20], Count { kind: None, completed: 12, waited: 60, ran: 84, ..two });
+        }
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //! Nothing stands still for it, so its parts are of slightly different moments. What is told of one task is of one moment: its word
 //! is read before and after, and has not changed.
 
+#[cfg(feature = "cli")]
 use super::find::Found;
 use crate::{
     lockfree::{
-        descriptor::{Blame, Descriptor, Place, Rules},
-        participant::{Ending, Loss, Name},
+        descriptor::{Blame, Descriptor, OF_NAME, Place, Rules},
+        participant::{Count, Ending, Loss, Name},
         word::{Block, Member, Outcome, Phase, Task},
     },
     mem::segment::Segment,
@@ -20,10 +21,14 @@ use crate::{
 };
 use procfs::process::Process;
 use serde::Serialize;
-use std::{collections::HashMap, fs::File, io, os::fd::AsFd, os::unix::fs::MetadataExt, time::Instant};
-
-/// Bits of a `kind` that are of the name: a pool's clients set the others.
-const OF_NAME: u32 = (1 << 30) - 1;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io,
+    os::fd::AsFd,
+    os::unix::fs::MetadataExt,
+    time::Instant,
+};
 
 /// A pool at one moment.
 #[derive(Debug, Serialize)]
@@ -42,6 +47,11 @@ pub(crate) struct Sample {
     /// Tasks in use over which workers died, or may have.
     pub(crate) suspects: Vec<Suspect>,
     pub(crate) blocks: Blocks,
+    /// What became of tasks, in the order of their names.
+    #[serde(skip)]
+    pub(crate) counts: Vec<TaskCount>,
+    #[serde(skip)]
+    pub(crate) losses: Losses,
     #[serde(skip)]
     pub(crate) times: Times,
     #[serde(skip)]
@@ -247,6 +257,31 @@ pub(crate) struct Suspect {
     pub(crate) is_suspect: bool,
 }
 
+/// What became of the tasks of one name, over all processes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TaskCount {
+    /// "other": those of more names than there is room for.
+    pub(crate) task: String,
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+    pub(crate) cancelled: u64,
+    /// Attempts after which another was to come.
+    pub(crate) retried: u64,
+    /// Ticks, of attempts that were stamped.
+    pub(crate) waited: u64,
+    pub(crate) ran: u64,
+}
+
+/// What deaths have cost since the pool was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Losses {
+    /// Processes that died.
+    pub(crate) deaths: u64,
+    /// Tasks that others were given, and that ended with their worker.
+    pub(crate) requeued: u64,
+    pub(crate) failed: u64,
+}
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Blocks {
     pub(crate) committed_bytes: u64,
@@ -269,7 +304,7 @@ pub(crate) struct Times {
     pub(crate) waits: Distribution,
     pub(crate) runs: Distribution,
     /// Nanoseconds of 2³² ticks.
-    rate: u64,
+    pub(crate) rate: u64,
 }
 
 /// Counts by powers of 2.
@@ -317,12 +352,17 @@ fn percentiles(counts: &Distribution, ns: impl Fn(f64) -> u64) -> Option<Percent
 
 impl Sample {
     /// Looks at a pool now.
+    #[cfg(feature = "cli")]
     pub(crate) fn of(found: &Found) -> Sample {
-        let Found { segment, coordinator, runs } = found;
+        Sample::at(&found.segment, found.coordinator.as_ref().map(|c| c.pid as u32), found.runs)
+    }
+
+    /// The same where the segment is at hand. `runs`: its processes live.
+    pub(crate) fn at(segment: &Segment, coordinator: Option<u32>, runs: bool) -> Sample {
         let (header, table) = (segment.header(), segment.table());
         let (identity, capacity) = (&header.identity, table.capacity);
         let names = Names::of(segment);
-        let mut participants = participants(segment, *runs);
+        let mut participants = participants(segment, runs);
         let (tasks, lanes, suspects) = tasks(segment, &names, &mut participants);
         let processes = || participants.iter().filter(|p| p.is_live()).filter_map(|p| p.process);
         let times = times(segment);
@@ -335,11 +375,11 @@ impl Sample {
                     Mode::Cancelling => "cancelling",
                     Mode::Stopping => "stopping",
                 },
-                runs: *runs,
+                runs,
                 is_stopped: processes().next().is_some() && processes().all(|p| matches!(p.state, 'T' | 't')),
-                coordinator: coordinator.as_ref().map_or(table.participants[0].pid.load(Relaxed), |c| c.pid as u32),
+                coordinator: coordinator.unwrap_or_else(|| table.participants[0].pid.load(Relaxed)),
                 made_by: identity.creator,
-                age_ms: if *runs { now.saturating_sub(identity.origin.ns) / 1_000_000 } else { 0 },
+                age_ms: if runs { now.saturating_sub(identity.origin.ns) / 1_000_000 } else { 0 },
                 ends_settled: header.control.deaths.load(Relaxed),
                 tasks_given_up: segment.record(0).map_or(0, |record| record.given_up()),
             },
@@ -355,6 +395,11 @@ impl Sample {
             },
             deaths: deaths(segment, &participants),
             given_up: given_up(segment, &names),
+            counts: counts(segment, &names),
+            losses: segment.record(0).map(|record| record.costs()).map_or_else(Losses::default, |losses| {
+                let [deaths, requeued, failed] = losses;
+                Losses { deaths, requeued, failed }
+            }),
             participants,
             tasks,
             lanes,
@@ -543,6 +588,35 @@ fn times(segment: &Segment) -> Times {
         }
     }
     times
+}
+
+fn counts(segment: &Segment, names: &Names) -> Vec<TaskCount> {
+    let mut sums: BTreeMap<Option<u32>, Count> = BTreeMap::new();
+    // The first is the coordinator's, which has names in their place.
+    for record in (1..segment.table().participants.len()).filter_map(|id| segment.record(id as u16)) {
+        for n in record.counts().read() {
+            let sum = sums.entry(n.kind).or_default();
+            // Damage is no panic.
+            sum.completed = sum.completed.wrapping_add(n.completed);
+            sum.failed = sum.failed.wrapping_add(n.failed);
+            sum.cancelled = sum.cancelled.wrapping_add(n.cancelled);
+            sum.retried = sum.retried.wrapping_add(n.retried);
+            sum.waited = sum.waited.wrapping_add(n.waited);
+            sum.ran = sum.ran.wrapping_add(n.ran);
+        }
+    }
+    let told = |(kind, n): (Option<u32>, Count)| TaskCount {
+        task: kind.map_or_else(|| "other".to_owned(), |kind| printable(&names.name(kind))),
+        completed: n.completed,
+        failed: n.failed,
+        cancelled: n.cancelled,
+        retried: n.retried,
+        waited: n.waited,
+        ran: n.ran,
+    };
+    let mut counts: Vec<_> = sums.into_iter().map(told).collect();
+    counts.sort_by(|a, b| a.task.cmp(&b.task));
+    counts
 }
 
 fn deaths(segment: &Segment, participants: &[Participant]) -> Vec<Death> {

@@ -371,6 +371,8 @@ struct Shared {
     reserved: AtomicUsize,
     /// Inputs that are written before they count as submitted.
     filling: AtomicUsize,
+    #[cfg(feature = "metrics")]
+    exporter: crate::observe::metrics::Exporter,
 }
 
 impl Client {
@@ -390,6 +392,8 @@ impl Client {
             outstanding: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
             filling: AtomicUsize::new(0),
+            #[cfg(feature = "metrics")]
+            exporter: Default::default(),
         };
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
@@ -402,6 +406,16 @@ impl Client {
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.shared.endpoint
+    }
+
+    /// # Errors
+    /// This process is a fork of the client's.
+    #[cfg(feature = "metrics")]
+    pub(super) fn prometheus(&self) -> Result<String, AnotherProcess> {
+        self.check_home()?;
+        let sample =
+            crate::observe::sample::Sample::at(self.endpoint().segment(), None, !self.endpoint().is_orphaned());
+        Ok(self.shared.exporter.text(&sample))
     }
 
     /// Tasks submitted, less those that have come back.

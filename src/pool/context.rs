@@ -48,6 +48,20 @@ impl<'c> Context<'c> {
         u32::from(self.running.attempt()) + 1
     }
 
+    /// The trace of which this task is a part, as W3C's `traceparent`, if its submitter
+    /// [has said so](super::TaskOptions::traceparent): the parent of the spans of a handler, and of what it asks of others.
+    ///
+    /// ```
+    /// let mut tasks = shmworker::Tasks::new();
+    /// tasks.handler("fetch", |context, path: String| {
+    ///     let header = context.traceparent().map(|parent| format!("traceparent: {parent}"));
+    ///     Ok((path, header)) // … a request with it …
+    /// });
+    /// ```
+    pub fn traceparent(&self) -> Option<String> {
+        self.running.trace().map(|parent| parent.to_string())
+    }
+
     /// How long this attempt may go on; `None`: nobody has set a [timeout](super::TaskOptions::timeout).
     ///
     /// ```

@@ -54,6 +54,7 @@ mod scope;
 mod start;
 mod submitter;
 mod tasks;
+mod trace;
 mod worker;
 
 pub use crate::plugin::PluginError;
@@ -77,6 +78,7 @@ pub use scope::{Report, Row, Scope};
 pub use start::StartError;
 pub use submitter::Submitter;
 pub use tasks::{Failure, Task, Tasks, UnknownTask};
+pub use trace::NoTraceParent;
 
 use crate::exec::endpoint::SubmitError;
 use client::{Client, Lost};

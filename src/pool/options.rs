@@ -1,8 +1,9 @@
 //! What is said of a task beside its input: where it waits, how long, how often it is tried.
 
+use super::trace::NoTraceParent;
 use crate::{
     exec::endpoint::{Submission, To},
-    lockfree::descriptor::{Backoff, Limits, retry_on},
+    lockfree::descriptor::{Backoff, Limits, TraceParent, retry_on},
 };
 use std::time::Duration;
 
@@ -55,6 +56,7 @@ pub struct TaskOptions {
     grace: Duration,
     silence: Option<Duration>,
     expires_in: Option<Duration>,
+    trace: Option<TraceParent>,
 }
 
 impl Default for TaskOptions {
@@ -78,6 +80,7 @@ impl TaskOptions {
             grace: Duration::from_secs(5),
             silence: None,
             expires_in: None,
+            trace: None,
         }
     }
 
@@ -220,6 +223,35 @@ impl TaskOptions {
         self.retry_on & retry_on::DIED != 0
     }
 
+    /// Makes the task a part of a trace: W3C's [`traceparent`](https://www.w3.org/TR/trace-context/#traceparent-header) of the span that
+    /// is its parent. Its handler finds it by [`Context::traceparent`](super::Context::traceparent). By default there is none.
+    ///
+    /// # Errors
+    /// [`NoTraceParent`]: it is none.
+    ///
+    /// ```
+    /// # use shmworker::pool::TaskOptions;
+    /// let of_request = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    /// let options = TaskOptions::new().traceparent(of_request)?;
+    /// # let _ = options;
+    /// # Ok::<(), shmworker::pool::NoTraceParent>(())
+    /// ```
+    pub fn traceparent(mut self, parent: &str) -> Result<TaskOptions, NoTraceParent> {
+        self.trace = Some(parent.parse()?);
+        Ok(self)
+    }
+
+    #[cfg(feature = "otlp")]
+    pub(crate) fn trace(&self) -> Option<TraceParent> {
+        self.trace
+    }
+
+    #[cfg(feature = "otlp")]
+    pub(crate) fn traced(mut self, parent: Option<TraceParent>) -> TaskOptions {
+        self.trace = parent.or(self.trace);
+        self
+    }
+
     pub(super) const fn submission(&self, queue: usize, kind: u32) -> Submission {
         let (timeout_ms, run_ms) = match self.timeout {
             Some(t) => (ms(t), ms(t.saturating_add(self.grace))),
@@ -238,6 +270,7 @@ impl TaskOptions {
             backoff: Backoff { first_ms: ms_or_none(self.first_pause), longest_ms: ms_or_none(self.longest_pause) },
             retry_on: self.retry_on,
             max_deaths: self.max_worker_deaths,
+            trace: self.trace,
             ..Submission::new(To::Queue(queue))
         }
     }

@@ -499,12 +499,19 @@ impl CoordinatorsSeat<'_> {
         let spec = Spec { name: "worker", role: Role::Worker, count: workers, main };
         let mut observer = |event: Event<'_>| match event {
             Event::Started => started(),
-            Event::Replaced { label, pid, why } => tracing::debug!("{label} (pid {pid}) has left: {why}"),
+            Event::Replaced { label, pid, why } => {
+                tracing::debug!(worker = label, pid, "{label} (pid {pid}) has left: {why}");
+            }
             Event::Died { label, pid, exit, peak_kib, .. } => {
-                tracing::warn!("{label} (pid {pid}) ended with {exit}; memory at most {} MiB", peak_kib.div_ceil(1024));
+                let mib = peak_kib.div_ceil(1024);
+                tracing::warn!(worker = label, pid, "{label} (pid {pid}) ended with {exit}; memory at most {mib} MiB");
             }
             Event::OutOfTime { label, pid, task } => {
-                tracing::warn!("{label} (pid {pid}) is killed: {task:?} has run, or was silent, for too long");
+                tracing::warn!(
+                    worker = label,
+                    pid,
+                    "{label} (pid {pid}) is killed: {task:?} has run, or was silent, for too long"
+                );
             }
             Event::NotRenewed { why } => tracing::error!("{why}; the workers go on with what they have"),
             Event::Unsound { who, audit } => {

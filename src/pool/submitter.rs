@@ -10,8 +10,12 @@ use super::{
     scope::{Report, Scope},
     tasks::{self, JSON, Signatures, Task},
 };
+#[cfg(all(feature = "cli", feature = "metrics"))]
+use crate::{SegmentOpenError, mem::segment::Segment};
 use crate::{TaskId, exec::endpoint::Submission};
 use bytemuck::Pod;
+#[cfg(all(feature = "cli", feature = "metrics"))]
+use std::os::fd::AsFd;
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 /// Submits tasks. A [`Pool`](super::Pool) is one; tasks have one in their [`Context`](super::Context::pool).
@@ -54,6 +58,32 @@ impl Submitter {
     /// How many tasks run at once.
     pub(crate) fn width(&self) -> usize {
         self.width
+    }
+
+    /// What the pool does, as Prometheus reads it: text of its format 0.0.4, content type `text/plain; version=0.0.4`. For a
+    /// server of the program's own; that of the command line is `--metrics`. It reads each descriptor of the pool and a few files in
+    /// `/proc` for each process, some hundred µs, and keeps no worker waiting.
+    ///
+    /// # Errors
+    /// [`PoolError::AnotherProcess`] in a fork of the pool's process.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let pool = Pool::builder().fork(Tasks::new())?;
+    /// let text = pool.prometheus()?;
+    /// assert!(text.contains("\nshmworker_deaths_total 0\n"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "metrics")]
+    pub fn prometheus(&self) -> Result<String, PoolError> {
+        Ok(self.client.prometheus()?)
+    }
+
+    /// The segment once more, to be read, for a thread that goes on as long as it likes.
+    #[cfg(all(feature = "cli", feature = "metrics"))]
+    pub(crate) fn segment_to_read(&self) -> Result<Segment, SegmentOpenError> {
+        let fd = self.client.endpoint().segment().as_fd().try_clone_to_owned();
+        Segment::attach(fd.map_err(|e| SegmentOpenError::Os { step: "copy", source: e })?, false)
     }
 
     /// Submits a task with the default [`TaskOptions`]. Short of room it first moves results that have come back into private

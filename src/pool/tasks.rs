@@ -380,6 +380,10 @@ impl Tasks {
         hasher.finish()
     }
 
+    pub(super) fn name_of(&self, kind: u32) -> &str {
+        self.signatures.get(&kind).map_or("", |signature| &signature.name)
+    }
+
     pub(super) fn get(&self, kind: u32) -> Option<&Handler> {
         self.handlers.get(&kind)
     }

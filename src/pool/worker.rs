@@ -82,6 +82,8 @@ const STACK: usize = 8 << 20;
 pub(super) struct Core {
     endpoint: Arc<Endpoint>,
     label: u32,
+    /// The same as people know it.
+    name: String,
     tasks: &'static Tasks,
     queues: Vec<LaneId>,
     submitter: Submitter,
@@ -103,6 +105,7 @@ impl Core {
         Core {
             queues: (0..queues.len()).map(|q| endpoint.queue(q)).collect(),
             label,
+            name: endpoint.segment().record(endpoint.name().id()).map(|record| record.label()).unwrap_or_default(),
             endpoint,
             tasks,
             submitter: Submitter::new(
@@ -520,6 +523,14 @@ fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<u64, Corrupted> {
 
 fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
     let kind = claimed.kind();
+    // Of the highest level, so that it is there for whatever is logged; where nobody listens it costs a look at a word.
+    let _span = tracing::error_span!(
+        "task",
+        worker = core.name,
+        task = core.tasks.name_of(kind & !(CHUNK | JSON)),
+        attempt = u32::from(claimed.attempt()) + 1
+    )
+    .entered();
     let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
         return Ok(Ended::Badly { status: STATUS_UNKNOWN, retry: 0, text: String::new() });
     };

@@ -47,7 +47,7 @@ use std::{
     ffi::CString,
     fmt,
     os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -456,6 +456,8 @@ pub(crate) struct Coordinator<'o> {
     roll: Option<Roll>,
     renewal: Option<Renewal<'o>>,
     captures_output: bool,
+    /// What processes of this kind have beside the segment and the bell.
+    handed: Option<(usize, Arc<dyn AsFd>)>,
     /// That children may use, as this process: they need not find out.
     cpus: usize,
     observer: &'o mut dyn FnMut(Event<'_>),
@@ -484,6 +486,12 @@ impl<'o> Coordinator<'o> {
         let more = at_most.saturating_sub(specs[spec].count);
         let pool = Coordinator::with_room(options, specs, more, grace, observer)?;
         pool.resizing(spec, at_most)
+    }
+
+    /// Leaves a descriptor open in the processes of this kind.
+    #[cfg(all(feature = "metrics", feature = "temporal"))]
+    pub(crate) fn handing(self, spec: usize, fd: Arc<dyn AsFd>) -> Self {
+        Coordinator { handed: Some((spec, fd)), ..self }
     }
 
     /// What tasks are called, for who looks at the pool.
@@ -566,6 +574,7 @@ impl<'o> Coordinator<'o> {
             roll: None,
             renewal: None,
             captures_output: true,
+            handed: None,
             cpus: cpus(),
             observer,
         })
@@ -810,7 +819,8 @@ impl<'o> Coordinator<'o> {
         let has_begun = |w: &Worker| w.restarts > 0 || w.name().is_some_and(|name| status(name) != 0);
         let is_first = !self.workers.iter().any(|w| w.spec == worker.spec && has_begun(w));
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
-        let keep = [self.bell.as_fd(), self.segment.as_fd()];
+        let handed = self.handed.as_ref().filter(|(spec, _)| *spec == self.workers[i].spec).map(|(_, fd)| fd.as_fd());
+        let keep: Vec<BorrowedFd<'_>> = [self.bell.as_fd(), self.segment.as_fd()].into_iter().chain(handed).collect();
         let main = || {
             name_process(&self.workers[i].label);
             match Seat::take(self.segment.clone(), name, bell, self.cpus) {
@@ -1105,7 +1115,9 @@ impl<'o> Coordinator<'o> {
         let told = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         let (requeued, failed) = (told(settled.requeued), told(settled.failed));
         if let Some(record) = self.segment.record(self.me.id()) {
-            record.note_ending(Ending { pid: pid as u32, role: role as u32, exit, requeued, failed, at_ms });
+            let ending = Ending { pid: pid as u32, role: role as u32, exit, requeued, failed, at_ms };
+            record.note_costs([settled.requeued, settled.failed]);
+            record.note_ending(ending);
         }
     }
 
@@ -1478,8 +1490,17 @@ fn ask_to_leave(segment: &Segment, name: Name) {
     segment.table().participants[name.id() as usize].ask_to_leave(Leave::Asked as u32);
 }
 
-/// What `ps` and `top` show. The kernel keeps 15 bytes, so a long label loses its middle and not its number.
+static LABEL: RwLock<String> = RwLock::new(String::new());
+
+/// As whom this process was made by a coordinator; empty: it was not.
+pub(crate) fn label() -> String {
+    LABEL.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// What `ps` and `top` show, and [`label`]. The kernel keeps 15 bytes, so a long label loses its middle and not its number.
 pub(crate) fn name_process(label: &str) {
+    // Of a process that has just been forked: its parent's label came with it.
+    label.clone_into(&mut LABEL.write().unwrap_or_else(PoisonError::into_inner));
     let name = match label.rsplit_once(':') {
         Some((kind, number)) if label.len() > 15 => format!("{:.*}:{number}", 14 - number.len().min(14), kind),
         _ => label.to_owned(),

@@ -64,6 +64,8 @@ pub struct Options {
     give_up: Duration,
     defaults: Defaults,
     stop: Stop,
+    #[cfg(feature = "otlp")]
+    tracer: Option<Arc<crate::traces::Tracer>>,
 }
 
 impl Default for Options {
@@ -78,11 +80,20 @@ impl Default for Options {
             give_up: Duration::from_secs(30),
             defaults: Defaults::default(),
             stop: Stop::new(),
+            #[cfg(feature = "otlp")]
+            tracer: None,
         }
     }
 }
 
 impl Options {
+    /// Tells this one of each job.
+    #[cfg(all(feature = "cli", feature = "otlp"))]
+    pub(crate) fn traced(mut self, tracer: Option<Arc<crate::traces::Tracer>>) -> Options {
+        self.tracer = tracer;
+        self
+    }
+
     /// The defaults.
     pub fn new() -> Options {
         Options::default()
@@ -501,7 +512,10 @@ impl Pump<'_> {
     }
 
     fn run(&self, pool: &Submitter) {
-        let mut runner = Runner::new(pool, self.width).defaults(self.options.defaults);
+        let runner = Runner::new(pool, self.width).defaults(self.options.defaults);
+        #[cfg(feature = "otlp")]
+        let runner = runner.traced(self.options.tracer.clone());
+        let mut runner = runner;
         // The first and only one to set it.
         let _ = self.shared.alarm.set(runner.alarm());
         // For the end's sake: what waits in the pool, and what runs.

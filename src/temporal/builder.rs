@@ -317,6 +317,20 @@ impl Worker {
         self
     }
 
+    /// Serves metrics to Prometheus at this socket, under `/metrics`: the pool's own, and Core's beside them. By default nobody does.
+    /// The bridge answers; while it is replaced, who asks waits.
+    ///
+    /// ```no_run
+    /// let worker = shmworker::temporal::Worker::new("billing").metrics(std::net::TcpListener::bind("127.0.0.1:9100")?);
+    /// # let _ = worker;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, listener: std::net::TcpListener) -> Worker {
+        self.config.metrics = Some(Arc::new(listener));
+        self
+    }
+
     /// Serves until SIGINT or SIGTERM; the first of them drains, the second cancels what still runs, the third kills.
     ///
     /// This process becomes the coordinator: it forks, so call it before it has started a thread. What workers print goes to

@@ -22,6 +22,7 @@ use temporalio_client::{
 use temporalio_common::{
     envconfig::{ClientConfigTLS, load_client_config_profile},
     protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest,
+    telemetry::metrics::TemporalMeter,
 };
 use url::Url;
 
@@ -256,8 +257,18 @@ impl Server {
     ///
     /// Outside a tokio runtime with time and I/O enabled.
     pub async fn connect(&self, identity: impl Into<String>) -> Result<Connection, ConnectError> {
+        self.connect_measured(identity, None).await
+    }
+
+    /// The same, with requests and their latencies counted by this meter.
+    pub(crate) async fn connect_measured(
+        &self,
+        identity: impl Into<String>,
+        meter: Option<TemporalMeter>,
+    ) -> Result<Connection, ConnectError> {
         let mut options = self.options.clone();
         options.identity = identity.into();
+        options.metrics_meter = meter;
         let (mut tries, mut pause) = (1, FIRST_PAUSE);
         loop {
             let reason = match tokio::time::timeout(TRY_TIMEOUT, Connection::connect(options.clone())).await {

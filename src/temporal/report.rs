@@ -7,23 +7,24 @@ use super::{
     connect::Server,
     worker_pool::{self, Place, Watched},
 };
-use crate::process::{
-    Mode,
-    coordinator::{Event, Summary},
+use crate::{
+    logs::{self, Of},
+    process::{
+        Mode,
+        coordinator::{Event, Summary},
+    },
 };
 use std::{
     fmt::{self, Write as _},
-    io::{self, Write},
     time::Duration,
 };
 
-/// Writes a line; a reader that has gone away has read enough, and `println!` would panic.
-pub(crate) fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stdout(), "{line}");
+pub(crate) fn say(line: impl fmt::Display) {
+    logs::say(Of::default(), line);
 }
 
-pub(crate) fn complain(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+pub(crate) fn complain(line: impl fmt::Display) {
+    logs::complain(Of::default(), line);
 }
 
 /// Runs the pool in this process, which becomes its coordinator, and says what happens.
@@ -40,24 +41,37 @@ pub(super) fn run(
             self::say(line)
         }
     };
+    let say_of = |label: &str, pid: Option<i32>, line: fmt::Arguments<'_>| {
+        if !quiet {
+            logs::say(Of { worker: Some(label), pid }, line);
+        }
+    };
+    let complain_of = |label: &str, pid: i32, line: fmt::Arguments<'_>| {
+        logs::complain(Of { worker: Some(label), pid: Some(pid) }, line);
+    };
     let mut observer = |event: Event<'_>| match event {
         Event::ClientsReady => say(format_args!("starting {w} workflow worker(s) and {a} activity worker(s)")),
-        Event::Starting { label } => say(format_args!("{label} starting")),
+        Event::Starting { label } => say_of(label, None, format_args!("{label} starting")),
         Event::Started => say(format_args!("waiting for keyboard interrupt or for all workers to exit")),
-        Event::Output { label, is_error: false, line } => self::say(format_args!("[{label}] {line}")),
-        Event::Output { label, is_error: true, line } => complain(format_args!("[{label}] {line}")),
-        Event::Replaced { label, pid, why } => say(format_args!("{label} (pid {pid}) has left: {why}")),
+        Event::Output { label, is_error, line } => logs::hand_on(label, is_error, line),
+        Event::Replaced { label, pid, why } => {
+            say_of(label, Some(pid), format_args!("{label} (pid {pid}) has left: {why}"));
+        }
         Event::Died { label, pid, exit, settled, restart_in, .. } => {
             let then = match restart_in {
                 None => "not started again, since the pool is ending".to_owned(),
                 Some(Duration::ZERO) => "starting it again".to_owned(),
                 Some(pause) => format!("starting it again in {pause:?}"),
             };
-            complain(format_args!(
-                "ERROR: worker exited unexpectedly: {label} (pid {pid}): {exit}; {} task(s) go to another worker, {} are \
+            complain_of(
+                label,
+                pid,
+                format_args!(
+                    "ERROR: worker exited unexpectedly: {label} (pid {pid}): {exit}; {} task(s) go to another worker, {} are \
                  reported as failed, {} are dropped; {then}",
-                settled.requeued, settled.failed, settled.dropped
-            ));
+                    settled.requeued, settled.failed, settled.dropped
+                ),
+            );
         }
         Event::Left { was_orderly: true, .. } => {}
         Event::Left { pid, was_orderly: false, settled } => complain(format_args!(
@@ -72,19 +86,25 @@ pub(super) fn run(
         }
         Event::Mode { mode: Mode::Cancelling } => say(format_args!("cancelling what still runs")),
         Event::Mode { .. } => {}
-        Event::ShuttingDown { label } => say(format_args!("{label} shutting down")),
-        Event::OutOfTime { label, pid, .. } => {
-            complain(format_args!("{label} (pid {pid}) has run a task for longer than that may take: killed"))
-        }
+        Event::ShuttingDown { label } => say_of(label, None, format_args!("{label} shutting down")),
+        Event::OutOfTime { label, pid, .. } => complain_of(
+            label,
+            pid,
+            format_args!("{label} (pid {pid}) has run a task for longer than that may take: killed"),
+        ),
         Event::Renewing => {
             say(format_args!("loading the plug-ins again: one activity worker after another is replaced"))
         }
         Event::NotRenewed { why } => {
             complain(format_args!("ERROR: {why}; the activity workers go on with what they have"))
         }
-        Event::Stuck { label, pid, state } => complain(format_args!(
-            "{label} (pid {pid}) was killed and does not die, it is in state {state}: what it runs stays with it"
-        )),
+        Event::Stuck { label, pid, state } => complain_of(
+            label,
+            pid,
+            format_args!(
+                "{label} (pid {pid}) was killed and does not die, it is in state {state}: what it runs stays with it"
+            ),
+        ),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
     conclude(&worker_pool::run(server, config, place, user, companion, &mut observer)?, &say)
@@ -98,7 +118,14 @@ fn conclude(summary: &Summary, say: &dyn Fn(fmt::Arguments<'_>)) -> Result<(), R
         let exit = e.exit.to_string();
         let _ = write!(table, "\n{:width$}  {:>8}  {exit:<20}  {:>10}", e.label, e.pid, e.finished);
     }
-    say(format_args!("{table}"));
+    match logs::is_json() {
+        // A line for each of its rows.
+        true => summary.ended.iter().for_each(|e| {
+            let (exit, tasks_done) = (e.exit.to_string(), e.finished);
+            tracing::info!(target: "shmworker::report", worker = e.label, pid = e.pid, exit, tasks_done, "ended");
+        }),
+        false => say(format_args!("{table}")),
+    }
     // What the living have in use is no leak.
     let is_clean = summary.audit.is_clean() || summary.attached > 0 && summary.audit.violations.is_empty();
     if !is_clean {

@@ -70,6 +70,8 @@ pub(crate) struct Place {
 }
 
 /// Where they stand among the kinds of processes.
+#[cfg(feature = "metrics")]
+const BRIDGE: usize = 0;
 const WORKFLOW_PROCESSES: usize = 1;
 const ACTIVITY_PROCESSES: usize = 2;
 
@@ -96,6 +98,8 @@ pub(crate) fn run(
     let (namespace, workflow_task_queue) = (server.namespace().to_owned(), config.workflow_task_queue.clone());
     let (activity_task_queue, slots) = (config.activity_task_queue.clone(), config.activity_slots);
     let (limits, at_most) = (config.limits.clone(), config.most_workflow_processes());
+    #[cfg(feature = "metrics")]
+    let metrics = config.metrics.clone();
     let specs = vec![
         Spec {
             name: "bridge",
@@ -139,6 +143,11 @@ pub(crate) fn run(
     let coordinator = match renewed.activities.has_plugins() {
         true => coordinator.renewing(ACTIVITY_PROCESSES, || renewed.activities.probe_again()),
         false => coordinator,
+    };
+    #[cfg(feature = "metrics")]
+    let coordinator = match metrics {
+        Some(listener) => coordinator.handing(BRIDGE, listener),
+        None => coordinator,
     };
     coordinator.naming(&Kind::NAMES).listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))
 }

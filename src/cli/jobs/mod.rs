@@ -14,6 +14,7 @@ mod template;
 use super::{
     args::{name, number},
     exit::{self, CliError},
+    observing::ObservingArgs,
 };
 use crate::{
     Pool, Tasks,
@@ -117,6 +118,8 @@ pub(crate) struct JobsArgs {
     /// Shared library with further tasks, in C or C++; may be given several times
     #[arg(long, value_name = "FILE")]
     load: Vec<PathBuf>,
+    #[command(flatten)]
+    observing: ObservingArgs,
 }
 
 /// A number of seconds, or with its unit.
@@ -139,6 +142,10 @@ enum Form {
 /// # Errors
 /// Some have failed, or none could be run.
 pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
+    // What it says of the pool by itself is of no use where nobody asks.
+    if let Some(format) = args.observing.log_format {
+        crate::logs::start(format);
+    }
     let usage = |why: &str| CliError::new(exit::USAGE, why);
     let (command, given) = template::split(std::mem::take(&mut args.command)).map_err(|why| usage(&why))?;
     let form = match &command[..] {
@@ -186,6 +193,8 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         }
         None => (None, DoneSet::default()),
     };
+    #[cfg(feature = "metrics")]
+    let metrics = args.observing.metrics.map(super::observing::listen).transpose()?;
     // Of no use here, and no business of the programs that are run.
     super::forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER"]);
     let pool = Pool::builder().workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
@@ -206,6 +215,15 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     // Before the first thread, which inherits what is blocked, and after the pool, which does not.
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
     signals.thread_block().map_err(|e| CliError::new(exit::FAILURE, format_args!("cannot wait for signals: {e}")))?;
+    #[cfg(feature = "otlp")]
+    let runner = runner.traced(super::observing::tracer(&args.observing)?);
+    #[cfg(feature = "metrics")]
+    if let Some(listener) = metrics {
+        if args.observing.metrics.is_some_and(|address| address.port() == 0) {
+            super::complain(format_args!("metrics: {}", super::observing::url(&listener)));
+        }
+        super::observing::serve(listener, &pool)?;
+    }
     let (lines, nudge) = Lines::read(input, separator, runner.alarm()).map_err(failure)?;
     let signal = Arc::new(AtomicI32::new(0));
     watch_signals(signals, &signal, &runner, nudge).map_err(failure)?;

@@ -91,8 +91,7 @@ impl Progress {
 
     /// A line for people.
     pub(super) fn say(&self, line: impl std::fmt::Display) {
-        // Who has closed it wants to know nothing.
-        self.suspend(|| drop(writeln!(io::stderr(), "{line}")));
+        self.suspend(|| crate::logs::complain(Default::default(), line));
     }
 
     /// Of a program, for standard error.

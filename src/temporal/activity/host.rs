@@ -14,7 +14,10 @@ use super::{
     registry::{Handler, Outcome, Registered},
     state::States,
 };
-use crate::temporal::{UserCode, converter::Converter};
+use crate::{
+    process::coordinator::label,
+    temporal::{UserCode, converter::Converter},
+};
 use futures_util::future::FutureExt;
 use std::{
     collections::HashMap,
@@ -32,6 +35,7 @@ use temporalio_common::{
     },
 };
 use tokio::{runtime::Handle, sync::watch};
+use tracing::Instrument;
 
 /// The attempts that run in this process, and the table of their handlers.
 pub(crate) struct ActivityHost {
@@ -78,6 +82,14 @@ impl ActivityHost {
             let failure = not_registered(&start.activity_type, &self.activities);
             return link.complete(completion(task_token, fail(failure, &Converter::default())));
         };
+        // Of the highest level, so that it is there for whatever is logged.
+        let span = tracing::error_span!(
+            "activity",
+            worker = label(),
+            task = start.activity_type,
+            attempt = start.attempt,
+            workflow_id = start.workflow_execution.as_ref().map(|of| &of.workflow_id[..])
+        );
         let received = Start {
             input: mem::take(&mut start.input),
             header_fields: mem::take(&mut start.header_fields),
@@ -94,6 +106,7 @@ impl ActivityHost {
         if let (Handler::Blocking(handler), None, []) = (&handler, &codec, &*self.interceptors) {
             let handler = Arc::clone(handler);
             drop(tokio::task::spawn_blocking(move || {
+                let _entered = span.enter();
                 let input = context.receive(received);
                 let end =
                     catch_unwind(AssertUnwindSafe(|| execution_result(handler(context.clone(), input), &context)));
@@ -102,7 +115,7 @@ impl ActivityHost {
             return;
         }
         let interceptors = Arc::clone(&self.interceptors);
-        drop(tokio::spawn(async move {
+        let ends = async move {
             let attempt = AssertUnwindSafe(async {
                 let decoded = match &codec {
                     None => Ok(received),
@@ -128,7 +141,8 @@ impl ActivityHost {
             });
             let end = encoded.catch_unwind().await;
             ending.report(end);
-        }));
+        };
+        drop(tokio::spawn(ends.instrument(span)));
     }
 
     /// Asks the attempt that `task` names to end. One that has ended already, or never started here, is ignored.

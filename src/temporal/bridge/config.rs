@@ -53,6 +53,9 @@ pub(crate) struct Config {
     pub(crate) default_heartbeat_throttle_interval: Duration,
     pub(crate) workflow_failure_errors: HashSet<WorkflowErrorType>,
     pub(crate) workflow_types_to_failure_errors: HashMap<String, HashSet<WorkflowErrorType>>,
+    /// Where metrics are asked for.
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics: Option<Arc<std::net::TcpListener>>,
 }
 
 impl Config {
@@ -84,6 +87,8 @@ impl Config {
             default_heartbeat_throttle_interval: Duration::from_secs(30),
             workflow_failure_errors: HashSet::new(),
             workflow_types_to_failure_errors: HashMap::new(),
+            #[cfg(feature = "metrics")]
+            metrics: None,
         }
     }
 

@@ -26,6 +26,8 @@
 mod activities;
 mod balance;
 mod config;
+#[cfg(feature = "metrics")]
+mod metrics;
 pub(crate) mod replay;
 mod routes;
 mod slots;
@@ -120,13 +122,19 @@ fn run(seat: &Seat, server: &Server, config: &Config) -> Result<(), Fault> {
         tokio.inner.worker_threads((cpus() / 2).clamp(1, MOST_THREADS));
     }
     let runtime = CoreRuntime::new(options.map_err(other)?, tokio).map_err(other)?;
+    #[cfg(feature = "metrics")]
+    let runtime = metrics::serve(runtime, seat, config).map_err(other)?;
     runtime.tokio_handle().block_on(serve(&runtime, seat, server, config))
 }
 
 /// Once the connection stands, Core's own retries do the rest.
-async fn connect(server: &Server, config: &Config) -> Result<temporalio_client::Connection, ConnectError> {
+async fn connect(
+    runtime: &CoreRuntime,
+    server: &Server,
+    config: &Config,
+) -> Result<temporalio_client::Connection, ConnectError> {
     let identity = config.identity.clone().unwrap_or_else(|| format!("{}@{}", std::process::id(), hostname()));
-    let connection = server.connect(identity).await?;
+    let connection = server.connect_measured(identity, runtime.telemetry().get_temporal_metric_meter()).await?;
     server.check_namespace(&connection).await?;
     Ok(connection)
 }
@@ -153,7 +161,7 @@ async fn serve(runtime: &CoreRuntime, seat: &Seat, server: &Server, config: &Con
         })
         .map_err(other)?;
     let connection = tokio::select! {
-        connected = connect(server, config) => connected.map_err(Fault::Connect)?,
+        connected = connect(runtime, server, config) => connected.map_err(Fault::Connect)?,
         _ = draining.changed() => return Ok(()),
     };
     let workers = config.core_workers(server, &bridge.crew.slots)?;

@@ -18,6 +18,7 @@
 //! witness. The SDK's futures wake inside a scope that it marks; a wake from anywhere else (a thread, a tokio type, a
 //! channel) means that the code waits for something that a replay won't reproduce, and fails the task with TMPRL1100.
 
+use crate::process::coordinator::label;
 use crate::temporal::{
     panics,
     seam::{
@@ -86,7 +87,7 @@ impl Run {
         surroundings: &Surroundings,
     ) -> Result<Self, TaskFailed> {
         let workflow_type = init.initialize_workflow.workflow_type.clone();
-        let span = tracing::info_span!("workflow", workflow_type, run_id = init.run_id);
+        let span = tracing::error_span!("workflow", task = workflow_type, run_id = init.run_id, worker = label());
         let commands = Rc::<Commands>::default();
         let instance = span
             .in_scope(|| {

@@ -1,0 +1,125 @@
+//! How logs are set up, and what a line of JSON has.
+
+use super::IS_JSON;
+use crate::process::coordinator::label;
+use serde_json::{Map, Value};
+use std::{fmt, io, sync::atomic::Ordering::Relaxed};
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    filter::{EnvFilter, LevelFilter},
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, FormattedFields,
+        format::{JsonFields, Writer},
+        time::{FormatTime, SystemTime},
+    },
+    registry::LookupSpan,
+};
+
+/// What a log line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+impl std::str::FromStr for Format {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Format, &'static str> {
+        match text {
+            "text" => Ok(Format::Text),
+            "json" => Ok(Format::Json),
+            _ => Err("it must be 'text' or 'json'"),
+        }
+    }
+}
+
+/// Of what a command says in any case; `RUST_LOG` says what else there is.
+const REPORT: &str = "shmworker::report=info";
+
+/// Logs to standard error, in this process and those it forks: warnings, more or less by `RUST_LOG`. A program that has set its own
+/// logs up before keeps them.
+pub(crate) fn start(format: Format) {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
+    let logs = tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false);
+    match format {
+        Format::Text => drop(logs.with_env_filter(filter).try_init()),
+        Format::Json => {
+            IS_JSON.store(true, Relaxed);
+            let report = REPORT.parse().unwrap_or_else(|e| unreachable!("{REPORT}: {e}"));
+            let logs = logs.with_env_filter(filter.add_directive(report));
+            drop(logs.fmt_fields(JsonFields::new()).event_format(Json).try_init());
+        }
+    }
+}
+
+/// A line of JSON for each event.
+struct Json;
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut fields = Map::new();
+        let label = label();
+        if !label.is_empty() {
+            fields.insert("worker".to_owned(), label.into());
+        }
+        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            let of_span = extensions.get::<FormattedFields<N>>();
+            if let Some(Ok(of_span)) = of_span.map(|of_span| serde_json::from_str::<Map<String, Value>>(of_span)) {
+                fields.extend(of_span);
+            }
+        }
+        event.record(&mut Fields(&mut fields));
+        let mut timestamp = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+        let level: &Level = event.metadata().level();
+        for (name, value) in
+            [("timestamp", &timestamp[..]), ("level", level.as_str()), ("target", event.metadata().target())]
+        {
+            fields.insert(name.to_owned(), value.into());
+        }
+        writeln!(writer, "{}", Value::Object(fields))
+    }
+}
+
+struct Fields<'f>(&'f mut Map<String, Value>);
+
+impl Fields<'_> {
+    fn set(&mut self, field: &Field, value: impl Into<Value>) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field, format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.set(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field, value);
+    }
+}

@@ -1,0 +1,200 @@
+//! Spans of jobs, as a collector gets them.
+
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::any_value::Value,
+    trace::v1::{Span, status::StatusCode},
+};
+use prost::Message;
+use serde_json::Value as Json;
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+/// Keeps the spans that come, and the service that they name.
+struct Collector {
+    url: String,
+    spans: Arc<Mutex<Vec<(Option<Value>, Span)>>>,
+}
+
+impl Collector {
+    fn start() -> Collector {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let spans = Arc::<Mutex<Vec<_>>>::default();
+        let kept = spans.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let kept = kept.clone();
+                thread::spawn(move || receive(stream, &kept));
+            }
+        });
+        Collector { url, spans }
+    }
+
+    fn named(&self, name: &str) -> Vec<Span> {
+        let spans = self.spans.lock().unwrap();
+        spans.iter().filter(|(_, span)| span.name == name).map(|(_, span)| span.clone()).collect()
+    }
+
+    #[track_caller]
+    fn one(&self, name: &str) -> Span {
+        let [span] = &self.named(name)[..] else { panic!("not one span '{name}': {:?}", self.spans.lock().unwrap()) };
+        span.clone()
+    }
+}
+
+fn receive(stream: TcpStream, kept: &Mutex<Vec<(Option<Value>, Span)>>) -> Option<()> {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (mut head, mut line) = (String::new(), String::new());
+        while stream.read_line(&mut line).ok()? > 2 {
+            head.push_str(&line.to_lowercase());
+            line.clear();
+        }
+        assert!(head.starts_with("post /v1/traces http/1.1"), "{head}");
+        assert!(head.contains("content-type: application/x-protobuf"), "{head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?.trim().parse().ok()?;
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).ok()?;
+        for of in ExportTraceServiceRequest::decode(&body[..]).unwrap().resource_spans {
+            let attributes = of.resource.map(|resource| resource.attributes).unwrap_or_default();
+            let service = attributes.into_iter().find(|a| a.key == "service.name").and_then(|a| a.value?.value);
+            let spans = of.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            kept.lock().unwrap().extend(spans.map(|span| (service.clone(), span)));
+        }
+        write!(
+            stream.get_mut(),
+            "HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
+        )
+        .ok()?;
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[track_caller]
+fn text(span: &Span, key: &str) -> String {
+    match span.attributes.iter().find(|a| a.key == key).and_then(|a| a.value.as_ref()?.value.as_ref()) {
+        Some(Value::StringValue(text)) => text.clone(),
+        Some(Value::IntValue(n)) => n.to_string(),
+        other => panic!("{key}: {other:?} in {span:?}"),
+    }
+}
+
+fn jobs(args: &[&str], input: &str) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("input");
+    fs::write(&file, input).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+    command.args(["jobs", "-j", "2"]).args(args).env_clear().env("PATH", "/usr/bin:/bin");
+    command.stdin(Stdio::from(File::open(file).unwrap())).output().unwrap()
+}
+
+fn results(output: &Output) -> Vec<Json> {
+    let lines = std::str::from_utf8(&output.stdout).unwrap().lines();
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn each_job_has_a_span_in_the_trace_of_its_parent() {
+    let collector = Collector::start();
+    let parent = format!("00-{TRACE}-{PARENT}-01");
+    let input = format!(
+        "{{\"task\":\"echo\",\"args\":1,\"label\":\"mine\",\"traceparent\":\"{parent}\"}}\n\
+         {{\"task\":\"exec\",\"args\":[\"sh\",\"-c\",\"echo $TRACEPARENT\"],\"traceparent\":\"{parent}\"}}\n\
+         {{\"task\":\"sleep\",\"args\":0}}\n"
+    );
+    let output = jobs(&["-k", "--otlp", &collector.url], &input);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let results = results(&output);
+
+    let echo = collector.one("echo");
+    assert_eq!((hex(&echo.trace_id), hex(&echo.parent_span_id)), (TRACE.to_owned(), PARENT.to_owned()));
+    assert_eq!((text(&echo, "shmworker.attempts"), text(&echo, "shmworker.status")), ("1".into(), "done".into()));
+    assert_eq!(text(&echo, "shmworker.worker"), results[0]["worker"].as_str().unwrap());
+    assert_eq!(text(&echo, "process.pid"), results[0]["pid"].to_string());
+    assert_eq!(text(&echo, "shmworker.label"), "mine");
+    let [begun] = &echo.events[..] else { panic!("{echo:?}") };
+    let times = [echo.start_time_unix_nano, begun.time_unix_nano, echo.end_time_unix_nano];
+    assert!(begun.name == "begun" && times.is_sorted() && times[0] > 0, "{times:?}");
+
+    // What the program was told is the span of its job.
+    let exec = collector.one("exec");
+    let told = results[1]["result"]["stdout"].as_str().unwrap().trim();
+    assert_eq!(told, format!("00-{TRACE}-{}-01", hex(&exec.span_id)));
+    assert_eq!(hex(&exec.parent_span_id), PARENT);
+
+    let sleep = collector.one("sleep");
+    assert!(sleep.parent_span_id.is_empty() && hex(&sleep.trace_id) != TRACE, "{sleep:?}");
+    let services = collector.spans.lock().unwrap();
+    assert!(services.iter().all(|(of, _)| *of == Some(Value::StringValue("shmworker".into()))), "{services:?}");
+}
+
+#[test]
+fn a_failure_is_told_with_its_attempts() {
+    let collector = Collector::start();
+    let output = jobs(&["--retries", "2", "--otlp", &collector.url], "{\"task\":\"exec\",\"args\":[\"false\"]}\n");
+    assert_eq!(output.status.code(), Some(1));
+    let span = collector.one("exec");
+    assert_eq!((text(&span, "shmworker.attempts"), text(&span, "shmworker.status")), ("3".into(), "failed".into()));
+    let status = span.status.unwrap();
+    assert_eq!(status.code(), StatusCode::Error);
+    assert_eq!(status.message, results(&output)[0]["error"].as_str().unwrap());
+}
+
+#[test]
+fn jobs_that_go_together_have_a_span_each() {
+    let collector = Collector::start();
+    let input: String = (0..1000).map(|i| format!("{{\"task\":\"echo\",\"args\":{i}}}\n")).collect();
+    let output = jobs(&["--chunk", "50", "--otlp", &format!("{}/", collector.url)], &input);
+    assert!(output.status.success(), "{output:?}");
+    let spans = collector.named("echo");
+    assert_eq!(spans.len(), 1000);
+    assert!(spans.iter().all(|span| text(span, "shmworker.status") == "done"));
+}
+
+#[test]
+fn a_program_finds_the_trace_without_a_collector_too() {
+    let exec = r#"{"task":"exec","args":["sh","-c","echo ${TRACEPARENT-none}"]"#;
+    let parent = format!("00-{TRACE}-{PARENT}-00");
+    let output = jobs(&["-k"], &format!("{exec},\"traceparent\":\"{parent}\"}}\n{exec}}}\n"));
+    let told: Vec<_> =
+        results(&output).iter().map(|r| r["result"]["stdout"].as_str().unwrap().trim().to_owned()).collect();
+    assert_eq!(told, [&parent, "none"]);
+    let output = jobs(&[], "{\"task\":\"echo\",\"traceparent\":\"x\"}\n");
+    let error = results(&output)[0]["error"].clone();
+    assert!(error.as_str().unwrap().starts_with("\"x\" is no traceparent: it must be such as 00-"), "{error}");
+}
+
+#[test]
+fn a_collector_that_is_not_there_costs_no_job() {
+    // Nobody listens there any more.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = jobs(&["--otlp", &format!("http://{address}")], "{\"task\":\"echo\",\"args\":1}\n");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(results(&output)[0]["result"], 1);
+}
+
+#[test]
+fn what_is_no_address_is_refused() {
+    for wrong in ["", "127.0.0.1:4318", "https://host:4318", "http://", "http:///x", "http://a b"] {
+        let output = jobs(&["--otlp", wrong], "");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.starts_with(&format!("error: invalid value '{wrong}' for '--otlp': it must be http://")),
+            "{said}"
+        );
+        assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1));
+    }
+}
