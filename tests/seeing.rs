@@ -1,10 +1,13 @@
 //! `shmworker inspect --json` and `shmworker top`, of pools whose work is known. `top` runs in a real terminal: tmux.
 
+#[path = "common/eventually.rs"]
+mod eventually;
 #[path = "common/scene.rs"]
 mod scene;
 #[path = "common/terminal.rs"]
 mod terminal;
 
+use eventually::eventually;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

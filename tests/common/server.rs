@@ -42,13 +42,15 @@ impl Server {
 
     fn launch(namespaces: &[&str], db: Option<PathBuf>, settings: &[&str]) -> Server {
         let cli = cli();
-        // Nobody else is given the port in the moment between.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let program = serve(&cli, port, namespaces, db.as_deref(), settings);
-        let address = format!("127.0.0.1:{port}");
-        let mut server = Server { cli, address, port, db, program };
-        server.await_health();
-        server
+        loop {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let program = serve(&cli, port, namespaces, db.as_deref(), settings);
+            let address = format!("127.0.0.1:{port}");
+            let mut server = Server { cli: cli.clone(), address, port, db: db.clone(), program };
+            if server.serves() {
+                return server;
+            }
+        }
     }
 
     /// Kills the server, which has its state in a file, and starts it again.
@@ -57,16 +59,22 @@ impl Server {
         self.program.signal(Signal::SIGKILL);
         self.program.end();
         self.program = serve(&self.cli, self.port, &[], self.db.as_deref(), &[]);
-        self.await_health();
+        assert!(self.serves(), "its port is another's by now");
     }
 
-    fn await_health(&mut self) {
+    /// Waits until it serves. `false`: somebody else was given its port before it was.
+    fn serves(&mut self) -> bool {
         eventually("the dev server serves", || {
-            assert!(self.program.is_running(), "the dev server has ended: {:?}", self.program.stderr());
+            if !self.program.is_running() {
+                self.program.end();
+                let said = self.program.stderr();
+                assert!(said.iter().any(|line| line.contains("address already in use")), "it has ended: {said:?}");
+                return Some(false);
+            }
             let mut health = Command::new(&self.cli);
             health.args(["operator", "cluster", "health", "--address", &self.address]);
-            health.output().unwrap().status.success().then_some(())
-        });
+            health.output().unwrap().status.success().then_some(true)
+        })
     }
 
     /// What the tool answers, as JSON.

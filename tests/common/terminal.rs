@@ -1,9 +1,6 @@
 //! A real terminal: the window of a tmux server of its own, in which a line of shell runs.
 
-#[path = "eventually.rs"]
-mod eventually;
-
-use eventually::eventually;
+use super::eventually;
 use std::{
     fs,
     os::unix::fs::FileTypeExt,
