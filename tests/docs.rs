@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Component, Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -505,9 +506,8 @@ fn the_commands_of_the_pages_do_what_they_say() {
         fs::write(path("jobs.jsonl"), "{\"task\":\"sha256\",\"args\":\"some text\"}\n".repeat(3)).unwrap();
         // ImageMagick's, which not everybody has.
         fs::write(path("bin/convert"), "#!/bin/sh\nexec cp \"$1\" \"$2\"\n").unwrap();
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_shmworker"), path("bin/shmworker")).unwrap();
-        let executable = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
-        fs::set_permissions(path("bin/convert"), executable).unwrap();
+        symlink(env!("CARGO_BIN_EXE_shmworker"), path("bin/shmworker")).unwrap();
+        fs::set_permissions(path("bin/convert"), fs::Permissions::from_mode(0o755)).unwrap();
         if command.contains("--load") {
             plug_in_of_the_page(&path("libthumbs.so"));
         }
