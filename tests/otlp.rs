@@ -19,10 +19,13 @@ use std::{
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// Keeps the spans that come, and the service that they name.
+/// A span, and the service that it is of.
+type Kept = (Option<Value>, Span);
+
+/// Keeps the spans that come.
 struct Collector {
     url: String,
-    spans: Arc<Mutex<Vec<(Option<Value>, Span)>>>,
+    spans: Arc<Mutex<Vec<Kept>>>,
 }
 
 impl Collector {
@@ -52,7 +55,7 @@ impl Collector {
     }
 }
 
-fn receive(stream: TcpStream, kept: &Mutex<Vec<(Option<Value>, Span)>>) -> Option<()> {
+fn receive(stream: TcpStream, kept: &Mutex<Vec<Kept>>) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut head, mut line) = (String::new(), String::new());

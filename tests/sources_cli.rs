@@ -178,6 +178,52 @@ fn there_must_be_a_source() {
     refused(&["-w", "1"], exit::USAGE, "--source");
 }
 
+#[cfg(all(feature = "metrics", feature = "otlp"))]
+#[test]
+fn prometheus_and_a_collector_are_told_of_its_jobs() {
+    let server = Server::start(|call, before| match (&*call.path, before) {
+        ("/queue/fetch", 0) => jobs(&[("a.1", json!({"task":"echo","args":7}))]),
+        _ => NONE,
+    });
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", collector.local_addr().unwrap());
+    let asked = thread::spawn(move || {
+        let mut stream = BufReader::new(collector.accept().unwrap().0);
+        let (mut head, mut line) = (String::new(), String::new());
+        while stream.read_line(&mut line).unwrap() > 2 {
+            head.push_str(&line.to_lowercase());
+            line.clear();
+        }
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        let mut body = vec![0; length.trim().parse().unwrap()];
+        stream.read_exact(&mut body).unwrap();
+        stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        (head, body)
+    });
+    let args =
+        ["--source", &server.url(), "-w", "1", "--metrics", "127.0.0.1:0", "--otlp", &url, "--log-format", "json"];
+    let mut program = Program::start(command(&args));
+    let said: Value =
+        serde_json::from_str(&program.says("where metrics are", 1, |l| l.contains("metrics: http"))).unwrap();
+    eventually("it is published", || (!server.calls("/queue/publish").is_empty()).then_some(()));
+    let address = said["message"].as_str().unwrap()["metrics: http://".len()..].trim_end_matches("/metrics").to_owned();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.contains("\nshmworker_tasks_total{task=\"echo\",status=\"completed\"} 1\n"), "{text}");
+    program.signal(Signal::SIGTERM);
+    assert_eq!(program.end().code(), Some(0));
+    let (head, body) = asked.join().unwrap();
+    assert!(head.starts_with("post /v1/traces ") && body.windows(4).any(|part| part == b"echo"), "{head}");
+    assert!(program.stdout().is_empty());
+    let lines = program.stderr();
+    assert!(
+        lines.iter().all(|line| serde_json::from_str::<Value>(line).is_ok_and(|line| line.is_object())),
+        "{lines:?}"
+    );
+}
+
 #[test]
 fn a_refusal_ends_it_with_the_server_s_words() {
     let refuse = |_: &Call, _| ("401 Unauthorized", "\n the key opens nothing\nand more".to_owned());

@@ -6,7 +6,7 @@
 #[cfg(feature = "cli")]
 mod json;
 
-#[cfg(feature = "cli")]
+#[cfg(all(feature = "cli", any(feature = "jobs", feature = "temporal")))]
 pub(crate) use json::{Format, start};
 
 #[cfg(feature = "temporal")]
