@@ -33,6 +33,8 @@ eval "$(block sh 1)"
 block rust 1 >src/main.rs
 cargo build
 built=$SECONDS
+# What it would have taken alone is told by the CPU time: user, system.
+times >"$walk/times"
 bash -c "exec $(block sh 2)" & # in place of the shell, so that the signal below is its own
 workers=$!
 results=$(eval "$(block sh 3)")
@@ -41,4 +43,5 @@ echo "$results"
 kill -INT $workers
 wait $workers || { echo "'run' ended with $?" >&2; exit 1; }
 workers=
-echo "from nothing to a greeting: $((SECONDS - begin)) s, of which $((built - begin)) s were fetching and building"
+echo "from nothing to a greeting: $((SECONDS - begin)) s, of which $((built - begin)) s were fetching and building;" \
+    "CPU time of that: $(tail -n 1 "$walk/times")"
