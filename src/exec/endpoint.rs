@@ -636,15 +636,16 @@ impl Endpoint {
         }
     }
 
-    /// The attempt that began then ends: for its submitter, and for people. Returns the present stamp.
+    /// The attempt that began then ends so: for its submitter, and for people. Returns the present stamp.
     // Not inlined: it would be where an attempt ends that was not stamped, and costs that one more than a call costs the others.
     #[inline(never)]
-    fn note_times(&self, d: &Descriptor, began: u64) -> (u64, (u64, u64)) {
+    fn note_times(&self, d: &Descriptor, began: u64, how: How) -> u64 {
         let now = self.table().clock.now();
         let (waited, ran) = (began.saturating_sub(d.submitted.load(Relaxed)), now.saturating_sub(began));
         d.run.ran.store(ran, Relaxed);
         self.times.count(waited, ran, self.is_shared.load(Relaxed));
-        (now, (waited, ran))
+        self.count_attempt(d.kind.load(Relaxed), how, (waited, ran));
+        now
     }
 
     /// One attempt of a task of this kind has ended so, which took these ticks.
@@ -1183,13 +1184,17 @@ impl<'e> Claimed<'e> {
         let table = endpoint.table();
         d.run.status.store(status, Relaxed);
         let began = d.run.began.load(Relaxed);
-        let (now, ticks) = if began == 0 { (0, (0, 0)) } else { endpoint.note_times(d, began) };
         let how = match (outcome, status) {
             (Outcome::Completed, STATUS_OK) => How::Completed,
             (Outcome::Cancelled, _) => How::Cancelled,
             _ => How::Failed,
         };
-        endpoint.count_attempt(d.kind.load(Relaxed), how, ticks);
+        let now = if began == 0 {
+            endpoint.count_attempt(d.kind.load(Relaxed), how, (0, 0));
+            0
+        } else {
+            endpoint.note_times(d, began, how)
+        };
         // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
         endpoint.count();
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;

@@ -241,15 +241,19 @@ impl<'r> Counts<'r> {
     #[inline]
     pub(crate) fn count(self, kind: u32, how: How, (waited, ran): (u64, u64), is_shared: bool) {
         let entry = self.entry(kind);
+        let [n, sums @ ..] = [&entry[how as usize], &entry[5], &entry[6]];
         // Relaxed: for people. Nobody else writes here: not even the id's former process, which is dead.
-        let add = |word: &AtomicU64, n: u64| match is_shared {
-            true => drop(word.fetch_add(n, Relaxed)),
-            false => word.store(word.load(Relaxed).wrapping_add(n), Relaxed),
-        };
-        add(&entry[how as usize], 1);
+        if is_shared {
+            n.fetch_add(1, Relaxed);
+            sums[0].fetch_add(waited, Relaxed);
+            sums[1].fetch_add(ran, Relaxed);
+            return;
+        }
+        let add = |word: &AtomicU64, n| word.store(word.load(Relaxed).wrapping_add(n), Relaxed);
+        add(n, 1);
         if ran != 0 {
-            add(&entry[5], waited);
-            add(&entry[6], ran);
+            add(sums[0], waited);
+            add(sums[1], ran);
         }
     }
 
