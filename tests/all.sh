@@ -34,6 +34,8 @@ core() {
     step "core: unit tests, no features" cargo test --no-default-features --lib
     step "core: loom models" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" \
         cargo test --profile loom --no-default-features --lib
+    step "core: loom models of C's handles" env RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" \
+        cargo test --profile loom -p shmworker-ffi --lib models
     step "core: shuttle pools" env RUSTFLAGS="--cfg shuttle" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/shuttle" \
         cargo test --profile loom --no-default-features --lib
 }
@@ -67,6 +69,7 @@ examples() { step "examples: each runs and says what it should" tests/examples.s
 seeing() {
     tmux_is_there
     step "seeing: inspect, top" cargo test --test inspect --test seeing
+    step "seeing: metrics, logs, traces" cargo test --test metrics --test logs --test otlp
 }
 torture() {
     # Its own build: it takes seconds, and nothing of Temporal is in what is stepped through.
@@ -83,7 +86,7 @@ temporal() {
     tmux_is_there
     step "temporal: build" cargo test --no-run
     step "temporal: on a real server" cargo test --test temporal
-    step "temporal: what a worker is told" cargo test --test temporal_worker --test temporal_flags --test temporal_tls
+    step "temporal: what a worker is told" cargo test --test temporal_worker --test temporal_flags --test temporal_tls --test temporal_metrics
     step "temporal: workflow features, replay" cargo test --test temporal_features --test replay
     step "temporal: activities" cargo test --test temporal_activities --test temporal_plugins
     step "temporal: balance, deadlocks" cargo test --test temporal_balance

@@ -74,6 +74,16 @@ const COMMANDS: &[(&str, Proof)] = &[
         "shmworker inspect --json mine | jq '.participants[] | select(.task) | {label, task: .task.task}'",
         In("tests/seeing.rs", "--json"),
     ),
+    ("shmworker run -w 4 -a 2 --metrics 127.0.0.1:9100", In("tests/temporal_metrics.rs", "--metrics")),
+    ("shmworker jobs --metrics 127.0.0.1:9100 jobs.jsonl", In("tests/metrics.rs", r#""-j", "2", "--metrics""#)),
+    ("curl -s http://127.0.0.1:9100/metrics", In("tests/metrics.rs", "/metrics")),
+    ("shmworker jobs --otlp http://127.0.0.1:4318 jobs.jsonl", In("tests/otlp.rs", "--otlp")),
+    ("shmworker run --source postgres://host/db --otlp http://127.0.0.1:4318", In("tests/sources_cli.rs", "--otlp")),
+    ("shmworker run -w 4 -a 2 --log-format json 2> log.jsonl", In("tests/temporal_metrics.rs", "--log-format")),
+    (
+        "jq -r 'select(.task) | [.worker, .task, .attempt, .message] | @tsv' log.jsonl",
+        In("tests/temporal_metrics.rs", "what_is_logged_says_of_whom_it_is"),
+    ),
     (
         "shmworker completions bash > ~/.local/share/bash-completion/completions/shmworker",
         Here(".local/share/bash-completion/completions/shmworker"),
@@ -121,7 +131,9 @@ const COMMANDS: &[(&str, Proof)] = &[
     (r#"redis-cli XADD jobs '*' job '{"task":"sha256","args":"some text"}'"#, REDIS),
     ("redis-cli XREAD BLOCK 0 STREAMS jobs:results 0", In("tests/source_redis.rs", ":results")),
     // docs/deploy
-    ("sudo install target/dist/shmworker /usr/local/bin/", Nobody(ROOT)),
+    ("cargo install --locked --path . && sudo install ~/.cargo/bin/shmworker /usr/local/bin/", Nobody(ROOT)),
+    ("cargo install --locked --path . --root /usr/local", In(".ci/long", "cargo install --locked --path .")),
+    ("cargo install --locked --path . --profile dist", In("docs/deploy/Dockerfile", "--profile dist")),
     ("sudo useradd --system --no-create-home shmworker", Nobody(ROOT)),
     ("sudo install -Dm644 docs/deploy/shmworker.service /etc/systemd/system/shmworker.service", Nobody(ROOT)),
     (
@@ -150,6 +162,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("benches/c/run --write", Nobody(FIGURES)),
     ("benches/jobs/run", In(".ci/long", "benches/jobs/run 1")),
     ("benches/jobs/run --write", Nobody(FIGURES)),
+    ("benches/seeing/run", In(".ci/long", "benches/seeing/run 1")),
     ("benches/counts/run", In("tests/all.sh", "benches/counts/run")),
     ("peer PEER CASE [KEY=VALUE ...]", In("benches/src/driver/turns.rs", "Command::new")),
     (
@@ -175,6 +188,8 @@ const EXCERPTS: &[(&str, &str, &str)] = &[
 /// Blocks in other languages, and the test that reads them from the page.
 const READ_BY: &[(&str, &str, &str)] = &[
     ("docs/operations.md", "toml", "tests/config.rs"),
+    // As Prometheus reads it: what is scraped there is tried.
+    ("docs/operations.md", "yaml", "tests/docs.rs"),
     ("docs/sources/postgres.md", "sql", "src/sources/postgres.rs"),
 ];
 

@@ -185,7 +185,7 @@ fn deaths(out: &mut String, sample: &Sample) -> fmt::Result {
             g.deaths,
             g.pid,
             g.exit,
-            f64::from(g.at_ms) / 1000.0
+            g.at_ms as f64 / 1000.0
         )?;
     }
     for d in &sample.deaths {
@@ -196,7 +196,7 @@ fn deaths(out: &mut String, sample: &Sample) -> fmt::Result {
             d.label,
             d.pid,
             d.exit,
-            f64::from(d.at_ms) / 1000.0,
+            d.at_ms as f64 / 1000.0,
             d.requeued,
             d.failed
         )?;

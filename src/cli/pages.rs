@@ -15,7 +15,12 @@ fn words(line: &str) -> Vec<OsString> {
                 word.get_or_insert_default();
             }
             (None, ' ') => words.extend(word.take().map(OsString::from)),
-            (None, '|' | '<' | '>') => break,
+            (None, '|' | '<') => break,
+            (None, '>') => {
+                // The number of a stream is no argument.
+                word = word.filter(|word| word != "2");
+                break;
+            }
             (None, '#') if word.is_none() => break,
             _ => word.get_or_insert_default().push(c),
         }

@@ -291,6 +291,18 @@ impl<'r> Counts<'r> {
     }
 }
 
+/// 31 bits of an entry say when, to 64 ms: that is good for four years.
+#[cfg(not(all(test, any(loom, shuttle))))]
+const MOMENTS: u64 = (1 << 31) - 1;
+#[cfg(not(all(test, any(loom, shuttle))))]
+const MOMENT_SHIFT: u32 = 6;
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+const fn moment(at_ms: u64) -> u64 {
+    let moment = at_ms >> MOMENT_SHIFT;
+    if moment < MOMENTS { moment } else { MOMENTS }
+}
+
 /// How a process of the pool ended.
 #[cfg(not(all(test, any(loom, shuttle))))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -303,16 +315,16 @@ pub(crate) struct Ending {
     /// Tasks that were given to others, and that ended with it: up to 255 are told.
     pub(crate) requeued: u8,
     pub(crate) failed: u8,
-    /// Milliseconds of CLOCK_MONOTONIC since the pool began, up to 2^31.
-    pub(crate) at_ms: u32,
+    /// Milliseconds of CLOCK_MONOTONIC since the pool began: told to 64 of them.
+    pub(crate) at_ms: u64,
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
 impl Ending {
-    /// pid 32 · role 32; requeued 8 · failed 8 · exit 17, of which one bit says OVERDUE · ms 31.
+    /// pid 32 · role 32; requeued 8 · failed 8 · exit 17, of which one bit says OVERDUE · 64 ms 31.
     const fn bits(self) -> [u64; 2] {
         let Ending { pid, role, exit, requeued, failed, at_ms } = self;
-        let at = if at_ms < 1 << 31 { at_ms as u64 } else { (1 << 31) - 1 };
+        let at = moment(at_ms);
         [
             (pid as u64) << 32 | role as u64,
             (requeued as u64) << 56 | (failed as u64) << 48 | (exit & 0x1_ffff) << 31 | at,
@@ -326,7 +338,7 @@ impl Ending {
             exit: how >> 31 & 0x1_ffff,
             requeued: (how >> 56) as u8,
             failed: (how >> 48) as u8,
-            at_ms: how as u32 & (u32::MAX >> 1),
+            at_ms: (how & MOMENTS) << MOMENT_SHIFT,
         }
     }
 }
@@ -342,7 +354,7 @@ pub(crate) struct Loss {
     /// The last one; `exit` and `at_ms` as in [`Ending`].
     pub(crate) pid: u32,
     pub(crate) exit: u64,
-    pub(crate) at_ms: u32,
+    pub(crate) at_ms: u64,
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
@@ -350,7 +362,7 @@ impl Loss {
     /// pid 32 · kind 32; deaths 8 · spare 7 · poison 1 · exit 17 · ms 31.
     const fn bits(self) -> [u64; 2] {
         let Loss { kind, deaths, is_poison, pid, exit, at_ms } = self;
-        let at = if at_ms < 1 << 31 { at_ms as u64 } else { (1 << 31) - 1 };
+        let at = moment(at_ms);
         let how = (deaths as u64) << 56 | (is_poison as u64) << 48 | (exit & 0x1_ffff) << 31 | at;
         [(pid as u64) << 32 | kind as u64, how]
     }
@@ -362,7 +374,7 @@ impl Loss {
             is_poison: how >> 48 & 1 == 1,
             pid: (who >> 32) as u32,
             exit: how >> 31 & 0x1_ffff,
-            at_ms: how as u32 & (u32::MAX >> 1),
+            at_ms: (how & MOMENTS) << MOMENT_SHIFT,
         }
     }
 }
@@ -716,7 +728,8 @@ mod tests {
     fn endings_come_back_the_newest_first() {
         let record = record();
         assert_eq!(record.endings(), []);
-        let ending = |pid| Ending { pid, role: 3, exit: 0x1_0209, requeued: 4, failed: u8::MAX, at_ms: pid * 1000 };
+        let ending =
+            |pid| Ending { pid, role: 3, exit: 0x1_0209, requeued: 4, failed: u8::MAX, at_ms: u64::from(pid) * 64 };
         (1..=100).for_each(|pid| {
             record.note_ending(ending(pid));
             record.note_costs([300, 1]);
@@ -724,20 +737,28 @@ mod tests {
         assert_eq!(record.costs(), [100, 30_000, 100]);
         let told = record.endings();
         assert_eq!((told.len(), told[0], told[62]), (63, ending(100), ending(38)));
-        let late = Ending { at_ms: u32::MAX, role: u32::MAX, ..ending(1) };
-        assert_eq!(Ending::of(late.bits()), Ending { at_ms: (1 << 31) - 1, ..late });
+        let late = Ending { at_ms: u64::MAX, role: u32::MAX, ..ending(1) };
+        assert_eq!(Ending::of(late.bits()), Ending { at_ms: MOMENTS << MOMENT_SHIFT, ..late });
     }
 
     #[test]
     fn tasks_that_were_given_up_come_back_the_newest_first() {
         let record = record();
         assert_eq!((record.losses(), record.given_up()), (Vec::new(), 0));
-        let loss = |pid| Loss { kind: u32::MAX, deaths: 255, is_poison: pid % 2 == 0, pid, exit: 0x1_0209, at_ms: pid };
+        let loss = |pid| Loss {
+            kind: u32::MAX,
+            deaths: 255,
+            is_poison: pid % 2 == 0,
+            pid,
+            exit: 0x1_0209,
+            at_ms: u64::from(pid) * 64,
+        };
         (1..=40).for_each(|pid| record.note_loss(loss(pid)));
         let told = record.losses();
         assert_eq!((told.len(), told[0], told[14]), (15, loss(40), loss(26)));
         assert_eq!((record.given_up(), record.endings()), (40, Vec::new()));
-        assert_eq!(Loss::of(Loss { at_ms: u32::MAX, ..loss(1) }.bits()).at_ms, (1 << 31) - 1);
+        let [day, late] = [24 * 3_600_000 * 60, u64::MAX].map(|at_ms| Loss::of(Loss { at_ms, ..loss(1) }.bits()).at_ms);
+        assert_eq!((day, late), (24 * 3_600_000 * 60, MOMENTS << MOMENT_SHIFT), "in the second month too");
     }
 
     #[test]

@@ -222,7 +222,7 @@ pub(crate) struct Death {
     pub(crate) requeued: u8,
     pub(crate) failed: u8,
     /// Milliseconds since the pool was made.
-    pub(crate) at_ms: u32,
+    pub(crate) at_ms: u64,
 }
 
 /// A task that has ended since workers died over it, which its submitter was told.
@@ -237,7 +237,7 @@ pub(crate) struct GivenUp {
     pub(crate) pid: u32,
     pub(crate) exit: String,
     pub(crate) was_overdue: bool,
-    pub(crate) at_ms: u32,
+    pub(crate) at_ms: u64,
 }
 
 /// A task in use over which workers died.
@@ -623,6 +623,9 @@ fn deaths(segment: &Segment, participants: &[Participant]) -> Vec<Death> {
     let table = segment.table();
     let endings = segment.record(0).map(|record| record.endings()).unwrap_or_default();
     let label = |role: u32| {
+        if role == GUEST {
+            return "attached".to_owned();
+        }
         // Its successor has the label too; the coordinator and who has made the pool have roles that say nothing.
         let is_it = |p: &&Participant| {
             table.participants[p.id].role.load(Relaxed) == role && !matches!(&p.label[..], "coordinator" | "program")

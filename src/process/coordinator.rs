@@ -2,7 +2,7 @@
 
 use super::{
     ABSENT, Mode, READY, UNFIT,
-    attach::{Departed, Door, Refusal, answer_resize},
+    attach::{Departed, Door, GUEST, Refusal, answer_resize},
     clock::Clock,
     exit::{Exit, OVERDUE},
     limits::{Leave, Stay, WorkerLimits},
@@ -1026,7 +1026,7 @@ impl<'o> Coordinator<'o> {
         self.count_death();
         let label = self.workers[i].label.clone();
         if exit != Exit::Code(0) || leave.is_none() && self.mode < Mode::Stopping {
-            self.note_ending(pid, i, death.exit, &settled);
+            self.note_ending(pid, i as u32, death.exit, &settled);
             self.is_to_be_audited(label.clone());
         }
         self.note_losses(pid, death.exit, &settled);
@@ -1096,9 +1096,9 @@ impl<'o> Coordinator<'o> {
     }
 
     /// Milliseconds since the pool began.
-    fn age_ms(&self) -> u32 {
+    fn age_ms(&self) -> u64 {
         let began = self.segment.header().identity.origin.ns;
-        u32::try_from(monotonic().saturating_sub(began) / MS).unwrap_or(u32::MAX)
+        monotonic().saturating_sub(began) / MS
     }
 
     /// For who looks at the pool.
@@ -1110,12 +1110,12 @@ impl<'o> Coordinator<'o> {
     }
 
     /// For who looks at the pool.
-    fn note_ending(&self, pid: i32, role: usize, exit: u64, settled: &Settled) {
+    fn note_ending(&self, pid: i32, role: u32, exit: u64, settled: &Settled) {
         let at_ms = self.age_ms();
         let told = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
         let (requeued, failed) = (told(settled.requeued), told(settled.failed));
         if let Some(record) = self.segment.record(self.me.id()) {
-            let ending = Ending { pid: pid as u32, role: role as u32, exit, requeued, failed, at_ms };
+            let ending = Ending { pid: pid as u32, role, exit, requeued, failed, at_ms };
             record.note_costs([settled.requeued, settled.failed]);
             record.note_ending(ending);
         }
@@ -1360,6 +1360,9 @@ impl<'o> Coordinator<'o> {
             let death = Death { exit: exit.pack(), peak_kib: 0, late: &late };
             let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
+            if !was_orderly {
+                self.note_ending(guest.pid, GUEST, death.exit, &settled);
+            }
             self.note_losses(guest.pid, death.exit, &settled);
             self.count_death();
             (self.observer)(Event::Left { pid: guest.pid, was_orderly, settled });

@@ -275,7 +275,7 @@ fn deaths(app: &App, palette: &Palette) -> Vec<Line<'static>> {
     if sample.deaths.is_empty() && sample.given_up.is_empty() && suspects.peek().is_none() {
         return Vec::new();
     }
-    let ago = |at_ms: u32| Age(sample.pool.age_ms.saturating_sub(at_ms.into()) / 1000);
+    let ago = |at_ms: u64| Age(sample.pool.age_ms.saturating_sub(at_ms) / 1000);
     let mut lines = vec![Line::styled("deaths, and tasks over which workers died", palette.strong())];
     for given_up in sample.given_up.iter().take(TASKS) {
         let why = if given_up.is_poison { "POISON, set aside" } else { "given up, no attempt left" };
