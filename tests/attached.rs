@@ -34,6 +34,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     task::{Wake, Waker},
+    thread,
     time::Duration,
 };
 use tempfile::TempDir;
@@ -166,6 +167,17 @@ fn who_leaves_waits_no_longer_than_it_wants_to() {
     for handle in [running, waiting] {
         assert_eq!(handle.wait(), Err(TaskError::Cancelled));
     }
+    // Those of a map too, for which no handle stands.
+    let results = thread::scope(|scope| {
+        let map = scope.spawn(|| client.map(STAY, [(); 3]).collect::<Vec<_>>());
+        until(|| {
+            client.drain_within(Duration::from_millis(1)).unwrap();
+            map.is_finished()
+        });
+        map.join().unwrap()
+    });
+    assert_eq!(results.len(), 3);
+    assert!(results.iter().all(|result| matches!(result, Err(e) if e.to_string().contains("cancel"))), "{results:?}");
     // Nothing makes this one end.
     let dir = TempDir::new().unwrap();
     let deaf = client.submit(HOLD, &dir.path().display().to_string()).unwrap();

@@ -102,7 +102,6 @@ pub unsafe extern "C" fn shmworker_buffer_submit(
         // SAFETY: the caller's word.
         let result = unsafe { out("task", task) }?;
         *result = ptr::null_mut();
-        place(buffer)?;
         let open = Pool::open(pool)?;
         // SAFETY: the caller's word.
         let name = unsafe { text("name", name) }?;
@@ -110,7 +109,10 @@ pub unsafe extern "C" fn shmworker_buffer_submit(
         let options = unsafe { task_options(options) }?;
         let mut removed = handle::remove::<Buffer>(buffer)?;
         // Nobody ever pins a buffer.
-        let reserved = removed.alone().and_then(|Buffer(reserved)| reserved.take()).ok_or_else(used_up)?;
+        let Some(reserved) = removed.alone().and_then(|Buffer(reserved)| reserved.take()) else {
+            removed.restore(GONE);
+            return Err(used_up());
+        };
         let submitted = reserved.submit(&open, name, &options).map_err(Error::from);
         match submitted.and_then(|submitted| Task::register(submitted, pool)) {
             Ok(task) => *result = task,

@@ -119,7 +119,6 @@ impl Pool {
     }
 
     #[inline]
-    #[inline]
     pub(crate) fn open(pool: *const shmworker_pool) -> Result<Open, Error> {
         handle::open(pool)?.map(Open).ok_or_else(was_shut)
     }

@@ -441,6 +441,18 @@ impl Endpoint {
         Ok(payload)
     }
 
+    /// Tasks of this participant's that have not ended, as far as can be said of what others change meanwhile.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = TaskId> {
+        let table = self.table();
+        let is_ours = move |index: u16| {
+            let word = table.load(index);
+            let waits = [Phase::Ready, Phase::Claimed, Phase::Delayed].iter().any(|&phase| word.is(phase));
+            let is_ours = waits && table.submitter(index).is_ok_and(|name| name == self.name);
+            is_ours.then(|| TaskId { index, generation: word.generation() })
+        };
+        (0..table.descriptors.len()).filter_map(move |index| is_ours(index as u16))
+    }
+
     /// Cancels a task of this participant's; one that runs is asked to end.
     pub(crate) fn cancel(&self, task: TaskId) -> Result<Cancel, Corrupted> {
         self.table().cancel(&self.cursors, task)

@@ -862,9 +862,7 @@ impl Client {
         if self.drain(until())? {
             return Ok(true);
         }
-        let is_waited_for = |(_, slot): (usize, &Slot)| matches!(slot.state, State::Waiting(_)).then_some(slot.task);
-        let tasks: Vec<_> = self.shared.lock().slots.iter().filter_map(is_waited_for).collect();
-        for task in tasks {
+        for task in self.endpoint().under_way() {
             self.cancel(task)?;
         }
         self.drain(until())
