@@ -242,7 +242,15 @@ impl<'p> Runner<'p> {
         #[cfg(feature = "otlp")]
         let options = &options.clone().traced(span.as_ref().map(Open::context));
         let sent = self.insist(|group, note| group.submit_json(note, task, args, options));
-        let (note, id) = sent.map_err(|e| JobResult::without(&who, task, Status::Failed, e.to_string()))?;
+        let (note, id) = match sent {
+            Ok(sent) => sent,
+            Err(e) => {
+                let refused = JobResult::without(&who, task, Status::Failed, e.to_string());
+                #[cfg(feature = "otlp")]
+                span.into_iter().for_each(|span| span.end(&refused));
+                return Err(refused);
+            }
+        };
         if let Some(key) = key {
             self.keys.insert(key.clone(), note);
         }

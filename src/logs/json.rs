@@ -8,6 +8,7 @@ use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
+use tracing_log::{AsLog, LogTracer, NormalizeEvent};
 use tracing_subscriber::{
     filter::{EnvFilter, LevelFilter},
     fmt::{
@@ -48,10 +49,15 @@ pub(crate) fn start(format: Format) {
     match format {
         Format::Text => drop(logs.with_env_filter(filter).try_init()),
         Format::Json => {
-            IS_JSON.store(true, Relaxed);
             let report = REPORT.parse().unwrap_or_else(|e| unreachable!("{REPORT}: {e}"));
             let logs = logs.with_env_filter(filter.add_directive(report));
-            drop(logs.fmt_fields(JsonFields::new()).event_format(Json).try_init());
+            let logs = logs.fmt_fields(JsonFields::new()).event_format(Json).finish();
+            // In a program with logs of its own it would be for those to show what goes wrong. `try_init` does not tell that
+            // from a logger of `log`'s, which takes nothing away.
+            if tracing::subscriber::set_global_default(logs).is_ok() {
+                IS_JSON.store(true, Relaxed);
+                let _ = LogTracer::builder().with_max_level(LevelFilter::current().as_log()).init();
+            }
         }
     }
 }
@@ -77,12 +83,15 @@ where
                 fields.extend(of_span);
             }
         }
-        event.record(&mut Fields(&mut fields));
+        event.record(&mut Fields { fields: &mut fields, is_log: event.is_log() });
         let mut timestamp = String::new();
         SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
-        let level: &Level = event.metadata().level();
+        // A record of the crate `log` has its target in a field.
+        let of_log = event.normalized_metadata();
+        let metadata = of_log.as_ref().unwrap_or_else(|| event.metadata());
+        let level: &Level = metadata.level();
         for (name, value) in
-            [("timestamp", &timestamp[..]), ("level", level.as_str()), ("target", event.metadata().target())]
+            [("timestamp", &timestamp[..]), ("level", level.as_str()), ("target", metadata.target())]
         {
             fields.insert(name.to_owned(), value.into());
         }
@@ -90,11 +99,17 @@ where
     }
 }
 
-struct Fields<'f>(&'f mut Map<String, Value>);
+struct Fields<'f> {
+    fields: &'f mut Map<String, Value>,
+    /// Of a record of the crate `log`, whose `log.*` fields are metadata.
+    is_log: bool,
+}
 
 impl Fields<'_> {
     fn set(&mut self, field: &Field, value: impl Into<Value>) {
-        self.0.insert(field.name().to_owned(), value.into());
+        if !(self.is_log && field.name().starts_with("log.")) {
+            self.fields.insert(field.name().to_owned(), value.into());
+        }
     }
 }
 
