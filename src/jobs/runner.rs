@@ -333,9 +333,14 @@ impl<'p> Runner<'p> {
                     span: None,
                 });
             }
-            Err(e) => self.ready.extend(
-                who.iter().map(|who| (who.number, JobResult::without(who, task, Status::Failed, e.to_string()))),
-            ),
+            Err(e) => {
+                for who in who {
+                    let refused = JobResult::without(who, task, Status::Failed, e.to_string());
+                    #[cfg(feature = "otlp")]
+                    self.tracer.iter().for_each(|tracer| tracer.tell(&refused, SystemTime::now()));
+                    self.ready.push_back((who.number, refused));
+                }
+            }
         }
     }
 
@@ -492,6 +497,10 @@ impl<'p> Runner<'p> {
                     What::Several(Gathered { who, .. }) => who,
                 };
                 let lost = |who: &Waiting| JobResult::without(who, &flight.task, Status::Failed, why.to_string());
+                #[cfg(feature = "otlp")]
+                if let (Some(span), Some(who)) = (flight.span, who.last()) {
+                    span.end(&lost(who));
+                }
                 self.ready.extend(who.iter().map(|who| (who.number, lost(who))));
             }
             true

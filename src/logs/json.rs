@@ -90,9 +90,7 @@ where
         let of_log = event.normalized_metadata();
         let metadata = of_log.as_ref().unwrap_or_else(|| event.metadata());
         let level: &Level = metadata.level();
-        for (name, value) in
-            [("timestamp", &timestamp[..]), ("level", level.as_str()), ("target", metadata.target())]
-        {
+        for (name, value) in [("timestamp", &timestamp[..]), ("level", level.as_str()), ("target", metadata.target())] {
             fields.insert(name.to_owned(), value.into());
         }
         writeln!(writer, "{}", Value::Object(fields))
@@ -136,5 +134,42 @@ impl Visit for Fields<'_> {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.set(field, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tracing_log::log::{Level, Record};
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_record_of_log_has_its_own_target() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let logs = tracing_subscriber::fmt().fmt_fields(JsonFields::new()).event_format(Json);
+        let logs = logs.with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(logs, || {
+            let mut record = Record::builder();
+            record.level(Level::Warn).target("a::library").file(Some("its.rs")).line(Some(7));
+            tracing_log::format_trace(&record.args(format_args!("said")).build()).unwrap();
+        });
+        let mut line: Value = serde_json::from_slice(&kept.0.lock().unwrap()).unwrap();
+        assert!(line["timestamp"].take().is_string(), "{line}");
+        let wanted = serde_json::json!({"timestamp": null, "level": "WARN", "target": "a::library", "message": "said"});
+        assert_eq!(line, wanted);
     }
 }
