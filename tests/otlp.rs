@@ -224,6 +224,21 @@ fn what_was_refused_is_an_error_of_bounded_length() {
 }
 
 #[test]
+fn each_kind_of_refusal_is_told() {
+    for (args, job) in [
+        (&["--chunk", "9"][..], r#"{"task":"none"}"#),
+        (&[], r#"{"task":"none","retries":255}"#),
+        (&[], r#"{"task":"none","traceparent":"x"}"#),
+    ] {
+        let collector = Collector::start();
+        let output = jobs(&[args, &["--otlp", &collector.url]].concat(), &format!("{job}\n"));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let (span, result) = (collector.one("none"), &results(&output)[0]);
+        assert_eq!(span.status.unwrap().message, result["error"].as_str().unwrap());
+    }
+}
+
+#[test]
 fn no_proxy_stands_before_this_machine() {
     let collector = Collector::start();
     let proxy = nobody();

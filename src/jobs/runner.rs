@@ -15,6 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use slab::Slab;
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     time::{Duration, Instant},
 };
 #[cfg(feature = "otlp")]
@@ -207,13 +208,12 @@ impl<'p> Runner<'p> {
         }
         let retries = job.retries.unwrap_or(self.defaults.retries);
         if retries == ATTEMPTS {
-            let why = "there can be 254 retries at most".to_owned();
-            return Err(JobResult::without(&who, &job.task, Status::Failed, why));
+            return Err(self.refuse(&who, &job.task, "there can be 254 retries at most"));
         }
         let mut options = TaskOptions::new().attempts(retries + 1);
         if let Some(parent) = &job.traceparent {
             let traced = options.traceparent(parent);
-            options = traced.map_err(|e| JobResult::without(&who, &job.task, Status::Failed, e.to_string()))?;
+            options = traced.map_err(|e| self.refuse(&who, &job.task, e))?;
         }
         let args = job.args.as_deref().map_or("null", RawValue::get);
         let timeout = job.timeout.or(self.defaults.timeout);
@@ -267,6 +267,14 @@ impl<'p> Runner<'p> {
         Ok(())
     }
 
+    /// The result of a job for which no span was begun.
+    fn refuse(&self, who: &Waiting, task: &str, why: impl fmt::Display) -> JobResult {
+        let refused = JobResult::without(who, task, Status::Failed, why.to_string());
+        #[cfg(feature = "otlp")]
+        self.tracer.iter().for_each(|tracer| tracer.tell(&refused, SystemTime::now()));
+        refused
+    }
+
     /// Submits; for want of memory again after each result that comes, which gives some back, until nothing is under way.
     fn insist(
         &mut self,
@@ -301,7 +309,7 @@ impl<'p> Runner<'p> {
         }
         if self.gathered.is_none() {
             let known = self.group.check(task);
-            known.map_err(|e| JobResult::without(&who, task, Status::Failed, e.to_string()))?;
+            known.map_err(|e| self.refuse(&who, task, e))?;
         }
         let gathered = self.gathered.get_or_insert_with(|| Gathered {
             task: task.to_owned(),
@@ -335,9 +343,7 @@ impl<'p> Runner<'p> {
             }
             Err(e) => {
                 for who in who {
-                    let refused = JobResult::without(who, task, Status::Failed, e.to_string());
-                    #[cfg(feature = "otlp")]
-                    self.tracer.iter().for_each(|tracer| tracer.tell(&refused, SystemTime::now()));
+                    let refused = self.refuse(who, task, &e);
                     self.ready.push_back((who.number, refused));
                 }
             }
