@@ -8,21 +8,31 @@ use crate::{
     lockfree::descriptor::TraceParent,
 };
 use opentelemetry::{
-    Context, KeyValue,
+    Context, Key, KeyValue,
     trace::{
         Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status as SpanStatus, TraceContextExt, TraceFlags,
         TraceId, TraceState, Tracer as _, TracerProvider as _,
     },
 };
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
     trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider, Span},
 };
-use std::time::{Duration, SystemTime};
+use reqwest::{Url, blocking::Client};
+use std::{
+    env,
+    net::IpAddr,
+    thread,
+    time::{Duration, SystemTime},
+};
 
 /// Spans that wait to be sent, at most.
 const QUEUE: usize = 1 << 16;
+/// Bytes of a text of a span, at most: so many spans wait.
+const LONGEST: usize = 1 << 10;
+/// How long a request may take if no variable says it, as the SDK has it.
+const REQUEST: Duration = Duration::from_secs(10);
 
 /// Makes spans, and sends them by a thread of its own. What a collector does not take in time is dropped, and said in the log.
 #[derive(Debug)]
@@ -38,18 +48,21 @@ impl Tracer {
     /// Why that can't be asked, as a text.
     pub(crate) fn start(url: &str) -> Result<Tracer, String> {
         let endpoint = format!("{}/v1/traces", url.trim_end_matches('/'));
-        let exporter =
-            SpanExporter::builder().with_http().with_endpoint(endpoint).build().map_err(|e| e.to_string())?;
+        let mut exporter = SpanExporter::builder().with_http();
+        if is_of_this_machine(&endpoint) {
+            exporter = exporter.with_http_client(direct()?);
+        }
+        let exporter = exporter.with_endpoint(endpoint).build().map_err(|e| e.to_string())?;
         // OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win, as everywhere.
-        let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
-            Some(_) => Resource::builder().build(),
-            None => Resource::builder().with_service_name("shmworker").build(),
-        };
-        // The usual 2,048 are few for tasks of microseconds.
-        let batches = match std::env::var_os("OTEL_BSP_MAX_QUEUE_SIZE") {
-            Some(_) => BatchConfigBuilder::default(),
-            None => BatchConfigBuilder::default().with_max_queue_size(QUEUE).with_max_export_batch_size(QUEUE / 16),
-        };
+        let mut resource = Resource::builder().build();
+        let name = resource.get(&Key::from_static_str("service.name"));
+        if name.is_none_or(|name| name.as_str().starts_with("unknown_service")) {
+            resource = Resource::builder().with_service_name("shmworker").build();
+        }
+        // The usual 2,048 and 512 are few for tasks of microseconds. What is set here wins over the variables.
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(number("OTEL_BSP_MAX_QUEUE_SIZE").unwrap_or(QUEUE))
+            .with_max_export_batch_size(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE").unwrap_or(QUEUE / 16));
         let batches = BatchSpanProcessor::builder(exporter).with_batch_config(batches.build()).build();
         let provider = SdkTracerProvider::builder().with_span_processor(batches).with_resource(resource).build();
         let tracer = provider.tracer("shmworker");
@@ -67,7 +80,7 @@ impl Tracer {
             let (trace, span) = (TraceId::from(parent.trace), SpanId::from(parent.span));
             Context::new().with_remote_span_context(SpanContext::new(trace, span, flags, true, TraceState::NONE))
         });
-        let builder = SpanBuilder::from_name(task.to_owned()).with_kind(SpanKind::Consumer).with_start_time(at);
+        let builder = SpanBuilder::from_name(cut(task)).with_kind(SpanKind::Consumer).with_start_time(at);
         Open { span: self.tracer.build_with_context(builder, &context), begun: at }
     }
 
@@ -75,6 +88,33 @@ impl Tracer {
     pub(crate) fn tell(&self, result: &JobResult, submitted: SystemTime) {
         self.begin_at(&result.task, None, submitted).end(result);
     }
+}
+
+/// The number that a variable gives.
+fn number(variable: &str) -> Option<usize> {
+    env::var(variable).ok()?.parse().ok().filter(|&n| n > 0)
+}
+
+/// No proxy stands before this machine.
+fn is_of_this_machine(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// A client that asks no proxy, whatever `HTTP_PROXY` says.
+fn direct() -> Result<Client, String> {
+    let timeout = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"].into_iter().find_map(number);
+    let timeout = timeout.map_or(REQUEST, |ms| Duration::from_millis(ms as u64));
+    // It panics where a tokio runtime is, as the SDK's own would.
+    let build = move || Client::builder().no_proxy().timeout(timeout).build().map_err(|e| e.to_string());
+    let built = thread::Builder::new().spawn(build).map_err(|e| format!("cannot start a thread: {e}"))?;
+    built.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// As much of a text as a span has.
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(LONGEST)].to_owned()
 }
 
 impl Drop for Tracer {
@@ -122,15 +162,16 @@ impl Open {
             span.set_attribute(KeyValue::new("process.pid", i64::from(pid)));
         }
         if let Some(label) = &result.label {
-            span.set_attribute(KeyValue::new("shmworker.label", label.clone()));
+            span.set_attribute(KeyValue::new("shmworker.label", cut(label)));
         }
         let us = |us| Duration::from_micros(us);
         let (now, begun) = (SystemTime::now(), self.begun + us(result.waited_us));
-        if result.attempts > 0 {
+        // Not everything is stamped.
+        if result.attempts > 0 && (result.waited_us > 0 || result.ran_us > 0) {
             span.add_event_with_timestamp("begun", begun.min(now), Vec::new());
         }
         if result.status != Status::Done {
-            span.set_status(SpanStatus::error(result.error.clone().unwrap_or_default()));
+            span.set_status(SpanStatus::error(cut(result.error.as_deref().unwrap_or_default())));
         }
         // What it waited for to be taken is no part of it; without stamps nothing is known of that.
         let end = if result.ran_us > 0 { (begun + us(result.ran_us)).min(now) } else { now };

@@ -5,15 +5,27 @@
 mod scene;
 
 use serde_json::Value;
-use shmworker::{Pool, Tasks, pool::TaskOptions};
+use shmworker::{
+    Pool, Tasks,
+    pool::{Task, TaskOptions},
+};
 use std::{
     fs::{self, File},
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Output, Stdio},
 };
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, work, pool, file] = &args[..]
+        && work == "work"
+    {
+        let worked = shmworker::pool::work_for(pool, 1, telling(file));
+        return worked.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     scene::run(scenes![
         what_a_handler_logs_says_of_whom_it_is,
+        an_attached_worker_is_named_so,
         jobs_log_objects,
         without_the_flag_jobs_log_what_they_did,
         an_error_is_an_object_too,
@@ -47,6 +59,44 @@ fn what_a_handler_logs_says_of_whom_it_is() {
         assert_eq!((&span["attempt"], &line["fields"]["x"]), (&attempt.into(), &7.into()), "{text}");
     }
     assert!(lines.last().unwrap()["span"].is_null(), "{text}");
+}
+
+/// Logs to this file. Its task ends once it has run twice.
+fn telling(file: &str) -> Tasks {
+    let path = PathBuf::from(file);
+    let file = path.clone();
+    let writer = move || File::options().append(true).open(&file).unwrap();
+    tracing_subscriber::fmt().json().with_writer(writer).init();
+    let mut tasks = Tasks::new();
+    tasks.function("meet", move |()| {
+        tracing::info!("seen");
+        scene::until(|| lines_seen(&path).len() == 2);
+    });
+    tasks
+}
+
+fn lines_seen(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap();
+    // The last may be half written.
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|line| line["fields"]["message"] == "seen").collect()
+}
+
+fn an_attached_worker_is_named_so() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (path, name) = (file.path().to_str().unwrap(), format!("test-logs-{}", std::process::id()));
+    let pool = Pool::builder().name(&name).workers(1).fork(telling(path)).unwrap();
+    let mut other = Command::new(std::env::current_exe().unwrap()).args(["work", &name, path]).spawn().unwrap();
+    // Each has one slot.
+    let meet = || pool.submit(Task::<(), ()>::named("meet"), &()).unwrap();
+    for task in [meet(), meet()] {
+        assert_eq!(task.wait(), Ok(()));
+    }
+    pool.join().unwrap();
+    assert!(other.wait().unwrap().success());
+    let mut workers: Vec<_> = lines_seen(file.path()).iter().map(|line| line["span"]["worker"].clone()).collect();
+    workers.sort_by_key(Value::to_string);
+    assert_eq!(workers, ["attached", "worker:0"]);
 }
 
 fn jobs(args: &[&str], input: &str) -> Output {

@@ -195,7 +195,7 @@ fn more_names_than_there_is_room_for_are_told_together() {
     }
     let text = pool.prometheus().unwrap();
     let metrics = Metrics::of(&text);
-    assert_eq!(metrics.ended("other"), [20.0, 0.0, 0.0]);
+    assert_eq!(metrics.ended("(other)"), [20.0, 0.0, 0.0]);
     let told = metrics.0.samples.iter().filter(|s| s.metric == "shmworker_tasks_total");
     let sum: f64 = told.map(|s| if let Value::Counter(n) = s.value { n } else { 0.0 }).sum();
     assert_eq!(sum, 40.0, "{text}");

@@ -12,7 +12,10 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     process::{Command, Output, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     thread,
 };
 
@@ -26,6 +29,8 @@ type Kept = (Option<Value>, Span);
 struct Collector {
     url: String,
     spans: Arc<Mutex<Vec<Kept>>>,
+    /// In one request, the most.
+    most: Arc<AtomicUsize>,
 }
 
 impl Collector {
@@ -33,14 +38,15 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let spans = Arc::<Mutex<Vec<_>>>::default();
-        let kept = spans.clone();
+        let most = Arc::<AtomicUsize>::default();
+        let (kept, largest) = (spans.clone(), most.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let kept = kept.clone();
-                thread::spawn(move || receive(stream, &kept));
+                let (kept, largest) = (kept.clone(), largest.clone());
+                thread::spawn(move || receive(stream, &kept, &largest));
             }
         });
-        Collector { url, spans }
+        Collector { url, spans, most }
     }
 
     fn named(&self, name: &str) -> Vec<Span> {
@@ -55,7 +61,7 @@ impl Collector {
     }
 }
 
-fn receive(stream: TcpStream, kept: &Mutex<Vec<Kept>>) -> Option<()> {
+fn receive(stream: TcpStream, kept: &Mutex<Vec<Kept>>, most: &AtomicUsize) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut head, mut line) = (String::new(), String::new());
@@ -71,8 +77,9 @@ fn receive(stream: TcpStream, kept: &Mutex<Vec<Kept>>) -> Option<()> {
         for of in ExportTraceServiceRequest::decode(&body[..]).unwrap().resource_spans {
             let attributes = of.resource.map(|resource| resource.attributes).unwrap_or_default();
             let service = attributes.into_iter().find(|a| a.key == "service.name").and_then(|a| a.value?.value);
-            let spans = of.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            kept.lock().unwrap().extend(spans.map(|span| (service.clone(), span)));
+            let spans: Vec<_> = of.scope_spans.into_iter().flat_map(|scope| scope.spans).collect();
+            most.fetch_max(spans.len(), SeqCst);
+            kept.lock().unwrap().extend(spans.into_iter().map(|span| (service.clone(), span)));
         }
         write!(
             stream.get_mut(),
@@ -96,11 +103,16 @@ fn text(span: &Span, key: &str) -> String {
 }
 
 fn jobs(args: &[&str], input: &str) -> Output {
+    jobs_with(&[], args, input)
+}
+
+fn jobs_with(variables: &[(&str, &str)], args: &[&str], input: &str) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("input");
     fs::write(&file, input).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
     command.args(["jobs", "-j", "2"]).args(args).env_clear().env("PATH", "/usr/bin:/bin");
+    command.envs(variables.iter().copied());
     command.stdin(Stdio::from(File::open(file).unwrap())).output().unwrap()
 }
 
@@ -181,12 +193,81 @@ fn a_program_finds_the_trace_without_a_collector_too() {
 }
 
 #[test]
-fn a_collector_that_is_not_there_costs_no_job() {
-    // Nobody listens there any more.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let output = jobs(&["--otlp", &format!("http://{address}")], "{\"task\":\"echo\",\"args\":1}\n");
+fn a_collector_that_is_not_there_costs_no_job_and_is_told() {
+    let output = jobs(&["--otlp", &nobody()], "{\"task\":\"echo\",\"args\":1}\n");
     assert!(output.status.success(), "{output:?}");
     assert_eq!(results(&output)[0]["result"], 1);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("HTTP export failed") && said.lines().count() == 1, "{said}");
+}
+
+/// An address at which nobody listens any more.
+fn nobody() -> String {
+    format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+}
+
+#[test]
+fn what_was_refused_is_an_error_of_bounded_length() {
+    let collector = Collector::start();
+    // The bound falls into the middle of a letter.
+    let long = format!("x{}", "é".repeat(3000));
+    let output = jobs(&["--otlp", &collector.url], &format!("{{\"task\":\"{long}\",\"label\":\"{long}\"}}\n"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = &long[..1023];
+    let span = collector.one(told);
+    assert_eq!((&text(&span, "shmworker.label")[..], &text(&span, "shmworker.status")[..]), (told, "failed"));
+    assert!(span.events.is_empty(), "{span:?}");
+    let status = span.status.unwrap();
+    let error = results(&output)[0]["error"].as_str().unwrap().to_owned();
+    assert_eq!(status.code(), StatusCode::Error);
+    assert!(status.message.len() <= 1024 && error.len() > 1024 && error.starts_with(&status.message), "{status:?}");
+}
+
+#[test]
+fn each_kind_of_refusal_is_told() {
+    for (args, job) in [
+        (&["--chunk", "9"][..], r#"{"task":"none"}"#),
+        (&[], r#"{"task":"none","retries":255}"#),
+        (&[], r#"{"task":"none","traceparent":"x"}"#),
+    ] {
+        let collector = Collector::start();
+        let output = jobs(&[args, &["--otlp", &collector.url]].concat(), &format!("{job}\n"));
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let (span, result) = (collector.one("none"), &results(&output)[0]);
+        assert_eq!(span.status.unwrap().message, result["error"].as_str().unwrap());
+    }
+}
+
+#[test]
+fn no_proxy_stands_before_this_machine() {
+    let collector = Collector::start();
+    let proxy = nobody();
+    for host in ["127.0.0.1", "localhost"] {
+        let url = collector.url.replace("127.0.0.1", host);
+        let output = jobs_with(
+            &[("HTTP_PROXY", &proxy), ("http_proxy", &proxy)],
+            &["--otlp", &url],
+            &format!("{{\"task\":\"echo\",\"label\":\"{host}\"}}\n"),
+        );
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+    assert_eq!(collector.named("echo").len(), 2);
+}
+
+#[test]
+fn variables_win() {
+    for (variable, value) in [("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine"), ("OTEL_SERVICE_NAME", "mine")] {
+        let collector = Collector::start();
+        let output = jobs_with(
+            &[(variable, value), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "3")],
+            &["--otlp", &collector.url],
+            &"{\"task\":\"echo\"}\n".repeat(20),
+        );
+        assert!(output.status.success(), "{output:?}");
+        let spans = collector.spans.lock().unwrap();
+        assert_eq!((spans.len(), collector.most.load(SeqCst)), (20, 3));
+        assert!(spans.iter().all(|(of, _)| *of == Some(Value::StringValue("mine".into()))), "{spans:?}");
+    }
 }
 
 #[test]

@@ -118,7 +118,9 @@ pub(crate) enum Command {
         shmworker jobs -- convert {} {.}.png ::: *.jpg\n      \
         takes the arguments from the command line\n  \
         shmworker jobs --metrics 127.0.0.1:9100 jobs.jsonl\n      \
-        Prometheus reads http://127.0.0.1:9100/metrics meanwhile; --log-format json makes objects of what is logged\n\n\
+        Prometheus reads http://127.0.0.1:9100/metrics meanwhile; --log-format json makes objects of what is logged\n  \
+        shmworker jobs --otlp http://127.0.0.1:4318 jobs.jsonl\n      \
+        an OpenTelemetry collector on this machine gets a span for each job\n\n\
         Exit codes: 0 all done, 1 some failed or were malformed, 2 usage, 130 SIGINT, 143 SIGTERM. The first SIGINT or SIGTERM begins \
         nothing more and lets what runs finish, the second ends it."
     )]

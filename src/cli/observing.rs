@@ -24,6 +24,18 @@ pub(crate) struct ObservingArgs {
     pub(crate) otlp: Option<String>,
 }
 
+#[cfg(feature = "jobs")]
+impl ObservingArgs {
+    /// Is there a collector for spans?
+    pub(super) fn sends_spans(&self) -> bool {
+        #[cfg(feature = "otlp")]
+        let is_wanted = self.otlp.is_some();
+        #[cfg(not(feature = "otlp"))]
+        let is_wanted = false;
+        is_wanted
+    }
+}
+
 /// The address of a collector.
 #[cfg(feature = "otlp")]
 fn collector(text: &str) -> Result<String, String> {

@@ -15,6 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use slab::Slab;
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     time::{Duration, Instant},
 };
 #[cfg(feature = "otlp")]
@@ -207,13 +208,12 @@ impl<'p> Runner<'p> {
         }
         let retries = job.retries.unwrap_or(self.defaults.retries);
         if retries == ATTEMPTS {
-            let why = "there can be 254 retries at most".to_owned();
-            return Err(JobResult::without(&who, &job.task, Status::Failed, why));
+            return Err(self.refuse(&who, &job.task, "there can be 254 retries at most"));
         }
         let mut options = TaskOptions::new().attempts(retries + 1);
         if let Some(parent) = &job.traceparent {
             let traced = options.traceparent(parent);
-            options = traced.map_err(|e| JobResult::without(&who, &job.task, Status::Failed, e.to_string()))?;
+            options = traced.map_err(|e| self.refuse(&who, &job.task, e))?;
         }
         let args = job.args.as_deref().map_or("null", RawValue::get);
         let timeout = job.timeout.or(self.defaults.timeout);
@@ -242,7 +242,15 @@ impl<'p> Runner<'p> {
         #[cfg(feature = "otlp")]
         let options = &options.clone().traced(span.as_ref().map(Open::context));
         let sent = self.insist(|group, note| group.submit_json(note, task, args, options));
-        let (note, id) = sent.map_err(|e| JobResult::without(&who, task, Status::Failed, e.to_string()))?;
+        let (note, id) = match sent {
+            Ok(sent) => sent,
+            Err(e) => {
+                let refused = JobResult::without(&who, task, Status::Failed, e.to_string());
+                #[cfg(feature = "otlp")]
+                span.into_iter().for_each(|span| span.end(&refused));
+                return Err(refused);
+            }
+        };
         if let Some(key) = key {
             self.keys.insert(key.clone(), note);
         }
@@ -257,6 +265,14 @@ impl<'p> Runner<'p> {
         });
         self.in_flight += 1;
         Ok(())
+    }
+
+    /// The result of a job for which no span was begun.
+    fn refuse(&self, who: &Waiting, task: &str, why: impl fmt::Display) -> JobResult {
+        let refused = JobResult::without(who, task, Status::Failed, why.to_string());
+        #[cfg(feature = "otlp")]
+        self.tracer.iter().for_each(|tracer| tracer.tell(&refused, SystemTime::now()));
+        refused
     }
 
     /// Submits; for want of memory again after each result that comes, which gives some back, until nothing is under way.
@@ -293,7 +309,7 @@ impl<'p> Runner<'p> {
         }
         if self.gathered.is_none() {
             let known = self.group.check(task);
-            known.map_err(|e| JobResult::without(&who, task, Status::Failed, e.to_string()))?;
+            known.map_err(|e| self.refuse(&who, task, e))?;
         }
         let gathered = self.gathered.get_or_insert_with(|| Gathered {
             task: task.to_owned(),
@@ -325,9 +341,12 @@ impl<'p> Runner<'p> {
                     span: None,
                 });
             }
-            Err(e) => self.ready.extend(
-                who.iter().map(|who| (who.number, JobResult::without(who, task, Status::Failed, e.to_string()))),
-            ),
+            Err(e) => {
+                for who in who {
+                    let refused = self.refuse(who, task, &e);
+                    self.ready.push_back((who.number, refused));
+                }
+            }
         }
     }
 
@@ -484,6 +503,10 @@ impl<'p> Runner<'p> {
                     What::Several(Gathered { who, .. }) => who,
                 };
                 let lost = |who: &Waiting| JobResult::without(who, &flight.task, Status::Failed, why.to_string());
+                #[cfg(feature = "otlp")]
+                if let (Some(span), Some(who)) = (flight.span, who.last()) {
+                    span.end(&lost(who));
+                }
                 self.ready.extend(who.iter().map(|who| (who.number, lost(who))));
             }
             true

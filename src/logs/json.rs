@@ -8,6 +8,7 @@ use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
+use tracing_log::{AsLog, LogTracer, NormalizeEvent};
 use tracing_subscriber::{
     filter::{EnvFilter, LevelFilter},
     fmt::{
@@ -48,10 +49,15 @@ pub(crate) fn start(format: Format) {
     match format {
         Format::Text => drop(logs.with_env_filter(filter).try_init()),
         Format::Json => {
-            IS_JSON.store(true, Relaxed);
             let report = REPORT.parse().unwrap_or_else(|e| unreachable!("{REPORT}: {e}"));
             let logs = logs.with_env_filter(filter.add_directive(report));
-            drop(logs.fmt_fields(JsonFields::new()).event_format(Json).try_init());
+            let logs = logs.fmt_fields(JsonFields::new()).event_format(Json).finish();
+            // In a program with logs of its own it would be for those to show what goes wrong. `try_init` does not tell that
+            // from a logger of `log`'s, which takes nothing away.
+            if tracing::subscriber::set_global_default(logs).is_ok() {
+                IS_JSON.store(true, Relaxed);
+                let _ = LogTracer::builder().with_max_level(LevelFilter::current().as_log()).init();
+            }
         }
     }
 }
@@ -77,24 +83,31 @@ where
                 fields.extend(of_span);
             }
         }
-        event.record(&mut Fields(&mut fields));
+        event.record(&mut Fields { fields: &mut fields, is_log: event.is_log() });
         let mut timestamp = String::new();
         SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
-        let level: &Level = event.metadata().level();
-        for (name, value) in
-            [("timestamp", &timestamp[..]), ("level", level.as_str()), ("target", event.metadata().target())]
-        {
+        // A record of the crate `log` has its target in a field.
+        let of_log = event.normalized_metadata();
+        let metadata = of_log.as_ref().unwrap_or_else(|| event.metadata());
+        let level: &Level = metadata.level();
+        for (name, value) in [("timestamp", &timestamp[..]), ("level", level.as_str()), ("target", metadata.target())] {
             fields.insert(name.to_owned(), value.into());
         }
         writeln!(writer, "{}", Value::Object(fields))
     }
 }
 
-struct Fields<'f>(&'f mut Map<String, Value>);
+struct Fields<'f> {
+    fields: &'f mut Map<String, Value>,
+    /// Of a record of the crate `log`, whose `log.*` fields are metadata.
+    is_log: bool,
+}
 
 impl Fields<'_> {
     fn set(&mut self, field: &Field, value: impl Into<Value>) {
-        self.0.insert(field.name().to_owned(), value.into());
+        if !(self.is_log && field.name().starts_with("log.")) {
+            self.fields.insert(field.name().to_owned(), value.into());
+        }
     }
 }
 
@@ -121,5 +134,42 @@ impl Visit for Fields<'_> {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.set(field, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tracing_log::log::{Level, Record};
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_record_of_log_has_its_own_target() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let logs = tracing_subscriber::fmt().fmt_fields(JsonFields::new()).event_format(Json);
+        let logs = logs.with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(logs, || {
+            let mut record = Record::builder();
+            record.level(Level::Warn).target("a::library").file(Some("its.rs")).line(Some(7));
+            tracing_log::format_trace(&record.args(format_args!("said")).build()).unwrap();
+        });
+        let mut line: Value = serde_json::from_slice(&kept.0.lock().unwrap()).unwrap();
+        assert!(line["timestamp"].take().is_string(), "{line}");
+        let wanted = serde_json::json!({"timestamp": null, "level": "WARN", "target": "a::library", "message": "said"});
+        assert_eq!(line, wanted);
     }
 }

@@ -260,7 +260,7 @@ pub(crate) struct Suspect {
 /// What became of the tasks of one name, over all processes.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct TaskCount {
-    /// "other": those of more names than there is room for.
+    /// "(other)": those of more names than there is room for.
     pub(crate) task: String,
     pub(crate) completed: u64,
     pub(crate) failed: u64,
@@ -606,7 +606,7 @@ fn counts(segment: &Segment, names: &Names) -> Vec<TaskCount> {
         }
     }
     let told = |(kind, n): (Option<u32>, Count)| TaskCount {
-        task: kind.map_or_else(|| "other".to_owned(), |kind| printable(&names.name(kind))),
+        task: kind.map_or_else(|| "(other)".to_owned(), |kind| printable(&names.name(kind))),
         completed: n.completed,
         failed: n.failed,
         cancelled: n.cancelled,

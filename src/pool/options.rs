@@ -271,6 +271,8 @@ impl TaskOptions {
             retry_on: self.retry_on,
             max_deaths: self.max_worker_deaths,
             trace: self.trace,
+            // A span without times says little.
+            is_timed: self.trace.is_some(),
             ..Submission::new(To::Queue(queue))
         }
     }

@@ -32,7 +32,7 @@ use crate::{
         table::{Again, LaneId, TaskId},
     },
     panics,
-    process::{coordinator::Seat, fault},
+    process::{attach::GUEST, coordinator::Seat, fault},
 };
 use std::{
     any::{Any, TypeId, type_name},
@@ -105,7 +105,7 @@ impl Core {
         Core {
             queues: (0..queues.len()).map(|q| endpoint.queue(q)).collect(),
             label,
-            name: endpoint.segment().record(endpoint.name().id()).map(|record| record.label()).unwrap_or_default(),
+            name: name_of(&endpoint),
             endpoint,
             tasks,
             submitter: Submitter::new(
@@ -146,6 +146,28 @@ impl Core {
             .and_then(|made| made.downcast_ref())
             .ok_or_else(|| unreachable!("what makes a state is registered by the state's type"))
     }
+}
+
+/// As people know this participant.
+fn name_of(endpoint: &Endpoint) -> String {
+    let (id, segment) = (endpoint.name().id(), endpoint.segment());
+    // The record may still have the label of who had the id before. Relaxed: its admission was
+    // answered, and that orders what was written before.
+    match segment.table().participants[usize::from(id)].role.load(Relaxed) {
+        GUEST => "attached".to_owned(),
+        _ => segment.record(id).map(|record| record.label()).unwrap_or_default(),
+    }
+}
+
+/// Says what goes wrong in this worker.
+#[cfg(any(feature = "cli", feature = "temporal"))]
+fn complain(worker: &str, line: &str) {
+    crate::logs::complain(crate::logs::Of { worker: Some(worker), pid: None }, line);
+}
+
+#[cfg(not(any(feature = "cli", feature = "temporal")))]
+fn complain(_worker: &str, line: &str) {
+    eprintln!("{line}");
 }
 
 /// A thread of a worker that runs a task, or is about to.
@@ -231,7 +253,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
                 Ok(Ok(result)) => ended = ended.and(result),
                 // `serve` catches what handlers throw.
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
-                Err(e) => eprintln!("{e}"),
+                Err(e) => complain(&core.name, &e),
             }
         }
         ended?;

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Pool, Tasks,
     jobs::{Defaults, Job, JobResult, Output as ExecOutput, Runner, Status, Text, builtin},
+    logs::Format,
 };
 use halt::Halt;
 use input::{LONGEST, Lines, Next, Nudge};
@@ -142,8 +143,8 @@ enum Form {
 /// # Errors
 /// Some have failed, or none could be run.
 pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
-    // What it says of the pool by itself is of no use where nobody asks.
-    if let Some(format) = args.observing.log_format {
+    // What it says of the pool by itself is of no use where nobody asks; but spans are lost with a word.
+    if let Some(format) = args.observing.log_format.or(args.observing.sends_spans().then_some(Format::Text)) {
         crate::logs::start(format);
     }
     let usage = |why: &str| CliError::new(exit::USAGE, why);
@@ -264,7 +265,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         // They were told to end, and don't. Workers don't outlive this process.
         let code = outcome.as_ref().err().map_or(exit::FAILURE, CliError::code);
         if let Err(e) = &outcome {
-            eprintln!("{e}");
+            super::complain(e);
         }
         std::process::exit(code.into());
     }
