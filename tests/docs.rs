@@ -84,6 +84,7 @@ const COMMANDS: &[(&str, Proof)] = &[
         "jq -r 'select(.task) | [.worker, .task, .attempt, .message] | @tsv' log.jsonl",
         In("tests/temporal_metrics.rs", "what_is_logged_says_of_whom_it_is"),
     ),
+    ("mkdir -p ~/.local/share/bash-completion/completions ~/.zfunc ~/.config/fish/completions", Here(".zfunc")),
     (
         "shmworker completions bash > ~/.local/share/bash-completion/completions/shmworker",
         Here(".local/share/bash-completion/completions/shmworker"),
