@@ -241,19 +241,19 @@ impl<'r> Counts<'r> {
     #[inline]
     pub(crate) fn count(self, kind: u32, how: How, (waited, ran): (u64, u64), is_shared: bool) {
         let entry = self.entry(kind);
-        let [n, sums @ ..] = [&entry[how as usize], &entry[5], &entry[6]];
+        let (ended, waits, runs) = (&entry[how as usize], &entry[5], &entry[6]);
         // Relaxed: for people. Nobody else writes here: not even the id's former process, which is dead.
         if is_shared {
-            n.fetch_add(1, Relaxed);
-            sums[0].fetch_add(waited, Relaxed);
-            sums[1].fetch_add(ran, Relaxed);
+            ended.fetch_add(1, Relaxed);
+            waits.fetch_add(waited, Relaxed);
+            runs.fetch_add(ran, Relaxed);
             return;
         }
         let add = |word: &AtomicU64, n| word.store(word.load(Relaxed).wrapping_add(n), Relaxed);
-        add(n, 1);
+        add(ended, 1);
         if ran != 0 {
-            add(sums[0], waited);
-            add(sums[1], ran);
+            add(waits, waited);
+            add(runs, ran);
         }
     }
 
