@@ -467,11 +467,6 @@ impl Endpoint {
     #[inline(always)]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
         let taken = self.table().take(&self.cursors, self.name)?;
-        if let Some((task, _)) = taken {
-            // The worker has looked at it, and it is freed soon.
-            let input = self.descriptor(task).input.load(Relaxed);
-            self.table().blocks.prefetch_to_write(Payload(input));
-        }
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
     }
 
@@ -894,14 +889,14 @@ impl<'e> Running<'e> {
     /// The payload, read in place.
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         let (start, len) = self.locate_input()?;
-        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes the
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate_input`), and nobody writes the
         // input while the word is CLAIMED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })
     }
 
     fn locate_input(&self) -> Result<(*mut u8, usize), Corrupted> {
         let d = self.descriptor;
-        self.endpoint.segment.locate(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)
+        self.endpoint.segment.locate_input(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)
     }
 
     pub(crate) fn kind(&self) -> u32 {
@@ -1123,8 +1118,6 @@ impl<'e> Claimed<'e> {
     #[inline]
     fn new(endpoint: &'e Endpoint, task: Owned) -> Claimed<'e> {
         let descriptor = endpoint.descriptor(task);
-        // The submitter has written it, and the handler is given what lies there.
-        endpoint.table().blocks.prefetch(Payload(descriptor.input.load(Relaxed)));
         Claimed { running: Running { endpoint, task, descriptor } }
     }
 
