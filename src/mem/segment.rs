@@ -47,6 +47,7 @@ use crate::{
         participant::{Name, Record},
         table::{Owned, Table},
         task_clock::{Source, TaskClock},
+        trail::Trail,
     },
     sync::{AtomicU64, Inline, Relaxed},
 };
@@ -467,6 +468,18 @@ impl Segment {
         let record = unsafe { self.map.as_ptr().add(offset) };
         // SAFETY: aligned, since regions start at multiples of 128; valid, since every bit pattern is valid for words.
         Some(unsafe { &*record.cast() })
+    }
+
+    /// The last things that the participants with this id did. `None`: there is none.
+    pub(crate) fn trail(&self, id: u16) -> Option<&Trail> {
+        if u32::from(id) >= self.geometry.participants {
+            return None;
+        }
+        let offset = self.layout.trails + usize::from(id) * size_of::<Trail>();
+        // SAFETY: the region of the trails lies within the mapping.
+        let trail = unsafe { self.map.as_ptr().add(offset) };
+        // SAFETY: as in `record`.
+        Some(unsafe { &*trail.cast() })
     }
 
     /// The words about the whole pool.
