@@ -20,7 +20,7 @@ use crate::{
         participant::{Counts, Histograms, How, Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         task_clock::{Sampler, TaskClock},
-        trail::{End, Open, Pen, Trail},
+        trail::{End, Pen, Trail},
         word::{Outcome, Phase, Task},
     },
     mem::segment::{NoSpace, Segment},
@@ -673,7 +673,7 @@ impl Endpoint {
             sleep = Some(this);
         };
         if let Some(Sleep { at, woken }) = sleep {
-            self.trail.woken(at, self.pool_time(woken), self.is_shared.load(Relaxed));
+            self.trail.woken(at, self.pool_time(woken));
         }
         Ok(found)
     }
@@ -700,7 +700,7 @@ impl Endpoint {
         let (kind, is_shared) = (d.kind.load(Relaxed), self.is_shared.load(Relaxed));
         self.times.count(waited, ran, is_shared);
         self.count_attempt(kind, how, (waited, ran), is_shared);
-        running.trail_ends(kind, End::from(how), now, is_shared);
+        self.trail.ended(running.task, kind, End::from(how), (began, now), is_shared);
         now
     }
 
@@ -924,8 +924,6 @@ pub(crate) struct Running<'e> {
     endpoint: &'e Endpoint,
     task: Owned,
     descriptor: &'e Descriptor,
-    /// The attempt as it stands in the trail.
-    open: Open,
 }
 
 impl<'e> Deref for Claimed<'e> {
@@ -997,18 +995,14 @@ impl<'e> Running<'e> {
                 d.run.started.store(table.now(), Relaxed);
             }
             let submitted = d.submitted.load(Relaxed);
-            let mut began = 0;
             if submitted != 0 {
-                began = match now {
+                let began = match now {
                     AT_ONCE if self.attempt() == 0 => submitted,
                     0 | AT_ONCE => table.clock.now(),
                     now => now,
                 };
                 d.run.began.store(began, Relaxed);
             }
-            let (Owned { index, word }, kind) = (self.task, d.kind.load(Relaxed));
-            let is_shared = self.endpoint.is_shared.load(Relaxed);
-            self.endpoint.trail.attempt(&self.open, index, word, kind, began, is_shared);
             d.run.place.store(Place { slot, depth, is_alone: false }.bits(), Relaxed);
         }
     }
@@ -1059,16 +1053,8 @@ impl<'e> Running<'e> {
     /// A sign of life, for tasks whose silence is limited.
     pub(crate) fn heartbeat(&self) {
         if let Some(d) = self.fields() {
-            let now = self.endpoint.table().now();
-            d.heartbeat.store(now, Relaxed);
-            self.endpoint.trail.beat(&self.open, now);
+            d.heartbeat.store(self.endpoint.table().now(), Relaxed);
         }
-    }
-
-    #[inline]
-    fn trail_ends(&self, kind: u32, end: End, stamp: u64, is_shared: bool) {
-        let Owned { index, word } = self.task;
-        self.endpoint.trail.attempt_ended(&self.open, (index, word, kind), end, stamp, is_shared);
     }
 
     /// How much of how much is done, for people; `total` 0: nobody knows. No sign of life.
@@ -1183,7 +1169,7 @@ impl<'e> Claimed<'e> {
         let descriptor = endpoint.descriptor(task);
         // The submitter has written it, and the handler is given what lies there.
         endpoint.table().blocks.prefetch(Payload(descriptor.input.load(Relaxed)));
-        Claimed { running: Running { endpoint, task, descriptor, open: Open::default() } }
+        Claimed { running: Running { endpoint, task, descriptor } }
     }
 
     /// What writes its output, beside all else.
@@ -1262,7 +1248,7 @@ impl<'e> Claimed<'e> {
         let now = if began == 0 {
             let (kind, is_shared) = (d.kind.load(Relaxed), endpoint.is_shared.load(Relaxed));
             endpoint.count_attempt(kind, how, (0, 0), is_shared);
-            self.trail_ends(kind, End::from(how), 0, is_shared);
+            endpoint.trail.ended(task, kind, End::from(how), (0, 0), is_shared);
             0
         } else {
             endpoint.note_times(&self.running, began, how)
@@ -1282,14 +1268,14 @@ impl<'e> Claimed<'e> {
         let claimed = ManuallyDrop::new(self);
         let endpoint = claimed.endpoint;
         // Read before it may be another's.
-        let kind = claimed.descriptor.kind.load(Relaxed);
+        let (kind, began) = (claimed.descriptor.kind.load(Relaxed), claimed.descriptor.run.began.load(Relaxed));
         let is_given = endpoint.table().give_back(&endpoint.cursors, endpoint.name, claimed.task, again)?;
         let is_shared = endpoint.is_shared.load(Relaxed);
         if is_given && again == Again::SameAttempt {
-            claimed.trail_ends(kind, End::HandedBack, 0, is_shared);
+            endpoint.trail.ended(claimed.task, kind, End::HandedBack, (began, 0), is_shared);
         } else if is_given {
             endpoint.count_attempt(kind, How::Retried, (0, 0), is_shared);
-            claimed.trail_ends(kind, End::Retried, 0, is_shared);
+            endpoint.trail.ended(claimed.task, kind, End::Retried, (began, 0), is_shared);
         }
         Ok((!is_given).then(|| ManuallyDrop::into_inner(claimed)))
     }

@@ -1,24 +1,25 @@
 //! The trail of a participant: the last things that it did, to be read after its death.
 //!
 //! A ring of [`EVENTS`] entries for each of the last two incarnations of an id, in turns, so that what the dead have left stays
-//! until the second who comes after them. An entry is an attempt of a task, from its beginning to its end, or a sleep. Stamps are
-//! those that the path has at hand: no clock is read for a trail, and an event without a stamp has its place in the order only.
+//! until the second who comes after them. An entry is an attempt of a task that has ended, or a sleep. What a participant runs just
+//! now stands in the descriptors, and is in its trail once it is dead and its tasks are given to others: the coordinator writes
+//! it before that. So an attempt costs one entry, and no clock is read for it: stamps are those that the path has at hand, and
+//! an event without one has its place in the order only.
 //!
 //! # Words
 //!
-//! | word                   | written by                            | read by | a death leaves                              |
-//! |------------------------|---------------------------------------|---------|---------------------------------------------|
-//! | `name`, `who`          | the participant, as it begins, when   | people  | a ring without a name, or the former one's, |
-//! |                        | all entries are void                  |         | of which some entries are void already      |
-//! | `fault`                | the participant, once, in the handler | people  | the task whose thread got a fatal signal    |
-//! |                        | of a fatal signal; 0 as it begins     |         |                                             |
-//! | an entry's `sequence`  | the participant: odd before the other | people  | one entry of each thread that is odd: void  |
-//! |                        | words, even and higher after them     |         |                                             |
-//! | `task`, `what`, `began`| the participant, in between           | people  | as above                                    |
-//! | `ended`                | the participant: the sequence of the  | people  | an event that had not ended                 |
-//! |                        | entry, in between; how and when it    |         |                                             |
-//! |                        | ended, later                          |         |                                             |
-//! | `beat`                 | the participant, during an attempt    | people  | the last one, or none                       |
+//! | word                    | written by                            | read by | a death leaves                             |
+//! |-------------------------|---------------------------------------|---------|--------------------------------------------|
+//! | `name`, `who`           | the participant, as it begins, when   | people  | a ring without a name, or the former one's,|
+//! |                         | all entries are void                  |         | of which some entries are void already     |
+//! | `fault`                 | the participant, once, in the handler | people  | the task whose thread got a fatal signal   |
+//! |                         | of a fatal signal; 0 as it begins     |         |                                            |
+//! | an entry's `sequence`   | the participant, and once it is dead  | people  | an entry of each of its threads that is    |
+//! |                         | the coordinator: odd before the other |         | odd: void. Of the coordinator: one, beside |
+//! |                         | words, even and higher after them     |         | tasks that are not settled: it is repeated |
+//! | `task`, `what`, `began` | the same, in between                  | people  | as above                                   |
+//! | `ended`                 | the same, in between; of a sleep its  | people  | a sleep that had not ended                 |
+//! |                         | sequence, and as it ends that time    |         |                                            |
 //!
 //! # Invariants
 //!
@@ -31,13 +32,14 @@
 //!
 //! - \[trail] The odd sequence is followed by a Release fence, the even one is stored with Release; who reads loads the sequence
 //!   with Acquire, then the rest, fences (Acquire), and loads the sequence again. If it is the same and even, nothing in between
-//!   was of another entry. `ended` is one word: what is read there is the entry's own sequence, or what it became.
+//!   was of another entry. What changes later, the end of a sleep, is one word.
 //!
 //! # Crash
 //!
-//! A process may die between any two of these stores. The kernel keeps what it has stored, in an order in which all others see the
-//! odd sequence before the first word that it announces: so a half-written entry is told, and all others are whole. That one entry
-//! is then lost, the former of its place: the oldest. What is after the even sequence is one word.
+//! A process may die between any two of these stores. What it has stored stays, in an order in which all others see the odd
+//! sequence before the first word that it announces: so a half-written entry is told, and all others are whole. With it the former
+//! of its place is lost: the oldest. The coordinator writes once the kernel has said that the participant is dead, which orders
+//! everything.
 //!
 //! # Progress
 //!
@@ -45,7 +47,11 @@
 //!
 //! What checks this page: the tests below, `tests/autopsy.rs`.
 
-use super::{participant::Name, table::TaskId, word::Task};
+use super::{
+    participant::{How, Name},
+    table::{Owned, TaskId},
+    word::Task,
+};
 use crate::sync::{Acquire, AtomicU64, Relaxed, Release, fence, private};
 use std::fmt;
 
@@ -56,9 +62,6 @@ pub(crate) const EVENTS: usize = 32;
 const HOW_SHIFT: u32 = 60;
 /// Of [`Entry::what`]: a sleep.
 const SLEEP: u64 = 1 << 48;
-/// Of [`Entry::beat`]: the last bits of the entry's sequence, so that none is taken for another's.
-const BEAT_OF: u64 = 0xff;
-const BEAT_SHIFT: u32 = 8;
 /// No sequence comes that far.
 const LAST: u64 = 1 << 56;
 /// In place of a sequence: none. It is odd, as no entry's is.
@@ -69,7 +72,7 @@ const NOWHERE: u64 = 1;
 #[repr(C, align(128))]
 pub(crate) struct Trail([Ring; 2]);
 
-const _: () = assert!(size_of::<Trail>() == 3200);
+const _: () = assert!(size_of::<Trail>() == 2688);
 
 #[derive(Debug)]
 #[repr(C)]
@@ -94,10 +97,9 @@ struct Entry {
     what: AtomicU64,
     /// The stamp of its beginning, or 0; of a sleep pool time.
     began: AtomicU64,
-    /// how 4 · stamp 60, a stamp as above.
+    /// how 4 · stamp 60, as above. Of an attempt that had not ended 0 · pool time of its last heartbeat; of such a sleep 0 · its
+    /// sequence.
     ended: AtomicU64,
-    /// The last sign of life: pool time 56 · of which entry 8.
-    beat: AtomicU64,
 }
 
 /// How an event ended.
@@ -123,41 +125,49 @@ impl End {
     }
 }
 
-/// The end of a trail at which its participant writes. Its threads share it.
+impl From<How> for End {
+    #[inline]
+    fn from(how: How) -> End {
+        match how {
+            How::Completed => End::Completed,
+            How::Failed => End::Failed,
+            How::Cancelled => End::Cancelled,
+            How::Retried => End::Retried,
+        }
+    }
+}
+
+/// The end of a trail at which its participant writes, and the coordinator in its place. Its threads share it.
 #[derive(Debug)]
 pub(crate) struct Pen<'s> {
     ring: &'s Ring,
-    /// The sequence of the next entry is the next even number.
+    /// The sequence of the next entry is this one.
     next: private::AtomicU64,
-}
-
-/// An event whose end is to follow: the sequence of its entry.
-#[derive(Debug)]
-pub(crate) struct Open(private::AtomicU64);
-
-impl Default for Open {
-    fn default() -> Open {
-        Open(private::AtomicU64::new(NOWHERE))
-    }
 }
 
 impl Trail {
     /// For the participant itself, as it begins.
     pub(crate) fn pen(&self, me: Name, pid: u32, role: u32) -> Pen<'_> {
-        let ring = &self.0[(me.incarnation() % 2) as usize];
-        let sequences = || ring.entries.iter().map(|entry| &entry.sequence);
+        let ring = self.ring(me);
         if ring.name.load(Relaxed) != me.bits() {
             ring.name.store(0, Relaxed);
             fence(Release); // [trail] Who reads an entry of ours finds no name of another before it.
-            sequences().for_each(|sequence| sequence.store(0, Relaxed));
+            ring.entries.iter().for_each(|entry| entry.sequence.store(0, Relaxed));
             ring.fault.store(0, Relaxed);
             ring.who.store(u64::from(pid) << 32 | u64::from(role), Relaxed);
             ring.name.store(me.bits(), Release);
         }
-        // Another pen of this process may have written.
-        let last = sequences().map(|sequence| sequence.load(Relaxed)).max().unwrap_or(0);
-        let next = (last % LAST).next_multiple_of(2); // damage is no panic
-        Pen { ring, next: private::AtomicU64::new(next) }
+        Pen::at_the_end_of(ring)
+    }
+
+    /// For the coordinator, once the participant is dead. `None`: that has never begun.
+    pub(crate) fn pen_of(&self, dead: Name) -> Option<Pen<'_>> {
+        let ring = self.ring(dead);
+        (ring.name.load(Acquire) == dead.bits()).then(|| Pen::at_the_end_of(ring))
+    }
+
+    fn ring(&self, name: Name) -> &Ring {
+        &self.0[(name.incarnation() % 2) as usize]
     }
 
     /// What is known of both incarnations, the later one first.
@@ -168,37 +178,43 @@ impl Trail {
     }
 }
 
-impl Pen<'_> {
+impl<'s> Pen<'s> {
+    fn at_the_end_of(ring: &'s Ring) -> Pen<'s> {
+        let last = ring.entries.iter().map(|entry| entry.sequence.load(Relaxed)).max().unwrap_or(0);
+        let next = (last % LAST).next_multiple_of(2); // damage is no panic
+        Pen { ring, next: private::AtomicU64::new(next) }
+    }
+
     #[inline]
     fn entry(&self, at: u64) -> &Entry {
         &self.ring.entries[at as usize / 2 % EVENTS]
     }
 
-    /// Writes an entry, and returns its sequence.
+    /// Writes an entry, and returns its sequence. `ended`: `None` for that.
     #[inline]
-    fn write(&self, task: u64, what: u64, began: u64, is_shared: bool) -> u64 {
+    fn write(&self, [task, what, began]: [u64; 3], ended: Option<u64>, is_shared: bool) -> u64 {
         if is_shared {
-            return self.write_beside_others(task, what, began);
+            return self.write_beside_others([task, what, began], ended);
         }
         let at = self.next.load(Relaxed);
         let entry = self.entry(at);
         entry.sequence.store(at + 1, Relaxed);
-        entry.fill(at, task, what, began);
+        entry.fill(at, [task, what, began, ended.unwrap_or(at)]);
         self.next.store(at + 2, Relaxed);
         at
     }
 
-    #[cold]
     #[inline(never)]
-    fn write_beside_others(&self, task: u64, what: u64, began: u64) -> u64 {
+    fn write_beside_others(&self, [task, what, began]: [u64; 3], ended: Option<u64>) -> u64 {
         // Others may be at work in some, and no thread is in two.
         for _ in 0..EVENTS {
             let at = self.next.fetch_add(2, Relaxed);
             let sequence = &self.entry(at).sequence;
             let seen = sequence.load(Relaxed);
             // Relaxed: threads of one process, whose exchanges of one word have an order; what they write follows a fence.
-            if seen % 2 == 0 && seen <= at && sequence.compare_exchange(seen, at + 1, Relaxed, Relaxed).is_ok() {
-                self.entry(at).fill(at, task, what, began);
+            if seen.is_multiple_of(2) && seen <= at && sequence.compare_exchange(seen, at + 1, Relaxed, Relaxed).is_ok()
+            {
+                self.entry(at).fill(at, [task, what, began, ended.unwrap_or(at)]);
                 return at;
             }
         }
@@ -210,92 +226,62 @@ impl Pen<'_> {
         &self.ring.fault
     }
 
-    /// An attempt of this task, of which `word` is the task word, begins.
+    /// An attempt of the task of this kind has ended so. Stamps are 0 where none was taken.
     #[inline]
-    pub(crate) fn attempt(&self, open: &Open, index: u16, word: Task, kind: u32, began: u64, is_shared: bool) {
-        let what = u64::from(index) << 32 | u64::from(kind);
-        open.0.store(self.write(word.0, what, began, is_shared), Relaxed);
+    pub(crate) fn ended(&self, task: Owned, kind: u32, end: End, (began, now): (u64, u64), is_shared: bool) {
+        let ended = (end as u64) << HOW_SHIFT | now;
+        self.write([task.word.0, what(task.index, kind), began], Some(ended), is_shared);
     }
 
-    /// It, which this task is, has ended so, then or at a time that is not known: 0.
-    #[inline]
-    pub(crate) fn attempt_ended(
-        &self,
-        open: &Open,
-        (index, word, kind): (u16, Task, u32),
-        end: End,
-        stamp: u64,
-        is_shared: bool,
-    ) {
-        let at = open.0.load(Relaxed);
-        if !self.end(at, end, stamp, is_shared) {
-            // So many events ago did it begin that nothing is left of that. Or nobody said that it does.
-            self.end_alone(u64::from(index) << 32 | u64::from(kind), word, end, stamp, is_shared);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn end_alone(&self, what: u64, word: Task, end: End, stamp: u64, is_shared: bool) {
-        let at = self.write(word.0, what, 0, is_shared);
-        self.end(at, end, stamp, is_shared);
-    }
-
-    /// The event of this sequence ends. False: its entry is another's by now.
-    #[inline]
-    fn end(&self, at: u64, end: End, stamp: u64, is_shared: bool) -> bool {
-        let (ended, bits) = (&self.entry(at).ended, (end as u64) << HOW_SHIFT | stamp);
-        // Relaxed: one word, for people. Each entry has a sequence of its own there, so nobody else's is ended.
-        if is_shared {
-            return ended.compare_exchange(at, bits, Relaxed, Relaxed).is_ok();
-        }
-        let is_ours = ended.load(Relaxed) == at;
-        if is_ours {
-            ended.store(bits, Relaxed);
-        }
-        is_ours
-    }
-
-    /// An attempt gives a sign of life, at this pool time.
-    pub(crate) fn beat(&self, open: &Open, now: u64) {
-        let at = open.0.load(Relaxed);
-        let entry = self.entry(at);
-        if entry.sequence.load(Relaxed) == at + 2 {
-            entry.beat.store(now << BEAT_SHIFT | (at / 2 / EVENTS as u64) & BEAT_OF, Relaxed);
+    /// The participant, which is dead, had not ended this attempt. For the coordinator, who may say it again.
+    pub(crate) fn left(&self, task: Owned, kind: u32, began: u64, heartbeat: u64) {
+        let what = what(task.index, kind);
+        let is_told = |entry: &Entry| {
+            let [word, told, ended] = [&entry.task, &entry.what, &entry.ended].map(|word| word.load(Relaxed));
+            word == task.word.0 && told == what && ended >> HOW_SHIFT == 0
+        };
+        if !self.ring.entries.iter().any(is_told) {
+            self.write([task.word.0, what, began], Some(heartbeat), false);
         }
     }
 
     /// A sleep begins, at this pool time. Returns what is to be given to [`woken`](Self::woken).
     pub(crate) fn sleeps(&self, now: u64, is_shared: bool) -> u64 {
-        self.write(0, SLEEP, now, is_shared)
+        self.write([0, SLEEP, now], None, is_shared)
     }
 
-    pub(crate) fn woken(&self, at: u64, now: u64, is_shared: bool) {
-        self.end(at, End::Woken, now, is_shared);
+    /// That sleep has ended.
+    pub(crate) fn woken(&self, at: u64, now: u64) {
+        // Relaxed: one word, for people. Its sequence stands there, or the entry is another's by now.
+        let _ = self.entry(at).ended.compare_exchange(at, (End::Woken as u64) << HOW_SHIFT | now, Relaxed, Relaxed);
     }
+}
+
+const fn what(index: u16, kind: u32) -> u64 {
+    (index as u64) << 32 | kind as u64
 }
 
 impl Entry {
     /// By whoever has made the sequence odd.
     #[inline]
-    fn fill(&self, at: u64, task: u64, what: u64, began: u64) {
+    fn fill(&self, at: u64, [task, what, began, ended]: [u64; 4]) {
         fence(Release); // [trail]
         self.task.store(task, Relaxed);
         self.what.store(what, Relaxed);
         self.began.store(began, Relaxed);
-        self.ended.store(at, Relaxed);
+        self.ended.store(ended, Relaxed);
         self.sequence.store(at + 2, Release); // [trail]
     }
 
     /// What stands there. `None`: nothing yet. `Err`: it is half written.
     fn read(&self, place: usize) -> Option<Result<Event, Torn>> {
         let sequence = self.sequence.load(Acquire); // [trail]
-        let words = [&self.task, &self.what, &self.began, &self.ended, &self.beat].map(|word| word.load(Relaxed));
+        let words = [&self.task, &self.what, &self.began, &self.ended].map(|word| word.load(Relaxed));
         fence(Acquire); // [trail]
         if sequence == 0 {
             return None;
         }
-        let is_whole = sequence % 2 == 0 && self.sequence.load(Relaxed) == sequence;
+        let is_whole = sequence.is_multiple_of(2) && self.sequence.load(Relaxed) == sequence;
         Some(if is_whole { Event::of(sequence - 2, place, words).ok_or(Torn) } else { Err(Torn) })
     }
 }
@@ -346,8 +332,8 @@ pub(crate) struct Event {
     pub(crate) began: u64,
     /// How, and when, as above.
     pub(crate) ended: Option<(End, u64)>,
-    /// Pool time of the last sign of life.
-    pub(crate) beat: Option<u64>,
+    /// Of an attempt that has not ended, pool time of the last sign of life; 0: it gave none.
+    pub(crate) heartbeat: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -374,40 +360,29 @@ impl fmt::Debug for What {
 
 impl Event {
     /// `None`: that is none.
-    fn of(at: u64, place: usize, [task, what, began, ended, beat]: [u64; 5]) -> Option<Event> {
+    fn of(at: u64, place: usize, [task, what, began, ended]: [u64; 4]) -> Option<Event> {
         let turn = at / 2;
         if turn as usize % EVENTS != place {
             return None;
         }
-        let (word, how) = (Task(task), ended >> HOW_SHIFT);
+        let word = Task(task);
         let task = TaskId { index: (what >> 32) as u16, generation: word.generation() };
-        let is_beat_ours = beat != 0 && beat & BEAT_OF == turn / EVENTS as u64 & BEAT_OF;
+        let (how, stamp) = (ended >> HOW_SHIFT, ended & ((1 << HOW_SHIFT) - 1));
+        let is_sleep = what & SLEEP != 0;
         Some(Event {
             sequence: turn,
-            what: match what & SLEEP {
-                0 => What::Attempt { task, kind: what as u32, attempt: word.attempt() },
-                _ => What::Sleep,
+            what: match is_sleep {
+                true => What::Sleep,
+                false => What::Attempt { task, kind: what as u32, attempt: word.attempt() },
             },
             began,
-            ended: if how == 0 { None } else { Some((End::of(how)?, ended & ((1 << HOW_SHIFT) - 1))) },
-            beat: is_beat_ours.then_some(beat >> BEAT_SHIFT),
+            ended: if how == 0 { None } else { Some((End::of(how)?, stamp)) },
+            heartbeat: if how == 0 && !is_sleep { stamp } else { 0 },
         })
     }
 }
 
-impl From<super::participant::How> for End {
-    fn from(how: super::participant::How) -> End {
-        use super::participant::How;
-        match how {
-            How::Completed => End::Completed,
-            How::Failed => End::Failed,
-            How::Cancelled => End::Cancelled,
-            How::Retried => End::Retried,
-        }
-    }
-}
-
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::{lockfree::word::Phase, sync::fate};
@@ -417,20 +392,18 @@ mod tests {
         unsafe { Box::<Trail>::new_zeroed().assume_init() }
     }
 
-    fn word(generation: u64) -> Task {
-        Task::new(Phase::Claimed, 3, 1, generation)
-    }
-
     fn me(incarnation: u64) -> Name {
         Name::new(3, incarnation)
     }
 
-    /// Attempts of the tasks with these generations, each ended.
+    fn owned(generation: u64) -> Owned {
+        Owned { index: 7, word: Task::new(Phase::Claimed, 3, 1, generation) }
+    }
+
+    /// Attempts of the tasks with these generations.
     fn run(pen: &Pen<'_>, generations: std::ops::Range<u64>, is_shared: bool) {
         for n in generations {
-            let open = Open::default();
-            pen.attempt(&open, 7, word(n), 9, 100 + n, is_shared);
-            pen.attempt_ended(&open, (7, word(n), 9), End::Completed, 200 + n, is_shared);
+            pen.ended(owned(n), 9, End::Completed, (100 + n, 200 + n), is_shared);
         }
     }
 
@@ -443,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_events_are_told_in_their_order_whoever_writes_beside() {
+    fn the_last_events_are_told_in_their_order() {
         for is_shared in [false, true] {
             let trail = trail();
             assert!(trail.read().is_empty());
@@ -458,8 +431,8 @@ mod tests {
             let last = attempts.last().unwrap();
             let task = TaskId { index: 7, generation: 100 };
             assert_eq!(last.what, What::Attempt { task, kind: 9, attempt: 1 });
-            assert_eq!((last.began, last.ended, last.beat), (200, Some((End::Completed, 300)), None));
-            pen.woken(at, 500, is_shared);
+            assert_eq!((last.began, last.ended), (200, Some((End::Completed, 300))));
+            pen.woken(at, 500);
             assert_eq!(trail.read()[0].events.last().unwrap().ended, Some((End::Woken, 500)));
         }
     }
@@ -479,6 +452,7 @@ mod tests {
         let left = trail.read();
         assert_eq!(left.iter().map(|l| l.name).collect::<Vec<_>>(), [me(3), me(2)]);
         assert!(left[0].events.is_empty() && left[0].torn == 0, "what it had of the first is void: {left:?}");
+        assert!(trail.pen_of(me(1)).is_none());
         run(&pen, 90..91, false);
         assert_eq!(generations(&trail.read()[0]), [90]);
     }
@@ -492,21 +466,11 @@ mod tests {
                 let pen = trail.pen(me(1), 1, 5);
                 let life = fate::mortal(k, || run(&pen, 40..41, is_shared));
                 let [left] = &trail.read()[..] else { panic!("{k}: its name is gone") };
-                let (told, torn) = (generations(left), left.torn);
-                let last = left.events.last().unwrap();
-                match told.last() {
-                    Some(40) => {
-                        assert_eq!((&told, torn), (&(9..41).collect(), 0), "{k}");
-                        assert!(matches!(last.ended, None | Some((End::Completed, 240))) && last.began == 140, "{k}");
-                    }
-                    _ => assert!(
-                        told == (9..40).collect::<Vec<_>>() && torn == 1
-                            || told == (8..40).collect::<Vec<_>>() && torn == 0,
-                        "{k}: {told:?}, {torn} torn"
-                    ),
-                }
+                let first = if left.torn == 1 || left.events.last().unwrap().began == 140 { 9 } else { 8 };
+                assert_eq!(generations(left), (first..first + 32 - left.torn as u64).collect::<Vec<_>>(), "{k}");
+                assert!(left.torn < 2 && left.events.iter().all(|event| event.ended.is_some()), "{k}: {left:?}");
                 if life.is_some() {
-                    assert_eq!(last.ended, Some((End::Completed, 240)));
+                    assert_eq!((left.torn, first), (0, 9), "{k}");
                     break;
                 }
             }
@@ -514,48 +478,45 @@ mod tests {
     }
 
     #[test]
-    fn an_end_finds_its_beginning_or_stands_alone() {
-        for is_shared in [false, true] {
-            let trail = trail();
-            let pen = trail.pen(me(1), 1, 5);
-            let outer = Open::default();
-            pen.attempt(&outer, 1, word(1000), 9, 50, is_shared);
-            run(&pen, 0..10, is_shared);
-            pen.beat(&outer, 77);
-            assert_eq!(trail.read()[0].events[0].beat, Some(77));
-            run(&pen, 10..60, is_shared);
-            // Its entry is another's by now, to which neither belongs.
-            pen.beat(&outer, 78);
-            pen.attempt_ended(&outer, (1, word(1000), 9), End::Retried, 90, is_shared);
-            pen.attempt_ended(&Open::default(), (1, word(1001), 9), End::HandedBack, 0, is_shared);
-            let left = &trail.read()[0];
-            assert!(left.events.iter().all(|event| event.beat.is_none()), "{left:?}");
-            let (ends, told) = (
-                |end| left.events.iter().filter(|e| e.ended.is_some_and(|(e, _)| e == end)).count(),
-                generations(left),
-            );
-            assert_eq!(told, (30..60).chain([1000, 1001]).collect::<Vec<_>>());
-            assert_eq!([End::Completed, End::Retried, End::HandedBack].map(ends), [30, 1, 1]);
-            assert_eq!((left.events[30].began, left.events[30].ended), (0, Some((End::Retried, 90))));
+    fn what_the_dead_had_not_ended_is_told_once() {
+        let trail = trail();
+        run(&trail.pen(me(1), 1, 5), 0..40, true);
+        for _ in 0..3 {
+            let coordinators = trail.pen_of(me(1)).unwrap();
+            coordinators.left(owned(40), 9, 140, 177);
+            coordinators.left(Owned { index: 8, ..owned(40) }, 9, 0, 0);
         }
+        let left = &trail.read()[0];
+        let told: Vec<_> = left.events.iter().map(|e| (e.began, e.ended.is_some(), e.heartbeat)).collect();
+        assert_eq!(told[EVENTS - 3..], [(139, true, 0), (140, false, 177), (0, false, 0)]);
+        assert_eq!((left.pid, left.role), (1, 5));
+    }
+
+    #[test]
+    fn a_sleep_that_is_another_event_by_now_does_not_end() {
+        let trail = trail();
+        let pen = trail.pen(me(1), 1, 5);
+        let at = pen.sleeps(50, true);
+        run(&pen, 0..EVENTS as u64, true);
+        let before = trail.read().pop().unwrap().events;
+        pen.woken(at, 60);
+        assert_eq!(trail.read().pop().unwrap().events, before);
     }
 
     #[test]
     fn threads_leave_whole_events_and_each_once() {
         let trail = trail();
         let pen = trail.pen(me(1), 1, 5);
-        let threads = 4;
         std::thread::scope(|scope| {
-            for thread in 0..threads {
+            for thread in 0..4 {
                 let pen = &pen;
                 scope.spawn(move || run(pen, thread * 10_000..thread * 10_000 + 10_000, true));
             }
             for _ in 0..1000 {
-                let left = trail.read().pop().unwrap();
-                for event in left.events {
+                for event in trail.read().pop().unwrap().events {
                     let What::Attempt { task, .. } = event.what else { panic!("{event:?}") };
-                    assert_eq!(event.began, 100 + task.generation, "{event:?}");
-                    assert!(event.ended.is_none_or(|end| end == (End::Completed, 200 + task.generation)), "{event:?}");
+                    let whole = (100 + task.generation, Some((End::Completed, 200 + task.generation)));
+                    assert_eq!((event.began, event.ended), whole, "{event:?}");
                 }
             }
         });
@@ -563,7 +524,6 @@ mod tests {
         let told = generations(&left);
         let distinct: std::collections::BTreeSet<_> = told.iter().collect();
         assert_eq!((left.torn, distinct.len()), (0, told.len()));
-        assert!(left.events.iter().all(|event| event.ended.is_some()));
     }
 
     #[test]
@@ -573,13 +533,15 @@ mod tests {
             for ring in &trail.0 {
                 ring.name.store(me(1).bits(), Relaxed);
                 for entry in &ring.entries {
-                    let Entry { sequence, task, what, began, ended, beat } = entry;
-                    [sequence, task, what, began, ended, beat].map(|word| word.store(bits, Relaxed));
+                    let Entry { sequence, task, what, began, ended } = entry;
+                    [sequence, task, what, began, ended].map(|word| word.store(bits, Relaxed));
                 }
             }
             trail.read();
-            run(&trail.pen(me(1), 1, 5), 0..40, false);
-            run(&trail.pen(me(1), 1, 5), 0..40, true);
+            let pen = trail.pen(me(1), 1, 5);
+            run(&pen, 0..40, false);
+            run(&pen, 0..40, true);
+            pen.woken(bits, 1);
             trail.read();
         }
     }

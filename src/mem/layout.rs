@@ -4,7 +4,7 @@
 //!   0  header          magic, version, geometry, control words      1 page
 //!      participants    128 B each
 //!      records         4 KiB per participant
-//!      trails          3200 B per participant
+//!      trails          2688 B per participant
 //!      descriptors     768 B each
 //!      free map        1 bit per descriptor
 //!      lane controls   384 B each: queues, private lanes, completion lanes

@@ -48,6 +48,7 @@ use crate::{
         table::{Owned, Table},
         task_clock::{Source, TaskClock},
         trail::Trail,
+        word::Phase,
     },
     sync::{AtomicU64, Inline, Relaxed},
 };
@@ -480,6 +481,18 @@ impl Segment {
         let trail = unsafe { self.map.as_ptr().add(offset) };
         // SAFETY: as in `record`.
         Some(unsafe { &*trail.cast() })
+    }
+
+    /// Leaves in the trail of a participant which is dead what it runs, or ran. Before its tasks are settled.
+    pub(crate) fn trail_unfinished(&self, dead: Name) {
+        let Some(pen) = self.trail(dead.id()).and_then(|trail| trail.pen_of(dead)) else { return };
+        for (index, d) in (0..).zip(self.table().descriptors) {
+            let word = self.table().load(index);
+            if word.is(Phase::Claimed) && word.who() == dead.id() {
+                let began = d.run_of(word).map_or(0, |run| run.began.load(Relaxed));
+                pen.left(Owned { index, word }, d.kind.load(Relaxed), began, d.heartbeat.load(Relaxed));
+            }
+        }
     }
 
     /// The words about the whole pool.

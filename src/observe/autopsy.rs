@@ -8,10 +8,14 @@ use super::{
 };
 use crate::{
     lockfree::{
-        table::Table,
+        descriptor::Descriptor,
+        participant::Name,
+        table::{Table, TaskId},
         trail::{self, Left, What},
+        word::Phase,
     },
     mem::segment::Segment,
+    sync::{Acquire, Relaxed, fence},
 };
 use serde::Serialize;
 
@@ -54,8 +58,9 @@ pub(crate) struct Trace {
 /// Times are nanoseconds since the pool was made, without those in which it was stopped. `None`: nobody took it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Event {
-    /// Which of all events of this process, from 0.
-    pub(crate) sequence: u64,
+    /// Which of all events of this process that have ended or are sleeps, from 0. `None`: it runs, or its process died over it and
+    /// nobody has seen to that yet.
+    pub(crate) sequence: Option<u64>,
     pub(crate) began_ns: Option<u64>,
     pub(crate) ended_ns: Option<u64>,
     /// `None`: it had not ended.
@@ -137,18 +142,41 @@ fn trace(
         () => "lost",
     };
     let death = death.filter(|_| state == "dead").map(|place| deaths.remove(place));
-    let events = events.into_iter().map(|event| told(segment.table(), names, event, fault)).collect();
+    let mut events: Vec<_> = events.into_iter().map(|event| told(segment.table(), names, event, fault)).collect();
+    if is_last {
+        events.extend(unfinished(segment.table(), name).map(|event| {
+            let event = told(segment.table(), names, event, fault);
+            Event { sequence: None, ..event }
+        }));
+    }
     Some(Trace { id: name.id(), incarnation: name.incarnation(), state, label, pid, death, torn, events })
 }
 
+/// What a participant runs, in the order in which that began.
+fn unfinished(table: &Table<'_>, name: Name) -> impl Iterator<Item = trail::Event> {
+    let event = |(index, d): (u16, &Descriptor)| {
+        let word = table.load(index);
+        let run = d.run_of(word).filter(|run| run.claimant() == name && word.is(Phase::Claimed))?;
+        let (task, kind) = (TaskId { index, generation: word.generation() }, d.kind.load(Relaxed));
+        let (began, heartbeat) = (run.began.load(Relaxed), d.heartbeat.load(Relaxed));
+        fence(Acquire);
+        // Its fields are another's by now, if the word has changed.
+        let what = What::Attempt { task, kind, attempt: word.attempt() };
+        (table.load(index) == word).then_some(trail::Event { sequence: 0, what, began, ended: None, heartbeat })
+    };
+    let mut events: Vec<_> = (0..).zip(table.descriptors).filter_map(event).collect();
+    events.sort_by_key(|event| event.began);
+    events.into_iter()
+}
+
 fn told(table: &Table<'_>, names: &Names, event: trail::Event, fault: u64) -> Event {
-    let trail::Event { sequence, what, began, ended, beat } = event;
+    let trail::Event { sequence, what, began, ended, heartbeat } = event;
     let clock = &table.clock;
     let of_pool = |time: u64| (time != 0).then(|| time.saturating_sub(clock.origin.ns));
     let of_clock = |stamp: u64| (stamp != 0).then(|| clock.ns_seen(stamp.saturating_sub(clock.origin.ticks)));
     let at = |stamp| if what == What::Sleep { of_pool(stamp) } else { of_clock(stamp) };
     Event {
-        sequence,
+        sequence: Some(sequence),
         began_ns: at(began),
         ended_ns: ended.and_then(|(_, stamp)| at(stamp)),
         end: ended.map(|(end, _)| match end {
@@ -166,7 +194,7 @@ fn told(table: &Table<'_>, names: &Names, event: trail::Event, fault: u64) -> Ev
                 descriptor: task.index,
                 generation: task.generation,
                 attempt: u32::from(attempt) + 1,
-                heartbeat_ns: beat.and_then(of_pool),
+                heartbeat_ns: of_pool(heartbeat),
                 got_fatal_signal: fault == task.note(),
             },
         },
