@@ -534,7 +534,7 @@ mod tests {
                 ring.name.store(me(1).bits(), Relaxed);
                 for entry in &ring.entries {
                     let Entry { sequence, task, what, began, ended } = entry;
-                    [sequence, task, what, began, ended].map(|word| word.store(bits, Relaxed));
+                    [sequence, task, what, began, ended].iter().for_each(|word| word.store(bits, Relaxed));
                 }
             }
             trail.read();
