@@ -4,6 +4,7 @@
 //!   0  header          magic, version, geometry, control words      1 page
 //!      participants    128 B each
 //!      records         4 KiB per participant
+//!      trails          2688 B per participant
 //!      descriptors     768 B each
 //!      free map        1 bit per descriptor
 //!      lane controls   384 B each: queues, private lanes, completion lanes
@@ -56,6 +57,7 @@ use crate::{
         table::LaneCapacity,
         task_clock::ClockWords,
         timer::Alarm,
+        trail::Trail,
         word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
     },
     sync::{AtomicU32, AtomicU64, ticks::Pair},
@@ -65,7 +67,7 @@ use std::alloc::Layout as Region;
 /// `shmworkr`, little-endian.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
 /// Of this layout. Raised by every change of a size, an offset or a meaning.
-pub(crate) const VERSION: u64 = 5;
+pub(crate) const VERSION: u64 = 6;
 pub(crate) const PAGE: usize = 4096;
 
 /// Everything that decides the size of a segment.
@@ -187,6 +189,7 @@ pub(crate) struct Control {
 pub(crate) struct Layout {
     pub(crate) participants: usize,
     pub(crate) records: usize,
+    pub(crate) trails: usize,
     pub(crate) descriptors: usize,
     pub(crate) free: usize,
     pub(crate) controls: usize,
@@ -218,6 +221,7 @@ impl Layout {
         let mut layout = Layout {
             participants: place(Region::array::<Participant>(g.participants as usize).ok()?),
             records: place(Region::array::<Record>(g.participants as usize).ok()?),
+            trails: place(Region::array::<Trail>(g.participants as usize).ok()?),
             descriptors: place(Region::array::<Descriptor>(g.descriptors as usize).ok()?),
             free: place(words(FreeMap::words(g.descriptors as usize))?),
             controls: place(Region::array::<LaneControl>(g.lanes()).ok()?),
@@ -266,6 +270,7 @@ mod tests {
         let starts = [
             l.participants,
             l.records,
+            l.trails,
             l.descriptors,
             l.free,
             l.controls,

@@ -47,6 +47,8 @@ use crate::{
         participant::{Name, Record},
         table::{Owned, Table},
         task_clock::{Source, TaskClock},
+        trail::Trail,
+        word::Phase,
     },
     sync::{AtomicU64, Inline, Relaxed},
 };
@@ -467,6 +469,30 @@ impl Segment {
         let record = unsafe { self.map.as_ptr().add(offset) };
         // SAFETY: aligned, since regions start at multiples of 128; valid, since every bit pattern is valid for words.
         Some(unsafe { &*record.cast() })
+    }
+
+    /// The last things that the participants with this id did. `None`: there is none.
+    pub(crate) fn trail(&self, id: u16) -> Option<&Trail> {
+        if u32::from(id) >= self.geometry.participants {
+            return None;
+        }
+        let offset = self.layout.trails + usize::from(id) * size_of::<Trail>();
+        // SAFETY: the region of the trails lies within the mapping.
+        let trail = unsafe { self.map.as_ptr().add(offset) };
+        // SAFETY: as in `record`.
+        Some(unsafe { &*trail.cast() })
+    }
+
+    /// Leaves in the trail of a participant which is dead what it runs, or ran. Before its tasks are settled.
+    pub(crate) fn trail_unfinished(&self, dead: Name) {
+        let Some(pen) = self.trail(dead.id()).and_then(|trail| trail.pen_of(dead)) else { return };
+        for (index, d) in (0..).zip(self.table().descriptors) {
+            let word = self.table().load(index);
+            if word.is(Phase::Claimed) && word.who() == dead.id() {
+                let began = d.run_of(word).map_or(0, |run| run.began.load(Relaxed));
+                pen.left(Owned { index, word }, d.kind.load(Relaxed), began, d.heartbeat.load(Relaxed));
+            }
+        }
     }
 
     /// The words about the whole pool.

@@ -1021,6 +1021,7 @@ impl<'o> Coordinator<'o> {
         };
         let overdue = if late.is_empty() { 0 } else { OVERDUE };
         let death = Death { exit: exit.pack() | overdue, peak_kib, late };
+        self.segment.trail_unfinished(name);
         let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
         self.count_death();
@@ -1358,6 +1359,7 @@ impl<'o> Coordinator<'o> {
             self.late_guests = others;
             let late: Vec<_> = Vec::into_iter(late).map(|(_, task)| task).collect();
             let death = Death { exit: exit.pack(), peak_kib: 0, late: &late };
+            self.segment.trail_unfinished(guest.name);
             let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
             if !was_orderly {
