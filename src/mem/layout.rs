@@ -4,7 +4,7 @@
 //!   0  header          magic, version, geometry, control words      1 page
 //!      participants    128 B each
 //!      records         4 KiB per participant
-//!      descriptors     768 B each
+//!      descriptors     896 B each
 //!      free map        1 bit per descriptor
 //!      lane controls   384 B each: queues, private lanes, completion lanes
 //!      lane slots      8 B each
@@ -65,7 +65,7 @@ use std::alloc::Layout as Region;
 /// `shmworkr`, little-endian.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
 /// Of this layout. Raised by every change of a size, an offset or a meaning.
-pub(crate) const VERSION: u64 = 5;
+pub(crate) const VERSION: u64 = 6;
 pub(crate) const PAGE: usize = 4096;
 
 /// Everything that decides the size of a segment.
