@@ -468,7 +468,9 @@ impl<'p> Runner<'p> {
         while let Some(Again { who, task, args, attempts, earlier }) = self.again.pop_front() {
             let number = who.number;
             let args = std::str::from_utf8(&args).unwrap_or("null"); // it was JSON when it was taken
-            if let Err(refused) = self.send(who, &task, args, (None, None), &TaskOptions::new().attempts(attempts), earlier) {
+            if let Err(refused) =
+                self.send(who, &task, args, (None, None), &TaskOptions::new().attempts(attempts), earlier)
+            {
                 self.ready.push_back((number, refused));
             }
         }

@@ -591,9 +591,7 @@ impl<'s> Table<'s> {
         let lane = self.completion(me.id());
         let wanted = |w: Task, _: &Descriptor| matches!(w.phase(), Some(Phase::Done(_))) && w.who() == me.id();
         loop {
-            if let Some((index, from, word)) =
-                self.take_from(cursors, lane, wanted, &to)?
-            {
+            if let Some((index, from, word)) = self.take_from(cursors, lane, wanted, &to)? {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
             }

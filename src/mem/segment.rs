@@ -483,7 +483,11 @@ impl Segment {
     pub(crate) fn set_creator(&self) -> io::Result<()> {
         // Not through the mapping, in which the identity is read as plain bytes.
         let pid = u64::from(std::process::id());
-        std::os::unix::fs::FileExt::write_all_at(&self.file, &pid.to_ne_bytes(), std::mem::offset_of!(Identity, creator) as u64)
+        std::os::unix::fs::FileExt::write_all_at(
+            &self.file,
+            &pid.to_ne_bytes(),
+            std::mem::offset_of!(Identity, creator) as u64,
+        )
     }
 
     /// All words of the segment, for as long as it is borrowed.

@@ -1751,7 +1751,11 @@ impl Shared {
 
     /// How long to sleep, who may sleep for so long: where results lie in blocks, others may come to need the room.
     fn nap(&self, inbox: &Inbox, at_most: Option<Duration>) -> Option<Duration> {
-        if inbox.in_place.is_empty() || self.endpoint.is_durable() { at_most } else { Some(at_most.map_or(ROOM, |t| t.min(ROOM))) }
+        if inbox.in_place.is_empty() || self.endpoint.is_durable() {
+            at_most
+        } else {
+            Some(at_most.map_or(ROOM, |t| t.min(ROOM)))
+        }
     }
 
     fn wait<T>(

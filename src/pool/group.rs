@@ -1,5 +1,6 @@
 //! Tasks of which whichever ends first is asked for, by one thread for many: neither a thread nor a system call for each.
 
+pub(crate) use super::client::Kept;
 use super::{
     PoolError, TaskError,
     chunk::{self, Chunk},
@@ -17,7 +18,6 @@ use crate::{
     lockfree::word::Outcome,
     process::exit::Exit,
 };
-pub(crate) use super::client::Kept;
 use std::{
     sync::{
         Arc, Weak,

@@ -502,11 +502,7 @@ pub(super) fn finished<T>(
     }
 }
 
-fn finished_as<T>(
-    client: &Client,
-    done: &Done,
-    result: impl FnOnce(&Done) -> Result<T, TaskError>,
-) -> Finished<T> {
+fn finished_as<T>(client: &Client, done: &Done, result: impl FnOnce(&Done) -> Result<T, TaskError>) -> Finished<T> {
     let clock = &client.endpoint().segment().table().clock;
     Finished {
         result: result(done),

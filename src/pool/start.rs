@@ -348,7 +348,9 @@ impl Ground {
                 })?;
                 if let Some(settled) = opened.settled {
                     let (tasks, path) = (opened.client.adopted.len(), path.display());
-                    tracing::info!("{tasks} tasks of '{path}' are gone on with; what became of the others: {settled:?}");
+                    tracing::info!(
+                        "{tasks} tasks of '{path}' are gone on with; what became of the others: {settled:?}"
+                    );
                 }
                 segment = opened.segment;
                 (coordinator, owner) = (opened.coordinator.bits(), opened.client.name.bits());

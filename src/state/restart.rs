@@ -214,9 +214,8 @@ fn take(path: &Path) -> Result<(std::fs::File, u64), SegmentCreateError> {
 /// Is this a segment, and not one of this run of the machine?
 fn is_of_another_boot(file: &std::fs::File) -> bool {
     // Anything else is found out, and told, where it is opened.
-    backing::read_identity(file).is_ok_and(|i| {
-        i.magic == MAGIC && i.version == VERSION && (i.boot == 0 || i.boot != backing::boot())
-    })
+    backing::read_identity(file)
+        .is_ok_and(|i| i.magic == MAGIC && i.version == VERSION && (i.boot == 0 || i.boot != backing::boot()))
 }
 
 /// A segment that was somebody's.
