@@ -134,6 +134,8 @@ pub(crate) struct Endpoint {
     is_shared: AtomicBool,
     /// Why the coordinator has gone, if it, or somebody, said.
     why_orphaned: OnceLock<String>,
+    /// Of a durable client: who takes results, one thread at a time, since each is noted before.
+    taking: Option<Mutex<()>>,
     /// Who reads or replaces the checkpoint of a task: its threads share a task, and slots a lock.
     keeping: [Mutex<()>; 16],
     /// What is needed for as long as anybody uses the rest, and goes after that.
@@ -203,9 +205,19 @@ impl Endpoint {
             is_orphaned: AtomicBool::new(false),
             is_shared: AtomicBool::new(true),
             why_orphaned: OnceLock::new(),
+            taking: None,
             keeping: Default::default(),
             _kept: None,
         }
+    }
+
+    /// That of a durable client, which has a seat: what it has taken and not let go when it dies is its successor's.
+    pub(crate) fn durable(self) -> Endpoint {
+        Endpoint { taking: Some(Mutex::default()), ..self }
+    }
+
+    pub(crate) fn is_durable(&self) -> bool {
+        self.taking.is_some()
     }
 
     /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.
@@ -475,6 +487,36 @@ impl Endpoint {
         (0..table.descriptors.len()).filter_map(move |index| is_ours(index as u16))
     }
 
+    /// The key of a task of this participant's that has not been released.
+    pub(crate) fn key_of(&self, task: TaskId) -> Option<String> {
+        let d = self.table().descriptor(task.index).ok()?;
+        let key = d.key();
+        // Of this life: its submitter alone begins the next.
+        (self.table().load(task.index).generation() == task.generation).then_some(key).flatten()
+    }
+
+    /// The `kind` of a task of this participant's that has not been released.
+    pub(crate) fn kind_of(&self, task: TaskId) -> Option<u32> {
+        Some(self.table().descriptor(task.index).ok()?.kind.load(Relaxed))
+    }
+
+    /// What a task of this participant's that has not been released was given, as a copy. `None`: it has been.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the payload is damaged.
+    pub(crate) fn input_of(&self, task: TaskId) -> Result<Option<Vec<u8>>, Corrupted> {
+        let (d, word) = (self.table().descriptor(task.index)?, self.table().load(task.index));
+        if word.generation() != task.generation || word.is(Phase::Free) {
+            return Ok(None);
+        }
+        let payload = Payload(d.input.load(Relaxed));
+        let (start, len) = self.segment.locate(Owned { index: task.index, word }, payload, &d.input_bytes)?;
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes the input from its
+        // publication until its submitter releases it, who is this process: the caller has it under its lock, or nobody else knows
+        // of it yet.
+        Ok(Some(unsafe { slice::from_raw_parts(start, len) }.to_vec()))
+    }
+
     /// Cancels a task of this participant's; one that runs is asked to end.
     pub(crate) fn cancel(&self, task: TaskId) -> Result<Cancel, Corrupted> {
         self.table().cancel(&self.cursors, task)
@@ -488,7 +530,13 @@ impl Endpoint {
     /// The next finished task that this participant submitted.
     #[inline(always)]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
-        let taken = self.table().take(&self.cursors, self.name)?;
+        let taken = match &self.taking {
+            None => self.table().take(&self.cursors, self.name)?,
+            Some(taking) => {
+                let _alone = taking.lock().unwrap_or_else(PoisonError::into_inner);
+                self.table().take_noted(&self.cursors, self.name)?
+            }
+        };
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
     }
 
@@ -745,8 +793,9 @@ struct Guard<E: Deref<Target = Endpoint>> {
 
 impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
     fn drop(&mut self) {
+        let table = self.endpoint.table();
         // Damage is reported by the next operation that meets it; here is nobody to tell.
-        let _ = self.endpoint.table().release(self.task);
+        let _ = if self.endpoint.is_durable() { table.release_noted(self.task) } else { table.release(self.task) };
     }
 }
 
@@ -801,6 +850,8 @@ pub(crate) struct Submission {
     pub(crate) is_timed: bool,
     /// Of which trace it is a part.
     pub(crate) trace: Option<TraceParent>,
+    /// A key was [set](Draft::set_key).
+    pub(crate) has_key: bool,
 }
 
 impl Submission {
@@ -808,7 +859,7 @@ impl Submission {
     pub(crate) const fn new(to: To) -> Submission {
         let limits = Limits { run_ms: 0, silence_ms: 0 };
         let backoff = Backoff { first_ms: 0, longest_ms: 0 };
-        let Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled: _ } = Rules::USUAL;
+        let Rules { timeout_ms, retry_on, max_deaths, keeps_output, .. } = Rules::USUAL;
         Submission {
             to,
             kind: 0,
@@ -823,6 +874,7 @@ impl Submission {
             keeps_output,
             is_timed: false,
             trace: None,
+            has_key: false,
         }
     }
 }
@@ -836,6 +888,12 @@ impl Draft<'_> {
         // while the word is RESERVED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives; the
         // borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
+    }
+
+    /// By what its submitter knows it, in another life too: of [`LONGEST_KEY`](crate::lockfree::descriptor::LONGEST_KEY) bytes at
+    /// most. It counts if the submission says that there is one.
+    pub(crate) fn set_key(&mut self, key: &str) {
+        self.guard.endpoint.descriptor(self.guard.task).set_key(key);
     }
 
     /// Sets it aside, without a borrow of the endpoint.
@@ -884,13 +942,13 @@ impl Draft<'_> {
             let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
             table.now().saturating_add(ns).max(1)
         });
-        let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = *s;
+        let Submission { timeout_ms, retry_on, max_deaths, keeps_output, has_key, .. } = *s;
         let mut is_sampled = None;
         if let Some(parent) = s.trace {
             is_sampled = Some(parent.is_sampled);
             d.trace.iter().zip(parent.words()).for_each(|(word, bits)| word.store(bits, Relaxed));
         }
-        let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled }.bits();
+        let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled, has_key }.bits();
         for (word, value) in [
             (&d.expires, expires),
             (&d.limits, s.limits.bits()),
@@ -1390,6 +1448,11 @@ impl Finished<'_> {
 }
 
 impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
+    /// Leaves it in hand for good: of a durable client, its successor finds it again.
+    pub(crate) fn leave(self) {
+        std::mem::forget(self);
+    }
+
     fn descriptor(&self) -> &Descriptor {
         self.guard.endpoint.descriptor(self.guard.task)
     }

@@ -5,7 +5,7 @@
 //!      participants    128 B each
 //!      records         4 KiB per participant
 //!      trails          2688 B per participant
-//!      descriptors     768 B each
+//!      descriptors     896 B each
 //!      free map        1 bit per descriptor
 //!      lane controls   384 B each: queues, private lanes, completion lanes
 //!      lane slots      8 B each

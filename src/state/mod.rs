@@ -1,0 +1,7 @@
+//! State that outlives its processes: a segment in a file, found again by the next start.
+
+mod rebuild;
+mod restart;
+
+pub use restart::StateError;
+pub(crate) use restart::{Wanted, open};
