@@ -19,6 +19,7 @@ import threading
 import time
 
 WANTED = 0.99
+TICKS = os.sysconf("SC_CLK_TCK")
 JOB = '{"task":"echo","args":[1,2,3]}'
 
 
@@ -131,17 +132,19 @@ class Watchers:
             os.killpg(watcher.pid, sig)
 
     def cpu(self):
-        """Seconds of CPU time that `top` has used, by all its threads."""
+        """Seconds of CPU time that both have used, with the scrapes that have ended."""
         spent = 0
         for thread in os.listdir(f"/proc/{self.top.pid}/task"):
             with open(f"/proc/{self.top.pid}/task/{thread}/schedstat") as stat:
-                spent += int(stat.read().split()[0])
-        return spent / 1e9
+                spent += int(stat.read().split()[0]) / 1e9
+        with open(f"/proc/{self.scraper.pid}/stat") as stat:
+            spent += sum(map(int, stat.read().rsplit(") ", 1)[1].split()[11:15])) / TICKS
+        return spent
 
 
 def measure(shmworker, turns, seconds, workers, own, others):
-    """Rates without and with watchers, by turns, and the share of a CPU that `top` used."""
-    alone, watched, cpu = [], [], []
+    """Rates without and with watchers, by turns, and the share of a CPU that watching took."""
+    alone, watched, spent = [], [], []
     with Pool(shmworker, workers, own) as pool, Watchers(pool, others) as watchers:
         watchers.send(signal.SIGSTOP)
         pool.rate(2)  # to warm up
@@ -150,7 +153,7 @@ def measure(shmworker, turns, seconds, workers, own, others):
             watchers.send(signal.SIGCONT)
             used, then = watchers.cpu(), time.monotonic()
             watched.append(pool.rate(seconds))
-            cpu.append((watchers.cpu() - used) / (time.monotonic() - then))
+            spent.append((watchers.cpu() - used, time.monotonic() - then))
             watchers.send(signal.SIGSTOP)
 
         def without():
@@ -162,7 +165,8 @@ def measure(shmworker, turns, seconds, workers, own, others):
                 run()
         watchers.send(signal.SIGCONT)
         scrape = "metrics" if pool.metrics else "inspect --json"
-    return alone, watched, cpu, scrape
+    used, elapsed = map(sum, zip(*spent))
+    return alone, watched, used / elapsed, scrape
 
 
 def interval(values):
@@ -179,17 +183,17 @@ def main():
         sys.exit("two CPUs are needed, to tell what watching takes by itself")
     places = [("1 worker on a CPU, watchers on another", 1, cpus[:1], cpus[1:2])]
     places.append((f"{len(cpus)} workers and watchers on {len(cpus)} CPUs", len(cpus), cpus, cpus))
-    print("| | tasks/s alone | tasks/s watched | ratio | its 95 % | `top`'s CPU | wanted |")
+    print("| | tasks/s alone | tasks/s watched | ratio | its 95 % | of a CPU, for both | wanted |")
     print("|---|---|---|---|---|---|---|")
     for name, workers, own, others in places:
         alone, watched, cpu, scrape = measure(shmworker, turns, seconds, workers, own, others)
         ratios = [w / a for w, a in zip(watched, alone)]
         ratio = statistics.median(ratios)
         low, high = interval(ratios)
-        verdict = "reached" if ratio >= WANTED else "**missed**"
+        verdict = "reached" if ratio >= WANTED else "not told apart from it" if high >= WANTED else "**missed**"
         print(
             f"| {name} | {statistics.median(alone):.0f} | {statistics.median(watched):.0f} | {ratio:.4f}, {verdict} "
-            f"| {low:.3f} to {high:.3f} | {100 * statistics.median(cpu):.1f} % | {WANTED} |",
+            f"| {low:.3f} to {high:.3f} | {100 * cpu:.1f} % | {WANTED} |",
             flush=True,
         )
     print(f"\nThe scrape was `{scrape}`.")

@@ -189,8 +189,8 @@ impl Task {
             if !self.handle.end_into(at_most, &mut kept.ended) {
                 return Err(Error::new(Code::NotReady, "the task has not ended"));
             }
-            if let Err(e) = kept.ended.bytes() {
-                (kept.code, kept.message) = (code_of(&e), Some(c_string(&e.to_string())));
+            if let Some(e) = kept.ended.failure() {
+                (kept.code, kept.message) = (code_of(e), Some(c_string(&e.to_string())));
             }
             waiting.next = ENDED;
         }

@@ -1275,7 +1275,9 @@ impl<'e> Claimed<'e> {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), (SubmitError, Option<Claimed<'e>>)> {
-        let written = self.writer().reserve(len).map(fill); // if that panics, the task is given up
+        let mut writer = self.writer();
+        // If it panics, the task is given up.
+        let written = writer.reserve(len).and_then(|()| Ok(writer.bytes().map(fill)?));
         let claimed = ManuallyDrop::new(self);
         match written {
             Ok(()) => claimed.finish(outcome, status).map(drop).map_err(|e| (e.into(), None)),
@@ -1351,20 +1353,20 @@ pub(crate) struct Writer<'c, 'e> {
 }
 
 impl Writer<'_, '_> {
-    /// Finds room for so many bytes of output, to be written in place while the task runs. What was reserved before is
+    /// Finds room for so many bytes of output, to be written [in place](Self::bytes) while the task runs. What was reserved before is
     /// given up, whatever comes of it.
     ///
     /// # Errors
     /// [`SubmitError`]: there is no room.
     #[inline]
-    pub(crate) fn reserve(&mut self, len: usize) -> Result<&mut [u8], SubmitError> {
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<(), SubmitError> {
         let Running { endpoint, task, descriptor, .. } = *self.running;
         endpoint.check_len(len)?;
         endpoint.table().check_owned(endpoint.name, task)?;
         self.reserved = Payload::default();
         endpoint.table().discard_output(task)?;
         self.reserved = endpoint.place(task, len, &descriptor.output)?;
-        Ok(self.bytes()?)
+        Ok(())
     }
 
     /// What was reserved.

@@ -70,7 +70,7 @@ impl Room<'_> {
         match self {
             Room::InPlace { writer, client } => {
                 let mut looks = 0;
-                while let Err(e) = writer.reserve(len).map(drop) {
+                while let Err(e) = writer.reserve(len) {
                     looks += 1;
                     let may_come = e.is_want_of_room() || e.is_transient() && looks < LOOKS;
                     if !may_come || writer.is_cancelled() {

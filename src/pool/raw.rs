@@ -180,6 +180,13 @@ impl Ended {
         }
     }
 
+    /// Why there is nothing, if there isn't.
+    #[doc(hidden)]
+    #[inline]
+    pub fn failure(&self) -> Option<&TaskError> {
+        self.result.as_ref().err()
+    }
+
     /// How often it was begun.
     pub fn attempts(&self) -> u32 {
         self.attempts
