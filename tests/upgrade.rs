@@ -14,18 +14,20 @@ use scene::until;
 use serde_json::Value;
 use shmworker::{Pool, Tasks, pool::Task};
 use std::{
+    collections::VecDeque,
     fs,
     io::{Read, Seek, SeekFrom, Write},
+    ops::Range,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Output},
-    time::{Duration, Instant},
+    process::{Child, Command, ExitCode, Output, Stdio},
+    time::Duration,
 };
 
 const BEGIN: Task<u64, u64> = Task::named("begin");
 const VERSION: Task<(), String> = Task::named("version");
 const PROGRAM: &str = "--worker-program";
-/// The worker program's file of notes: a byte for each task, which grows with each attempt.
+/// The worker program's file of notes: which task was begun, and when, by the nanosecond.
 const NOTES: &str = "SHMWORKER_TEST_NOTES";
 const TASKS: u64 = 100_000;
 
@@ -38,13 +40,18 @@ fn version() -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+fn now() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    Duration::from(now).as_nanos() as u64
+}
+
 fn tasks() -> Tasks {
     let mut tasks = Tasks::new();
     let notes = std::env::var_os(NOTES).map(|path| fs::OpenOptions::new().append(true).open(path).unwrap());
     tasks.handler("begin", move |_, n: u64| {
         if let Some(notes) = &notes {
             // Appended at once, or not at all.
-            (&*notes).write_all(&n.to_ne_bytes())?;
+            (&*notes).write_all([n, now()].map(u64::to_ne_bytes).as_flattened())?;
         }
         Ok(n)
     });
@@ -160,6 +167,21 @@ fn version_of(pool: &Pool) -> String {
     pool.submit(VERSION, &()).unwrap().wait().unwrap()
 }
 
+/// Has these tasks run, of which up to 1000 wait at a time, and calls `meanwhile` after each 500.
+fn run(pool: &Pool, tasks: Range<u64>, mut meanwhile: impl FnMut()) {
+    let (mut waiting, end) = (VecDeque::new(), tasks.end);
+    for n in tasks {
+        waiting.push_back((n, pool.submit(BEGIN, &n).unwrap()));
+        let is_last = n + 1 == end;
+        if waiting.len() == 1000 || is_last {
+            waiting.drain(..if is_last { waiting.len() } else { 500 }).for_each(|(n, handle)| {
+                assert_eq!(handle.wait(), Ok(n));
+            });
+            meanwhile();
+        }
+    }
+}
+
 fn a_hundred_thousand_tasks_do_not_notice() {
     let dir = tempfile::tempdir().unwrap();
     let notes = dir.path().join("notes");
@@ -168,41 +190,42 @@ fn a_hundred_thousand_tasks_do_not_notice() {
     unsafe { std::env::set_var(NOTES, &notes) };
     let pool = Pool::builder().name(name()).workers(2).exec().unwrap();
     let before = living();
-    let (mut last, mut longest, mut upgrades) = (Instant::now(), Duration::ZERO, 0);
-    let mut waiting = std::collections::VecDeque::new();
-    let mut command: Option<std::process::Child> = None;
-    for n in 0..TASKS {
-        waiting.push_back((n, pool.submit(BEGIN, &n).unwrap()));
-        if waiting.len() < 1000 && n + 1 < TASKS {
-            continue;
-        }
-        while waiting.len() > if n + 1 < TASKS { 500 } else { 0 } {
-            let (n, handle) = waiting.pop_front().unwrap();
-            assert_eq!(handle.wait(), Ok(n));
-            longest = longest.max(last.elapsed());
-            last = Instant::now();
-        }
-        if command.as_mut().is_none_or(|command| command.try_wait().unwrap().is_some()) {
-            if let Some(done) = command.take() {
-                let output = done.wait_with_output().unwrap();
-                assert!(output.status.success(), "{output:?}");
-                upgrades += 1;
-            }
+    let mut upgrades = 0;
+    let mut under_way: Option<Child> = None;
+    run(&pool, 0..TASKS, || {
+        if under_way.as_mut().is_none_or(|command| command.try_wait().unwrap().is_some()) {
+            under_way.take().into_iter().for_each(done);
             let mut next = Command::new(env!("CARGO_BIN_EXE_shmworker"));
-            command = Some(next.args(["upgrade", &name()]).stderr(std::process::Stdio::piped()).spawn().unwrap());
+            next.args(["upgrade", &name()]).stdout(Stdio::null()).stderr(Stdio::piped());
+            under_way = Some(next.spawn().unwrap());
+            upgrades += 1;
         }
-    }
-    let output = command.take().unwrap().wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    println!("{} upgrades under load; the longest gap between two completions: {longest:?}", upgrades + 1);
+    });
+    under_way.take().into_iter().for_each(done);
+    run(&pool, TASKS..2 * TASKS, || {});
     assert_eq!(living(), before, "all processes are who they were");
     assert_eq!(inspect()["deaths"], serde_json::json!([]));
     pool.join().unwrap();
+
     let notes = fs::read(&notes).unwrap();
-    let (begun, rest) = notes.as_chunks();
-    let mut begun: Vec<u64> = begun.iter().copied().map(u64::from_ne_bytes).collect();
-    begun.sort_unstable();
-    assert!(rest.is_empty() && begun == (0..TASKS).collect::<Vec<_>>(), "one is lost or doubled");
+    let (words, rest) = notes.as_chunks();
+    let words: Vec<u64> = words.iter().copied().map(u64::from_ne_bytes).collect();
+    let mut notes: Vec<(u64, u64)> = words.as_chunks().0.iter().map(|&[n, at]| (n, at)).collect();
+    notes.sort_unstable();
+    let begun = notes.iter().map(|(n, _)| *n);
+    assert!(rest.is_empty() && begun.eq(0..2 * TASKS), "one is lost or doubled");
+    let [with, without] = [&notes[..TASKS as usize], &notes[TASKS as usize..]].map(|notes| {
+        let mut times: Vec<u64> = notes.iter().map(|(_, at)| *at).collect();
+        times.sort_unstable();
+        Duration::from_nanos(times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap())
+    });
+    println!("{upgrades} upgrades; the longest gap between two of {TASKS} tasks: {with:?}, without any {without:?}");
+}
+
+/// An upgrade of the pool has gone well.
+fn done(command: Child) {
+    let output = command.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
 
 fn fresh_workers_are_of_the_new_program() {

@@ -586,7 +586,7 @@ impl<'o> Coordinator<'o> {
             roll: None,
             renewal: None,
             succession: Err(
-                "only a pool that Builder::forkserver or Builder::exec has made can be upgraded as it runs",
+                "only a pool of Builder::forkserver or Builder::exec can be; start another beside it, and end this one by SIGTERM",
             ),
             upgrade: None,
             is_announced: false,
