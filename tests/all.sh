@@ -47,7 +47,7 @@ library() {
     # Its own build takes longer than all that it checks: .ci/long has it.
     if command -v mdbook >/dev/null || [ -x "$cache/mdbook/bin/mdbook" ]; then step "library: the built book" .ci/book; fi
     step "library: command line" cargo test --test cli --test bench --test help --test doctor --test config
-    step "library: start methods" cargo test --test start_methods --test cargo_test --test attached
+    step "library: start methods" cargo test --test start_methods --test cargo_test --test attached --test upgrade
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
     step "library: torture" cargo test --test torture --test segment --test raw_sync
 }

@@ -18,6 +18,7 @@ use super::{
     resize::ResizeArgs,
     top::TopArgs,
     torture::TortureArgs,
+    upgrade::UpgradeArgs,
 };
 use crate::mem::backing::{LONGEST, is_pool_name};
 #[cfg(feature = "temporal")]
@@ -162,6 +163,12 @@ pub(crate) enum Command {
         the pool whose coordinator has this process id has 8 workflow workers from now on\n\n\
         Those that are too many hand their workflow runs over, and leave. 'run --max-workflow-workers' is the most.")]
     Resize(ResizeArgs),
+    /// Have another program go on with a pool that runs: the one that has replaced the file of its own
+    #[command(after_help = "Example:\n  shmworker upgrade mine\n      \
+        the pool's coordinator executes what its program's file is by now; its workers go on, and new ones are of that program\n\n\
+        For pools of Builder::forkserver and Builder::exec. If the new program can't go on with it, the old one does. Exit code 1 if so, \
+        with the reason.")]
+    Upgrade(UpgradeArgs),
     /// Remove the shared memory and the sockets of pools whose processes are all dead
     #[command(after_help = "Example:\n  shmworker clean --dry-run\n      \
         says what is left over in /dev/shm; what belongs to a pool that is alive is never touched")]

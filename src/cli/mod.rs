@@ -29,6 +29,7 @@ mod run_source;
 mod top;
 mod torture;
 mod units;
+mod upgrade;
 
 use crate::logs::Of;
 #[cfg(feature = "temporal")]
@@ -96,6 +97,7 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Autopsy(args) => autopsy::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Doctor(args) => doctor::run(*args, &worker),
         Command::Completions(args) => manual::completions(&args, args::definition(&worker)),
@@ -118,6 +120,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Autopsy(args) => autopsy::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Doctor(args) => doctor::run(*args),
         Command::Completions(args) => manual::completions(&args, args::definition()),

@@ -22,6 +22,9 @@
 //! |                      | recovery (both bits down)            | coordinator  | only stopped, the coordinator does, |
 //! |                      |                                      |              | by a look that other wakers ask for |
 //! | `finished`, `status` | the participant; `admit`, 0          | coordinator  | the last value, for the report      |
+//! |                      |                                      | (of its own: |                                     |
+//! |                      |                                      | who asks for |                                     |
+//! |                      |                                      | an upgrade)  |                                     |
 //! | `leave`              | the coordinator, and a worker for    | both         | why it was about to leave: a death  |
 //! |                      | itself: a reason; `admit`, 0         |              | all the same                        |
 //! | `fault`              | the participant, once, in the        | coordinator  | the task whose thread got a fatal   |
@@ -138,6 +141,7 @@ const _: () = assert!(size_of::<Participant>() == 128);
 /// | `deaths`, `endings`,  | the coordinator, in the record  | entries, of which the last may not be counted yet           |
 /// | `given_up`, `losses`  | of its own                      |                                                             |
 /// | `last_word`           | the participant                 | why it gave up; it counts for the name that stands before it|
+/// |                       |                                 | (the coordinator: why the last upgrade was refused, or "")  |
 /// | `requeued`, `failed`  | the coordinator, in the record  | sums that may lack the tasks of the last death              |
 /// |                       | of its own                      |                                                             |
 /// | `tasks`, in the       | the segment's maker, before any | names of tasks                                              |

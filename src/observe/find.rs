@@ -9,12 +9,13 @@ use crate::{
     process::{
         attach::{self, AttachError},
         names::{self, NameError},
-        spawn::pidfd_open,
+        spawn::{pidfd_open, pidfd_signal},
     },
     sync::Relaxed,
 };
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::Signal,
     unistd::Pid,
 };
 use std::{
@@ -62,6 +63,11 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     fn of(pid: i32) -> Option<Coordinator> {
         (pid > 0).then(|| pidfd_open(Pid::from_raw(pid)).ok().map(|pidfd| Coordinator { pid, pidfd })).flatten()
+    }
+
+    /// Sends a signal to this process and to no other, ever.
+    pub(crate) fn signal(&self, signal: Signal) -> nix::Result<()> {
+        pidfd_signal(self.pidfd.as_fd(), signal)
     }
 
     /// Has it ended?

@@ -32,13 +32,16 @@ use crate::{
     mem::segment::Segment,
     panics,
     process::{
-        coordinator::{Seat, name_process},
+        coordinator::{Looking, Seat, name_process},
+        handover::{Handover, Succession},
         signal,
+        spawn::Child,
     },
 };
 use nix::{
     cmsg_space,
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         eventfd::EventFd,
         prctl::set_pdeathsig,
@@ -51,15 +54,16 @@ use nix::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     ffi::{OsStr, OsString},
+    fs::File,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
-        unix::{net::UnixStream, process::CommandExt},
+        unix::{ffi::OsStrExt, net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The inode of the socket that is a new process's standard input.
@@ -87,6 +91,21 @@ enum Invitation {
     Coordinator { plan: Plan, fingerprint: Option<u64> },
     /// With the segment and the bell.
     Worker { name: u64, parent: i32, label: String, work: Work, fingerprint: Option<u64> },
+    /// To go on with a pool, with what a coordinator has; `is_check`: only to say whether it could, with the segment. This one is read by
+    /// other versions: neither its place nor its fields ever change, the `version` says what is in the `state`.
+    Successor { version: u32, is_check: bool, state: Vec<u8> },
+}
+
+/// Of a [`Takeover`]. Raised by every change of it, or of what is in it: a plan, a handover.
+const TAKEOVER: u32 = 1;
+
+/// What another program needs to go on with a pool.
+#[derive(Serialize, Deserialize)]
+struct Takeover {
+    plan: Plan,
+    handover: Handover,
+    /// The tasks that it must have, by their signatures.
+    tasks: Vec<String>,
 }
 
 /// Says which tasks this program has, for pools made by [`Builder::forkserver`](crate::pool::Builder::forkserver) and
@@ -177,11 +196,15 @@ macro_rules! init {
 pub fn init_before_main(tasks: fn() -> Tasks) {
     if std::env::var_os(VARIABLE).is_some() {
         // As Rust does before `main`.
-        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-        // SAFETY: ignoring a signal installs no handler that could run at a bad moment.
-        let _ = unsafe { sigaction(Signal::SIGPIPE, &ignore) };
+        let _ = ignore_broken_pipes();
     }
     init(tasks);
+}
+
+fn ignore_broken_pipes() -> nix::Result<()> {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: ignoring a signal installs no handler that could run at a bad moment.
+    unsafe { sigaction(Signal::SIGPIPE, &ignore) }.map(drop)
 }
 
 /// The threads that stay in this process: one that was joined just now stands in the kernel's list for a moment yet.
@@ -305,10 +328,21 @@ impl Program {
         Program { path: THIS_PROGRAM.into(), args: std::env::args_os().skip(1).collect() }
     }
 
+    /// What is executed under the name of this one by now, and stays what it is while it is open.
+    fn successor() -> io::Result<(Program, File)> {
+        let path = std::fs::read_link(THIS_PROGRAM)?;
+        // So the kernel calls a file that was replaced.
+        let name = path.as_os_str().as_bytes();
+        let path = Path::new(OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name)));
+        let file = File::open(path).map_err(|e| io::Error::new(e.kind(), format!("'{}': {e}", path.display())))?;
+        let fd = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok((Program { path: fd.into(), ..Program::this() }, file))
+    }
+
     fn command(&self, invitation: UnixStream) -> io::Result<Command> {
         let inode = fstat(&invitation)?.st_ino;
         let mut command = Command::new(&self.path);
-        if self.path == Path::new(THIS_PROGRAM)
+        if self.path.starts_with("/proc/self")
             && let Some(name) = std::env::args_os().next()
         {
             command.arg0(name);
@@ -358,6 +392,130 @@ pub(super) fn become_another_worker(seat: &Seat, tasks: &Tasks, work: &Work) -> 
     FAILED
 }
 
+// ---- who follows ----------------------------------------------------------------------------------------------------
+
+/// By whom another program takes over from this coordinator: the one that has its file's name by then.
+pub(super) struct Successor<'s> {
+    pub(super) seat: &'s CoordinatorsSeat<'s>,
+    pub(super) tasks: &'static Tasks,
+    /// What was looked at, and is to be executed then.
+    pub(super) program: Option<(Program, File)>,
+}
+
+impl Successor<'_> {
+    /// Its invitation, and our end of the socket in which that lies.
+    fn invite(&self, handover: &Handover, is_check: bool) -> io::Result<(UnixStream, UnixStream)> {
+        let CoordinatorsSeat { segment, plan, bell, connection, .. } = *self.seat;
+        let takeover = Takeover { plan: plan.clone(), handover: handover.clone(), tasks: self.tasks.signatures() };
+        let state = postcard::to_stdvec(&takeover).map_err(io::Error::other)?;
+        let (ours, theirs) = UnixStream::pair()?;
+        // Nobody reads before all is written: what does not fit is an error.
+        ours.set_nonblocking(true)?;
+        let fds = [segment.as_fd(), bell.as_fd(), connection.as_fd()];
+        let fds = if is_check { &fds[..1] } else { &fds[..] };
+        send(&ours, &Invitation::Successor { version: TAKEOVER, is_check, state }, fds)?;
+        Ok((ours, theirs))
+    }
+}
+
+impl Succession for Successor<'_> {
+    fn check(&mut self, handover: &Handover) -> Result<Box<dyn Looking>, String> {
+        let mut start = || {
+            let (program, file) = self.program.insert(Program::successor()?);
+            let _ = file; // open for as long as it may be executed
+            let program = program.clone();
+            let (ours, theirs) = self.invite(handover, true)?;
+            ours.set_nonblocking(false)?;
+            ours.set_read_timeout(Some(HALF_SAID))?;
+            let child = program.command(theirs)?.process_group(0).spawn()?;
+            Ok((Child::of(Pid::from_raw(child.id() as i32))?, ours))
+        };
+        let (child, answers) =
+            start().map_err(|e: io::Error| format!("cannot execute the program that is to follow: {e}"))?;
+        let patience = self.seat.plan.start_timeout();
+        Ok(Box::new(Check { child, answers, until: Instant::now() + patience, patience, is_open: true }))
+    }
+
+    fn become_it(&mut self, handover: &Handover) -> String {
+        let mut become_it = || {
+            let (program, _file) = self.program.take().ok_or_else(|| io::Error::other("nothing was looked at"))?;
+            let (_ours, theirs) = self.invite(handover, false)?;
+            Err::<(), _>(program.command(theirs)?.exec())
+        };
+        let why = become_it().err().map_or_else(String::new, |e| e.to_string());
+        // As they were before: the one has been the invitation, the other is as for a program that begins.
+        let settled = settle_standard_streams().and_then(|()| ignore_broken_pipes());
+        let also = settled.err().map_or_else(String::new, |e| format!("; nor can its streams be restored: {e}"));
+        format!("cannot execute the program that is to follow: {why}{also}")
+    }
+}
+
+/// How long who has begun to say something has to end it.
+const HALF_SAID: Duration = Duration::from_secs(1);
+
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
+/// A child that says whether it could go on with the pool.
+struct Check {
+    child: Child,
+    answers: UnixStream,
+    until: Instant,
+    patience: Duration,
+    /// More may be said.
+    is_open: bool,
+}
+
+impl Looking for Check {
+    fn look(&mut self) -> Option<Result<(), String>> {
+        let exit = self.child.try_reap();
+        if self.is_open && is_readable(self.answers.as_fd()) {
+            match receive(&self.answers) {
+                Ok((Answer::Started, _)) => return Some(Ok(())),
+                Ok((Answer::Refused(why), _)) => return Some(Err(format!("the program that is to follow: {why}"))),
+                Ok((Answer::OtherTasks(lacking), _)) => {
+                    return Some(Err(format!(
+                        "the program that is to follow does not register {}, which this pool has",
+                        lacking.join(", ")
+                    )));
+                }
+                Err(_) => self.is_open = false,
+            }
+        }
+        match exit {
+            Some(exit) => {
+                Some(Err(format!("the program that is to follow ended with {exit} before it said that it can")))
+            }
+            None if Instant::now() >= self.until => {
+                Some(Err(format!("the program that is to follow has not said within {:?} that it can", self.patience)))
+            }
+            None => None,
+        }
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        [Some(self.child.as_fd()), self.is_open.then(|| self.answers.as_fd())].into_iter().flatten().collect()
+    }
+
+    fn deadline(&self) -> Instant {
+        self.until
+    }
+
+    fn pid(&self) -> Pid {
+        self.child.pid
+    }
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        // It may have ended by itself, and been reaped.
+        let _ = self.child.signal(Signal::SIGKILL);
+        self.child.reap();
+    }
+}
+
 // ---- who is started -------------------------------------------------------------------------------------------------
 
 /// The life of a process that was started by the library; its exit code.
@@ -379,7 +537,7 @@ fn take_part(inode: &OsStr, threads: usize, tasks: impl FnOnce() -> Tasks) -> Re
     let (invitation, fds) = receive::<Invitation>(&socket).map_err(text)?;
     match invitation {
         Invitation::Coordinator { plan, fingerprint } => {
-            let refused = match enter(fingerprint, threads, tasks) {
+            let refused = match enter(threads, tasks, signal::reset_in_child).and_then(|t| check(t, fingerprint)) {
                 Ok(tasks) => match coordinate(plan, fds, &socket, tasks) {
                     Ok(code) => return Ok(code),
                     Err(why) => Answer::Refused(why),
@@ -392,7 +550,8 @@ fn take_part(inode: &OsStr, threads: usize, tasks: impl FnOnce() -> Tasks) -> Re
         }
         Invitation::Worker { name, parent, label, work, fingerprint } => {
             drop(socket);
-            let tasks = enter(fingerprint, threads, tasks).map_err(|refused| match refused {
+            let tasks = enter(threads, tasks, signal::reset_in_child);
+            let tasks = tasks.and_then(|tasks| check(tasks, fingerprint)).map_err(|refused| match refused {
                 Answer::OtherTasks(ours) => format!("{label} registers other tasks than its coordinator: {ours:?}"),
                 Answer::Refused(why) => why,
                 Answer::Started => unreachable!("nothing has"),
@@ -400,21 +559,88 @@ fn take_part(inode: &OsStr, threads: usize, tasks: impl FnOnce() -> Tasks) -> Re
             let seat = sit_down(Name::of(name), Pid::from_raw(parent), &label, fds)?;
             Ok(work.run(seat, tasks))
         }
+        Invitation::Successor { version, is_check, state } => {
+            let answer = |answer: &Answer| drop(send(&socket, answer, &[])); // to no effect if nobody waits any more
+            match follow(version, is_check, &state, threads, tasks, fds) {
+                Ok(Some(code)) => Ok(code),
+                Ok(None) => {
+                    answer(&Answer::Started);
+                    Ok(0)
+                }
+                Err(why) if is_check => {
+                    answer(&why);
+                    Ok(FAILED)
+                }
+                Err(Answer::Refused(why)) => Err(format!("cannot go on with the pool: {why}")),
+                Err(_) => Err("cannot go on with the pool: its tasks are not registered".to_owned()),
+            }
+        }
     }
+}
+
+/// Goes on with a pool: the exit code. `None`: it could, and only that was asked.
+///
+/// # Errors
+/// Why not.
+fn follow(
+    version: u32,
+    is_check: bool,
+    state: &[u8],
+    threads: usize,
+    tasks: impl FnOnce() -> Tasks,
+    fds: Vec<OwnedFd>,
+) -> Result<Option<u8>, Answer> {
+    let refused = |why: &dyn std::fmt::Display| Answer::Refused(why.to_string());
+    if version != TAKEOVER {
+        let why = format!("it goes on with what version {TAKEOVER} hands over, and not with that of version {version}");
+        return Err(Answer::Refused(why));
+    }
+    let takeover: Takeover = postcard::from_bytes(state).map_err(|e| refused(&e))?;
+    // Signals that come meanwhile wait for the coordinator.
+    let reset = if is_check { signal::reset_in_child } else { || Ok(()) };
+    let tasks = enter(threads, tasks, reset)?;
+    let ours = tasks.signatures();
+    let lacking: Vec<_> = takeover.tasks.into_iter().filter(|task| !ours.contains(task)).collect();
+    if !lacking.is_empty() {
+        return Err(Answer::OtherTasks(lacking));
+    }
+    if is_check {
+        let segment = fds.into_iter().next().ok_or_else(|| refused(&MISSING))?;
+        return Segment::attach(segment, false).map(|_| None).map_err(|e| refused(&e));
+    }
+    let Takeover { plan, handover, .. } = takeover;
+    let [segment, bell, connection] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| refused(&MISSING))?;
+    let segment = Arc::new(Segment::attach(segment, true).map_err(|e| refused(&e))?);
+    // SAFETY: what comes in this place is the eventfd that the caller has made.
+    let bell = unsafe { EventFd::from_owned_fd(bell) };
+    let seat = CoordinatorsSeat {
+        segment: &segment,
+        plan: &plan,
+        bell: &bell,
+        connection: &connection,
+        is_a_program: true,
+        handover: Some(&handover),
+    };
+    let (nobody, _) = UnixStream::pair().map_err(|e| refused(&e))?;
+    Ok(Some(seat.serve(&nobody, tasks)))
 }
 
 /// Rids this process of what only the invitation needed, and builds its tasks.
 ///
 /// # Errors
 /// What to tell who started it.
-fn enter(fingerprint: Option<u64>, threads: usize, tasks: impl FnOnce() -> Tasks) -> Result<&'static Tasks, Answer> {
+fn enter(
+    threads: usize,
+    tasks: impl FnOnce() -> Tasks,
+    reset_signals: impl FnOnce() -> nix::Result<()>,
+) -> Result<&'static Tasks, Answer> {
     let refused = |why: &dyn std::fmt::Display| Answer::Refused(why.to_string());
     if threads > 1 {
         return Err(refused(&StartError::InitTooLate(threads)));
     }
     // SAFETY: this process has one thread.
     unsafe { std::env::remove_var(VARIABLE) };
-    settle_standard_streams().and_then(|()| signal::reset_in_child()).map_err(|e| refused(&e))?;
+    settle_standard_streams().and_then(|()| reset_signals()).map_err(|e| refused(&e))?;
     let tasks = panics::catch(tasks)
         .map_err(|panic| refused(&format_args!("the function given to shmworker::init panicked at {panic}")))?;
     match lasting_threads() {
@@ -422,8 +648,14 @@ fn enter(fingerprint: Option<u64>, threads: usize, tasks: impl FnOnce() -> Tasks
         Ok(threads) => return Err(refused(&StartError::ThreadsOfTasks(threads))),
         Err(e) => return Err(refused(&format_args!("cannot count this process's threads: {e}"))),
     }
+    Ok(Box::leak(Box::new(tasks)))
+}
+
+/// # Errors
+/// These are other tasks than those of who has started this process.
+fn check(tasks: &'static Tasks, fingerprint: Option<u64>) -> Result<&'static Tasks, Answer> {
     match fingerprint.is_none_or(|theirs| theirs == tasks.fingerprint()) {
-        true => Ok(Box::leak(Box::new(tasks))),
+        true => Ok(tasks),
         false => Err(Answer::OtherTasks(tasks.signatures())),
     }
 }
@@ -437,7 +669,14 @@ fn coordinate(plan: Plan, fds: Vec<OwnedFd>, socket: &UnixStream, tasks: &'stati
     let segment = Arc::new(Segment::attach(segment, true).map_err(|e| e.to_string())?);
     // SAFETY: what comes in this place is the eventfd that the caller has made.
     let bell = unsafe { EventFd::from_owned_fd(bell) };
-    let seat = CoordinatorsSeat { segment: &segment, plan: &plan, bell: &bell, connection: &connection };
+    let seat = CoordinatorsSeat {
+        segment: &segment,
+        plan: &plan,
+        bell: &bell,
+        connection: &connection,
+        is_a_program: true,
+        handover: None,
+    };
     Ok(seat.serve(socket, tasks))
 }
 

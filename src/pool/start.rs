@@ -24,6 +24,7 @@ use crate::{
             Coordinator, Event, Owner, PoolError, Role, Seat, Spec, Unfit, make_bell, name_process, participants_for,
             processes_for,
         },
+        handover::Handover,
         limits::WorkerLimits,
         orders,
         spawn::{Child, fork_apart, pidfd_open},
@@ -158,6 +159,13 @@ pub(super) struct Plan {
     owner: u64,
     /// The owner's process, whose child it is.
     owner_pid: i32,
+}
+
+impl Plan {
+    /// How long a program that is to be the coordinator has for that.
+    pub(super) fn start_timeout(&self) -> Duration {
+        self.settings.start_timeout
+    }
 }
 
 /// How workers come to be.
@@ -382,7 +390,14 @@ impl Ground {
     }
 
     fn seat(&self) -> CoordinatorsSeat<'_> {
-        CoordinatorsSeat { segment: &self.segment, plan: &self.plan, bell: &self.bell, connection: &self.connection }
+        CoordinatorsSeat {
+            segment: &self.segment,
+            plan: &self.plan,
+            bell: &self.bell,
+            connection: &self.connection,
+            is_a_program: false,
+            handover: None,
+        }
     }
 }
 
@@ -493,13 +508,18 @@ pub(super) struct CoordinatorsSeat<'a> {
     pub(super) plan: &'a Plan,
     pub(super) bell: &'a EventFd,
     pub(super) connection: &'a OwnedFd,
+    /// It has executed its program, rather than been forked with the caller's memory.
+    pub(super) is_a_program: bool,
+    /// What the program before has left, of which this one goes on with the pool.
+    pub(super) handover: Option<&'a Handover>,
 }
 
 impl CoordinatorsSeat<'_> {
     /// The life of the coordinator's process; its exit code. It says on `answers` how its start went. Whatever stops it later it
     /// has said on the connection.
     pub(super) fn serve(&self, answers: &UnixStream, tasks: &Tasks) -> u8 {
-        let mut has_started = false;
+        // Nobody waits for the answer of one that goes on.
+        let mut has_started = self.handover.is_some();
         let mut started = || {
             has_started = true;
             // To no effect if the owner has died.
@@ -556,6 +576,8 @@ impl CoordinatorsSeat<'_> {
                     "{label} (pid {pid}) is killed: {task:?} has run, or was silent, for too long"
                 );
             }
+            Event::Upgraded => tracing::info!("another program has taken the pool over"),
+            Event::NotUpgraded { why } => tracing::error!("no other program has taken the pool over: {why}"),
             Event::NotRenewed { why } => tracing::error!("{why}; the workers go on with what they have"),
             Event::Unsound { who, audit } => {
                 tracing::error!("shared memory is damaged after the end of {who}: {audit}")
@@ -566,7 +588,18 @@ impl CoordinatorsSeat<'_> {
         let pool = Coordinator::over(segment, me, bell, vec![spec], settings.grace, &mut observer)?;
         let pool = pool.inheriting_output().owned_by(owner, max_workers)?;
         let pool = if tasks.has_plugins() { pool.renewing(0, || tasks.probe_again()) } else { pool };
-        let pool = if settings.name.is_some() { pool.listen(settings.name.as_deref())? } else { pool };
+        let pool = pool.succeeded_by(match self.is_a_program {
+            true => Ok(Box::new(launch::Successor { seat: self, tasks, program: None })),
+            false => Err(
+                "its coordinator is a copy of the program that has made it (Builder::fork), which no other program can go on \
+                 with: make it by Builder::forkserver or Builder::exec",
+            ),
+        });
+        let pool = match self.handover {
+            Some(handover) => pool.succeeding(handover)?,
+            None if settings.name.is_some() => pool.listen(settings.name.as_deref())?,
+            None => pool,
+        };
         pool.run(None).map(drop)
     }
 }

@@ -29,6 +29,7 @@
 //! `pid_namespaces(7)`.
 
 use super::{
+    handover::{DoorState, GuestState, number, take_up},
     names::{self, Listener, NameError, Running},
     spawn::{pidfd_open, pidfd_signal},
 };
@@ -55,12 +56,14 @@ use nix::{
 };
 use std::{
     collections::VecDeque,
+    ffi::OsStr,
     fmt,
     io::{self, IoSlice, IoSliceMut},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::{fs::MetadataExt, thread::JoinHandleExt},
+        unix::{ffi::OsStrExt, fs::MetadataExt, thread::JoinHandleExt},
     },
+    path::PathBuf,
     sync::{Arc, OnceLock, Weak},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -349,6 +352,46 @@ impl Door {
     pub(crate) fn open(name: &str) -> Result<Door, NameError> {
         let listener = Listener::open(name)?;
         Ok(Door { listener, silent: VecDeque::new(), guests: Vec::new(), rests_until: None })
+    }
+
+    /// As it is handed over to another program of this process. `None`: somebody is about to come in.
+    pub(crate) fn state(&self) -> Option<DoorState> {
+        let guest = |guest: &Guest| GuestState {
+            name: guest.name.bits(),
+            pid: guest.pid,
+            pidfd: number(&guest.pidfd),
+            connection: guest.connection.as_ref().map(number),
+            was_killed: guest.was_killed,
+        };
+        self.silent.is_empty().then(|| DoorState {
+            listener: number(&self.listener.socket),
+            path: self.listener.path.as_os_str().as_bytes().to_owned(),
+            inode: self.listener.inode(),
+            guests: self.guests.iter().map(guest).collect(),
+        })
+    }
+
+    /// What [`state`](Self::state) has described.
+    ///
+    /// # Errors
+    /// A descriptor is not there.
+    pub(crate) fn of(state: &DoorState) -> nix::Result<Door> {
+        let path = PathBuf::from(OsStr::from_bytes(&state.path));
+        let guest = |state: &GuestState| {
+            Ok(Guest {
+                name: Name::of(state.name),
+                pid: state.pid,
+                pidfd: take_up(state.pidfd)?,
+                connection: state.connection.map(take_up).transpose()?,
+                was_killed: state.was_killed,
+            })
+        };
+        Ok(Door {
+            listener: Listener::of(take_up(state.listener)?, path, state.inode),
+            silent: VecDeque::new(),
+            guests: state.guests.iter().map(guest).collect::<nix::Result<_>>()?,
+            rests_until: None,
+        })
     }
 
     /// How many are attached.

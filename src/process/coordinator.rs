@@ -5,6 +5,7 @@ use super::{
     attach::{Departed, Door, GUEST, Refusal, answer_resize},
     clock::Clock,
     exit::{Exit, OVERDUE},
+    handover::{Handover, Sitter, SitterState, Succession, Upgrade, keep_open},
     limits::{Leave, Stay, WorkerLimits},
     names::NameError,
     orders::{self, Ended, Heard, News, Order, Outbox},
@@ -67,6 +68,8 @@ const UNUSED: Duration = Duration::from_secs(30);
 const NO_FORK: Duration = Duration::from_secs(1);
 /// How long after a death the segment is audited: one audit is for all deaths of that time.
 const AUDIT: Duration = Duration::from_millis(10);
+/// How long it is waited before it is looked again whether nothing goes on.
+const QUIET: Duration = Duration::from_millis(20);
 /// The first back-off before a failed process is started again; it doubles with each failure in a row.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -228,6 +231,10 @@ pub(crate) enum Event<'a> {
     Renewing,
     /// It is no good: those that are there go on.
     NotRenewed { why: &'a str },
+    /// Another program has taken the pool over.
+    Upgraded,
+    /// It has not, and the pool goes on as it is.
+    NotUpgraded { why: &'a str },
     /// A killed process does not die, in this state (`proc_pid_stat(5)`), and keeps its tasks.
     Stuck { label: &'a str, pid: i32, state: char },
 }
@@ -455,6 +462,11 @@ pub(crate) struct Coordinator<'o> {
     at_most: usize,
     roll: Option<Roll>,
     renewal: Option<Renewal<'o>>,
+    /// By whom another program takes over; or why none can.
+    succession: Result<Box<dyn Succession + 'o>, &'static str>,
+    upgrade: Option<Upgrade>,
+    /// All were ready once.
+    is_announced: bool,
     captures_output: bool,
     /// What processes of this kind have beside the segment and the bell.
     handed: Option<(usize, Arc<dyn AsFd>)>,
@@ -573,6 +585,11 @@ impl<'o> Coordinator<'o> {
             at_most: 0,
             roll: None,
             renewal: None,
+            succession: Err(
+                "only a pool of Builder::forkserver or Builder::exec can be; start another beside it, and end this one by SIGTERM",
+            ),
+            upgrade: None,
+            is_announced: false,
             captures_output: true,
             handed: None,
             cpus: cpus(),
@@ -605,6 +622,46 @@ impl<'o> Coordinator<'o> {
     pub(crate) fn renewing(mut self, spec: usize, look: impl FnMut() -> Result<Box<dyn Looking>, String> + 'o) -> Self {
         self.renewal = Some(Renewal { spec, look: Box::new(look), looking: None });
         self
+    }
+
+    /// Another program can take over as the pool runs: SIGUSR2 has it do that, if it understands what it is given. `Err`: none can,
+    /// for this reason.
+    pub(crate) fn succeeded_by(self, succession: Result<Box<dyn Succession + 'o>, &'static str>) -> Self {
+        Coordinator { succession, ..self }
+    }
+
+    /// Goes on with what the program before has left. This process has children of workers already.
+    ///
+    /// # Errors
+    /// A descriptor is not there.
+    pub(crate) fn succeeding(mut self, state: &Handover) -> Result<Self, PoolError> {
+        let os = |step| move |source| PoolError::Os { step, source };
+        self.is_announced = true;
+        self.workers.clear();
+        let now = Instant::now();
+        for (number, sitter) in state.workers.iter().enumerate() {
+            let mut worker = Worker::new(0, &self.specs[0], number);
+            (worker.restarts, worker.failures) = (sitter.restarts, sitter.failures);
+            worker.is_retired = sitter.is_retired;
+            worker.life = match sitter.state {
+                SitterState::Due { in_ms } => Life::Due(now + Duration::from_millis(in_ms)),
+                SitterState::Over => Life::Over,
+                SitterState::Running { pid, name, for_ms } => Life::Running {
+                    child: Child::of(Pid::from_raw(pid)).map_err(os("watch a worker again"))?,
+                    name: Name::of(name),
+                    since: now.checked_sub(Duration::from_millis(for_ms)).unwrap_or(now),
+                    output: [false, true].map(|is_error| Output { lines: None, is_error }),
+                    sentence: None,
+                },
+            };
+            self.workers.push(worker);
+        }
+        self.door = state.door.as_ref().map(Door::of).transpose().map_err(os("take up a descriptor"))?;
+        self.has_settled = true; // a look at all times, and whoever waits
+        self.is_to_be_audited("the program before".to_owned());
+        (self.observer)(Event::Upgraded);
+        self.answer_upgrade("");
+        Ok(self)
     }
 
     /// Children write to this process's standard output and error.
@@ -665,7 +722,6 @@ impl<'o> Coordinator<'o> {
     }
 
     fn serve(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
-        let mut announced = false;
         let mut is_news = true;
         loop {
             self.keep_time(is_news)?;
@@ -674,8 +730,8 @@ impl<'o> Coordinator<'o> {
             if self.audit_at.is_some_and(|at| at <= Instant::now()) {
                 self.audit_live();
             }
-            if !announced && clients_ready && self.mode == Mode::Running && self.workers_ready() {
-                announced = true;
+            if !self.is_announced && clients_ready && self.mode == Mode::Running && self.workers_ready() {
+                self.is_announced = true;
                 (self.observer)(Event::Started);
                 self.tell(News::Started);
             }
@@ -683,6 +739,7 @@ impl<'o> Coordinator<'o> {
                 self.set_mode(Mode::Stopping)?;
             }
             self.roll_on();
+            self.upgrade_if_due();
             if self.workers.iter().all(|w| matches!(w.life, Life::Over)) {
                 return Ok(());
             }
@@ -876,6 +933,7 @@ impl<'o> Coordinator<'o> {
             .chain(self.give_back_at)
             .chain(self.audit_at)
             .chain(self.looking().map(|looking| looking.deadline()))
+            .chain(self.is_upgrade_in_sight().then(|| Instant::now() + QUIET))
             .min();
         // Rounded up, or the last millisecond would be spent spinning.
         let timeout = match self.clock.sleep(self.segment.table(), deadline) {
@@ -899,7 +957,7 @@ impl<'o> Coordinator<'o> {
         // Not with no interest: a connection that is closed would be news for ever.
         let connection = self.owner.as_ref().filter(|_| !interest.is_empty());
         let of_connection = connection.map(|o| add(o.connection.as_fd(), interest));
-        for fd in self.door.iter().flat_map(Door::fds).chain(self.looking().map(Looking::fds).unwrap_or_default()) {
+        for fd in self.door.iter().flat_map(Door::fds).chain(self.looking().flat_map(Looking::fds)) {
             add(fd, PollFlags::POLLIN);
         }
         let mut of_processes = Vec::new();
@@ -941,6 +999,7 @@ impl<'o> Coordinator<'o> {
                 Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP) => self.hasten()?,
                 Ok(signal @ (Signal::SIGTTIN | Signal::SIGTTOU)) => self.resize_by_signal(signal),
                 Ok(Signal::SIGTSTP) => self.suspend(),
+                Ok(Signal::SIGUSR2) => self.begin_upgrade(),
                 _ => {} // SIGCHLD: `reap` follows; SIGCONT: `suspend` has seen to it, or somebody else stopped us
             }
         }
@@ -981,7 +1040,7 @@ impl<'o> Coordinator<'o> {
         while let Ok(status) = waitid(Id::All, peek) {
             let stranger = |pid: &Pid| {
                 companion.is_none_or(|c| c.pid() != *pid)
-                    && self.looking().is_none_or(|looking| looking.pid() != *pid)
+                    && self.looking().all(|looking| looking.pid() != *pid)
                     && !self.workers.iter().any(|w| matches!(&w.life, Life::Running { child, .. } if child.pid == *pid))
             };
             match status {
@@ -1247,9 +1306,119 @@ impl<'o> Coordinator<'o> {
         }
     }
 
-    fn looking(&self) -> Option<&dyn Looking> {
-        let (looking, _) = self.renewal.as_ref()?.looking.as_ref()?;
-        Some(&**looking)
+    fn looking(&self) -> impl Iterator<Item = &dyn Looking> {
+        let renewal = self.renewal.as_ref().and_then(|renewal| renewal.looking.as_ref()).map(|(looking, _)| &**looking);
+        let upgrade = match &self.upgrade {
+            Some(Upgrade::Checking(looking)) => Some(&**looking),
+            _ => None,
+        };
+        renewal.into_iter().chain(upgrade)
+    }
+
+    // ---- another program --------------------------------------------------------------------------------------------
+
+    /// What another program needs to go on; `None`: something goes on that it would not know of.
+    fn state(&self) -> Option<Handover> {
+        let now = Instant::now();
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let sitter = |w: &Worker| {
+            let state = match &w.life {
+                Life::Over => SitterState::Over,
+                Life::Due(at) => SitterState::Due { in_ms: ms(at.saturating_duration_since(now)) },
+                Life::Running { sentence: Some(_), .. } => return None,
+                Life::Running { output, .. } if output.iter().any(|o| o.lines.is_some()) => return None,
+                Life::Running { child, name, since, .. } => {
+                    SitterState::Running { pid: child.pid.as_raw(), name: name.bits(), for_ms: ms(since.elapsed()) }
+                }
+            };
+            let Worker { restarts, failures, is_retired, .. } = *w;
+            Some(Sitter { state, restarts, failures, is_retired })
+        };
+        let is_looking = self.renewal.as_ref().is_some_and(|renewal| renewal.looking.is_some());
+        let is_quiet = self.mode == Mode::Running
+            && self.is_announced
+            && self.is_owner_heard
+            && self.roll.is_none()
+            && !is_looking
+            && self.outbox.is_empty()
+            && self.late_guests.is_empty()
+            && self.unaudited.is_empty();
+        if !is_quiet {
+            return None;
+        }
+        let door = match &self.door {
+            Some(door) => Some(door.state()?),
+            None => None,
+        };
+        Some(Handover { workers: self.workers.iter().map(sitter).collect::<Option<_>>()?, door })
+    }
+
+    /// Somebody wants another program to take over.
+    fn begin_upgrade(&mut self) {
+        if self.upgrade.is_some() {
+            return; // who asked for that hears how it went
+        }
+        if self.mode != Mode::Running || !self.is_announced {
+            let why = if self.is_announced { "the pool is ending" } else { "the pool has not started its workers yet" };
+            return self.not_upgraded(why);
+        }
+        // Of what goes on just now nothing is checked.
+        let state = self.state().unwrap_or(Handover { workers: Vec::new(), door: None });
+        let looking = match &mut self.succession {
+            Ok(succession) => succession.check(&state),
+            Err(why) => Err((*why).to_owned()),
+        };
+        match looking {
+            Ok(looking) => self.upgrade = Some(Upgrade::Checking(looking)),
+            Err(why) => self.not_upgraded(&why),
+        }
+    }
+
+    /// Is one due that waits for others?
+    fn is_upgrade_in_sight(&self) -> bool {
+        matches!(self.upgrade, Some(Upgrade::Due))
+    }
+
+    /// If the program that is to follow has said that it can, and nothing else goes on, becomes that.
+    fn upgrade_if_due(&mut self) {
+        match &mut self.upgrade {
+            None => return,
+            Some(Upgrade::Due) => {}
+            Some(Upgrade::Checking(looking)) => match looking.look() {
+                None => return,
+                Some(Ok(())) => self.upgrade = Some(Upgrade::Due),
+                Some(Err(why)) => return self.not_upgraded(&why),
+            },
+        }
+        if self.mode != Mode::Running {
+            return self.not_upgraded("the pool is ending");
+        }
+        let Some(state) = self.state() else { return };
+        let Ok(succession) = &mut self.succession else { return };
+        let why = match keep_open(&state, true) {
+            Ok(()) => succession.become_it(&state),
+            Err(e) => e.to_string(),
+        };
+        if let Err(e) = keep_open(&state, false) {
+            tracing::warn!("children may have descriptors that are not theirs: {e}");
+        }
+        self.not_upgraded(&why);
+    }
+
+    fn not_upgraded(&mut self, why: &str) {
+        self.upgrade = None;
+        (self.observer)(Event::NotUpgraded { why });
+        self.answer_upgrade(why);
+    }
+
+    /// For who has asked: how it went, which is empty if it went well.
+    fn answer_upgrade(&self, why: &str) {
+        if let Some(record) = self.segment.record(self.me.id()) {
+            record.give_up(self.me, why);
+        }
+        // Release: who sees the count finds the answer. No other writer.
+        let status = &self.table().participants[usize::from(self.me.id())].status;
+        status.store(status.load(Relaxed).wrapping_add(1), Release);
     }
 
     /// If a look is over, does what follows from it.

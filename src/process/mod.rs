@@ -55,6 +55,7 @@ pub(crate) mod clock;
 pub(crate) mod coordinator;
 pub(crate) mod exit;
 pub(crate) mod fault;
+pub(crate) mod handover;
 pub(crate) mod limits;
 pub(crate) mod names;
 pub(crate) mod orders;

@@ -321,6 +321,17 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// One that another program of this process has opened.
+    pub(crate) fn of(socket: OwnedFd, path: PathBuf, inode: u64) -> Listener {
+        Listener { socket, path, inode, creator: std::process::id() }
+    }
+
+    pub(crate) fn inode(&self) -> u64 {
+        self.inode
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         // A forked child has a copy of this.

@@ -10,7 +10,8 @@ use nix::sys::{
 /// The signals that the coordinator reads from its descriptor.
 fn handled() -> SigSet {
     let mut set = SigSet::empty();
-    for s in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGTSTP, Signal::SIGCONT] {
+    use Signal::*;
+    for s in [SIGINT, SIGTERM, SIGHUP, SIGUSR2, SIGCHLD, SIGTSTP, SIGCONT] {
         set.add(s);
     }
     set

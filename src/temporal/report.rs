@@ -95,6 +95,7 @@ pub(super) fn run(
         Event::Renewing => {
             say(format_args!("loading the plug-ins again: one activity worker after another is replaced"))
         }
+        Event::Upgraded | Event::NotUpgraded { .. } => {} // whoever asked is told
         Event::NotRenewed { why } => {
             complain(format_args!("ERROR: {why}; the activity workers go on with what they have"))
         }
