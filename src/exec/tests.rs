@@ -1384,10 +1384,7 @@ fn what_a_durable_client_was_reading_has_its_outcome_again() {
             })
             .collect::<Vec<_>>();
         all.sort_unstable_by_key(|found| found.0);
-        assert_eq!(
-            all,
-            [(1, Outcome::Cancelled, false), (2, Outcome::Expired, false), (3, Outcome::WorkerDied, true)]
-        );
+        assert_eq!(all, [(1, Outcome::Cancelled, false), (2, Outcome::Expired, false), (3, Outcome::WorkerDied, true)]);
         pool.bury(name);
     }
 }
@@ -1453,7 +1450,11 @@ fn a_durable_client_that_dies_at_any_step_gets_each_result_until_it_lets_it_go()
             (_, false) => assert_eq!(count(1), 1, "not taken, {k} and {j}"),
             (_, true) => assert!(count(1) <= 1, "{k} and {j}"),
         }
-        if come.get() > 0 { assert_eq!(count(2), 1, "{k} and {j}") } else { assert!(count(2) <= 1, "{k} and {j}") }
+        if come.get() > 0 {
+            assert_eq!(count(2), 1, "{k} and {j}")
+        } else {
+            assert!(count(2) <= 1, "{k} and {j}")
+        }
         pool.assert_clean();
         (lived.is_some(), survived, count(1))
     };

@@ -78,8 +78,7 @@ fn recoverer_of_a_durable_client_dies() {
         let alive = survived.clone();
         explore(&format!("recoverer_of_a_durable_client_dies, over a death before step {step}"), 1, move |take| {
             let storage = storage();
-            let [mut coordinator, mut client, worker, successor] =
-                std::array::from_fn(|id| Actor::new(&storage, id));
+            let [mut coordinator, mut client, worker, successor] = std::array::from_fn(|id| Actor::new(&storage, id));
             // A result that it has noted, or not, and a second task that is on its way.
             client.submit(1);
             coordinator.work(QUEUE);
