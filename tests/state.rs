@@ -128,13 +128,14 @@ fn a_program_goes_on_after_everything_was_killed() {
     };
     let (trial, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (mut n, out) = (STEP, dir.path().join("out"));
-    kill_at_random(program(trial.path(), n), || {
+    let said = kill_at_random(program(trial.path(), n), || {
         // There is always something to do.
         while whole_lines(&out).len() as u64 > n - STEP / 2 {
             n += STEP / 2;
         }
         program(dir.path(), n)
     });
+    assert_eq!(said, [""; 0]);
     ends_well(program(dir.path(), n));
     let mut squares: Vec<u64> = Vec::new();
     for line in whole_lines(&out) {
@@ -160,13 +161,16 @@ fn jobs_go_on_after_everything_was_killed() {
     (0..2).for_each(begin);
     // The first is the trial.
     let mut batch = 1;
-    kill_at_random(command(0), || {
+    let said = kill_at_random(command(0), || {
         if results(&path("out", batch)).len() as u64 == LINES {
             batch += 1;
             begin(batch);
         }
         command(batch)
     });
+    let adopted = said.iter().filter(|line| line.ends_with("jobs that were accepted are gone on with")).count();
+    println!("{adopted} of the starts found jobs, batch {batch}");
+    assert!(adopted > 0, "no kill came between the acceptance of a job and its result");
     for batch in 0..=batch {
         ends_well(command(batch));
         let mut found = results(&path("out", batch));
@@ -609,8 +613,10 @@ fn what_a_pool_is_to_be_like_must_fit() {
     pool.join().unwrap();
     let mut others = Tasks::new();
     let wait = others.function("wait", |forever: bool| {
-        while forever {
-            std::thread::park();
+        if forever {
+            loop {
+                std::thread::park();
+            }
         }
     });
     elsewhere(|| {
@@ -637,7 +643,9 @@ fn ends_well(command: Command) {
 }
 
 /// Starts programs one after another, and kills each with all that descends from it, at any moment of the time that `trial` takes.
-fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) {
+///
+/// Returns what they had said on standard error by then.
+fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) -> Vec<String> {
     let kills = std::env::var("SHMWORKER_STATE_KILLS").map_or(25, |n| n.parse::<u32>().unwrap());
     alarm::set(60 + 2 * kills);
     let began = Instant::now();
@@ -645,7 +653,7 @@ fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) {
     let longest = began.elapsed().as_micros() as u64;
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
     println!("seed {seed}, {kills} kills within {longest} us");
-    let mut random = Random(seed);
+    let (mut random, mut said) = (Random(seed), Vec::new());
     for _ in 0..kills {
         let program = Program::start(command());
         let (began, life) = (Instant::now(), Duration::from_micros(random.below(longest)));
@@ -653,7 +661,9 @@ fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) {
             std::hint::spin_loop();
         }
         kill_all(&program, &mut random);
+        said.extend(program.stderr());
     }
+    said
 }
 
 /// By and by, in any order: who is left may go on for a moment.

@@ -11,8 +11,9 @@ const WORK: Part = |a| {
     a.work(QUEUE);
 };
 
-const SUBMIT_AND_TAKE: Part = |a| {
-    a.submit(1);
+const TAKE_AND_SUBMIT: Part = |a| {
+    a.take_kept();
+    a.submit(2);
     a.take_kept();
 };
 
@@ -56,8 +57,10 @@ fn inherit(storage: &Arc<Storage>, victim: Actor, mut others: Vec<Actor>) {
 fn durable_client_dies() {
     explore("durable_client_dies", 2, |take: Take| {
         let storage = storage();
-        let [coordinator, client, worker] = std::array::from_fn(|id| Actor::new(&storage, id));
-        let (victim, threads) = take.play(&coordinator, vec![(client, SUBMIT_AND_TAKE), (worker, WORK)]);
+        let [mut coordinator, mut client, worker] = std::array::from_fn(|id| Actor::new(&storage, id));
+        client.submit(1);
+        coordinator.work(QUEUE);
+        let (victim, threads) = take.play(&coordinator, vec![(client, TAKE_AND_SUBMIT), (worker, WORK)]);
         let died = victim.died;
         let mut others: Vec<Actor> = threads.into_iter().map(join).collect();
         others.push(coordinator);
