@@ -72,6 +72,8 @@ pub mod pool;
 mod process;
 #[cfg(all(feature = "source", not(all(test, any(loom, shuttle)))))]
 pub mod sources;
+#[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
+mod state;
 mod sync;
 #[cfg(feature = "cli")]
 mod torture;
@@ -93,6 +95,8 @@ pub use mem::{
 pub use pool::{Pool, Tasks, init};
 #[cfg(not(all(test, any(loom, shuttle))))]
 pub use process::limits::WorkerLimits;
+#[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
+pub use state::journal::JournalError;
 #[cfg(feature = "temporal")]
 pub mod temporal;
 

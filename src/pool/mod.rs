@@ -53,7 +53,7 @@ mod raw;
 mod scope;
 mod start;
 mod submitter;
-mod tasks;
+pub(crate) mod tasks;
 mod trace;
 mod worker;
 

@@ -1,0 +1,5 @@
+//! State that outlives processes: a segment in a file, and the journal of each client beside it.
+
+pub(crate) mod journal;
+#[cfg(feature = "cli")]
+pub(crate) mod lines;
