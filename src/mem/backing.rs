@@ -287,7 +287,7 @@ pub(super) fn read_queue_names(file: &File) -> io::Result<QueueNames> {
 }
 
 /// Which run of the machine this is; 0: unknown.
-pub(super) fn boot() -> u64 {
+pub(crate) fn boot() -> u64 {
     let id = procfs::sys::kernel::random::boot_id().unwrap_or_default();
     u64::from_str_radix(&id.replace('-', "").chars().take(16).collect::<String>(), 16).unwrap_or(0)
 }

@@ -394,16 +394,32 @@ impl Places {
 }
 
 impl Contents {
+    /// Those of a journal in which nothing is written yet.
+    pub(crate) fn empty(state: u64, client: String) -> Contents {
+        Contents {
+            state,
+            client,
+            tasks: BTreeMap::new(),
+            open: BTreeMap::new(),
+            done: Numbers::default(),
+            records: 0,
+            whole: HEADER as u64,
+            bytes: HEADER as u64,
+            end: None,
+            places: HashMap::new(),
+        }
+    }
+
     /// What a task is called; of one that has no name its number.
     pub(crate) fn name_of(&self, kind: u32) -> Option<&str> {
         self.tasks.get(&(kind & OF_NAME)).map(String::as_str)
     }
 
-    /// The first number that was never used.
+    /// The first number that was never used; they begin with 1.
     pub(crate) fn next_number(&self) -> u64 {
         let done = self.done.ranges().last().map(|(_, last)| last);
         let open = self.open.last_key_value().map(|(&number, _)| number);
-        done.max(open).map_or(0, |last| last.saturating_add(1))
+        done.max(open).map_or(1, |last| last.saturating_add(1))
     }
 
     /// Takes a record, which lies at `at`. False: it is none.
@@ -551,18 +567,7 @@ fn scan(file: &File, path: &Path) -> Result<Contents, JournalError> {
     }
     let client = String::from_utf8_lossy(&header[20..84]).trim_end_matches('\0').to_owned();
     let state = header[12..].first_chunk().map_or(0, |id| u64::from_le_bytes(*id));
-    let mut contents = Contents {
-        state,
-        client,
-        tasks: BTreeMap::new(),
-        open: BTreeMap::new(),
-        done: Numbers::default(),
-        records: 0,
-        whole: HEADER as u64,
-        bytes,
-        end: None,
-        places: HashMap::new(),
-    };
+    let mut contents = Contents { bytes, ..Contents::empty(state, client) };
     let mut input = BufReader::with_capacity(1 << 18, FromFile { file, at: contents.whole });
     let mut body = Vec::new();
     while contents.whole < bytes {
