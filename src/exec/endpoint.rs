@@ -129,6 +129,10 @@ pub(crate) struct Endpoint {
     is_shared: AtomicBool,
     /// Why the coordinator has gone, if it, or somebody, said.
     why_orphaned: OnceLock<String>,
+    /// Of a durable client: who takes results, one thread at a time, since each is noted before.
+    taking: Option<Mutex<()>>,
+    /// Who is told of each result before it is let go of.
+    recorder: Option<Recorder>,
     /// Who reads or replaces the checkpoint of a task: its threads share a task, and slots a lock.
     keeping: [Mutex<()>; 16],
     /// What is needed for as long as anybody uses the rest, and goes after that.
@@ -186,8 +190,35 @@ impl Endpoint {
             is_orphaned: AtomicBool::new(false),
             is_shared: AtomicBool::new(true),
             why_orphaned: OnceLock::new(),
+            taking: None,
+            recorder: None,
             keeping: Default::default(),
             _kept: None,
+        }
+    }
+
+    /// That of a durable client, which has a seat: what it has taken and not let go when it dies is its successor's.
+    pub(crate) fn durable(self) -> Endpoint {
+        Endpoint { taking: Some(Mutex::default()), ..self }
+    }
+
+    pub(crate) fn is_durable(&self) -> bool {
+        self.taking.is_some()
+    }
+
+    /// Has this one told of each result of a task with a number, before it is let go of.
+    pub(crate) fn recorded_by(self, recorder: Recorder) -> Endpoint {
+        Endpoint { recorder: Some(recorder), ..self }
+    }
+
+    /// Tells that the result of this task was delivered, if that is what it is. False: it can't be told.
+    fn record(&self, task: Owned) -> bool {
+        let Some(recorder) = &self.recorder else { return true };
+        let d = self.descriptor(task);
+        let number = d.number.load(Relaxed);
+        match d.noted(task.word).and_then(|done| done.phase()) {
+            Some(Phase::Done(outcome)) if number != 0 => recorder(number, outcome, task.word.attempt()),
+            _ => true, // a draft
         }
     }
 
@@ -453,6 +484,67 @@ impl Endpoint {
         (0..table.descriptors.len()).filter_map(move |index| is_ours(index as u16))
     }
 
+    /// The key of a task of this participant's that has not been released.
+    pub(crate) fn key_of(&self, task: TaskId) -> Option<String> {
+        let d = self.table().descriptor(task.index).ok()?;
+        let key = d.key();
+        // Of this life: its submitter alone begins the next.
+        (self.table().load(task.index).generation() == task.generation).then_some(key).flatten()
+    }
+
+    /// By which number this participant's journal knows a task of its that has not been released; 0: by none.
+    pub(crate) fn number_of(&self, task: TaskId) -> u64 {
+        self.table().descriptor(task.index).map_or(0, |d| d.number.load(Relaxed))
+    }
+
+    /// Gives such a task another number: for who begins with it, before anybody else takes its result.
+    pub(crate) fn set_number(&self, task: TaskId, number: u64) {
+        if let Ok(d) = self.table().descriptor(task.index) {
+            d.number.store(number, Relaxed);
+        }
+    }
+
+    /// What its journal is to say of such a task beside its input.
+    pub(crate) fn submission_of(&self, task: TaskId) -> Option<Submission> {
+        let d = self.table().descriptor(task.index).ok()?;
+        let queue = d.lane.load(Relaxed) as usize;
+        let rules = Rules::of(d.rules.load(Relaxed));
+        let expires = d.expires.load(Relaxed);
+        (queue < self.table().queues).then(|| Submission {
+            kind: d.kind.load(Relaxed),
+            max_attempts: u8::try_from(d.max_attempts.load(Relaxed)).unwrap_or(u8::MAX),
+            expires_in: (expires != 0).then(|| Duration::from_nanos(expires.saturating_sub(self.table().now()))),
+            limits: Limits::of(d.limits.load(Relaxed)),
+            backoff: Backoff::of(d.backoff.load(Relaxed)),
+            timeout_ms: rules.timeout_ms,
+            retry_on: rules.retry_on,
+            max_deaths: rules.max_deaths,
+            ..Submission::new(To::Queue(queue))
+        })
+    }
+
+    /// The `kind` of a task of this participant's that has not been released.
+    pub(crate) fn kind_of(&self, task: TaskId) -> Option<u32> {
+        Some(self.table().descriptor(task.index).ok()?.kind.load(Relaxed))
+    }
+
+    /// What a task of this participant's that has not been released was given, as a copy. `None`: it has been.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the payload is damaged.
+    pub(crate) fn input_of(&self, task: TaskId) -> Result<Option<Vec<u8>>, Corrupted> {
+        let (d, word) = (self.table().descriptor(task.index)?, self.table().load(task.index));
+        if word.generation() != task.generation || word.is(Phase::Free) {
+            return Ok(None);
+        }
+        let payload = Payload(d.input.load(Relaxed));
+        let (start, len) = self.segment.locate(Owned { index: task.index, word }, payload, &d.input_bytes)?;
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes the input from its
+        // publication until its submitter releases it, who is this process: the caller has it under its lock, or nobody else knows
+        // of it yet.
+        Ok(Some(unsafe { slice::from_raw_parts(start, len) }.to_vec()))
+    }
+
     /// Cancels a task of this participant's; one that runs is asked to end.
     pub(crate) fn cancel(&self, task: TaskId) -> Result<Cancel, Corrupted> {
         self.table().cancel(&self.cursors, task)
@@ -466,7 +558,13 @@ impl Endpoint {
     /// The next finished task that this participant submitted.
     #[inline(always)]
     pub(crate) fn take(&self) -> Result<Option<Finished<'_>>, Corrupted> {
-        let taken = self.table().take(&self.cursors, self.name)?;
+        let taken = match &self.taking {
+            None => self.table().take(&self.cursors, self.name)?,
+            Some(taking) => {
+                let _alone = taking.lock().unwrap_or_else(PoisonError::into_inner);
+                self.table().take_noted(&self.cursors, self.name)?
+            }
+        };
         if let Some((task, _)) = taken {
             // The worker has looked at it, and it is freed soon.
             let input = self.descriptor(task).input.load(Relaxed);
@@ -698,6 +796,10 @@ impl Endpoint {
     }
 }
 
+/// Told that the result of the task of this number was delivered, with its outcome and how often it had been begun, less one. False:
+/// it can't be noted.
+pub(crate) type Recorder = Box<dyn Fn(u64, Outcome, u8) -> bool + Send + Sync>;
+
 /// A descriptor that this participant has RESERVED; released when dropped. `E`: a reference to the endpoint, or a share in it.
 struct Guard<E: Deref<Target = Endpoint>> {
     endpoint: E,
@@ -706,8 +808,13 @@ struct Guard<E: Deref<Target = Endpoint>> {
 
 impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
     fn drop(&mut self) {
+        let table = self.endpoint.table();
+        // Without a record it would be run again: it stays in hand, and comes once more.
+        if !self.endpoint.record(self.task) {
+            return;
+        }
         // Damage is reported by the next operation that meets it; here is nobody to tell.
-        let _ = self.endpoint.table().release(self.task);
+        let _ = if self.endpoint.is_durable() { table.release_noted(self.task) } else { table.release(self.task) };
     }
 }
 
@@ -762,6 +869,8 @@ pub(crate) struct Submission {
     pub(crate) is_timed: bool,
     /// Of which trace it is a part.
     pub(crate) trace: Option<TraceParent>,
+    /// A key was [set](Draft::set_key).
+    pub(crate) has_key: bool,
 }
 
 impl Submission {
@@ -769,7 +878,7 @@ impl Submission {
     pub(crate) const fn new(to: To) -> Submission {
         let limits = Limits { run_ms: 0, silence_ms: 0 };
         let backoff = Backoff { first_ms: 0, longest_ms: 0 };
-        let Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled: _ } = Rules::USUAL;
+        let Rules { timeout_ms, retry_on, max_deaths, keeps_output, .. } = Rules::USUAL;
         Submission {
             to,
             kind: 0,
@@ -784,6 +893,7 @@ impl Submission {
             keeps_output,
             is_timed: false,
             trace: None,
+            has_key: false,
         }
     }
 }
@@ -797,6 +907,17 @@ impl Draft<'_> {
         // while the word is RESERVED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives; the
         // borrow of `self` excludes a second slice.
         Ok(unsafe { slice::from_raw_parts_mut(start, len) })
+    }
+
+    /// By what its submitter knows it, in another life too: of [`LONGEST_KEY`](crate::lockfree::descriptor::LONGEST_KEY) bytes at
+    /// most. It counts if the submission says that there is one.
+    pub(crate) fn set_key(&mut self, key: &str) {
+        self.guard.endpoint.descriptor(self.guard.task).set_key(key);
+    }
+
+    /// By which its submitter's journal knows it.
+    pub(crate) fn set_number(&mut self, number: u64) {
+        self.guard.endpoint.descriptor(self.guard.task).number.store(number, Relaxed);
     }
 
     /// Sets it aside, without a borrow of the endpoint.
@@ -845,13 +966,13 @@ impl Draft<'_> {
             let ns = u64::try_from(t.as_nanos()).unwrap_or(u64::MAX);
             table.now().saturating_add(ns).max(1)
         });
-        let Submission { timeout_ms, retry_on, max_deaths, keeps_output, .. } = *s;
+        let Submission { timeout_ms, retry_on, max_deaths, keeps_output, has_key, .. } = *s;
         let mut is_sampled = None;
         if let Some(parent) = s.trace {
             is_sampled = Some(parent.is_sampled);
             d.trace.iter().zip(parent.words()).for_each(|(word, bits)| word.store(bits, Relaxed));
         }
-        let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled }.bits();
+        let rules = Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled, has_key }.bits();
         for (word, value) in [
             (&d.expires, expires),
             (&d.limits, s.limits.bits()),
@@ -1347,6 +1468,11 @@ impl Finished<'_> {
 }
 
 impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
+    /// Leaves it in hand for good: of a durable client, its successor finds it again.
+    pub(crate) fn leave(self) {
+        std::mem::forget(self);
+    }
+
     fn descriptor(&self) -> &Descriptor {
         self.guard.endpoint.descriptor(self.guard.task)
     }

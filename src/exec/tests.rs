@@ -1008,7 +1008,7 @@ fn what_has_killed_too_many_is_set_aside_whatever_attempts_are_left() {
             task.progress(3, 8);
             std::mem::forget(task);
             let late = if is_late { &[id][..] } else { &[] };
-            pool.settle(victim.name(), Death { exit: Exit::Signal(9).pack(), peak_kib: 4096, late });
+            pool.settle(victim.name(), Death { peak_kib: 4096, late, ..Death::of(Exit::Signal(9).pack()) });
         }
         let done = client.take().unwrap().expect("set aside");
         assert_eq!(done.outcome(), if is_late { Outcome::TimedOut } else { Outcome::WorkerDied });

@@ -7,7 +7,7 @@ use crate::{
     SubmitError, TaskId,
     pool::{
         PoolError, Submitter, TaskError, TaskOptions,
-        group::{Came, Group, Item, Items},
+        group::{Came, Group, Item, Items, Kept},
     },
     process::exit::Exit,
 };
@@ -67,6 +67,10 @@ pub struct Runner<'p> {
     /// Those that wait for the result of another with the same key.
     followers: usize,
     ready: VecDeque<(u64, JobResult)>,
+    /// What has come from a pool that lies in a file, by the numbers of its jobs, until it is let go.
+    kept: HashMap<u64, Vec<Kept>>,
+    /// That is when the caller says so, and not when it is handed out.
+    keeps: bool,
     /// Of jobs that say nothing of it.
     defaults: Defaults,
     /// Why nothing can come of a job any more.
@@ -147,6 +151,8 @@ impl<'p> Runner<'p> {
             keys: HashMap::new(),
             followers: 0,
             ready: VecDeque::new(),
+            kept: HashMap::new(),
+            keeps: false,
             defaults: Defaults::default(),
             lost: None,
             #[cfg(feature = "otlp")]
@@ -179,6 +185,18 @@ impl<'p> Runner<'p> {
         self
     }
 
+    /// Has results, which come from a pool that lies in a file, leave that only when they are [let go](Self::let_go).
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "the command line alone keeps results"))]
+    pub(crate) fn keeping(mut self) -> Self {
+        self.keeps = true;
+        self
+    }
+
+    /// The result of this job is where it is to stay.
+    pub(crate) fn let_go(&mut self, number: u64) {
+        self.kept.remove(&number).into_iter().flatten().for_each(Kept::let_go);
+    }
+
     /// How many more it would take now.
     pub fn room(&self) -> usize {
         self.most.saturating_sub(self.under_way())
@@ -197,6 +215,19 @@ impl<'p> Runner<'p> {
     /// Why it is refused at once, as its result: the task is unknown, its arguments are too large, or the pool has ended.
     #[expect(clippy::result_large_err, reason = "it is a result of a job, as any other")]
     pub fn submit(&mut self, number: u64, job: &Job) -> Result<(), JobResult> {
+        self.submit_as(number, job, None)
+    }
+
+    /// As [`submit`](Self::submit), by itself, into a pool that lies in a file: of two programs one after another that submit a job
+    /// with the same `key`, the second goes on with what the first has submitted.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "the command line alone keeps results"))]
+    #[expect(clippy::result_large_err, reason = "as above")]
+    pub(crate) fn submit_kept(&mut self, number: u64, job: &Job, key: &str) -> Result<(), JobResult> {
+        self.submit_as(number, job, Some(key))
+    }
+
+    #[expect(clippy::result_large_err, reason = "as above")]
+    fn submit_as(&mut self, number: u64, job: &Job, kept_key: Option<&str>) -> Result<(), JobResult> {
         self.is_cancelled = false;
         let who = Waiting { number, label: job.label.clone() };
         if let Some(&leader) = job.key.as_ref().and_then(|key| self.keys.get(key))
@@ -217,14 +248,14 @@ impl<'p> Runner<'p> {
         }
         let args = job.args.as_deref().map_or("null", RawValue::get);
         let timeout = job.timeout.or(self.defaults.timeout);
-        if self.chunk > 1 && timeout.is_none() && job.key.is_none() && job.traceparent.is_none() && args.len() < WEIGHT
-        {
+        let is_plain = job.key.is_none() && job.traceparent.is_none() && kept_key.is_none();
+        if self.chunk > 1 && timeout.is_none() && is_plain && args.len() < WEIGHT {
             return self.gather(who, &job.task, args, retries);
         }
         if let Some(timeout) = timeout {
             options = options.timeout(timeout);
         }
-        self.send(who, &job.task, args, job.key.as_ref(), &options, 0)
+        self.send(who, &job.task, args, (job.key.as_ref(), kept_key), &options, 0)
     }
 
     #[expect(clippy::result_large_err, reason = "as above")]
@@ -233,7 +264,7 @@ impl<'p> Runner<'p> {
         who: Waiting,
         task: &str,
         args: &str,
-        key: Option<&String>,
+        (key, kept_key): (Option<&String>, Option<&str>),
         options: &TaskOptions,
         earlier: u32,
     ) -> Result<(), JobResult> {
@@ -241,7 +272,10 @@ impl<'p> Runner<'p> {
         let span = self.tracer.as_ref().map(|tracer| tracer.begin(task, options.trace()));
         #[cfg(feature = "otlp")]
         let options = &options.clone().traced(span.as_ref().map(Open::context));
-        let sent = self.insist(|group, note| group.submit_json(note, task, args, options));
+        let sent = self.insist(|group, note| match kept_key {
+            Some(key) => group.submit_kept(note, key, task, args, options),
+            None => group.submit_json(note, task, args, options),
+        });
         let (note, id) = match sent {
             Ok(sent) => sent,
             Err(e) => {
@@ -361,12 +395,16 @@ impl<'p> Runner<'p> {
                 break;
             }
         }
-        self.ready.pop_front()
+        self.next_ready()
     }
 
     /// As [`next`](Self::next), of those that have been seen to finish by then: it does not look for more.
     pub fn next_ready(&mut self) -> Option<(u64, JobResult)> {
-        self.ready.pop_front()
+        let next = self.ready.pop_front()?;
+        if !self.keeps && !self.kept.is_empty() {
+            self.let_go(next.0);
+        }
+        Some(next)
     }
 
     /// Cancels a job: one that waits does not begin, one that runs is asked to end. Its result tells what became of it.
@@ -430,7 +468,9 @@ impl<'p> Runner<'p> {
         while let Some(Again { who, task, args, attempts, earlier }) = self.again.pop_front() {
             let number = who.number;
             let args = std::str::from_utf8(&args).unwrap_or("null"); // it was JSON when it was taken
-            if let Err(refused) = self.send(who, &task, args, None, &TaskOptions::new().attempts(attempts), earlier) {
+            if let Err(refused) =
+                self.send(who, &task, args, (None, None), &TaskOptions::new().attempts(attempts), earlier)
+            {
                 self.ready.push_back((number, refused));
             }
         }
@@ -451,7 +491,7 @@ impl<'p> Runner<'p> {
         let mut ended = Vec::new();
         #[cfg(feature = "otlp")]
         let tracer = self.tracer.as_ref();
-        let own = flights.iter().map(|(_, flight)| flight.id);
+        let (own, before) = (flights.iter().map(|(_, flight)| flight.id), ready.len());
         let came = group.next(own, until, |note, came| {
             // Nothing but damage brings back what is not under way.
             let Some(flight) = flights.get(note) else { return };
@@ -482,6 +522,11 @@ impl<'p> Runner<'p> {
                 }
             }
         });
+        if let Some(kept) = group.kept() {
+            for (number, _) in ready.iter().skip(before) {
+                self.kept.entry(*number).or_default().push(kept.clone());
+            }
+        }
         #[cfg(feature = "otlp")]
         for (note, result) in ended {
             let span = flights.get_mut(note).and_then(|flight| flight.span.take());

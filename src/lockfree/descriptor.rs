@@ -39,6 +39,12 @@
 //! |                                          | the worker; the owner | CLAIMED  |                                    |
 //! |                                          | to discard an attempt |          |                                    |
 //! | `not_before`                             | the owner             | CLAIMED  | the coordinator, DELAYED           |
+//! |                                          | a durable submitter   | DONE,    | recovery, RESERVED: see below      |
+//! |                                          |                       | RESERVED |                                    |
+//! | `key`                                    | the submitter, if it  | RESERVED | the next client of its name        |
+//! |                                          | gives one             |          |                                    |
+//! | `number`                                 | the submitter, if it  | RESERVED | the same; who recovers             |
+//! |                                          | has a journal         |          |                                    |
 //! | `exit`                                   | the submitter, 0      | RESERVED | the submitter, RESERVED            |
 //! |                                          | the coordinator       | CLAIMED  |                                    |
 //! | `cancel`                                 | who cancels: an       | any      | submitter, worker and coordinator  |
@@ -82,6 +88,22 @@
 //! |             |                                          | its successor counts none ([`super::recovery`])      |
 //! | checkpoints | the former or the new one, whole         | [`super::checkpoint`]                                |
 //!
+//! # What a durable submitter was reading
+//!
+//! It holds a result in RESERVED, as it holds a draft, and the outcome stands in no word then. So one of its threads at a time
+//! takes results, and *notes* the whole DONE word in `not_before` just before the exchange; and takes the note down before it
+//! frees anything. After its death a RESERVED word beside the note of the same life and attempt becomes that DONE again; beside
+//! any other note it is a draft, or was given up, and is released.
+//!
+//! | death after            | it leaves                     | recovery                                              |
+//! |------------------------|-------------------------------|-------------------------------------------------------|
+//! | the note               | DONE                          | nothing is to do                                      |
+//! | the exchange           | RESERVED, noted, all in place | DONE again                                            |
+//! | the note is taken down | RESERVED, perhaps less blocks | releases it: the submitter was done with it           |
+//!
+//! No other note is of this life: `not_before` is a time while the task may be DELAYED, or the note of a life that is over, of
+//! another generation. (A time that has the bits of a DONE word of this very task and attempt is 2⁶³ ns or more: 292 years.)
+//!
 //! # Invariants
 //!
 //! 1. `state` changes only by exchange, so its changes have one order. The legal ones stand in [`super::word::is_legal`].
@@ -123,7 +145,12 @@
 //! `loom_retry.rs`, `loom_cancel.rs` and `mutants.rs` in `lockfree/tests/`, `fuzz/fuzz_targets/descriptor_ops.rs`, and
 //! `shmworker torture` (`--single-step` kills after each instruction of each transition).
 
-use super::{participant::Name, word::Task};
+#[cfg(not(all(test, any(loom, shuttle))))]
+use super::participant::{read_text, write_text};
+use super::{
+    participant::Name,
+    word::{Phase, Task},
+};
 use crate::sync::{Acquire, AtomicU32, AtomicU64, Inline, Relaxed, Release, mutant, told};
 #[cfg(not(all(test, any(loom, shuttle))))]
 use crate::sync::{prefetch, prefetch_to_write};
@@ -189,7 +216,16 @@ pub(crate) struct Descriptor {
     pub(crate) trace: [told::AtomicU64; 3],
     pub(crate) input_bytes: Inline<INLINE>,
     pub(crate) output_bytes: Inline<INLINE>,
+    /// Text, where `rules` say that there is one: by what its submitter knows it, in another life too.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    key: [AtomicU64; LONGEST_KEY / 8],
+    /// By which its submitter's journal knows it; 0: it is in none.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(crate) number: AtomicU64,
 }
+
+/// Longest key of a task that is kept, in bytes.
+pub(crate) const LONGEST_KEY: usize = 120;
 
 /// What is told of one attempt, by whoever claimed the task.
 #[repr(C, align(64))]
@@ -287,7 +323,39 @@ pub(crate) fn set(word: &AtomicU64, value: u64) {
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
-const _: () = assert!(size_of::<Descriptor>() == 256 + 2 * INLINE);
+const _: () = assert!(size_of::<Descriptor>() == 256 + 2 * INLINE + LONGEST_KEY + 8);
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+impl Descriptor {
+    /// Keeps a key, of [`LONGEST_KEY`] bytes at most. For the submitter, in RESERVED.
+    pub(crate) fn set_key(&self, key: &str) {
+        write_text(&self.key, key);
+    }
+
+    /// The key that its submitter gave it in this life. For the submitter, and its successor.
+    pub(crate) fn key(&self) -> Option<String> {
+        Rules::of(self.rules.load(Relaxed)).has_key.then(|| read_text(&self.key))
+    }
+}
+
+impl Descriptor {
+    /// Its submitter, which is about to take it, may die with it.
+    pub(crate) fn note(&self, done: Task) {
+        self.not_before.store(done.0, Relaxed); // the exchange that follows releases it
+    }
+
+    /// Its submitter is done with it.
+    pub(crate) fn take_note_down(&self) {
+        self.not_before.store(0, Relaxed); // as above, by the exchange that frees the first block, or the descriptor
+    }
+
+    /// What this RESERVED word was before its submitter took it, if that has noted it.
+    pub(crate) fn noted(&self, reserved: Task) -> Option<Task> {
+        let done = Task(self.not_before.load(Relaxed));
+        (matches!(done.phase(), Some(Phase::Done(_))) && done.to(Phase::Reserved, done.who()) == reserved)
+            .then_some(done)
+    }
+}
 
 /// Where a payload lies and how long it is, packed: block number + 1 (0: inside the descriptor) in the high half, length
 /// in bytes in the low half.
@@ -420,7 +488,7 @@ pub(crate) mod retry_on {
     pub(crate) const TIMED_OUT: u8 = 8;
 }
 
-/// How a task wants to be treated, packed: timeout 32 · spare 15 · keeps output 1 · deaths 8 · retry_on 8.
+/// How a task wants to be treated, packed: timeout 32 · spare 12 · key 1 · trace 2 · keeps output 1 · deaths 8 · retry_on 8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Rules {
     /// Milliseconds after which the handler is to end by itself; 0: it may take its time.
@@ -433,6 +501,8 @@ pub(crate) struct Rules {
     pub(crate) keeps_output: bool,
     /// Its span is part of a trace: `None`; or whether that is recorded.
     pub(crate) is_sampled: Option<bool>,
+    /// Its submitter has given it a key.
+    pub(crate) has_key: bool,
 }
 
 impl Rules {
@@ -442,16 +512,18 @@ impl Rules {
         max_deaths: 0,
         keeps_output: false,
         is_sampled: None,
+        has_key: false,
     };
 
     pub(crate) const fn bits(self) -> u64 {
-        let Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled } = self;
+        let Rules { timeout_ms, retry_on, max_deaths, keeps_output, is_sampled, has_key } = self;
         let trace = match is_sampled {
             None => 0,
             Some(false) => 1,
             Some(true) => 3,
         };
         (timeout_ms as u64) << 32
+            | (has_key as u64) << 19
             | trace << 17
             | (keeps_output as u64) << 16
             | (max_deaths as u64) << 8
@@ -465,6 +537,7 @@ impl Rules {
             max_deaths: (bits >> 8) as u8,
             keeps_output: bits >> 16 & 1 == 1,
             is_sampled: if bits >> 17 & 1 == 1 { Some(bits >> 18 & 1 == 1) } else { None },
+            has_key: bits >> 19 & 1 == 1,
         }
     }
 
@@ -577,10 +650,16 @@ mod tests {
 
     #[test]
     fn rules_blame_and_place_come_back_from_their_words() {
-        let rules =
-            Rules { timeout_ms: u32::MAX, retry_on: 0x1f, max_deaths: 3, keeps_output: true, is_sampled: Some(true) };
-        for is_sampled in [None, Some(false), Some(true)] {
-            let rules = Rules { is_sampled, ..rules };
+        let rules = Rules {
+            timeout_ms: u32::MAX,
+            retry_on: 0x1f,
+            max_deaths: 3,
+            keeps_output: true,
+            is_sampled: Some(true),
+            has_key: true,
+        };
+        for (is_sampled, has_key) in [(None, true), (Some(false), false), (Some(true), true)] {
+            let rules = Rules { is_sampled, has_key, ..rules };
             assert_eq!(Rules::of(rules.bits()), rules);
         }
         assert_eq!([2, 3, 4].map(|deaths| rules.is_poison(deaths)), [false, true, true]);

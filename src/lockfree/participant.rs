@@ -5,6 +5,11 @@
 //! `Vacant(0) → Live(1) → Dead(1) → Live(2) → Dead(2) → …`. The incarnation counts the uses of an id, so a name (id and
 //! incarnation) is never given twice, while the 12-bit id alone is, once no word of the segment names it.
 //!
+//! A *seat* is kept: it stays `Live` when its process dies, and the next client that says the same words takes it, and its
+//! name with it. So whatever names it (tasks, hints, handles) goes on meaning the same; who looks whether a submitter lives finds
+//! that it does. A name is one process's at a time: the next comes only after the kernel's word of the death of the one before,
+//! and what that one alone could do (drafts, results that it was reading) is settled by then.
+//!
 //! # Words
 //!
 //! | word                 | written by                           | read by      | a death leaves                      |
@@ -22,6 +27,8 @@
 //! | `fault`              | the participant, once, in the        | coordinator  | the task whose thread got a fatal   |
 //! |                      | handler of a fatal signal; `admit`,  |              | signal, or 0: recovery blames it    |
 //! |                      | 0                                    |              |                                     |
+//! | `seat`, `seat_name`  | who admits it: the words, then that  | recovery, a  | words that do not count yet: its    |
+//! |                      | they count; `admit`, 0               | successor    | tasks, of which it has none, go     |
 //!
 //! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
 //! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its
@@ -30,7 +37,8 @@
 //!
 //! # Invariants
 //!
-//! 1. The incarnation only grows. A name is `Live` once, then `Dead`, and not before the kernel has reported the death.
+//! 1. The incarnation only grows. A name is `Live` once, then `Dead`, and not before the kernel has reported the death; that of
+//!    a seat stays `Live`.
 //! 2. An id is given again only when no task word, no `submitter` or `addressee` of a task in use and no HELD block
 //!    names it.
 //! 3. PARKED is up while a thread of the participant sleeps or is about to; WOKEN only together with it.
@@ -106,11 +114,16 @@ pub(crate) struct Participant {
     pub(crate) fault: AtomicU64,
     /// Not 0: it is to end once what it runs is finished. The number is the reason, in the terms of `process`.
     pub(crate) leave: AtomicU32,
+    /// Not 0: it is kept for a client of this name.
+    pub(crate) seat: AtomicU32,
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _pad: AtomicU32,
+    seat_name: [AtomicU64; LONGEST_SEAT / 8],
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 9],
+    _spare: [AtomicU64; 5],
 }
+
+/// Longest name of a durable client, in bytes.
+pub(crate) const LONGEST_SEAT: usize = 32;
 
 #[cfg(not(all(test, any(loom, shuttle))))]
 const _: () = assert!(size_of::<Participant>() == 128);
@@ -400,7 +413,7 @@ fn noted(entries: &[[AtomicU64; 2]], count: &AtomicU64) -> impl Iterator<Item = 
 
 /// Text into words, as much as there is room for; the rest is zeroed.
 #[cfg(not(all(test, any(loom, shuttle))))]
-fn write_text(words: &[AtomicU64], text: &str) {
+pub(crate) fn write_text(words: &[AtomicU64], text: &str) {
     let text = &text.as_bytes()[..text.floor_char_boundary(size_of_val(words))];
     let mut pieces = text.chunks(8);
     for word in words {
@@ -412,7 +425,7 @@ fn write_text(words: &[AtomicU64], text: &str) {
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
-fn read_text(words: &[AtomicU64]) -> String {
+pub(crate) fn read_text(words: &[AtomicU64]) -> String {
     let bytes: Vec<u8> = words.iter().flat_map(|w| w.load(Relaxed).to_le_bytes()).collect();
     let text = bytes.split(|&b| b == 0).next().unwrap_or_default();
     String::from_utf8_lossy(text).into_owned()
@@ -559,6 +572,7 @@ impl Participant {
             finished: AtomicU64::new(0),
             fault: AtomicU64::new(0),
             leave: AtomicU32::new(0),
+            seat: AtomicU32::new(0),
         }
     }
 
@@ -568,6 +582,11 @@ impl Participant {
     pub(crate) fn member(&self, id: usize) -> Result<Member, Corrupted> {
         let bits = self.member.load(Acquire);
         Member::of(bits).ok_or(Corrupted::new("participant", id, bits))
+    }
+
+    /// Is it kept when its process dies?
+    pub(crate) fn is_seat(&self) -> bool {
+        self.seat.load(Acquire) != 0
     }
 
     /// Its thread that runs this task got a fatal signal. The first one counts: what follows may follow from it.
@@ -668,6 +687,29 @@ impl Participant {
             seen = now;
         }
         self.futex.wake_all();
+    }
+}
+
+#[cfg(not(all(test, any(loom, shuttle))))]
+impl Participant {
+    /// Keeps it, who has submitted nothing yet, for clients of this name, of [`LONGEST_SEAT`] bytes at most.
+    pub(crate) fn keep_for(&self, name: &str) {
+        write_text(&self.seat_name, name);
+        self.seat.store(1, Release); // a death before this leaves an ordinary participant
+    }
+
+    /// For whom it is kept.
+    pub(crate) fn seat_of(&self) -> Option<String> {
+        self.is_seat().then(|| read_text(&self.seat_name))
+    }
+
+    /// Another process takes the seat, after the kernel's word of the death of the one before.
+    pub(crate) fn take_seat(&self, pid: u32) {
+        for word in [&self.status, &self.leave] {
+            word.store(0, Relaxed);
+        }
+        self.fault.store(0, Relaxed);
+        self.pid.store(pid, Relaxed);
     }
 }
 

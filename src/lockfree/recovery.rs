@@ -19,6 +19,24 @@
 //! | READY, DELAYED, addressed to it| DONE(addressee died)                                                          |
 //! | HELD blocks, idle bits, futex  | FREE, cleared, not parked                                                     |
 //!
+//! # Seats
+//!
+//! Of a durable client ([`super::participant`]) there is no mark: it stays `Live`, and what waits for it, runs for it or is DONE
+//! stays its own. Only what it had in hand is settled:
+//!
+//! | the dead one's          | becomes                                                                              |
+//! |-------------------------|--------------------------------------------------------------------------------------|
+//! | RESERVED, noted         | DONE, with the outcome that it had                                                   |
+//! | RESERVED                | adopted, then FREE                                                                   |
+//! | CLAIMED, HELD blocks,   | as above                                                                             |
+//! | idle bits, futex        |                                                                                      |
+//!
+//! # The death of all
+//!
+//! Who finds a segment that nobody has any more settles all who are not known to be settled, itself a new participant, by
+//! [`Table::recover_all`]: what one of them was adopting names it, and is met when its own turn comes. A kill of all is nobody's
+//! fault: each that had begun, or was claimed, is *spent*.
+//!
 //! # Blame
 //!
 //! Which of the tasks that a process ran has ended it? Those that it had CLAIMED are looked at together, before any is
@@ -140,12 +158,14 @@ pub(crate) struct Death<'d> {
     pub(crate) peak_kib: u64,
     /// The tasks of its that had run for too long, or were silent for too long: it was killed for that.
     pub(crate) late: &'d [TaskId],
+    /// All others have died as well.
+    pub(crate) is_of_all: bool,
 }
 
 impl Death<'_> {
     /// By itself, as far as is known.
     pub(crate) const fn of(exit: u64) -> Death<'static> {
-        Death { exit, peak_kib: 0, late: &[] }
+        Death { exit, peak_kib: 0, late: &[], is_of_all: false }
     }
 }
 
@@ -162,11 +182,16 @@ enum Verdict {
 #[derive(Debug)]
 struct Judgement {
     verdicts: Vec<(TaskId, Verdict)>,
+    /// Nobody is to blame.
+    is_none: bool,
 }
 
 impl Judgement {
     /// On a task that has or had this place. What the dead one had adopted was another's.
     fn on(&self, task: TaskId, place: Place) -> Verdict {
+        if self.is_none {
+            return Verdict::Spent;
+        }
         let own = self.verdicts.iter().find(|(id, _)| *id == task).map(|(_, verdict)| *verdict);
         own.unwrap_or(if place.slot == 0 { Verdict::Spent } else { Verdict::Suspect })
     }
@@ -178,6 +203,8 @@ struct Case<'d> {
     dead: Name,
     death: Death<'d>,
     judgement: Judgement,
+    /// What waits for it, or is done, stays its own.
+    is_seat: bool,
 }
 
 impl Table<'_> {
@@ -192,7 +219,7 @@ impl Table<'_> {
                 Member::Dead(n) if mutant("no-name-check") || !self.is_named(id as u16) => n,
                 _ => continue,
             };
-            for word in [&p.pid, &p.role, &p.status, &p.leave] {
+            for word in [&p.pid, &p.role, &p.status, &p.leave, &p.seat] {
                 word.store(0, Relaxed);
             }
             p.finished.store(0, Relaxed);
@@ -243,20 +270,55 @@ impl Table<'_> {
         dead: Name,
         death: Death<'_>,
     ) -> Result<Settled, Corrupted> {
+        let mut settled = Settled::default();
+        if self.settle_all(cursors, me, dead, death, &mut settled)? {
+            self.sweep(cursors)?;
+        }
+        Ok(settled)
+    }
+
+    /// Settles what all who were here before owned, but for `me`, then sweeps. Only for who has the segment alone; safe to repeat,
+    /// also where it was killed, by another then.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word is damaged.
+    pub(crate) fn recover_all(&self, cursors: &Cursors, me: Name, exit: u64) -> Result<Settled, Corrupted> {
+        let mut settled = Settled::default();
+        for (id, p) in self.participants.iter().enumerate().filter(|(id, _)| *id != usize::from(me.id())) {
+            if let Member::Live(n) | Member::Dead(n) = p.member(id)? {
+                let death = Death { is_of_all: true, ..Death::of(exit) };
+                self.settle_all(cursors, me, Name::new(id as u16, n), death, &mut settled)?;
+            }
+        }
+        self.sweep(cursors)?;
+        Ok(settled)
+    }
+
+    /// Settles what `dead` owned. False: that was done long ago, and the id is another's by now.
+    fn settle_all(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        dead: Name,
+        death: Death<'_>,
+        settled: &mut Settled,
+    ) -> Result<bool, Corrupted> {
         let participant = self.participant(dead.id())?;
         let was_begun = match participant.member(dead.id().into())? {
             Member::Live(n) if n == dead.incarnation() => false,
             Member::Dead(n) if n == dead.incarnation() => true,
-            _ => return Ok(Settled::default()), // settled long ago: the id is another's by now
+            _ => return Ok(false),
         };
-        // By the only writer, hence no exchange. Release as in `admit`; [orphan] asks for the fence alone.
-        participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
-        full_fence("no-orphan-fence"); // [orphan]
-        self.count_the_living();
-        let case = Case { me, dead, death, judgement: self.judge(dead, death, was_begun) };
-        let mut settled = Settled::default();
+        let is_seat = participant.is_seat();
+        if !is_seat {
+            // By the only writer, hence no exchange. Release as in `admit`; [orphan] asks for the fence alone.
+            participant.member.store(Member::Dead(dead.incarnation()).bits(), Release);
+            full_fence("no-orphan-fence"); // [orphan]
+            self.count_the_living();
+        }
+        let case = Case { me, dead, death, judgement: self.judge(dead, death, was_begun), is_seat };
         for index in 0..self.descriptors.len() {
-            self.settle(cursors, &case, index as u16, &mut settled)?;
+            self.settle(cursors, &case, index as u16, settled)?;
         }
         self.blocks.recover(dead)?;
         let words = self.participants.len().div_ceil(64);
@@ -265,8 +327,7 @@ impl Table<'_> {
             self.idle[row * words + dead.id() as usize / 64].fetch_and(!(1 << (dead.id() % 64)), AcqRel);
         }
         participant.end_park();
-        self.sweep(cursors)?;
-        Ok(settled)
+        Ok(true)
     }
 
     /// Which of its tasks have ended this participant. It moves no more, so its words and fields belong together.
@@ -322,7 +383,8 @@ impl Table<'_> {
             true => Verdict::Suspect,
             false => Verdict::Spent,
         };
-        Judgement { verdicts: claimed.iter().map(|(place, id)| (*id, verdict(place, id))).collect() }
+        let verdicts = claimed.iter().map(|(place, id)| (*id, verdict(place, id))).collect();
+        Judgement { verdicts, is_none: death.is_of_all }
     }
 
     fn settle(&self, cursors: &Cursors, case: &Case<'_>, index: u16, settled: &mut Settled) -> Result<(), Corrupted> {
@@ -340,6 +402,15 @@ impl Table<'_> {
             };
             // A failed exchange here means that a living participant was faster: look again.
             match phase {
+                Phase::Reserved
+                    if case.is_seat
+                        && owner(word)
+                        && let Some(done) = d.noted(word).filter(|_| !mutant("no-note")) =>
+                {
+                    if self.exchange(index, word, done, AcqRel).is_ok() {
+                        return Ok(()); // the sweep gives it a hint
+                    }
+                }
                 // Not only of this one: it may have died between making a task DONE or READY for one that was dead already, and
                 // finding that out ([orphan]).
                 Phase::Reserved | Phase::Done(_) if has_dead_submitter => {

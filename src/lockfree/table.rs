@@ -63,6 +63,7 @@
 //! | `give_back` | the exchange    | READY, no hint, a time unheard        | the sweep; the tick after each death  |
 //! | `cancel`    | the request     | a request that nobody was woken for   | its worker sees it, or recovery       |
 //! | `release`   | freeing blocks  | RESERVED, without its blocks          | recovery releases it                  |
+//! | `take_noted`| the exchange    | RESERVED and noted, of a seat         | recovery makes it DONE again          |
 //! | `renew`     | freeing blocks  | the same, until it is published       | recovery releases it                  |
 //! | `rescan`    | some hints      | the flag, up still                    | the next rescan                       |
 //! | `park`      | any step        | idle bits, PARKED                     | recovery clears them, the sweep wakes |
@@ -551,22 +552,46 @@ impl<'s> Table<'s> {
             Ok(entry) => match self.take_first(lane, cursor, &entry, ahead, wanted, |w| w.to(Phase::Reserved, me.id()))
             {
                 Some((index, _, word)) => Ok(Some((Owned { index, word }, Outcome::Completed))),
-                None => self.search_done(cursors, me),
+                None => self.search_done(cursors, me, |_, w| w.to(Phase::Reserved, me.id())),
             },
-            Err(true) => self.search_done(cursors, me),
+            Err(true) => self.search_done(cursors, me, |_, w| w.to(Phase::Reserved, me.id())),
         }
+    }
+
+    /// As [`take`](Self::take), for a durable client, one thread at a time: whoever comes after its death finds the result again,
+    /// unless it was [released](Self::release_noted).
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word or lane is damaged.
+    pub(crate) fn take_noted(&self, cursors: &Cursors, me: Name) -> Result<Option<(Owned, Outcome)>, Corrupted> {
+        self.search_done(cursors, me, |index, done| {
+            self.descriptors[usize::from(index)].note(done);
+            done.to(Phase::Reserved, me.id())
+        })
+    }
+
+    /// As [`release`](Self::release), of what a durable client has in hand.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if the word moved under its owner, or a payload field is damaged.
+    pub(crate) fn release_noted(&self, task: Owned) -> Result<(), Corrupted> {
+        self.descriptors[usize::from(task.index)].take_note_down();
+        self.release(task)
     }
 
     /// As [`take`](Self::take), whatever stands at the head of the lane.
     #[cold]
     #[inline(never)]
-    fn search_done(&self, cursors: &Cursors, me: Name) -> Result<Option<(Owned, Outcome)>, Corrupted> {
+    fn search_done(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        to: impl Fn(u16, Task) -> Task,
+    ) -> Result<Option<(Owned, Outcome)>, Corrupted> {
         let lane = self.completion(me.id());
         let wanted = |w: Task, _: &Descriptor| matches!(w.phase(), Some(Phase::Done(_))) && w.who() == me.id();
         loop {
-            if let Some((index, from, word)) =
-                self.take_from(cursors, lane, wanted, |_, w| w.to(Phase::Reserved, me.id()))?
-            {
+            if let Some((index, from, word)) = self.take_from(cursors, lane, wanted, &to)? {
                 let Some(Phase::Done(outcome)) = from.phase() else { return Err(damaged(index, from)) };
                 return Ok(Some((Owned { index, word }, outcome)));
             }

@@ -206,6 +206,8 @@ pub(crate) fn is_legal(from: Task, to: Task) -> bool {
         }
         (Some(Phase::Delayed), Some(Phase::Ready)) => kept && to.who() == from.who(),
         (Some(Phase::Done(_)), Some(Phase::Reserved)) => kept,
+        // What a durable client was reading as it died is done again.
+        (Some(Phase::Reserved), Some(Phase::Done(_))) => kept && to.who() == from.who(),
         _ => false,
     }
 }

@@ -103,8 +103,8 @@ impl Drop for Name {
 
 impl Backing {
     /// Makes the file: empty, of so many bytes, private, locked where it has a name. If that name is to go with the segment,
-    /// it comes as well; a file has one only until the segment is whole.
-    pub(super) fn create(&self, bytes: usize) -> Result<(File, Option<Name>), SegmentCreateError> {
+    /// it comes as well; a file has one only until the segment is whole. `taken`: the [file](take_file), if it is open already.
+    pub(super) fn create(&self, bytes: usize, taken: Option<File>) -> Result<(File, Option<Name>), SegmentCreateError> {
         space::check_size(bytes)?;
         let (file, name) = match self {
             Backing::Memfd => {
@@ -121,8 +121,10 @@ impl Backing {
                 (file, Some(Name { path, creator: std::process::id() }))
             }
             Backing::File(path) => {
-                let file = create_file(path)?;
-                (file, Some(Name { path: path.clone(), creator: std::process::id() }))
+                let file = taken.map_or_else(|| create_file(path), Ok)?;
+                let name = Name { path: path.clone(), creator: std::process::id() };
+                begin(&file).map_err(at("write to", path))?;
+                (file, Some(name))
             }
         };
         let errno = |step| move |e: Errno| os(step, bytes, e.into());
@@ -192,29 +194,77 @@ fn create_named(path: &Path, bytes: usize) -> Result<File, SegmentCreateError> {
 }
 
 fn create_file(path: &Path) -> Result<File, SegmentCreateError> {
+    match take_file(path)? {
+        (file, 0) => Ok(file),
+        (_, bytes) => Err(SegmentCreateError::NotEmpty { path: path.to_owned(), bytes }),
+    }
+}
+
+/// Opens a file of this user's, or makes it, and locks it: nobody else has it then. Also returns its size.
+///
+/// # Errors
+/// [`SegmentCreateError`]: in use, no file, another's, a link.
+pub(crate) fn take_file(path: &Path) -> Result<(File, u64), SegmentCreateError> {
+    let unfit = |why: String| Err(at("use", path)(io::Error::other(why)));
     for _ in 0..TRIES {
-        let file = OpenOptions::new()
+        let opened = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-            .open(path)
-            .map_err(at("open", path))?;
+            .open(path);
+        let file = match opened {
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) && path.is_symlink() => {
+                return unfit("it is a symbolic link: name the file itself".into());
+            }
+            opened => opened.map_err(at("open", path))?,
+        };
+        let meta = file.metadata().map_err(at("look at", path))?;
+        if !meta.is_file() {
+            return unfit("it is no regular file".into());
+        }
+        if meta.uid() != geteuid().as_raw() {
+            return unfit(format!("it belongs to user {}: use a file of your own", meta.uid()));
+        }
+        if meta.mode() & 0o022 != 0 {
+            let mode = meta.mode() & 0o7777;
+            return unfit(format!("others may write to it (mode {mode:o}): 'chmod 600' it if it can be trusted"));
+        }
         if !lock(&file).map_err(at("lock", path))? {
             return Err(in_use(path, Holder(creator(&file))));
         }
+        // After the lock: whoever had it may have taken the name along.
         let meta = file.metadata().map_err(at("look at", path))?;
-        match (meta.is_file(), meta.len()) {
-            (false, _) => return Err(at("use", path)(io::Error::other("it is no regular file"))),
-            (true, 0) if meta.nlink() > 0 => return Ok(file),
-            // Its creator gave up, and took the name along.
-            (true, 0) => {}
-            (true, bytes) => return Err(SegmentCreateError::NotEmpty { path: path.to_owned(), bytes }),
+        if meta.nlink() == 0 {
+            continue;
         }
+        if meta.len() > 0 && is_begun(&file).map_err(at("read", path))? {
+            // Its maker died over it: it was nobody's yet.
+            file.set_len(0).map_err(at("empty", path))?;
+            return Ok((file, 0));
+        }
+        return Ok((file, meta.len()));
     }
     Err(in_use(path, Holder(None)))
+}
+
+/// In place of [`MAGIC`] while a segment is made.
+pub(super) const BEGUN: u64 = u64::from_le_bytes(*b"shmw new");
+
+/// Says of an empty file that it is about to be a segment. Until its identity is written, whoever finds it may begin anew.
+pub(super) fn begin(file: &File) -> io::Result<()> {
+    file.write_all_at(&BEGUN.to_ne_bytes(), 0)
+}
+
+fn is_begun(file: &File) -> io::Result<bool> {
+    let mut first = [0; 8];
+    match file.read_exact_at(&mut first, 0) {
+        Ok(()) => Ok(u64::from_ne_bytes(first) == BEGUN),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 fn in_use(path: &Path, creator: Holder) -> SegmentCreateError {
@@ -266,13 +316,13 @@ fn has_name(file: &File) -> bool {
 }
 
 /// Who made the segment in this file, as its header says: true only while this run of the machine lasts.
-pub(super) fn creator(file: &File) -> Option<u64> {
+pub(crate) fn creator(file: &File) -> Option<u64> {
     let identity = read_identity(file).ok()?;
     (identity.magic == MAGIC && identity.boot != 0 && identity.boot == boot()).then_some(identity.creator)
 }
 
 /// The first bytes of a file, as those of a segment.
-pub(super) fn read_identity(file: &File) -> io::Result<Identity> {
+pub(crate) fn read_identity(file: &File) -> io::Result<Identity> {
     let mut bytes = [0; size_of::<Identity>()];
     file.read_exact_at(&mut bytes, 0)?;
     // SAFETY: `Identity` is made of integers alone, for which any bytes are values, and has the size of `bytes`.

@@ -4,7 +4,7 @@
 //!   0  header          magic, version, geometry, control words      1 page
 //!      participants    128 B each
 //!      records         4 KiB per participant
-//!      descriptors     768 B each
+//!      descriptors     896 B each
 //!      free map        1 bit per descriptor
 //!      lane controls   384 B each: queues, private lanes, completion lanes
 //!      lane slots      8 B each
@@ -167,7 +167,7 @@ pub(crate) struct Identity {
     pub(crate) geometry: Geometry,
     /// Of the state that is in it, by which what lies beside it is known to belong to it: a random number.
     pub(crate) id: u64,
-    /// CRC-32 of all that stands before it, and of the names of queues.
+    /// CRC-32 of what stands before it, and of the names of queues: [`sum`](Identity::sum).
     pub(crate) checksum: u64,
 }
 
@@ -180,11 +180,13 @@ impl Identity {
         Identity { checksum: self.sum(names), ..self }
     }
 
-    /// What its checksum is to be.
+    /// What its checksum is to be. Not of `creator`, which is for people, and another's after a restart; nor of the magic, which is
+    /// looked at by itself, and written last.
     pub(crate) fn sum(&self, names: &QueueNames) -> u64 {
-        let start: *const Identity = self;
-        // SAFETY: `Identity` is made of integers alone, without gaps (below), so each of its bytes is initialized; it is
-        // borrowed for as long as the slice is.
+        let identity = Identity { magic: MAGIC, creator: 0, ..*self };
+        let start = &raw const identity;
+        // SAFETY: `Identity` is made of integers alone, without gaps (below), so each of its bytes is initialized; it lives for as
+        // long as the slice does.
         let bytes = unsafe { std::slice::from_raw_parts(start.cast::<u8>(), offset_of!(Identity, checksum)) };
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(bytes);

@@ -287,10 +287,19 @@ impl Segment {
 
     /// Makes a segment.
     pub(crate) fn create_with(geometry: Geometry, options: &Options) -> Result<Segment, SegmentCreateError> {
+        Segment::create_in(None, geometry, options)
+    }
+
+    /// As [`create_with`](Self::create_with), in the file of its backing, which was [taken](backing::take_file) and is empty.
+    pub(crate) fn create_in(
+        taken: Option<File>,
+        geometry: Geometry,
+        options: &Options,
+    ) -> Result<Segment, SegmentCreateError> {
         let layout = Layout::of(&geometry).ok_or(SegmentCreateError::Geometry)?;
         let bytes = layout.total;
         check_names(&options.queues, geometry.queues as usize)?;
-        let (file, name) = options.backing.create(bytes)?;
+        let (file, name) = options.backing.create(bytes, taken)?;
         // A page that can't be had is an error here, and no SIGBUS later.
         space::allocate(&file, 0, if options.reserve { bytes } else { layout.arena })?;
         let map = Mapping::new(&file, bytes, true).map_err(|e| SegmentCreateError::Os {
@@ -300,7 +309,7 @@ impl Segment {
         })?;
         let source = options.clock.unwrap_or_else(Source::best);
         let identity = Identity {
-            magic: MAGIC,
+            magic: backing::BEGUN,
             version: VERSION,
             total: bytes as u64,
             reserved: options.reserve.into(),
@@ -336,6 +345,12 @@ impl Segment {
             word.store(u64::from_le_bytes(*bytes), Relaxed); // the fork or the socket that hands it on orders it
         }
         segment.begin();
+        // SAFETY: as for the whole identity: nobody else uses the mapping yet, and no reference to its header is held. Last of all,
+        // and not to be moved before what stands above: who is killed on the way leaves a file that is begun anew.
+        unsafe {
+            std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::Release);
+            segment.map.as_ptr().cast::<u64>().write_volatile(MAGIC);
+        }
         segment.ask_for_huge_pages();
         Ok(segment)
     }
@@ -468,6 +483,30 @@ impl Segment {
             _name: name,
             file,
         }
+    }
+
+    /// How many of what there is.
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The names of the queues, in their order.
+    pub(crate) fn queue_names(&self) -> Vec<String> {
+        (0..self.geometry.queues as usize).map(|queue| self.queue_name(queue)).collect()
+    }
+
+    /// Notes that this process has taken it over, for people.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn set_creator(&self) -> io::Result<()> {
+        // Not through the mapping, in which the identity is read as plain bytes.
+        let pid = u64::from(std::process::id());
+        std::os::unix::fs::FileExt::write_all_at(
+            &self.file,
+            &pid.to_ne_bytes(),
+            std::mem::offset_of!(Identity, creator) as u64,
+        )
     }
 
     /// All words of the segment, for as long as it is borrowed.

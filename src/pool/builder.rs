@@ -1,7 +1,7 @@
 //! What a pool is to be like, before it is started.
 
 use super::launch::Program;
-use crate::WorkerLimits;
+use crate::{WorkerLimits, state::journal::SyncWhen};
 use serde::{Deserialize, Serialize};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -45,6 +45,13 @@ pub(super) struct Settings {
     pub(super) prefault: bool,
     pub(super) grace: Duration,
     pub(super) start_timeout: Duration,
+    /// The owner alone opens it.
+    #[serde(skip)]
+    pub(super) file: Option<PathBuf>,
+    #[serde(skip)]
+    pub(super) client: Option<String>,
+    #[serde(skip)]
+    pub(super) sync: SyncWhen,
 }
 
 impl Default for Settings {
@@ -62,6 +69,9 @@ impl Default for Settings {
             prefault: false,
             grace: Duration::from_secs(10),
             start_timeout: Duration::from_secs(30),
+            file: None,
+            client: None,
+            sync: SyncWhen::default(),
         }
     }
 }
@@ -160,6 +170,64 @@ impl Builder {
     /// ```
     pub fn prefault(mut self, is_wanted: bool) -> Builder {
         self.settings.prefault = is_wanted;
+        self
+    }
+
+    /// A file that the pool lies in, which is made if it isn't there: what was submitted outlives the processes of the pool. When
+    /// all of them have been killed, the next pool with this file goes on with it. What was queued is queued still; what ran has
+    /// used up an attempt; results that nobody has taken are there: [`Pool::adopted`](super::Pool::adopted).
+    ///
+    /// One pool at a time has the file. It is sparse, and takes no more room than is used, from 9 MB on. On a tmpfs (`/dev/shm`) the
+    /// pool is as fast as without a file; on a disk the kernel writes changed pages back now and then. What is promised, and that
+    /// a restart of the machine is another matter, is told in `docs/crash.md`.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks, pool::TaskOptions};
+    /// # let mut tasks = Tasks::new();
+    /// # let resize = tasks.function("resize", |name: String| name.len());
+    /// let pool = Pool::builder().workers(4).file("/var/lib/thumbs/state").fork(tasks)?;
+    /// // Submitted before a crash, it is not submitted again: the key is found, and with it the result.
+    /// let options = TaskOptions::new().attempts(3).key("cat.jpg");
+    /// let length = pool.submit_with(resize, &"cat.jpg".to_owned(), &options)?.wait()?;
+    /// # let _ = length;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Builder {
+        self.settings.file = Some(path.into());
+        self
+    }
+
+    /// The name under which this program's tasks are kept in the [file](Self::file), of 1 to 32 bytes; by default `main`. A pool with
+    /// another name goes on with the file too: its workers run what waits there, whose results stay for the program of the first
+    /// name.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let tasks = Tasks::new();
+    /// let pool = Pool::builder().file("state").client("nightly").fork(tasks)?;
+    /// # drop(pool);
+    /// # Ok::<(), shmworker::pool::StartError>(())
+    /// ```
+    pub fn client(mut self, name: impl Into<String>) -> Builder {
+        self.settings.client = Some(name.into());
+        self
+    }
+
+    /// When what the pool accepts is on the disk, so that it outlives the machine's end too: by default at most a second later. Without
+    /// a [file](Self::file) this says nothing.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let tasks = Tasks::new();
+    /// use shmworker::pool::SyncWhen;
+    ///
+    /// // Each submission waits for the disk.
+    /// let pool = Pool::builder().file("state").sync(SyncWhen::EveryBatch).fork(tasks)?;
+    /// # drop(pool);
+    /// # Ok::<(), shmworker::pool::StartError>(())
+    /// ```
+    pub fn sync(mut self, when: SyncWhen) -> Builder {
+        self.settings.sync = when;
         self
     }
 

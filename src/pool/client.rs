@@ -29,23 +29,26 @@ use super::{
     aligned::Aligned,
     group::Waited,
     home::{AnotherProcess, Home},
+    journaled::{self, Journaled},
     worker,
 };
 use crate::{
     error::Corrupted,
     exec::endpoint::{
         CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, Shelved, Spare, Submission, SubmitError, Times,
+        To,
     },
     lockfree::{
-        descriptor::INLINE,
+        descriptor::{INLINE, LONGEST_KEY},
         table::{Cancel, TaskId},
         word::Outcome,
     },
     process::Mode,
+    state::journal::{End, Numbers, Open},
 };
 use slab::Slab;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     io, iter,
     ops::{Deref, DerefMut},
     sync::{
@@ -155,6 +158,45 @@ impl Output {
             Output::Small { len, .. } => (*len).into(),
             Output::Private(bytes) => bytes.bytes().len(),
             Output::InPlace(_) => 0,
+        }
+    }
+}
+
+/// A result that a durable client has in hand, until it says that it is done with it. If it never does, its successor finds it.
+#[derive(Clone)]
+pub(crate) struct Kept(Arc<KeptBy>);
+
+struct KeptBy(Option<Filed>);
+
+impl Kept {
+    pub(super) fn new(filed: Filed) -> Kept {
+        Kept(Arc::new(KeptBy(Some(filed))))
+    }
+
+    pub(super) fn done(&self) -> &Done {
+        self.0.0.as_ref().unwrap_or_else(|| unreachable!("it is there until it is let go"))
+    }
+
+    /// Lets it go, with the last of its copies.
+    pub(crate) fn let_go(self) {
+        if let Ok(mut kept) = Arc::try_unwrap(self.0) {
+            drop(kept.0.take());
+        }
+    }
+}
+
+impl Drop for KeptBy {
+    fn drop(&mut self) {
+        let done = match self.0.take() {
+            Some(Filed::One(done)) => Some(*done),
+            Some(Filed::Shared(done)) => Arc::into_inner(done), // or another handle has it yet
+            None => None,
+        };
+        let Some(Done { output: place, .. }) = done else { return };
+        if let Output::InPlace(mut place) = place
+            && let Some(finished) = place.finished.take()
+        {
+            finished.leave();
         }
     }
 }
@@ -282,6 +324,8 @@ pub(super) struct Inbox {
     private: usize,
     /// Of results that lie in the segment still: where they were filed. They may have been taken since.
     in_place: VecDeque<usize>,
+    /// Tasks of former lives that nobody has asked for yet: they have a handle each.
+    adopted: BTreeSet<usize>,
     /// Somebody sleeps in the kernel for all.
     has_leader: bool,
     /// How many others sleep.
@@ -357,6 +401,8 @@ struct Shared {
     home: Home,
     /// Threads of a worker wait for results on the participant's word.
     is_workers: bool,
+    /// Of a durable client.
+    journal: Option<Arc<Journaled>>,
     /// So many descriptors that half of all remain if every participant keeps them, but one at least.
     few: usize,
     inbox: Mutex<Inbox>,
@@ -384,6 +430,7 @@ impl Client {
             few,
             endpoint,
             is_workers,
+            journal: None,
             inbox: Mutex::default(),
             changed: Condvar::new(),
             called: Condvar::new(),
@@ -398,6 +445,43 @@ impl Client {
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
 
+    /// The same, of a durable client with these tasks, whose tags are their places here, and with this journal.
+    pub(super) fn adopting(mut self, tasks: Vec<TaskId>, done: &Numbers, journal: Arc<Journaled>) -> Client {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.journal = Some(journal);
+        }
+        let mut inbox = self.shared.lock();
+        for &task in &tasks {
+            let key = self.endpoint().key_of(task).map(Arc::<str>::from);
+            let bond = key.clone().map_or(Bond::None, Bond::Key);
+            let tag = inbox.slots.insert(Slot { handles: 1, bond, task, state: State::Waiting(Vec::new()) });
+            inbox.adopted.insert(tag);
+            if let Some(key) = key {
+                inbox.remember(key, tag);
+            }
+        }
+        self.shared.has_gone_out(tasks.len());
+        // Delivered by the journal, and not let go of yet.
+        for (tag, &task) in tasks.iter().enumerate() {
+            if Some(self.endpoint().number_of(task)).is_some_and(|number| number != 0 && done.contains(number)) {
+                inbox.adopted.remove(&tag);
+                inbox.forget(tag);
+            }
+        }
+        drop(inbox);
+        self.shared.resubmit();
+        self
+    }
+
+    /// The tasks of former lives that nobody has asked for yet: tickets, each to be waited for by whoever calls this.
+    pub(super) fn adopted(&self) -> Result<Vec<(usize, TaskId)>, AnotherProcess> {
+        self.check_home()?;
+        self.shared.resubmit();
+        let mut inbox = self.shared.lock();
+        let tags = std::mem::take(&mut inbox.adopted);
+        Ok(tags.into_iter().filter_map(|tag| Some((tag, inbox.slots.get(tag)?.task))).collect())
+    }
+
     /// # Errors
     /// This process is a fork of the client's: it must touch neither the segment nor a lock, nor wait for a thread.
     pub(super) fn check_home(&self) -> Result<(), AnotherProcess> {
@@ -406,6 +490,54 @@ impl Client {
 
     pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
         &self.shared.endpoint
+    }
+
+    /// Are its tasks kept when it dies?
+    pub(crate) fn is_durable(&self) -> bool {
+        self.shared.endpoint.is_durable()
+    }
+
+    /// The keys of the tasks of former lives that nobody has asked for yet.
+    pub(super) fn adopted_keys(&self) -> Vec<String> {
+        let mut keys = self.shared.journal.as_ref().map_or_else(Vec::new, |journal| journal.backlog_keys());
+        let inbox = self.shared.lock();
+        keys.extend(inbox.adopted.iter().filter_map(|&tag| Some(inbox.slots.get(tag)?.key()?.to_owned())));
+        keys
+    }
+
+    /// The task of a former life with this key isn't wanted any more.
+    pub(super) fn forget_adopted(&self, key: &str) {
+        if let Some(journal) = &self.shared.journal
+            && let Some((number, _)) = journal.next_of_backlog(Some(key))
+        {
+            journal.deliver(number, Outcome::Cancelled, 0);
+        }
+        let mut inbox = self.shared.lock();
+        if let Some(&tag) = inbox.keys.get(key)
+            && inbox.adopted.remove(&tag)
+        {
+            inbox.forget(tag);
+        }
+    }
+
+    /// Makes the task of a former life with this key one of a group, if nobody has asked for it yet.
+    pub(super) fn adopt_in(&self, member: Member, key: &str) -> Result<Option<TaskId>, AnotherProcess> {
+        self.check_home()?;
+        self.shared.fetch(key);
+        let mut inbox = self.shared.lock();
+        let Some(&tag) = inbox.keys.get(key) else { return Ok(None) };
+        if !inbox.adopted.remove(&tag) {
+            return Ok(None);
+        }
+        let Some(slot) = inbox.slots.get_mut(tag) else { return Ok(None) };
+        slot.bond = Bond::Group(member);
+        let (task, is_done) = (slot.task, matches!(slot.state, State::Done(_)));
+        let group = &mut inbox.groups[member.group];
+        match is_done {
+            true => group.filed.push_back(tag),
+            false => group.under_way += 1,
+        }
+        Ok(Some(task))
     }
 
     /// # Errors
@@ -436,7 +568,7 @@ impl Client {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
-        self.submit_as(s, Bond::None, len, true, fill)
+        self.submit_as(s, Bond::None, None, len, true, fill)
     }
 
     /// As [`submit`](Self::submit), of these bytes.
@@ -452,6 +584,18 @@ impl Client {
         payload: &[u8],
     ) -> Result<(usize, TaskId), PoolError> {
         self.send_as(s, Some(member), payload, true)
+    }
+
+    /// As [`submit_in`](Self::submit_in), with a key that outlives this client.
+    pub(super) fn submit_in_keyed(
+        &self,
+        member: Member,
+        key: &str,
+        s: &Submission,
+        payload: &[u8],
+    ) -> Result<(usize, TaskId), PoolError> {
+        let fill = |place: &mut [u8]| place.copy_from_slice(payload);
+        self.submit_as(s, Bond::Group(member), Some(key), payload.len(), true, fill)
     }
 
     /// A group of tasks, of which whichever ends first is waited for.
@@ -532,7 +676,7 @@ impl Client {
             Ok(Some(ticket)) => Ok(ticket),
             Ok(None) => {
                 let bond = member.map_or(Bond::None, Bond::Group);
-                self.submit_as(s, bond, payload.len(), may_wait, |place| place.copy_from_slice(payload))
+                self.submit_as(s, bond, None, payload.len(), may_wait, |place| place.copy_from_slice(payload))
             }
             Err(e) => Err(SubmitError::from(e).into()),
         }
@@ -551,7 +695,7 @@ impl Client {
         let joined = self.shared.join(&mut self.shared.lock(), key);
         match joined {
             Some(ticket) => Ok(ticket),
-            None => self.submit_as(s, Bond::Key(key.into()), len, true, fill),
+            None => self.submit_as(s, Bond::Key(key.into()), self.is_durable().then_some(key), len, true, fill),
         }
     }
 
@@ -559,12 +703,16 @@ impl Client {
         &self,
         s: &Submission,
         bond: Bond,
+        kept_key: Option<&str>,
         len: usize,
         may_wait: bool,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
-        self.shared.submit(s, bond, len, may_wait, fill).map_err(|e| self.why_refused(e))
+        if let Some(key) = kept_key.filter(|key| key.is_empty() || key.len() > LONGEST_KEY || key.contains('\0')) {
+            return Err(PoolError::Key(key.to_owned()));
+        }
+        self.shared.submit(s, bond, kept_key, len, may_wait, fill).map_err(|e| self.why_refused(e))
     }
 
     /// What the coordinator said of its end says more than that it has ended.
@@ -618,7 +766,7 @@ impl Client {
     pub(super) fn submit_reserved(&self, s: &Submission, draft: Shelved) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
-        let draft = shared.endpoint.resume(draft);
+        let mut draft = shared.endpoint.resume(draft);
         let tag = {
             let mut inbox = shared.lock();
             inbox.shelved -= 1;
@@ -630,6 +778,11 @@ impl Client {
                 return Err(PoolError::Draining);
             }
             shared.file_if_due(&mut inbox, 1);
+            if shared.journal.is_some() {
+                drop(inbox);
+                shared.write_down(s, None, &mut draft)?;
+                inbox = shared.lock();
+            }
             shared.enter(&mut inbox, Bond::None, draft.id())
         };
         shared.publish(s, draft, tag).map_err(|e| self.why_refused(e))
@@ -846,7 +999,8 @@ impl Client {
             is_alone && Arc::strong_count(self.endpoint()) == 1 && self.outstanding() == 0 && inbox.shelved == 0;
         drop(inbox);
         let audit = if is_at_rest { table.audit() } else { table.audit_live() };
-        let is_in_order = if is_at_rest { audit.is_clean() } else { audit.violations.is_empty() };
+        // In a file there may be what other clients have submitted.
+        let is_in_order = audit.is_clean() || audit.violations.is_empty() && (!is_at_rest || self.is_durable());
         if is_in_order { Ok(()) } else { Err(format!("its shared memory is damaged: {audit}; please report this")) }
     }
 
@@ -985,7 +1139,10 @@ impl Landing<'_> {
             && let Some(finished) = self.shared.endpoint.take()?
         {
             match Member::of(finished.tag()) {
-                Some(Member { group, note }) if group == self.group && finished.went_well() => {
+                // A durable client lets go of a result once its caller says so.
+                Some(Member { group, note })
+                    if group == self.group && finished.went_well() && !self.shared.endpoint.is_durable() =>
+                {
                     self.landed += 1;
                     each(note, &finished)?;
                     self.spares.push(finished.renew()?);
@@ -1056,7 +1213,10 @@ impl Shared {
 
     /// Is there a reason to look twice before something is submitted?
     fn is_barred(&self) -> bool {
-        !self.is_workers && self.is_draining() || self.has_enough() || self.endpoint.is_orphaned()
+        !self.is_workers && self.is_draining()
+            || self.has_enough()
+            || self.endpoint.is_orphaned()
+            || self.journal.is_some()
     }
 
     /// Once in a while, for who only submits: before the lane of what has come overflows, which would cost a look at all descriptors.
@@ -1075,6 +1235,7 @@ impl Shared {
         &self,
         s: &Submission,
         bond: Bond,
+        kept_key: Option<&str>,
         len: usize,
         may_wait: bool,
         fill: impl FnOnce(&mut [u8]),
@@ -1100,19 +1261,89 @@ impl Shared {
             return Err(PoolError::Draining);
         }
         self.file_if_due(&mut inbox, 1);
-        if let Bond::Key(key) = &bond
-            && let Some(ticket) = self.join(&mut inbox, key)
-        {
-            return Ok(ticket);
+        if let Bond::Key(key) = &bond {
+            if let Some(ticket) = self.join(&mut inbox, key) {
+                return Ok(ticket);
+            }
+            // Under the lock: who joins it finds it accepted.
+            self.write_down(s, kept_key, &mut draft)?;
         }
         let tag = self.enter(&mut inbox, bond, draft.id());
         drop(inbox);
         let entered = Entered { shared: self, tag };
         if let Some(fill) = fill {
             fill(draft.payload().map_err(SubmitError::from)?);
+            self.write_down(s, kept_key, &mut draft)?;
         }
         std::mem::forget(entered);
+        if let Some(key) = kept_key {
+            draft.set_key(key);
+            return self.publish(&Submission { has_key: true, ..*s }, draft, tag);
+        }
         self.publish(s, draft, tag)
+    }
+
+    /// Has the journal say that this draft, which is filled, is accepted.
+    fn write_down(&self, s: &Submission, key: Option<&str>, draft: &mut Draft<'_>) -> Result<(), PoolError> {
+        if let Some(journal) = &self.journal {
+            let number = journal.accept(s, key, draft.payload().map_err(SubmitError::from)?)?;
+            draft.set_number(number);
+        }
+        Ok(())
+    }
+
+    /// Submits of the tasks that are in the journal alone as many as there is room for. They count as adopted.
+    fn resubmit(&self) {
+        let Some(journal) = &self.journal else { return };
+        while let Some((number, open)) = journal.next_of_backlog(None) {
+            if let Err(open) = self.submit_again(number, open, false) {
+                return journal.put_back(number, open);
+            }
+        }
+    }
+
+    /// Submits the one with this key, if it is one of these.
+    fn fetch(&self, key: &str) {
+        if let Some(journal) = &self.journal
+            && let Some((number, open)) = journal.next_of_backlog(Some(key))
+            && let Err(open) = self.submit_again(number, open, true)
+        {
+            journal.put_back(number, open);
+        }
+    }
+
+    /// Submits a task of the journal under its number. It is given back if there is no room, or nobody any more.
+    fn submit_again(&self, number: u64, open: Open, may_wait: bool) -> Result<(), Open> {
+        let queues = self.endpoint.segment().table().queues;
+        let mut s = journaled::submission(&open.terms, queues);
+        // What has a result is run by nobody: it is ended here, by who submits it.
+        let ended = open.ended.as_ref().filter(|(how, _)| how.end == End::Completed);
+        if ended.is_some() {
+            s.to = To::Participant(self.endpoint.name());
+        }
+        let Ok(mut draft) = self.draft(open.input.len(), may_wait) else { return Err(open) };
+        match draft.payload() {
+            Ok(place) => place.copy_from_slice(&open.input),
+            Err(_) => return Err(open),
+        }
+        draft.set_number(number);
+        if let Some(key) = &open.key {
+            draft.set_key(key);
+            s.has_key = true;
+        }
+        let bond = open.key.as_deref().map_or(Bond::None, |key| Bond::Key(key.into()));
+        let mut inbox = self.lock();
+        let tag = self.enter(&mut inbox, bond, draft.id());
+        inbox.adopted.insert(tag as usize);
+        drop(inbox);
+        if self.publish(&s, draft, tag).is_ok()
+            && let Some((how, output)) = ended
+            && let Ok(Some(task)) = self.endpoint.claim(self.endpoint.private())
+        {
+            // Without room for the output it is given back, and found at the next start.
+            let _ = task.complete(how.status, output.len(), |place| place.copy_from_slice(output));
+        }
+        Ok(())
     }
 
     /// Has somebody asked the pool to end, for whom this submitter is one who may be refused?
@@ -1204,9 +1435,14 @@ impl Shared {
         let slot = inbox.slots.get_mut(tag)?;
         // Not one that runs in this very worker: it may lie under this one, and then neither would ever end.
         let is_here = self.is_workers && self.endpoint.runs(slot.task);
-        let is_under_way = !is_here && slot.key() == Some(key) && matches!(slot.state, State::Waiting(_));
-        slot.handles += usize::from(is_under_way);
-        is_under_way.then_some((tag, slot.task))
+        let is_under_way = matches!(slot.state, State::Waiting(_)) || self.endpoint.is_durable();
+        let is_joined = !is_here && slot.key() == Some(key) && is_under_way;
+        let ticket = (tag, slot.task);
+        // One that was adopted has a handle for whoever asks first.
+        if is_joined && !inbox.adopted.remove(&tag) {
+            inbox.slots[tag].handles += 1;
+        }
+        is_joined.then_some(ticket)
     }
 
     /// Has somebody asked the pool to end?
@@ -1237,11 +1473,17 @@ impl Shared {
         if has_all { Err(SubmitError::Reserved(reserved)) } else { Ok(()) }
     }
 
+    /// Do results that a durable client has not let go of take all the room that there is for `len` bytes, and will none come by
+    /// others?
+    fn has_kept_all(&self, len: usize) -> bool {
+        self.endpoint.is_durable() && self.outstanding.load(Relaxed) == 0 && self.endpoint.has_all_room(len)
+    }
+
     /// How many descriptors may a program keep for its next submissions? As many as it has under way, so that one which waits for
     /// its last task holds no more than that; and a few, since it may have nothing under way and not come by for long. A worker
     /// submits now and then, and there may be many of them.
     fn may_keep(&self) -> usize {
-        if self.is_workers || self.endpoint.is_room_wanted() {
+        if self.is_workers || self.endpoint.is_durable() || self.endpoint.is_room_wanted() {
             return 0;
         }
         let outstanding = self.outstanding.load(Relaxed);
@@ -1309,7 +1551,7 @@ impl Shared {
                         continue;
                     }
                     was_reserved = false;
-                    let is_full = inbox.private >= BUDGET;
+                    let is_full = inbox.private >= BUDGET || self.has_kept_all(len);
                     if !may_wait {
                         return Err(e);
                     }
@@ -1487,7 +1729,18 @@ impl Shared {
                 let state = State::Waiting(Vec::new());
                 inbox.slots.insert(Slot { handles: 1, bond: Bond::Group(member), task: finished.id(), state })
             }
-            None => finished.tag() as usize,
+            None => {
+                let tag = finished.tag() as usize;
+                // One of a former life.
+                if let Some(Member { group, .. }) = inbox.slots.get(tag).and_then(Slot::member) {
+                    inbox.have_come_back(group, 1);
+                    if inbox.groups.get(group).is_none_or(|group| group.is_closed) {
+                        inbox.slots.remove(tag);
+                        return Ok(());
+                    }
+                }
+                tag
+            }
         };
         let Some(slot) = inbox.slots.get_mut(tag) else { return Err(unknown(finished.tag())) };
         if slot.handles == 0 {
@@ -1496,7 +1749,7 @@ impl Shared {
         }
         let done = self.done(inbox, finished)?;
         inbox.private += done.output.private();
-        if matches!(done.output, Output::InPlace(_)) {
+        if matches!(done.output, Output::InPlace(_)) && !self.endpoint.is_durable() {
             // Those that were taken are found out here, each once in a while.
             if inbox.in_place.len() == inbox.in_place.capacity() {
                 let slots = &inbox.slots;
@@ -1535,7 +1788,7 @@ impl Shared {
             trouble: (!finished.went_well()).then(|| Box::new(trouble())),
         };
         let bytes = finished.output()?;
-        let output = if bytes.len() > INLINE {
+        let output = if bytes.len() > INLINE || self.endpoint.is_durable() {
             Output::InPlace(InPlace { finished: Some(finished.share(&self.endpoint)), home: self.home })
         } else {
             let output = Output::copy_of(bytes);
@@ -1567,6 +1820,9 @@ impl Shared {
     /// Makes room: copies a result out of the segment that lies there still, the oldest first. False: there is none, or they
     /// are read just now, or the budget is spent.
     fn move_out(&self, inbox: &mut Inbox) -> bool {
+        if self.endpoint.is_durable() {
+            return false; // a death would lose it
+        }
         for _ in 0..inbox.in_place.len() {
             if inbox.private >= BUDGET {
                 return false;
@@ -1595,7 +1851,11 @@ impl Shared {
 
     /// How long to sleep, who may sleep for so long: where results lie in blocks, others may come to need the room.
     fn nap(&self, inbox: &Inbox, at_most: Option<Duration>) -> Option<Duration> {
-        if inbox.in_place.is_empty() { at_most } else { Some(at_most.map_or(ROOM, |t| t.min(ROOM))) }
+        if inbox.in_place.is_empty() || self.endpoint.is_durable() {
+            at_most
+        } else {
+            Some(at_most.map_or(ROOM, |t| t.min(ROOM)))
+        }
     }
 
     fn wait<T>(

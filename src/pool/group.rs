@@ -1,5 +1,6 @@
 //! Tasks of which whichever ends first is asked for, by one thread for many: neither a thread nor a system call for each.
 
+pub(crate) use super::client::Kept;
 use super::{
     PoolError, TaskError,
     chunk::{self, Chunk},
@@ -39,6 +40,8 @@ pub(crate) struct Group<'p> {
     /// Empty, but for its memory.
     spares: Vec<Spare>,
     rung: Arc<AtomicBool>,
+    /// What came last, of a durable client.
+    kept: Option<Kept>,
 }
 
 /// How a task of a group ended.
@@ -114,7 +117,7 @@ impl Alarm {
 
 impl<'p> Group<'p> {
     pub(crate) fn new(pool: &'p Submitter) -> Group<'p> {
-        Group { pool, id: None, spares: Vec::new(), rung: Arc::default() }
+        Group { pool, id: None, spares: Vec::new(), rung: Arc::default(), kept: None }
     }
 
     pub(crate) fn alarm(&self) -> Alarm {
@@ -150,14 +153,41 @@ impl<'p> Group<'p> {
         self.pool.kind_of(name).map(drop)
     }
 
-    fn submit(&mut self, note: usize, s: &Submission, payload: &[u8]) -> Result<TaskId, PoolError> {
+    /// As [`submit_json`](Self::submit_json), with a key that outlives this program; or, if there is a task of a former life with this
+    /// key, goes on with that.
+    pub(crate) fn submit_kept(
+        &mut self,
+        note: usize,
+        key: &str,
+        name: &str,
+        input: &str,
+        options: &TaskOptions,
+    ) -> Result<TaskId, PoolError> {
+        let member = self.member(note)?;
         let client = self.pool.client();
+        if let Some(task) = client.adopt_in(member, key)? {
+            return Ok(task);
+        }
+        let s = options.submission(self.pool.queue(options)?, self.pool.kind_of(name)? | JSON);
+        client.submit_in_keyed(member, key, &s, input.as_bytes()).map(|(_, task)| task)
+    }
+
+    /// What has just [come](Self::next) leaves the pool's file only once this is [let go](Kept::let_go). `None`: it has.
+    pub(crate) fn kept(&mut self) -> Option<Kept> {
+        self.kept.take()
+    }
+
+    fn submit(&mut self, note: usize, s: &Submission, payload: &[u8]) -> Result<TaskId, PoolError> {
+        let member = self.member(note)?;
+        self.pool.client().submit_in(member, s, payload).map(|(_, task)| task)
+    }
+
+    fn member(&mut self, note: usize) -> Result<Member, PoolError> {
         let group = match self.id {
             Some(group) => group,
-            None => *self.id.insert(client.open_group()?),
+            None => *self.id.insert(self.pool.client().open_group()?),
         };
-        let member = Member { group, note };
-        client.submit_in(member, s, payload).map(|(_, task)| task)
+        Ok(Member { group, note })
     }
 
     pub(crate) fn cancel(&self, task: TaskId) {
@@ -215,7 +245,12 @@ impl<'p> Group<'p> {
             let waited = landed.and_then(|_| client.wait_any_until(group, own.clone(), until, is_rung));
             match waited.map_err(|lost| client.why(lost))? {
                 Waited::Filed(note, done) => {
-                    each(note, Came::of(&done, client));
+                    if client.is_durable() {
+                        let kept = self.kept.insert(Kept::new(done));
+                        each(note, Came::of(kept.done(), client));
+                    } else {
+                        each(note, Came::of(&done, client));
+                    }
                     return Ok(true);
                 }
                 Waited::Look => {}

@@ -2,7 +2,7 @@
 
 use super::{
     PoolError,
-    client::{Client, Copied, Done, Ending, Filed, Lost, Trouble},
+    client::{Client, Copied, Done, Ending, Filed, Kept, Lost, Trouble},
     codec::{Bytes, CodecError, Pods, Wire},
     home::AnotherProcess,
     worker::{STATUS_FAILED, STATUS_PANICKED, STATUS_TIMED_OUT, STATUS_UNKNOWN},
@@ -304,6 +304,41 @@ impl<O: Wire> Handle<O> {
         finished(&client, self.done(), |done| result::<O>(done))
     }
 
+    /// As [`finish`](Self::finish), for a pool that lies in a [file](super::Builder::file): the result leaves the file only when `keep`
+    /// has returned, which puts it where it is to stay. Killed before that, the program finds the result again at its next start
+    /// ([`Pool::adopted`](super::Pool::adopted)): `keep` sees it once at least, where all other waits give it once at most.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let mut tasks = Tasks::new();
+    /// # let square = tasks.function("square", |x: u64| x * x);
+    /// # fn write_down(square: u64) {}
+    /// let pool = Pool::builder().file("state").fork(tasks)?;
+    /// pool.submit(square, &12)?.finish_with(|finished| finished.result.map(write_down))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn finish_with<R>(self, keep: impl FnOnce(Finished<O::Owned>) -> R) -> R {
+        let client = self.client.clone();
+        match self.done() {
+            Ok(filed) => {
+                let kept = Kept::new(filed);
+                let returned = keep(finished_as(&client, kept.done(), result::<O>));
+                kept.let_go();
+                returned
+            }
+            Err(e) => keep(finished(&client, Err(e), result::<O>)),
+        }
+    }
+
+    /// The same task, of another type.
+    pub(super) fn of_type<T: Wire>(mut self) -> Handle<T> {
+        let is_over = std::mem::replace(self.is_over.get_mut(), true); // this one is not to be missed
+        let (client, tag, task) = (self.client.clone(), self.tag, self.task);
+        let mut handle = Handle::new(client, (tag, task));
+        *handle.is_over.get_mut() = is_over;
+        handle
+    }
+
     pub(super) fn done(mut self) -> Result<Filed, TaskError> {
         let done = self.client.wait(self.tag, self.task, None);
         // After an error too the ticket is no handle's any more: nothing will come.
@@ -461,16 +496,20 @@ pub(super) fn finished<T>(
     done: Result<Filed, TaskError>,
     result: impl FnOnce(&Done) -> Result<T, TaskError>,
 ) -> Finished<T> {
-    let clock = &client.endpoint().segment().table().clock;
     match done {
-        Ok(done) => Finished {
-            result: result(&done),
-            worker: done.ending.ran_by.map(|(pid, number)| Worker { number, pid }),
-            attempts: done.ending.attempts,
-            waited: done.ending.times.waited(clock),
-            ran: done.ending.times.ran(clock),
-        },
+        Ok(done) => finished_as(client, &done, result),
         Err(e) => Finished { result: Err(e), worker: None, attempts: 0, waited: Duration::ZERO, ran: Duration::ZERO },
+    }
+}
+
+fn finished_as<T>(client: &Client, done: &Done, result: impl FnOnce(&Done) -> Result<T, TaskError>) -> Finished<T> {
+    let clock = &client.endpoint().segment().table().clock;
+    Finished {
+        result: result(done),
+        worker: done.ending.ran_by.map(|(pid, number)| Worker { number, pid }),
+        attempts: done.ending.attempts,
+        waited: done.ending.times.waited(clock),
+        ran: done.ending.times.ran(clock),
     }
 }
 

@@ -30,6 +30,7 @@
 //! for the caller alone. A pool belongs to the process that made it: in a fork of that one each call is an
 //! [`AnotherProcess`] error. A task may make a pool of its own, by any method, which ends with its worker.
 
+mod adopted;
 mod aligned;
 mod attached;
 mod builder;
@@ -42,6 +43,7 @@ mod control;
 pub(crate) mod group;
 mod handle;
 mod home;
+mod journaled;
 pub(crate) mod launch;
 mod map;
 #[cfg(feature = "bench")]
@@ -57,7 +59,8 @@ pub(crate) mod tasks;
 mod trace;
 mod worker;
 
-pub use crate::plugin::PluginError;
+pub use crate::{plugin::PluginError, state::journal::SyncWhen};
+pub use adopted::Adopted;
 pub use attached::{AttachError, Attached, work_for};
 pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
@@ -80,7 +83,7 @@ pub use submitter::Submitter;
 pub use tasks::{Failure, Task, Tasks, UnknownTask};
 pub use trace::NoTraceParent;
 
-use crate::exec::endpoint::SubmitError;
+use crate::{exec::endpoint::SubmitError, lockfree::descriptor::LONGEST_KEY};
 use client::{Client, Lost};
 use start::Crew;
 use std::{ops::Deref, sync::Arc};
@@ -113,6 +116,25 @@ impl Pool {
 
     fn client(&self) -> &Arc<Client> {
         self.submitter.client()
+    }
+
+    /// The tasks that this pool has found in its [file](Builder::file): what programs of the same [client](Builder::client) had
+    /// submitted, and whose results they had not taken when they ended. Each is given out once; one that has a
+    /// [key](TaskOptions::key) goes to whoever submits that key first, if that comes before. What nobody asks for is there again at
+    /// the next start.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// let mut tasks = Tasks::new();
+    /// let square = tasks.function("square", |x: u64| x * x);
+    /// let pool = Pool::builder().file("state").fork(tasks)?;
+    /// for found in pool.adopted() {
+    ///     println!("{}: {:?}", found.name(), found.into_handle(square)?.wait());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn adopted(&self) -> Vec<Adopted> {
+        Adopted::all(&self.submitter)
     }
 
     /// Ends the pool once all that was submitted has been run.
@@ -200,6 +222,12 @@ pub enum PoolError {
         "this room was reserved in another pool, which has it back: reserve room in the pool that is to have the task"
     )]
     AnotherPool,
+    /// In a pool with a [file](Builder::file) no task can have this key.
+    #[error("invalid key {0:?}: in a pool with a file it has 1 to {LONGEST_KEY} bytes, none of them 0")]
+    Key(String),
+    /// It could not be written down, and is not accepted.
+    #[error("the task is not accepted: {0}")]
+    Journal(String),
     /// It was not accepted.
     #[error(transparent)]
     Submit(#[from] SubmitError),

@@ -6,6 +6,7 @@ use super::{
     client::Client,
     control::{Control, Shutdown},
     home::Home,
+    journaled::Journaled,
     launch::{self, Program},
     submitter::Submitter,
     tasks::Tasks,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::{Endpoint, cpus},
-    lockfree::participant::Name,
+    lockfree::{participant::Name, table::TaskId},
     mem::{
         layout::Geometry,
         segment::{Options, Segment, SegmentCreateError},
@@ -28,6 +29,7 @@ use crate::{
         orders,
         spawn::{Child, fork_apart, pidfd_open},
     },
+    state::{self, StateError, journal},
 };
 use nix::{
     errno::Errno,
@@ -40,11 +42,13 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     io::ErrorKind,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::Path,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -125,6 +129,9 @@ pub enum StartError {
     /// No segment.
     #[error(transparent)]
     Segment(#[from] SegmentCreateError),
+    /// The [file](Builder::file) can't be used.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The segment is damaged.
     #[error(transparent)]
     Corrupted(#[from] Corrupted),
@@ -268,11 +275,11 @@ impl Builder {
         launch: impl FnOnce(&Ground, UnixStream) -> Result<Pid, StartError>,
     ) -> Result<Pool, StartError> {
         let plugs = launch::plug_standard_streams().map_err(os("open /dev/null"))?;
-        let (ground, ours, theirs) = Ground::lay(self.settings, method)?;
+        let (ground, ours, theirs) = Ground::lay(self.settings, method, tasks)?;
         ground.tell(tasks);
         drop(plugs);
         let process = Process(Child::of(launch(&ground, theirs)?).map_err(os("watch the coordinator"))?);
-        let Ground { segment, plan, bell, connection, answers } = ground;
+        let Ground { segment, plan, bell, connection, answers, adopted } = ground;
         let (queues, width) = (plan.settings.queues.as_slice().into(), plan.workers * plan.settings.slots);
         segment.settle().map_err(os("keep children away from the segment"))?;
         // Each end is the coordinator's alone now, so that its death closes it.
@@ -281,12 +288,49 @@ impl Builder {
         let bell = OwnedFd::from(bell);
         let endpoint = Endpoint::new(segment, Name::of(plan.owner)).with_own_bell(bell);
         let home = Home::here().map_err(os("map a page"))?;
-        let client = Arc::new(Client::new(Arc::new(endpoint), home, false));
+        let client = match adopted {
+            None => Client::new(Arc::new(endpoint), home, false),
+            Some(adopted) => durable(endpoint, home, adopted, &plan, tasks)?,
+        };
+        let client = Arc::new(client);
         let crew = Crew::watch(&client, process, ours).map_err(os("start a thread"))?;
         let signatures = tasks.map(|tasks| tasks.signatures.clone());
         let submitter = Submitter::new(client, signatures, queues, width);
         Ok(Pool { submitter, crew, has_guests: plan.settings.name.is_some() })
     }
+}
+
+/// The client of a pool that lies in a file. Its journal is opened here, behind the forks: it is the caller's alone.
+fn durable(
+    endpoint: Endpoint,
+    home: Home,
+    adopted: Vec<TaskId>,
+    plan: &Plan,
+    tasks: Option<&Tasks>,
+) -> Result<Client, StartError> {
+    let Settings { file, client, sync, .. } = &plan.settings;
+    let (path, client) = (file.as_deref().unwrap_or(Path::new("")), client.as_deref().unwrap_or(journal::MAIN));
+    let id = endpoint.segment().header().identity.id;
+    let (mut journal, contents) = state::open_journal(path, id, client, *sync)?;
+    journal.sync_in_intervals().map_err(StateError::from)?;
+    let there: Vec<u64> = adopted.iter().map(|&task| endpoint.number_of(task)).collect();
+    let (done, known) = (contents.done.clone(), contents.open.keys().copied().collect::<BTreeSet<_>>());
+    let journal = Arc::new(Journaled::new(journal, contents, &there));
+    // The segment is the truth: what a journal has lost, or never had, is added.
+    for (&task, number) in adopted.iter().zip(there) {
+        if (number == 0 || !known.contains(&number) && !done.contains(number))
+            && let (Some(s), Some(input)) = (endpoint.submission_of(task), endpoint.input_of(task)?)
+        {
+            let accepted = journal.accept(&s, endpoint.key_of(task).as_deref(), &input);
+            endpoint.set_number(task, accepted.map_err(|e| StartError::Refused(e.to_string()))?);
+        }
+    }
+    let names = tasks.into_iter().flat_map(|tasks| tasks.signatures.iter().map(|(kind, s)| (*kind, &*s.name)));
+    journal.name(names).map_err(StateError::from)?;
+    let recorder = journal.clone();
+    let recorder = move |number, outcome, attempt| recorder.deliver(number, outcome, attempt);
+    let endpoint = endpoint.durable().recorded_by(Box::new(recorder));
+    Ok(Client::new(Arc::new(endpoint), home, false).adopting(adopted, &done, journal))
 }
 
 /// All that is there before the coordinator is.
@@ -298,11 +342,17 @@ struct Ground {
     connection: OwnedFd,
     /// The caller's end.
     answers: UnixStream,
+    /// The caller is a durable client, with these tasks of former lives.
+    adopted: Option<Vec<TaskId>>,
 }
 
 impl Ground {
     /// With the caller's end of the connection, and the coordinator's of the answers.
-    fn lay(settings: Settings, method: Method) -> Result<(Ground, OwnedFd, UnixStream), StartError> {
+    fn lay(
+        settings: Settings,
+        method: Method,
+        tasks: Option<&Tasks>,
+    ) -> Result<(Ground, OwnedFd, UnixStream), StartError> {
         let workers = settings.workers.unwrap_or_else(cpus);
         let options = Options {
             no_times: !settings.times,
@@ -312,11 +362,40 @@ impl Ground {
             ..Options::with_queues(settings.queues.iter().cloned())
         };
         let guests = if settings.name.is_some() { GUESTS } else { 0 };
-        let (participants, max_workers) = room_for(workers, settings.max_workers, guests);
-        let segment = Segment::create_with(Geometry::new(participants, options.queues.len()), &options)?;
-        let admit = |pid| segment.table().admit(pid, 0)?.ok_or(StartError::Segment(SegmentCreateError::Geometry));
-        let coordinator = admit(0)?.bits();
-        let owner = admit(std::process::id())?.bits();
+        let (participants, mut max_workers) = room_for(workers, settings.max_workers, guests);
+        let (segment, coordinator, owner, adopted);
+        match &settings.file {
+            None => {
+                segment = Segment::create_with(Geometry::new(participants, options.queues.len()), &options)?;
+                let admit =
+                    |pid| segment.table().admit(pid, 0)?.ok_or(StartError::Segment(SegmentCreateError::Geometry));
+                (coordinator, owner, adopted) = (admit(0)?.bits(), admit(std::process::id())?.bits(), None);
+            }
+            Some(path) => {
+                let has_task = tasks.map(|tasks| |kind| tasks.signatures.contains_key(&kind));
+                let opened = state::open(state::Wanted {
+                    path,
+                    client: settings.client.as_deref().unwrap_or("main"),
+                    options,
+                    participants,
+                    workers: settings.max_workers.unwrap_or(workers).max(workers),
+                    others: 1 + guests,
+                    has_task: has_task.as_ref().map(|has_task| has_task as &dyn Fn(u32) -> bool),
+                })?;
+                if let Some(settled) = opened.settled {
+                    let (tasks, path) = (opened.client.adopted.len(), path.display());
+                    tracing::info!(
+                        "{tasks} tasks of '{path}' are gone on with; what became of the others: {settled:?}"
+                    );
+                }
+                segment = opened.segment;
+                (coordinator, owner) = (opened.coordinator.bits(), opened.client.name.bits());
+                adopted = Some(opened.client.adopted);
+                // The table that is there wins.
+                let room = processes_for(segment.table().participants.len()) - 1 - guests;
+                max_workers = settings.max_workers.unwrap_or(room).max(workers);
+            }
+        }
         let plan =
             Plan { method, settings, workers, max_workers, coordinator, owner, owner_pid: std::process::id() as i32 };
         let bell = make_bell().map_err(|e| match e {
@@ -325,7 +404,7 @@ impl Ground {
         })?;
         let (ours, connection) = orders::pair().map_err(os("make a socket pair"))?;
         let (answers, theirs) = UnixStream::pair().map_err(os("make a socket pair"))?;
-        Ok((Ground { segment: Arc::new(segment), plan, bell, connection, answers }, ours, theirs))
+        Ok((Ground { segment: Arc::new(segment), plan, bell, connection, answers, adopted }, ours, theirs))
     }
 
     /// For who looks at the pool: who this process is, and what tasks are called.

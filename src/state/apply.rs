@@ -2,12 +2,12 @@
 
 use super::{
     journal::{self, Journal, JournalError, SyncWhen},
+    rebuild,
     survey::{Survey, survey},
 };
 use crate::{SegmentOpenError, mem::segment::Segment};
 use std::{
-    ffi::OsString,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -59,10 +59,7 @@ pub(crate) fn apply(state: &Path) -> Result<Applied, ApplyError> {
     }
     let mut set_aside = None;
     if survey.segment.is_some() && !survey.goes_on() {
-        let mut name = OsString::from(state);
-        name.push(".old");
-        fs::rename(state, &name).map_err(os)?;
-        set_aside = Some(name.into());
+        set_aside = Some(rebuild::set_aside(state).map_err(os)?);
     }
     drop(lock);
     Ok(Applied { set_aside, shortened })

@@ -495,6 +495,22 @@ pub(crate) fn all_of(state: &Path) -> Result<Vec<PathBuf>, JournalError> {
     Ok(found)
 }
 
+/// Of which state the journals beside this file are; `None`: there are none.
+///
+/// # Errors
+/// One can't be read, or they are of several.
+pub(crate) fn state_of(state: &Path) -> Result<Option<u64>, JournalError> {
+    let mut id = None;
+    for path in all_of(state)? {
+        let found = read_header(&open_file(&path, false)?, &path)?.state;
+        match id {
+            Some(expected) if expected != found => return Err(JournalError::AnotherState { path, found, expected }),
+            _ => id = Some(found),
+        }
+    }
+    Ok(id)
+}
+
 fn dir_of(path: &Path) -> &Path {
     match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -547,6 +563,21 @@ fn checksum(state: u64, body: &[u8]) -> u32 {
 }
 
 fn scan(file: &File, path: &Path) -> Result<Contents, JournalError> {
+    let mut contents = read_header(file, path)?;
+    let (bytes, cannot) = (contents.bytes, |source| JournalError::Os { step: "read", path: path.to_owned(), source });
+    let mut input = BufReader::with_capacity(1 << 18, FromFile { file, at: contents.whole });
+    let mut body = Vec::new();
+    while contents.whole < bytes {
+        contents.end = next(&mut input, &mut contents, &mut body).map_err(cannot)?;
+        if contents.end.is_some() {
+            break;
+        }
+    }
+    Ok(contents)
+}
+
+/// What the header says, of a journal without records.
+fn read_header(file: &File, path: &Path) -> Result<Contents, JournalError> {
     let cannot = |source| JournalError::Os { step: "read", path: path.to_owned(), source };
     let bytes = file.metadata().map_err(cannot)?.len();
     let mut header = [0; HEADER];
@@ -567,16 +598,7 @@ fn scan(file: &File, path: &Path) -> Result<Contents, JournalError> {
     }
     let client = String::from_utf8_lossy(&header[20..84]).trim_end_matches('\0').to_owned();
     let state = header[12..].first_chunk().map_or(0, |id| u64::from_le_bytes(*id));
-    let mut contents = Contents { bytes, ..Contents::empty(state, client) };
-    let mut input = BufReader::with_capacity(1 << 18, FromFile { file, at: contents.whole });
-    let mut body = Vec::new();
-    while contents.whole < bytes {
-        contents.end = next(&mut input, &mut contents, &mut body).map_err(cannot)?;
-        if contents.end.is_some() {
-            break;
-        }
-    }
-    Ok(contents)
+    Ok(Contents { bytes, ..Contents::empty(state, client) })
 }
 
 /// Reads one more record. `Some`: why there is none.

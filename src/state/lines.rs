@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! {"type":"state","version":1}
-//! {"type":"finished","client":"main","numbers":[[0,41],[43,43]]}
+//! {"type":"finished","client":"main","numbers":[[1,41],[43,43]]}
 //! {"type":"task","client":"main","number":42,"key":"line 43","task":"sha256","encoding":"json","state":"ready","input":"\"abc\""}
 //! ```
 //!
@@ -350,17 +350,14 @@ pub(crate) fn import(state: &Path, input: impl BufRead, name: &str) -> Result<Im
         Err(e) => return Err(cannot(e)),
     };
     let of_segment = segment.as_ref().map(|segment| segment.header().identity.id);
-    let mut id = of_segment;
-    for path in journal::all_of(state)? {
-        let found = journal::read(&path)?.state;
-        match id {
-            Some(expected) if expected != found => {
-                return Err(JournalError::AnotherState { path, found, expected }.into());
-            }
-            _ => id = Some(found),
-        }
+    let of_journals = journal::state_of(state)?;
+    if let (Some(expected), Some(found)) = (of_segment, of_journals)
+        && expected != found
+    {
+        let path = journal::path_of(state, journal::MAIN);
+        return Err(JournalError::AnotherState { path, found, expected }.into());
     }
-    let id = id.unwrap_or_else(random);
+    let id = of_segment.or(of_journals).unwrap_or_else(random);
     let mut imported = Imported::default();
     for (client, batch) in batches {
         let (journal, contents) = match Journal::open(state, &client, SyncWhen::default()) {
@@ -435,13 +432,16 @@ fn parse(input: impl BufRead, name: &str) -> Result<BTreeMap<String, Batch>, Imp
                 return Err(wrong(r#"it does not begin as an export does: {"type":"state","version":1}"#.to_owned()));
             }
             Line::Finished { client, numbers } => {
-                if let Some((first, last)) = numbers.iter().find(|(first, last)| first > last) {
-                    return Err(wrong(format!("[{first},{last}] is no range: its first number comes first")));
+                if let Some((first, last)) = numbers.iter().find(|(first, last)| *first == 0 || first > last) {
+                    return Err(wrong(format!("[{first},{last}] is no range of numbers from 1 on")));
                 }
                 batches.entry(client).or_default().finished.extend(numbers);
             }
             Line::Task(task) => {
                 let terms = task.terms().map_err(wrong)?;
+                if task.number == 0 {
+                    return Err(wrong("'number' is 0: they begin with 1".to_owned()));
+                }
                 let Task { client, number, key, task: name, attempts, input, ended, state, .. } = *task;
                 if (state == Stage::Done) != ended.is_some() {
                     return Err(wrong("a task that is 'done' has 'ended', and no other".to_owned()));
@@ -480,7 +480,7 @@ mod tests {
     const LINES: &str = concat!(
         r#"{"type":"state","version":1}"#,
         "\n",
-        r#"{"type":"finished","client":"main","numbers":[[0,41],[43,43]]}"#,
+        r#"{"type":"finished","client":"main","numbers":[[1,41],[43,43]]}"#,
         "\n",
         r#"{"type":"task","client":"main","number":42,"key":"line 43","task":"sha256","encoding":"json","state":"accepted","max_attempts":3,"#,
         r#""timeout_ms":1000,"retry_on":["died"],"max_worker_deaths":2,"input":"\"abc\""}"#,
@@ -496,7 +496,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         let imported = import(&state, LINES.as_bytes(), "lines").unwrap();
-        assert_eq!(imported, Imported { tasks: 2, known: 0, finished: 43 });
+        assert_eq!(imported, Imported { tasks: 2, known: 0, finished: 42 });
         let path = journal::path_of(&state, journal::MAIN);
         assert_eq!(exported(&path), LINES);
         let again = import(&state, LINES.as_bytes(), "lines").unwrap();
@@ -524,6 +524,7 @@ mod tests {
             (r#"{"type":"task","number":1,"task":"a","state":"done"}"#, "has 'ended'"),
             (r#"{"type":"task","number":1,"task":"a","input":{"base64":"?"}}"#, "base64"),
             (r#"{"type":"finished","client":"main","numbers":[[2,1]]}"#, "[2,1] is no range"),
+            (r#"{"type":"task","number":0,"task":"a"}"#, "begin with 1"),
             (r#"{"type":"state","version":2}"#, "version 2, where this program knows version 1"),
             ("{", "EOF"),
         ] {

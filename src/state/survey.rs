@@ -201,9 +201,9 @@ impl Survey {
             };
             let terms = terms(d, &clock);
             let name = names.get(&(terms.kind & OF_NAME)).map(String::as_str);
-            let number = number_of(d);
+            let number = d.number.load(Relaxed);
             let task = Task {
-                key: key_of(d),
+                key: d.key(),
                 state: stage,
                 attempts: word.attempt() + u8::from(matches!(phase, Phase::Claimed | Phase::Done(_))),
                 ended,
@@ -275,7 +275,8 @@ impl Survey {
 }
 
 /// A task word as recovery leaves it, and its phase. `None`: it is damaged.
-fn as_after_a_crash(word: Word, _d: &Descriptor) -> Option<(Word, Phase)> {
+fn as_after_a_crash(word: Word, d: &Descriptor) -> Option<(Word, Phase)> {
+    let word = d.noted(word).unwrap_or(word);
     Some((word, word.phase()?))
 }
 
@@ -283,17 +284,9 @@ fn as_after_a_crash(word: Word, _d: &Descriptor) -> Option<(Word, Phase)> {
 fn client_of(segment: &Segment, name: Name) -> Option<String> {
     let participant = segment.table().participants.get(usize::from(name.id()))?;
     match participant.member(name.id().into()) {
-        Ok(Member::Live(n)) if n == name.incarnation() => None,
+        Ok(Member::Live(n)) if n == name.incarnation() => participant.seat_of(),
         _ => None,
     }
-}
-
-fn key_of(_d: &Descriptor) -> Option<String> {
-    None
-}
-
-fn number_of(_d: &Descriptor) -> u64 {
-    0
 }
 
 /// A copy of a payload.

@@ -1,0 +1,384 @@
+//! A start that may find a former life: the file, whose it is, what stands in it, and who goes on with it.
+//!
+//! # Steps
+//!
+//! 1. The file is opened, never a link to one; it is this user's, and nobody else may write to it.
+//! 2. Its lock is taken ([`crate::mem::backing`]): whoever has it is alone, until the last process dies that has the file open.
+//!    One that is empty, or whose maker died over it, is made a segment.
+//! 3. Its identity is checked: magic, version, geometry, size, and that it is of this run of the machine. Another's is not trusted
+//!    ([`super::rebuild`]).
+//! 4. What stands in it is audited, and compared with what the pool is to be: queues, tasks, workers.
+//! 5. Nobody lives who was in it. A new participant settles what they left, but for what is kept for durable clients
+//!    ([`crate::lockfree::recovery`]); then it, or the next one, is the coordinator, which has the lowest id.
+//! 6. The seat of this client is taken, or made. Its tasks get new tags.
+//!
+//! Up to 4 nothing is changed. From there on each step may be made again, by whoever takes the lock next after a kill: a
+//! participant that has died over it is one of those whom its successor settles, and tags count once somebody serves the pool.
+//!
+//! # Words
+//!
+//! None of its own. It alone writes while it has the lock: whatever any other page says of who writes a word holds from when the
+//! coordinator is forked.
+
+use super::{
+    journal::{self, Contents, Journal, JournalError, SyncWhen},
+    rebuild::rebuild,
+};
+use crate::{
+    error::Corrupted,
+    lockfree::{
+        audit::Audit,
+        descriptor::OF_NAME,
+        participant::{LONGEST_SEAT, Name},
+        recovery::Settled,
+        table::{Cursors, Table, TaskId},
+        word::{Member, Phase},
+    },
+    mem::{
+        backing::{self, Backing},
+        layout::{Geometry, MAGIC, VERSION},
+        segment::{Options, Segment, SegmentCreateError, SegmentOpenError},
+    },
+    process::{Mode, exit::Exit},
+    sync::{Relaxed, Release},
+};
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// How long a start waits for a lock that those have whom somebody has just killed.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Why a state file could not be used. It is left as it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// It could not be made, or is not to be had: in use, another's, a link, no space.
+    #[error(transparent)]
+    Create(#[from] SegmentCreateError),
+    /// It is none, or not one that this version knows, or damaged.
+    #[error("cannot go on with '{}': {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: SegmentOpenError,
+    },
+    /// The machine was started anew since then.
+    #[error(
+        "the machine was started anew since '{}' was used, nobody knows which of its pages had reached the disk, and there is no \
+         journal beside it: it is not gone on with. Move it away to begin anew; 'shmworker inspect' shows what stands in it",
+        path.display()
+    )]
+    AnotherBoot {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What stands in it is not to be trusted, and can't be set aside.
+    #[error("cannot set '{}' aside, which was used before the machine was started anew: {source}", path.display())]
+    Rename {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// What stands in it contradicts itself.
+    #[error("'{}' is damaged: {audit}. Move it away to begin anew", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        audit: Box<Audit>,
+    },
+    /// A word in it is damaged.
+    #[error("'{}' is damaged: {source}. Move it away to begin anew", path.display())]
+    Corrupted {
+        /// The file.
+        path: PathBuf,
+        /// Which.
+        source: Corrupted,
+    },
+    /// It was made for other queues.
+    #[error(
+        "'{}' has the queues {found}, not {wanted}: give the pool the same, in the same order, or name another file",
+        path.display()
+    )]
+    Queues {
+        /// The file.
+        path: PathBuf,
+        /// Those of the file.
+        found: String,
+        /// Those of the pool.
+        wanted: String,
+    },
+    /// It was made for fewer workers.
+    #[error("'{}' has room for {room} workers, not for {wanted}: start fewer, or name another file", path.display())]
+    Workers {
+        /// The file.
+        path: PathBuf,
+        /// So many.
+        room: usize,
+        /// How many were wanted.
+        wanted: usize,
+    },
+    /// Tasks wait in it that this program does not have.
+    #[error(
+        "{tasks} tasks wait in '{}' for {name}, which this program does not have: start it with the program that has \
+         them, or name another file",
+        path.display()
+    )]
+    Tasks {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        tasks: usize,
+        /// What they are called, if that is known.
+        name: String,
+    },
+    /// A journal beside it can't be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// No client can have this name.
+    #[error("invalid client name '{0}': use 1 to {LONGEST_SEAT} bytes, none of them 0")]
+    ClientName(String),
+}
+
+/// What a pool is to be like that goes on with a file, or begins one.
+pub(crate) struct Wanted<'w> {
+    pub(crate) path: &'w Path,
+    /// The name of its client.
+    pub(crate) client: &'w str,
+    /// Of a new one, with so many participants at least for so many workers.
+    pub(crate) options: Options,
+    pub(crate) participants: usize,
+    /// How many workers it begins with, and how many others than these a table of so many participants has to have room for.
+    pub(crate) workers: usize,
+    pub(crate) others: usize,
+    /// Is there a task with this `kind`? `None`: it isn't known which there are.
+    pub(crate) has_task: Option<&'w dyn Fn(u32) -> bool>,
+}
+
+/// A client's place in a segment.
+pub(crate) struct Client {
+    pub(crate) name: Name,
+    /// Its tasks of former lives that have not been released, by the order of their tags, from 0.
+    pub(crate) adopted: Vec<TaskId>,
+}
+
+/// A segment that nobody else has, with its coordinator and client admitted.
+pub(crate) struct Opened {
+    pub(crate) segment: Segment,
+    pub(crate) coordinator: Name,
+    pub(crate) client: Client,
+    /// What became of what those left who had it before; `None`: there was nobody.
+    pub(crate) settled: Option<Settled>,
+}
+
+/// Goes on with what the file holds, or begins it.
+///
+/// # Errors
+/// [`StateError`].
+pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
+    let Wanted { path, client, .. } = wanted;
+    if client.is_empty() || client.len() > LONGEST_SEAT || client.contains('\0') {
+        return Err(StateError::ClientName(client.to_owned()));
+    }
+    let id = journal::state_of(path)?;
+    let (mut file, mut bytes) = take(path)?;
+    if bytes > 0 && is_of_another_boot(&file) {
+        rebuild(path, id)?;
+        (file, bytes) = take(path)?;
+    }
+    if bytes == 0 {
+        let options = Options { backing: Backing::File(path.to_owned()), id, ..wanted.options.clone() };
+        let geometry = Geometry::new(wanted.participants, options.queues.len());
+        let segment = Segment::create_in(Some(file), geometry, &options)?;
+        let corrupted = |source| StateError::Corrupted { path: path.to_owned(), source };
+        let admit = |pid| {
+            let name = segment.table().admit(pid, 0).map_err(corrupted)?;
+            name.ok_or(StateError::Create(SegmentCreateError::Geometry))
+        };
+        let (coordinator, name) = (admit(0)?, admit(std::process::id())?);
+        segment.table().participants[usize::from(name.id())].keep_for(client);
+        let client = Client { name, adopted: Vec::new() };
+        return Ok(Opened { segment, coordinator, client, settled: None });
+    }
+    let open = |source| StateError::Open { path: path.to_owned(), source };
+    let segment = Segment::attach(OwnedFd::from(file), true).map_err(open)?;
+    let expected = segment.header().identity.id;
+    if let Some(found) = id.filter(|&found| found != expected) {
+        let path = journal::path_of(path, client);
+        return Err(JournalError::AnotherState { path, found, expected }.into());
+    }
+    Former { path, segment: &segment }.check(&wanted)?;
+    let took_over = Former { path, segment: &segment }.take_over(client)?;
+    let (coordinator, client, settled) = took_over;
+    Ok(Opened { segment, coordinator, client, settled: Some(settled) })
+}
+
+/// The journal of a client of a state that this process has, or a new one. Those who were killed with it may take a moment to go.
+///
+/// # Errors
+/// [`StateError::Journal`].
+pub(crate) fn open_journal(
+    path: &Path,
+    id: u64,
+    client: &str,
+    sync: SyncWhen,
+) -> Result<(Journal, Contents), StateError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Journal::open(path, client, sync) {
+            Err(JournalError::InUse { .. }) if Instant::now() < until => std::thread::sleep(LOOK),
+            Err(JournalError::Os { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                drop(Journal::create(path, id, client, sync)?);
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+/// The file, locked, and its size. Those who were killed with it may take a moment to go.
+fn take(path: &Path) -> Result<(std::fs::File, u64), SegmentCreateError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match backing::take_file(path) {
+            Err(SegmentCreateError::InUse { .. }) if Instant::now() < until => std::thread::sleep(LOOK),
+            taken => return taken,
+        }
+    }
+}
+
+/// Is this a segment, and not one of this run of the machine?
+fn is_of_another_boot(file: &std::fs::File) -> bool {
+    // Anything else is found out, and told, where it is opened.
+    backing::read_identity(file)
+        .is_ok_and(|i| i.magic == MAGIC && i.version == VERSION && (i.boot == 0 || i.boot != backing::boot()))
+}
+
+/// A segment that was somebody's.
+struct Former<'f> {
+    path: &'f Path,
+    segment: &'f Segment,
+}
+
+impl Former<'_> {
+    fn table(&self) -> &Table<'_> {
+        self.segment.table()
+    }
+
+    fn corrupted(&self, source: Corrupted) -> StateError {
+        StateError::Corrupted { path: self.path.to_owned(), source }
+    }
+
+    /// Is it sound, and does it fit? Changes nothing.
+    fn check(&self, wanted: &Wanted<'_>) -> Result<(), StateError> {
+        let path = || self.path.to_owned();
+        self.is_sound(self.table().audit_live())?;
+        let found = self.segment.queue_names();
+        if found != wanted.options.queues {
+            let (found, wanted) = (found.join(", "), wanted.options.queues.join(", "));
+            return Err(StateError::Queues { path: path(), found, wanted });
+        }
+        let participants = self.table().participants.len();
+        let room = crate::process::coordinator::processes_for(participants).saturating_sub(wanted.others);
+        if wanted.workers > room {
+            return Err(StateError::Workers { path: path(), room, wanted: wanted.workers });
+        }
+        let Some(has_task) = wanted.has_task else { return Ok(()) };
+        let mut missing = BTreeMap::<u32, usize>::new();
+        for (index, d) in (0..).zip(self.table().descriptors) {
+            let word = self.table().load(index);
+            let waits = [Phase::Ready, Phase::Claimed, Phase::Delayed].into_iter().any(|phase| word.is(phase));
+            let kind = d.kind.load(Relaxed) & OF_NAME;
+            if waits && !has_task(kind) {
+                *missing.entry(kind).or_default() += 1;
+            }
+        }
+        let Some((kind, tasks)) = missing.pop_first() else { return Ok(()) };
+        let known = self.segment.record(0).map(|record| record.task_names()).unwrap_or_default();
+        let name = known.into_iter().find(|(known, _)| *known == kind);
+        let name = name.map_or("a task without a name".to_owned(), |(_, name)| format!("'{name}'"));
+        Err(StateError::Tasks { path: path(), tasks, name })
+    }
+
+    fn is_sound(&self, audit: Audit) -> Result<(), StateError> {
+        match audit.violations.is_empty() {
+            true => Ok(()),
+            false => Err(StateError::Damaged { path: self.path.to_owned(), audit: Box::new(audit) }),
+        }
+    }
+
+    /// Settles what all who had it left: its coordinator, its client, and what came of the rest.
+    fn take_over(&self, client: &str) -> Result<(Name, Client, Settled), StateError> {
+        let (table, corrupted) = (self.table(), |e| self.corrupted(e));
+        let cursors = Cursors::new(table);
+        let admit = |pid| {
+            let name = table.admit(pid, 0).map_err(corrupted)?;
+            name.ok_or(StateError::Create(SegmentCreateError::Geometry))
+        };
+        // Nobody rings, sleeps, or drains any more. Release, as whoever writes them later.
+        let control = &self.segment.header().control;
+        control.mode.store(Mode::Running as u32, Release);
+        control.alarm.armed.store(0, Release);
+        control.alarm.watched.store(0, Release);
+        let me = admit(std::process::id())?;
+        let settled = table.recover_all(&cursors, me, Exit::Unknown.pack()).map_err(corrupted)?;
+        // Records are told apart by it. It is the lowest, and nothing names it any more.
+        let coordinator = if me.id() == 0 { me } else { admit(0)? };
+        if coordinator != me {
+            table.recover_all(&cursors, coordinator, Exit::Unknown.pack()).map_err(corrupted)?;
+        }
+        if coordinator.id() != 0 {
+            return Err(self.corrupted(Corrupted::new("participant of the coordinator", coordinator.id().into(), 0)));
+        }
+        self.is_sound(table.audit())?;
+        let name = match self.seat_of(client)? {
+            Some(name) => {
+                table.participants[usize::from(name.id())].take_seat(std::process::id());
+                name
+            }
+            None => {
+                let name = admit(std::process::id())?;
+                table.participants[usize::from(name.id())].keep_for(client);
+                name
+            }
+        };
+        // For people.
+        if let Err(e) = self.segment.set_creator() {
+            tracing::warn!("cannot note in '{}' whose it is now: {e}", self.path.display());
+        }
+        Ok((coordinator, Client { name, adopted: self.adopt(name) }, settled))
+    }
+
+    /// The seat that is kept for clients of this name.
+    fn seat_of(&self, client: &str) -> Result<Option<Name>, StateError> {
+        for (id, p) in self.table().participants.iter().enumerate() {
+            if let Member::Live(n) = p.member(id).map_err(|e| self.corrupted(e))?
+                && p.seat_of().as_deref() == Some(client)
+            {
+                return Ok(Some(Name::new(id as u16, n)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives the tasks of this client tags from 0 on.
+    fn adopt(&self, client: Name) -> Vec<TaskId> {
+        let mut adopted = Vec::new();
+        for (index, d) in (0..).zip(self.table().descriptors) {
+            let word = self.table().load(index);
+            // What is FREE names nobody; nothing is RESERVED or CLAIMED.
+            if !word.is(Phase::Free) && Name::of(d.submitter.load(Relaxed)) == client {
+                d.tag.store(adopted.len() as u64, Relaxed);
+                adopted.push(TaskId { index, generation: word.generation() });
+            }
+        }
+        adopted
+    }
+}
