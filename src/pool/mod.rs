@@ -137,6 +137,18 @@ impl Pool {
         Adopted::all(&self.submitter)
     }
 
+    /// The keys of what [`adopted`](Self::adopted) would give, without taking it.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn adopted_keys(&self) -> Vec<String> {
+        self.client().adopted_keys()
+    }
+
+    /// What was found with this key isn't wanted.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn forget_adopted(&self, key: &str) {
+        self.client().forget_adopted(key);
+    }
+
     /// Ends the pool once all that was submitted has been run.
     ///
     /// # Errors

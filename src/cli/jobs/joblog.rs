@@ -72,6 +72,14 @@ impl JobLog {
     /// # Errors
     /// A line for people.
     pub(super) fn open(path: &Path, resume: Option<Resume>) -> Result<(JobLog, DoneSet, bool), String> {
+        JobLog::open_with_output(path, resume).map(|(log, done, is_cut, _)| (log, done, is_cut))
+    }
+
+    /// As [`open`](Self::open), with how many bytes of output it tells of.
+    pub(super) fn open_with_output(
+        path: &Path,
+        resume: Option<Resume>,
+    ) -> Result<(JobLog, DoneSet, bool, u64), String> {
         let name = path.display();
         let cannot = |what: &str, e: &dyn std::fmt::Display| format!("cannot {what} the joblog '{name}': {e}");
         let mut file =
@@ -86,7 +94,8 @@ impl JobLog {
             // Not every file system has locks.
             Err(TryLockError::Error(_)) => {}
         }
-        let (done, whole, len) = read(&file, &name.to_string(), resume.unwrap_or(Resume::Ended), resume.is_some())?;
+        let (done, whole, len, received) =
+            read(&file, &name.to_string(), resume.unwrap_or(Resume::Ended), resume.is_some())?;
         let is_cut = resume.is_some() && whole < len;
         let kept = if resume.is_some() { whole } else { 0 };
         if kept < len {
@@ -96,7 +105,7 @@ impl JobLog {
             file.write_all(HEADER.as_bytes()).map_err(|e| cannot("write", &e))?;
         }
         let done = if resume.is_some() { DoneSet::of(done) } else { DoneSet::default() };
-        Ok((JobLog { file, path: path.to_owned(), line: Vec::new() }, done, is_cut))
+        Ok((JobLog { file, path: path.to_owned(), line: Vec::new() }, done, is_cut, received))
     }
 
     /// # Errors
@@ -128,15 +137,21 @@ impl JobLog {
     }
 }
 
-/// Which jobs are done, how many bytes are whole lines, and how many there are in all.
-fn read(file: &File, name: &str, resume: Resume, is_resumed: bool) -> Result<(Vec<u64>, u64, u64), String> {
+/// Which jobs are done, how many bytes are whole lines, how many there are in all, and how many of output these tell of.
+fn read(
+    file: &File,
+    name: &str,
+    resume: Resume,
+    is_resumed: bool,
+) -> Result<(Vec<u64>, u64, u64, u64), String> {
     let mut lines = BufReader::with_capacity(1 << 16, file);
-    let (mut line, mut done, mut whole, mut len, mut number) = (Vec::new(), Vec::new(), 0, 0, 0);
+    let (mut line, mut done) = (Vec::new(), Vec::new());
+    let (mut whole, mut len, mut number, mut received) = (0, 0, 0, 0u64);
     loop {
         line.clear();
         let n = lines.read_until(b'\n', &mut line).map_err(|e| format!("cannot read the joblog '{name}': {e}"))?;
         if n == 0 {
-            return Ok((done, whole, len));
+            return Ok((done, whole, len, received));
         }
         len += n as u64;
         number += 1;
@@ -145,31 +160,32 @@ fn read(file: &File, name: &str, resume: Resume, is_resumed: bool) -> Result<(Ve
         }
         if !is_resumed && number == 1 {
             // It is begun anew.
-            return Ok((done, 0, file.metadata().map_or(len, |file| file.len())));
+            return Ok((done, 0, file.metadata().map_or(len, |file| file.len()), 0));
         }
         if line.last() != Some(&b'\n') {
-            return Ok((done, whole, len));
+            return Ok((done, whole, len, received));
         }
         whole = len;
         if number == 1 {
             continue;
         }
         let wrong = || format!("line {number} of the joblog '{name}' is damaged: remove it, or name another file");
-        let (seq, went_well) = fields(&line).ok_or_else(wrong)?;
+        let (seq, went_well, bytes) = fields(&line).ok_or_else(wrong)?;
+        received = received.saturating_add(bytes);
         if went_well || resume == Resume::Ended {
             done.push(seq);
         }
     }
 }
 
-/// The number of the job of this line, and whether it went well.
-fn fields(line: &[u8]) -> Option<(u64, bool)> {
+/// The number of the job of this line, whether it went well, and how long its output is.
+fn fields(line: &[u8]) -> Option<(u64, bool, u64)> {
     let fields: Vec<&[u8]> = line.splitn(9, |&byte| byte == b'\t').collect();
     let text = |at: usize| fields.get(at).and_then(|field| std::str::from_utf8(field).ok());
     let number = |at: usize| text(at)?.parse::<i64>().ok();
     fields.get(8)?;
     let (exit, signal) = (number(6)?, number(7)?);
-    Some((text(0)?.parse().ok()?, exit == 0 && signal == 0))
+    Some((text(0)?.parse().ok()?, exit == 0 && signal == 0, text(5)?.parse().ok()?))
 }
 
 #[cfg(test)]

@@ -4,6 +4,10 @@
 //!
 //! A job's line goes into the joblog after its result was written: who reads both may find a result twice after a death, and misses
 //! none.
+//!
+//! With a state file the pool's results are let go after that, in this order: the output, the joblog, the state. Who goes on with them
+//! cuts off what stands in the output beyond what the joblog tells of: those results are in the state still. And what is in the
+//! joblog is let go from the state. So each stands in the output once.
 
 mod halt;
 mod input;
@@ -27,13 +31,14 @@ use joblog::{DoneSet, Entry, JobLog, Resume};
 use nix::sys::signal::{SigSet, Signal};
 use output::{Out, Progress};
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs::File,
     io::{self, Cursor, Read, Seek},
     os::{fd::AsFd, unix::fs::FileExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{
@@ -76,6 +81,12 @@ pub(crate) struct JobsArgs {
     /// Lines that go to a worker at a time, for short tasks
     #[arg(long, value_name = "N", default_value = "1", allow_negative_numbers = true, value_parser = number(1..=10_000))]
     chunk: u32,
+    /// File that keeps the jobs that were accepted, also if all processes are killed: the same command with the same input then goes on
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["chunk", "dry_run", "resume_failed"])]
+    state: Option<PathBuf>,
+    /// File for results; with --resume or --state what the joblog tells of stays in it [default: standard output]
+    #[arg(short = 'o', long, value_name = "FILE")]
+    output: Option<PathBuf>,
     /// Attempts after the first, for jobs that do not say it
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = number(0..=254))]
     retries: u32,
@@ -89,7 +100,7 @@ pub(crate) struct JobsArgs {
     /// and fail success or done
     #[arg(long, value_name = "WHEN", default_value = "never", allow_hyphen_values = true, value_parser = str::parse::<Halt>)]
     halt: Halt,
-    /// File for a line about each job that has ended, in GNU parallel's format
+    /// File for a line about each job that has ended, in GNU parallel's format [default: none, or with --state FILE.joblog]
     #[arg(long, value_name = "FILE")]
     joblog: Option<PathBuf>,
     /// Leave out the jobs that have ended by the joblog, and go on with it
@@ -167,11 +178,16 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     }
     let source = source(&args, given)?;
     let separator = if args.null || is_listed { 0 } else { b'\n' };
-    let resume = match (args.resume, args.resume_failed) {
+    let resume = match (args.resume || args.state.is_some(), args.resume_failed) {
         (_, true) => Some(Resume::WentWell),
         (true, _) => Some(Resume::Ended),
         _ => None,
     };
+    if let (Some(state), None) = (&args.state, &args.joblog) {
+        let mut name = state.clone().into_os_string();
+        name.push(".joblog");
+        args.joblog = Some(name.into());
+    }
 
     let mut tasks = Tasks::new();
     builtin(&mut tasks);
@@ -179,26 +195,41 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         tasks.load(library).map_err(|e| CliError::new(exit::PLUGIN, e))?;
     }
     let workers = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
-    let (log, done) = match &args.joblog {
+    let failed = |why: String| CliError::new(exit::FAILURE, why);
+    let (log, done, written) = match &args.joblog {
         // It writes nothing.
-        Some(path) if args.dry_run && (resume.is_none() || !path.exists()) => (None, DoneSet::default()),
+        Some(path) if args.dry_run && (resume.is_none() || !path.exists()) => (None, DoneSet::default(), 0),
         Some(path) => {
-            let (log, done, is_cut) = JobLog::open(path, resume).map_err(|why| CliError::new(exit::FAILURE, why))?;
+            let (log, done, is_cut, written) = JobLog::open_with_output(path, resume).map_err(failed)?;
             if is_cut {
                 super::complain(format_args!(
                     "the last line of the joblog '{}' was cut short: its job is run again",
                     path.display()
                 ));
             }
-            (Some(log), done)
+            (Some(log), done, written)
         }
-        None => (None, DoneSet::default()),
+        None => (None, DoneSet::default(), 0),
+    };
+    let out = match &args.output {
+        Some(path) if !args.dry_run => Out::to_file(path, written).map_err(failed)?,
+        _ => Out::new(),
     };
     #[cfg(feature = "metrics")]
     let metrics = args.observing.metrics.map(super::observing::listen).transpose()?;
     // Of no use here, and no business of the programs that are run.
     super::forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER"]);
-    let pool = Pool::builder().workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
+    let builder = match &args.state {
+        Some(path) => Pool::builder().file(path),
+        None => Pool::builder(),
+    };
+    let pool = builder.workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
+    let kept = args.state.as_ref().map(|path| State::of(path, &pool, &done));
+    if let Some(state) = &kept
+        && !state.adopted.is_empty()
+    {
+        super::complain(format_args!("'{}': {} jobs that were accepted are gone on with", state.name, state.adopted.len()));
+    }
     // From here on there are threads.
     let (chunk, most) = match args.halt {
         Halt::Never => {
@@ -210,6 +241,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     };
     let retries = u8::try_from(args.retries).unwrap_or(u8::MAX - 1);
     let runner = Runner::new(&pool, most).chunk(chunk).defaults(Defaults { timeout: args.timeout, retries });
+    let runner = if kept.is_some() { runner.keeping() } else { runner };
     let failure = |e: io::Error| CliError::new(exit::FAILURE, format_args!("cannot start a thread: {e}"));
     let all = if args.halt.is_share() { source.count(separator) } else { None };
     let Source { input, len, name, .. } = source;
@@ -243,7 +275,14 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         done,
         log,
         logged: Vec::new(),
-        out: Out::new(),
+        state: kept,
+        written: Vec::new(),
+        is_cut_by_log: args.output.is_some() && args.joblog.is_some(),
+        out_name: match &args.output {
+            Some(path) => format!("'{}'", path.display()),
+            None => "standard output".to_owned(),
+        },
+        out,
         progress: Progress::new(args.progress, len),
         signal,
         under_way: BTreeMap::new(),
@@ -259,8 +298,14 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     };
     drive.run();
     let outcome = drive.outcome();
-    let is_stuck = drive.runner.under_way() > 0;
-    drop(drive);
+    let is_left = drive.is_left();
+    let is_stuck = drive.runner.under_way() > 0 || is_left;
+    if is_left {
+        // Not cancelled: what the state has of it is for the next run.
+        std::mem::forget(drive);
+    } else {
+        drop(drive);
+    }
     if is_stuck {
         // They were told to end, and don't. Workers don't outlive this process.
         let code = outcome.as_ref().err().map_or(exit::FAILURE, CliError::code);
@@ -425,6 +470,12 @@ struct Drive<'p> {
     log: Option<JobLog>,
     /// Whose results are in `out`.
     logged: Vec<ToLog>,
+    state: Option<State>,
+    /// The same, for the state.
+    written: Vec<u64>,
+    /// What stands in the output is known by the joblog.
+    is_cut_by_log: bool,
+    out_name: String,
     out: Out,
     progress: Progress,
     signal: Arc<AtomicI32>,
@@ -448,6 +499,9 @@ struct Drive<'p> {
 impl Drive<'_> {
     fn run(&mut self) {
         loop {
+            if self.is_left() {
+                return;
+            }
             self.look_for_signals();
             let is_over = self.stop.is_some() || self.fill();
             if self.runner.under_way() == 0 {
@@ -481,6 +535,11 @@ impl Drive<'_> {
         self.progress.end();
     }
 
+    /// Is what is under way left to the next run, since this one can't write its results?
+    fn is_left(&self) -> bool {
+        self.state.is_some() && matches!(&self.stop, Some(Stop::ReaderGone | Stop::Error(_) | Stop::Lost(_)))
+    }
+
     fn is_to_end(&self) -> bool {
         match &self.stop {
             Some(Stop::Halt) => matches!(self.halt, Halt::Now(_)),
@@ -503,7 +562,8 @@ impl Drive<'_> {
     /// Nothing more is begun; what runs is ended too if it comes to that.
     fn stop_for(&mut self, why: Stop) {
         self.stop = Some(why);
-        if self.is_to_end() {
+        if self.is_left() {
+        } else if self.is_to_end() {
             self.runner.cancel_all();
         } else {
             self.runner.cancel_waiting();
@@ -515,7 +575,7 @@ impl Drive<'_> {
         while self.stop.is_none()
             && self.runner.room() > 0
             && (self.weight < WEIGHT || self.under_way.is_empty())
-            && self.submitted - self.turn < (AHEAD * self.most) as u64
+            && self.submitted - self.turn < (self.ahead() * self.most) as u64
         {
             match self.lines.next() {
                 Next::Line(range) => {
@@ -541,6 +601,11 @@ impl Drive<'_> {
             }
         }
         false
+    }
+
+    /// Results that wait for their turn take room in the pool where that keeps them.
+    fn ahead(&self) -> usize {
+        if self.state.is_some() { 1 } else { AHEAD }
     }
 
     fn unreadable(&mut self, e: &io::Error) {
@@ -594,14 +659,30 @@ impl Drive<'_> {
 
     fn submit(&mut self, range: std::ops::Range<usize>) {
         let len = range.len() + 1;
+        let hash = self.state.as_ref().map(|_| State::hash(self.lines.bytes(range.clone())));
         let Some((job, command)) = self.job(range) else { return };
+        let key = hash.map(|hash| format!("{} {hash}", self.seq));
+        if let (Some(key), Some(state)) = (&key, &mut self.state)
+            && let Some(accepted) = state.adopted.remove(&self.seq)
+            && accepted != *key
+        {
+            let why = format!(
+                "job {} is another than the one that '{}' has accepted: give the same input, or name another file",
+                self.seq, state.name
+            );
+            return self.stop_for(Stop::Error(why));
+        }
         let weight = len + command.len() + EACH;
         let submitted = Submitted { turn: self.submitted, seq: self.seq, at: SystemTime::now(), command, len, weight };
         self.weight += weight;
         self.submitted += 1;
         let number = submitted.turn;
         self.under_way.insert(number, submitted);
-        if let Err(refused) = self.runner.submit(number, &job) {
+        let submitted = match &key {
+            Some(key) => self.runner.submit_kept(number, &job, key),
+            None => self.runner.submit(number, &job),
+        };
+        if let Err(refused) = submitted {
             self.take(number, refused);
         }
     }
@@ -674,13 +755,17 @@ impl Drive<'_> {
     /// Puts a result where it will be written.
     fn emit(&mut self, came: Came) {
         let Came::Result(submitted, result) = came else { return };
+        let is_left_out = self.is_cut_by_log && result.status == Status::Cancelled;
+        self.written.extend(self.state.is_some().then_some(submitted.turn));
         self.weight = self.weight.saturating_sub(submitted.weight);
         let before = self.out.bytes().len();
         let (exit, signal) = exit_of(&result);
         let (waited, ran) = (Duration::from_micros(result.waited_us), Duration::from_micros(result.ran_us));
         let is_logged = self.log.is_some() && result.status != Status::Cancelled;
         let mut received = None;
-        if self.is_raw {
+        if is_left_out {
+            // It is run by the next one that resumes, which would not know that it stands here.
+        } else if self.is_raw {
             received = Some(self.emit_raw(&submitted, *result));
         } else {
             let out = self.out.bytes();
@@ -703,8 +788,11 @@ impl Drive<'_> {
             let dropped = output.stdout_dropped + output.stderr_dropped;
             let [stdout, stderr] = output.streams();
             received = stdout.len();
-            let label = result.label.as_deref();
+            let (label, before) = (result.label.as_deref(), self.out.bytes().len());
             tagged(label, &stdout, self.out.bytes());
+            if self.is_cut_by_log {
+                received = self.out.bytes().len() - before;
+            }
             if !stderr.is_empty() {
                 // In the order in which a program writes for the most part.
                 self.flush();
@@ -734,16 +822,17 @@ impl Drive<'_> {
             if let Err(e) = written {
                 // What was not written is not done.
                 self.logged.clear();
+                self.written.clear();
                 if !self.is_to_end() {
                     self.stop_for(match e.kind() {
                         io::ErrorKind::BrokenPipe => Stop::ReaderGone,
-                        _ => Stop::Error(format!("cannot write to standard output: {e}")),
+                        _ => Stop::Error(format!("cannot write to {}: {e}", self.out_name)),
                     });
                 }
             }
         }
         for ToLog { submitted, waited, ran, received, exit, signal } in std::mem::take(&mut self.logged) {
-            let Some(log) = &mut self.log else { return };
+            let Some(log) = &mut self.log else { return self.written.clear() };
             let Submitted { seq, at, command, .. } = &submitted;
             let entry = Entry { seq: *seq, began: *at + waited, ran, received, exit, signal, command };
             if let Err(why) = log.write(&entry) {
@@ -751,14 +840,27 @@ impl Drive<'_> {
                 if !self.is_to_end() {
                     self.stop_for(Stop::Error(why));
                 }
+                return self.written.clear();
             }
+        }
+        for number in self.written.drain(..) {
+            self.runner.let_go(number);
         }
     }
 
     fn outcome(&self) -> Result<(), CliError> {
         let Counts { ended, failed, malformed, .. } = self.counts;
+        if let (Some(state), None, None) = (&self.state, &self.stop, &self.unread)
+            && let Some((seq, _)) = state.adopted.first_key_value()
+        {
+            let (n, name) = (state.adopted.len(), &state.name);
+            let why = format!("{n} jobs that '{name}' has accepted, from job {seq} on, are not in this input: they stay there");
+            return Err(CliError::new(exit::FAILURE, why));
+        }
         let summary = |code, why: &str| {
-            let rest = if self.log.is_some() { "; --resume does the rest" } else { "" };
+            let rest = if self.state.is_some() {
+                "; the same command does the rest"
+            } else if self.log.is_some() { "; --resume does the rest" } else { "" };
             Err(CliError::summary(code, format_args!("{why}: {ended} jobs have ended, {failed} of them failed{rest}")))
         };
         match &self.stop {
@@ -781,6 +883,33 @@ impl Drive<'_> {
                 Err(CliError::summary(exit::FAILURE, format_args!("{failed} of {ended} jobs failed{lines}")))
             }
         }
+    }
+}
+
+/// What a state file knows of jobs.
+struct State {
+    name: String,
+    /// Jobs that were accepted and have not come up in the input yet: their keys, by their numbers.
+    adopted: BTreeMap<u64, String>,
+}
+
+impl State {
+    /// What is done by the joblog is let go.
+    fn of(path: &Path, pool: &Pool, done: &DoneSet) -> State {
+        let mut adopted = BTreeMap::new();
+        for key in pool.adopted_keys() {
+            match key.split_once(' ').and_then(|(seq, _)| seq.parse().ok()) {
+                Some(seq) if done.contains(seq) => pool.forget_adopted(&key),
+                Some(seq) => drop(adopted.insert(seq, key)),
+                None => {} // of another program
+            }
+        }
+        State { name: path.display().to_string(), adopted }
+    }
+
+    /// By which a line is told from another.
+    fn hash(line: &[u8]) -> String {
+        Sha256::digest(line).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

@@ -1,11 +1,12 @@
-//! What is written: results to standard output, and how far it is to a terminal.
+//! What is written: results to standard output or a file, and how far it is to a terminal.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, IsTerminal, Write},
     mem::ManuallyDrop,
     os::fd::FromRawFd,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Bytes that are written together.
 const FULL: usize = 64 << 10;
 
-/// Standard output, written in large pieces.
+/// Standard output, or a file, written in large pieces.
 pub(super) struct Out {
     file: ManuallyDrop<File>,
     bytes: Vec<u8>,
@@ -26,6 +27,32 @@ impl Out {
         // SAFETY: the descriptor is open for as long as the process lives: it is never closed here.
         let file = ManuallyDrop::new(unsafe { File::from_raw_fd(1) });
         Out { file, bytes: Vec::new(), is_terminal: io::stdout().is_terminal() }
+    }
+
+    /// A file, which keeps so many bytes of what is in it.
+    ///
+    /// # Errors
+    /// A line for people.
+    pub(super) fn to_file(path: &Path, kept: u64) -> Result<Out, String> {
+        let name = path.display();
+        let cannot = |what: &str, e: io::Error| format!("cannot {what} the output '{name}': {e}");
+        let open = OpenOptions::new().append(true).create(true).open(path);
+        let file = open.map_err(|e| cannot("open", e))?;
+        let about = file.metadata().map_err(|e| cannot("look at", e))?;
+        // A pipe has no length, and keeps nothing.
+        if about.is_file() {
+            let len = about.len();
+            if len < kept {
+                return Err(format!(
+                    "the output '{name}' has {len} bytes, of which there are {kept} by the joblog: it is not the output of \
+                     that run, or was changed; remove both, or name others"
+                ));
+            }
+            if len > kept {
+                file.set_len(kept).map_err(|e| cannot("shorten", e))?;
+            }
+        }
+        Ok(Out { file: ManuallyDrop::new(file), bytes: Vec::new(), is_terminal: false })
     }
 
     pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
