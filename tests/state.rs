@@ -39,10 +39,7 @@ fn main() -> ExitCode {
         squares(Path::new(dir), n.parse().unwrap());
         return ExitCode::SUCCESS;
     }
-    scene::run(scenes![
-        a_program_goes_on_after_everything_was_killed,
-        jobs_go_on_after_everything_was_killed,
-    ])
+    scene::run(scenes![a_program_goes_on_after_everything_was_killed, jobs_go_on_after_everything_was_killed,])
 }
 
 // ---- a program ------------------------------------------------------------------------------------------------------
@@ -127,7 +124,8 @@ fn jobs_go_on_after_everything_was_killed() {
         let lines = (0..600).map(|i| format!(r#"{{"task":"echo","args":"{batch}-{i}","label":"{i}"}}"#) + "\n");
         fs::write(path(&format!("in{batch}")), lines.collect::<String>()).unwrap();
     };
-    let command = |batch: u64| jobs(&path(&format!("state{batch}")), &path(&format!("in{batch}")), &path(&format!("out{batch}")));
+    let command =
+        |batch: u64| jobs(&path(&format!("state{batch}")), &path(&format!("in{batch}")), &path(&format!("out{batch}")));
     begin(0);
     kill_at_random(|| {
         if results(&path(&format!("out{batch}"))).len() == 600 {

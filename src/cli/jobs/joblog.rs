@@ -138,12 +138,7 @@ impl JobLog {
 }
 
 /// Which jobs are done, how many bytes are whole lines, how many there are in all, and how many of output these tell of.
-fn read(
-    file: &File,
-    name: &str,
-    resume: Resume,
-    is_resumed: bool,
-) -> Result<(Vec<u64>, u64, u64, u64), String> {
+fn read(file: &File, name: &str, resume: Resume, is_resumed: bool) -> Result<(Vec<u64>, u64, u64, u64), String> {
     let mut lines = BufReader::with_capacity(1 << 16, file);
     let (mut line, mut done) = (Vec::new(), Vec::new());
     let (mut whole, mut len, mut number, mut received) = (0, 0, 0, 0u64);

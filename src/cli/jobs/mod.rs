@@ -228,7 +228,11 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     if let Some(state) = &kept
         && !state.adopted.is_empty()
     {
-        super::complain(format_args!("'{}': {} jobs that were accepted are gone on with", state.name, state.adopted.len()));
+        super::complain(format_args!(
+            "'{}': {} jobs that were accepted are gone on with",
+            state.name,
+            state.adopted.len()
+        ));
     }
     // From here on there are threads.
     let (chunk, most) = match args.halt {
@@ -854,13 +858,19 @@ impl Drive<'_> {
             && let Some((seq, _)) = state.adopted.first_key_value()
         {
             let (n, name) = (state.adopted.len(), &state.name);
-            let why = format!("{n} jobs that '{name}' has accepted, from job {seq} on, are not in this input: they stay there");
+            let why = format!(
+                "{n} jobs that '{name}' has accepted, from job {seq} on, are not in this input: they stay there"
+            );
             return Err(CliError::new(exit::FAILURE, why));
         }
         let summary = |code, why: &str| {
             let rest = if self.state.is_some() {
                 "; the same command does the rest"
-            } else if self.log.is_some() { "; --resume does the rest" } else { "" };
+            } else if self.log.is_some() {
+                "; --resume does the rest"
+            } else {
+                ""
+            };
             Err(CliError::summary(code, format_args!("{why}: {ended} jobs have ended, {failed} of them failed{rest}")))
         };
         match &self.stop {
