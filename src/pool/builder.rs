@@ -197,7 +197,7 @@ impl Builder {
         self
     }
 
-    /// The name under which this program's tasks are kept in the [file](Self::file), of 1 to 32 bytes; by default `main`. A pool with
+    /// The name under which this program's tasks are kept in the [file](Self::file), of 1 to 32 letters, digits, `.`, `_` and `-`; by default `main`. A pool with
     /// another name goes on with the file too: its workers run what waits there, whose results stay for the program of the first
     /// name.
     ///

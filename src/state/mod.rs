@@ -1,13 +1,10 @@
 //! State that outlives its processes: a segment in a file, found again by the next start, and the journal of each client beside it.
 
-#[cfg(feature = "cli")]
 pub(crate) mod apply;
 pub(crate) mod journal;
-#[cfg(feature = "cli")]
 pub(crate) mod lines;
 mod rebuild;
 mod restart;
-#[cfg(feature = "cli")]
 pub(crate) mod survey;
 
 pub use restart::StateError;

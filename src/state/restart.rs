@@ -35,7 +35,7 @@ use crate::{
         word::{Member, Phase},
     },
     mem::{
-        backing::{self, Backing},
+        backing::{self, Backing, is_pool_name},
         layout::{Geometry, MAGIC, VERSION},
         segment::{Options, Segment, SegmentCreateError, SegmentOpenError},
     },
@@ -144,7 +144,7 @@ pub enum StateError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// No client can have this name.
-    #[error("invalid client name '{0}': use 1 to {LONGEST_SEAT} bytes, none of them 0")]
+    #[error("invalid client name '{0}': use 1 to {LONGEST_SEAT} letters, digits, '.', '_' and '-'")]
     ClientName(String),
 }
 
@@ -185,7 +185,7 @@ pub(crate) struct Opened {
 /// [`StateError`].
 pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
     let Wanted { path, client, .. } = wanted;
-    if client.is_empty() || client.len() > LONGEST_SEAT || client.contains('\0') {
+    if client.len() > LONGEST_SEAT || !is_pool_name(client) {
         return Err(StateError::ClientName(client.to_owned()));
     }
     let id = journal::state_of(path)?;

@@ -157,8 +157,9 @@ impl Survey {
     fn look_at(&mut self, segment: &Segment, placed: &mut ByClient) {
         let table = segment.table();
         self.faults.extend(table.audit_live().violations.iter().map(ToString::to_string));
-        let names: HashMap<u32, String> =
-            segment.record(0).map(|record| record.task_names()).unwrap_or_default().into_iter().collect();
+        let read = self.journals.iter().filter_map(|(_, read)| read.as_ref().ok());
+        let mut names: HashMap<u32, String> = read.flat_map(|contents| contents.tasks.clone()).collect();
+        names.extend(segment.record(0).map(|record| record.task_names()).unwrap_or_default());
         let clock = Clock { unix_ms: unix_ms(), now: table.now() };
         for (index, d) in (0..).zip(table.descriptors) {
             let word = table.load(index);
@@ -270,6 +271,18 @@ impl Survey {
             tasks.extend(placed.into_values().flatten().map(|(task, fate, _)| (task, fate)));
         }
         tasks.sort_by(|(a, _), (b, _)| (&a.client, a.number).cmp(&(&b.client, b.number)));
+        // A task that no journal knows has the next number that is free.
+        let mut last: HashMap<String, u64> = HashMap::new();
+        for contents in self.journals.iter().filter_map(|(_, read)| read.as_ref().ok()) {
+            last.insert(contents.client.clone(), contents.next_number().saturating_sub(1));
+        }
+        for (task, _) in &mut tasks {
+            let last = last.entry(task.client.clone()).or_default();
+            if task.number == 0 {
+                *last = last.saturating_add(1);
+                task.number = *last;
+            }
+        }
         self.tasks = tasks;
     }
 }
