@@ -8,7 +8,7 @@ use super::{
 use crate::state::{
     apply::{self, Applied},
     lines::{self, Imported},
-    survey::{Fate, Survey, survey},
+    survey::{Fate, Next, Survey, survey},
 };
 use std::{
     fmt::{self, Write as _},
@@ -69,12 +69,22 @@ pub(crate) fn recover(args: &RecoverArgs) -> Result<(), CliError> {
     let mut text = String::new();
     describe(&mut text, &args.file, &survey).map_err(failed)?;
     say(text.trim_end());
-    let is_lost = !survey.goes_on() && !survey.can_be_rebuilt();
-    if is_lost {
-        return Err(failed(format_args!(
-            "'{}' can't be gone on with, and no journal says what was in it: move it away to begin anew",
-            args.file.display()
-        )));
+    let file = args.file.display();
+    match survey.next() {
+        Next::Refuses if survey.journals.is_empty() => {
+            return Err(failed(format_args!(
+                "'{file}' can't be gone on with, and no journal says what was in it: move it away to begin anew"
+            )));
+        }
+        Next::Refuses => {
+            return Err(failed(format_args!("'{file}' and its journals can't be gone on with as they are: see above")));
+        }
+        Next::RefusesSegment if !args.apply => {
+            return Err(failed(format_args!(
+                "'{file}' is damaged: with --apply it is set aside, and its journal makes another"
+            )));
+        }
+        _ => {}
     }
     if !args.apply {
         return Ok(());
@@ -152,10 +162,11 @@ fn describe(out: &mut String, file: &Path, survey: &Survey) -> fmt::Result {
         writeln!(out, "audit        no invariant is violated")?;
     }
     let count = |fate: Fate| survey.tasks.iter().filter(|(_, of)| *of == fate).count();
-    let from = match (survey.goes_on(), survey.can_be_rebuilt()) {
-        (true, _) => "goes on with the segment",
-        (false, true) => "makes a new segment from the journal",
-        (false, false) => "is refused",
+    let from = match survey.next() {
+        Next::GoesOn => "goes on with the segment",
+        Next::Rebuilds => "makes a new segment from the journal",
+        Next::RefusesSegment => "is refused, unless the segment is set aside: then the journal makes another",
+        Next::Refuses => "is refused",
     };
     writeln!(out, "next start   {from}")?;
     for (fate, what) in [

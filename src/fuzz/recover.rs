@@ -124,7 +124,9 @@ impl Dir {
     fn new() -> Dir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("shmworker-recover-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
-        let dir = std::env::temp_dir().join(name);
+        // In memory: there are many syncs.
+        let shm = PathBuf::from(crate::mem::backing::SHM);
+        let dir = if shm.is_dir() { shm } else { std::env::temp_dir() }.join(name);
         fs::create_dir_all(&dir).expect("a directory");
         Dir(dir)
     }

@@ -3,7 +3,7 @@
 use super::{
     journal::{self, Journal, JournalError, SyncWhen},
     rebuild,
-    survey::{Survey, survey},
+    survey::{Next, survey},
 };
 use crate::{SegmentOpenError, mem::segment::Segment};
 use std::{
@@ -46,8 +46,9 @@ pub(crate) fn apply(state: &Path) -> Result<Applied, ApplyError> {
         }
         opened => opened.ok(),
     };
-    let survey: Survey = survey(state).map_err(os)?;
-    if !survey.goes_on() && !survey.can_be_rebuilt() {
+    let survey = survey(state).map_err(os)?;
+    let next = survey.next();
+    if next == Next::Refuses {
         return Err(ApplyError::Nothing(state.to_owned()));
     }
     let mut shortened = Vec::new();
@@ -58,7 +59,7 @@ pub(crate) fn apply(state: &Path) -> Result<Applied, ApplyError> {
         }
     }
     let mut set_aside = None;
-    if survey.segment.is_some() && !survey.goes_on() {
+    if survey.segment.is_some() && next != Next::GoesOn {
         set_aside = Some(rebuild::set_aside(state).map_err(os)?);
     }
     drop(lock);

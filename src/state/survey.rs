@@ -37,6 +37,21 @@ pub(crate) struct Survey {
     pub(crate) tasks: Vec<(Task, Fate)>,
     /// Tasks of others, which go with them.
     pub(crate) dropped: usize,
+    /// Segment and journals don't belong together.
+    is_mixed: bool,
+}
+
+/// What the next start does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It goes on with the segment.
+    GoesOn,
+    /// It makes a segment from the journals.
+    Rebuilds,
+    /// It refuses, until somebody sets the segment aside: then the journals make another.
+    RefusesSegment,
+    /// It refuses.
+    Refuses,
 }
 
 /// What becomes of a task at the next start.
@@ -111,8 +126,15 @@ pub(crate) fn survey(state: &Path) -> Result<Survey, io::Error> {
         Some(Ok(segment)) => is_of_this_boot(segment.header().identity.boot),
         _ => false,
     };
-    let mut survey =
-        Survey { segment: None, is_of_this_boot, journals, faults: Vec::new(), tasks: Vec::new(), dropped: 0 };
+    let mut survey = Survey {
+        segment: None,
+        is_of_this_boot,
+        journals,
+        faults: Vec::new(),
+        tasks: Vec::new(),
+        dropped: 0,
+        is_mixed: false,
+    };
     let mut placed = BTreeMap::new();
     if let Some(Ok(segment)) = &segment {
         survey.look_at(segment, &mut placed);
@@ -138,14 +160,24 @@ struct OwnedPlace {
 }
 
 impl Survey {
-    /// Will the next start go on with the segment? Else its tasks come from the journals.
+    /// Will the next start go on with the segment?
     pub(crate) fn goes_on(&self) -> bool {
         self.is_of_this_boot && matches!(self.segment, Some(Ok(_))) && self.faults.is_empty()
     }
 
-    /// Where there are journals to make it from, and all of them can be read.
+    /// Are there journals to make it from, all of which can be read?
     pub(crate) fn can_be_rebuilt(&self) -> bool {
-        !self.journals.is_empty() && self.journals.iter().all(|(_, read)| read.is_ok())
+        !self.journals.is_empty() && !self.is_mixed && self.journals.iter().all(|(_, read)| read.is_ok())
+    }
+
+    pub(crate) fn next(&self) -> Next {
+        match &self.segment {
+            _ if self.goes_on() => Next::GoesOn,
+            _ if !self.can_be_rebuilt() => Next::Refuses,
+            None => Next::Rebuilds,
+            Some(Ok(_)) if !self.is_of_this_boot => Next::Rebuilds,
+            Some(_) => Next::RefusesSegment,
+        }
     }
 
     /// Tasks that are done and delivered, by client.
@@ -231,6 +263,7 @@ impl Survey {
                 if id != contents.state {
                     let e = JournalError::AnotherState { path: path.clone(), found: contents.state, expected: id };
                     faults.push(e.to_string());
+                    self.is_mixed = true;
                     continue;
                 }
                 if self.is_of_this_boot {
