@@ -68,7 +68,7 @@ queues() {
 examples() { step "examples: each runs and says what it should" tests/examples.sh; }
 seeing() {
     tmux_is_there
-    step "seeing: inspect, top" cargo test --test inspect --test seeing
+    step "seeing: inspect, top" cargo test --test inspect --test seeing --test autopsy
     step "seeing: metrics, logs, traces" cargo test --test metrics --test logs --test otlp
 }
 torture() {

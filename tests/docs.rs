@@ -74,6 +74,7 @@ const COMMANDS: &[(&str, Proof)] = &[
         "shmworker inspect --json mine | jq '.participants[] | select(.task) | {label, task: .task.task}'",
         In("tests/seeing.rs", "--json"),
     ),
+    ("shmworker autopsy mine", In("tests/autopsy.rs", "who_is_killed_in_a_handler_has_left_what_it_ran")),
     ("shmworker run -w 4 -a 2 --metrics 127.0.0.1:9100", In("tests/temporal_metrics.rs", "--metrics")),
     ("shmworker jobs --metrics 127.0.0.1:9100 jobs.jsonl", In("tests/metrics.rs", r#""-j", "2", "--metrics""#)),
     ("curl -s http://127.0.0.1:9100/metrics", In("tests/metrics.rs", "/metrics")),

@@ -5,8 +5,10 @@
 #[path = "common/eventually.rs"]
 mod eventually;
 #[path = "common/program.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
 mod program;
 #[path = "common/scene.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
 mod scene;
 
 use eventually::eventually;
@@ -17,13 +19,13 @@ use nix::{
 use program::Program;
 use shmworker::{
     Pool, Tasks,
-    pool::{Task, TaskOptions},
+    pool::{Handle, Task, TaskOptions},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     fs::{self, OpenOptions},
     io::Write,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode},
     time::{Duration, Instant, SystemTime},
 };
@@ -55,27 +57,33 @@ fn squares(dir: &Path, n: u64) {
     let (tasks, square) = tasks();
     let pool = Pool::builder().workers(2).file(dir.join("state")).fork(tasks).unwrap();
     let out = dir.join("out");
-    let done = whole_lines(&out);
-    let is_done = |x: u64| done.iter().any(|line| line.split_once(' ').unwrap().0 == x.to_string());
-    let mut handles = Vec::new();
-    let mut accepted = BTreeSet::new();
+    let done: BTreeSet<u64> = whole_lines(&out).iter().map(|line| number(line)).collect();
+    let mut out = OpenOptions::new().append(true).create(true).open(out).unwrap();
+    let mut keep = |(x, handle): (u64, Handle<u64>)| {
+        handle.finish_with(|finished| out.write_all(format!("{x} {}\n", finished.result.unwrap()).as_bytes()).unwrap());
+    };
+    let (mut handles, mut accepted) = (VecDeque::new(), BTreeSet::new());
     for found in pool.adopted() {
         assert_eq!(found.name(), "square");
         let x: u64 = found.key().unwrap().parse().unwrap();
         assert!(accepted.insert(x), "{x} was accepted twice");
-        if !is_done(x) {
-            handles.push((x, found.into_handle(square).unwrap()));
+        if !done.contains(&x) {
+            handles.push_back((x, found.into_handle(square).unwrap()));
         }
     }
-    for x in (0..n).filter(|x| !accepted.contains(x) && !is_done(*x)) {
+    for x in (0..n).filter(|x| !accepted.contains(x) && !done.contains(x)) {
+        if handles.len() > 200 {
+            handles.pop_front().into_iter().for_each(&mut keep);
+        }
         let options = TaskOptions::new().attempts(255).key(x.to_string());
-        handles.push((x, pool.submit_with(square, &x, &options).unwrap()));
+        handles.push_back((x, pool.submit_with(square, &x, &options).unwrap()));
     }
-    let mut out = OpenOptions::new().append(true).create(true).open(out).unwrap();
-    for (x, handle) in handles {
-        handle.finish_with(|finished| out.write_all(format!("{x} {}\n", finished.result.unwrap()).as_bytes()).unwrap());
-    }
+    handles.into_iter().for_each(keep);
     pool.join().unwrap();
+}
+
+fn number(line: &str) -> u64 {
+    line.split_once(' ').unwrap().0.parse().unwrap()
 }
 
 /// The lines of a file, which loses what is behind the last whole one.
@@ -89,24 +97,25 @@ fn whole_lines(path: &Path) -> Vec<String> {
 }
 
 fn a_program_goes_on_after_everything_was_killed() {
-    let dir = tempfile::tempdir().unwrap();
-    let program = |n: u64| {
+    const STEP: u64 = 1000;
+    let program = |dir: &Path, n: u64| {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg(PROGRAM).arg(dir.path()).arg(n.to_string());
+        command.arg(PROGRAM).arg(dir).arg(n.to_string());
         command
     };
-    let mut n = 0;
-    kill_at_random(|| {
-        n += 100;
-        program(n)
+    let (trial, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (mut n, out) = (STEP, dir.path().join("out"));
+    kill_at_random(program(trial.path(), n), || {
+        // There is always something to do.
+        while whole_lines(&out).len() as u64 > n - STEP / 2 {
+            n += STEP / 2;
+        }
+        program(dir.path(), n)
     });
-    let mut last = Program::start(program(n));
-    let status = last.end();
-    assert!(status.success(), "{status}");
+    ends_well(program(dir.path(), n));
     let mut squares: Vec<u64> = Vec::new();
-    for line in whole_lines(&dir.path().join("out")) {
-        let (x, square) = line.split_once(' ').unwrap();
-        let x = x.parse::<u64>().unwrap();
+    for line in whole_lines(&out) {
+        let (x, square) = (number(&line), line.split_once(' ').unwrap().1);
         assert_eq!(square, (x * x).to_string());
         squares.push(x);
     }
@@ -117,30 +126,29 @@ fn a_program_goes_on_after_everything_was_killed() {
 // ---- jobs -----------------------------------------------------------------------------------------------------------
 
 fn jobs_go_on_after_everything_was_killed() {
+    const LINES: u64 = 2000;
     let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name);
-    let mut batch = 0;
-    let begin = |batch: u64| {
-        let lines = (0..600).map(|i| format!(r#"{{"task":"echo","args":"{batch}-{i}","label":"{i}"}}"#) + "\n");
-        fs::write(path(&format!("in{batch}")), lines.collect::<String>()).unwrap();
+    let path = |name: &str, batch: u32| dir.path().join(format!("{name}{batch}"));
+    let begin = |batch: u32| {
+        let lines = (0..LINES).map(|i| format!(r#"{{"task":"echo","args":"{batch}-{i}","label":"{i}"}}"#) + "\n");
+        fs::write(path("in", batch), lines.collect::<String>()).unwrap();
     };
-    let command =
-        |batch: u64| jobs(&path(&format!("state{batch}")), &path(&format!("in{batch}")), &path(&format!("out{batch}")));
-    begin(0);
-    kill_at_random(|| {
-        if results(&path(&format!("out{batch}"))).len() == 600 {
+    let command = |batch| jobs(&path("state", batch), &path("in", batch), &path("out", batch));
+    (0..2).for_each(begin);
+    // The first is the trial.
+    let mut batch = 1;
+    kill_at_random(command(0), || {
+        if results(&path("out", batch)).len() as u64 == LINES {
             batch += 1;
             begin(batch);
         }
         command(batch)
     });
     for batch in 0..=batch {
-        let mut last = Program::start(command(batch));
-        let status = last.end();
-        assert!(status.success(), "{status}");
-        let mut found = results(&path(&format!("out{batch}")));
+        ends_well(command(batch));
+        let mut found = results(&path("out", batch));
         found.sort_unstable();
-        assert_eq!(found, (0..600).collect::<Vec<_>>());
+        assert_eq!(found, (0..LINES).collect::<Vec<_>>());
     }
 }
 
@@ -164,17 +172,26 @@ fn results(output: &Path) -> Vec<u64> {
 
 // ---- deaths ---------------------------------------------------------------------------------------------------------
 
-/// Starts programs one after another, and kills each with all that descends from it, at any moment from its first on.
-fn kill_at_random(mut command: impl FnMut() -> Command) {
+#[track_caller]
+fn ends_well(command: Command) {
+    let mut program = Program::start(command);
+    let status = program.end();
+    assert!(status.success(), "{status}");
+}
+
+/// Starts programs one after another, and kills each with all that descends from it, at any moment of the time that `trial` takes.
+fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) {
     let kills = std::env::var("SHMWORKER_STATE_KILLS").map_or(25, |n| n.parse::<u32>().unwrap());
     alarm::set(60 + 2 * kills);
+    let began = Instant::now();
+    ends_well(trial);
+    let longest = began.elapsed().as_micros() as u64;
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    println!("seed {seed}");
+    println!("seed {seed}, {kills} kills within {longest} us");
     let mut random = Random(seed);
     for _ in 0..kills {
         let program = Program::start(command());
-        let began = Instant::now();
-        let life = Duration::from_micros(random.below(60_000));
+        let (began, life) = (Instant::now(), Duration::from_micros(random.below(longest)));
         while began.elapsed() < life {
             std::hint::spin_loop();
         }

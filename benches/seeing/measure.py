@@ -5,6 +5,7 @@ python3 benches/seeing/measure.py SHMWORKER TURNS SECONDS: prints a table. See .
 
 import fcntl
 import json
+import math
 import os
 import pty
 import signal
@@ -19,7 +20,6 @@ import time
 
 WANTED = 0.99
 JOB = '{"task":"echo","args":[1,2,3]}'
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def on(cpus, *command):
@@ -112,45 +112,64 @@ class Watchers:
 
     def __enter__(self):
         time.sleep(0.5)  # what it takes to begin is not what is looked for
-        assert self.top.poll() is None and self.scraper.poll() is None, "nobody watches"
+        self.check()
         return self
 
     def __exit__(self, *_):
-        assert self.top.poll() is None and self.scraper.poll() is None, "nobody has watched"
-        os.killpg(self.scraper.pid, signal.SIGKILL)
-        self.top.terminate()
-        self.scraper.wait()
-        self.top.wait()
+        self.check()
+        for watcher in (self.scraper, self.top):
+            os.killpg(watcher.pid, signal.SIGKILL)
+            watcher.wait()
         self.reader.join()  # else it would read what has this number next
         os.close(self.master)
 
+    def check(self):
+        assert self.top.poll() is None and self.scraper.poll() is None, "nobody watches"
+
+    def send(self, sig):
+        for watcher in (self.scraper, self.top):
+            os.killpg(watcher.pid, sig)
+
     def cpu(self):
-        """Seconds of CPU time that `top` has used."""
-        with open(f"/proc/{self.top.pid}/stat") as stat:
-            fields = stat.read().rsplit(") ", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """Seconds of CPU time that `top` has used, by all its threads."""
+        spent = 0
+        for thread in os.listdir(f"/proc/{self.top.pid}/task"):
+            with open(f"/proc/{self.top.pid}/task/{thread}/schedstat") as stat:
+                spent += int(stat.read().split()[0])
+        return spent / 1e9
 
 
 def measure(shmworker, turns, seconds, workers, own, others):
-    """Rates without and with watchers, and the share of a CPU that `top` used."""
+    """Rates without and with watchers, by turns, and the share of a CPU that `top` used."""
     alone, watched, cpu = [], [], []
-    with Pool(shmworker, workers, own) as pool:
-        pool.rate(seconds)  # to warm up
+    with Pool(shmworker, workers, own) as pool, Watchers(pool, others) as watchers:
+        watchers.send(signal.SIGSTOP)
+        pool.rate(2)  # to warm up
 
         def with_watchers():
-            with Watchers(pool, others) as watchers:
-                used, then = watchers.cpu(), time.monotonic()
-                watched.append(pool.rate(seconds))
-                cpu.append((watchers.cpu() - used) / (time.monotonic() - then))
+            watchers.send(signal.SIGCONT)
+            used, then = watchers.cpu(), time.monotonic()
+            watched.append(pool.rate(seconds))
+            cpu.append((watchers.cpu() - used) / (time.monotonic() - then))
+            watchers.send(signal.SIGSTOP)
 
         def without():
             alone.append(pool.rate(seconds))
 
+        # The same pool, and turns so short that what else changes changes for both.
         for turn in range(turns):
             for run in (without, with_watchers) if turn % 2 else (with_watchers, without):
                 run()
+        watchers.send(signal.SIGCONT)
         scrape = "metrics" if pool.metrics else "inspect --json"
     return alone, watched, cpu, scrape
+
+
+def interval(values):
+    """Of the median, with 95 %: from which to which of the sorted values it lies (by the signs, whatever their distribution)."""
+    values, n = sorted(values), len(values)
+    reach = 0.98 * math.sqrt(n)
+    return values[max(0, math.floor(n / 2 - reach))], values[min(n - 1, math.ceil(n / 2 + reach))]
 
 
 def main():
@@ -160,16 +179,17 @@ def main():
         sys.exit("two CPUs are needed, to tell what watching takes by itself")
     places = [("1 worker on a CPU, watchers on another", 1, cpus[:1], cpus[1:2])]
     places.append((f"{len(cpus)} workers and watchers on {len(cpus)} CPUs", len(cpus), cpus, cpus))
-    print("| | tasks/s alone | tasks/s watched | ratio | spread of the turns | `top`'s CPU | wanted |")
+    print("| | tasks/s alone | tasks/s watched | ratio | its 95 % | `top`'s CPU | wanted |")
     print("|---|---|---|---|---|---|---|")
     for name, workers, own, others in places:
         alone, watched, cpu, scrape = measure(shmworker, turns, seconds, workers, own, others)
         ratios = [w / a for w, a in zip(watched, alone)]
         ratio = statistics.median(ratios)
+        low, high = interval(ratios)
         verdict = "reached" if ratio >= WANTED else "**missed**"
         print(
             f"| {name} | {statistics.median(alone):.0f} | {statistics.median(watched):.0f} | {ratio:.4f}, {verdict} "
-            f"| {min(ratios):.3f} to {max(ratios):.3f} | {100 * statistics.median(cpu):.1f} % | {WANTED} |",
+            f"| {low:.3f} to {high:.3f} | {100 * statistics.median(cpu):.1f} % | {WANTED} |",
             flush=True,
         )
     print(f"\nThe scrape was `{scrape}`.")

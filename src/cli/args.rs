@@ -9,6 +9,7 @@ use super::observing::ObservingArgs;
 #[cfg(feature = "pool")]
 use super::state::{ExportArgs, ImportArgs, RecoverArgs};
 use super::{
+    autopsy::AutopsyArgs,
     clean::CleanArgs,
     config,
     doctor::DoctorArgs,
@@ -148,6 +149,11 @@ pub(crate) enum Command {
         It only reads, and works if the pool's processes are stopped. Exit code 1 if an invariant is violated; each is printed \
         with the words involved.")]
     Inspect(InspectArgs),
+    /// Show what each process of a pool did last, and how those ended that died
+    #[command(after_help = "Example:\n  shmworker autopsy mine\n      \
+        the last 32 attempts and sleeps of each process, also of one whose place another has now\n\n\
+        It only reads. Of a pool that is dead it takes the name or the file, with the backings that outlive it.")]
+    Autopsy(AutopsyArgs),
     /// Watch a pool as it works: its processes, what they run, lanes, latencies, deaths
     #[command(after_help = "Example:\n  shmworker top 4711\n      \
         the pool of which this process is one, until 'q' is pressed; 'h' shows the keys\n\n\

@@ -3,6 +3,7 @@
 //! Every error is one line on stderr that names the input and the remedy; see [`exit`] for the codes.
 
 mod args;
+mod autopsy;
 #[cfg(feature = "pool")]
 mod bench;
 mod clean;
@@ -94,6 +95,7 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Jobs(args) => jobs::run(*args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Autopsy(args) => autopsy::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         #[cfg(feature = "pool")]
@@ -121,6 +123,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Jobs(args) => jobs::run(*args),
         Command::Torture(args) => torture::run(args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Autopsy(args) => autopsy::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         #[cfg(feature = "pool")]

@@ -20,10 +20,11 @@ use crate::{
         participant::{Counts, Histograms, How, Name, Participant},
         table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
         task_clock::{Sampler, TaskClock},
+        trail::{End, Pen, Trail},
         word::{Outcome, Phase, Task},
     },
     mem::segment::{NoSpace, Segment},
-    sync::{Acquire, AtomicU64, Bell, Inline, Relaxed, Release},
+    sync::{Acquire, AtomicU64, Bell, Inline, Relaxed, Release, monotonic},
 };
 use std::{
     any::Any,
@@ -117,7 +118,11 @@ pub(crate) struct Endpoint {
     times: &'static Histograms,
     /// What became of them, by kind. As above.
     counts: Counts<'static>,
+    /// Where it leaves what it does. As above.
+    trail: Pen<'static>,
     cursors: Cursors,
+    /// The moment at which it was made, on two clocks that are one.
+    began: (Instant, u64),
     /// Of the process in which it was made: a system call less for each task.
     pid: u32,
     spin: Spin,
@@ -137,6 +142,12 @@ pub(crate) struct Endpoint {
     keeping: [Mutex<()>; 16],
     /// What is needed for as long as anybody uses the rest, and goes after that.
     _kept: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// A sleep in the trail, and when it was over last.
+struct Sleep {
+    at: u64,
+    woken: Instant,
 }
 
 /// In place of the stamp of a beginning, of a task that nobody has handed back: as it came somebody looked for it, and did nothing
@@ -177,13 +188,19 @@ impl Endpoint {
         let record = segment.record(name.id()).expect("the coordinator gives names of the segment's participants");
         // SAFETY: it lies in the mapping, which stays where it is for as long as the segment lives, of which the endpoint has a share.
         let record = unsafe { &*ptr::from_ref(record) };
+        let trail = segment.trail(name.id()).expect("there are as many as records");
+        // SAFETY: as above.
+        let trail: &'static Trail = unsafe { &*ptr::from_ref(trail) };
+        let (pid, role) = (std::process::id(), segment.table().participants[usize::from(name.id())].role.load(Relaxed));
         Endpoint {
             segment,
             name,
             times: record.times(),
             counts: record.counts(),
+            trail: trail.pen(name, pid, role),
             cursors,
-            pid: std::process::id(),
+            began: (Instant::now(), monotonic()),
+            pid,
             spin,
             sampler: Sampler::default(),
             cpus,
@@ -245,6 +262,11 @@ impl Endpoint {
     /// What stands of it in the segment.
     pub(crate) fn participant(&self) -> &Participant {
         &self.table().participants[self.name.id() as usize]
+    }
+
+    /// Where it is noted which task's thread got a fatal signal, in its trail.
+    pub(crate) fn fault(&self) -> &AtomicU64 {
+        self.trail.fault()
     }
 
     pub(crate) fn segment(&self) -> &Segment {
@@ -565,11 +587,6 @@ impl Endpoint {
                 self.table().take_noted(&self.cursors, self.name)?
             }
         };
-        if let Some((task, _)) = taken {
-            // The worker has looked at it, and it is freed soon.
-            let input = self.descriptor(task).input.load(Relaxed);
-            self.table().blocks.prefetch_to_write(Payload(input));
-        }
         Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
     }
 
@@ -725,45 +742,67 @@ impl Endpoint {
         queues: &[LaneId],
         stop: impl Fn() -> bool,
     ) -> Result<Option<(Claimed<'_>, u64)>, Corrupted> {
-        let mut has_slept = false;
-        loop {
+        // Of the trail, in which all the sleeps until there is something are one.
+        let mut sleep: Option<Sleep> = None;
+        let found = loop {
             let began = match self.spin.wait(self.is_crowded(), || self.look(queues))? {
                 Ok((task, has_just_come)) => {
-                    if has_slept {
+                    if sleep.is_some() {
                         // The wake may have been meant for a second task.
                         self.wake_next(queues);
                     }
-                    return Ok(Some((task, if has_just_come { AT_ONCE } else { 0 })));
+                    break Some((task, if has_just_come { AT_ONCE } else { 0 }));
                 }
                 Err(began) => began,
             };
             if stop() || self.is_orphaned() {
-                return Ok(None);
+                break None;
             }
+            let mut this = sleep.unwrap_or_else(|| self.falls_asleep(began));
             self.park(queues, None, &stop);
-            self.spin.took(began.elapsed());
-            has_slept = true;
+            let took = began.elapsed();
+            self.spin.took(took);
+            this.woken = began + took;
+            sleep = Some(this);
+        };
+        if let Some(Sleep { at, woken }) = sleep {
+            self.trail.woken(at, self.pool_time(woken));
         }
+        Ok(found)
+    }
+
+    fn falls_asleep(&self, began: Instant) -> Sleep {
+        let at = self.trail.sleeps(self.pool_time(began), self.is_shared.load(Relaxed));
+        Sleep { at, woken: began }
+    }
+
+    /// When that was, in pool time: no clock is read for it.
+    fn pool_time(&self, moment: Instant) -> u64 {
+        let (then, monotonic) = self.began;
+        let now = monotonic.saturating_add(moment.saturating_duration_since(then).as_nanos() as u64);
+        now.saturating_sub(self.table().alarm.paused.load(Relaxed))
     }
 
     /// The attempt that began then ends so: for its submitter, and for people. Returns the present stamp.
     // Not inlined: it would be where an attempt ends that was not stamped, and costs that one more than a call costs the others.
     #[inline(never)]
-    fn note_times(&self, d: &Descriptor, began: u64, how: How) -> u64 {
-        let now = self.table().clock.now();
+    fn note_times(&self, running: &Running<'_>, began: u64, how: How) -> u64 {
+        let (now, d) = (self.table().clock.now(), running.descriptor);
         let (waited, ran) = (began.saturating_sub(d.submitted.load(Relaxed)), now.saturating_sub(began));
         d.run.ran.store(ran, Relaxed);
-        self.times.count(waited, ran, self.is_shared.load(Relaxed));
-        self.count_attempt(d.kind.load(Relaxed), how, (waited, ran));
+        let (kind, is_shared) = (d.kind.load(Relaxed), self.is_shared.load(Relaxed));
+        self.times.count(waited, ran, is_shared);
+        self.count_attempt(kind, how, (waited, ran), is_shared);
+        self.trail.ended(running.task, kind, End::from(how), (began, now), is_shared);
         now
     }
 
     /// One attempt of a task of this kind has ended so, which took these ticks.
     #[inline]
-    fn count_attempt(&self, kind: u32, how: How, ticks: (u64, u64)) {
+    fn count_attempt(&self, kind: u32, how: How, ticks: (u64, u64), is_shared: bool) {
         // Else its record has the names of tasks.
         if self.name.id() != 0 {
-            self.counts.count(kind & OF_NAME, how, ticks, self.is_shared.load(Relaxed));
+            self.counts.count(kind & OF_NAME, how, ticks, is_shared);
         }
     }
 
@@ -1015,14 +1054,14 @@ impl<'e> Running<'e> {
     /// The payload, read in place.
     pub(crate) fn input(&self) -> Result<&[u8], Corrupted> {
         let (start, len) = self.locate_input()?;
-        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate`), and nobody writes the
+        // SAFETY: the bytes lie in the segment, inline or in a block of this task's (`locate_input`), and nobody writes the
         // input while the word is CLAIMED(me) (invariant 2 of `descriptor`), which it is as long as this guard lives.
         Ok(unsafe { slice::from_raw_parts(start, len) })
     }
 
     fn locate_input(&self) -> Result<(*mut u8, usize), Corrupted> {
         let d = self.descriptor;
-        self.endpoint.segment.locate(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)
+        self.endpoint.segment.locate_input(self.task, Payload(d.input.load(Relaxed)), &d.input_bytes)
     }
 
     pub(crate) fn kind(&self) -> u32 {
@@ -1244,8 +1283,6 @@ impl<'e> Claimed<'e> {
     #[inline]
     fn new(endpoint: &'e Endpoint, task: Owned) -> Claimed<'e> {
         let descriptor = endpoint.descriptor(task);
-        // The submitter has written it, and the handler is given what lies there.
-        endpoint.table().blocks.prefetch(Payload(descriptor.input.load(Relaxed)));
         Claimed { running: Running { endpoint, task, descriptor } }
     }
 
@@ -1323,10 +1360,12 @@ impl<'e> Claimed<'e> {
             _ => How::Failed,
         };
         let now = if began == 0 {
-            endpoint.count_attempt(d.kind.load(Relaxed), how, (0, 0));
+            let (kind, is_shared) = (d.kind.load(Relaxed), endpoint.is_shared.load(Relaxed));
+            endpoint.count_attempt(kind, how, (0, 0), is_shared);
+            endpoint.trail.ended(task, kind, End::from(how), (0, 0), is_shared);
             0
         } else {
-            endpoint.note_times(d, began, how)
+            endpoint.note_times(&self.running, began, how)
         };
         // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
         endpoint.count();
@@ -1343,10 +1382,14 @@ impl<'e> Claimed<'e> {
         let claimed = ManuallyDrop::new(self);
         let endpoint = claimed.endpoint;
         // Read before it may be another's.
-        let kind = claimed.descriptor.kind.load(Relaxed);
+        let (kind, began) = (claimed.descriptor.kind.load(Relaxed), claimed.descriptor.run.began.load(Relaxed));
         let is_given = endpoint.table().give_back(&endpoint.cursors, endpoint.name, claimed.task, again)?;
-        if is_given && again != Again::SameAttempt {
-            endpoint.count_attempt(kind, How::Retried, (0, 0));
+        let is_shared = endpoint.is_shared.load(Relaxed);
+        if is_given && again == Again::SameAttempt {
+            endpoint.trail.ended(claimed.task, kind, End::HandedBack, (began, 0), is_shared);
+        } else if is_given {
+            endpoint.count_attempt(kind, How::Retried, (0, 0), is_shared);
+            endpoint.trail.ended(claimed.task, kind, End::Retried, (began, 0), is_shared);
         }
         Ok((!is_given).then(|| ManuallyDrop::into_inner(claimed)))
     }

@@ -292,7 +292,7 @@ fn submission(arg: u8, to: &[Name]) -> Submission {
         max_deaths: arg & 1,
         keeps_output: has(3) == 1,
         is_timed: has(2) == 1,
-        has_key: false,
         trace: (has(1) == 1).then_some(TraceParent { trace: arg.into(), span: arg.into(), is_sampled: has(0) == 1 }),
+        has_key: has(0) == 1,
     }
 }

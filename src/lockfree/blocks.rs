@@ -66,9 +66,6 @@ use crate::{
 };
 use std::ops::Range;
 
-#[cfg(not(all(test, any(loom, shuttle))))]
-use crate::sync::{prefetch, prefetch_to_write};
-
 /// Sizes of blocks.
 pub(crate) const CLASSES: usize = 8;
 /// Bytes of a chunk, unless a single block is larger.
@@ -391,30 +388,6 @@ impl Blocks<'_> {
             Err(Corrupted::new("attached block", block as usize, found))
         }
     }
-
-    /// Has the word of the block to which `payload` refers brought to this CPU, for who will look at it.
-    #[cfg(not(all(test, any(loom, shuttle))))]
-    #[inline]
-    pub(crate) fn prefetch(&self, payload: Payload) {
-        if let Some(word) = payload.block().and_then(|block| self.words.get(block as usize)) {
-            prefetch(word);
-        }
-    }
-
-    /// As [`prefetch`](Self::prefetch), for who will free it.
-    #[cfg(not(all(test, any(loom, shuttle))))]
-    #[inline]
-    pub(crate) fn prefetch_to_write(&self, payload: Payload) {
-        if let Some(word) = payload.block().and_then(|block| self.words.get(block as usize)) {
-            prefetch_to_write(word);
-        }
-    }
-
-    #[cfg(all(test, any(loom, shuttle)))]
-    pub(crate) fn prefetch(&self, _: Payload) {}
-
-    #[cfg(all(test, any(loom, shuttle)))]
-    pub(crate) fn prefetch_to_write(&self, _: Payload) {}
 
     /// HELD(me) → ATTACHED. The descriptor's field refers to the block already.
     ///

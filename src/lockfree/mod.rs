@@ -35,6 +35,8 @@ pub(crate) mod recovery;
 pub(crate) mod table;
 pub(crate) mod task_clock;
 pub(crate) mod timer;
+#[cfg(not(all(test, any(loom, shuttle))))]
+pub(crate) mod trail;
 pub(crate) mod word;
 
 #[cfg(all(test, any(loom, shuttle)))]

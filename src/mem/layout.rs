@@ -4,6 +4,7 @@
 //!   0  header          magic, version, geometry, control words      1 page
 //!      participants    128 B each
 //!      records         4 KiB per participant
+//!      trails          2688 B per participant
 //!      descriptors     896 B each
 //!      free map        1 bit per descriptor
 //!      lane controls   384 B each: queues, private lanes, completion lanes
@@ -56,6 +57,7 @@ use crate::{
         table::LaneCapacity,
         task_clock::ClockWords,
         timer::Alarm,
+        trail::Trail,
         word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
     },
     sync::{AtomicU32, AtomicU64, ticks::Pair},
@@ -229,6 +231,7 @@ pub(crate) struct Control {
 pub(crate) struct Layout {
     pub(crate) participants: usize,
     pub(crate) records: usize,
+    pub(crate) trails: usize,
     pub(crate) descriptors: usize,
     pub(crate) free: usize,
     pub(crate) controls: usize,
@@ -260,6 +263,7 @@ impl Layout {
         let mut layout = Layout {
             participants: place(Region::array::<Participant>(g.participants as usize).ok()?),
             records: place(Region::array::<Record>(g.participants as usize).ok()?),
+            trails: place(Region::array::<Trail>(g.participants as usize).ok()?),
             descriptors: place(Region::array::<Descriptor>(g.descriptors as usize).ok()?),
             free: place(words(FreeMap::words(g.descriptors as usize))?),
             controls: place(Region::array::<LaneControl>(g.lanes()).ok()?),
@@ -308,6 +312,7 @@ mod tests {
         let starts = [
             l.participants,
             l.records,
+            l.trails,
             l.descriptors,
             l.free,
             l.controls,

@@ -47,6 +47,8 @@ use crate::{
         participant::{Name, Record},
         table::{Owned, Table},
         task_clock::{Source, TaskClock},
+        trail::Trail,
+        word::Phase,
     },
     sync::{AtomicU64, Inline, Relaxed},
 };
@@ -527,6 +529,30 @@ impl Segment {
         Some(unsafe { &*record.cast() })
     }
 
+    /// The last things that the participants with this id did. `None`: there is none.
+    pub(crate) fn trail(&self, id: u16) -> Option<&Trail> {
+        if u32::from(id) >= self.geometry.participants {
+            return None;
+        }
+        let offset = self.layout.trails + usize::from(id) * size_of::<Trail>();
+        // SAFETY: the region of the trails lies within the mapping.
+        let trail = unsafe { self.map.as_ptr().add(offset) };
+        // SAFETY: as in `record`.
+        Some(unsafe { &*trail.cast() })
+    }
+
+    /// Leaves in the trail of a participant which is dead what it runs, or ran. Before its tasks are settled.
+    pub(crate) fn trail_unfinished(&self, dead: Name) {
+        let Some(pen) = self.trail(dead.id()).and_then(|trail| trail.pen_of(dead)) else { return };
+        for (index, d) in (0..).zip(self.table().descriptors) {
+            let word = self.table().load(index);
+            if word.is(Phase::Claimed) && word.who() == dead.id() {
+                let began = d.run_of(word).map_or(0, |run| run.began.load(Relaxed));
+                pen.left(Owned { index, word }, d.kind.load(Relaxed), began, d.heartbeat.load(Relaxed));
+            }
+        }
+    }
+
     /// The words about the whole pool.
     pub(crate) fn header(&self) -> &Header {
         // SAFETY: `header` is the start of `map`, which has a page for it; any bytes are a header. Its identity, which
@@ -651,8 +677,31 @@ impl Segment {
         payload: Payload,
         block: u32,
     ) -> Result<(*mut u8, usize), Corrupted> {
-        let (start, size) = self.place_of(block)?;
         self.table.blocks.check_attached(block, task.index, task.word)?;
+        self.span_of(task, payload, block)
+    }
+
+    /// As [`locate`](Self::locate), without a look at the block's word, for the input of a task that this participant runs: its submitter
+    /// attached the block before it published the task, and frees it after the end. The word stays with the submitter's CPU, which
+    /// spares each such task two cache lines that travel. After damage the bytes may be another's, and are inside the segment.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if there is no such block, or the payload is longer than its place.
+    #[inline]
+    pub(crate) fn locate_input<const N: usize>(
+        &self,
+        task: Owned,
+        payload: Payload,
+        inline: &Inline<N>,
+    ) -> Result<(*mut u8, usize), Corrupted> {
+        match payload.block() {
+            None => self.locate(task, payload, inline),
+            Some(block) => self.span_of(task, payload, block),
+        }
+    }
+
+    fn span_of(&self, task: Owned, payload: Payload, block: u32) -> Result<(*mut u8, usize), Corrupted> {
+        let (start, size) = self.place_of(block)?;
         if payload.len() <= size {
             Ok((start, payload.len()))
         } else {

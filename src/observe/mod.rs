@@ -4,6 +4,8 @@
 //! processes are all stopped, or dead. What it costs them is that the cache lines which it reads have to come back.
 
 #[cfg(feature = "cli")]
+pub(crate) mod autopsy;
+#[cfg(feature = "cli")]
 pub(crate) mod find;
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;

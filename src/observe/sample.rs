@@ -210,7 +210,7 @@ pub(crate) struct Percentiles {
     pub(crate) max_ns: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Death {
     pub(crate) label: String,
     pub(crate) pid: u32,
@@ -369,12 +369,7 @@ impl Sample {
         let now = table.clock.source.pair().ns;
         Sample {
             pool: Pool {
-                mode: match Mode::of(&header.control) {
-                    Mode::Running => "running",
-                    Mode::Draining => "draining",
-                    Mode::Cancelling => "cancelling",
-                    Mode::Stopping => "stopping",
-                },
+                mode: mode_of(segment),
                 runs,
                 is_stopped: processes().next().is_some() && processes().all(|p| matches!(p.state, 'T' | 't')),
                 coordinator: coordinator.unwrap_or_else(|| table.participants[0].pid.load(Relaxed)),
@@ -412,24 +407,34 @@ impl Sample {
     }
 }
 
+/// How far the pool is in its life.
+pub(super) fn mode_of(segment: &Segment) -> &'static str {
+    match Mode::of(&segment.header().control) {
+        Mode::Running => "running",
+        Mode::Draining => "draining",
+        Mode::Cancelling => "cancelling",
+        Mode::Stopping => "stopping",
+    }
+}
+
 fn taken(segment: &Segment) -> io::Result<u64> {
     Ok(512 * File::from(segment.as_fd().try_clone_to_owned()?).metadata()?.blocks())
 }
 
 /// What tasks are called.
-struct Names(HashMap<u32, String>);
+pub(super) struct Names(HashMap<u32, String>);
 
 impl Names {
-    fn of(segment: &Segment) -> Names {
+    pub(super) fn of(segment: &Segment) -> Names {
         Names(segment.record(0).map(|record| record.task_names()).unwrap_or_default().into_iter().collect())
     }
 
-    fn name(&self, kind: u32) -> String {
+    pub(super) fn name(&self, kind: u32) -> String {
         self.0.get(&(kind & OF_NAME)).cloned().unwrap_or_else(|| format!("{:#x}", kind & OF_NAME))
     }
 }
 
-fn participants(segment: &Segment, runs: bool) -> Vec<Participant> {
+pub(super) fn participants(segment: &Segment, runs: bool) -> Vec<Participant> {
     let table = segment.table();
     let mut found = Vec::new();
     for (id, p) in table.participants.iter().enumerate() {
@@ -619,21 +624,23 @@ fn counts(segment: &Segment, names: &Names) -> Vec<TaskCount> {
     counts
 }
 
-fn deaths(segment: &Segment, participants: &[Participant]) -> Vec<Death> {
-    let table = segment.table();
-    let endings = segment.record(0).map(|record| record.endings()).unwrap_or_default();
-    let label = |role: u32| {
-        if role == GUEST {
-            return "attached".to_owned();
-        }
-        // Its successor has the label too; the coordinator and who has made the pool have roles that say nothing.
-        let is_it = |p: &&Participant| {
-            table.participants[p.id].role.load(Relaxed) == role && !matches!(&p.label[..], "coordinator" | "program")
-        };
-        participants.iter().find(is_it).map_or_else(|| format!("process {role}"), |p| p.label.clone())
+/// What one that had this role is called.
+pub(super) fn label_of(segment: &Segment, participants: &[Participant], role: u32) -> String {
+    if role == GUEST {
+        return "attached".to_owned();
+    }
+    // Its successor has the label too; the coordinator and who has made the pool have roles that say nothing.
+    let is_it = |p: &&Participant| {
+        segment.table().participants[p.id].role.load(Relaxed) == role
+            && !matches!(&p.label[..], "coordinator" | "program")
     };
+    participants.iter().find(is_it).map_or_else(|| format!("process {role}"), |p| p.label.clone())
+}
+
+pub(super) fn deaths(segment: &Segment, participants: &[Participant]) -> Vec<Death> {
+    let endings = segment.record(0).map(|record| record.endings()).unwrap_or_default();
     let death = |Ending { pid, role, exit, requeued, failed, at_ms }: Ending| Death {
-        label: label(role),
+        label: label_of(segment, participants, role),
         pid,
         exit: Exit::unpack(exit).to_string(),
         was_overdue: exit & OVERDUE != 0,

@@ -229,6 +229,7 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
     let slots = work.slots;
     let endpoint = seat.endpoint.clone();
     fault::install(seat.endpoint.participant()).map_err(|e| format!("cannot watch for fatal signals: {e}"))?;
+    fault::note_in(seat.endpoint.fault());
     for hook in &tasks.on_start {
         hook().map_err(|failure| format!("the start hook of this worker failed: {}", failure.message))?;
     }

@@ -1020,6 +1020,7 @@ impl<'o> Coordinator<'o> {
             _ => &[], // it was faster
         };
         let overdue = if late.is_empty() { 0 } else { OVERDUE };
+        self.segment.trail_unfinished(name);
         let death = Death { peak_kib, late, ..Death::of(exit.pack() | overdue) };
         let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
@@ -1357,6 +1358,7 @@ impl<'o> Coordinator<'o> {
                 std::mem::take(&mut self.late_guests).into_iter().partition(|(who, _)| *who == guest.name);
             self.late_guests = others;
             let late: Vec<_> = Vec::into_iter(late).map(|(_, task)| task).collect();
+            self.segment.trail_unfinished(guest.name);
             let death = Death { late: &late, ..Death::of(exit.pack()) };
             let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;

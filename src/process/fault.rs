@@ -27,7 +27,7 @@
 
 use crate::{
     lockfree::{participant::Participant, table::TaskId},
-    sync::{Acquire, Relaxed, Release, private::AtomicU64},
+    sync::{self, Acquire, Relaxed, Release, private::AtomicU64},
 };
 use nix::{
     errno::Errno,
@@ -56,6 +56,8 @@ thread_local! {
 
 /// Who notes.
 static PARTICIPANT: AtomicPtr<Participant> = AtomicPtr::new(ptr::null_mut());
+/// Where it is noted beside, for who reads the trail.
+static TRAIL: AtomicPtr<sync::AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// The process that has installed the handler. In a child of its own the segment is not mapped.
 static PROCESS: AtomicI32 = AtomicI32::new(0);
 /// What was there before, for each of [`FATAL`].
@@ -87,6 +89,11 @@ pub(crate) fn install(participant: &'static Participant) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Has the task noted in this word too, which is 0 until then.
+pub(crate) fn note_in(trail: &'static sync::AtomicU64) {
+    TRAIL.store(ptr::from_ref(trail).cast_mut(), Release);
+}
+
 /// The handler.
 extern "C" fn note(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let task = RUNNING.with(|running| running.load(Relaxed));
@@ -97,6 +104,10 @@ extern "C" fn note(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         && PROCESS.load(Relaxed) == getpid().as_raw()
     {
         participant.note_fault(task);
+        // SAFETY: null, or `note_in` had it from a reference that lives as long as the process.
+        if let Some(trail) = unsafe { TRAIL.load(Acquire).as_ref() } {
+            let _ = trail.compare_exchange(0, task, Relaxed, Relaxed); // for people
+        }
     }
     // All of them: of two on one alternate stack the second may find no room, and Rust's handler ends in `abort`.
     for (signal, before) in FATAL.into_iter().zip(&BEFORE) {
