@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         after_another_boot_all_that_was_accepted_is_run,
         what_is_exported_is_run_where_it_is_imported,
         recover_says_what_the_next_start_does,
+        jobs_of_another_boot_are_run_once_each,
         a_journal_of_another_state_is_refused,
         a_state_that_is_in_use_is_not_imported_into,
         a_full_disk_accepts_nothing_and_loses_nothing,
@@ -270,6 +271,39 @@ fn recover_says_what_the_next_start_does() {
     fs::remove_file(&journal).unwrap();
     says(&shmworker(&["recover"], &state), 1, &["journal      none", "is refused", "no journal says what was in it"]);
     says(&shmworker(&["recover", "--apply"], &state), 1, &["no journal says what was in it"]);
+}
+
+fn jobs_of_another_boot_are_run_once_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let lines = |n: u64| {
+        let lines = (0..n).map(|i| format!("{{\"task\":\"echo\",\"args\":{i},\"label\":\"{i}\"}}\n"));
+        fs::write(path("in"), lines.collect::<String>()).unwrap();
+    };
+    let jobs = || {
+        let mut command = Command::new(SHMWORKER);
+        command.args(["jobs", "-j", "2", "--sync", "every-batch", "--state"]).arg(path("state"));
+        command.arg("-o").arg(path("out")).arg(path("in"));
+        command
+    };
+    lines(3000);
+    let program = Program::start(jobs());
+    eventually("some are done", || fs::metadata(path("out")).is_ok_and(|out| out.len() > 0).then_some(()));
+    kill_all(&program);
+    let before = fs::read_to_string(path("out")).unwrap().lines().count();
+    if before < 3000 {
+        reboot(&path("state"));
+    }
+    let mut last = Program::start(jobs());
+    let status = last.end();
+    assert!(status.success(), "{status}: {:?}", last.stderr());
+    let out = fs::read_to_string(path("out")).unwrap();
+    let number =
+        |line: &str| line.split_once(r#""label":""#).unwrap().1.split_once('"').unwrap().0.parse::<u64>().unwrap();
+    let mut found: Vec<u64> = out.lines().map(number).collect();
+    found.sort_unstable();
+    assert_eq!(found, (0..3000).collect::<Vec<_>>());
+    says(&shmworker(&["jobs", "--sync", "never", "--state"], &path("state")), 2, &["'interval' or 'every-batch'"]);
 }
 
 fn a_journal_of_another_state_is_refused() {
