@@ -274,6 +274,7 @@ fn recover_says_what_the_next_start_does() {
 }
 
 fn jobs_of_another_boot_are_run_once_each() {
+    const LINES: u64 = 500;
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let lines = |n: u64| {
@@ -286,12 +287,12 @@ fn jobs_of_another_boot_are_run_once_each() {
         command.arg("-o").arg(path("out")).arg(path("in"));
         command
     };
-    lines(3000);
+    lines(LINES);
     let program = Program::start(jobs());
     eventually("some are done", || fs::metadata(path("out")).is_ok_and(|out| out.len() > 0).then_some(()));
     kill_all(&program);
     let before = fs::read_to_string(path("out")).unwrap().lines().count();
-    if before < 3000 {
+    if before < LINES as usize {
         reboot(&path("state"));
     }
     let mut last = Program::start(jobs());
@@ -302,7 +303,7 @@ fn jobs_of_another_boot_are_run_once_each() {
         |line: &str| line.split_once(r#""label":""#).unwrap().1.split_once('"').unwrap().0.parse::<u64>().unwrap();
     let mut found: Vec<u64> = out.lines().map(number).collect();
     found.sort_unstable();
-    assert_eq!(found, (0..3000).collect::<Vec<_>>());
+    assert_eq!(found, (0..LINES).collect::<Vec<_>>());
     says(&shmworker(&["jobs", "--sync", "never", "--state"], &path("state")), 2, &["'interval' or 'every-batch'"]);
 }
 

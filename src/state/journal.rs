@@ -819,7 +819,7 @@ impl Journal {
         }
         log.buffer.clear();
         put(&mut log.buffer, self.shared.state, &Head::Task { kind, name }, &[])?;
-        self.shared.write(&mut log)?;
+        self.shared.write(&mut log, false)?;
         log.names.insert(kind, name.to_owned());
         Ok(())
     }
@@ -838,7 +838,9 @@ impl Journal {
             put(&mut log.buffer, self.shared.state, &head, rest)?;
             places.push((at, (log.len + log.buffer.len() as u64 - at) as u32));
         }
-        self.shared.write(&mut log)?;
+        // That something is over is only worth another run.
+        let is_promise = records.iter().any(|record| !matches!(record, Record::Delivered { .. }));
+        self.shared.write(&mut log, is_promise)?;
         for (record, place) in records.iter().zip(places) {
             log.note(record, place);
         }
@@ -972,8 +974,8 @@ impl Shared {
         move |source| JournalError::Os { step, path: self.path.clone(), source }
     }
 
-    /// Writes the batch in the buffer; all of it or nothing.
-    fn write(&self, log: &mut Log) -> Result<(), JournalError> {
+    /// Writes the batch in the buffer; all of it or nothing. `is_promise`: somebody is told that it is there.
+    fn write(&self, log: &mut Log, is_promise: bool) -> Result<(), JournalError> {
         if let Some(why) = &log.broken {
             return Err(JournalError::Broken { path: self.path.clone(), why: why.clone() });
         }
@@ -989,7 +991,7 @@ impl Shared {
         let (written, why) = match written {
             Ok(n) if n == log.buffer.len() => {
                 log.len += n as u64;
-                return self.has_written(log);
+                return self.has_written(log, is_promise);
             }
             // What keeps the rest from being written is what the next write would meet.
             Ok(n) => (n, (&*log.file).write(&log.buffer[n..]).err().unwrap_or(io::ErrorKind::StorageFull.into())),
@@ -1003,10 +1005,18 @@ impl Shared {
         Err(self.os("write to")(why))
     }
 
-    fn has_written(&self, log: &mut Log) -> Result<(), JournalError> {
+    fn has_written(&self, log: &mut Log, is_promise: bool) -> Result<(), JournalError> {
         match self.sync {
+            // With the next promise, or at the end.
+            SyncWhen::EveryBatch if !is_promise => {
+                log.is_dirty = true;
+                Ok(())
+            }
             SyncWhen::EveryBatch => match log.file.sync_data() {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    log.is_dirty = false;
+                    Ok(())
+                }
                 Err(e) => {
                     log.broken = Some(format!("it can't be synced: {e}"));
                     Err(self.os("sync")(e))
