@@ -96,7 +96,7 @@ pub use pool::{Pool, Tasks, init};
 #[cfg(not(all(test, any(loom, shuttle))))]
 pub use process::limits::WorkerLimits;
 #[cfg(all(feature = "pool", not(all(test, any(loom, shuttle)))))]
-pub use state::StateError;
+pub use state::{StateError, journal::JournalError};
 #[cfg(feature = "temporal")]
 pub mod temporal;
 

@@ -102,6 +102,10 @@ const COMMANDS: &[(&str, Proof)] = &[
         Here(".config/fish/completions/shmworker.fish"),
     ),
     ("shmworker man ~/.local/share/man/man1", Here(".local/share/man/man1/shmworker-jobs.1")),
+    // docs/state.md
+    ("shmworker recover state", In("tests/journal.rs", "recover_says_what_the_next_start_does")),
+    ("shmworker export state > tasks.jsonl", In("tests/journal.rs", "what_is_exported_is_run_where_it_is_imported")),
+    ("shmworker import other < tasks.jsonl", In("tests/journal.rs", "what_is_exported_is_run_where_it_is_imported")),
     // docs/guide.md
     (
         "cargo run --release --no-default-features --features pool --example footprint",

@@ -6,6 +6,8 @@ use super::bench::BenchArgs;
 use super::jobs::JobsArgs;
 #[cfg(any(feature = "source", feature = "temporal"))]
 use super::observing::ObservingArgs;
+#[cfg(feature = "pool")]
+use super::state::{ExportArgs, ImportArgs, RecoverArgs};
 use super::{
     autopsy::AutopsyArgs,
     clean::CleanArgs,
@@ -169,6 +171,25 @@ pub(crate) enum Command {
         For pools of Builder::forkserver and Builder::exec. If the new program can't go on with it, the old one does. Exit code 1 if so, \
         with the reason.")]
     Upgrade(UpgradeArgs),
+    /// Say what is left of a pool with a state file, and what the next start makes of it
+    #[cfg(feature = "pool")]
+    #[command(after_help = "Example:\n  shmworker recover /var/lib/thumbs/state\n      \
+        which tasks wait, are begun again, are submitted from the journal; it changes nothing\n  \
+        shmworker recover --apply /var/lib/thumbs/state\n      \
+        cuts off what was half written, and sets a segment aside that can't be trusted\n\n\
+        Exit code 1 if nothing can be gone on with.")]
+    Recover(RecoverArgs),
+    /// Print the tasks in a state file as JSON lines
+    #[cfg(feature = "pool")]
+    #[command(after_help = "Example:\n  shmworker export /var/lib/thumbs/state > tasks.jsonl\n      \
+        all that is not over, with inputs, and results that nobody has taken\n\n\
+        It only reads, and works while the pool runs.")]
+    Export(ExportArgs),
+    /// Add exported tasks to a state file, which no pool has now
+    #[cfg(feature = "pool")]
+    #[command(after_help = "Example:\n  shmworker import /var/lib/thumbs/state < tasks.jsonl\n      \
+        the next start with that file submits them; what is there already is left as it is")]
+    Import(ImportArgs),
     /// Remove the shared memory and the sockets of pools whose processes are all dead
     #[command(after_help = "Example:\n  shmworker clean --dry-run\n      \
         says what is left over in /dev/shm; what belongs to a pool that is alive is never touched")]

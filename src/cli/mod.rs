@@ -26,6 +26,8 @@ mod resize;
 mod run;
 #[cfg(feature = "source")]
 mod run_source;
+#[cfg(feature = "pool")]
+mod state;
 mod top;
 mod torture;
 mod units;
@@ -98,6 +100,12 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
+        #[cfg(feature = "pool")]
+        Command::Recover(args) => state::recover(&args),
+        #[cfg(feature = "pool")]
+        Command::Export(args) => state::export(&args),
+        #[cfg(feature = "pool")]
+        Command::Import(args) => state::import(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Doctor(args) => doctor::run(*args, &worker),
         Command::Completions(args) => manual::completions(&args, args::definition(&worker)),
@@ -121,6 +129,12 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Top(args) => top::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
+        #[cfg(feature = "pool")]
+        Command::Recover(args) => state::recover(&args),
+        #[cfg(feature = "pool")]
+        Command::Export(args) => state::export(&args),
+        #[cfg(feature = "pool")]
+        Command::Import(args) => state::import(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Doctor(args) => doctor::run(*args),
         Command::Completions(args) => manual::completions(&args, args::definition()),
@@ -130,7 +144,7 @@ fn execute(command: Command) -> Result<(), CliError> {
 }
 
 /// Says what goes wrong.
-#[cfg(feature = "jobs")]
+#[cfg(feature = "pool")]
 fn complain(line: impl std::fmt::Display) {
     crate::logs::complain(Of::default(), line);
 }

@@ -136,6 +136,8 @@ pub(crate) struct Endpoint {
     why_orphaned: OnceLock<String>,
     /// Of a durable client: who takes results, one thread at a time, since each is noted before.
     taking: Option<Mutex<()>>,
+    /// Who is told of each result before it is let go of.
+    recorder: Option<Recorder>,
     /// Who reads or replaces the checkpoint of a task: its threads share a task, and slots a lock.
     keeping: [Mutex<()>; 16],
     /// What is needed for as long as anybody uses the rest, and goes after that.
@@ -206,6 +208,7 @@ impl Endpoint {
             is_shared: AtomicBool::new(true),
             why_orphaned: OnceLock::new(),
             taking: None,
+            recorder: None,
             keeping: Default::default(),
             _kept: None,
         }
@@ -218,6 +221,22 @@ impl Endpoint {
 
     pub(crate) fn is_durable(&self) -> bool {
         self.taking.is_some()
+    }
+
+    /// Has this one told of each result of a task with a number, before it is let go of.
+    pub(crate) fn recorded_by(self, recorder: Recorder) -> Endpoint {
+        Endpoint { recorder: Some(recorder), ..self }
+    }
+
+    /// Tells that the result of this task was delivered, if that is what it is. False: it can't be told.
+    fn record(&self, task: Owned) -> bool {
+        let Some(recorder) = &self.recorder else { return true };
+        let d = self.descriptor(task);
+        let number = d.number.load(Relaxed);
+        match d.noted(task.word).and_then(|done| done.phase()) {
+            Some(Phase::Done(outcome)) if number != 0 => recorder(number, outcome, task.word.attempt()),
+            _ => true, // a draft
+        }
     }
 
     /// Who rouses the coordinator for a time or an unanswered wake, where it sleeps in `poll`.
@@ -493,6 +512,37 @@ impl Endpoint {
         let key = d.key();
         // Of this life: its submitter alone begins the next.
         (self.table().load(task.index).generation() == task.generation).then_some(key).flatten()
+    }
+
+    /// By which number this participant's journal knows a task of its that has not been released; 0: by none.
+    pub(crate) fn number_of(&self, task: TaskId) -> u64 {
+        self.table().descriptor(task.index).map_or(0, |d| d.number.load(Relaxed))
+    }
+
+    /// Gives such a task another number: for who begins with it, before anybody else takes its result.
+    pub(crate) fn set_number(&self, task: TaskId, number: u64) {
+        if let Ok(d) = self.table().descriptor(task.index) {
+            d.number.store(number, Relaxed);
+        }
+    }
+
+    /// What its journal is to say of such a task beside its input.
+    pub(crate) fn submission_of(&self, task: TaskId) -> Option<Submission> {
+        let d = self.table().descriptor(task.index).ok()?;
+        let queue = d.lane.load(Relaxed) as usize;
+        let rules = Rules::of(d.rules.load(Relaxed));
+        let expires = d.expires.load(Relaxed);
+        (queue < self.table().queues).then(|| Submission {
+            kind: d.kind.load(Relaxed),
+            max_attempts: u8::try_from(d.max_attempts.load(Relaxed)).unwrap_or(u8::MAX),
+            expires_in: (expires != 0).then(|| Duration::from_nanos(expires.saturating_sub(self.table().now()))),
+            limits: Limits::of(d.limits.load(Relaxed)),
+            backoff: Backoff::of(d.backoff.load(Relaxed)),
+            timeout_ms: rules.timeout_ms,
+            retry_on: rules.retry_on,
+            max_deaths: rules.max_deaths,
+            ..Submission::new(To::Queue(queue))
+        })
     }
 
     /// The `kind` of a task of this participant's that has not been released.
@@ -785,6 +835,10 @@ impl Endpoint {
     }
 }
 
+/// Told that the result of the task of this number was delivered, with its outcome and how often it had been begun, less one. False:
+/// it can't be noted.
+pub(crate) type Recorder = Box<dyn Fn(u64, Outcome, u8) -> bool + Send + Sync>;
+
 /// A descriptor that this participant has RESERVED; released when dropped. `E`: a reference to the endpoint, or a share in it.
 struct Guard<E: Deref<Target = Endpoint>> {
     endpoint: E,
@@ -794,6 +848,10 @@ struct Guard<E: Deref<Target = Endpoint>> {
 impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
     fn drop(&mut self) {
         let table = self.endpoint.table();
+        // Without a record it would be run again: it stays in hand, and comes once more.
+        if !self.endpoint.record(self.task) {
+            return;
+        }
         // Damage is reported by the next operation that meets it; here is nobody to tell.
         let _ = if self.endpoint.is_durable() { table.release_noted(self.task) } else { table.release(self.task) };
     }
@@ -894,6 +952,11 @@ impl Draft<'_> {
     /// most. It counts if the submission says that there is one.
     pub(crate) fn set_key(&mut self, key: &str) {
         self.guard.endpoint.descriptor(self.guard.task).set_key(key);
+    }
+
+    /// By which its submitter's journal knows it.
+    pub(crate) fn set_number(&mut self, number: u64) {
+        self.guard.endpoint.descriptor(self.guard.task).number.store(number, Relaxed);
     }
 
     /// Sets it aside, without a borrow of the endpoint.

@@ -6,6 +6,8 @@ mod descriptor_ops;
 #[cfg(feature = "jobs")]
 mod jsonl_line;
 mod live_damage;
+#[cfg(feature = "pool")]
+mod recover;
 mod ring_ops;
 mod segment_open;
 mod stage;
@@ -16,6 +18,8 @@ pub use descriptor_ops::descriptor_ops;
 #[cfg(feature = "jobs")]
 pub use jsonl_line::jsonl_line;
 pub use live_damage::live_damage;
+#[cfg(feature = "pool")]
+pub use recover::recover;
 pub use ring_ops::ring_ops;
 pub use segment_open::segment_open;
 pub use words::words;
@@ -46,6 +50,10 @@ mod tests {
     #[cfg(feature = "jobs")]
     corpora! {
         the_corpus_of_jsonl_line_passes jsonl_line;
+    }
+    #[cfg(feature = "pool")]
+    corpora! {
+        the_corpus_of_recover_passes recover;
     }
     corpora! {
         the_corpus_of_words_passes words;

@@ -11,7 +11,7 @@ use crate::{
         word::Member,
     },
     mem::{
-        layout::{Geometry, Layout, classes},
+        layout::{Geometry, Layout, classes, seal},
         segment::Segment,
     },
     process::exit::Exit,
@@ -59,6 +59,8 @@ pub fn segment_open(data: &[u8]) {
         image[offset..offset + n].copy_from_slice(&bytes[..n]);
         rest = tail;
     }
+    // By which most of what was patched in the header would be found before it is looked at.
+    seal(&mut image);
     image.truncate(image.len() - (usize::from(kind) - 1) % 4 * 4096);
     open(&image);
 }

@@ -43,6 +43,8 @@
 //! |                                          |                       | RESERVED |                                    |
 //! | `key`                                    | the submitter, if it  | RESERVED | the next client of its name        |
 //! |                                          | gives one             |          |                                    |
+//! | `number`                                 | the submitter, if it  | RESERVED | the same; who recovers             |
+//! |                                          | has a journal         |          |                                    |
 //! | `exit`                                   | the submitter, 0      | RESERVED | the submitter, RESERVED            |
 //! |                                          | the coordinator       | CLAIMED  |                                    |
 //! | `cancel`                                 | who cancels: an       | any      | submitter, worker and coordinator  |
@@ -217,10 +219,13 @@ pub(crate) struct Descriptor {
     /// Text, where `rules` say that there is one: by what its submitter knows it, in another life too.
     #[cfg(not(all(test, any(loom, shuttle))))]
     key: [AtomicU64; LONGEST_KEY / 8],
+    /// By which its submitter's journal knows it; 0: it is in none.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(crate) number: AtomicU64,
 }
 
 /// Longest key of a task that is kept, in bytes.
-pub(crate) const LONGEST_KEY: usize = 128;
+pub(crate) const LONGEST_KEY: usize = 120;
 
 /// What is told of one attempt, by whoever claimed the task.
 #[repr(C, align(64))]
@@ -318,7 +323,7 @@ pub(crate) fn set(word: &AtomicU64, value: u64) {
 }
 
 #[cfg(not(all(test, any(loom, shuttle))))]
-const _: () = assert!(size_of::<Descriptor>() == 256 + 2 * INLINE + LONGEST_KEY);
+const _: () = assert!(size_of::<Descriptor>() == 256 + 2 * INLINE + LONGEST_KEY + 8);
 
 #[cfg(not(all(test, any(loom, shuttle))))]
 impl Descriptor {

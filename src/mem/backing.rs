@@ -36,7 +36,7 @@
 //! forked child that drops it; and it only sets the size, so space is allocated here, on a descriptor of our own.
 
 use super::{
-    layout::{Identity, MAGIC},
+    layout::{Header, Identity, MAGIC, QueueNames},
     segment::SegmentCreateError,
     space,
 };
@@ -53,6 +53,7 @@ use shared_memory::{ShmemConf, ShmemError};
 use std::{
     fs::{File, Metadata, OpenOptions},
     io,
+    mem::offset_of,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -326,6 +327,13 @@ pub(crate) fn read_identity(file: &File) -> io::Result<Identity> {
     file.read_exact_at(&mut bytes, 0)?;
     // SAFETY: `Identity` is made of integers alone, for which any bytes are values, and has the size of `bytes`.
     Ok(unsafe { bytes.as_ptr().cast::<Identity>().read_unaligned() })
+}
+
+/// The names of queues where a segment has them.
+pub(super) fn read_queue_names(file: &File) -> io::Result<QueueNames> {
+    let mut names = [0; size_of::<QueueNames>()];
+    file.read_exact_at(&mut names, offset_of!(Header, queues) as u64)?;
+    Ok(names)
 }
 
 /// Which run of the machine this is; 0: unknown.

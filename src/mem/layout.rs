@@ -25,8 +25,8 @@
 //!
 //! | word              | written by                          | read by      | a death leaves                         |
 //! |-------------------|-------------------------------------|--------------|----------------------------------------|
-//! | identity, queues' | its maker, before anybody shares it | who attaches | a file that is refused, or lacks names |
-//! | names             |                                     |              |                                        |
+//! | identity, queues' | its maker, before anybody shares it | who attaches | a file that is refused: its checksum   |
+//! | names             |                                     |              | is of both                             |
 //! | `mode`            | the coordinator                     | all          | the last one                           |
 //! | `deaths`          | the coordinator                     | clients      | a count that lacks the death that was  |
 //! |                   |                                     |              | being settled                          |
@@ -62,7 +62,7 @@ use crate::{
     },
     sync::{AtomicU32, AtomicU64, ticks::Pair},
 };
-use std::alloc::Layout as Region;
+use std::{alloc::Layout as Region, mem::offset_of};
 
 /// `shmworkr`, little-endian.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
@@ -167,9 +167,51 @@ pub(crate) struct Identity {
     /// One moment of that clock.
     pub(crate) origin: Pair,
     pub(crate) geometry: Geometry,
+    /// Of the state that is in it, by which what lies beside it is known to belong to it: a random number.
+    pub(crate) id: u64,
+    /// CRC-32 of what stands before it, and of the names of queues: [`sum`](Identity::sum).
+    pub(crate) checksum: u64,
+}
+
+/// Bytes of the names of all queues.
+pub(crate) type QueueNames = [u8; size_of::<[QueueName; MAX_QUEUES]>()];
+
+impl Identity {
+    /// The same with its checksum.
+    pub(crate) fn sealed(self, names: &QueueNames) -> Identity {
+        Identity { checksum: self.sum(names), ..self }
+    }
+
+    /// What its checksum is to be. Not of `creator`, which is for people, and another's after a restart; nor of the magic, which is
+    /// looked at by itself, and written last.
+    pub(crate) fn sum(&self, names: &QueueNames) -> u64 {
+        let identity = Identity { magic: MAGIC, creator: 0, ..*self };
+        let start = &raw const identity;
+        // SAFETY: `Identity` is made of integers alone, without gaps (below), so each of its bytes is initialized; it lives for as
+        // long as the slice does.
+        let bytes = unsafe { std::slice::from_raw_parts(start.cast::<u8>(), offset_of!(Identity, checksum)) };
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(bytes);
+        hasher.update(names);
+        hasher.finalize().into()
+    }
 }
 
 const _: () = assert!(size_of::<Header>() <= PAGE);
+const _: () = assert!(size_of::<Identity>() == 12 * 8 + size_of::<Pair>() + size_of::<Geometry>(), "there is a gap");
+const _: () = assert!(size_of::<Geometry>() == 6 * 4 + CLASSES * size_of::<Class>(), "there is a gap");
+
+/// Corrects the checksum in a segment's bytes, which somebody has changed.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn seal(image: &mut [u8]) {
+    let at = offset_of!(Header, queues);
+    let mut names = [0; size_of::<QueueNames>()];
+    names.copy_from_slice(&image[at..at + size_of::<QueueNames>()]);
+    // SAFETY: the image has a header; any bytes are an identity.
+    let identity = unsafe { image.as_ptr().cast::<Identity>().read_unaligned() };
+    let at = offset_of!(Identity, checksum);
+    image[at..at + 8].copy_from_slice(&identity.sum(&names).to_le_bytes());
+}
 
 /// Words about the whole pool. Written by the coordinator, but for the clock's rate and the [`Alarm`]'s `watched`, which are
 /// anybody's.

@@ -34,7 +34,7 @@
 
 use super::{
     backing::{self, Backing, Holder, LONGEST},
-    layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, QueueName, VERSION},
+    layout::{Geometry, Header, Identity, Layout, MAGIC, PAGE, QueueName, QueueNames, VERSION},
     mapping::Mapping,
     space::{self, Shortage},
 };
@@ -58,6 +58,7 @@ use nix::{
 };
 use std::{
     fs::File,
+    hash::{BuildHasher, RandomState},
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -172,6 +173,14 @@ pub enum SegmentOpenError {
         /// Its clock.
         found: u64,
     },
+    /// Its header is not as it was written.
+    #[error("a damaged segment: the checksum of its header is {expected:#010x}, and {found:#010x} stands there")]
+    Checksum {
+        /// What stands there.
+        found: u64,
+        /// What follows from the rest.
+        expected: u64,
+    },
     /// It is not as long as its header says, or as its geometry needs.
     #[error("a damaged segment: {found} bytes long, {header} by its header, {expected} by its geometry")]
     SizeMismatch {
@@ -238,6 +247,8 @@ pub(crate) struct Options {
     pub(crate) clock: Option<Source>,
     /// Names of the queues, in their order; those without one are known by their number alone.
     pub(crate) queues: Vec<String>,
+    /// Which state it is to hold, if not a new one.
+    pub(crate) id: Option<u64>,
 }
 
 impl Options {
@@ -312,7 +323,14 @@ impl Segment {
             times: (!options.no_times).into(),
             origin: source.pair(),
             geometry,
+            id: options.id.unwrap_or_else(random),
+            checksum: 0,
         };
+        let mut names: QueueNames = [0; size_of::<QueueNames>()];
+        for (room, name) in names.chunks_mut(size_of::<QueueName>()).zip(&options.queues) {
+            room[..name.len()].copy_from_slice(name.as_bytes());
+        }
+        let identity = identity.sealed(&names);
         // SAFETY: the mapping is page-aligned and at least a page long, the header starts with its identity, and nobody
         // else uses the mapping yet: a memfd is known to us alone, a file locked. The control words after it stay
         // zeroed.
@@ -325,12 +343,8 @@ impl Segment {
             (_, name) => name,
         };
         let segment = Segment::view(file, map, identity, source, layout, name);
-        for (room, name) in segment.header().queues.iter().zip(&options.queues) {
-            for (word, bytes) in room.iter().zip(name.as_bytes().chunks(8)) {
-                let mut padded = [0; 8];
-                padded[..bytes.len()].copy_from_slice(bytes);
-                word.store(u64::from_le_bytes(padded), Relaxed); // the fork or the socket that hands it on orders it
-            }
+        for (word, bytes) in segment.header().queues.iter().flatten().zip(names.as_chunks().0) {
+            word.store(u64::from_le_bytes(*bytes), Relaxed); // the fork or the socket that hands it on orders it
         }
         segment.begin();
         // SAFETY: as for the whole identity: nobody else uses the mapping yet, and no reference to its header is held. Last of all,
@@ -434,6 +448,11 @@ impl Segment {
         let (found, header, expected) = (meta.len(), identity.total, layout.total as u64);
         if found != expected || header != expected {
             return Err(SegmentOpenError::SizeMismatch { found, header, expected });
+        }
+        let names = backing::read_queue_names(&file).map_err(os("read"))?;
+        let (found, expected) = (identity.checksum, identity.sum(&names));
+        if found != expected {
+            return Err(SegmentOpenError::Checksum { found, expected });
         }
         let map = Mapping::new(&file, layout.total, writable).map_err(|e| os("map")(e.into()))?;
         Ok(Segment::view(file, map, identity, source, layout, None))
@@ -707,6 +726,11 @@ impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// A number that no two states have, but by an accident in 2⁶⁴.
+pub(crate) fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 fn check_names(names: &[String], queues: usize) -> Result<(), SegmentCreateError> {

@@ -1,7 +1,7 @@
 //! What a pool is to be like, before it is started.
 
 use super::launch::Program;
-use crate::WorkerLimits;
+use crate::{WorkerLimits, state::journal::SyncWhen};
 use serde::{Deserialize, Serialize};
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -50,6 +50,8 @@ pub(super) struct Settings {
     pub(super) file: Option<PathBuf>,
     #[serde(skip)]
     pub(super) client: Option<String>,
+    #[serde(skip)]
+    pub(super) sync: SyncWhen,
 }
 
 impl Default for Settings {
@@ -69,6 +71,7 @@ impl Default for Settings {
             start_timeout: Duration::from_secs(30),
             file: None,
             client: None,
+            sync: SyncWhen::default(),
         }
     }
 }
@@ -194,7 +197,7 @@ impl Builder {
         self
     }
 
-    /// The name under which this program's tasks are kept in the [file](Self::file), of 1 to 32 bytes; by default `main`. A pool with
+    /// The name under which this program's tasks are kept in the [file](Self::file), of 1 to 32 letters, digits, `.`, `_` and `-`; by default `main`. A pool with
     /// another name goes on with the file too: its workers run what waits there, whose results stay for the program of the first
     /// name.
     ///
@@ -207,6 +210,24 @@ impl Builder {
     /// ```
     pub fn client(mut self, name: impl Into<String>) -> Builder {
         self.settings.client = Some(name.into());
+        self
+    }
+
+    /// When what the pool accepts is on the disk, so that it outlives the machine's end too: by default at most a second later. Without
+    /// a [file](Self::file) this says nothing.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let tasks = Tasks::new();
+    /// use shmworker::pool::SyncWhen;
+    ///
+    /// // Each submission waits for the disk.
+    /// let pool = Pool::builder().file("state").sync(SyncWhen::EveryBatch).fork(tasks)?;
+    /// # drop(pool);
+    /// # Ok::<(), shmworker::pool::StartError>(())
+    /// ```
+    pub fn sync(mut self, when: SyncWhen) -> Builder {
+        self.settings.sync = when;
         self
     }
 

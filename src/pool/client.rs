@@ -29,12 +29,14 @@ use super::{
     aligned::Aligned,
     group::Waited,
     home::{AnotherProcess, Home},
+    journaled::{self, Journaled},
     worker,
 };
 use crate::{
     error::Corrupted,
     exec::endpoint::{
         CoordinatorDied, Draft, Endpoint, Finished, FinishedBy, ROOM, Shelved, Spare, Submission, SubmitError, Times,
+        To,
     },
     lockfree::{
         descriptor::{INLINE, LONGEST_KEY},
@@ -42,6 +44,7 @@ use crate::{
         word::Outcome,
     },
     process::Mode,
+    state::journal::{End, Numbers, Open},
 };
 use slab::Slab;
 use std::{
@@ -398,6 +401,8 @@ struct Shared {
     home: Home,
     /// Threads of a worker wait for results on the participant's word.
     is_workers: bool,
+    /// Of a durable client.
+    journal: Option<Arc<Journaled>>,
     /// So many descriptors that half of all remain if every participant keeps them, but one at least.
     few: usize,
     inbox: Mutex<Inbox>,
@@ -425,6 +430,7 @@ impl Client {
             few,
             endpoint,
             is_workers,
+            journal: None,
             inbox: Mutex::default(),
             changed: Condvar::new(),
             called: Condvar::new(),
@@ -439,8 +445,11 @@ impl Client {
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
 
-    /// The same, of a durable client with these tasks, whose tags are their places here.
-    pub(super) fn adopting(self, tasks: Vec<TaskId>) -> Client {
+    /// The same, of a durable client with these tasks, whose tags are their places here, and with this journal.
+    pub(super) fn adopting(mut self, tasks: Vec<TaskId>, done: &Numbers, journal: Arc<Journaled>) -> Client {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.journal = Some(journal);
+        }
         let mut inbox = self.shared.lock();
         for &task in &tasks {
             let key = self.endpoint().key_of(task).map(Arc::<str>::from);
@@ -452,13 +461,22 @@ impl Client {
             }
         }
         self.shared.has_gone_out(tasks.len());
+        // Delivered by the journal, and not let go of yet.
+        for (tag, &task) in tasks.iter().enumerate() {
+            if Some(self.endpoint().number_of(task)).is_some_and(|number| number != 0 && done.contains(number)) {
+                inbox.adopted.remove(&tag);
+                inbox.forget(tag);
+            }
+        }
         drop(inbox);
+        self.shared.resubmit();
         self
     }
 
     /// The tasks of former lives that nobody has asked for yet: tickets, each to be waited for by whoever calls this.
     pub(super) fn adopted(&self) -> Result<Vec<(usize, TaskId)>, AnotherProcess> {
         self.check_home()?;
+        self.shared.resubmit();
         let mut inbox = self.shared.lock();
         let tags = std::mem::take(&mut inbox.adopted);
         Ok(tags.into_iter().filter_map(|tag| Some((tag, inbox.slots.get(tag)?.task))).collect())
@@ -481,12 +499,19 @@ impl Client {
 
     /// The keys of the tasks of former lives that nobody has asked for yet.
     pub(super) fn adopted_keys(&self) -> Vec<String> {
+        let mut keys = self.shared.journal.as_ref().map_or_else(Vec::new, |journal| journal.backlog_keys());
         let inbox = self.shared.lock();
-        inbox.adopted.iter().filter_map(|&tag| Some(inbox.slots.get(tag)?.key()?.to_owned())).collect()
+        keys.extend(inbox.adopted.iter().filter_map(|&tag| Some(inbox.slots.get(tag)?.key()?.to_owned())));
+        keys
     }
 
     /// The task of a former life with this key isn't wanted any more.
     pub(super) fn forget_adopted(&self, key: &str) {
+        if let Some(journal) = &self.shared.journal
+            && let Some((number, _)) = journal.next_of_backlog(Some(key))
+        {
+            journal.deliver(number, Outcome::Cancelled, 0);
+        }
         let mut inbox = self.shared.lock();
         if let Some(&tag) = inbox.keys.get(key)
             && inbox.adopted.remove(&tag)
@@ -498,6 +523,7 @@ impl Client {
     /// Makes the task of a former life with this key one of a group, if nobody has asked for it yet.
     pub(super) fn adopt_in(&self, member: Member, key: &str) -> Result<Option<TaskId>, AnotherProcess> {
         self.check_home()?;
+        self.shared.fetch(key);
         let mut inbox = self.shared.lock();
         let Some(&tag) = inbox.keys.get(key) else { return Ok(None) };
         if !inbox.adopted.remove(&tag) {
@@ -740,7 +766,7 @@ impl Client {
     pub(super) fn submit_reserved(&self, s: &Submission, draft: Shelved) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
-        let draft = shared.endpoint.resume(draft);
+        let mut draft = shared.endpoint.resume(draft);
         let tag = {
             let mut inbox = shared.lock();
             inbox.shelved -= 1;
@@ -752,6 +778,11 @@ impl Client {
                 return Err(PoolError::Draining);
             }
             shared.file_if_due(&mut inbox, 1);
+            if shared.journal.is_some() {
+                drop(inbox);
+                shared.write_down(s, None, &mut draft)?;
+                inbox = shared.lock();
+            }
             shared.enter(&mut inbox, Bond::None, draft.id())
         };
         shared.publish(s, draft, tag).map_err(|e| self.why_refused(e))
@@ -1190,7 +1221,10 @@ impl Shared {
 
     /// Is there a reason to look twice before something is submitted?
     fn is_barred(&self) -> bool {
-        !self.is_workers && self.is_draining() || self.has_enough() || self.endpoint.is_orphaned()
+        !self.is_workers && self.is_draining()
+            || self.has_enough()
+            || self.endpoint.is_orphaned()
+            || self.journal.is_some()
     }
 
     /// Once in a while, for who only submits: before the lane of what has come overflows, which would cost a look at all descriptors.
@@ -1235,16 +1269,19 @@ impl Shared {
             return Err(PoolError::Draining);
         }
         self.file_if_due(&mut inbox, 1);
-        if let Bond::Key(key) = &bond
-            && let Some(ticket) = self.join(&mut inbox, key)
-        {
-            return Ok(ticket);
+        if let Bond::Key(key) = &bond {
+            if let Some(ticket) = self.join(&mut inbox, key) {
+                return Ok(ticket);
+            }
+            // Under the lock: who joins it finds it accepted.
+            self.write_down(s, kept_key, &mut draft)?;
         }
         let tag = self.enter(&mut inbox, bond, draft.id());
         drop(inbox);
         let entered = Entered { shared: self, tag };
         if let Some(fill) = fill {
             fill(draft.payload().map_err(SubmitError::from)?);
+            self.write_down(s, kept_key, &mut draft)?;
         }
         std::mem::forget(entered);
         if let Some(key) = kept_key {
@@ -1252,6 +1289,69 @@ impl Shared {
             return self.publish(&Submission { has_key: true, ..*s }, draft, tag);
         }
         self.publish(s, draft, tag)
+    }
+
+    /// Has the journal say that this draft, which is filled, is accepted.
+    fn write_down(&self, s: &Submission, key: Option<&str>, draft: &mut Draft<'_>) -> Result<(), PoolError> {
+        if let Some(journal) = &self.journal {
+            let number = journal.accept(s, key, draft.payload().map_err(SubmitError::from)?)?;
+            draft.set_number(number);
+        }
+        Ok(())
+    }
+
+    /// Submits of the tasks that are in the journal alone as many as there is room for. They count as adopted.
+    fn resubmit(&self) {
+        let Some(journal) = &self.journal else { return };
+        while let Some((number, open)) = journal.next_of_backlog(None) {
+            if let Err(open) = self.submit_again(number, open, false) {
+                return journal.put_back(number, open);
+            }
+        }
+    }
+
+    /// Submits the one with this key, if it is one of these.
+    fn fetch(&self, key: &str) {
+        if let Some(journal) = &self.journal
+            && let Some((number, open)) = journal.next_of_backlog(Some(key))
+            && let Err(open) = self.submit_again(number, open, true)
+        {
+            journal.put_back(number, open);
+        }
+    }
+
+    /// Submits a task of the journal under its number. It is given back if there is no room, or nobody any more.
+    fn submit_again(&self, number: u64, open: Open, may_wait: bool) -> Result<(), Open> {
+        let queues = self.endpoint.segment().table().queues;
+        let mut s = journaled::submission(&open.terms, queues);
+        // What has a result is run by nobody: it is ended here, by who submits it.
+        let ended = open.ended.as_ref().filter(|(how, _)| how.end == End::Completed);
+        if ended.is_some() {
+            s.to = To::Participant(self.endpoint.name());
+        }
+        let Ok(mut draft) = self.draft(open.input.len(), may_wait) else { return Err(open) };
+        match draft.payload() {
+            Ok(place) => place.copy_from_slice(&open.input),
+            Err(_) => return Err(open),
+        }
+        draft.set_number(number);
+        if let Some(key) = &open.key {
+            draft.set_key(key);
+            s.has_key = true;
+        }
+        let bond = open.key.as_deref().map_or(Bond::None, |key| Bond::Key(key.into()));
+        let mut inbox = self.lock();
+        let tag = self.enter(&mut inbox, bond, draft.id());
+        inbox.adopted.insert(tag as usize);
+        drop(inbox);
+        if self.publish(&s, draft, tag).is_ok()
+            && let Some((how, output)) = ended
+            && let Ok(Some(task)) = self.endpoint.claim(self.endpoint.private())
+        {
+            // Without room for the output it is given back, and found at the next start.
+            let _ = task.complete(how.status, output.len(), |place| place.copy_from_slice(output));
+        }
+        Ok(())
     }
 
     /// Has somebody asked the pool to end, for whom this submitter is one who may be refused?

@@ -43,6 +43,7 @@ mod control;
 pub(crate) mod group;
 mod handle;
 mod home;
+mod journaled;
 pub(crate) mod launch;
 mod map;
 #[cfg(feature = "bench")]
@@ -54,11 +55,11 @@ mod raw;
 mod scope;
 mod start;
 mod submitter;
-mod tasks;
+pub(crate) mod tasks;
 mod trace;
 mod worker;
 
-pub use crate::plugin::PluginError;
+pub use crate::{plugin::PluginError, state::journal::SyncWhen};
 pub use adopted::Adopted;
 pub use attached::{AttachError, Attached, work_for};
 pub use builder::Builder;
@@ -236,6 +237,9 @@ pub enum PoolError {
     /// In a pool with a [file](Builder::file) no task can have this key.
     #[error("invalid key {0:?}: in a pool with a file it has 1 to {LONGEST_KEY} bytes, none of them 0")]
     Key(String),
+    /// It could not be written down, and is not accepted.
+    #[error("the task is not accepted: {0}")]
+    Journal(String),
     /// It was not accepted.
     #[error(transparent)]
     Submit(#[from] SubmitError),

@@ -6,6 +6,7 @@ use super::{
     client::Client,
     control::{Control, Shutdown},
     home::Home,
+    journaled::Journaled,
     launch::{self, Program},
     submitter::Submitter,
     tasks::Tasks,
@@ -29,7 +30,7 @@ use crate::{
         orders,
         spawn::{Child, fork_apart, pidfd_open},
     },
-    state::{self, StateError},
+    state::{self, StateError, journal},
 };
 use nix::{
     errno::Errno,
@@ -42,11 +43,13 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     io::ErrorKind,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::Path,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -295,7 +298,7 @@ impl Builder {
         let home = Home::here().map_err(os("map a page"))?;
         let client = match adopted {
             None => Client::new(Arc::new(endpoint), home, false),
-            Some(adopted) => Client::new(Arc::new(endpoint.durable()), home, false).adopting(adopted),
+            Some(adopted) => durable(endpoint, home, adopted, &plan, tasks)?,
         };
         let client = Arc::new(client);
         let crew = Crew::watch(&client, process, ours).map_err(os("start a thread"))?;
@@ -303,6 +306,39 @@ impl Builder {
         let submitter = Submitter::new(client, signatures, queues, width);
         Ok(Pool { submitter, crew, has_guests: plan.settings.name.is_some() })
     }
+}
+
+/// The client of a pool that lies in a file. Its journal is opened here, behind the forks: it is the caller's alone.
+fn durable(
+    endpoint: Endpoint,
+    home: Home,
+    adopted: Vec<TaskId>,
+    plan: &Plan,
+    tasks: Option<&Tasks>,
+) -> Result<Client, StartError> {
+    let Settings { file, client, sync, .. } = &plan.settings;
+    let (path, client) = (file.as_deref().unwrap_or(Path::new("")), client.as_deref().unwrap_or(journal::MAIN));
+    let id = endpoint.segment().header().identity.id;
+    let (mut journal, contents) = state::open_journal(path, id, client, *sync)?;
+    journal.sync_in_intervals().map_err(StateError::from)?;
+    let there: Vec<u64> = adopted.iter().map(|&task| endpoint.number_of(task)).collect();
+    let (done, known) = (contents.done.clone(), contents.open.keys().copied().collect::<BTreeSet<_>>());
+    let journal = Arc::new(Journaled::new(journal, contents, &there));
+    // The segment is the truth: what a journal has lost, or never had, is added.
+    for (&task, number) in adopted.iter().zip(there) {
+        if (number == 0 || !known.contains(&number) && !done.contains(number))
+            && let (Some(s), Some(input)) = (endpoint.submission_of(task), endpoint.input_of(task)?)
+        {
+            let accepted = journal.accept(&s, endpoint.key_of(task).as_deref(), &input);
+            endpoint.set_number(task, accepted.map_err(|e| StartError::Refused(e.to_string()))?);
+        }
+    }
+    let names = tasks.into_iter().flat_map(|tasks| tasks.signatures.iter().map(|(kind, s)| (*kind, &*s.name)));
+    journal.name(names).map_err(StateError::from)?;
+    let recorder = journal.clone();
+    let recorder = move |number, outcome, attempt| recorder.deliver(number, outcome, attempt);
+    let endpoint = endpoint.durable().recorded_by(Box::new(recorder));
+    Ok(Client::new(Arc::new(endpoint), home, false).adopting(adopted, &done, journal))
 }
 
 /// All that is there before the coordinator is.

@@ -108,11 +108,11 @@ impl<I: Wire, O: Wire> fmt::Debug for Task<I, O> {
 }
 
 /// Bits of a descriptor's `kind` beside the hash: the payload is a chunk, or JSON.
-pub(super) const CHUNK: u32 = 1 << 31;
-pub(super) const JSON: u32 = 1 << 30;
+pub(crate) const CHUNK: u32 = 1 << 31;
+pub(crate) const JSON: u32 = 1 << 30;
 
 /// FNV-1a (<http://www.isthe.com/chongo/tech/comp/fnv/>), folded to the bits that are left.
-const fn kind_of(name: &str) -> u32 {
+pub(crate) const fn kind_of(name: &str) -> u32 {
     let (bytes, mut hash, mut i) = (name.as_bytes(), 0x811c_9dc5u32, 0);
     while i < bytes.len() {
         hash = (hash ^ bytes[i] as u32).wrapping_mul(0x0100_0193);

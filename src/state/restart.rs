@@ -20,7 +20,10 @@
 //! None of its own. It alone writes while it has the lock: whatever any other page says of who writes a word holds from when the
 //! coordinator is forked.
 
-use super::rebuild::rebuild;
+use super::{
+    journal::{self, Contents, Journal, JournalError, SyncWhen},
+    rebuild::rebuild,
+};
 use crate::{
     error::Corrupted,
     lockfree::{
@@ -32,7 +35,7 @@ use crate::{
         word::{Member, Phase},
     },
     mem::{
-        backing::{self, Backing},
+        backing::{self, Backing, is_pool_name},
         layout::{Geometry, MAGIC, VERSION},
         segment::{Options, Segment, SegmentCreateError, SegmentOpenError},
     },
@@ -68,13 +71,21 @@ pub enum StateError {
     },
     /// The machine was started anew since then.
     #[error(
-        "the machine was started anew since '{}' was used, and nobody knows which of its pages had reached the disk: it is \
-         not gone on with. Move it away to begin anew; 'shmworker inspect' shows what stands in it",
+        "the machine was started anew since '{}' was used, nobody knows which of its pages had reached the disk, and there is no \
+         journal beside it: it is not gone on with. Move it away to begin anew; 'shmworker inspect' shows what stands in it",
         path.display()
     )]
     AnotherBoot {
         /// The file.
         path: PathBuf,
+    },
+    /// What stands in it is not to be trusted, and can't be set aside.
+    #[error("cannot set '{}' aside, which was used before the machine was started anew: {source}", path.display())]
+    Rename {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
     },
     /// What stands in it contradicts itself.
     #[error("'{}' is damaged: {audit}. Move it away to begin anew", path.display())]
@@ -129,8 +140,11 @@ pub enum StateError {
         /// What they are called, if that is known.
         name: String,
     },
+    /// A journal beside it can't be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// No client can have this name.
-    #[error("invalid client name '{0}': use 1 to {LONGEST_SEAT} bytes, none of them 0")]
+    #[error("invalid client name '{0}': use 1 to {LONGEST_SEAT} letters, digits, '.', '_' and '-'")]
     ClientName(String),
 }
 
@@ -171,12 +185,17 @@ pub(crate) struct Opened {
 /// [`StateError`].
 pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
     let Wanted { path, client, .. } = wanted;
-    if client.is_empty() || client.len() > LONGEST_SEAT || client.contains('\0') {
+    if client.len() > LONGEST_SEAT || !is_pool_name(client) {
         return Err(StateError::ClientName(client.to_owned()));
     }
-    let (file, bytes) = take(path)?;
+    let id = journal::state_of(path)?;
+    let (mut file, mut bytes) = take(path)?;
+    if bytes > 0 && is_of_another_boot(&file) {
+        rebuild(path, id)?;
+        (file, bytes) = take(path)?;
+    }
     if bytes == 0 {
-        let options = Options { backing: Backing::File(path.to_owned()), ..wanted.options.clone() };
+        let options = Options { backing: Backing::File(path.to_owned()), id, ..wanted.options.clone() };
         let geometry = Geometry::new(wanted.participants, options.queues.len());
         let segment = Segment::create_in(Some(file), geometry, &options)?;
         let corrupted = |source| StateError::Corrupted { path: path.to_owned(), source };
@@ -190,14 +209,38 @@ pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
         return Ok(Opened { segment, coordinator, client, settled: None });
     }
     let open = |source| StateError::Open { path: path.to_owned(), source };
-    if is_of_another_boot(&file) {
-        rebuild(path)?;
-    }
     let segment = Segment::attach(OwnedFd::from(file), true).map_err(open)?;
+    let expected = segment.header().identity.id;
+    if let Some(found) = id.filter(|&found| found != expected) {
+        let path = journal::path_of(path, client);
+        return Err(JournalError::AnotherState { path, found, expected }.into());
+    }
     Former { path, segment: &segment }.check(&wanted)?;
     let took_over = Former { path, segment: &segment }.take_over(client)?;
     let (coordinator, client, settled) = took_over;
     Ok(Opened { segment, coordinator, client, settled: Some(settled) })
+}
+
+/// The journal of a client of a state that this process has, or a new one. Those who were killed with it may take a moment to go.
+///
+/// # Errors
+/// [`StateError::Journal`].
+pub(crate) fn open_journal(
+    path: &Path,
+    id: u64,
+    client: &str,
+    sync: SyncWhen,
+) -> Result<(Journal, Contents), StateError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match Journal::open(path, client, sync) {
+            Err(JournalError::InUse { .. }) if Instant::now() < until => std::thread::sleep(LOOK),
+            Err(JournalError::Os { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                drop(Journal::create(path, id, client, sync)?);
+            }
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 /// The file, locked, and its size. Those who were killed with it may take a moment to go.

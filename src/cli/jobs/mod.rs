@@ -24,6 +24,7 @@ use crate::{
     Pool, Tasks,
     jobs::{Defaults, Job, JobResult, Output as ExecOutput, Runner, Status, Text, builtin},
     logs::Format,
+    pool::SyncWhen,
 };
 use halt::Halt;
 use input::{LONGEST, Lines, Next, Nudge};
@@ -84,6 +85,9 @@ pub(crate) struct JobsArgs {
     /// File that keeps the jobs that were accepted, also if all processes are killed: the same command with the same input then goes on
     #[arg(long, value_name = "FILE", conflicts_with_all = ["chunk", "dry_run", "resume_failed"])]
     state: Option<PathBuf>,
+    /// When accepted jobs are on the disk, to outlive the machine's end as well: within a second, or before each is begun
+    #[arg(long, value_name = "interval|every-batch", requires = "state", value_parser = sync)]
+    sync: Option<SyncWhen>,
     /// File for results; with --resume or --state what the joblog tells of stays in it [default: standard output]
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -139,6 +143,15 @@ fn time(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
     let time = seconds.or_else(|| humantime::parse_duration(text).ok()).filter(|time| !time.is_zero());
     time.ok_or_else(|| "it must be a duration above 0, such as 10, 1.5, 500ms or 2m".to_owned())
+}
+
+/// When a journal is synced.
+fn sync(text: &str) -> Result<SyncWhen, String> {
+    match text {
+        "interval" => Ok(SyncWhen::default()),
+        "every-batch" => Ok(SyncWhen::EveryBatch),
+        _ => Err("it must be 'interval' or 'every-batch'".to_owned()),
+    }
 }
 
 /// What becomes of the lines.
@@ -220,7 +233,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     // Of no use here, and no business of the programs that are run.
     super::forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER"]);
     let builder = match &args.state {
-        Some(path) => Pool::builder().file(path),
+        Some(path) => Pool::builder().file(path).sync(args.sync.unwrap_or_default()),
         None => Pool::builder(),
     };
     let pool = builder.workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
