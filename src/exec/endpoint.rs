@@ -18,7 +18,7 @@ use crate::{
             Backoff, Blame, Descriptor, INLINE, Limits, OF_NAME, Payload, Place, Rules, Run, TraceParent, set,
         },
         participant::{Counts, Histograms, How, Name, Participant},
-        table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
+        table::{Again, Cancel, Cursors, Given, LaneId, Owned, Table, TaskId, Waits},
         task_clock::{Sampler, TaskClock},
         word::{Outcome, Phase, Task},
     },
@@ -31,7 +31,10 @@ use std::{
     ops::Deref,
     os::fd::{AsRawFd, OwnedFd},
     ptr, slice,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst, compiler_fence},
+    },
     time::{Duration, Instant},
 };
 
@@ -127,6 +130,8 @@ pub(crate) struct Endpoint {
     is_orphaned: AtomicBool,
     /// [`share`](Self::share)
     is_shared: AtomicBool,
+    /// The one thread that counts is about to, or does.
+    is_counting: AtomicBool,
     /// Why the coordinator has gone, if it, or somebody, said.
     why_orphaned: OnceLock<String>,
     /// Who reads or replaces the checkpoint of a task: its threads share a task, and slots a lock.
@@ -149,6 +154,15 @@ pub(crate) const ROOM: Duration = Duration::from_millis(100);
 /// How many CPUs this process may use, by its affinity and by the quota of its cgroup: some 25 system calls.
 pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A full barrier in each thread of this process (`membarrier(2)`). A kernel that has none leaves counts that may be wrong by the few that are
+/// made just now.
+fn fence_all_threads() {
+    for command in [libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED] {
+        // SAFETY: it touches no memory.
+        let _ = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
+    }
 }
 
 impl Endpoint {
@@ -185,6 +199,7 @@ impl Endpoint {
             cpus,
             is_orphaned: AtomicBool::new(false),
             is_shared: AtomicBool::new(true),
+            is_counting: AtomicBool::new(false),
             why_orphaned: OnceLock::new(),
             keeping: Default::default(),
             _kept: None,
@@ -655,7 +670,7 @@ impl Endpoint {
         let now = self.table().clock.now();
         let (waited, ran) = (began.saturating_sub(d.submitted.load(Relaxed)), now.saturating_sub(began));
         d.run.ran.store(ran, Relaxed);
-        self.times.count(waited, ran, self.is_shared.load(Relaxed));
+        self.counting(|is_shared| self.times.count(waited, ran, is_shared));
         self.count_attempt(d.kind.load(Relaxed), how, (waited, ran));
         now
     }
@@ -665,7 +680,7 @@ impl Endpoint {
     fn count_attempt(&self, kind: u32, how: How, ticks: (u64, u64)) {
         // Else its record has the names of tasks.
         if self.name.id() != 0 {
-            self.counts.count(kind & OF_NAME, how, ticks, self.is_shared.load(Relaxed));
+            self.counting(|is_shared| self.counts.count(kind & OF_NAME, how, ticks, is_shared));
         }
     }
 
@@ -675,10 +690,25 @@ impl Endpoint {
     pub(crate) fn count(&self) {
         // Relaxed: from threads of this process only, and read once that is dead.
         let finished = &self.table().participants[self.name.id() as usize].finished;
-        match self.is_shared.load(Relaxed) {
+        self.counting(|is_shared| match is_shared {
             true => drop(finished.fetch_add(1, Relaxed)),
             false => finished.store(finished.load(Relaxed) + 1, Relaxed),
+        });
+    }
+
+    /// Counts, given whether other threads do so too.
+    #[inline(always)]
+    fn counting(&self, count: impl FnOnce(bool)) {
+        if self.is_shared.load(Relaxed) {
+            return count(true);
         }
+        self.is_counting.store(true, Relaxed);
+        // [alone] Before the second look: who is about to count too sees that we do, or we see that. Its barrier is one for both, so
+        // that here the order of the instructions is enough.
+        compiler_fence(SeqCst);
+        count(self.is_shared.load(Relaxed));
+        // Release: who sees this sees what was counted.
+        self.is_counting.store(false, Release);
     }
 
     /// For who has claimed after a park, which may have been ended for the sake of another task: wakes the next worker if
@@ -688,8 +718,16 @@ impl Endpoint {
     }
 
     /// Whether more than one thread of this process counts. If none says, it does.
+    ///
+    /// Once it does, each further thread says so before it counts.
     pub(crate) fn share(&self, is_shared: bool) {
         self.is_shared.store(is_shared, Relaxed);
+        if is_shared {
+            fence_all_threads(); // [alone]
+            while self.is_counting.load(Acquire) {
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// Ends a park of this same participant, from another of its threads.
@@ -963,6 +1001,16 @@ impl<'e> Running<'e> {
         }
     }
 
+    /// The attempt begins, for who wants to know when, and where. It is one of many in its process, and not to be blamed for its death.
+    pub(crate) fn note_begin(&self) {
+        if let Some(d) = self.fields() {
+            d.run.ran_by.store(u64::from(self.endpoint.pid) << 32, Relaxed);
+            if d.submitted.load(Relaxed) != 0 {
+                d.run.began.store(self.endpoint.table().clock.now(), Relaxed);
+            }
+        }
+    }
+
     /// Nothing else runs in this process from here on, but what waits and what is begun for this one in its own slot: if
     /// the process dies, it dies of that.
     pub(crate) fn run_alone(&self) {
@@ -1223,11 +1271,13 @@ impl<'e> Claimed<'e> {
         let endpoint = claimed.endpoint;
         // Read before it may be another's.
         let kind = claimed.descriptor.kind.load(Relaxed);
-        let is_given = endpoint.table().give_back(&endpoint.cursors, endpoint.name, claimed.task, again)?;
-        if is_given && again != Again::SameAttempt {
-            endpoint.count_attempt(kind, How::Retried, (0, 0));
+        match endpoint.table().give_back(&endpoint.cursors, endpoint.name, claimed.task, again)? {
+            Given::Back if again == Again::SameAttempt => {}
+            Given::Back => endpoint.count_attempt(kind, How::Retried, (0, 0)),
+            Given::Cancelled => endpoint.count_attempt(kind, How::Cancelled, (0, 0)),
+            Given::No => return Ok(Some(ManuallyDrop::into_inner(claimed))),
         }
-        Ok((!is_given).then(|| ManuallyDrop::into_inner(claimed)))
+        Ok(None)
     }
 }
 
