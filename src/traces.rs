@@ -1,7 +1,8 @@
 //! A span for each task, for an OpenTelemetry collector.
 //!
 //! The submitter makes it: it begins with the submission and ends with the last attempt, and an event says when that began. Its context
-//! goes through the segment, so that it is the parent of what a handler does.
+//! goes through the segment, so that it is the parent of what a handler does. Temporal's tasks have theirs from the bridge
+//! (`temporal::bridge::traces`), which is their submitter.
 
 use crate::{
     jobs::{JobResult, Status},
@@ -17,10 +18,13 @@ use opentelemetry::{
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
-    trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracer, SdkTracerProvider, Span},
+    trace::{
+        BatchConfigBuilder, BatchSpanProcessor, IdGenerator, RandomIdGenerator, SdkTracer, SdkTracerProvider, Span,
+    },
 };
 use reqwest::{Url, blocking::Client};
 use std::{
+    cell::Cell,
     env,
     net::IpAddr,
     thread,
@@ -33,6 +37,44 @@ const QUEUE: usize = 1 << 16;
 const LONGEST: usize = 1 << 10;
 /// How long a request may take if no variable says it, as the SDK has it.
 const REQUEST: Duration = Duration::from_secs(10);
+/// How long the end waits for a collector.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+thread_local! {
+    /// The trace that a span is to begin which this thread makes just now.
+    static TRACE: Cell<Option<TraceId>> = const { Cell::new(None) };
+}
+
+/// Random, but for traces whose id is known.
+#[derive(Debug, Default)]
+struct Ids(RandomIdGenerator);
+
+impl IdGenerator for Ids {
+    fn new_trace_id(&self) -> TraceId {
+        TRACE.get().unwrap_or_else(|| self.0.new_trace_id())
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        self.0.new_span_id()
+    }
+}
+
+/// Whose child a span is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// It begins a trace.
+    Nobody,
+    /// It is the first, or one of several without a parent, in the trace of this id.
+    Trace(u128),
+    /// Another's.
+    Span(TraceParent),
+}
+
+impl From<Option<TraceParent>> for Parent {
+    fn from(parent: Option<TraceParent>) -> Parent {
+        parent.map_or(Parent::Nobody, Parent::Span)
+    }
+}
 
 /// Makes spans, and sends them by a thread of its own. What a collector does not take in time is dropped, and said in the log.
 #[derive(Debug)]
@@ -64,29 +106,49 @@ impl Tracer {
             .with_max_queue_size(number("OTEL_BSP_MAX_QUEUE_SIZE").unwrap_or(QUEUE))
             .with_max_export_batch_size(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE").unwrap_or(QUEUE / 16));
         let batches = BatchSpanProcessor::builder(exporter).with_batch_config(batches.build()).build();
-        let provider = SdkTracerProvider::builder().with_span_processor(batches).with_resource(resource).build();
+        let provider = SdkTracerProvider::builder()
+            .with_id_generator(Ids::default())
+            .with_span_processor(batches)
+            .with_resource(resource)
+            .build();
         let tracer = provider.tracer("shmworker");
         Ok(Tracer { provider, tracer })
     }
 
     /// The span of a task that is submitted now.
     pub(crate) fn begin(&self, task: &str, parent: Option<TraceParent>) -> Open {
-        self.begin_at(task, parent, SystemTime::now())
+        self.open(task, SpanKind::Consumer, parent.into(), SystemTime::now(), Vec::new())
     }
 
-    fn begin_at(&self, task: &str, parent: Option<TraceParent>, at: SystemTime) -> Open {
-        let context = parent.map_or_else(Context::new, |parent| {
-            let flags = if parent.is_sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
-            let (trace, span) = (TraceId::from(parent.trace), SpanId::from(parent.span));
-            Context::new().with_remote_span_context(SpanContext::new(trace, span, flags, true, TraceState::NONE))
-        });
-        let builder = SpanBuilder::from_name(cut(task)).with_kind(SpanKind::Consumer).with_start_time(at);
-        Open { span: self.tracer.build_with_context(builder, &context), begun: at }
+    /// A span that begins then.
+    pub(crate) fn open(
+        &self,
+        name: &str,
+        kind: SpanKind,
+        parent: Parent,
+        at: SystemTime,
+        attributes: Vec<KeyValue>,
+    ) -> Open {
+        let mut context = Context::new();
+        match parent {
+            Parent::Nobody => {}
+            Parent::Trace(trace) => TRACE.set(Some(TraceId::from(trace))),
+            Parent::Span(parent) => {
+                let flags = if parent.is_sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
+                let (trace, span) = (TraceId::from(parent.trace), SpanId::from(parent.span));
+                context =
+                    context.with_remote_span_context(SpanContext::new(trace, span, flags, true, TraceState::NONE));
+            }
+        }
+        let builder = SpanBuilder::from_name(cut(name)).with_kind(kind).with_start_time(at);
+        let span = self.tracer.build_with_context(builder.with_attributes(attributes), &context);
+        TRACE.set(None);
+        Open { span, begun: at }
     }
 
     /// The span of a task that has ended, of which nobody has begun one: it was one of several that went to a worker together.
     pub(crate) fn tell(&self, result: &JobResult, submitted: SystemTime) {
-        self.begin_at(&result.task, None, submitted).end(result);
+        self.open(&result.task, SpanKind::Consumer, Parent::Nobody, submitted, Vec::new()).end(result);
     }
 }
 
@@ -113,14 +175,21 @@ fn direct() -> Result<Client, String> {
 }
 
 /// As much of a text as a span has.
-fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     text[..text.floor_char_boundary(LONGEST)].to_owned()
+}
+
+impl Tracer {
+    /// Sends what is still to be sent, for so long at most. What ends later is dropped.
+    pub(crate) fn shut_down(&self, patience: Duration) {
+        // It says itself what went wrong.
+        let _ = self.provider.shutdown_with_timeout(patience);
+    }
 }
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // It says itself what went wrong.
-        let _ = self.provider.shutdown_with_timeout(Duration::from_secs(5));
+        self.shut_down(PATIENCE);
     }
 }
 
@@ -142,39 +211,75 @@ impl Open {
     }
 
     /// The task has ended so.
-    pub(crate) fn end(mut self, result: &JobResult) {
+    pub(crate) fn end(self, result: &JobResult) {
+        let us = Duration::from_micros;
+        self.finish(&End {
+            status: match result.status {
+                Status::Done => "done",
+                Status::Failed => "failed",
+                Status::Panicked => "panicked",
+                Status::Died => "died",
+                Status::TimedOut => "timed_out",
+                Status::Cancelled => "cancelled",
+                Status::Expired => "expired",
+            },
+            error: (result.status != Status::Done).then(|| result.error.as_deref().unwrap_or_default()),
+            attempts: result.attempts,
+            worker: result.worker.as_deref(),
+            pid: result.pid.map(i64::from),
+            label: result.label.as_deref(),
+            waited: us(result.waited_us),
+            ran: us(result.ran_us),
+        });
+    }
+
+    /// The same, in the words of a span.
+    pub(crate) fn finish(mut self, end: &End<'_>) {
         let span = &mut self.span;
-        span.set_attribute(KeyValue::new("shmworker.attempts", i64::from(result.attempts)));
-        let status = match result.status {
-            Status::Done => "done",
-            Status::Failed => "failed",
-            Status::Panicked => "panicked",
-            Status::Died => "died",
-            Status::TimedOut => "timed_out",
-            Status::Cancelled => "cancelled",
-            Status::Expired => "expired",
-        };
-        span.set_attribute(KeyValue::new("shmworker.status", status));
-        if let Some(worker) = &result.worker {
-            span.set_attribute(KeyValue::new("shmworker.worker", worker.clone()));
+        span.set_attribute(KeyValue::new("shmworker.attempts", i64::from(end.attempts)));
+        span.set_attribute(KeyValue::new("shmworker.status", end.status));
+        if let Some(worker) = end.worker {
+            span.set_attribute(KeyValue::new("shmworker.worker", worker.to_owned()));
         }
-        if let Some(pid) = result.pid {
-            span.set_attribute(KeyValue::new("process.pid", i64::from(pid)));
+        if let Some(pid) = end.pid {
+            span.set_attribute(KeyValue::new("process.pid", pid));
         }
-        if let Some(label) = &result.label {
+        if let Some(label) = end.label {
             span.set_attribute(KeyValue::new("shmworker.label", cut(label)));
         }
-        let us = |us| Duration::from_micros(us);
-        let (now, begun) = (SystemTime::now(), self.begun + us(result.waited_us));
+        let (now, begun) = (SystemTime::now(), self.begun + end.waited);
         // Not everything is stamped.
-        if result.attempts > 0 && (result.waited_us > 0 || result.ran_us > 0) {
+        if end.attempts > 0 && (!end.waited.is_zero() || !end.ran.is_zero()) {
             span.add_event_with_timestamp("begun", begun.min(now), Vec::new());
         }
-        if result.status != Status::Done {
-            span.set_status(SpanStatus::error(cut(result.error.as_deref().unwrap_or_default())));
+        if let Some(error) = end.error {
+            span.set_status(SpanStatus::error(cut(error)));
         }
         // What it waited for to be taken is no part of it; without stamps nothing is known of that.
-        let end = if result.ran_us > 0 { (begun + us(result.ran_us)).min(now) } else { now };
-        span.end_with_timestamp(end);
+        let at = if end.ran.is_zero() { now } else { (begun + end.ran).min(now) };
+        span.end_with_timestamp(at);
     }
+
+    /// What is no task of a pool's has ended, with this error if any.
+    pub(crate) fn close(mut self, error: Option<&str>) {
+        if let Some(error) = error {
+            self.span.set_status(SpanStatus::error(cut(error)));
+        }
+        self.span.end();
+    }
+}
+
+/// How a task has ended, and who ran it last. What was not stamped took no time.
+#[derive(Debug, Default)]
+pub(crate) struct End<'r> {
+    pub(crate) status: &'static str,
+    /// What went wrong, if something has.
+    pub(crate) error: Option<&'r str>,
+    pub(crate) attempts: u32,
+    pub(crate) worker: Option<&'r str>,
+    pub(crate) pid: Option<i64>,
+    pub(crate) label: Option<&'r str>,
+    /// From the submission to the beginning of the last attempt.
+    pub(crate) waited: Duration,
+    pub(crate) ran: Duration,
 }

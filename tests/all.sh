@@ -87,7 +87,8 @@ temporal() {
     tmux_is_there
     step "temporal: build" cargo test --no-run
     step "temporal: on a real server" cargo test --test temporal
-    step "temporal: what a worker is told" cargo test --test temporal_worker --test temporal_flags --test temporal_tls --test temporal_metrics
+    step "temporal: what a worker is told" cargo test --test temporal_worker --test temporal_flags --test temporal_tls --test temporal_metrics \
+        --test temporal_traces
     step "temporal: workflow features, replay" cargo test --test temporal_features --test replay
     step "temporal: activities" cargo test --test temporal_activities --test temporal_plugins
     step "temporal: balance, deadlocks" cargo test --test temporal_balance

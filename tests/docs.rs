@@ -86,6 +86,8 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("curl -s http://127.0.0.1:9100/metrics", In("tests/metrics.rs", "/metrics")),
     ("shmworker jobs --otlp http://127.0.0.1:4318 jobs.jsonl", In("tests/otlp.rs", "--otlp")),
     ("shmworker run --source postgres://host/db --otlp http://127.0.0.1:4318", In("tests/sources_cli.rs", "--otlp")),
+    ("shmworker run -w 4 -a 2 --otlp http://127.0.0.1:4318", In("tests/temporal_traces.rs", "--otlp")),
+    ("shmworker starter -n 100 --otlp http://127.0.0.1:4318", In("tests/temporal_traces.rs", "--otlp")),
     ("shmworker run -w 4 -a 2 --log-format json 2> log.jsonl", In("tests/temporal_metrics.rs", "--log-format")),
     (
         "jq -r 'select(.task) | [.worker, .task, .attempt, .message] | @tsv' log.jsonl",

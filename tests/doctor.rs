@@ -12,6 +12,8 @@ use std::{
     os::unix::fs::PermissionsExt,
 };
 use std::{
+    fs::DirBuilder,
+    os::unix::{fs::DirBuilderExt, net::UnixListener},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -71,6 +73,24 @@ fn where_workers_run_nothing_is_a_problem() {
     }
     let kinds = json["findings"].as_array().unwrap().iter().filter(|f| f["topic"] == "cgroup").count();
     assert!(kinds > 0, "{json}");
+}
+
+#[test]
+fn sockets_of_dead_pools_are_told_with_the_command_that_removes_them() {
+    let home = tempfile::tempdir().unwrap();
+    let (place, runtime) = (home.path().join("shmworker"), home.path().to_str().unwrap());
+    DirBuilder::new().mode(0o700).create(&place).unwrap();
+    let socket = place.join("dead.sock");
+    // What is dropped leaves its name.
+    drop(UnixListener::bind(&socket).unwrap());
+    let env = [("XDG_RUNTIME_DIR", runtime)];
+    let (state, text) = finding(&findings(&run(SHMWORKER, &["doctor", "--json"], &env)), "left over");
+    assert_eq!(state, "warning", "{text}");
+    // Others may have left some elsewhere.
+    assert!(text.contains(" socket(s) of dead pools -> ") && !text.contains(" 0 socket(s)"), "{text}");
+    assert!(text.contains("'shmworker clean'"), "{text}");
+    let cleaned = run(SHMWORKER, &["clean", "dead"], &env);
+    assert_eq!(String::from_utf8(cleaned.stdout).unwrap(), format!("removed {}\n", socket.display()));
 }
 
 #[test]

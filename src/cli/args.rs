@@ -218,7 +218,11 @@ pub(crate) enum Command {
 #[cfg(feature = "temporal")]
 #[derive(clap::Args)]
 pub(crate) struct RunArgs {
-    /// Workflow worker processes
+    #[cfg_attr(not(feature = "source"), doc = "Workflow worker processes")]
+    #[cfg_attr(
+        feature = "source",
+        doc = "Workflow worker processes; with --source, workers for its jobs: as many as there are CPUs unless it is given"
+    )]
     #[arg(short = 'w', long, value_name = "N", allow_negative_numbers = true, value_parser = number(0..=512))]
     pub(crate) num_workflow_workers: u32,
     /// Workflow worker processes that there may be; see 'resize' [default: twice as many, at least 16]
@@ -230,7 +234,8 @@ pub(crate) struct RunArgs {
     /// Memory of its own past which a workflow process hands its runs over and another takes its place: 512M, 2G
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_memory_per_process: Option<u64>,
-    /// Activity worker processes
+    #[cfg_attr(not(feature = "source"), doc = "Activity worker processes")]
+    #[cfg_attr(feature = "source", doc = "Activity worker processes; with --source there are none")]
     #[arg(short = 'a', long, value_name = "N", allow_negative_numbers = true, value_parser = number(0..=512))]
     pub(crate) num_activity_workers: u32,
     /// Program that the workflow workers execute: one in another language that serves raw lanes of the C interface
@@ -574,6 +579,10 @@ pub(crate) struct StarterArgs {
     /// Print no results, only what goes wrong
     #[arg(short, long)]
     quiet: bool,
+    /// Send a span for each start to an OpenTelemetry collector, by OTLP over HTTP, and with each workflow its trace: http://127.0.0.1:4318
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL", value_parser = super::observing::collector)]
+    otlp: Option<String>,
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -582,11 +591,18 @@ pub(crate) struct StarterArgs {
 impl StarterArgs {
     /// What to start, and where.
     pub(crate) fn split(self, worker: Worker) -> (StarterOptions, ConnectFlags) {
-        let StarterArgs { num_workflows, task_queue, workflow, input, execution_timeout, quiet, connect } = self;
-        let (num_workflows, data_converter) = (num_workflows as usize, worker.user.converter.into_data());
-        let options =
-            StarterOptions { num_workflows, task_queue, workflow, input, execution_timeout, data_converter, quiet };
-        (options, ConnectFlags::from(connect).or(worker.connection))
+        let options = StarterOptions {
+            num_workflows: self.num_workflows as usize,
+            task_queue: self.task_queue,
+            workflow: self.workflow,
+            input: self.input,
+            execution_timeout: self.execution_timeout,
+            data_converter: worker.user.converter.into_data(),
+            quiet: self.quiet,
+            #[cfg(feature = "otlp")]
+            otlp: self.otlp,
+        };
+        (options, ConnectFlags::from(self.connect).or(worker.connection))
     }
 }
 

@@ -112,6 +112,8 @@ mod temporal {
                 StarterError::NoWorker { .. } => CliError::new(NO_WORKER, error),
                 StarterError::Failed { .. } => CliError::summary(FAILURE, error),
                 StarterError::Interrupted { .. } => CliError::summary(INTERRUPTED, error),
+                #[cfg(feature = "otlp")]
+                StarterError::Spans { .. } => CliError::new(FAILURE, error),
                 StarterError::Io(_) => CliError::new(FAILURE, error),
             }
         }

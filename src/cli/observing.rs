@@ -18,7 +18,7 @@ pub(crate) struct ObservingArgs {
     /// What lines on standard error are: text, or a JSON object each, with what 'run' says of itself among them [default: text]
     #[arg(long, value_name = "text|json", value_parser = str::parse::<Format>)]
     pub(crate) log_format: Option<Format>,
-    /// Send a span for each job to an OpenTelemetry collector, by OTLP over HTTP: http://127.0.0.1:4318; for 'jobs' and 'run --source'
+    /// Send a span for each job, or workflow and activity task, to an OpenTelemetry collector, by OTLP over HTTP: http://127.0.0.1:4318
     #[cfg(feature = "otlp")]
     #[arg(long, value_name = "URL", value_parser = collector)]
     pub(crate) otlp: Option<String>,
@@ -38,7 +38,7 @@ impl ObservingArgs {
 
 /// The address of a collector.
 #[cfg(feature = "otlp")]
-fn collector(text: &str) -> Result<String, String> {
+pub(super) fn collector(text: &str) -> Result<String, String> {
     let host = text.strip_prefix("http://").filter(|host| !host.is_empty() && !host.starts_with(['/', ':']));
     match host {
         Some(_) if !text.contains(|c: char| c.is_whitespace() || c.is_control()) => Ok(text.to_owned()),

@@ -32,11 +32,7 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     #[cfg(feature = "metrics")]
     let metrics = args.observing.metrics;
     #[cfg(feature = "otlp")]
-    if args.observing.otlp.is_some() {
-        let why = "'--otlp' is for 'jobs' and 'run --source': for Temporal's activities add an interceptor that makes spans, as \
-                   their header has the trace";
-        return Err(CliError::new(exit::USAGE, why));
-    }
+    let otlp = args.observing.otlp.clone();
     let (mut worker, place, dev_server) = args.apply(worker)?;
     let quiet = place.quiet;
     #[cfg(feature = "metrics")]
@@ -46,6 +42,10 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
             say(format_args!("metrics: {}", super::observing::url(&listener)));
         }
         worker = worker.metrics(listener);
+    }
+    #[cfg(feature = "otlp")]
+    if let Some(url) = otlp {
+        worker = worker.otlp(url);
     }
     worker.probe()?;
     let server = Server::resolve(&worker.connection)?;

@@ -18,7 +18,7 @@ use crate::{
             Backoff, Blame, Descriptor, INLINE, Limits, OF_NAME, Payload, Place, Rules, Run, TraceParent, set,
         },
         participant::{Counts, Histograms, How, Name, Participant},
-        table::{Again, Cancel, Cursors, LaneId, Owned, Table, TaskId, Waits},
+        table::{Again, Cancel, Cursors, Given, LaneId, Owned, Table, TaskId, Waits},
         task_clock::{Sampler, TaskClock},
         trail::{End, Pen, Trail},
         word::{Outcome, Phase, Task},
@@ -32,7 +32,10 @@ use std::{
     ops::Deref,
     os::fd::{AsRawFd, OwnedFd},
     ptr, slice,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst, compiler_fence},
+    },
     time::{Duration, Instant},
 };
 
@@ -132,6 +135,8 @@ pub(crate) struct Endpoint {
     is_orphaned: AtomicBool,
     /// [`share`](Self::share)
     is_shared: AtomicBool,
+    /// The one thread that counts is about to, or does.
+    is_counting: AtomicBool,
     /// Why the coordinator has gone, if it, or somebody, said.
     why_orphaned: OnceLock<String>,
     /// Of a durable client: who takes results, one thread at a time, since each is noted before.
@@ -164,6 +169,15 @@ pub(crate) const ROOM: Duration = Duration::from_millis(100);
 /// How many CPUs this process may use, by its affinity and by the quota of its cgroup: some 25 system calls.
 pub(crate) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A full barrier in each thread of this process (`membarrier(2)`). A kernel that has none leaves counts that may be wrong by the few that are
+/// made just now.
+fn fence_all_threads() {
+    for command in [libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED] {
+        // SAFETY: it touches no memory.
+        let _ = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
+    }
 }
 
 impl Endpoint {
@@ -206,6 +220,7 @@ impl Endpoint {
             cpus,
             is_orphaned: AtomicBool::new(false),
             is_shared: AtomicBool::new(true),
+            is_counting: AtomicBool::new(false),
             why_orphaned: OnceLock::new(),
             taking: None,
             recorder: None,
@@ -790,10 +805,12 @@ impl Endpoint {
         let (now, d) = (self.table().clock.now(), running.descriptor);
         let (waited, ran) = (began.saturating_sub(d.submitted.load(Relaxed)), now.saturating_sub(began));
         d.run.ran.store(ran, Relaxed);
-        let (kind, is_shared) = (d.kind.load(Relaxed), self.is_shared.load(Relaxed));
-        self.times.count(waited, ran, is_shared);
-        self.count_attempt(kind, how, (waited, ran), is_shared);
-        self.trail.ended(running.task, kind, End::from(how), (began, now), is_shared);
+        let kind = d.kind.load(Relaxed);
+        self.counting(|is_shared| {
+            self.times.count(waited, ran, is_shared);
+            self.count_attempt(kind, how, (waited, ran), is_shared);
+            self.trail.ended(running.task, kind, End::from(how), (began, now), is_shared);
+        });
         now
     }
 
@@ -812,10 +829,25 @@ impl Endpoint {
     pub(crate) fn count(&self) {
         // Relaxed: from threads of this process only, and read once that is dead.
         let finished = &self.table().participants[self.name.id() as usize].finished;
-        match self.is_shared.load(Relaxed) {
+        self.counting(|is_shared| match is_shared {
             true => drop(finished.fetch_add(1, Relaxed)),
             false => finished.store(finished.load(Relaxed) + 1, Relaxed),
+        });
+    }
+
+    /// Counts, given whether other threads do so too.
+    #[inline(always)]
+    fn counting(&self, count: impl FnOnce(bool)) {
+        if self.is_shared.load(Relaxed) {
+            return count(true);
         }
+        self.is_counting.store(true, Relaxed);
+        // [alone] Before the second look: who is about to count too sees that we do, or we see that. Its barrier is one for both, so
+        // that here the order of the instructions is enough.
+        compiler_fence(SeqCst);
+        count(self.is_shared.load(Relaxed));
+        // Release: who sees this sees what was counted.
+        self.is_counting.store(false, Release);
     }
 
     /// For who has claimed after a park, which may have been ended for the sake of another task: wakes the next worker if
@@ -825,8 +857,16 @@ impl Endpoint {
     }
 
     /// Whether more than one thread of this process counts. If none says, it does.
+    ///
+    /// Once it does, each further thread says so before it counts.
     pub(crate) fn share(&self, is_shared: bool) {
         self.is_shared.store(is_shared, Relaxed);
+        if is_shared {
+            fence_all_threads(); // [alone]
+            while self.is_counting.load(Acquire) {
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// Ends a park of this same participant, from another of its threads.
@@ -1123,6 +1163,16 @@ impl<'e> Running<'e> {
         }
     }
 
+    /// The attempt begins, for who wants to know when, and where. It is one of many in its process, and not to be blamed for its death.
+    pub(crate) fn note_begin(&self) {
+        if let Some(d) = self.fields() {
+            d.run.ran_by.store(u64::from(self.endpoint.pid) << 32, Relaxed);
+            if d.submitted.load(Relaxed) != 0 {
+                d.run.began.store(self.endpoint.table().clock.now(), Relaxed);
+            }
+        }
+    }
+
     /// Nothing else runs in this process from here on, but what waits and what is begun for this one in its own slot: if
     /// the process dies, it dies of that.
     pub(crate) fn run_alone(&self) {
@@ -1362,9 +1412,11 @@ impl<'e> Claimed<'e> {
             _ => How::Failed,
         };
         let now = if began == 0 {
-            let (kind, is_shared) = (d.kind.load(Relaxed), endpoint.is_shared.load(Relaxed));
-            endpoint.count_attempt(kind, how, (0, 0), is_shared);
-            endpoint.trail.ended(task, kind, End::from(how), (0, 0), is_shared);
+            let kind = d.kind.load(Relaxed);
+            endpoint.counting(|is_shared| {
+                endpoint.count_attempt(kind, how, (0, 0), is_shared);
+                endpoint.trail.ended(task, kind, End::from(how), (0, 0), is_shared);
+            });
             0
         } else {
             endpoint.note_times(&self.running, began, how)
@@ -1385,15 +1437,19 @@ impl<'e> Claimed<'e> {
         let endpoint = claimed.endpoint;
         // Read before it may be another's.
         let (kind, began) = (claimed.descriptor.kind.load(Relaxed), claimed.descriptor.run.began.load(Relaxed));
-        let is_given = endpoint.table().give_back(&endpoint.cursors, endpoint.name, claimed.task, again)?;
-        let is_shared = endpoint.is_shared.load(Relaxed);
-        if is_given && again == Again::SameAttempt {
-            endpoint.trail.ended(claimed.task, kind, End::HandedBack, (began, 0), is_shared);
-        } else if is_given {
-            endpoint.count_attempt(kind, How::Retried, (0, 0), is_shared);
-            endpoint.trail.ended(claimed.task, kind, End::Retried, (began, 0), is_shared);
-        }
-        Ok((!is_given).then(|| ManuallyDrop::into_inner(claimed)))
+        let (how, end) = match endpoint.table().give_back(&endpoint.cursors, endpoint.name, claimed.task, again)? {
+            Given::Back if again == Again::SameAttempt => (None, End::HandedBack),
+            Given::Back => (Some(How::Retried), End::Retried),
+            Given::Cancelled => (Some(How::Cancelled), End::from(How::Cancelled)),
+            Given::No => return Ok(Some(ManuallyDrop::into_inner(claimed))),
+        };
+        endpoint.counting(|is_shared| {
+            if let Some(how) = how {
+                endpoint.count_attempt(kind, how, (0, 0), is_shared);
+            }
+            endpoint.trail.ended(claimed.task, kind, end, (began, 0), is_shared);
+        });
+        Ok(None)
     }
 }
 

@@ -457,6 +457,48 @@ fn a_retry_waits_for_its_time_and_counts_as_an_attempt() {
 }
 
 #[test]
+fn a_thread_that_comes_to_count_loses_no_count() {
+    let pool = Pool::new(1);
+    let worker = pool.endpoint();
+    let finished = &pool.segment.table().participants[worker.name().id() as usize].finished;
+    for round in 0..1000 {
+        worker.share(false);
+        let (before, counted) = (finished.load(Relaxed), std::sync::atomic::AtomicU64::new(0));
+        let counts = || {
+            worker.count();
+            counted.fetch_add(1, Relaxed)
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| while counts() < 1500 {});
+            while counted.load(Relaxed) < 500 {}
+            worker.share(true);
+            (0..100).for_each(|_| {
+                counts();
+            });
+        });
+        assert_eq!(finished.load(Relaxed) - before, counted.load(Relaxed), "round {round}");
+    }
+}
+
+#[test]
+fn what_is_cancelled_as_it_is_given_back_counts_as_cancelled() {
+    let pool = Pool::new(1);
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    for again in [Again::After(0), Again::SameAttempt] {
+        let id = client.try_submit(Submission { max_attempts: 3, ..Submission::new(QUEUE) }, b"").unwrap();
+        let task = claim(&worker);
+        assert_eq!(client.cancel(id).unwrap(), Cancel::Running(worker.name()));
+        assert!(task.give_back(again).unwrap().is_none());
+        assert_eq!(client.take().unwrap().map(|done| done.outcome()), Some(Outcome::Cancelled));
+    }
+    submit(&client, QUEUE, b"", 1, 2);
+    assert!(claim(&worker).give_back(Again::After(0)).unwrap().is_none());
+    let counts = pool.segment.record(worker.name().id()).unwrap().counts();
+    let told = counts.read().map(|n| (n.cancelled, n.retried)).fold((0, 0), |all, n| (all.0 + n.0, all.1 + n.1));
+    assert_eq!(told, (2, 1));
+}
+
+#[test]
 fn what_is_handed_back_goes_to_another_as_the_same_attempt() {
     let pool = Pool::new(1);
     let (client, worker, other) = (pool.endpoint(), pool.endpoint(), pool.endpoint());

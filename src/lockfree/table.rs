@@ -204,6 +204,18 @@ pub(crate) enum Again {
     Backoff,
 }
 
+/// What became of a task that its owner gave back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Given {
+    /// There will be another attempt, unless somebody else ends it.
+    Back,
+    /// It was ended by its owner: its submitter had asked for that, or is dead.
+    Cancelled,
+    /// No attempt is left, and it is still its owner's to complete.
+    No,
+}
+
 /// Slots per lane, by kind of lane. Powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LaneCapacity {
@@ -832,12 +844,11 @@ impl<'s> Table<'s> {
         self.announce_done(cursors, task.index, done, Some((me, submitter)))
     }
 
-    /// CLAIMED(me) → READY or DELAYED: its owner gives it back to be attempted again. False: no attempt is left, and it is
-    /// still ours to complete.
+    /// CLAIMED(me) → READY or DELAYED: its owner gives it back to be attempted again.
     ///
     /// # Errors
     /// [`Corrupted`] if the word moved under its live owner, or a word or lane is damaged.
-    pub(crate) fn give_back(&self, cursors: &Cursors, me: Name, task: Owned, again: Again) -> Result<bool, Corrupted> {
+    pub(crate) fn give_back(&self, cursors: &Cursors, me: Name, task: Owned, again: Again) -> Result<Given, Corrupted> {
         self.check_owned(me, task)?;
         let Owned { index, word } = task;
         let d = &self.descriptors[index as usize];
@@ -845,10 +856,10 @@ impl<'s> Table<'s> {
         if self.is_cancel_asked(index, word) {
             self.discard_output(task)?;
             self.complete(cursors, me, task, Outcome::Cancelled)?;
-            return Ok(true);
+            return Ok(Given::Cancelled);
         }
         if again != Again::SameAttempt && !self.has_attempts_left(d, word) {
-            return Ok(false);
+            return Ok(Given::No);
         }
         self.discard_output(task)?;
         let delay = match again {
@@ -876,31 +887,33 @@ impl<'s> Table<'s> {
         self.arm(cursors, time); // its fence serves [orphan] and [cancel] too
         let is_unwanted = self.is_cancel_asked(index, next) || !self.is_live(submitter)?;
         if is_unwanted && !mutant("no-return-check") {
-            self.end_returned(cursors, me, Owned { index, word: next }, submitter)?;
+            return self.end_returned(cursors, me, Owned { index, word: next }, submitter);
         }
-        Ok(true)
+        Ok(Given::Back)
     }
 
     /// Ends a task that `me` gave back, since its submitter asked for its end, or was recovered, while it was ours. Whoever has
     /// claimed it by now will see. The coordinator may have moved it meanwhile, and does not look whose it is.
-    fn end_returned(&self, cursors: &Cursors, me: Name, task: Owned, submitter: Name) -> Result<(), Corrupted> {
+    fn end_returned(&self, cursors: &Cursors, me: Name, task: Owned, submitter: Name) -> Result<Given, Corrupted> {
         let Owned { index, mut word } = task;
         while word.generation() == task.word.generation() {
             match word.phase() {
                 Some(Phase::Ready | Phase::Delayed) => {
                     let done = word.to(Phase::Done(Outcome::Cancelled), word.who());
                     if self.exchange(index, word, done, AcqRel).is_ok() {
-                        return self.announce_done(cursors, index, done, Some((me, submitter)));
+                        self.announce_done(cursors, index, done, Some((me, submitter)))?;
+                        return Ok(Given::Cancelled);
                     }
                 }
                 Some(Phase::Done(_)) if !mutant("no-second-orphan-check") => {
-                    return self.drop_orphan(me, Owned { index, word }, submitter).map(drop);
+                    self.drop_orphan(me, Owned { index, word }, submitter)?;
+                    break;
                 }
-                _ => return Ok(()),
+                _ => break,
             }
             word = self.load(index);
         }
-        Ok(())
+        Ok(Given::Back)
     }
 
     /// Releases a task that is DONE if its submitter is dead. False: it lives.

@@ -38,6 +38,9 @@ impl std::str::FromStr for Format {
     }
 }
 
+/// How much text an event has: the line of a worker is to reach the coordinator whole (`process::output`), also if each letter is escaped.
+const LONGEST: usize = 128 << 10;
+
 /// Of what a command says in any case; `RUST_LOG` says what else there is.
 const REPORT: &str = "shmworker::report=info";
 
@@ -83,7 +86,8 @@ where
                 fields.extend(of_span);
             }
         }
-        event.record(&mut Fields { fields: &mut fields, is_log: event.is_log() });
+        let mut visitor = Fields { fields: &mut fields, is_log: event.is_log(), left: LONGEST };
+        event.record(&mut visitor);
         let mut timestamp = String::new();
         SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
         // A record of the crate `log` has its target in a field.
@@ -101,9 +105,20 @@ struct Fields<'f> {
     fields: &'f mut Map<String, Value>,
     /// Of a record of the crate `log`, whose `log.*` fields are metadata.
     is_log: bool,
+    /// Bytes of text that there may still be.
+    left: usize,
 }
 
 impl Fields<'_> {
+    fn set_text(&mut self, field: &Field, text: &str) {
+        let kept = &text[..text.floor_char_boundary(self.left)];
+        self.left -= kept.len();
+        self.set(field, kept);
+        if kept.len() < text.len() {
+            self.fields.insert("cut".to_owned(), true.into());
+        }
+    }
+
     fn set(&mut self, field: &Field, value: impl Into<Value>) {
         if !(self.is_log && field.name().starts_with("log.")) {
             self.fields.insert(field.name().to_owned(), value.into());
@@ -113,11 +128,11 @@ impl Fields<'_> {
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field, format!("{value:?}"));
+        self.set_text(field, &format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field, value);
+        self.set_text(field, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -154,6 +169,20 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_line_is_of_bounded_length_and_has_its_level() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let logs = tracing_subscriber::fmt().fmt_fields(JsonFields::new()).event_format(Json);
+        let logs = logs.with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(logs, || tracing::warn!(next = "ü", "{}", "ü\u{1}".repeat(LONGEST)));
+        let line = kept.0.lock().unwrap().clone();
+        assert!(line.len() < 1 << 20, "{}", line.len());
+        let line: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!((&line["level"], &line["cut"]), (&"WARN".into(), &true.into()));
+        assert!(line["message"].as_str().unwrap().len() >= LONGEST - 4);
     }
 
     #[test]

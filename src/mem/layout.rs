@@ -223,6 +223,8 @@ pub(crate) struct Control {
     pub(crate) deaths: AtomicU32,
     /// Beside what is seldom written: whoever stamps a task reads it.
     pub(crate) clock: ClockWords,
+    /// Nanoseconds of 2³² ticks by which metrics are told for good, whoever tells them; 0: not yet. For people.
+    pub(crate) told_rate: AtomicU64,
     pub(crate) alarm: Alarm,
 }
 

@@ -1,10 +1,11 @@
 //! A sample as Prometheus reads it.
 //!
 //! Whatever is called `_total` only grows over the life of a pool, but for the words of one process, which begin anew with its
-//! successor. Ticks become seconds by one rate for the life of an [`Exporter`]: a rate that is measured anew for each sample would have
-//! sums go back by a little, which Prometheus takes for a new beginning.
+//! successor. Ticks become seconds by one rate for the life of an [`Exporter`], and of those that take its place: a rate that is measured
+//! anew would have sums go back by a little, which Prometheus takes for a new beginning.
 
 use super::sample::{Distribution, Lane, Participant, Sample};
+use crate::sync::{AtomicU64, Relaxed};
 use prometheus::{
     TextEncoder,
     proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
@@ -23,16 +24,34 @@ const OLD: u64 = 1_000;
 pub(crate) struct Exporter {
     /// Nanoseconds of 2³² ticks.
     rate: OnceLock<u64>,
+    /// The same, for whoever comes after this one; 0: not yet.
+    kept: Option<&'static AtomicU64>,
 }
 
 impl Exporter {
+    /// One of several, one after another, that share this word.
+    #[cfg(feature = "temporal")]
+    pub(crate) fn keeping(word: &'static AtomicU64) -> Exporter {
+        Exporter { kept: Some(word), ..Exporter::default() }
+    }
+
+    /// The rate, for a pool of this age by which it is measured so now.
+    fn rate(&self, age_ms: u64, measured: u64) -> u64 {
+        if let Some(&rate) = self.rate.get() {
+            return rate;
+        }
+        // Relaxed: the word stands for itself.
+        let is_kept = self.kept.is_some_and(|word| word.load(Relaxed) != 0);
+        if age_ms < OLD && !is_kept {
+            return measured;
+        }
+        let keep = |word: &AtomicU64| word.compare_exchange(0, measured, Relaxed, Relaxed).err();
+        *self.rate.get_or_init(|| self.kept.and_then(keep).unwrap_or(measured))
+    }
+
     /// In Prometheus' text format, version 0.0.4.
     pub(crate) fn text(&self, sample: &Sample) -> String {
-        let rate = match self.rate.get() {
-            Some(&rate) => rate,
-            None if sample.pool.age_ms >= OLD => *self.rate.get_or_init(|| sample.times.rate),
-            None => sample.times.rate,
-        };
+        let rate = self.rate(sample.pool.age_ms, sample.times.rate);
         let families = families(sample, rate as f64 / (1u64 << 32) as f64);
         TextEncoder::new()
             .encode_to_string(&families)
@@ -264,6 +283,17 @@ fn cumulative(of: &Distribution, ns_of_tick: f64) -> impl Iterator<Item = (f64, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "temporal")]
+    #[test]
+    fn sums_do_not_go_back_when_another_tells_them() {
+        let word: &AtomicU64 = Box::leak(Box::new(AtomicU64::new(0)));
+        let first = Exporter::keeping(word);
+        let told = [(0, 7), (OLD - 1, 9), (OLD, 8), (OLD + 1, 9)].map(|(age_ms, rate)| first.rate(age_ms, rate));
+        assert_eq!(told, [7, 9, 8, 8]);
+        assert_eq!(Exporter::keeping(word).rate(OLD * 9, 7), 8);
+        assert_eq!(Exporter::default().rate(OLD * 9, 7), 7, "of another pool");
+    }
 
     #[test]
     fn buckets_of_ticks_count_where_all_of_them_fits() {

@@ -7,6 +7,8 @@ use std::{
 
 /// A longer line is passed on in pieces, so that no child can make the coordinator hold an endless one.
 const LONGEST_LINE: usize = 64 << 10;
+/// The same of one that looks like an object of JSON, whose pieces would be none.
+const LONGEST_OBJECT: usize = 1 << 20;
 
 /// A line that starts with this byte is the writer's last word to the coordinator, not output: why it gives up.
 const LAST_WORD: u8 = 1;
@@ -15,12 +17,14 @@ const LAST_WORD: u8 = 1;
 pub(crate) struct Lines {
     pipe: std::fs::File,
     pending: Vec<u8>,
+    /// So much of it has no end of line.
+    seen: usize,
 }
 
 impl Lines {
     /// `pipe` is non-blocking.
     pub(crate) fn new(pipe: OwnedFd) -> Lines {
-        Lines { pipe: pipe.into(), pending: Vec::new() }
+        Lines { pipe: pipe.into(), pending: Vec::new(), seen: 0 }
     }
 
     /// Passes on all whole lines that are there now, and at the end of the output the rest. False: the output has ended.
@@ -48,19 +52,22 @@ impl Lines {
 
     /// Passes on what stands there without an end of line: the writer is gone.
     pub(crate) fn finish(&mut self, mut line: impl FnMut(&str)) {
+        self.seen = 0;
         if !self.pending.is_empty() {
             line(&String::from_utf8_lossy(&std::mem::take(&mut self.pending)));
         }
     }
 
     fn pass_on(&mut self, line: &mut impl FnMut(&str)) {
-        let mut start = 0;
-        while let Some(end) = self.pending[start..].iter().position(|&b| b == b'\n').map(|n| start + n) {
+        let (mut start, mut from) = (0, self.seen);
+        while let Some(end) = self.pending[from..].iter().position(|&b| b == b'\n').map(|n| from + n) {
             line(String::from_utf8_lossy(&self.pending[start..end]).trim_end_matches('\r'));
-            start = end + 1;
+            (start, from) = (end + 1, end + 1);
         }
         self.pending.drain(..start);
-        if self.pending.len() >= LONGEST_LINE {
+        self.seen = self.pending.len();
+        let longest = if self.pending.first() == Some(&b'{') { LONGEST_OBJECT } else { LONGEST_LINE };
+        if self.seen >= longest {
             self.finish(line);
         }
     }
@@ -109,6 +116,16 @@ mod tests {
     fn lines_come_whole_however_they_were_written() {
         assert_eq!(lines(&[b"one\ntw", b"o\r\n\nthree"]), ["one", "two", "", "three"]);
         assert_eq!(lines(&[b"\xff\n"]), ["\u{fffd}"]);
+    }
+
+    #[test]
+    fn a_long_object_comes_whole() {
+        let (first, rest) = (vec![b'{'; 40 << 10], vec![b'}'; 40 << 10]);
+        let got = lines(&[&first, &rest, b"\nmore\n"]);
+        assert_eq!(got.iter().map(String::len).collect::<Vec<_>>(), [80 << 10, 4]);
+        let piece = vec![b'{'; 32 << 10];
+        let endless = lines(&[&piece[..]; 33]);
+        assert_eq!(endless.iter().map(String::len).collect::<Vec<_>>(), [1 << 20, 32 << 10]);
     }
 
     #[test]

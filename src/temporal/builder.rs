@@ -331,6 +331,21 @@ impl Worker {
         self
     }
 
+    /// Sends a span for each workflow and activity task to the OpenTelemetry collector at this address, by OTLP over HTTP, in the trace of the
+    /// caller: `http://127.0.0.1:4318`. By default nobody does. [What there is][traces], and what variables say of it.
+    ///
+    /// ```no_run
+    /// let worker = shmworker::temporal::Worker::new("billing").otlp("http://127.0.0.1:4318");
+    /// # let _ = worker;
+    /// ```
+    ///
+    /// [traces]: https://github.com/shmworker/shmworker/blob/main/docs/operations.md#traces
+    #[cfg(feature = "otlp")]
+    pub fn otlp(mut self, url: impl Into<String>) -> Worker {
+        self.config.otlp = Some(url.into());
+        self
+    }
+
     /// Serves until SIGINT or SIGTERM; the first of them drains, the second cancels what still runs, the third kills.
     ///
     /// This process becomes the coordinator: it forks, so call it before it has started a thread. What workers print goes to

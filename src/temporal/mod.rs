@@ -12,6 +12,8 @@
 pub mod activity;
 pub(crate) mod bridge;
 mod builder;
+#[cfg(feature = "otlp")]
+mod carrier;
 pub mod connect;
 mod converter;
 pub mod dev_server;

@@ -3,15 +3,23 @@
 //! It starts nothing unless somebody polls the task queue, since workflows that nobody runs would only wait on the
 //! server. Requests are bounded: [`STARTS_AT_A_TIME`] workflows are being started, and [`WAITS_AT_A_TIME`] waited for.
 
+#[cfg(feature = "otlp")]
+use super::carrier::Carrier;
 use super::{
     connect::{ConnectError, Server},
     converter::in_workflow,
 };
+#[cfg(feature = "otlp")]
+use crate::traces::{Open, Parent, Tracer};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use nix::sys::{
     signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
 };
+#[cfg(feature = "otlp")]
+use opentelemetry::{KeyValue, trace::SpanKind};
+#[cfg(not(feature = "otlp"))]
+use std::convert::Infallible;
 use std::{
     cell::Cell,
     io::{self, Write},
@@ -77,6 +85,9 @@ pub struct StarterOptions {
     pub data_converter: DataConverter,
     /// Print no results.
     pub quiet: bool,
+    /// The OpenTelemetry collector that is sent a span for each start, by OTLP over HTTP: it begins the trace of its workflow.
+    #[cfg(feature = "otlp")]
+    pub otlp: Option<String>,
 }
 
 /// A text that is JSON, kept as it was written.
@@ -137,6 +148,15 @@ pub enum StarterError {
         /// How many there were to be.
         all: usize,
     },
+    /// Spans can't be sent there. No workflow was started.
+    #[cfg(feature = "otlp")]
+    #[error("cannot send spans to {url} (--otlp): {why}")]
+    Spans {
+        /// The collector.
+        url: String,
+        /// Why not.
+        why: String,
+    },
     /// The machinery failed: a signal, the runtime, or stdout.
     #[error("cannot go on: {0}")]
     Io(#[from] io::Error),
@@ -154,11 +174,13 @@ pub enum StarterError {
 pub fn run(options: &StarterOptions, server: &Server) -> Result<(), StarterError> {
     // Before the runtime: its threads inherit the mask.
     let interrupt = Interrupt::block()?;
+    // Outside the runtime, and after the mask, as its thread inherits that too. Its drop sends the rest.
+    let spans = Spans::start(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let counts = Counts::default();
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = drive(options, server, &counts) => outcome,
+            outcome = drive(options, server, &counts, &spans) => outcome,
             interrupted = interrupt.wait() => {
                 interrupted?;
                 let running = counts.sent.get() - counts.done.get();
@@ -216,7 +238,7 @@ impl Drop for Interrupt {
     }
 }
 
-async fn drive(options: &StarterOptions, server: &Server, counts: &Counts) -> Result<(), StarterError> {
+async fn drive(options: &StarterOptions, server: &Server, counts: &Counts, spans: &Spans) -> Result<(), StarterError> {
     let connection = server.connect(format!("shmworker-starter:{}", std::process::id())).await?;
     server.check_namespace(&connection).await?;
     await_worker(options, server, &connection).await?;
@@ -229,7 +251,7 @@ async fn drive(options: &StarterOptions, server: &Server, counts: &Counts) -> Re
     let mut first = Some(first);
     let starts = async {
         let mut starts = stream::iter(0..options.num_workflows)
-            .map(|_| start(options, &client, counts))
+            .map(|_| start(options, &client, counts, spans))
             .buffer_unordered(STARTS_AT_A_TIME);
         while let Some(outcome) = starts.next().await {
             match outcome {
@@ -364,16 +386,62 @@ async fn start(
     options: &StarterOptions,
     client: &Client,
     counts: &Counts,
+    spans: &Spans,
 ) -> Result<Handle, (String, WorkflowStartError)> {
     let id = format!("{}-{}", options.workflow, uuid::Uuid::new_v4());
     let input = RawValue::new(options.input.iter().map(payload).collect());
     let start = WorkflowStartOptions::new(options.task_queue.as_str(), id.as_str());
-    let start = start.maybe_execution_timeout(options.execution_timeout).build();
+    let mut start = start.maybe_execution_timeout(options.execution_timeout).build();
+    let span = spans.begin(&options.workflow, &mut start);
     count(&counts.sent);
-    client
-        .start_workflow(UntypedWorkflow::new(options.workflow.as_str()), input, start)
-        .await
-        .map_err(|error| (id, error))
+    let started = client.start_workflow(UntypedWorkflow::new(options.workflow.as_str()), input, start).await;
+    Spans::end(span, &started);
+    started.map_err(|error| (id, error))
+}
+
+/// Makes a span for each start, if that is wanted.
+struct Spans {
+    #[cfg(feature = "otlp")]
+    tracer: Option<Tracer>,
+}
+
+#[cfg(feature = "otlp")]
+impl Spans {
+    fn start(options: &StarterOptions) -> Result<Spans, StarterError> {
+        let Some(url) = &options.otlp else { return Ok(Spans { tracer: None }) };
+        let tracer = Tracer::start(url).map_err(|why| StarterError::Spans { url: url.clone(), why })?;
+        Ok(Spans { tracer: Some(tracer) })
+    }
+
+    /// It begins the trace of the workflow.
+    fn begin(&self, workflow: &str, start: &mut WorkflowStartOptions) -> Option<Open> {
+        let tracer = self.tracer.as_ref()?;
+        let attributes = vec![KeyValue::new("temporalWorkflowID", start.workflow_id.clone())];
+        let (name, now) = (format!("StartWorkflow:{workflow}"), SystemTime::now());
+        let span = tracer.open(&name, SpanKind::Client, Parent::Nobody, now, attributes);
+        let headers = &mut start.header.get_or_insert_default().fields;
+        Carrier::default().through(span.context()).add_to(headers, false);
+        Some(span)
+    }
+
+    fn end(span: Option<Open>, started: &Result<Handle, WorkflowStartError>) {
+        if let Some(span) = span {
+            span.close(started.as_ref().err().map(start_reason).as_deref());
+        }
+    }
+}
+
+#[cfg(not(feature = "otlp"))]
+impl Spans {
+    fn start(_: &StarterOptions) -> Result<Spans, StarterError> {
+        Ok(Spans {})
+    }
+
+    fn begin(&self, _: &str, _: &mut WorkflowStartOptions) -> Option<Infallible> {
+        None
+    }
+
+    fn end(_: Option<Infallible>, _: &Result<Handle, WorkflowStartError>) {}
 }
 
 fn payload(json: &Json) -> Payload {

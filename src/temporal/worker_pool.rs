@@ -81,7 +81,7 @@ const ACTIVITY_PROCESSES: usize = 2;
 /// [`PoolError`]. No process is left behind in any case.
 pub(crate) fn run(
     server: Server,
-    config: Config,
+    #[cfg_attr(not(feature = "otlp"), expect(unused_mut, reason = "nobody asks for a codec"))] mut config: Config,
     place: Place,
     user: UserCode,
     companion: Option<&Watched>,
@@ -89,6 +89,10 @@ pub(crate) fn run(
 ) -> Result<Summary, PoolError> {
     // Core cancels activities when the grace is over, however short.
     let grace = config.grace.max(LEAST_GRACE);
+    #[cfg(feature = "otlp")]
+    {
+        config.has_codec = user.converter.codec().is_some();
+    }
     let user = Rc::new(user);
     let (of_activities, renewed) = (user.clone(), user.clone());
     let (workflow_program, activity_program) = (config.workflow_program.clone(), config.activity_program.clone());

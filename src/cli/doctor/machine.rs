@@ -262,13 +262,20 @@ fn left_overs() -> Finding {
     let dead = |path: &Path| matches!(backing::clean(path, true), Ok(Left::Over(_)));
     let shm = backing::named().map_or(0, |named| named.iter().filter(|(_, path)| dead(path)).count());
     let sockets = names::clean(&[], true).map_or(0, |paths| paths.len());
-    match shm + sockets {
-        0 => Finding::ok(topic, name, "nothing of dead pools"),
-        n => Finding::warning(
+    match (shm, sockets) {
+        (0, 0) => Finding::ok(topic, name, "nothing of dead pools"),
+        // Nothing is in them to be looked at.
+        (0, n) => Finding::warning(
             topic,
             name,
-            format_args!("{n} file(s) of dead pools"),
-            "look at them with 'shmworker inspect', remove them with 'shmworker clean'",
+            format_args!("{n} socket(s) of dead pools"),
+            "remove them with 'shmworker clean'",
+        ),
+        (shm, sockets) => Finding::warning(
+            topic,
+            name,
+            format_args!("{shm} file(s) and {sockets} socket(s) of dead pools"),
+            "'shmworker clean --dry-run' names them; look at a file with 'shmworker inspect POOL', remove all with 'shmworker clean'",
         ),
     }
 }

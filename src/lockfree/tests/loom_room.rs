@@ -3,7 +3,7 @@
 use super::{Actor, COORDINATOR, Part, QUEUE, Storage, explore, explore_alive, join, settle};
 use crate::lockfree::{
     participant::Name,
-    table::{Again, Owned},
+    table::{Again, Given, Owned},
     word::Block,
 };
 use std::sync::Arc;
@@ -132,7 +132,8 @@ fn who_gives_a_block_back_with_its_task_dies() {
         worker.attach(block, task, &storage.descriptors[0].output, 1);
         let give_back: Part = |a| {
             let task = Owned { index: 0, word: a.table().load(0) };
-            a.table().give_back(&a.cursors, a.name, task, Again::SameAttempt).unwrap();
+            let given = a.table().give_back(&a.cursors, a.name, task, Again::SameAttempt).unwrap();
+            assert_ne!(given, Given::No);
             a.returned.push(1);
         };
         let borrow: Part = |a| {

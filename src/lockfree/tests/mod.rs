@@ -61,7 +61,7 @@ use super::{
     lane::LaneControl,
     participant::{Name, Participant},
     recovery::Death,
-    table::{Again, Cancel, Cursors, LaneCapacity, LaneId, Owned, Table, TaskId, Waits},
+    table::{Again, Cancel, Cursors, Given, LaneCapacity, LaneId, Owned, Table, TaskId, Waits},
     task_clock::{ClockWords, Source, TaskClock},
     timer::{Alarm, NEVER, Tick},
     word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
@@ -395,7 +395,7 @@ impl Actor {
     }
 
     fn give_back_claimed(&mut self, task: Owned, input: u64, again: Again) {
-        if self.table().give_back(&self.cursors, self.name, task, again).unwrap() {
+        if self.table().give_back(&self.cursors, self.name, task, again).unwrap() != Given::No {
             self.returned.push(input);
         } else {
             self.complete(task, Outcome::Completed);

@@ -213,6 +213,20 @@ impl ActivityContext {
         &self.received().headers
     }
 
+    /// The span of this attempt, as W3C's `traceparent`, while it runs: the parent of the spans of a handler, and of what it asks of
+    /// others. `None` unless the worker sends spans ([`Worker::otlp`](crate::temporal::Worker::otlp), `--otlp`).
+    ///
+    /// ```
+    /// # use shmworker::temporal::activity::ActivityContext;
+    /// fn header(context: &ActivityContext) -> Option<String> {
+    ///     context.traceparent().map(|parent| format!("traceparent: {parent}"))
+    /// }
+    /// ```
+    #[cfg(feature = "otlp")]
+    pub fn traceparent(&self) -> Option<String> {
+        self.attempt.link.trace().map(|parent| parent.to_string())
+    }
+
     /// Tells the server that this attempt is alive, and how far it has come.
     ///
     /// If the attempt fails or its process dies, the next one finds `details` in [`last_heartbeat`]: the newest that were

@@ -122,6 +122,8 @@ pub struct ExecOutput {
 ///
 /// Outside a tokio runtime.
 pub async fn exec(context: &ActivityContext, input: ExecInput) -> Result<ExecOutput, ActivityError> {
+    #[cfg(feature = "otlp")]
+    let input = traced(context, input);
     let Streams { child, stdin, stdout, stderr } = start(&input).map_err(|e| not_started(&input, &e))?;
     let (mut stdout, mut stderr) = (Tail::of(stdout), Tail::of(stderr));
     let (exit, was_asked) = {
@@ -180,6 +182,15 @@ struct Streams {
     stdin: Option<Sender>,
     stdout: Receiver,
     stderr: Receiver,
+}
+
+/// The program finds the span of its attempt, as those of `jobs` do.
+#[cfg(feature = "otlp")]
+fn traced(context: &ActivityContext, mut input: ExecInput) -> ExecInput {
+    if let Some(parent) = context.traceparent() {
+        input.env.entry("TRACEPARENT".to_owned()).or_insert(parent);
+    }
+    input
 }
 
 fn start(input: &ExecInput) -> io::Result<Streams> {

@@ -1,6 +1,6 @@
 //! What ties an attempt to the rest of the pool.
 
-use crate::exec::endpoint::SubmitError;
+use crate::{exec::endpoint::SubmitError, lockfree::descriptor::TraceParent};
 use std::time::Duration;
 use temporalio_common::protos::coresdk::{ActivityHeartbeat, ActivityTaskCompletion};
 
@@ -18,6 +18,11 @@ pub(crate) trait Link: Send + Sync {
 
     /// This process is to be killed unless the attempt ends in time.
     fn kill_after(&self, grace: Duration);
+
+    /// The span of the attempt, while it runs.
+    fn trace(&self) -> Option<TraceParent> {
+        None
+    }
 
     /// Reports the end. Called once; nothing that is called after it has an effect.
     fn complete(&self, completion: ActivityTaskCompletion);

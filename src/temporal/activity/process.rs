@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Endpoint, SubmitError, To},
-    lockfree::participant::Name,
+    lockfree::{descriptor::TraceParent, participant::Name},
     process::{Mode, coordinator::Seat, output::last_word},
 };
 use prost::Message;
@@ -197,6 +197,9 @@ impl Shared {
         match (Kind::of(&claimed), ActivityTask::decode(claimed.input()?)) {
             (Some(Kind::Activity), Ok(task)) => {
                 self.in_flight.fetch_add(1, SeqCst);
+                if claimed.trace().is_some() {
+                    claimed.note_begin();
+                }
                 let _ = orders.send(Order::Start(claimed, task));
             }
             (Some(Kind::CancelActivity), Ok(task)) => {
@@ -255,6 +258,10 @@ impl Link for Attempt {
         if let Some(claimed) = &*self.claimed() {
             claimed.end_within(grace);
         }
+    }
+
+    fn trace(&self) -> Option<TraceParent> {
+        self.claimed().as_ref()?.trace()
     }
 
     fn complete(&self, completion: ActivityTaskCompletion) {

@@ -3,6 +3,7 @@
 use super::{
     Bridge, Converter, activity, answer, go_on, is_local,
     routes::{Attempt, Pending, Routes},
+    traces::Span,
     why_not,
     wire::{self, ACTIVITY_QUEUE, Kind, once},
 };
@@ -39,12 +40,13 @@ impl Bridge {
         }
     }
 
-    pub(super) async fn route_activity(&self, task: ActivityTask) {
+    pub(super) async fn route_activity(&self, mut task: ActivityTask) {
         let token = task.task_token.clone();
         if let Some(Variant::Cancel(cancel)) = &task.variant {
             let reason = cancel.reason();
             return self.cancel_activity(task, reason);
         }
+        let mut span = self.traces.activity(&mut task);
         // A cancellation finds it from here on.
         self.routes().activities.insert(token.clone(), Attempt::default());
         let cancelled = |routes: &Routes| routes.activities.get(&token).and_then(|attempt| attempt.cancelled);
@@ -59,8 +61,10 @@ impl Bridge {
                 if let Some(reason) = cancelled(&routes) {
                     return Ok(Some(reason));
                 }
-                let pending = Pending::Activity { token: token.clone() };
-                let to = once(To::Queue(ACTIVITY_QUEUE), Kind::Activity, 0);
+                let mut to = once(To::Queue(ACTIVITY_QUEUE), Kind::Activity, 0);
+                to.trace = span.as_mut().map(|span| span.submitted());
+                to.is_timed = to.trace.is_some();
+                let pending = Pending::Activity { token: token.clone(), span: span.take() };
                 let task = Some(routes.submit_draft(draft, to, pending)?);
                 routes.activities.insert(token.clone(), Attempt { task, cancelled: None });
                 Ok(None)
@@ -72,6 +76,9 @@ impl Bridge {
             Err(e) => failed_activity(token, e.to_string()),
         };
         self.routes().activities.remove(&completion.task_token);
+        if let Some(span) = span {
+            span.end_activity(None, &completion);
+        }
         self.complete_activity(completion);
     }
 
@@ -97,7 +104,12 @@ impl Bridge {
     }
 
     /// An activity process has answered, or will not.
-    pub(super) fn finish_activity(&self, finished: &Finished<'_>, token: Vec<u8>) -> Result<(), Corrupted> {
+    pub(super) fn finish_activity(
+        &self,
+        finished: &Finished<'_>,
+        token: Vec<u8>,
+        span: Option<Box<Span>>,
+    ) -> Result<(), Corrupted> {
         let reason = self.routes().activities.get(&token).and_then(|attempt| attempt.cancelled);
         let completion = match (answer(finished, "activity")?, finished.outcome(), reason) {
             (Ok(Some(completion)), ..) => completion,
@@ -106,6 +118,9 @@ impl Bridge {
             (_, Outcome::Cancelled, _) | (_, Outcome::TimedOut, Some(_)) => cancelled_activity(token.clone(), reason),
             _ => failed_activity(token.clone(), why_not(finished, "activity")),
         };
+        if let Some(span) = span {
+            span.end_activity(Some((self.endpoint, finished)), &completion);
+        }
         // Core sends the newest details with a failure: those that it hears of before. On their way here they may be behind.
         if is_unfinished(&completion)
             && let Some(newest) = finished.last_checkpoint()?

@@ -53,6 +53,12 @@ pub(crate) struct Config {
     pub(crate) default_heartbeat_throttle_interval: Duration,
     pub(crate) workflow_failure_errors: HashSet<WorkflowErrorType>,
     pub(crate) workflow_types_to_failure_errors: HashMap<String, HashSet<WorkflowErrorType>>,
+    /// The collector of spans.
+    #[cfg(feature = "otlp")]
+    pub(crate) otlp: Option<String>,
+    /// Payloads pass a codec of the program's own, in the worker processes.
+    #[cfg(feature = "otlp")]
+    pub(crate) has_codec: bool,
     /// Where metrics are asked for.
     #[cfg(feature = "metrics")]
     pub(crate) metrics: Option<Arc<std::net::TcpListener>>,
@@ -87,6 +93,10 @@ impl Config {
             default_heartbeat_throttle_interval: Duration::from_secs(30),
             workflow_failure_errors: HashSet::new(),
             workflow_types_to_failure_errors: HashMap::new(),
+            #[cfg(feature = "otlp")]
+            otlp: None,
+            #[cfg(feature = "otlp")]
+            has_codec: false,
             #[cfg(feature = "metrics")]
             metrics: None,
         }

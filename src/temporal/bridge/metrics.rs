@@ -36,7 +36,8 @@ pub(super) fn serve(mut runtime: CoreRuntime, seat: &Seat, config: &Config) -> R
         start_prometheus_metric_exporter(options)?
     };
     runtime.telemetry_mut().attach_late_init_metrics(core.meter);
-    let (endpoint, exporter) = (seat.endpoint, Arc::new(Exporter::default()));
+    let endpoint = seat.endpoint;
+    let exporter = Arc::new(Exporter::keeping(&endpoint.segment().header().control.told_rate));
     let text = move || {
         let exporter = exporter.clone();
         async move {

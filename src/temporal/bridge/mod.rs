@@ -31,6 +31,8 @@ mod metrics;
 pub(crate) mod replay;
 mod routes;
 mod slots;
+#[cfg_attr(not(feature = "otlp"), path = "no_traces.rs")]
+mod traces;
 mod workflows;
 
 pub(crate) use config::Config;
@@ -39,6 +41,7 @@ use self::{
     balance::Crew,
     config::CoreWorkers,
     routes::{Pending, Routes},
+    traces::Traces,
 };
 use super::{
     activity,
@@ -124,7 +127,10 @@ fn run(seat: &Seat, server: &Server, config: &Config) -> Result<(), Fault> {
     let runtime = CoreRuntime::new(options.map_err(other)?, tokio).map_err(other)?;
     #[cfg(feature = "metrics")]
     let runtime = metrics::serve(runtime, seat, config).map_err(other)?;
-    runtime.tokio_handle().block_on(serve(&runtime, seat, server, config))
+    let traces = Arc::new(Traces::start(config).map_err(other)?);
+    let served = runtime.tokio_handle().block_on(serve(&runtime, seat, server, config, traces.clone()));
+    traces.shut_down();
+    served
 }
 
 /// Once the connection stands, Core's own retries do the rest.
@@ -143,11 +149,17 @@ fn hostname() -> String {
     nix::unistd::gethostname().map_or_else(|_| "localhost".into(), |h| h.to_string_lossy().into_owned())
 }
 
-async fn serve(runtime: &CoreRuntime, seat: &Seat, server: &Server, config: &Config) -> Result<(), Fault> {
+async fn serve(
+    runtime: &CoreRuntime,
+    seat: &Seat,
+    server: &Server,
+    config: &Config,
+    traces: Arc<Traces>,
+) -> Result<(), Fault> {
     let endpoint = seat.endpoint;
     // A first signal while we still connect: there is nothing to drain.
     let (drain, mut draining) = watch::channel(false);
-    let bridge = Arc::new(Bridge::new(endpoint, Handle::current(), drain, server.namespace(), config));
+    let bridge = Arc::new(Bridge::new(endpoint, Handle::current(), drain, server.namespace(), config, traces));
     let lanes = bridge.clone();
     std::thread::Builder::new()
         .name("lanes".into())
@@ -239,6 +251,7 @@ struct Bridge {
     registered: Mutex<Registered>,
     handle: Handle,
     routes: Mutex<Routes>,
+    traces: Arc<Traces>,
     crew: Crew,
     /// What an activation may take before its process counts as deadlocked; 0: any time.
     deadlock_ms: u32,
@@ -254,6 +267,7 @@ impl Bridge {
         drain: watch::Sender<bool>,
         namespace: &str,
         config: &Config,
+        traces: Arc<Traces>,
     ) -> Bridge {
         Bridge {
             endpoint,
@@ -264,6 +278,7 @@ impl Bridge {
             registered: Mutex::default(),
             handle,
             routes: Mutex::default(),
+            traces,
             crew: Crew::new(config.workflow_processes, config.activity_processes),
             deadlock_ms: u32::try_from(config.deadlock_timeout.as_millis()).unwrap_or(u32::MAX),
             room: Notify::new(),
@@ -368,7 +383,7 @@ impl Bridge {
         let pending = self.routes().pending.remove(&finished.tag());
         match pending {
             Some(Pending::Activation(activation)) => self.finish_activation(finished, activation),
-            Some(Pending::Activity { token }) => self.finish_activity(finished, token),
+            Some(Pending::Activity { token, span }) => self.finish_activity(finished, token, span),
             Some(Pending::Eviction { run_id }) => self.finish_eviction(run_id),
             Some(Pending::Note) | None => Ok(()),
         }
@@ -488,7 +503,7 @@ mod tests {
     fn bridge(pool: &Pool, runtime: &tokio::runtime::Runtime) -> Bridge {
         let endpoint = Box::leak(Box::new(pool.endpoint()));
         let config = Config::new("queue".into());
-        Bridge::new(endpoint, runtime.handle().clone(), watch::channel(false).0, "default", &config)
+        Bridge::new(endpoint, runtime.handle().clone(), watch::channel(false).0, "default", &config, Arc::default())
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! What is where.
 
-use super::wire;
+use super::{
+    traces::{OfRun, Span},
+    wire,
+};
 use crate::{
     error::Corrupted,
     exec::endpoint::{Claimed, Draft, Endpoint, Submission, SubmitError},
@@ -9,6 +12,7 @@ use crate::{
 use prost::Message;
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use temporalio_common::protos::coresdk::activity_task::ActivityCancelReason;
@@ -18,6 +22,7 @@ pub(super) enum Pending {
     Activation(Activation),
     Activity {
         token: Vec<u8>,
+        span: Option<Box<Span>>,
     },
     /// Its owner has it still, and is not one that can be told to forget it.
     Eviction {
@@ -36,6 +41,7 @@ pub(super) struct Activation {
     pub(super) owner: Option<Name>,
     pub(super) since: Instant,
     pub(super) task: Option<TaskId>,
+    pub(super) span: Option<Box<Span>>,
 }
 
 /// An attempt of an activity.
@@ -59,6 +65,8 @@ pub(super) struct Run {
     pub(super) task_timeout: Option<Duration>,
     /// The last command that it gave, for people.
     pub(super) last_command: String,
+    /// `None`: nobody wants to know.
+    pub(super) trace: Option<Arc<OfRun>>,
 }
 
 /// What is where. One lock over look-up, note and submission: a death in between would otherwise be noticed by neither.

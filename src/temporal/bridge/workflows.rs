@@ -52,6 +52,8 @@ impl Bridge {
             Some(Job::InitializeWorkflow(init)) => Some(init),
             _ => None,
         });
+        let trace = self.traces.run(&activation, || self.routes().runs.get(&run_id)?.trace.clone());
+        let mut span = self.traces.activation(&activation, trace.as_ref());
         let routed = self
             .when_there_is_room(|| {
                 let draft = wire::draft(self.endpoint, &activation)?;
@@ -64,16 +66,20 @@ impl Bridge {
                     submission.max_attempts = FIRST_ACTIVATION_ATTEMPTS;
                     submission.retry_on = retry_on::DIED;
                 }
+                submission.trace = span.as_mut().map(|span| span.submitted());
+                submission.is_timed = submission.trace.is_some();
                 let pending = Activation {
                     run_id: run_id.clone(),
                     history_length: activation.history_length,
                     owner,
                     since: Instant::now(),
                     task: None,
+                    span: span.take(),
                 };
                 routes.submit_draft(draft, submission, Pending::Activation(pending))?;
                 let run = routes.runs.entry(run_id.clone()).or_default();
                 run.is_outstanding = true;
+                run.trace.clone_from(&trace);
                 if let Some(init) = init {
                     run.workflow_type.clone_from(&init.workflow_type);
                     run.task_timeout = init.workflow_task_timeout.and_then(|t| t.try_into().ok());
@@ -86,7 +92,11 @@ impl Bridge {
             })
             .await;
         if let Err(e) = routed {
-            self.fail_activation(run_id, e.to_string());
+            let why = e.to_string();
+            if let Some(span) = span {
+                span.end_activation(None, Err(&why));
+            }
+            self.fail_activation(run_id, why);
         }
     }
 
@@ -150,7 +160,7 @@ impl Bridge {
         finished: &Finished<'_>,
         activation: Activation,
     ) -> Result<(), Corrupted> {
-        let Activation { run_id, history_length, owner, since, .. } = activation;
+        let Activation { run_id, history_length, owner, since, span, .. } = activation;
         tracing::debug!(run_id, history_length, outcome = ?finished.outcome(), after = ?since.elapsed(), "activation over");
         let (completion, unreadable) = match answer::<WorkflowActivationCompletion>(finished, "workflow")? {
             Ok(completion) => (completion, None),
@@ -172,12 +182,21 @@ impl Bridge {
         }
         drop(routes);
         match completion {
-            Some(completion) => self.complete_workflow(completion),
+            Some(mut completion) => {
+                if let Some(span) = span {
+                    span.carry_on(&mut completion);
+                    span.end_activation(Some((self.endpoint, finished)), Ok(&completion));
+                }
+                self.complete_workflow(completion);
+            }
             None => {
                 let why = match unreadable {
                     Some(why) => why,
                     None => why_no_completion(finished, &run_id, owner, before.unwrap_or_default(), self.deadlock_ms)?,
                 };
+                if let Some(span) = span {
+                    span.end_activation(Some((self.endpoint, finished)), Err(&why));
+                }
                 self.fail_activation(run_id, why);
             }
         }
