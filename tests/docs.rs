@@ -64,6 +64,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("shmworker jobs < jobs.jsonl > results.jsonl", Here("results.jsonl")),
     ("shmworker jobs -j 8 --joblog log --progress -- gzip -k {} < files.txt", Here("log")),
     ("shmworker jobs -- convert {} {.}.png ::: *.jpg", Here("x.png")),
+    ("shmworker jobs --state batch.state --output results.jsonl jobs.jsonl", Here("batch.state.joblog")),
     // docs/operations.md
     ("shmworker doctor", Here("")),
     ("shmworker doctor --json", Here("")),

@@ -13,20 +13,25 @@ mod scene;
 
 use eventually::eventually;
 use nix::{
-    sys::signal::{Signal, kill},
-    unistd::{Pid, alarm},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, alarm},
 };
 use program::Program;
 use shmworker::{
-    Pool, Tasks,
-    pool::{Handle, Task, TaskOptions},
+    Pool, SegmentCreateError, StateError, Tasks,
+    pool::{Adopted, Builder, Handle, PoolError, StartError, Task, TaskError, TaskOptions},
 };
 use std::{
     collections::{BTreeSet, VecDeque},
     fs::{self, OpenOptions},
     io::Write,
+    os::unix::fs::{FileExt, PermissionsExt, chown, symlink},
     path::Path,
     process::{Command, ExitCode},
+    sync::atomic::Ordering::SeqCst,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -41,7 +46,25 @@ fn main() -> ExitCode {
         squares(Path::new(dir), n.parse().unwrap());
         return ExitCode::SUCCESS;
     }
-    scene::run(scenes![a_program_goes_on_after_everything_was_killed, jobs_go_on_after_everything_was_killed,])
+    scene::run(scenes![
+        a_program_goes_on_after_everything_was_killed,
+        jobs_go_on_after_everything_was_killed,
+        a_running_job_has_used_up_an_attempt,
+        results_that_can_not_be_written_wait_in_the_state,
+        an_output_keeps_what_the_joblog_tells_of,
+        another_input_is_refused,
+        one_pool_at_a_time,
+        what_is_no_state_of_ours_is_left_alone,
+        another_boot_is_not_trusted,
+        damage_is_told,
+        a_full_or_read_only_file_system_is_an_error,
+        whoever_is_killed_alone_the_next_goes_on,
+        what_nobody_asks_for_is_there_again,
+        each_client_has_its_own,
+        a_key_finds_what_was_done,
+        more_than_fits_is_refused_and_not_lost,
+        what_a_pool_is_to_be_like_must_fit,
+    ])
 }
 
 // ---- a program ------------------------------------------------------------------------------------------------------
@@ -105,13 +128,14 @@ fn a_program_goes_on_after_everything_was_killed() {
     };
     let (trial, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (mut n, out) = (STEP, dir.path().join("out"));
-    kill_at_random(program(trial.path(), n), || {
+    let said = kill_at_random(program(trial.path(), n), || {
         // There is always something to do.
         while whole_lines(&out).len() as u64 > n - STEP / 2 {
             n += STEP / 2;
         }
         program(dir.path(), n)
     });
+    assert_eq!(said, [""; 0]);
     ends_well(program(dir.path(), n));
     let mut squares: Vec<u64> = Vec::new();
     for line in whole_lines(&out) {
@@ -137,13 +161,16 @@ fn jobs_go_on_after_everything_was_killed() {
     (0..2).for_each(begin);
     // The first is the trial.
     let mut batch = 1;
-    kill_at_random(command(0), || {
+    let said = kill_at_random(command(0), || {
         if results(&path("out", batch)).len() as u64 == LINES {
             batch += 1;
             begin(batch);
         }
         command(batch)
     });
+    let adopted = said.iter().filter(|line| line.ends_with("jobs that were accepted are gone on with")).count();
+    println!("{adopted} of the starts found jobs, batch {batch}");
+    assert!(adopted > 0, "no kill came between the acceptance of a job and its result");
     for batch in 0..=batch {
         ends_well(command(batch));
         let mut found = results(&path("out", batch));
@@ -170,6 +197,442 @@ fn results(output: &Path) -> Vec<u64> {
     text[..whole].lines().map(number).collect()
 }
 
+/// Runs `shmworker jobs` with one worker: its exit code, and what it says.
+fn run_jobs(args: &[&str], input: &str) -> (i32, Vec<String>, Vec<String>) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, input).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+    command.args(["jobs", "-j", "1"]).args(args).arg(file.path());
+    let mut program = Program::start(command);
+    let code = program.end().code().unwrap();
+    (code, program.stdout(), program.stderr())
+}
+
+/// It fails by itself, with one line, which contains this.
+#[track_caller]
+fn refuses(state: &Path, why: &str) {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let args = ["--state", state.to_str().unwrap(), "--joblog", log.path().to_str().unwrap()];
+    let (code, out, err) = run_jobs(&args, ECHO);
+    assert_eq!((code, out), (1, vec![]), "{err:?}");
+    assert!(err.len() == 1 && err[0].contains(why), "{err:?} without {why:?}");
+}
+
+const ECHO: &str = r#"{"task":"echo","args":1}"#;
+
+fn a_running_job_has_used_up_an_attempt() {
+    for (retries, status, attempts) in [("0", "died", 1), ("1", "done", 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let [state, mark, input] = ["state", "mark", "in"].map(path);
+        // The first attempt leaves a mark, and does not end.
+        let script = format!("[ -e {mark} ] || {{ touch {mark}; exec sleep 1000; }}");
+        let line = serde_json::json!({"task": "exec", "args": ["sh", "-c", script]}).to_string();
+        fs::write(&input, &line).unwrap();
+        let args = ["--state", &state, "--retries", retries];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        command.args(["jobs", "-j", "1"]).args(args).arg(&input);
+        let program = Program::start(command);
+        eventually("it runs", || Path::new(&mark).exists().then_some(()));
+        kill_all(&program, &mut Random(1));
+        let (_, out, err) = run_jobs(&args, &line);
+        let result: serde_json::Value = serde_json::from_str(&out[0]).unwrap();
+        assert_eq!(
+            (out.len(), &result["status"], &result["attempts"]),
+            (1, &status.into(), &attempts.into()),
+            "{err:?}"
+        );
+    }
+}
+
+fn results_that_can_not_be_written_wait_in_the_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, ran, output] = ["state", "ran", "out"].map(path);
+    let script = format!("echo $1 >> {ran}");
+    let lines: String = (1..=3)
+        .map(|i| {
+            serde_json::json!({"task": "exec", "args": ["sh", "-c", script, "", i.to_string()]}).to_string() + "\n"
+        })
+        .collect();
+    let (code, _, err) = run_jobs(&["--state", &state, "--output", "/dev/full"], &lines);
+    assert_eq!(code, 1);
+    assert!(err.last().unwrap().starts_with("error: cannot write to '/dev/full': No space left"), "{err:?}");
+    let (code, out, err) = run_jobs(&["--state", &state, "--output", &output], &lines);
+    assert_eq!((code, out), (0, vec![]), "{err:?}");
+    let count = |path: &str| fs::read_to_string(path).unwrap().lines().count();
+    assert_eq!((count(&output), count(&ran)), (3, 3), "each has one result, and ran once");
+    // All is done: nothing happens.
+    assert_eq!(run_jobs(&["--state", &state, "--output", &output], &lines).0, 0);
+    assert_eq!((count(&output), count(&ran)), (3, 3));
+}
+
+fn an_output_keeps_what_the_joblog_tells_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, log, output] = ["state", "state.joblog", "out"].map(path);
+    let lines = |n: u32| (1..=n).map(|i| format!("{{\"task\":\"echo\",\"args\":{i}}}\n")).collect::<String>();
+    let args = ["--state", &state, "--output", &output];
+    assert_eq!(run_jobs(&args, &lines(2)).0, 0);
+    let whole = fs::read_to_string(&output).unwrap();
+    // What a death leaves: a result whose line in the joblog is cut short, and half of another.
+    let logged = fs::read_to_string(&log).unwrap();
+    fs::write(&log, format!("{logged}3\t:\t17")).unwrap();
+    fs::write(&output, format!("{whole}{{\"task\":\"echo\"}}\n{{\"ta")).unwrap();
+    let (code, _, err) = run_jobs(&args, &lines(3));
+    assert_eq!(code, 0, "{err:?}");
+    let now = fs::read_to_string(&output).unwrap();
+    assert!(now.starts_with(&whole) && now.lines().count() == 3, "{now}");
+    // One that is shorter is not that of the joblog.
+    fs::write(&output, "x").unwrap();
+    let (code, _, err) = run_jobs(&args, &lines(4));
+    assert!(code == 1 && err[0].contains("has 1 bytes, of which there are"), "{err:?}");
+    assert_eq!(fs::read_to_string(&output).unwrap(), "x");
+    // Without a state too: `--resume` goes by the joblog.
+    let args = ["--output", &output, "--joblog", &log];
+    assert_eq!(run_jobs(&args, &lines(2)).0, 0);
+    let whole = fs::read_to_string(&output).unwrap();
+    assert_eq!(whole.lines().count(), 2);
+    fs::write(&output, format!("{whole}half")).unwrap();
+    assert_eq!(run_jobs(&[&args[..], &["--resume"]].concat(), &lines(3)).0, 0);
+    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 3);
+}
+
+fn another_input_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let args = ["--state", state.to_str().unwrap(), "--output", "/dev/full"];
+    assert_eq!(run_jobs(&args, ECHO).0, 1);
+    let args = &args[..2];
+    let (code, out, err) = run_jobs(args, r#"{"task":"echo","args":2}"#);
+    assert_eq!((code, out), (1, vec![]));
+    assert!(err.last().unwrap().contains("job 1 is another than the one that"), "{err:?}");
+    let (code, _, err) = run_jobs(args, "");
+    assert!(code == 1 && err.last().unwrap().contains("1 jobs that"), "{err:?}");
+    assert_eq!(run_jobs(args, ECHO).1.len(), 1);
+}
+
+fn one_pool_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let pool = pool(&state).unwrap();
+    refuses(&state, &format!("belongs to a pool that is alive, made by process {}: end that", std::process::id()));
+    assert!(matches!(crate::pool(&state), Err(StartError::State(_))));
+    pool.join().unwrap();
+    crate::pool(&state).unwrap().join().unwrap();
+}
+
+fn what_is_no_state_of_ours_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    pool(&path("good")).unwrap().join().unwrap();
+    symlink(path("good"), path("link")).unwrap();
+    refuses(&path("link"), "it is a symbolic link: name the file itself");
+    refuses(dir.path(), "Is a directory");
+    refuses(&path("none/state"), "No such file or directory");
+    for (name, text, why) in [
+        ("short", "hello", "not a segment: a file of 5 bytes"),
+        ("text", &"hello ".repeat(1000), "not a segment: it begins with"),
+    ] {
+        fs::write(path(name), text).unwrap();
+        fs::set_permissions(path(name), fs::Permissions::from_mode(0o600)).unwrap();
+        refuses(&path(name), why);
+        assert_eq!(fs::read_to_string(path(name)).unwrap(), text);
+    }
+    fs::set_permissions(path("good"), fs::Permissions::from_mode(0o620)).unwrap();
+    refuses(&path("good"), "others may write to it (mode 620)");
+    fs::set_permissions(path("good"), fs::Permissions::from_mode(0o600)).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        chown(path("good"), Some(4711), None).unwrap();
+        refuses(&path("good"), "it belongs to user 4711: use a file of your own");
+        chown(path("good"), Some(0), None).unwrap();
+    }
+    write_at(&path("good"), 8, &5u64.to_ne_bytes());
+    refuses(&path("good"), "a segment of layout version 5");
+    // One whose maker died over it is begun anew.
+    write_at(&path("good"), 0, b"shmw new");
+    pool(&path("good")).unwrap().join().unwrap();
+}
+
+fn another_boot_is_not_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    pool(&state).unwrap().join().unwrap();
+    write_at(&state, 56, &1u64.to_ne_bytes());
+    refuses(&state, "the machine was started anew since");
+}
+
+fn damage_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    pool(&state).unwrap().join().unwrap();
+    // The first participant's word.
+    write_at(&state, 4096, &[0xff; 8]);
+    refuses(&state, "is damaged: ");
+    OpenOptions::new().write(true).open(&state).unwrap().set_len(1 << 20).unwrap();
+    refuses(&state, "a damaged segment: 1048576 bytes long");
+}
+
+fn a_full_or_read_only_file_system_is_an_error() {
+    // A file system of its own, and what is done in it.
+    let run = |script: &str| {
+        let mounted = format!("mount -t tmpfs -o size=10m shmworker-test /mnt && cd /mnt && {script}");
+        let command = ["--user", "--map-root-user", "--mount", "sh", "-c", &mounted, env!("CARGO_BIN_EXE_shmworker")];
+        Command::new("unshare").args(command).output().unwrap()
+    };
+    let probe = run("true");
+    if !probe.status.success() {
+        return eprintln!("skipped: no user and mount namespace to be had here: {probe:?}");
+    }
+    let fails = |script: &str, why: &str| {
+        let output = run(script);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && err.contains(why), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let line = r#"{"task":"echo","args":1}"#;
+    let command = "\"$0\" jobs -j 1 --state s";
+    let full = format!("head -c 9000000 /dev/zero > fill; echo '{line}' | {command}; code=$?; ls; exit $code");
+    assert_eq!(
+        fails(&full, "free: make room there, or enlarge it"),
+        "fill\ns.joblog\n",
+        "nothing is left of what can't be made"
+    );
+    let read_only = format!("echo '{line}' | {command} && mount -o remount,ro /mnt && echo '{line}' | {command}");
+    fails(&read_only, "Read-only file system");
+    // In the arena: the job is refused that does not fit, and the others run.
+    let large = format!(
+        "(echo '{line}'; echo \"{{\\\"task\\\":\\\"echo\\\",\\\"args\\\":\\\"$(head -c 6000000 /dev/zero | tr '\\0' x)\\\"}}\"; echo '{line}') > /tmp/in.$$; \
+         {command} --joblog /tmp/log.$$ /tmp/in.$$ | cut -c 1-200; rm /tmp/in.$$ /tmp/log.$$; exit 1"
+    );
+    // The joblog, which has the line, lies elsewhere.
+    let out = fails(&large, "");
+    let status = |line: &str| line.contains(r#""status":"done""#);
+    assert_eq!(out.lines().map(status).collect::<Vec<_>>().iter().filter(|is_done| **is_done).count(), 2, "{out}");
+    assert!(out.contains("the file system has") && out.lines().count() == 3, "{out}");
+}
+
+// ---- the library ----------------------------------------------------------------------------------------------------
+
+fn pool(state: &Path) -> Result<Pool, StartError> {
+    Pool::builder().workers(1).file(state).fork(tasks().0)
+}
+
+/// Does this in a process of its own, which ends then, and waits for that.
+fn elsewhere(act: impl FnOnce()) {
+    // SAFETY: this process has one thread but for those of pools.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        ForkResult::Child => {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+            // SAFETY: nothing of this process is needed any more.
+            unsafe { libc::_exit(result.is_err().into()) }
+        }
+        ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+        }
+    }
+}
+
+/// Leaves what comes of it to the next process.
+fn leave(submitted: Result<Handle<impl shmworker::pool::Wire>, PoolError>) {
+    std::mem::forget(submitted.unwrap());
+}
+
+const SQUARE: Task<u64, u64> = Task::named("square");
+
+/// Submits the squares of these, and is killed when all are done; without its coordinator, or with that alone.
+fn whoever_is_killed_alone_the_next_goes_on() {
+    for is_coordinator in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let words = scene::words(2);
+        // SAFETY: this process has one thread.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            ForkResult::Child => {
+                let pool = pool(&state).unwrap();
+                let handles: Vec<_> = (0..100).map(|x| pool.submit(SQUARE, &x).unwrap()).collect();
+                words[0].store(pool.coordinator_pid().into(), SeqCst);
+                words[1].store(1, SeqCst);
+                // Each ends: with its result, or since there is no coordinator.
+                if is_coordinator {
+                    let last = handles.into_iter().map(|handle| handle.finish_with(|f| f.result)).find(Result::is_err);
+                    std::mem::forget(pool);
+                    // SAFETY: nothing of this process is needed any more.
+                    unsafe { libc::_exit(i32::from(last.is_some())) }
+                }
+                std::thread::sleep(Duration::from_secs(1000));
+            }
+            ForkResult::Parent { child } => {
+                scene::at_least(&words[1], 1);
+                let coordinator = Pid::from_raw(words[0].load(SeqCst) as i32);
+                kill(if is_coordinator { coordinator } else { child }, Signal::SIGKILL).unwrap();
+                waitpid(child, None).unwrap();
+            }
+        }
+        // The others end by themselves, and with the last of them the lock.
+        let pool = eventually("nobody has the file", || match pool(&state) {
+            Err(StartError::State(StateError::Create(SegmentCreateError::InUse { .. }))) => None,
+            pool => Some(pool.unwrap()),
+        });
+        let found = pool.adopted();
+        assert!(is_coordinator || found.len() == 100, "{}", found.len());
+        for found in found {
+            let x = u64_of(&found);
+            match found.into_handle(SQUARE).unwrap().wait() {
+                Ok(square) => assert_eq!(square, x * x),
+                // It ran when the worker was killed with its coordinator.
+                Err(e) => assert!(is_coordinator && matches!(e, TaskError::Died(_)), "{e}"),
+            }
+        }
+        pool.join().unwrap();
+    }
+}
+
+/// The input of a task that takes a number.
+fn u64_of(found: &Adopted) -> u64 {
+    postcard(&found.input().unwrap())
+}
+
+/// A number, as postcard writes it: seven bits a byte, the lowest first.
+fn postcard(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |n, byte| n << 7 | u64::from(byte & 0x7f))
+}
+
+fn what_nobody_asks_for_is_there_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    elsewhere(|| {
+        let pool = pool(&state).unwrap();
+        leave(pool.submit(SQUARE, &7));
+        pool.join().unwrap();
+    });
+    for _ in 0..3 {
+        // It isn't asked for.
+        pool(&state).unwrap().join().unwrap();
+    }
+    let last = pool(&state).unwrap();
+    let found = last.adopted().pop().unwrap();
+    assert_eq!((found.name(), found.key(), u64_of(&found), found.is_json()), ("square", None, 7, false));
+    assert!(last.adopted().is_empty(), "each is given out once");
+    let found = found.into_handle(Task::<u64, u64>::named("cube")).unwrap_err();
+    assert_eq!(found.into_handle(SQUARE).unwrap().wait(), Ok(49));
+    last.join().unwrap();
+    assert!(pool(&state).unwrap().adopted().is_empty());
+}
+
+fn each_client_has_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |client: &str| Pool::builder().workers(1).file(dir.path().join("state")).client(client).fork(tasks().0);
+    for (client, x) in [("a", 2), ("b", 3)] {
+        elsewhere(|| {
+            let pool = of(client).unwrap();
+            leave(pool.submit(SQUARE, &x));
+            pool.join().unwrap();
+        });
+    }
+    for (client, square) in [("a", 4), ("c", 0), ("b", 9)] {
+        let pool = of(client).unwrap();
+        let found: Vec<u64> =
+            pool.adopted().into_iter().map(|f| f.into_handle(SQUARE).unwrap().wait().unwrap()).collect();
+        assert_eq!(found.iter().sum::<u64>(), square);
+        pool.join().unwrap();
+    }
+    for wrong in ["", "a\0b", &"x".repeat(33)] {
+        assert!(of(wrong).unwrap_err().to_string().starts_with("invalid client name"));
+    }
+}
+
+fn a_key_finds_what_was_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let key = |key: &str| TaskOptions::new().key(key);
+    elsewhere(|| {
+        let pool = pool(&state).unwrap();
+        leave(pool.submit_with(SQUARE, &7, &key("seven")));
+        for wrong in ["", "a\0b", &"x".repeat(129)] {
+            assert!(matches!(pool.submit_with(SQUARE, &7, &key(wrong)), Err(PoolError::Key(_))));
+        }
+        pool.join().unwrap();
+    });
+    let second = pool(&state).unwrap();
+    // Had it not been found, the result were another.
+    assert_eq!(second.submit_with(SQUARE, &1, &key("seven")).unwrap().wait(), Ok(49));
+    assert!(second.adopted().is_empty());
+    assert_eq!(second.submit_with(SQUARE, &1, &key("seven")).unwrap().wait(), Ok(1), "it was let go");
+    second.join().unwrap();
+}
+
+fn more_than_fits_is_refused_and_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = pool(&dir.path().join("state")).unwrap();
+    let mut handles = VecDeque::new();
+    let mut refused = 0;
+    for x in 0..6000 {
+        let handle = loop {
+            match pool.submit(SQUARE, &x) {
+                Err(PoolError::Submit(e)) if e.is_transient() => {
+                    refused += 1;
+                    let (x, first): (u64, Handle<u64>) = handles.pop_front().unwrap();
+                    assert_eq!(first.wait(), Ok(x * x));
+                }
+                handle => break handle.unwrap(),
+            }
+        };
+        handles.push_back((x, handle));
+    }
+    assert!(refused > 1000, "{refused}: results take room until they are taken");
+    for (x, handle) in handles {
+        assert_eq!(handle.wait(), Ok(x * x));
+    }
+    pool.join().unwrap();
+}
+
+fn what_a_pool_is_to_be_like_must_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let builder = || Pool::builder().workers(1).file(&state);
+    elsewhere(|| {
+        let pool = builder().fork(tasks().0).unwrap();
+        leave(pool.submit(SQUARE, &7));
+        pool.join().unwrap();
+    });
+    let refused = |builder: Builder| builder.fork(tasks().0).unwrap_err().to_string();
+    let name = state.display();
+    let said = refused(builder().queues(["a", "b"]));
+    assert_eq!(
+        said,
+        format!(
+            "'{name}' has the queues default, not a, b: give the pool the same, in the same order, or name another file"
+        )
+    );
+    let said = refused(builder().workers(1000));
+    assert_eq!(said, format!("'{name}' has room for 30 workers, not for 1000: start fewer, or name another file"));
+    // What is done needs no task; what waits does.
+    let pool = builder().workers(30).fork(Tasks::new()).unwrap();
+    assert_eq!(pool.adopted().pop().unwrap().into_bytes().wait(), Ok(vec![49]));
+    pool.join().unwrap();
+    let mut others = Tasks::new();
+    let wait = others.function("wait", |forever: bool| {
+        if forever {
+            loop {
+                std::thread::park();
+            }
+        }
+    });
+    elsewhere(|| {
+        let pool = builder().fork(others).unwrap();
+        (0..2).for_each(|_| leave(pool.submit_with(wait, &true, &TaskOptions::new().attempts(9))));
+        std::mem::forget(pool);
+    });
+    let said = eventually("nobody has the file", || Some(refused(builder())).filter(|said| !said.contains("is alive")));
+    let program = "which this program does not have: start it with the program that has them, or name another file";
+    assert!(said == format!("2 tasks wait in '{name}' for 'wait', {program}"), "{said}");
+}
+
+fn write_at(path: &Path, at: u64, bytes: &[u8]) {
+    OpenOptions::new().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+}
+
 // ---- deaths ---------------------------------------------------------------------------------------------------------
 
 #[track_caller]
@@ -180,7 +643,9 @@ fn ends_well(command: Command) {
 }
 
 /// Starts programs one after another, and kills each with all that descends from it, at any moment of the time that `trial` takes.
-fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) {
+///
+/// Returns what they had said on standard error by then.
+fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) -> Vec<String> {
     let kills = std::env::var("SHMWORKER_STATE_KILLS").map_or(25, |n| n.parse::<u32>().unwrap());
     alarm::set(60 + 2 * kills);
     let began = Instant::now();
@@ -188,7 +653,7 @@ fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) {
     let longest = began.elapsed().as_micros() as u64;
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
     println!("seed {seed}, {kills} kills within {longest} us");
-    let mut random = Random(seed);
+    let (mut random, mut said) = (Random(seed), Vec::new());
     for _ in 0..kills {
         let program = Program::start(command());
         let (began, life) = (Instant::now(), Duration::from_micros(random.below(longest)));
@@ -196,7 +661,9 @@ fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) {
             std::hint::spin_loop();
         }
         kill_all(&program, &mut random);
+        said.extend(program.stderr());
     }
+    said
 }
 
 /// By and by, in any order: who is left may go on for a moment.

@@ -1513,7 +1513,9 @@ impl Finished<'_> {
 impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
     /// Leaves it in hand for good: of a durable client, its successor finds it again.
     pub(crate) fn leave(self) {
-        std::mem::forget(self);
+        let guard = ManuallyDrop::new(self.guard);
+        // SAFETY: a valid value that is read once: the guard, which is not dropped, is not used any more.
+        drop(unsafe { ptr::read(&raw const guard.endpoint) });
     }
 
     fn descriptor(&self) -> &Descriptor {

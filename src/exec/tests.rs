@@ -1318,3 +1318,160 @@ fn who_dies_at_any_step_of_a_task_s_end_has_the_task_or_has_counted_it() {
     }
     pool.assert_clean();
 }
+
+// ---- seats ----------------------------------------------------------------------------------------------------------
+
+/// The seat of a durable client, which nobody has.
+fn seat(pool: &Pool) -> Name {
+    let table = pool.segment.table();
+    let name = table.admit(0, 0).unwrap().unwrap();
+    table.participants[usize::from(name.id())].keep_for("main");
+    name
+}
+
+/// Whoever has the seat from now on.
+fn durable(pool: &Pool, name: Name) -> Endpoint {
+    Endpoint::new(pool.segment.clone(), name).durable()
+}
+
+#[test]
+fn a_seat_keeps_what_waits_and_what_is_done_and_nothing_else() {
+    let pool = Pool::new(1);
+    let name = seat(&pool);
+    let (client, worker) = (durable(&pool, name), pool.endpoint());
+    for tag in 1..=3 {
+        submit(&client, QUEUE, &[tag; 1000], tag.into(), 1);
+        assert!(tag == 3 || work(&worker));
+    }
+    let taken = client.take().unwrap().expect("the first result");
+    let mut draft = client.draft(1000).unwrap();
+    draft.payload().unwrap().fill(4);
+    std::mem::forget((taken, draft));
+    pool.bury(name);
+    assert!(pool.segment.table().is_live(name).unwrap(), "its name goes on");
+
+    let client = durable(&pool, name);
+    assert!(work(&worker) && !work(&worker), "the third waits still");
+    let mut tags: Vec<u64> = std::iter::from_fn(|| client.take().unwrap().map(|done| done.tag())).collect();
+    tags.sort_unstable();
+    assert_eq!(tags, [1, 2, 3]);
+    pool.assert_clean();
+}
+
+#[test]
+fn what_a_durable_client_was_reading_has_its_outcome_again() {
+    let pool = Pool::new(1);
+    let name = seat(&pool);
+    let client = durable(&pool, name);
+    let cancelled = submit(&client, QUEUE, b"", 1, 1);
+    assert_eq!(client.cancel(cancelled), Ok(Cancel::Cancelled));
+    let s = Submission { expires_in: Some(Duration::from_millis(1)), tag: 2, ..Submission::new(QUEUE) };
+    client.try_submit(s, b"").unwrap();
+    NOW.set(Some(pool.segment.table().now() + 2 * MS));
+    pool.tick();
+    let victim = pool.endpoint();
+    submit(&client, QUEUE, b"", 3, 1);
+    std::mem::forget(claim(&victim));
+    pool.bury(victim.name());
+    for _ in 0..3 {
+        // Taken by one after another, none of whom lets it go.
+        let client = durable(&pool, name);
+        let mut all = std::iter::from_fn(|| client.take().unwrap())
+            .map(|done| {
+                let found = (done.tag(), done.outcome(), done.exit() != 0);
+                done.leave();
+                found
+            })
+            .collect::<Vec<_>>();
+        all.sort_unstable_by_key(|found| found.0);
+        assert_eq!(all, [(1, Outcome::Cancelled, false), (2, Outcome::Expired, false), (3, Outcome::WorkerDied, true)]);
+        pool.bury(name);
+    }
+}
+
+#[test]
+fn a_kill_of_all_costs_what_ran_an_attempt_and_blames_nobody() {
+    let pool = Pool::new(1);
+    let (table, name) = (pool.segment.table(), seat(&pool));
+    let s = Submission { max_attempts: 3, max_deaths: 1, ..Submission::new(QUEUE) };
+    durable(&pool, name).try_submit(s, b"").unwrap();
+    for attempt in 0..3 {
+        let worker = pool.endpoint();
+        let task = claim(&worker);
+        assert_eq!((task.attempt(), task.is_suspect()), (attempt, false));
+        task.begin(1, 0, 0, 0);
+        std::mem::forget(task);
+        let me = table.admit(0, 0).unwrap().unwrap();
+        table.recover_all(&Cursors::new(table), me, 0).unwrap();
+    }
+    let client = durable(&pool, name);
+    let done = client.take().unwrap().expect("no attempt is left");
+    assert_eq!((done.outcome(), done.deaths(), done.is_poison()), (Outcome::WorkerDied, 0, false));
+}
+
+/// Each step of a submission, of taking a result and of letting it go is the last one of all, and then each step of settling that.
+#[test]
+fn a_durable_client_that_dies_at_any_step_gets_each_result_until_it_lets_it_go() {
+    let is_over = |k: u32, j: u32| {
+        let arena = classes([6, 0, 0, 0, 0, 0, 0, 0]);
+        let pool = Pool::of(Geometry { participants: 8, classes: arena, ..short_lanes(3) });
+        let (table, name) = (pool.segment.table(), seat(&pool));
+        let (client, worker) = (durable(&pool, name), pool.endpoint());
+        submit(&client, QUEUE, &[1; 1000], 1, 1);
+        assert!(work(&worker));
+        let (come, has_taken) = (std::cell::Cell::new(0), std::cell::Cell::new(false));
+        let lived = fate::mortal(k, || {
+            submit(&client, QUEUE, &[2; 1000], 2, 1);
+            come.set(1);
+            let done = client.take().unwrap().expect("the first result");
+            has_taken.set(true);
+            assert_eq!(done.output().unwrap(), [1; 1000]);
+            drop(done);
+            come.set(2);
+        });
+
+        let [dying, successor] = [(); 2].map(|()| table.admit(0, 0).unwrap().unwrap());
+        let survived = fate::mortal(j, || table.recover_all(&Cursors::new(table), dying, 0).unwrap()).is_some();
+        table.recover_all(&Cursors::new(table), successor, 0).unwrap();
+        let audit = table.audit();
+        assert!(audit.violations.is_empty(), "{audit} after {k} and {j}");
+
+        let (client, worker) = (durable(&pool, name), pool.endpoint());
+        while work(&worker) {}
+        let found: Vec<u64> = std::iter::from_fn(|| client.take().unwrap())
+            .map(|done| {
+                assert!(done.output().unwrap().iter().all(|b| u64::from(*b) == done.tag()));
+                done.tag()
+            })
+            .collect();
+        let count = |tag| found.iter().filter(|found| **found == tag).count();
+        match (come.get(), has_taken.get()) {
+            (2, _) => assert_eq!(count(1), 0, "let go, {k} and {j}"),
+            (_, false) => assert_eq!(count(1), 1, "not taken, {k} and {j}"),
+            (_, true) => assert!(count(1) <= 1, "{k} and {j}"),
+        }
+        if come.get() > 0 {
+            assert_eq!(count(2), 1, "{k} and {j}")
+        } else {
+            assert!(count(2) <= 1, "{k} and {j}")
+        }
+        pool.assert_clean();
+        (lived.is_some(), survived, count(1))
+    };
+    let (mut deaths, mut again) = (0, 0);
+    for k in 1.. {
+        let mut lived = false;
+        for j in 1.. {
+            let (survived, count);
+            (lived, survived, count) = is_over(k, j);
+            (deaths, again) = (deaths + 1, again + count);
+            if survived {
+                break;
+            }
+        }
+        if lived {
+            break;
+        }
+    }
+    assert!(deaths > 400 && again > 100, "{deaths} deaths, {again} results again");
+}

@@ -177,7 +177,7 @@ impl Builder {
     /// all of them have been killed, the next pool with this file goes on with it. What was queued is queued still; what ran has
     /// used up an attempt; results that nobody has taken are there: [`Pool::adopted`](super::Pool::adopted).
     ///
-    /// One pool at a time has the file. It is sparse, and takes no more room than is used, from 9 MB on. On a tmpfs (`/dev/shm`) the
+    /// One pool at a time has the file. It is sparse, and takes no more room than is used, from 6 MB on. On a tmpfs (`/dev/shm`) the
     /// pool is as fast as without a file; on a disk the kernel writes changed pages back now and then. What is promised, and that
     /// a restart of the machine is another matter, is told in `docs/crash.md`.
     ///

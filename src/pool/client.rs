@@ -1038,6 +1038,14 @@ impl Drop for Client {
         }
         let mut inbox = self.shared.lock();
         inbox.is_closed = true;
+        if self.is_durable() {
+            // Nobody has asked for these: they are there again for the next client.
+            for slot in inbox.slots.drain() {
+                if let State::Done(done) = slot.state {
+                    drop(Kept::new(done));
+                }
+            }
+        }
         self.shared.give_up_spares(&mut inbox);
         self.shared.tell(&inbox);
         self.shared.call_helper(&inbox);

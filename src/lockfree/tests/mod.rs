@@ -40,6 +40,8 @@ mod loom_retry;
 #[cfg(loom)]
 mod loom_room;
 #[cfg(loom)]
+mod loom_seat;
+#[cfg(loom)]
 mod loom_tasks;
 #[cfg(loom)]
 mod loom_timer;

@@ -36,6 +36,8 @@ const MUTANTS: &[(&str, &str)] = &[
     ("no-dead-submitter", "loom_retry::submitter_dies_then_the_worker_over_the_last_attempt"),
     ("no-lost-addressee", "loom_recovery::recoverer_of_an_addressee_dies"),
     ("no-name-check", "loom_private::the_heir_of_a_submitter_gets_nothing_of_it"),
+    // What a durable client was reading
+    ("no-note", "loom_seat::durable_client_dies"),
     // [park]
     ("no-park-fence", "loom_park::there_and_back"),
     ("no-post-fence", "loom_park::there_and_back"),
