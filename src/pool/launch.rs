@@ -37,6 +37,7 @@ use crate::{
         signal,
         spawn::Child,
     },
+    state::journal::SYNCER,
 };
 use nix::{
     cmsg_space,
@@ -218,11 +219,11 @@ pub(crate) fn lasting_threads() -> io::Result<usize> {
     threads()
 }
 
-/// The threads of this process, but those that watch pools: what they do a fork can't catch half done.
+/// The threads of this process, but those that watch pools or sync their journals: what they do a fork can't catch half done.
 fn threads() -> io::Result<usize> {
     let is_foreign = |task: io::Result<std::fs::DirEntry>| match task {
         Ok(task) => match std::fs::read_to_string(task.path().join("comm")) {
-            Ok(name) => (name.trim_end() != start::WATCHER).then_some(Ok(())),
+            Ok(name) => (![start::WATCHER, SYNCER].contains(&name.trim_end())).then_some(Ok(())),
             Err(_) => None, // it has ended
         },
         Err(e) => Some(Err(e)),

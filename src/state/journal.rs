@@ -89,6 +89,9 @@ pub(crate) const VERSION: u32 = 1;
 /// The client that says no other name.
 pub(crate) const MAIN: &str = "main";
 
+/// The name of the thread that syncs. It holds no lock that a fork would miss but the journal's own.
+pub(crate) const SYNCER: &str = "shmworker-sync";
+
 const HEADER: usize = 88;
 /// Length and checksum of a record.
 const PREFIX: usize = 8;
@@ -791,7 +794,7 @@ impl Journal {
         let SyncWhen::Interval(interval) = self.shared.sync else { return Ok(()) };
         if self.syncer.is_none() {
             let shared = self.shared.clone();
-            let thread = std::thread::Builder::new().name("journal".into()).spawn(move || shared.sync_each(interval));
+            let thread = std::thread::Builder::new().name(SYNCER.into()).spawn(move || shared.sync_each(interval));
             let cannot =
                 |source| JournalError::Os { step: "start the thread of", path: self.shared.path.clone(), source };
             self.syncer = Some(thread.map_err(cannot)?);
