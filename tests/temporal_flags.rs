@@ -61,7 +61,7 @@ fn numbers_have_long_names(scene: &Scene<'_>) {
 fn a_named_pool_is_looked_at_when_all_its_processes_are_dead(scene: &Scene<'_>) {
     let name = format!("flags-{}", std::process::id());
     let mut run = served(scene, &["--name", &name, "--backing", "named"]);
-    assert_eq!(named_segments().len(), 1);
+    assert_eq!(named_segments(&name).len(), 1);
     run.signal(Signal::SIGKILL);
     run.end();
     run.leaves_nobody();
@@ -71,7 +71,7 @@ fn a_named_pool_is_looked_at_when_all_its_processes_are_dead(scene: &Scene<'_>) 
         assert!(labels(&json).contains(&label), "{json}");
     }
     let cleaned = scene.unconfigured(&["clean", &name]).output().unwrap();
-    assert!(cleaned.status.success() && named_segments().is_empty(), "{cleaned:?}");
+    assert!(cleaned.status.success() && named_segments(&name).is_empty(), "{cleaned:?}");
 }
 
 /// Of the segment, as the kernel has it for a process: KiB that are mapped, and whether huge pages are wanted.

@@ -174,8 +174,12 @@ pub(crate) fn distinct<T: Ord>(items: impl IntoIterator<Item = T>) -> BTreeSet<T
     items.into_iter().collect()
 }
 
-/// What may lie in /dev/shm under our name.
-pub(crate) fn named_segments() -> Vec<PathBuf> {
+/// What lies in /dev/shm of the pool of this name; others may have pools of their own meanwhile.
+pub(crate) fn named_segments(pool: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir("/dev/shm").into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.filter(|path| path.to_string_lossy().contains("shmworker")).collect()
+    let is_its = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix("shmworker-"));
+        name.and_then(|name| name.split_once('-')).is_some_and(|(_user, name)| name == pool)
+    };
+    entries.filter(is_its).collect()
 }

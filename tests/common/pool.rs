@@ -158,7 +158,7 @@ impl Pool {
         self.program.leaves_nobody();
         // The kernel takes a process's memory first and closes its files a moment later.
         eventually("nobody holds the segment", || holders_of(self.segment).is_empty().then_some(()));
-        assert!(super::named_segments().is_empty());
+        assert!(super::named_segments(&self.program.pid().to_string()).is_empty());
     }
 }
 
