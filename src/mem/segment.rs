@@ -487,11 +487,6 @@ impl Segment {
         }
     }
 
-    /// How many of what there is.
-    pub(crate) fn geometry(&self) -> &Geometry {
-        &self.geometry
-    }
-
     /// The names of the queues, in their order.
     pub(crate) fn queue_names(&self) -> Vec<String> {
         (0..self.geometry.queues as usize).map(|queue| self.queue_name(queue)).collect()

@@ -802,14 +802,6 @@ impl Journal {
         Ok(())
     }
 
-    pub(crate) fn state(&self) -> u64 {
-        self.shared.state
-    }
-
-    pub(crate) fn client(&self) -> &str {
-        &self.shared.client
-    }
-
     /// Says what a task is called.
     ///
     /// # Errors
@@ -857,14 +849,6 @@ impl Journal {
     /// The kernel's; from then on nothing is accepted any more.
     pub(crate) fn sync(&self) -> Result<(), JournalError> {
         self.shared.sync(self.shared.lock())
-    }
-
-    /// Rewrites it without what is over.
-    ///
-    /// # Errors
-    /// The kernel's; the former one is there still.
-    pub(crate) fn compact(&self) -> Result<(), JournalError> {
-        self.shared.compact(&mut self.shared.lock())
     }
 }
 
@@ -1192,9 +1176,9 @@ mod tests {
 
         let (journal, same) = Journal::open_at(&path, SyncWhen::default()).unwrap();
         assert_eq!(same, before);
-        journal.compact().unwrap();
+        journal.shared.compact(&mut journal.shared.lock()).unwrap();
         journal.append(&[accepted(20, b"behind")]).unwrap();
-        journal.compact().unwrap();
+        journal.shared.compact(&mut journal.shared.lock()).unwrap();
         drop(journal);
         let after = read(&path).unwrap();
         let with_more = before.open.into_iter().chain([(20, open(b"behind"))]).collect::<BTreeMap<_, _>>();
@@ -1275,7 +1259,7 @@ mod tests {
             }
         });
         // It can't be taken from under the name either.
-        journal.compact().unwrap();
+        journal.shared.compact(&mut journal.shared.lock()).unwrap();
         assert!(matches!(Journal::open_at(&path, SyncWhen::default()), Err(JournalError::InUse { .. })));
         drop((journal, other));
         fs::write(path_of(&state, "x~1"), "no client").unwrap();

@@ -82,11 +82,11 @@ fn write(results: &Results, docs: &std::path::Path, benches: &std::path::Path) -
         _ => {}
     }
     let missed = if is_missed { missed } else { String::new() };
-    let others = ["jobs.md", "c.md", "seeing.md", "temporal.md", "deaths.md"]
-        .map(text)
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()?
-        .join("\n");
+    let mut others = Vec::new();
+    for name in ["jobs.md", "c.md", "seeing.md", "temporal.md", "deaths.md"] {
+        others.push(text(name)?);
+    }
+    let others = others.join("\n");
     fs::write(&page, render::page(results, &targets, &drawn, &missed, &others)?)?;
     print!("{}", render::tables(results, &targets)?);
     eprintln!("page: {}", page.display());

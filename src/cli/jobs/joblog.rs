@@ -66,20 +66,12 @@ pub(super) struct JobLog {
 }
 
 impl JobLog {
-    /// Begins one, or goes on with the one that is there. Also returns which jobs are done by it, and whether its last line was cut
-    /// short.
+    /// Begins one, or goes on with the one that is there. Also returns which jobs are done by it, whether its last line was cut
+    /// short, and of how many bytes of output it tells.
     ///
     /// # Errors
     /// A line for people.
-    pub(super) fn open(path: &Path, resume: Option<Resume>) -> Result<(JobLog, DoneSet, bool), String> {
-        JobLog::open_with_output(path, resume).map(|(log, done, is_cut, _)| (log, done, is_cut))
-    }
-
-    /// As [`open`](Self::open), with how many bytes of output it tells of.
-    pub(super) fn open_with_output(
-        path: &Path,
-        resume: Option<Resume>,
-    ) -> Result<(JobLog, DoneSet, bool, u64), String> {
+    pub(super) fn open(path: &Path, resume: Option<Resume>) -> Result<(JobLog, DoneSet, bool, u64), String> {
         let name = path.display();
         let cannot = |what: &str, e: &dyn std::fmt::Display| format!("cannot {what} the joblog '{name}': {e}");
         let mut file =
@@ -206,7 +198,7 @@ mod tests {
     fn theirs_is_gone_on_with_and_what_was_cut_short_goes() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, format!("{THEIRS}4\t:\t17953")).unwrap();
-        let (mut log, done, is_cut) = JobLog::open(file.path(), Some(Resume::WentWell)).unwrap();
+        let (mut log, done, is_cut, _) = JobLog::open(file.path(), Some(Resume::WentWell)).unwrap();
         assert!(is_cut && done.contains(1) && !done.contains(2) && !done.contains(3) && !done.contains(4));
         let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_349_945_435);
         let ran = Duration::from_micros(3400);
@@ -214,7 +206,7 @@ mod tests {
         drop(log);
         let ours = "4\t:\t1795349945.435\t     0.003\t0\t4\t0\t0\techo 'a\0b'\n";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{THEIRS}{ours}"));
-        let (_, done, is_cut) = JobLog::open(file.path(), Some(Resume::Ended)).unwrap();
+        let (_, done, is_cut, _) = JobLog::open(file.path(), Some(Resume::Ended)).unwrap();
         assert!(!is_cut && (1..=4).all(|n| done.contains(n)));
     }
 

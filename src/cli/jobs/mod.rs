@@ -213,7 +213,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         // It writes nothing.
         Some(path) if args.dry_run && (resume.is_none() || !path.exists()) => (None, DoneSet::default(), 0),
         Some(path) => {
-            let (log, done, is_cut, written) = JobLog::open_with_output(path, resume).map_err(failed)?;
+            let (log, done, is_cut, written) = JobLog::open(path, resume).map_err(failed)?;
             if is_cut {
                 super::complain(format_args!(
                     "the last line of the joblog '{}' was cut short: its job is run again",
