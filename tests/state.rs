@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         results_that_can_not_be_written_wait_in_the_state,
         an_output_keeps_what_the_joblog_tells_of,
         another_input_is_refused,
+        a_run_that_was_asked_to_end_leaves_the_rest_to_the_next,
         one_pool_at_a_time,
         what_is_no_state_of_ours_is_left_alone,
         another_boot_is_not_trusted,
@@ -317,6 +318,36 @@ fn another_input_is_refused() {
     let (code, _, err) = run_jobs(args, "");
     assert!(code == 1 && err.last().unwrap().contains("1 jobs that"), "{err:?}");
     assert_eq!(run_jobs(args, ECHO).1.len(), 1);
+}
+
+/// What it has taken on and not begun when it is asked to end is for the next run.
+fn a_run_that_was_asked_to_end_leaves_the_rest_to_the_next() {
+    const LINES: usize = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, output, begun, go] = ["state", "out", "begun", "go"].map(path);
+    // With something on standard error, which has what was written before it flushed.
+    let script = format!("touch {begun}; until [ -e {go} ]; do sleep 0.01; done; echo $0; echo said >&2");
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        command.args(["jobs", "-j", "1", "--state", &state, "--output", &output, "--", "sh", "-c", &script, "{}"]);
+        command.arg(":::").args((0..LINES).map(|i| i.to_string()));
+        command
+    };
+    let mut program = Program::start(command());
+    eventually("the first runs", || Path::new(&begun).exists().then_some(()));
+    program.signal(Signal::SIGTERM);
+    program.says("that it ends", 1, |line| line.contains("SIGTERM: nothing more is begun"));
+    fs::write(&go, "").unwrap();
+    assert!(!program.end().success());
+    ends_well(command());
+    let mut found: Vec<usize> = fs::read_to_string(&output)
+        .unwrap()
+        .lines()
+        .map(|line| line.rsplit('\t').next().unwrap().parse().unwrap())
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, (0..LINES).collect::<Vec<_>>());
 }
 
 fn one_pool_at_a_time() {

@@ -529,6 +529,12 @@ impl Endpoint {
         (self.table().load(task.index).generation() == task.generation).then_some(key).flatten()
     }
 
+    /// Has this task of this participant's, which nobody has taken, ended as cancelled?
+    pub(crate) fn is_cancelled(&self, task: TaskId) -> bool {
+        let word = self.table().load(task.index);
+        word.generation() == task.generation && word.is(Phase::Done(Outcome::Cancelled))
+    }
+
     /// By which number this participant's journal knows a task of its that has not been released; 0: by none.
     pub(crate) fn number_of(&self, task: TaskId) -> u64 {
         self.table().descriptor(task.index).map_or(0, |d| d.number.load(Relaxed))

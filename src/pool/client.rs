@@ -497,11 +497,13 @@ impl Client {
         self.shared.endpoint.is_durable()
     }
 
-    /// The keys of the tasks of former lives that nobody has asked for yet.
-    pub(super) fn adopted_keys(&self) -> Vec<String> {
-        let mut keys = self.shared.journal.as_ref().map_or_else(Vec::new, |journal| journal.backlog_keys());
+    /// The keys of the tasks of former lives that nobody has asked for yet, each with whether it was cancelled before it ended.
+    pub(super) fn adopted_keys(&self) -> Vec<(String, bool)> {
+        let backlog = self.shared.journal.as_ref().map_or_else(Vec::new, |journal| journal.backlog_keys());
+        let mut keys: Vec<_> = backlog.into_iter().map(|key| (key, false)).collect();
         let inbox = self.shared.lock();
-        keys.extend(inbox.adopted.iter().filter_map(|&tag| Some(inbox.slots.get(tag)?.key()?.to_owned())));
+        let key = |slot: &Slot| Some((slot.key()?.to_owned(), self.endpoint().is_cancelled(slot.task)));
+        keys.extend(inbox.adopted.iter().filter_map(|&tag| key(inbox.slots.get(tag)?)));
         keys
     }
 

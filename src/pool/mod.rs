@@ -137,9 +137,9 @@ impl Pool {
         Adopted::all(&self.submitter)
     }
 
-    /// The keys of what [`adopted`](Self::adopted) would give, without taking it.
+    /// The keys of what [`adopted`](Self::adopted) would give, without taking it, and which of these were cancelled.
     #[cfg(feature = "jobs")]
-    pub(crate) fn adopted_keys(&self) -> Vec<String> {
+    pub(crate) fn adopted_keys(&self) -> Vec<(String, bool)> {
         self.client().adopted_keys()
     }
 

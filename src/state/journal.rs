@@ -68,7 +68,10 @@ use crate::{
     lockfree::descriptor::OF_NAME,
     mem::backing::{LONGEST, is_pool_name},
 };
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    signal::SigSet,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -794,7 +797,11 @@ impl Journal {
         let SyncWhen::Interval(interval) = self.shared.sync else { return Ok(()) };
         if self.syncer.is_none() {
             let shared = self.shared.clone();
-            let thread = std::thread::Builder::new().name(SYNCER.into()).spawn(move || shared.sync_each(interval));
+            let thread = std::thread::Builder::new().name(SYNCER.into()).spawn(move || {
+                // Signals are for the program's own threads.
+                let _ = SigSet::all().thread_block();
+                shared.sync_each(interval);
+            });
             let cannot =
                 |source| JournalError::Os { step: "start the thread of", path: self.shared.path.clone(), source };
             self.syncer = Some(thread.map_err(cannot)?);

@@ -456,7 +456,7 @@ struct Submitted {
 enum Came {
     Result(Submitted, Box<JobResult>),
     /// It was not begun.
-    Nothing,
+    Nothing(u64),
 }
 
 /// A job whose result is about to be written.
@@ -750,7 +750,7 @@ impl Drive<'_> {
             self.weight += more;
         }
         let came = match is_nothing {
-            true => Came::Nothing,
+            true => Came::Nothing(submitted.turn),
             false => Came::Result(submitted, Box::new(result)),
         };
         if !self.is_ordered {
@@ -771,9 +771,13 @@ impl Drive<'_> {
 
     /// Puts a result where it will be written.
     fn emit(&mut self, came: Came) {
-        let Came::Result(submitted, result) = came else { return };
+        let (submitted, result) = match came {
+            Came::Result(submitted, result) => (submitted, result),
+            // There is nothing to write before it is let go, and the next run submits it anew.
+            Came::Nothing(turn) => return self.written.extend(self.state.is_some().then_some(turn)),
+        };
+        let turn = submitted.turn;
         let is_left_out = self.is_cut_by_log && result.status == Status::Cancelled;
-        self.written.extend(self.state.is_some().then_some(submitted.turn));
         self.weight = self.weight.saturating_sub(submitted.weight);
         let before = self.out.bytes().len();
         let (exit, signal) = exit_of(&result);
@@ -794,6 +798,8 @@ impl Drive<'_> {
             let received = received.unwrap_or(self.out.bytes().len() - before);
             self.logged.push(ToLog { submitted, waited, ran, received, exit, signal });
         }
+        // Not before its line of the joblog: a flush in between would let it go without one.
+        self.written.extend(self.state.is_some().then_some(turn));
     }
 
     /// What a program has written, as it is. Returns how much that was.
@@ -917,12 +923,12 @@ struct State {
 }
 
 impl State {
-    /// What is done by the joblog is let go.
+    /// What is done by the joblog is let go, and what a former run has cancelled as it ended, which is submitted anew.
     fn of(path: &Path, pool: &Pool, done: &DoneSet) -> State {
         let mut adopted = BTreeMap::new();
-        for key in pool.adopted_keys() {
+        for (key, is_cancelled) in pool.adopted_keys() {
             match key.split_once(' ').and_then(|(seq, _)| seq.parse().ok()) {
-                Some(seq) if done.contains(seq) => pool.forget_adopted(&key),
+                Some(seq) if is_cancelled || done.contains(seq) => pool.forget_adopted(&key),
                 Some(seq) => drop(adopted.insert(seq, key)),
                 None => {} // of another program
             }
