@@ -83,7 +83,7 @@ pub(crate) struct JobsArgs {
     #[arg(long, value_name = "N", default_value = "1", allow_negative_numbers = true, value_parser = number(1..=10_000))]
     chunk: u32,
     /// File that keeps the jobs that were accepted, also if all processes are killed: the same command with the same input then goes on
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["chunk", "dry_run", "resume_failed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["chunk", "dry_run", "ordered", "resume_failed"])]
     state: Option<PathBuf>,
     /// When accepted jobs are on the disk, to outlive the machine's end as well: within a second, or before each is begun
     #[arg(long, value_name = "interval|every-batch", requires = "state", value_parser = sync)]
