@@ -451,10 +451,10 @@ fn cancelled_and_killed_by_signals() -> Result<(), String> {
             kill(coordinator(&pool), Signal::SIGTERM).unwrap();
         }
         let results: Vec<_> = handles.into_iter().map(Handle::wait).collect();
-        let (ran, waited) = results.split_at(2);
-        assert!(waited.iter().all(|r| *r == Err(TaskError::Cancelled)), "{waited:?}");
-        let end = if heeds { Ok(u32::MAX) } else { Err(TaskError::Cancelled) };
-        assert!(ran.iter().all(|r| *r == end), "{ran:?}");
+        // Which two ran is not said: of two workers that begin at once either may take the next.
+        let (cancelled, ended): (Vec<_>, Vec<_>) = results.into_iter().partition(|r| *r == Err(TaskError::Cancelled));
+        let end = if heeds { vec![Ok(u32::MAX); 2] } else { Vec::new() };
+        assert_eq!((cancelled.len(), ended), (100 - end.len(), end));
         pool.join().unwrap();
     }
     Ok(())

@@ -129,7 +129,8 @@ impl Pool {
     /// let square = tasks.function("square", |x: u64| x * x);
     /// let pool = Pool::builder().file("state").fork(tasks)?;
     /// for found in pool.adopted() {
-    ///     println!("{}: {:?}", found.name(), found.into_handle(square)?.wait());
+    ///     let key = found.key().map(str::to_owned);
+    ///     println!("{key:?}: {:?}", found.into_handle(square)?.wait());
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
