@@ -173,7 +173,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("benches/run --write", Nobody(FIGURES)),
     ("benches/temporal/run", Nobody(FIGURES)),
     ("benches/c/run", Nobody(FIGURES)),
-    ("benches/c/run --write", Nobody(FIGURES)),
+    ("benches/c/run 5 --write", Nobody(FIGURES)),
     ("benches/jobs/run", In(".ci/long", "benches/jobs/run 1")),
     ("benches/jobs/run --write", Nobody(FIGURES)),
     ("benches/seeing/run 40 --seconds 1.5 --write", Nobody(FIGURES)),
