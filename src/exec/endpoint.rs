@@ -608,7 +608,9 @@ impl Endpoint {
                 self.table().take_noted(&self.cursors, self.name)?
             }
         };
-        Ok(taken.map(|(task, outcome)| FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
+        let Some((task, outcome)) = taken else { return Ok(None) };
+        self.spin.found();
+        Ok(Some(FinishedBy { guard: Guard { endpoint: self, task }, outcome }))
     }
 
     /// As [`draft`](Self::draft), in a descriptor that is kept for it. `len`: as much as one holds, at most.
@@ -720,8 +722,9 @@ impl Endpoint {
     /// The next task of this lane.
     #[inline(always)]
     pub(crate) fn claim(&self, lane: LaneId) -> Result<Option<Claimed<'_>>, Corrupted> {
-        let claimed = self.table().claim(&self.cursors, self.name, lane)?;
-        Ok(claimed.map(|task| Claimed::new(self, task)))
+        let Some(task) = self.table().claim(&self.cursors, self.name, lane)? else { return Ok(None) };
+        self.spin.found();
+        Ok(Some(Claimed::new(self, task)))
     }
 
     /// This task of this participant's own, if nobody has begun it.
@@ -804,54 +807,29 @@ impl Endpoint {
         now.saturating_sub(self.table().alarm.paused.load(Relaxed))
     }
 
-    /// The attempt that began then ends so: for its submitter, and for people. Returns the present stamp.
-    // Not inlined: it would be where an attempt ends that was not stamped, and costs that one more than a call costs the others.
-    #[inline(never)]
-    fn note_times(&self, running: &Running<'_>, began: u64, how: How) -> u64 {
-        let (now, d) = (self.table().clock.now(), running.descriptor);
-        let (waited, ran) = (began.saturating_sub(d.submitted.load(Relaxed)), now.saturating_sub(began));
-        d.run.ran.store(ran, Relaxed);
-        let kind = d.kind.load(Relaxed);
-        self.counting(|is_shared| {
-            self.times.count(waited, ran, is_shared);
-            self.count_attempt(kind, how, (waited, ran), is_shared);
-            self.trail.ended(running.task, kind, End::from(how), (began, now), is_shared);
-        });
-        now
-    }
-
-    /// One attempt of a task of this kind has ended so, which took these ticks.
-    #[inline]
-    fn count_attempt(&self, kind: u32, how: How, ticks: (u64, u64), is_shared: bool) {
-        // Else its record has the names of tasks.
-        if self.name.id() != 0 {
-            self.counts.count(kind & OF_NAME, how, ticks, is_shared);
-        }
-    }
-
     /// One task more that this participant has done, or is just done with: a worker's completions, a client's answers. For the
     /// report, and by it a death is no failure at start.
     #[inline]
     pub(crate) fn count(&self) {
-        // Relaxed: from threads of this process only, and read once that is dead.
-        let finished = &self.table().participants[self.name.id() as usize].finished;
-        self.counting(|is_shared| match is_shared {
-            true => drop(finished.fetch_add(1, Relaxed)),
-            false => finished.store(finished.load(Relaxed) + 1, Relaxed),
-        });
+        self.counting(Done, Done::count);
     }
 
-    /// Counts, given whether other threads do so too.
+    /// Counts, given whether other threads do so too. A function and what it is given: a closure is called in two places, and
+    /// so built in memory.
     #[inline(always)]
-    fn counting(&self, count: impl FnOnce(bool)) {
+    fn counting<T>(&self, what: T, count: impl Fn(T, &Endpoint, bool)) {
         if self.is_shared.load(Relaxed) {
-            return count(true);
+            return beside_others(self, what, count);
         }
         self.is_counting.store(true, Relaxed);
         // [alone] Before the second look: who is about to count too sees that we do, or we see that. Its barrier is one for both, so
         // that here the order of the instructions is enough.
         compiler_fence(SeqCst);
-        count(self.is_shared.load(Relaxed));
+        if self.is_shared.load(Relaxed) {
+            beside_others(self, what, count);
+        } else {
+            count(what, self, false);
+        }
         // Release: who sees this sees what was counted.
         self.is_counting.store(false, Release);
     }
@@ -878,6 +856,61 @@ impl Endpoint {
     /// Ends a park of this same participant, from another of its threads.
     pub(crate) fn wake_self(&self) {
         self.table().participants[self.name.id() as usize].wake();
+    }
+}
+
+/// Out of the way of who is alone.
+#[cold]
+#[inline(never)]
+fn beside_others<T>(endpoint: &Endpoint, what: T, count: impl Fn(T, &Endpoint, bool)) {
+    count(what, endpoint, true);
+}
+
+/// One task more.
+struct Done;
+
+impl Done {
+    #[inline(always)]
+    fn count(self, endpoint: &Endpoint, is_shared: bool) {
+        // Relaxed: from threads of this process only, and read once that is dead.
+        let finished = &endpoint.participant().finished;
+        if is_shared {
+            finished.fetch_add(1, Relaxed);
+        } else {
+            finished.store(finished.load(Relaxed) + 1, Relaxed);
+        }
+    }
+}
+
+/// An attempt that has ended, for people.
+struct Attempt {
+    task: Owned,
+    kind: u32,
+    /// `None`: it does not count.
+    how: Option<How>,
+    end: End,
+    /// Stamps of its beginning and end; 0: not taken.
+    began: u64,
+    ended: u64,
+    /// How long it waited, in ticks.
+    waited: u64,
+}
+
+impl Attempt {
+    #[inline(always)]
+    fn count(self, endpoint: &Endpoint, is_shared: bool) {
+        let Attempt { task, kind, how, end, began, ended, waited } = self;
+        let ran = ended.saturating_sub(began);
+        if let Some(how) = how {
+            if ended != 0 {
+                endpoint.times.count(waited, ran, is_shared);
+            }
+            // Else its record has the names of tasks.
+            if endpoint.name.id() != 0 {
+                endpoint.counts.count(kind & OF_NAME, how, (waited, ran), is_shared);
+            }
+        }
+        endpoint.trail.ended(task, kind, end, (began, ended), is_shared);
     }
 }
 
@@ -1147,7 +1180,7 @@ impl<'e> Running<'e> {
     /// The attempt begins, in this slot of the process (from 1), in which `depth` others wait for it, directly or not. From
     /// here on it may be blamed for the death of the process. `label`: the number of the worker's, for people. `now`: the
     /// present stamp, if it is known: the end of the task before; or 0; or [`AT_ONCE`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn begin(&self, slot: u16, depth: u16, label: u32, now: u64) {
         debug_assert_ne!(slot, 0, "slots are counted from 1");
         if let Some(d) = self.fields() {
@@ -1417,18 +1450,26 @@ impl<'e> Claimed<'e> {
             (Outcome::Cancelled, _) => How::Cancelled,
             _ => How::Failed,
         };
-        let now = if began == 0 {
-            let kind = d.kind.load(Relaxed);
-            endpoint.counting(|is_shared| {
-                endpoint.count_attempt(kind, how, (0, 0), is_shared);
-                endpoint.trail.ended(task, kind, End::from(how), (0, 0), is_shared);
-            });
-            0
-        } else {
-            endpoint.note_times(&self.running, began, how)
+        let mut attempt = Attempt {
+            task,
+            kind: d.kind.load(Relaxed),
+            how: Some(how),
+            end: End::from(how),
+            began,
+            ended: 0,
+            waited: 0,
         };
+        if began != 0 {
+            attempt.ended = table.clock.now();
+            attempt.waited = began.saturating_sub(d.submitted.load(Relaxed));
+            d.run.ran.store(attempt.ended.saturating_sub(began), Relaxed);
+        }
+        let now = attempt.ended;
         // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
-        endpoint.count();
+        endpoint.counting(attempt, |attempt, endpoint, is_shared| {
+            attempt.count(endpoint, is_shared);
+            Done.count(endpoint, is_shared);
+        });
         table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
         Ok(now)
     }
@@ -1449,12 +1490,8 @@ impl<'e> Claimed<'e> {
             Given::Cancelled => (Some(How::Cancelled), End::from(How::Cancelled)),
             Given::No => return Ok(Some(ManuallyDrop::into_inner(claimed))),
         };
-        endpoint.counting(|is_shared| {
-            if let Some(how) = how {
-                endpoint.count_attempt(kind, how, (0, 0), is_shared);
-            }
-            endpoint.trail.ended(claimed.task, kind, end, (began, 0), is_shared);
-        });
+        let attempt = Attempt { task: claimed.task, kind, how, end, began, ended: 0, waited: 0 };
+        endpoint.counting(attempt, Attempt::count);
         Ok(None)
     }
 }

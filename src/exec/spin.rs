@@ -45,6 +45,8 @@ pub(super) struct Spin {
     close: AtomicU32,
     /// So many of them have such pauses made.
     dense: AtomicU32,
+    /// How many have come since the last such pauses, one by one.
+    found: AtomicU32,
 }
 
 const GATHERED: u32 = u32::MAX;
@@ -56,7 +58,19 @@ impl Spin {
 
     pub(super) fn up_to(most: Duration) -> Spin {
         let most = most.as_nanos() as u64;
-        Spin { most, budget: AtomicU64::new(most), close: AtomicU32::new(0), dense: AtomicU32::new(DENSE) }
+        Spin {
+            most,
+            budget: AtomicU64::new(most),
+            close: AtomicU32::new(0),
+            dense: AtomicU32::new(DENSE),
+            found: AtomicU32::new(0),
+        }
+    }
+
+    /// One has come, in a [`wait`](Self::wait) or without.
+    #[inline]
+    pub(super) fn found(&self) {
+        self.found.store(self.found.load(Relaxed).wrapping_add(1), Relaxed); // a few may be lost between threads
     }
 
     /// `look`s until that finds something, or for as long as it is worth it. `is_crowded`: others want the CPU, and it is theirs.
@@ -67,12 +81,11 @@ impl Spin {
         is_crowded: bool,
         mut look: impl FnMut() -> Result<Option<T>, E>,
     ) -> Result<Result<(T, bool), Instant>, E> {
-        let first = look()?;
-        if self.close.load(Relaxed) == GATHERED {
-            self.judge(first.is_some());
-        }
-        if let Some(found) = first {
+        if let Some(found) = look()? {
             return Ok(Ok((found, false)));
+        }
+        if self.close.load(Relaxed) == GATHERED {
+            self.judge(self.found.load(Relaxed) > 1);
         }
         if is_crowded {
             let began = Instant::now();
@@ -93,6 +106,7 @@ impl Spin {
         let gathers = close >= self.dense.load(Relaxed);
         if gathers {
             (0..GATHER).for_each(|_| spin_loop());
+            self.found.store(0, Relaxed);
         }
         let mut began = None;
         for i in 0.. {
@@ -145,7 +159,7 @@ mod tests {
         let mut looks = 0;
         let look = || -> Result<_, Infallible> {
             looks += 1;
-            Ok((looks > n).then_some(()))
+            Ok((looks > n).then(|| spin.found()))
         };
         let Ok(found) = spin.wait(is_crowded, look);
         assert_eq!(found.is_ok(), looks > n);
@@ -177,13 +191,13 @@ mod tests {
         for _ in 0..DENSE {
             wait(&spin, false, CLOSE);
         }
+        assert_eq!(spin.close.load(Relaxed), DENSE);
+        wait(&spin, false, 0);
+        assert_eq!(spin.close.load(Relaxed), DENSE, "what is there at once says nothing of how it came");
         for _ in 0..3 {
-            assert_eq!(spin.close.load(Relaxed), DENSE);
-            wait(&spin, false, 0);
-            assert_eq!(spin.close.load(Relaxed), DENSE, "what is there at once says nothing of how it came");
             wait(&spin, false, 1);
-            assert_eq!(spin.close.load(Relaxed), GATHERED);
-            wait(&spin, false, 0);
+            assert_eq!((spin.close.load(Relaxed), spin.dense.load(Relaxed)), (GATHERED, DENSE));
+            spin.found(); // by who has not waited, since it was there
         }
         wait(&spin, false, CLOSE + 2);
         assert_eq!(spin.close.load(Relaxed), 0);

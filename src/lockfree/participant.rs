@@ -255,7 +255,7 @@ impl<'r> Counts<'r> {
     const OTHERS: u64 = u64::MAX;
 
     /// One attempt more. `is_shared`: other threads of this process count here too.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn count(self, kind: u32, how: How, (waited, ran): (u64, u64), is_shared: bool) {
         let entry = self.entry(kind);
         let (ended, waits, runs) = (&entry[how as usize], &entry[5], &entry[6]);

@@ -49,6 +49,7 @@ use std::{
     },
     time::Duration,
 };
+use tracing::level_filters::LevelFilter;
 
 /// The handler gave an error: the output is its text.
 pub(super) const STATUS_FAILED: u32 = 1;
@@ -547,13 +548,15 @@ fn run(core: &Core, mut claimed: Claimed<'_>) -> Result<u64, Corrupted> {
 fn execute(core: &Core, claimed: &mut Claimed<'_>) -> Result<Ended, Corrupted> {
     let kind = claimed.kind();
     // Of the highest level, so that it is there for whatever is logged; where nobody listens it costs a look at a word.
-    let _span = tracing::error_span!(
-        "task",
-        worker = core.name,
-        task = core.tasks.name_of(kind & !(CHUNK | JSON)),
-        attempt = u32::from(claimed.attempt()) + 1
-    )
-    .entered();
+    let _span = (LevelFilter::current() != LevelFilter::OFF).then(|| {
+        tracing::error_span!(
+            "task",
+            worker = core.name,
+            task = core.tasks.name_of(kind & !(CHUNK | JSON)),
+            attempt = u32::from(claimed.attempt()) + 1
+        )
+        .entered()
+    });
     let Some(handler) = core.tasks.get(kind & !(CHUNK | JSON)) else {
         return Ok(Ended::Badly { status: STATUS_UNKNOWN, retry: 0, text: String::new() });
     };

@@ -150,7 +150,17 @@ pub(crate) fn message(bytes: &[u8]) -> Message {
 /// The sum of all words of these bytes, eight times.
 #[inline(never)] // the same code for all peers
 pub(crate) fn digest(bytes: &[u8]) -> Message {
-    [bytes.as_chunks().0.iter().fold(0, |sum, &word| u64::wrapping_add(sum, u64::from_ne_bytes(word))); 8]
+    let (lines, rest) = bytes.as_chunks::<8>().0.as_chunks::<8>();
+    // A sum for each column: with a single one the loop is so short that its speed hangs on where its code comes to lie (13 or
+    // 19 µs for 1 MiB).
+    let mut sums = [0u64; 8];
+    for line in lines {
+        for (sum, word) in sums.iter_mut().zip(line) {
+            *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
+        }
+    }
+    let rest = rest.iter().map(|word| u64::from_ne_bytes(*word));
+    [sums.into_iter().chain(rest).fold(0, u64::wrapping_add); 8]
 }
 
 /// Measures a link at a case.
