@@ -31,7 +31,7 @@ use std::{
     os::unix::fs::{FileExt, PermissionsExt, chown, symlink},
     path::Path,
     process::{Command, ExitCode},
-    sync::atomic::Ordering::SeqCst,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         a_key_finds_what_was_done,
         more_than_fits_is_refused_and_not_lost,
         what_a_pool_is_to_be_like_must_fit,
+        a_task_that_outlasts_the_grace_is_nobodys_death,
     ])
 }
 
@@ -509,11 +510,7 @@ fn whoever_is_killed_alone_the_next_goes_on() {
                 waitpid(child, None).unwrap();
             }
         }
-        // The others end by themselves, and with the last of them the lock.
-        let pool = eventually("nobody has the file", || match pool(&state) {
-            Err(StartError::State(StateError::Create(SegmentCreateError::InUse { .. }))) => None,
-            pool => Some(pool.unwrap()),
-        });
+        let pool = once_it_is_free(|| pool(&state));
         let found = pool.adopted();
         assert!(is_coordinator || found.len() == 100, "{}", found.len());
         for found in found {
@@ -667,6 +664,51 @@ fn what_a_pool_is_to_be_like_must_fit() {
     let said = eventually("nobody has the file", || Some(refused(builder())).filter(|said| !said.contains("is alive")));
     let program = "which this program does not have: start it with the program that has them, or name another file";
     assert!(said == format!("2 tasks wait in '{name}' for 'wait', {program}"), "{said}");
+}
+
+/// The number that a task gives once it is told to by the second word; the first counts how often it was begun.
+const WAIT: Task<(), u64> = Task::named("wait");
+
+fn waiting(words: &'static [AtomicU64], state: &Path, client: &str) -> Pool {
+    let pool = || {
+        let mut tasks = Tasks::new();
+        tasks.function("wait", |(): ()| {
+            words[0].fetch_add(1, SeqCst);
+            scene::at_least(&words[1], 1);
+            7_u64
+        });
+        Pool::builder().workers(1).file(state).client(client).grace(Duration::from_millis(10)).fork(tasks)
+    };
+    once_it_is_free(pool)
+}
+
+/// Those who had the file before end by themselves, and with the last of them the lock.
+fn once_it_is_free(mut pool: impl FnMut() -> Result<Pool, StartError>) -> Pool {
+    eventually("nobody has the file", || match pool() {
+        Err(StartError::State(StateError::Create(SegmentCreateError::InUse { .. }))) => None,
+        pool => Some(pool.unwrap()),
+    })
+}
+
+/// As many kills at the end of the grace as deaths make a task poison.
+fn a_task_that_outlasts_the_grace_is_nobodys_death() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, words) = (dir.path().join("state"), scene::words(2));
+    for life in 1..=3 {
+        elsewhere(|| {
+            let pool = waiting(words, &state, "main");
+            if life == 1 {
+                leave(pool.submit_with(WAIT, &(), &TaskOptions::new().attempts(9)));
+            }
+            scene::at_least(&words[0], life);
+            std::mem::forget(pool); // dies over it
+        });
+    }
+    words[1].store(1, SeqCst);
+    let pool = waiting(words, &state, "main");
+    let finished = pool.adopted().pop().unwrap().into_handle(WAIT).unwrap().finish();
+    assert_eq!((finished.result, finished.attempts, words[0].load(SeqCst)), (Ok(7), 4, 4));
+    pool.join().unwrap();
 }
 
 fn write_at(path: &Path, at: u64, bytes: &[u8]) {

@@ -35,7 +35,8 @@
 //!
 //! Who finds a segment that nobody has any more settles all who are not known to be settled, itself a new participant, by
 //! [`Table::recover_all`]: what one of them was adopting names it, and is met when its own turn comes. A kill of all is nobody's
-//! fault: each that had begun, or was claimed, is *spent*.
+//! fault: each that had begun, or was claimed, is *spent*. So is what a worker ran that was killed since the time of its pool was over,
+//! if that has seats: the task goes on in the next life.
 //!
 //! # Blame
 //!
@@ -158,14 +159,14 @@ pub(crate) struct Death<'d> {
     pub(crate) peak_kib: u64,
     /// The tasks of its that had run for too long, or were silent for too long: it was killed for that.
     pub(crate) late: &'d [TaskId],
-    /// All others have died as well.
-    pub(crate) is_of_all: bool,
+    /// Nobody is to blame: all others have died as well, or it was killed since the pool's time was over.
+    pub(crate) is_nobodys: bool,
 }
 
 impl Death<'_> {
     /// By itself, as far as is known.
     pub(crate) const fn of(exit: u64) -> Death<'static> {
-        Death { exit, peak_kib: 0, late: &[], is_of_all: false }
+        Death { exit, peak_kib: 0, late: &[], is_nobodys: false }
     }
 }
 
@@ -277,6 +278,11 @@ impl Table<'_> {
         Ok(settled)
     }
 
+    /// Are there durable clients, whose tasks outlive the pool?
+    pub(crate) fn has_seats(&self) -> bool {
+        self.participants.iter().any(Participant::is_seat)
+    }
+
     /// Settles what all who were here before owned, but for `me`, then sweeps. Only for who has the segment alone; safe to repeat,
     /// also where it was killed, by another then.
     ///
@@ -286,7 +292,7 @@ impl Table<'_> {
         let mut settled = Settled::default();
         for (id, p) in self.participants.iter().enumerate().filter(|(id, _)| *id != usize::from(me.id())) {
             if let Member::Live(n) | Member::Dead(n) = p.member(id)? {
-                let death = Death { is_of_all: true, ..Death::of(exit) };
+                let death = Death { is_nobodys: true, ..Death::of(exit) };
                 self.settle_all(cursors, me, Name::new(id as u16, n), death, &mut settled)?;
             }
         }
@@ -384,7 +390,7 @@ impl Table<'_> {
             false => Verdict::Spent,
         };
         let verdicts = claimed.iter().map(|(place, id)| (*id, verdict(place, id))).collect();
-        Judgement { verdicts, is_none: death.is_of_all }
+        Judgement { verdicts, is_none: death.is_nobodys }
     }
 
     fn settle(&self, cursors: &Cursors, case: &Case<'_>, index: u16, settled: &mut Settled) -> Result<(), Corrupted> {

@@ -1080,7 +1080,12 @@ impl<'o> Coordinator<'o> {
         };
         let overdue = if late.is_empty() { 0 } else { OVERDUE };
         self.segment.trail_unfinished(name);
-        let death = Death { peak_kib, late, ..Death::of(exit.pack() | overdue) };
+        // Its grace was over, and that is no task's fault which goes on in the pool's next life.
+        let is_nobodys = self.killed > 0
+            && late.is_empty()
+            && exit == Exit::Signal(Signal::SIGKILL as u8)
+            && self.segment.table().has_seats();
+        let death = Death { peak_kib, late, is_nobodys, ..Death::of(exit.pack() | overdue) };
         let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
         self.count_death();
