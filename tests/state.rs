@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         more_than_fits_is_refused_and_not_lost,
         what_a_pool_is_to_be_like_must_fit,
         a_task_that_outlasts_the_grace_is_nobodys_death,
+        a_shutdown_cancels_nothing_of_who_is_absent,
     ])
 }
 
@@ -708,6 +709,31 @@ fn a_task_that_outlasts_the_grace_is_nobodys_death() {
     let pool = waiting(words, &state, "main");
     let finished = pool.adopted().pop().unwrap().into_handle(WAIT).unwrap().finish();
     assert_eq!((finished.result, finished.attempts, words[0].load(SeqCst)), (Ok(7), 4, 4));
+    pool.join().unwrap();
+}
+
+fn a_shutdown_cancels_nothing_of_who_is_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, words) = (dir.path().join("state"), scene::words(2));
+    let options = TaskOptions::new().attempts(9);
+    elsewhere(|| {
+        let pool = waiting(words, &state, "a");
+        (0..3).for_each(|_| leave(pool.submit_with(WAIT, &(), &options)));
+        scene::at_least(&words[0], 1);
+        std::mem::forget(pool);
+    });
+    elsewhere(|| {
+        let pool = waiting(words, &state, "b");
+        scene::at_least(&words[0], 2);
+        let own = pool.submit_with(WAIT, &(), &options).unwrap();
+        let left = pool.shutdown(Duration::from_millis(10)).unwrap();
+        assert_eq!((left.cancelled, left.killed), (1, 1));
+        assert_eq!(own.wait(), Err(TaskError::Cancelled));
+    });
+    words[1].store(1, SeqCst);
+    let pool = waiting(words, &state, "a");
+    let found: Vec<_> = pool.adopted().into_iter().map(|found| found.into_handle(WAIT).unwrap().wait()).collect();
+    assert_eq!(found, [Ok(7), Ok(7), Ok(7)]);
     pool.join().unwrap();
 }
 

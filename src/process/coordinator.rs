@@ -1486,12 +1486,18 @@ impl<'o> Coordinator<'o> {
         }
     }
 
-    /// Everything that has not ended is cancelled, or asked to end.
+    /// Everything that has not ended is cancelled, or asked to end; but for what a client has submitted that is not there: its next
+    /// life wants it.
     fn cancel_all(&mut self) -> Result<(), PoolError> {
-        let table = self.segment.table();
+        let (table, owner) = (self.segment.table(), self.owner.as_ref().map(|owner| owner.name));
         for index in 0..table.descriptors.len() as u16 {
             let word = table.load(index);
             if word.is(Phase::Ready) || word.is(Phase::Delayed) || word.is(Phase::Claimed) {
+                // If this is the submitter of a later life of the descriptor, the generation is that of none below.
+                let submitter = table.submitter(index)?;
+                if Some(submitter) != owner && table.participant(submitter.id())?.is_seat() {
+                    continue;
+                }
                 match table.cancel(&self.cursors, TaskId { index, generation: word.generation() })? {
                     Cancel::Cancelled | Cancel::Running(_) => self.cancelled += 1,
                     Cancel::Over => {}
