@@ -67,6 +67,7 @@ fn main() -> ExitCode {
         what_a_pool_is_to_be_like_must_fit,
         a_task_that_outlasts_the_grace_is_nobodys_death,
         a_shutdown_cancels_nothing_of_who_is_absent,
+        names_of_which_nothing_is_left_take_no_place,
     ])
 }
 
@@ -735,6 +736,35 @@ fn a_shutdown_cancels_nothing_of_who_is_absent() {
     let found: Vec<_> = pool.adopted().into_iter().map(|found| found.into_handle(WAIT).unwrap().wait()).collect();
     assert_eq!(found, [Ok(7), Ok(7), Ok(7)]);
     pool.join().unwrap();
+}
+
+fn names_of_which_nothing_is_left_take_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |client: &str| {
+        Pool::builder().workers(1).max_workers(30).file(dir.path().join("state")).client(client).fork(tasks().0)
+    };
+    // More than there are places.
+    for i in 0..70 {
+        let pool = of(&format!("day-{i}")).unwrap();
+        assert_eq!(pool.submit(SQUARE, &i).unwrap().wait(), Ok(i * i));
+        pool.join().unwrap();
+    }
+    // 64 places: the coordinator's, 30 workers', and that of the client itself.
+    let keeps = |i: u64| {
+        elsewhere(|| {
+            let pool = of(&format!("keeps-{i}")).unwrap();
+            leave(pool.submit(SQUARE, &i));
+            pool.join().unwrap();
+        });
+    };
+    (0..33).for_each(keeps);
+    let said = of("one-more").unwrap_err().to_string();
+    assert!(said.contains("has no room for the client 'one-more': 33 others have tasks in it, ") , "{said}");
+    assert!(said.contains("keeps-0") && said.contains("have one of them take its results"), "{said}");
+    let pool = of("keeps-7").unwrap();
+    assert_eq!(pool.adopted().pop().unwrap().into_handle(SQUARE).unwrap().wait(), Ok(49));
+    pool.join().unwrap();
+    of("one-more").unwrap().join().unwrap();
 }
 
 fn write_at(path: &Path, at: u64, bytes: &[u8]) {

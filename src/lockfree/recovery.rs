@@ -33,10 +33,12 @@
 //!
 //! # The death of all
 //!
-//! Who finds a segment that nobody has any more settles all who are not known to be settled, itself a new participant, by
-//! [`Table::recover_all`]: what one of them was adopting names it, and is met when its own turn comes. A kill of all is nobody's
-//! fault: each that had begun, or was claimed, is *spent*. So is what a worker ran that was killed since the time of its pool was over,
-//! if that has seats: the task goes on in the next life.
+//! Who finds a segment that nobody has any more marks all as dead ([`Table::bury_all`]), which makes room for itself, a new participant,
+//! and settles all who are not known to be settled, by [`Table::recover_all`]: what one of them was adopting names it, and is met when
+//! its own turn comes. A kill of all is nobody's fault: each that had begun, or was claimed, is *spent*. So is what a worker ran that was
+//! killed since the time of its pool was over, if that has seats: the task goes on in the next life.
+//!
+//! A seat that no word names any more is given back, before and after that: it says nothing that the next client of its name would miss.
 //!
 //! # Blame
 //!
@@ -276,6 +278,30 @@ impl Table<'_> {
             self.sweep(cursors)?;
         }
         Ok(settled)
+    }
+
+    /// Marks all as dead, of whom none lives but `alive`, so that their ids may be given again; of seats those that nothing names, which
+    /// are seats no more. Only for who has the segment alone; safe to repeat.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word is damaged.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(crate) fn bury_all(&self, alive: Option<Name>) -> Result<(), Corrupted> {
+        for (id, p) in self.participants.iter().enumerate() {
+            let Member::Live(n) = p.member(id)? else { continue };
+            if alive == Some(Name::new(id as u16, n)) {
+                continue;
+            }
+            if p.is_seat() {
+                if self.is_named(id as u16) {
+                    continue;
+                }
+                p.give_back_seat(); // a death before the next store leaves an ordinary participant
+            }
+            p.member.store(Member::Dead(n).bits(), Release); // as in `settle_all`; there is nobody whom a fence would tell
+        }
+        self.count_the_living();
+        Ok(())
     }
 
     /// Are there durable clients, whose tasks outlive the pool?

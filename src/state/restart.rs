@@ -8,8 +8,9 @@
 //! 3. Its identity is checked: magic, version, geometry, size, and that it is of this run of the machine. Another's is not trusted
 //!    ([`super::rebuild`]).
 //! 4. What stands in it is audited, and compared with what the pool is to be: queues, tasks, workers.
-//! 5. Nobody lives who was in it. A new participant settles what they left, but for what is kept for durable clients
-//!    ([`crate::lockfree::recovery`]); then it, or the next one, is the coordinator, which has the lowest id.
+//! 5. Nobody lives who was in it: all are marked so, and the seats of clients of which nothing is left are given back. A new participant
+//!    settles what they left, but for what is kept for durable clients ([`crate::lockfree::recovery`]); then it, or the
+//!    next one, is the coordinator, which has the lowest id.
 //! 6. The seat of this client is taken, or made. Its tasks get new tags.
 //!
 //! Up to 4 nothing is changed. From there on each step may be made again, by whoever takes the lock next after a kill: a
@@ -126,6 +127,20 @@ pub enum StateError {
         /// How many were wanted.
         wanted: usize,
     },
+    /// Clients that have tasks in it take the places of all.
+    #[error(
+        "'{}' has no room for the client '{client}': {} others have tasks in it, {}: have one of them take its results \
+         (Builder::client, Pool::adopted), start fewer workers, or name another file",
+        path.display(), others.len(), few(others)
+    )]
+    Clients {
+        /// The file.
+        path: PathBuf,
+        /// The name that was to be had.
+        client: String,
+        /// The names of the others.
+        others: Vec<String>,
+    },
     /// Tasks wait in it that this program does not have.
     #[error(
         "{tasks} tasks wait in '{}' for {name}, which this program does not have: start it with the program that has \
@@ -146,6 +161,15 @@ pub enum StateError {
     /// No client can have this name.
     #[error("invalid client name '{0}': use 1 to {LONGEST_SEAT} letters, digits, '.', '_' and '-'")]
     ClientName(String),
+}
+
+/// Some of these names, for people.
+fn few(names: &[String]) -> String {
+    const FEW: usize = 5;
+    match names.get(..FEW) {
+        Some(few) if names.len() > FEW => format!("{} and {} more", few.join(", "), names.len() - FEW),
+        _ => names.join(", "),
+    }
 }
 
 /// What a pool is to be like that goes on with a file, or begins one.
@@ -290,6 +314,12 @@ impl Former<'_> {
         if wanted.workers > room {
             return Err(StateError::Workers { path: path(), room, wanted: wanted.workers });
         }
+        // Of whom nothing is left, the place is free.
+        let mut others = self.clients_with_tasks()?;
+        others.retain(|other| other != wanted.client);
+        if others.len() + 1 + wanted.others + wanted.workers > participants {
+            return Err(StateError::Clients { path: path(), client: wanted.client.to_owned(), others });
+        }
         let Some(has_task) = wanted.has_task else { return Ok(()) };
         let mut missing = BTreeMap::<u32, usize>::new();
         for (index, d) in (0..).zip(self.table().descriptors) {
@@ -327,6 +357,8 @@ impl Former<'_> {
         control.mode.store(Mode::Running as u32, Release);
         control.alarm.armed.store(0, Release);
         control.alarm.watched.store(0, Release);
+        // First of all: every place may be taken.
+        table.bury_all(None).map_err(corrupted)?;
         let me = admit(std::process::id())?;
         let settled = table.recover_all(&cursors, me, Exit::Unknown.pack()).map_err(corrupted)?;
         // Records are told apart by it. It is the lowest, and nothing names it any more.
@@ -337,6 +369,8 @@ impl Former<'_> {
         if coordinator.id() != 0 {
             return Err(self.corrupted(Corrupted::new("participant of the coordinator", coordinator.id().into(), 0)));
         }
+        // What kept some seats was a draft, or a result that was read.
+        table.bury_all(Some(coordinator)).map_err(corrupted)?;
         self.is_sound(table.audit())?;
         let name = match self.seat_of(client)? {
             Some(name) => {
@@ -366,6 +400,28 @@ impl Former<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The names of the clients to which tasks belong.
+    fn clients_with_tasks(&self) -> Result<Vec<String>, StateError> {
+        let (table, mut has_tasks) = (self.table(), vec![false; self.table().participants.len()]);
+        for (index, d) in (0..).zip(table.descriptors) {
+            // A draft is nobody's, and a submitter without a place was found by the audit.
+            let word = table.load(index);
+            if !word.is(Phase::Free)
+                && !word.is(Phase::Reserved)
+                && let Some(has_tasks) = has_tasks.get_mut(usize::from(Name::of(d.submitter.load(Relaxed)).id()))
+            {
+                *has_tasks = true;
+            }
+        }
+        let mut names = Vec::new();
+        for ((id, p), _) in table.participants.iter().enumerate().zip(has_tasks).filter(|(_, has_tasks)| *has_tasks) {
+            if let Member::Live(_) = p.member(id).map_err(|e| self.corrupted(e))? {
+                names.extend(p.seat_of());
+            }
+        }
+        Ok(names)
     }
 
     /// Gives the tasks of this client tags from 0 on.
