@@ -253,6 +253,10 @@ fn a_running_job_has_used_up_an_attempt() {
             (1, &status.into(), &attempts.into()),
             "{err:?}"
         );
+        let autopsy = Command::new(env!("CARGO_BIN_EXE_shmworker")).args(["autopsy", &state]).output().unwrap();
+        let told = String::from_utf8(autopsy.stdout).unwrap();
+        let is_told = |line: &str| line.contains("ran exec ") && line.contains("attempt 1 until the end");
+        assert!(told.lines().any(is_told), "{told}");
     }
 }
 

@@ -9,8 +9,8 @@
 //!    ([`super::rebuild`]).
 //! 4. What stands in it is audited, and compared with what the pool is to be: queues, tasks, workers.
 //! 5. Nobody lives who was in it: all are marked so, and the seats of clients of which nothing is left are given back. A new participant
-//!    settles what they left, but for what is kept for durable clients ([`crate::lockfree::recovery`]); then it, or the
-//!    next one, is the coordinator, which has the lowest id.
+//!    settles what they left, but for what is kept for durable clients ([`crate::lockfree::recovery`]), and leaves in their trails what they
+//!    ran; then it, or the next one, is the coordinator, which has the lowest id.
 //! 6. The seat of this client is taken, or made. Its tasks get new tags.
 //!
 //! Up to 4 nothing is changed. From there on each step may be made again, by whoever takes the lock next after a kill: a
@@ -359,6 +359,11 @@ impl Former<'_> {
         control.alarm.watched.store(0, Release);
         // First of all: every place may be taken.
         table.bury_all(None).map_err(corrupted)?;
+        for (id, p) in table.participants.iter().enumerate() {
+            if let Member::Live(n) | Member::Dead(n) = p.member(id).map_err(corrupted)? {
+                self.segment.trail_unfinished(Name::new(id as u16, n));
+            }
+        }
         let me = admit(std::process::id())?;
         let settled = table.recover_all(&cursors, me, Exit::Unknown.pack()).map_err(corrupted)?;
         // Records are told apart by it. It is the lowest, and nothing names it any more.
