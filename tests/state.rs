@@ -67,6 +67,7 @@ fn main() -> ExitCode {
         what_a_pool_is_to_be_like_must_fit,
         a_task_that_outlasts_the_grace_is_nobodys_death,
         a_shutdown_cancels_nothing_of_who_is_absent,
+        another_command_is_refused,
         names_of_which_nothing_is_left_take_no_place,
     ])
 }
@@ -457,6 +458,32 @@ fn a_full_or_read_only_file_system_is_an_error() {
     let status = |line: &str| line.contains(r#""status":"done""#);
     assert_eq!(out.lines().map(status).collect::<Vec<_>>().iter().filter(|is_done| **is_done).count(), 2, "{out}");
     assert!(out.contains("the file system has") && out.lines().count() == 3, "{out}");
+}
+
+fn another_command_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, output] = ["state", "out"].map(path);
+    let jobs = |output: &str, command: &[&str]| {
+        let mut jobs = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        jobs.args(["jobs", "-j", "1", "--state", &state, "--output", output, "--"]).args(command);
+        jobs.args([":::", "a", "b"]);
+        let mut program = Program::start(jobs);
+        (program.end().code().unwrap(), program.stderr())
+    };
+    let refuses = |why: &str| {
+        let (code, err) = jobs(&output, &["printf", "%s\\n"]);
+        assert!(code == 1 && err.last().unwrap().contains(why), "{err:?}");
+    };
+    assert_eq!(jobs("/dev/full", &["echo"]).0, 1);
+    refuses("of another command");
+    assert_eq!(jobs(&output, &["echo"]).0, 0);
+    let whole = fs::read_to_string(&output).unwrap();
+    assert_eq!(whole, "a\nb\n");
+    // None is in the state any more.
+    refuses("of another command");
+    assert_eq!(fs::read_to_string(&output).unwrap(), whole);
+    assert_eq!(jobs(&output, &["echo", "{}"]).0, 0, "it is the same");
 }
 
 // ---- the library ----------------------------------------------------------------------------------------------------

@@ -57,6 +57,19 @@ pub(super) struct Entry<'e> {
     pub(super) command: &'e [u8],
 }
 
+/// What a joblog tells of former runs.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// These jobs are done.
+    pub(super) done: DoneSet,
+    /// Its last line was cut short.
+    pub(super) is_cut: bool,
+    /// It tells of so many bytes of output.
+    pub(super) received: u64,
+    /// The first of the jobs that are done, and its command, by which the others are known to be of the same one.
+    pub(super) first: Option<(u64, Vec<u8>)>,
+}
+
 /// A joblog that is written.
 #[derive(Debug)]
 pub(super) struct JobLog {
@@ -66,12 +79,11 @@ pub(super) struct JobLog {
 }
 
 impl JobLog {
-    /// Begins one, or goes on with the one that is there. Also returns which jobs are done by it, whether its last line was cut
-    /// short, and of how many bytes of output it tells.
+    /// Begins one, or goes on with the one that is there, of which it returns what that tells.
     ///
     /// # Errors
     /// A line for people.
-    pub(super) fn open(path: &Path, resume: Option<Resume>) -> Result<(JobLog, DoneSet, bool, u64), String> {
+    pub(super) fn open(path: &Path, resume: Option<Resume>) -> Result<(JobLog, Told), String> {
         let name = path.display();
         let cannot = |what: &str, e: &dyn std::fmt::Display| format!("cannot {what} the joblog '{name}': {e}");
         let mut file =
@@ -86,9 +98,7 @@ impl JobLog {
             // Not every file system has locks.
             Err(TryLockError::Error(_)) => {}
         }
-        let (done, whole, len, received) =
-            read(&file, &name.to_string(), resume.unwrap_or(Resume::Ended), resume.is_some())?;
-        let is_cut = resume.is_some() && whole < len;
+        let (told, whole, len) = read(&file, &name.to_string(), resume)?;
         let kept = if resume.is_some() { whole } else { 0 };
         if kept < len {
             file.set_len(kept).map_err(|e| cannot("shorten", &e))?;
@@ -96,8 +106,7 @@ impl JobLog {
         if kept == 0 {
             file.write_all(HEADER.as_bytes()).map_err(|e| cannot("write", &e))?;
         }
-        let done = if resume.is_some() { DoneSet::of(done) } else { DoneSet::default() };
-        Ok((JobLog { file, path: path.to_owned(), line: Vec::new() }, done, is_cut, received))
+        Ok((JobLog { file, path: path.to_owned(), line: Vec::new() }, told))
     }
 
     /// # Errors
@@ -109,8 +118,7 @@ impl JobLog {
         let Entry { seq, ran, received, exit, signal, .. } = entry;
         // A `Vec` takes all.
         let _ = write!(line, "{seq}\t:\t{began:.3}\t{:10.3}\t0\t{received}\t{exit}\t{signal}\t", ran.as_secs_f64());
-        // As GNU parallel has them, to be one line.
-        line.extend(entry.command.iter().map(|&byte| if byte == b'\n' { 0 } else { byte }));
+        line.extend(one_line(entry.command));
         line.push(b'\n');
         self.append().map_err(|e| format!("cannot write the joblog '{}': {e}", self.path.display()))
     }
@@ -129,50 +137,69 @@ impl JobLog {
     }
 }
 
-/// Which jobs are done, how many bytes are whole lines, how many there are in all, and how many of output these tell of.
-fn read(file: &File, name: &str, resume: Resume, is_resumed: bool) -> Result<(Vec<u64>, u64, u64, u64), String> {
+/// A command as GNU parallel has it there, to be one line.
+pub(super) fn one_line(command: &[u8]) -> impl Iterator<Item = u8> {
+    command.iter().map(|&byte| if byte == b'\n' { 0 } else { byte })
+}
+
+/// What it tells to who resumes, how many bytes are whole lines, and how many there are in all.
+fn read(file: &File, name: &str, resume: Option<Resume>) -> Result<(Told, u64, u64), String> {
     let mut lines = BufReader::with_capacity(1 << 16, file);
-    let (mut line, mut done) = (Vec::new(), Vec::new());
-    let (mut whole, mut len, mut number, mut received) = (0, 0, 0, 0u64);
+    let (mut line, mut done, mut told) = (Vec::new(), Vec::new(), Told::default());
+    let (mut whole, mut len, mut number) = (0, 0, 0);
     loop {
         line.clear();
         let n = lines.read_until(b'\n', &mut line).map_err(|e| format!("cannot read the joblog '{name}': {e}"))?;
-        if n == 0 {
-            return Ok((done, whole, len, received));
-        }
         len += n as u64;
+        if n == 0 || number > 0 && line.last() != Some(&b'\n') {
+            return Ok((Told { done: DoneSet::of(done), is_cut: whole < len, ..told }, whole, len));
+        }
         number += 1;
         if number == 1 && !HEADER.as_bytes().starts_with(&line) {
             return Err(format!("'{name}' is there, and is no joblog: remove it, or name another file"));
         }
-        if !is_resumed && number == 1 {
+        let Some(resume) = resume else {
             // It is begun anew.
-            return Ok((done, 0, file.metadata().map_or(len, |file| file.len()), 0));
-        }
+            return Ok((told, 0, file.metadata().map_or(len, |file| file.len())));
+        };
         if line.last() != Some(&b'\n') {
-            return Ok((done, whole, len, received));
+            continue; // a header alone, cut short
         }
         whole = len;
         if number == 1 {
             continue;
         }
         let wrong = || format!("line {number} of the joblog '{name}' is damaged: remove it, or name another file");
-        let (seq, went_well, bytes) = fields(&line).ok_or_else(wrong)?;
-        received = received.saturating_add(bytes);
+        let Line { seq, went_well, received, command } = Line::of(&line).ok_or_else(wrong)?;
+        told.received = told.received.saturating_add(received);
         if went_well || resume == Resume::Ended {
             done.push(seq);
+            if told.first.as_ref().is_none_or(|(first, _)| seq < *first) {
+                told.first = Some((seq, command.to_vec()));
+            }
         }
     }
 }
 
-/// The number of the job of this line, whether it went well, and how long its output is.
-fn fields(line: &[u8]) -> Option<(u64, bool, u64)> {
-    let fields: Vec<&[u8]> = line.splitn(9, |&byte| byte == b'\t').collect();
-    let text = |at: usize| fields.get(at).and_then(|field| std::str::from_utf8(field).ok());
-    let number = |at: usize| text(at)?.parse::<i64>().ok();
-    fields.get(8)?;
-    let (exit, signal) = (number(6)?, number(7)?);
-    Some((text(0)?.parse().ok()?, exit == 0 && signal == 0, text(5)?.parse().ok()?))
+/// A line that was written, as far as anybody asks for it.
+struct Line<'l> {
+    seq: u64,
+    went_well: bool,
+    /// Bytes of its output.
+    received: u64,
+    command: &'l [u8],
+}
+
+impl Line<'_> {
+    fn of(line: &[u8]) -> Option<Line<'_>> {
+        let fields: Vec<&[u8]> = line.strip_suffix(b"\n")?.splitn(9, |&byte| byte == b'\t').collect();
+        let text = |at: usize| fields.get(at).and_then(|field| std::str::from_utf8(field).ok());
+        let number = |at: usize| text(at)?.parse::<i64>().ok();
+        let command = *fields.get(8)?;
+        let (exit, signal) = (number(6)?, number(7)?);
+        let (seq, received) = (text(0)?.parse().ok()?, text(5)?.parse().ok()?);
+        Some(Line { seq, went_well: exit == 0 && signal == 0, received, command })
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +225,8 @@ mod tests {
     fn theirs_is_gone_on_with_and_what_was_cut_short_goes() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, format!("{THEIRS}4\t:\t17953")).unwrap();
-        let (mut log, done, is_cut, _) = JobLog::open(file.path(), Some(Resume::WentWell)).unwrap();
+        let (mut log, Told { done, is_cut, first, .. }) = JobLog::open(file.path(), Some(Resume::WentWell)).unwrap();
+        assert_eq!(first, Some((1, b"true".to_vec())));
         assert!(is_cut && done.contains(1) && !done.contains(2) && !done.contains(3) && !done.contains(4));
         let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_349_945_435);
         let ran = Duration::from_micros(3400);
@@ -206,7 +234,7 @@ mod tests {
         drop(log);
         let ours = "4\t:\t1795349945.435\t     0.003\t0\t4\t0\t0\techo 'a\0b'\n";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{THEIRS}{ours}"));
-        let (_, done, is_cut, _) = JobLog::open(file.path(), Some(Resume::Ended)).unwrap();
+        let (_, Told { done, is_cut, .. }) = JobLog::open(file.path(), Some(Resume::Ended)).unwrap();
         assert!(!is_cut && (1..=4).all(|n| done.contains(n)));
     }
 
