@@ -14,7 +14,7 @@ mod scene;
 use eventually::eventually;
 use nix::{
     sys::{
-        signal::{Signal, kill},
+        signal::{SigHandler, Signal, kill, signal},
         wait::{WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, alarm},
@@ -28,7 +28,10 @@ use std::{
     collections::{BTreeSet, VecDeque},
     fs::{self, OpenOptions},
     io::Write,
-    os::unix::fs::{FileExt, PermissionsExt, chown, symlink},
+    os::unix::{
+        fs::{FileExt, PermissionsExt, chown, symlink},
+        process::CommandExt,
+    },
     path::Path,
     process::{Command, ExitCode},
     sync::atomic::{AtomicU64, Ordering::SeqCst},
@@ -69,6 +72,9 @@ fn main() -> ExitCode {
         a_shutdown_cancels_nothing_of_who_is_absent,
         another_command_is_refused,
         names_of_which_nothing_is_left_take_no_place,
+        nothing_is_written_behind_a_torn_result,
+        an_output_of_which_no_joblog_tells_is_kept,
+        results_on_standard_output_are_none_of_a_file,
     ])
 }
 
@@ -484,6 +490,92 @@ fn another_command_is_refused() {
     refuses("of another command");
     assert_eq!(fs::read_to_string(&output).unwrap(), whole);
     assert_eq!(jobs(&output, &["echo", "{}"]).0, 0, "it is the same");
+}
+
+/// Of two jobs the first can't be written whole; and once there is room again, the second ends.
+fn nothing_is_written_behind_a_torn_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [output, begun, limited, asked, go] = ["out", "begun", "limited", "asked", "go"].map(path);
+    let script = format!(
+        "if [ $0 = small ]; then trap 'touch {asked}' TERM; touch {begun}; until [ -e {go} ]; do sleep 0.01; done; echo small; \
+         else until [ -e {limited} ]; do sleep 0.01; done; head -c 1500 /dev/zero; fi"
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+    command.args(["jobs", "-j", "2", "--output", &output, "--", "sh", "-c", &script, "{}", ":::", "large", "small"]);
+    let ignore = || {
+        // SAFETY: to ignore a signal installs no handler.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+        Ok(())
+    };
+    // SAFETY: one system call.
+    unsafe { command.pre_exec(ignore) };
+    let mut program = Program::start(command);
+    let limit = |bytes| {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: numbers, a structure that is read, and null for one that nobody wants.
+        let set =
+            unsafe { libc::prlimit(program.pid(), libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
+        assert_eq!(set, 0);
+    };
+    let is_there = |path: &str| Path::new(path).exists().then_some(());
+    eventually("the second runs", || is_there(&begun));
+    limit(1000);
+    fs::write(&limited, "").unwrap();
+    eventually("the first could not be written, and the second is asked to end", || is_there(&asked));
+    limit(libc::RLIM_INFINITY);
+    fs::write(&go, "").unwrap();
+    assert_eq!(program.end().code(), Some(1));
+    assert!(program.stderr().iter().any(|line| line.contains("cannot write to")), "{:?}", program.stderr());
+    assert_eq!(fs::read(&output).unwrap(), b"", "what was written of the first is cut off, and nothing follows it");
+}
+
+fn an_output_of_which_no_joblog_tells_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, log, output] = ["state", "log", "out"].map(path);
+    let lines = |n: u32| (1..=n).map(|i| format!("{{\"task\":\"echo\",\"args\":{i}}}\n")).collect::<String>();
+    let first = ["--joblog", &log, "--output", &output];
+    let resumed = [&first[..], &["--resume"]].concat();
+    let with_state = [&first[..], &["--state", &state]].concat();
+    assert_eq!(run_jobs(&first, &lines(2)).0, 0);
+    let whole = fs::read_to_string(&output).unwrap();
+    fs::remove_file(&log).unwrap();
+    for args in [&resumed, &with_state, &resumed] {
+        let (code, _, err) = run_jobs(args, &lines(3));
+        assert!(code == 1 && err[0].contains("of which the joblog") && err[0].contains("move it away"), "{err:?}");
+        assert_eq!(fs::read_to_string(&output).unwrap(), whole);
+    }
+    // Without either it is begun anew, as by a shell.
+    assert_eq!(run_jobs(&first, &lines(3)).0, 0);
+    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 3);
+}
+
+fn results_on_standard_output_are_none_of_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [log, output] = ["log", "out"].map(path);
+    let lines = |n: u32| (1..=n).map(|i| format!("{{\"task\":\"echo\",\"args\":{i}}}\n")).collect::<String>();
+    let resumed = ["--joblog", &log, "--resume"];
+    let to_file = [&resumed[..], &["--output", &output]].concat();
+    assert_eq!(run_jobs(&resumed, &lines(2)).1.len(), 2);
+    // Something of somebody's, longer than what the joblog tells of.
+    let other = "x\n".repeat(10_000);
+    fs::write(&output, &other).unwrap();
+    let (code, _, err) = run_jobs(&to_file, &lines(3));
+    assert!(code == 1 && err[0].contains("move it away"), "{err:?}");
+    assert_eq!(fs::read_to_string(&output).unwrap(), other);
+    fs::remove_file(&output).unwrap();
+    for (n, expected) in [(3, 1), (4, 2)] {
+        let (code, _, err) = run_jobs(&to_file, &lines(n));
+        assert_eq!((code, fs::read_to_string(&output).unwrap().lines().count()), (0, expected), "{err:?}");
+    }
+    // In turns.
+    assert_eq!(run_jobs(&resumed, &lines(5)).1.len(), 1);
+    fs::OpenOptions::new().append(true).open(&output).unwrap().write_all(b"half").unwrap();
+    assert_eq!(run_jobs(&to_file, &lines(6)).0, 0);
+    let text = fs::read_to_string(&output).unwrap();
+    assert!(text.lines().count() == 3 && !text.contains("half"), "{text}");
 }
 
 // ---- the library ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 //!
 //! A line is one `write` to a file that is opened for appending, so that a death leaves it whole, but for what the file system
 //! does. One that is cut short is recognized by its missing end, and goes.
+//!
+//! Where results go to a file, `Send` says where that of the job ends there: so who resumes knows what of the file is of the joblog's jobs,
+//! whatever became of the results of others.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -50,6 +53,8 @@ pub(super) struct Entry<'e> {
     pub(super) seq: u64,
     pub(super) began: SystemTime,
     pub(super) ran: Duration,
+    /// Where it ends in the output file; 0: there is none.
+    pub(super) end: u64,
     /// Bytes of its output.
     pub(super) received: usize,
     pub(super) exit: i32,
@@ -64,8 +69,12 @@ pub(super) struct Told {
     pub(super) done: DoneSet,
     /// Its last line was cut short.
     pub(super) is_cut: bool,
-    /// It tells of so many bytes of output.
-    pub(super) received: u64,
+    /// It has begun before.
+    pub(super) is_begun: bool,
+    /// So many bytes of an output file are those of its jobs.
+    pub(super) written: u64,
+    /// The results of some are not in a file.
+    pub(super) is_elsewhere: bool,
     /// The first of the jobs that are done, and its command, by which the others are known to be of the same one.
     pub(super) first: Option<(u64, Vec<u8>)>,
 }
@@ -76,17 +85,21 @@ pub(super) struct JobLog {
     file: File,
     path: PathBuf,
     line: Vec<u8>,
+    /// Bytes that stay in it, and all.
+    kept: u64,
+    len: u64,
 }
 
 impl JobLog {
-    /// Begins one, or goes on with the one that is there, of which it returns what that tells.
+    /// Opens one that is there, to go on with it or to begin anew, or makes it. Nothing is changed in it before it [begins](Self::begin).
+    /// Also returns what it tells to who goes on.
     ///
     /// # Errors
     /// A line for people.
     pub(super) fn open(path: &Path, resume: Option<Resume>) -> Result<(JobLog, Told), String> {
         let name = path.display();
         let cannot = |what: &str, e: &dyn std::fmt::Display| format!("cannot {what} the joblog '{name}': {e}");
-        let mut file =
+        let file =
             OpenOptions::new().read(true).append(true).create(true).open(path).map_err(|e| cannot("open", &e))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -100,13 +113,22 @@ impl JobLog {
         }
         let (told, whole, len) = read(&file, &name.to_string(), resume)?;
         let kept = if resume.is_some() { whole } else { 0 };
-        if kept < len {
-            file.set_len(kept).map_err(|e| cannot("shorten", &e))?;
+        Ok((JobLog { file, path: path.to_owned(), line: Vec::new(), kept, len }, told))
+    }
+
+    /// Cuts off what does not stay in it.
+    ///
+    /// # Errors
+    /// A line for people.
+    pub(super) fn begin(&mut self) -> Result<(), String> {
+        let cannot = |what: &str, e: io::Error| format!("cannot {what} the joblog '{}': {e}", self.path.display());
+        if self.kept < self.len {
+            self.file.set_len(self.kept).map_err(|e| cannot("shorten", e))?;
         }
-        if kept == 0 {
-            file.write_all(HEADER.as_bytes()).map_err(|e| cannot("write", &e))?;
+        if self.kept == 0 {
+            self.file.write_all(HEADER.as_bytes()).map_err(|e| cannot("write", e))?;
         }
-        Ok((JobLog { file, path: path.to_owned(), line: Vec::new() }, told))
+        Ok(())
     }
 
     /// # Errors
@@ -115,9 +137,9 @@ impl JobLog {
         let line = &mut self.line;
         line.clear();
         let began = entry.began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let Entry { seq, ran, received, exit, signal, .. } = entry;
+        let Entry { seq, ran, end, received, exit, signal, .. } = entry;
         // A `Vec` takes all.
-        let _ = write!(line, "{seq}\t:\t{began:.3}\t{:10.3}\t0\t{received}\t{exit}\t{signal}\t", ran.as_secs_f64());
+        let _ = write!(line, "{seq}\t:\t{began:.3}\t{:10.3}\t{end}\t{received}\t{exit}\t{signal}\t", ran.as_secs_f64());
         line.extend(one_line(entry.command));
         line.push(b'\n');
         self.append().map_err(|e| format!("cannot write the joblog '{}': {e}", self.path.display()))
@@ -152,7 +174,7 @@ fn read(file: &File, name: &str, resume: Option<Resume>) -> Result<(Told, u64, u
         let n = lines.read_until(b'\n', &mut line).map_err(|e| format!("cannot read the joblog '{name}': {e}"))?;
         len += n as u64;
         if n == 0 || number > 0 && line.last() != Some(&b'\n') {
-            return Ok((Told { done: DoneSet::of(done), is_cut: whole < len, ..told }, whole, len));
+            return Ok((Told { done: DoneSet::of(done), is_cut: whole < len, is_begun: whole > 0, ..told }, whole, len));
         }
         number += 1;
         if number == 1 && !HEADER.as_bytes().starts_with(&line) {
@@ -170,8 +192,9 @@ fn read(file: &File, name: &str, resume: Option<Resume>) -> Result<(Told, u64, u
             continue;
         }
         let wrong = || format!("line {number} of the joblog '{name}' is damaged: remove it, or name another file");
-        let Line { seq, went_well, received, command } = Line::of(&line).ok_or_else(wrong)?;
-        told.received = told.received.saturating_add(received);
+        let Line { seq, went_well, end, received, command } = Line::of(&line).ok_or_else(wrong)?;
+        told.written = told.written.max(end);
+        told.is_elsewhere |= end == 0 && received > 0;
         if went_well || resume == Resume::Ended {
             done.push(seq);
             if told.first.as_ref().is_none_or(|(first, _)| seq < *first) {
@@ -185,7 +208,8 @@ fn read(file: &File, name: &str, resume: Option<Resume>) -> Result<(Told, u64, u
 struct Line<'l> {
     seq: u64,
     went_well: bool,
-    /// Bytes of its output.
+    /// As in [`Entry`].
+    end: u64,
     received: u64,
     command: &'l [u8],
 }
@@ -197,8 +221,8 @@ impl Line<'_> {
         let number = |at: usize| text(at)?.parse::<i64>().ok();
         let command = *fields.get(8)?;
         let (exit, signal) = (number(6)?, number(7)?);
-        let (seq, received) = (text(0)?.parse().ok()?, text(5)?.parse().ok()?);
-        Some(Line { seq, went_well: exit == 0 && signal == 0, received, command })
+        let [seq, end, received] = [0, 4, 5].map(|at| text(at)?.parse().ok());
+        Some(Line { seq: seq?, went_well: exit == 0 && signal == 0, end: end?, received: received?, command })
     }
 }
 
@@ -228,9 +252,10 @@ mod tests {
         let (mut log, Told { done, is_cut, first, .. }) = JobLog::open(file.path(), Some(Resume::WentWell)).unwrap();
         assert_eq!(first, Some((1, b"true".to_vec())));
         assert!(is_cut && done.contains(1) && !done.contains(2) && !done.contains(3) && !done.contains(4));
+        log.begin().unwrap();
         let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_349_945_435);
         let ran = Duration::from_micros(3400);
-        log.write(&Entry { seq: 4, began, ran, received: 4, exit: 0, signal: 0, command: b"echo 'a\nb'" }).unwrap();
+        log.write(&Entry { seq: 4, began, ran, end: 0, received: 4, exit: 0, signal: 0, command: b"echo 'a\nb'" }).unwrap();
         drop(log);
         let ours = "4\t:\t1795349945.435\t     0.003\t0\t4\t0\t0\techo 'a\0b'\n";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{THEIRS}{ours}"));

@@ -31,7 +31,7 @@ use halt::Halt;
 use input::{LONGEST, Lines, Next, Nudge};
 use joblog::{DoneSet, Entry, JobLog, Resume, Told, one_line};
 use nix::sys::signal::{SigSet, Signal};
-use output::{Out, Progress};
+use output::{Out, Progress, There};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::{
@@ -225,7 +225,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         // Before there are workers, which would begin with these.
         State::check(path, &command).map_err(failed)?;
     }
-    let (log, told) = match &args.joblog {
+    let (mut log, told) = match &args.joblog {
         // It writes nothing.
         Some(path) if args.dry_run && (resume.is_none() || !path.exists()) => (None, Told::default()),
         Some(path) => {
@@ -241,9 +241,22 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         None => (None, Told::default()),
     };
     let out = match &args.output {
-        Some(path) if !args.dry_run => Out::to_file(path, told.received).map_err(failed)?,
+        Some(path) if !args.dry_run => {
+            // What the joblog does not know it would not give back either.
+            let is_known = resume.is_none() || told.written > 0 || told.is_begun && !told.is_elsewhere;
+            let there = match &args.joblog {
+                Some(log) if !is_known => There::Nothing(format!("the joblog '{}' tells nothing", log.display())),
+                _ => There::Kept { bytes: told.written, are_lines: args.json || matches!(form, Form::Json) },
+            };
+            Out::to_file(path, &there).map_err(failed)?
+        }
         _ => Out::new(),
     };
+    if let Some(log) = &mut log
+        && !args.dry_run
+    {
+        log.begin().map_err(failed)?;
+    }
     #[cfg(feature = "metrics")]
     let metrics = args.observing.metrics.map(super::observing::listen).transpose()?;
     // Of no use here, and no business of the programs that are run.
@@ -481,6 +494,8 @@ struct ToLog {
     submitted: Submitted,
     waited: Duration,
     ran: Duration,
+    /// Where it ends in the output.
+    end: u64,
     received: usize,
     exit: i32,
     signal: i32,
@@ -832,7 +847,7 @@ impl Drive<'_> {
         }
         if is_logged {
             let received = received.unwrap_or(self.out.bytes().len() - before);
-            self.logged.push(ToLog { submitted, waited, ran, received, exit, signal });
+            self.logged.push(ToLog { submitted, waited, ran, end: self.out.end(), received, exit, signal });
         }
         // Not before its line of the joblog: a flush in between would let it go without one.
         self.written.extend(self.state.is_some().then_some(turn));
@@ -847,11 +862,8 @@ impl Drive<'_> {
             let dropped = output.stdout_dropped + output.stderr_dropped;
             let [stdout, stderr] = output.streams();
             received = stdout.len();
-            let (label, before) = (result.label.as_deref(), self.out.bytes().len());
+            let label = result.label.as_deref();
             tagged(label, &stdout, self.out.bytes());
-            if self.is_cut_by_log {
-                received = self.out.bytes().len() - before;
-            }
             if !stderr.is_empty() {
                 // In the order in which a program writes for the most part.
                 self.flush();
@@ -874,6 +886,13 @@ impl Drive<'_> {
         self.progress.say(CliError::new(exit::FAILURE, format_args!("job {} ({command}): {why}", submitted.seq)));
     }
 
+    /// Results can't be written. The first reason stands; that enough jobs have failed is none.
+    fn fail(&mut self, why: Stop) {
+        if !matches!(self.stop, Some(Stop::ReaderGone | Stop::Error(_) | Stop::Lost(_))) {
+            self.stop_for(why);
+        }
+    }
+
     /// Writes results, then which jobs have ended.
     fn flush(&mut self) {
         if !self.out.is_empty() {
@@ -882,23 +901,19 @@ impl Drive<'_> {
                 // What was not written is not done.
                 self.logged.clear();
                 self.written.clear();
-                if !self.is_to_end() {
-                    self.stop_for(match e.kind() {
-                        io::ErrorKind::BrokenPipe => Stop::ReaderGone,
-                        _ => Stop::Error(format!("cannot write to {}: {e}", self.out_name)),
-                    });
-                }
+                self.fail(match e.kind() {
+                    io::ErrorKind::BrokenPipe => Stop::ReaderGone,
+                    _ => Stop::Error(format!("cannot write to {}: {e}", self.out_name)),
+                });
             }
         }
-        for ToLog { submitted, waited, ran, received, exit, signal } in std::mem::take(&mut self.logged) {
+        for ToLog { submitted, waited, ran, end, received, exit, signal } in std::mem::take(&mut self.logged) {
             let Some(log) = &mut self.log else { return self.written.clear() };
             let Submitted { seq, at, command, .. } = &submitted;
-            let entry = Entry { seq: *seq, began: *at + waited, ran, received, exit, signal, command };
+            let entry = Entry { seq: *seq, began: *at + waited, ran, end, received, exit, signal, command };
             if let Err(why) = log.write(&entry) {
                 self.log = None;
-                if !self.is_to_end() {
-                    self.stop_for(Stop::Error(why));
-                }
+                self.fail(Stop::Error(why));
                 return self.written.clear();
             }
         }
