@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         a_shutdown_cancels_nothing_of_who_is_absent,
         another_command_is_refused,
         names_of_which_nothing_is_left_take_no_place,
+        results_that_nobody_asks_for_make_room,
         nothing_is_written_behind_a_torn_result,
         an_output_of_which_no_joblog_tells_is_kept,
         results_on_standard_output_are_none_of_a_file,
@@ -888,6 +889,30 @@ fn names_of_which_nothing_is_left_take_no_place() {
     assert_eq!(pool.adopted().pop().unwrap().into_handle(SQUARE).unwrap().wait(), Ok(49));
     pool.join().unwrap();
     of("one-more").unwrap().join().unwrap();
+}
+
+/// Not as long as there is room: see `what_nobody_asks_for_is_there_again`.
+fn results_that_nobody_asks_for_make_room() {
+    const N: u64 = 2500;
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let key = TaskOptions::new().key("kept");
+    elsewhere(|| {
+        let pool = pool(&state).unwrap();
+        leave(pool.submit_with(SQUARE, &7, &key));
+        (0..N).for_each(|x| leave(pool.submit(SQUARE, &x)));
+        pool.join().unwrap();
+    });
+    // All of these at once have no room beside those.
+    let pool = pool(&state).unwrap();
+    let handles: Vec<_> = (0..N).map(|x| pool.submit(SQUARE, &x).unwrap()).collect();
+    assert_eq!(pool.submit_with(SQUARE, &1, &key).unwrap().wait(), Ok(49), "a key may be asked for at any time");
+    let found = pool.adopted().len() as u64;
+    assert!((1..N).contains(&found), "{found}");
+    for (x, handle) in (0..).zip(handles) {
+        assert_eq!(handle.wait(), Ok(x * x));
+    }
+    pool.join().unwrap();
 }
 
 fn write_at(path: &Path, at: u64, bytes: &[u8]) {
