@@ -76,6 +76,7 @@ fn main() -> ExitCode {
         nothing_is_written_behind_a_torn_result,
         an_output_of_which_no_joblog_tells_is_kept,
         results_on_standard_output_are_none_of_a_file,
+        a_start_waits_for_those_who_end,
     ])
 }
 
@@ -515,8 +516,7 @@ fn nothing_is_written_behind_a_torn_result() {
     let limit = |bytes| {
         let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
         // SAFETY: numbers, a structure that is read, and null for one that nobody wants.
-        let set =
-            unsafe { libc::prlimit(program.pid(), libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
+        let set = unsafe { libc::prlimit(program.pid(), libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
         assert_eq!(set, 0);
     };
     let is_there = |path: &str| Path::new(path).exists().then_some(());
@@ -577,6 +577,29 @@ fn results_on_standard_output_are_none_of_a_file() {
     assert_eq!(run_jobs(&to_file, &lines(6)).0, 0);
     let text = fs::read_to_string(&output).unwrap();
     assert!(text.lines().count() == 3 && !text.contains("half"), "{text}");
+}
+
+/// The program alone is killed, and its worker is not done.
+fn a_start_waits_for_those_who_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, output, begun, go] = ["state", "out", "begun", "go"].map(path);
+    let script = format!("touch {begun}; until [ -e {go} ]; do sleep 0.01; done; echo done");
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        command.args(["jobs", "-j", "1", "--state", &state, "--output", &output, "--", "sh", "-c", &script]);
+        command.args([":::", "a"]);
+        command
+    };
+    let mut first = Program::start(command());
+    eventually("it runs", || Path::new(&begun).exists().then_some(()));
+    first.signal(Signal::SIGKILL);
+    eventually("its end", || (!first.is_running()).then_some(()));
+    let mut second = Program::start(command());
+    second.says("that it waits", 1, |line| line.contains("to end, for 11 s at most"));
+    fs::write(&go, "").unwrap();
+    assert_eq!(second.end().code(), Some(0));
+    assert_eq!(fs::read_to_string(&output).unwrap(), "done\n");
 }
 
 // ---- the library ----------------------------------------------------------------------------------------------------
@@ -883,7 +906,7 @@ fn names_of_which_nothing_is_left_take_no_place() {
     };
     (0..33).for_each(keeps);
     let said = of("one-more").unwrap_err().to_string();
-    assert!(said.contains("has no room for the client 'one-more': 33 others have tasks in it, ") , "{said}");
+    assert!(said.contains("has no room for the client 'one-more': 33 others have tasks in it, "), "{said}");
     assert!(said.contains("keeps-0") && said.contains("have one of them take its results"), "{said}");
     let pool = of("keeps-7").unwrap();
     assert_eq!(pool.adopted().pop().unwrap().into_handle(SQUARE).unwrap().wait(), Ok(49));

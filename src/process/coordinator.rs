@@ -550,6 +550,7 @@ impl<'o> Coordinator<'o> {
             .flat_map(|(spec, kind)| (0..kind.count).map(move |number| Worker::new(spec, kind, number)))
             .collect();
         let signals = signal::take_over().map_err(os("take signals over"))?;
+        segment.header().control.has_grace(grace);
         // For people; whoever made the segment may not have known.
         segment.table().participants[usize::from(me.id())].pid.store(std::process::id(), Relaxed);
         if let Some(record) = segment.record(me.id()) {
@@ -1241,6 +1242,7 @@ impl<'o> Coordinator<'o> {
                 }
                 Heard::Message(Order::Shutdown { grace }) => {
                     self.grace = grace;
+                    self.segment.header().control.has_grace(grace);
                     // A signal may have begun the end before, with the grace of that time.
                     self.hurry = self.hurry.map(|_| Instant::now() + grace);
                     self.set_mode(Mode::Draining)?;

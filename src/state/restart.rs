@@ -3,7 +3,8 @@
 //! # Steps
 //!
 //! 1. The file is opened, never a link to one; it is this user's, and nobody else may write to it.
-//! 2. Its lock is taken ([`crate::mem::backing`]): whoever has it is alone, until the last process dies that has the file open.
+//! 2. Its lock is taken ([`crate::mem::backing`]): whoever has it is alone, until the last process dies that has the file open. It is waited
+//!    for as long as those may take who are on their way to their end, by mode and grace in the header.
 //!    One that is empty, or whose maker died over it, is made a segment.
 //! 3. Its identity is checked: magic, version, geometry, size, and that it is of this run of the machine. Another's is not trusted
 //!    ([`super::rebuild`]).
@@ -50,7 +51,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a start waits for a lock that those have whom somebody has just killed.
+/// How long a start waits for a lock that those have whom somebody has just killed; for a pool that is ending, beyond the time that it has
+/// for that itself.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(5);
@@ -183,6 +185,8 @@ pub(crate) struct Wanted<'w> {
     /// How many workers it begins with, and how many others than these a table of so many participants has to have room for.
     pub(crate) workers: usize,
     pub(crate) others: usize,
+    /// Hears what is waited for.
+    pub(crate) say: fn(&str),
     /// Is there a task with this `kind`? `None`: it isn't known which there are.
     pub(crate) has_task: Option<&'w dyn Fn(u32) -> bool>,
 }
@@ -213,10 +217,10 @@ pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
         return Err(StateError::ClientName(client.to_owned()));
     }
     let id = journal::state_of(path)?;
-    let (mut file, mut bytes) = take(path)?;
+    let (mut file, mut bytes) = take(path, wanted.say)?;
     if bytes > 0 && is_of_another_boot(&file) {
         rebuild(path, id)?;
-        (file, bytes) = take(path)?;
+        (file, bytes) = take(path, wanted.say)?;
     }
     if bytes == 0 {
         let options = Options { backing: Backing::File(path.to_owned()), id, ..wanted.options.clone() };
@@ -267,14 +271,34 @@ pub(crate) fn open_journal(
     }
 }
 
-/// The file, locked, and its size. Those who were killed with it may take a moment to go.
-fn take(path: &Path) -> Result<(std::fs::File, u64), SegmentCreateError> {
-    let until = Instant::now() + PATIENCE;
+/// The file, locked, and its size. Those who were killed with it may take a moment to go, and those who end in order as long as their pool
+/// gives them.
+fn take(path: &Path, say: fn(&str)) -> Result<(std::fs::File, u64), SegmentCreateError> {
+    let (mut seen, mut since) = (Mode::Running, Instant::now());
     loop {
-        match backing::take_file(path) {
-            Err(SegmentCreateError::InUse { .. }) if Instant::now() < until => std::thread::sleep(LOOK),
+        let creator = match backing::take_file(path) {
+            Err(SegmentCreateError::InUse { creator, .. }) => creator,
             taken => return taken,
+        };
+        let (mode, grace) = backing::read_end(path).map_or((Mode::Running, 0), |(mode, ms)| (Mode::from(mode), ms));
+        let is_ending = mode != Mode::Running;
+        let patience = PATIENCE + if is_ending { Duration::from_millis(grace) } else { Duration::ZERO };
+        if mode > seen {
+            // Each step has its time.
+            since = Instant::now();
+            if seen == Mode::Running {
+                say(&format!(
+                    "'{}' belongs to a pool that ends{creator}: waiting for its processes to end, for {} s at most",
+                    path.display(),
+                    patience.as_secs()
+                ));
+            }
+            seen = mode;
         }
+        if since.elapsed() >= patience {
+            return Err(SegmentCreateError::InUse { path: path.to_owned(), creator });
+        }
+        std::thread::sleep(LOOK);
     }
 }
 

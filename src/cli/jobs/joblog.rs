@@ -174,7 +174,11 @@ fn read(file: &File, name: &str, resume: Option<Resume>) -> Result<(Told, u64, u
         let n = lines.read_until(b'\n', &mut line).map_err(|e| format!("cannot read the joblog '{name}': {e}"))?;
         len += n as u64;
         if n == 0 || number > 0 && line.last() != Some(&b'\n') {
-            return Ok((Told { done: DoneSet::of(done), is_cut: whole < len, is_begun: whole > 0, ..told }, whole, len));
+            return Ok((
+                Told { done: DoneSet::of(done), is_cut: whole < len, is_begun: whole > 0, ..told },
+                whole,
+                len,
+            ));
         }
         number += 1;
         if number == 1 && !HEADER.as_bytes().starts_with(&line) {
@@ -255,7 +259,8 @@ mod tests {
         log.begin().unwrap();
         let began = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_349_945_435);
         let ran = Duration::from_micros(3400);
-        log.write(&Entry { seq: 4, began, ran, end: 0, received: 4, exit: 0, signal: 0, command: b"echo 'a\nb'" }).unwrap();
+        log.write(&Entry { seq: 4, began, ran, end: 0, received: 4, exit: 0, signal: 0, command: b"echo 'a\nb'" })
+            .unwrap();
         drop(log);
         let ours = "4\t:\t1795349945.435\t     0.003\t0\t4\t0\t0\techo 'a\0b'\n";
         assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{THEIRS}{ours}"));

@@ -262,7 +262,9 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     // Of no use here, and no business of the programs that are run.
     super::forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER"]);
     let builder = match &args.state {
-        Some(path) => Pool::builder().file(path).sync(args.sync.unwrap_or_default()),
+        Some(path) => {
+            Pool::builder().file(path).sync(args.sync.unwrap_or_default()).heard_by(|line| super::complain(line))
+        }
         None => Pool::builder(),
     };
     let pool = builder.workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;

@@ -64,12 +64,13 @@ impl Out {
                     ));
                 }
             };
-            let is_another = len < kept || are_lines && kept > 0 && {
-                let mut last = [0];
-                let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, kept - 1));
-                read.map_err(|e| cannot("read", e))?;
-                last != *b"\n"
-            };
+            let is_another = len < kept
+                || are_lines && kept > 0 && {
+                    let mut last = [0];
+                    let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, kept - 1));
+                    read.map_err(|e| cannot("read", e))?;
+                    last != *b"\n"
+                };
             if is_another {
                 return Err(format!(
                     "the output '{name}' has {len} bytes, of which there are {kept} by the joblog: it is not the output of \
