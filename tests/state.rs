@@ -77,6 +77,7 @@ fn main() -> ExitCode {
         an_output_of_which_no_joblog_tells_is_kept,
         results_on_standard_output_are_none_of_a_file,
         a_start_waits_for_those_who_end,
+        what_jobs_leave_behind_is_ended,
     ])
 }
 
@@ -600,6 +601,38 @@ fn a_start_waits_for_those_who_end() {
     fs::write(&go, "").unwrap();
     assert_eq!(second.end().code(), Some(0));
     assert_eq!(fs::read_to_string(&output).unwrap(), "done\n");
+}
+
+/// Everything of the pool is killed, and what its job has started goes on: until the next start.
+fn what_jobs_leave_behind_is_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, begun, apart] = ["state", "begun", "apart"].map(path);
+    // What has a session of its own is let alone: somebody wanted that.
+    let script = format!(
+        "[ -e {begun} ] && exit; setsid sh -c 'echo $$ > {apart}; exec sleep 1000' & \
+         until [ -s {apart} ]; do sleep 0.01; done; (touch {begun}; sleep 1000) | cat"
+    );
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        command.args(["jobs", "-j", "1", "--retries", "1", "--state", &state, "--", "sh", "-c", &script, ":::", "a"]);
+        command
+    };
+    let first = Program::start(command());
+    eventually("it runs", || Path::new(&begun).exists().then_some(()));
+    let program = fs::read_link(format!("/proc/{}/exe", first.pid())).unwrap();
+    eventually("all of the pool are dead", || {
+        let mut ours = first.family();
+        ours.retain(|process| fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|exe| exe == program));
+        for process in &ours {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        ours.is_empty().then_some(())
+    });
+    assert!(first.family().len() > 1, "nothing was left behind");
+    ends_well(command());
+    let left: Vec<i32> = first.family().iter().map(|process| process.pid).collect();
+    assert_eq!(left, [fs::read_to_string(&apart).unwrap().trim().parse::<i32>().unwrap()]);
 }
 
 // ---- the library ----------------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@
 //! 3. Its identity is checked: magic, version, geometry, size, and that it is of this run of the machine. Another's is not trusted
 //!    ([`super::rebuild`]).
 //! 4. What stands in it is audited, and compared with what the pool is to be: queues, tasks, workers.
-//! 5. Nobody lives who was in it: all are marked so, and the seats of clients of which nothing is left are given back. A new participant
+//! 5. What programs of jobs have left behind is ended ([`crate::process::leftovers`]).
+//! 6. Nobody lives who was in it: all are marked so, and the seats of clients of which nothing is left are given back. A new participant
 //!    settles what they left, but for what is kept for durable clients ([`crate::lockfree::recovery`]), and leaves in their trails what they
 //!    ran; then it, or the next one, is the coordinator, which has the lowest id.
-//! 6. The seat of this client is taken, or made. Its tasks get new tags.
+//! 7. The seat of this client is taken, or made. Its tasks get new tags.
 //!
 //! Up to 4 nothing is changed. From there on each step may be made again, by whoever takes the lock next after a kill: a
 //! participant that has died over it is one of those whom its successor settles, and tags count once somebody serves the pool.
@@ -41,7 +42,7 @@ use crate::{
         layout::{Geometry, MAGIC, VERSION},
         segment::{Options, Segment, SegmentCreateError, SegmentOpenError},
     },
-    process::{Mode, exit::Exit},
+    process::{Mode, exit::Exit, leftovers},
     sync::{Relaxed, Release},
 };
 use std::{
@@ -244,6 +245,14 @@ pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
         return Err(JournalError::AnotherState { path, found, expected }.into());
     }
     Former { path, segment: &segment }.check(&wanted)?;
+    // Before what they are parts of is begun again.
+    let left = leftovers::end(expected);
+    if left > 0 {
+        (wanted.say)(&format!(
+            "'{}': {left} processes were left of jobs whose pool was killed, and are ended",
+            path.display()
+        ));
+    }
     let took_over = Former { path, segment: &segment }.take_over(client)?;
     let (coordinator, client, settled) = took_over;
     Ok(Opened { segment, coordinator, client, settled: Some(settled) })
