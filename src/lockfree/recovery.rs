@@ -298,6 +298,7 @@ impl Table<'_> {
                 }
                 p.give_back_seat(); // a death before the next store leaves an ordinary participant
             }
+            self.end_sleep(id as u16);
             p.member.store(Member::Dead(n).bits(), Release); // as in `settle_all`; there is nobody whom a fence would tell
         }
         self.count_the_living();
@@ -353,13 +354,18 @@ impl Table<'_> {
             self.settle(cursors, &case, index as u16, settled)?;
         }
         self.blocks.recover(dead)?;
+        self.end_sleep(dead.id());
+        Ok(true)
+    }
+
+    /// Who has this id does not sleep any more: it is dead.
+    fn end_sleep(&self, id: u16) {
         let words = self.participants.len().div_ceil(64);
         for row in 0..=self.queues {
             // AcqRel asks for nothing: a bit is a hint, and its owner is gone.
-            self.idle[row * words + dead.id() as usize / 64].fetch_and(!(1 << (dead.id() % 64)), AcqRel);
+            self.idle[row * words + usize::from(id) / 64].fetch_and(!(1 << (id % 64)), AcqRel);
         }
-        participant.end_park();
-        Ok(true)
+        self.participants[usize::from(id)].end_park();
     }
 
     /// Which of its tasks have ended this participant. It moves no more, so its words and fields belong together.
