@@ -444,11 +444,10 @@ impl Former<'_> {
     fn clients_with_tasks(&self) -> Result<Vec<String>, StateError> {
         let (table, mut has_tasks) = (self.table(), vec![false; self.table().participants.len()]);
         for (index, d) in (0..).zip(table.descriptors) {
-            // A draft is nobody's, and a submitter without a place was found by the audit.
+            // A draft is nobody's, a result that was being read is somebody's. A submitter without a place was found by the audit.
             let word = table.load(index);
-            if !word.is(Phase::Free)
-                && !word.is(Phase::Reserved)
-                && let Some(has_tasks) = has_tasks.get_mut(usize::from(Name::of(d.submitter.load(Relaxed)).id()))
+            let is_task = if word.is(Phase::Reserved) { d.noted(word).is_some() } else { !word.is(Phase::Free) };
+            if is_task && let Some(has_tasks) = has_tasks.get_mut(usize::from(Name::of(d.submitter.load(Relaxed)).id()))
             {
                 *has_tasks = true;
             }
