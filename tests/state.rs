@@ -14,7 +14,7 @@ mod scene;
 use eventually::eventually;
 use nix::{
     sys::{
-        signal::{Signal, kill},
+        signal::{SigHandler, Signal, kill, signal},
         wait::{WaitStatus, waitpid},
     },
     unistd::{ForkResult, Pid, alarm},
@@ -28,10 +28,13 @@ use std::{
     collections::{BTreeSet, VecDeque},
     fs::{self, OpenOptions},
     io::Write,
-    os::unix::fs::{FileExt, PermissionsExt, chown, symlink},
+    os::unix::{
+        fs::{FileExt, PermissionsExt, chown, symlink},
+        process::CommandExt,
+    },
     path::Path,
     process::{Command, ExitCode},
-    sync::atomic::Ordering::SeqCst,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -65,6 +68,16 @@ fn main() -> ExitCode {
         a_key_finds_what_was_done,
         more_than_fits_is_refused_and_not_lost,
         what_a_pool_is_to_be_like_must_fit,
+        a_task_that_outlasts_the_grace_is_nobodys_death,
+        a_shutdown_cancels_nothing_of_who_is_absent,
+        another_command_is_refused,
+        names_of_which_nothing_is_left_take_no_place,
+        results_that_nobody_asks_for_make_room,
+        nothing_is_written_behind_a_torn_result,
+        an_output_of_which_no_joblog_tells_is_kept,
+        results_on_standard_output_are_none_of_a_file,
+        a_start_waits_for_those_who_end,
+        what_jobs_leave_behind_is_ended,
     ])
 }
 
@@ -250,6 +263,10 @@ fn a_running_job_has_used_up_an_attempt() {
             (1, &status.into(), &attempts.into()),
             "{err:?}"
         );
+        let autopsy = Command::new(env!("CARGO_BIN_EXE_shmworker")).args(["autopsy", &state]).output().unwrap();
+        let told = String::from_utf8(autopsy.stdout).unwrap();
+        let is_told = |line: &str| line.contains("ran exec ") && line.contains("attempt 1 until the end");
+        assert!(told.lines().any(is_told), "{told}");
     }
 }
 
@@ -452,6 +469,172 @@ fn a_full_or_read_only_file_system_is_an_error() {
     assert!(out.contains("the file system has") && out.lines().count() == 3, "{out}");
 }
 
+fn another_command_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, output] = ["state", "out"].map(path);
+    let jobs = |output: &str, command: &[&str]| {
+        let mut jobs = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        jobs.args(["jobs", "-j", "1", "--state", &state, "--output", output, "--"]).args(command);
+        jobs.args([":::", "a", "b"]);
+        let mut program = Program::start(jobs);
+        (program.end().code().unwrap(), program.stderr())
+    };
+    let refuses = |why: &str| {
+        let (code, err) = jobs(&output, &["printf", "%s\\n"]);
+        assert!(code == 1 && err.last().unwrap().contains(why), "{err:?}");
+    };
+    assert_eq!(jobs("/dev/full", &["echo"]).0, 1);
+    refuses("of another command");
+    assert_eq!(jobs(&output, &["echo"]).0, 0);
+    let whole = fs::read_to_string(&output).unwrap();
+    assert_eq!(whole, "a\nb\n");
+    // None is in the state any more.
+    refuses("of another command");
+    assert_eq!(fs::read_to_string(&output).unwrap(), whole);
+    assert_eq!(jobs(&output, &["echo", "{}"]).0, 0, "it is the same");
+}
+
+/// Of two jobs the first can't be written whole; and once there is room again, the second ends.
+fn nothing_is_written_behind_a_torn_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [output, begun, limited, asked, go] = ["out", "begun", "limited", "asked", "go"].map(path);
+    let script = format!(
+        "if [ $0 = small ]; then trap 'touch {asked}' TERM; touch {begun}; until [ -e {go} ]; do sleep 0.01; done; echo small; \
+         else until [ -e {limited} ]; do sleep 0.01; done; head -c 1500 /dev/zero; fi"
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+    command.args(["jobs", "-j", "2", "--output", &output, "--", "sh", "-c", &script, "{}", ":::", "large", "small"]);
+    let ignore = || {
+        // SAFETY: to ignore a signal installs no handler.
+        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+        Ok(())
+    };
+    // SAFETY: one system call.
+    unsafe { command.pre_exec(ignore) };
+    let mut program = Program::start(command);
+    let limit = |bytes| {
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: numbers, a structure that is read, and null for one that nobody wants.
+        let set = unsafe { libc::prlimit(program.pid(), libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
+        assert_eq!(set, 0);
+    };
+    let is_there = |path: &str| Path::new(path).exists().then_some(());
+    eventually("the second runs", || is_there(&begun));
+    limit(1000);
+    fs::write(&limited, "").unwrap();
+    eventually("the first could not be written, and the second is asked to end", || is_there(&asked));
+    limit(libc::RLIM_INFINITY);
+    fs::write(&go, "").unwrap();
+    assert_eq!(program.end().code(), Some(1));
+    assert!(program.stderr().iter().any(|line| line.contains("cannot write to")), "{:?}", program.stderr());
+    assert_eq!(fs::read(&output).unwrap(), b"", "what was written of the first is cut off, and nothing follows it");
+}
+
+fn an_output_of_which_no_joblog_tells_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, log, output] = ["state", "log", "out"].map(path);
+    let lines = |n: u32| (1..=n).map(|i| format!("{{\"task\":\"echo\",\"args\":{i}}}\n")).collect::<String>();
+    let first = ["--joblog", &log, "--output", &output];
+    let resumed = [&first[..], &["--resume"]].concat();
+    let with_state = [&first[..], &["--state", &state]].concat();
+    assert_eq!(run_jobs(&first, &lines(2)).0, 0);
+    let whole = fs::read_to_string(&output).unwrap();
+    fs::remove_file(&log).unwrap();
+    for args in [&resumed, &with_state, &resumed] {
+        let (code, _, err) = run_jobs(args, &lines(3));
+        assert!(code == 1 && err[0].contains("of which the joblog") && err[0].contains("move it away"), "{err:?}");
+        assert_eq!(fs::read_to_string(&output).unwrap(), whole);
+    }
+    // Without either it is begun anew, as by a shell.
+    assert_eq!(run_jobs(&first, &lines(3)).0, 0);
+    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 3);
+}
+
+fn results_on_standard_output_are_none_of_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [log, output] = ["log", "out"].map(path);
+    let lines = |n: u32| (1..=n).map(|i| format!("{{\"task\":\"echo\",\"args\":{i}}}\n")).collect::<String>();
+    let resumed = ["--joblog", &log, "--resume"];
+    let to_file = [&resumed[..], &["--output", &output]].concat();
+    assert_eq!(run_jobs(&resumed, &lines(2)).1.len(), 2);
+    // Something of somebody's, longer than what the joblog tells of.
+    let other = "x\n".repeat(10_000);
+    fs::write(&output, &other).unwrap();
+    let (code, _, err) = run_jobs(&to_file, &lines(3));
+    assert!(code == 1 && err[0].contains("move it away"), "{err:?}");
+    assert_eq!(fs::read_to_string(&output).unwrap(), other);
+    fs::remove_file(&output).unwrap();
+    for (n, expected) in [(3, 1), (4, 2)] {
+        let (code, _, err) = run_jobs(&to_file, &lines(n));
+        assert_eq!((code, fs::read_to_string(&output).unwrap().lines().count()), (0, expected), "{err:?}");
+    }
+    // In turns.
+    assert_eq!(run_jobs(&resumed, &lines(5)).1.len(), 1);
+    fs::OpenOptions::new().append(true).open(&output).unwrap().write_all(b"half").unwrap();
+    assert_eq!(run_jobs(&to_file, &lines(6)).0, 0);
+    let text = fs::read_to_string(&output).unwrap();
+    assert!(text.lines().count() == 3 && !text.contains("half"), "{text}");
+}
+
+/// The program alone is killed, and its worker is not done.
+fn a_start_waits_for_those_who_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, output, begun, go] = ["state", "out", "begun", "go"].map(path);
+    let script = format!("touch {begun}; until [ -e {go} ]; do sleep 0.01; done; echo done");
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        command.args(["jobs", "-j", "1", "--state", &state, "--output", &output, "--", "sh", "-c", &script]);
+        command.args([":::", "a"]);
+        command
+    };
+    let mut first = Program::start(command());
+    eventually("it runs", || Path::new(&begun).exists().then_some(()));
+    first.signal(Signal::SIGKILL);
+    eventually("its end", || (!first.is_running()).then_some(()));
+    let mut second = Program::start(command());
+    second.says("that it waits", 1, |line| line.contains("to end, for 11 s at most"));
+    fs::write(&go, "").unwrap();
+    assert_eq!(second.end().code(), Some(0));
+    assert_eq!(fs::read_to_string(&output).unwrap(), "done\n");
+}
+
+/// Everything of the pool is killed, and what its job has started goes on: until the next start.
+fn what_jobs_leave_behind_is_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, begun, apart] = ["state", "begun", "apart"].map(path);
+    // What has a session of its own is let alone: somebody wanted that.
+    let script = format!(
+        "[ -e {begun} ] && exit; setsid sh -c 'echo $$ > {apart}; exec sleep 1000' & \
+         until [ -s {apart} ]; do sleep 0.01; done; (touch {begun}; sleep 1000) | cat"
+    );
+    let command = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        command.args(["jobs", "-j", "1", "--retries", "1", "--state", &state, "--", "sh", "-c", &script, ":::", "a"]);
+        command
+    };
+    let first = Program::start(command());
+    eventually("it runs", || Path::new(&begun).exists().then_some(()));
+    let program = fs::read_link(format!("/proc/{}/exe", first.pid())).unwrap();
+    eventually("all of the pool are dead", || {
+        let mut ours = first.family();
+        ours.retain(|process| fs::read_link(format!("/proc/{}/exe", process.pid)).is_ok_and(|exe| exe == program));
+        for process in &ours {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        ours.is_empty().then_some(())
+    });
+    assert!(first.family().len() > 1, "nothing was left behind");
+    ends_well(command());
+    let left: Vec<i32> = first.family().iter().map(|process| process.pid).collect();
+    assert_eq!(left, [fs::read_to_string(&apart).unwrap().trim().parse::<i32>().unwrap()]);
+}
+
 // ---- the library ----------------------------------------------------------------------------------------------------
 
 fn pool(state: &Path) -> Result<Pool, StartError> {
@@ -509,11 +692,7 @@ fn whoever_is_killed_alone_the_next_goes_on() {
                 waitpid(child, None).unwrap();
             }
         }
-        // The others end by themselves, and with the last of them the lock.
-        let pool = eventually("nobody has the file", || match pool(&state) {
-            Err(StartError::State(StateError::Create(SegmentCreateError::InUse { .. }))) => None,
-            pool => Some(pool.unwrap()),
-        });
+        let pool = once_it_is_free(|| pool(&state));
         let found = pool.adopted();
         assert!(is_coordinator || found.len() == 100, "{}", found.len());
         for found in found {
@@ -667,6 +846,124 @@ fn what_a_pool_is_to_be_like_must_fit() {
     let said = eventually("nobody has the file", || Some(refused(builder())).filter(|said| !said.contains("is alive")));
     let program = "which this program does not have: start it with the program that has them, or name another file";
     assert!(said == format!("2 tasks wait in '{name}' for 'wait', {program}"), "{said}");
+}
+
+/// The number that a task gives once it is told to by the second word; the first counts how often it was begun.
+const WAIT: Task<(), u64> = Task::named("wait");
+
+fn waiting(words: &'static [AtomicU64], state: &Path, client: &str) -> Pool {
+    let pool = || {
+        let mut tasks = Tasks::new();
+        tasks.function("wait", |(): ()| {
+            words[0].fetch_add(1, SeqCst);
+            scene::at_least(&words[1], 1);
+            7_u64
+        });
+        Pool::builder().workers(1).file(state).client(client).grace(Duration::from_millis(10)).fork(tasks)
+    };
+    once_it_is_free(pool)
+}
+
+/// Those who had the file before end by themselves, and with the last of them the lock.
+fn once_it_is_free(mut pool: impl FnMut() -> Result<Pool, StartError>) -> Pool {
+    eventually("nobody has the file", || match pool() {
+        Err(StartError::State(StateError::Create(SegmentCreateError::InUse { .. }))) => None,
+        pool => Some(pool.unwrap()),
+    })
+}
+
+/// As many kills at the end of the grace as deaths make a task poison.
+fn a_task_that_outlasts_the_grace_is_nobodys_death() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, words) = (dir.path().join("state"), scene::words(2));
+    for life in 1..=3 {
+        elsewhere(|| {
+            let pool = waiting(words, &state, "main");
+            if life == 1 {
+                leave(pool.submit_with(WAIT, &(), &TaskOptions::new().attempts(9)));
+            }
+            scene::at_least(&words[0], life);
+            std::mem::forget(pool); // dies over it
+        });
+    }
+    let pool = waiting(words, &state, "main");
+    // Not before those are dead who ran it.
+    words[1].store(1, SeqCst);
+    let finished = pool.adopted().pop().unwrap().into_handle(WAIT).unwrap().finish();
+    assert_eq!((finished.result, finished.attempts, words[0].load(SeqCst)), (Ok(7), 4, 4));
+    pool.join().unwrap();
+}
+
+fn a_shutdown_cancels_nothing_of_who_is_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, words) = (dir.path().join("state"), scene::words(2));
+    let options = TaskOptions::new().attempts(9);
+    elsewhere(|| {
+        let pool = waiting(words, &state, "a");
+        (0..3).for_each(|_| leave(pool.submit_with(WAIT, &(), &options)));
+        scene::at_least(&words[0], 1);
+        std::mem::forget(pool);
+    });
+    elsewhere(|| {
+        let pool = waiting(words, &state, "b");
+        scene::at_least(&words[0], 2);
+        let own = pool.submit_with(WAIT, &(), &options).unwrap();
+        let left = pool.shutdown(Duration::from_millis(10)).unwrap();
+        assert_eq!((left.cancelled, left.killed), (1, 1));
+        assert_eq!(own.wait(), Err(TaskError::Cancelled));
+    });
+    words[1].store(1, SeqCst);
+    let pool = waiting(words, &state, "a");
+    let found: Vec<_> = pool.adopted().into_iter().map(|found| found.into_handle(WAIT).unwrap().wait()).collect();
+    assert_eq!(found, [Ok(7), Ok(7), Ok(7)]);
+    pool.join().unwrap();
+}
+
+fn names_of_which_nothing_is_left_take_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |client: &str| {
+        Pool::builder().workers(1).max_workers(30).file(dir.path().join("state")).client(client).fork(tasks().0)
+    };
+    // 64 places: the coordinator's, 30 workers', and that of the client itself.
+    let keeps = |i: u64| {
+        elsewhere(|| {
+            let pool = of(&format!("keeps-{i}")).unwrap();
+            leave(pool.submit(SQUARE, &i));
+            pool.join().unwrap();
+        });
+    };
+    (0..33).for_each(keeps);
+    let said = of("one-more").unwrap_err().to_string();
+    assert!(said.contains("has no room for the client 'one-more': 33 others have tasks in it, "), "{said}");
+    assert!(said.contains("keeps-0") && said.contains("have one of them take its results"), "{said}");
+    let pool = of("keeps-7").unwrap();
+    assert_eq!(pool.adopted().pop().unwrap().into_handle(SQUARE).unwrap().wait(), Ok(49));
+    pool.join().unwrap();
+    of("one-more").unwrap().join().unwrap();
+}
+
+/// Not as long as there is room: see `what_nobody_asks_for_is_there_again`.
+fn results_that_nobody_asks_for_make_room() {
+    const N: u64 = 2500;
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let key = TaskOptions::new().key("kept");
+    elsewhere(|| {
+        let pool = pool(&state).unwrap();
+        leave(pool.submit_with(SQUARE, &7, &key));
+        (0..N).for_each(|x| leave(pool.submit(SQUARE, &x)));
+        pool.join().unwrap();
+    });
+    // All of these at once have no room beside those.
+    let pool = pool(&state).unwrap();
+    let handles: Vec<_> = (0..N).map(|x| pool.submit(SQUARE, &x).unwrap()).collect();
+    assert_eq!(pool.submit_with(SQUARE, &1, &key).unwrap().wait(), Ok(49), "a key may be asked for at any time");
+    let found = pool.adopted().len() as u64;
+    assert!((1..N).contains(&found), "{found}");
+    for (x, handle) in (0..).zip(handles) {
+        assert_eq!(handle.wait(), Ok(x * x));
+    }
+    pool.join().unwrap();
 }
 
 fn write_at(path: &Path, at: u64, bytes: &[u8]) {

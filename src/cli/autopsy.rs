@@ -79,6 +79,9 @@ fn describe_one(out: &mut String, trace: &Trace, newest: u64) -> fmt::Result {
         }
         (None, "live") => write!(out, "lives")?,
         (None, "lost") => write!(out, "was alive when its coordinator was: how it ended nobody has seen")?,
+        (None, _) if events.iter().any(is_unfinished) => {
+            write!(out, "died with all the others: how it ended nobody has seen")?;
+        }
         (None, _) => write!(out, "has ended, as it was asked to or too long ago to be told of")?,
     }
     for event in events {
@@ -93,6 +96,11 @@ fn describe_one(out: &mut String, trace: &Trace, newest: u64) -> fmt::Result {
         0 => Ok(()),
         n => write!(out, "\n  {n} event(s) are half written"),
     }
+}
+
+/// An attempt that had not ended.
+fn is_unfinished(event: &Event) -> bool {
+    event.end.is_none() && matches!(event.what, Kind::Attempt { .. })
 }
 
 /// How somebody died.

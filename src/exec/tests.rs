@@ -6,7 +6,7 @@ use crate::{
         descriptor::{Backoff, INLINE, Limits, MS, retry_on},
         participant::Name,
         recovery::{Death, SPARED},
-        table::{Again, Cancel, Cursors, LaneId},
+        table::{Again, Cancel, Cursors, LaneId, Table},
         timer::{Excused, NEVER, Tick},
         word::{GENERATION_BITS, LAP_MASK, Outcome, Phase, Slot, Task},
     },
@@ -1431,6 +1431,33 @@ fn what_a_durable_client_was_reading_has_its_outcome_again() {
     }
 }
 
+/// What a start does that finds a segment which nobody has any more.
+fn start(table: &Table<'_>) {
+    table.bury_all(None).unwrap();
+    let me = table.admit(0, 0).unwrap().unwrap();
+    table.recover_all(&Cursors::new(table), me, 0).unwrap();
+    table.bury_all(Some(me)).unwrap();
+}
+
+#[test]
+fn a_seat_is_given_back_once_nothing_names_it_also_where_all_places_are_taken() {
+    let pool = Pool::of(Geometry { participants: 4, ..short_lanes(3) });
+    let (table, name) = (pool.segment.table(), seat(&pool));
+    let is_seat = || table.participants[usize::from(name.id())].is_seat();
+    let client = durable(&pool, name);
+    submit(&client, QUEUE, &[1], 1, 1);
+    while table.admit(0, 0).unwrap().is_some() {}
+    start(table);
+    assert!(is_seat());
+    assert!(work(&pool.endpoint()));
+    start(table);
+    assert!(is_seat());
+    drop(durable(&pool, name).take().unwrap().expect("the result"));
+    start(table);
+    assert!(!is_seat());
+    assert_eq!(table.participants.iter().filter(|p| p.is_seat()).count(), 0);
+}
+
 #[test]
 fn a_kill_of_all_costs_what_ran_an_attempt_and_blames_nobody() {
     let pool = Pool::new(1);
@@ -1443,8 +1470,7 @@ fn a_kill_of_all_costs_what_ran_an_attempt_and_blames_nobody() {
         assert_eq!((task.attempt(), task.is_suspect()), (attempt, false));
         task.begin(1, 0, 0, 0);
         std::mem::forget(task);
-        let me = table.admit(0, 0).unwrap().unwrap();
-        table.recover_all(&Cursors::new(table), me, 0).unwrap();
+        start(table);
     }
     let client = durable(&pool, name);
     let done = client.take().unwrap().expect("no attempt is left");
@@ -1472,9 +1498,8 @@ fn a_durable_client_that_dies_at_any_step_gets_each_result_until_it_lets_it_go()
             come.set(2);
         });
 
-        let [dying, successor] = [(); 2].map(|()| table.admit(0, 0).unwrap().unwrap());
-        let survived = fate::mortal(j, || table.recover_all(&Cursors::new(table), dying, 0).unwrap()).is_some();
-        table.recover_all(&Cursors::new(table), successor, 0).unwrap();
+        let survived = fate::mortal(j, || start(table)).is_some();
+        start(table);
         let audit = table.audit();
         assert!(audit.violations.is_empty(), "{audit} after {k} and {j}");
 

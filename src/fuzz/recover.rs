@@ -207,6 +207,7 @@ fn go_on(dir: &Dir) {
         }
     }
     let opened = state::open(Wanted {
+        say: |_| (),
         path: &state,
         client: journal::MAIN,
         options: Options::with_queues(["default"]),

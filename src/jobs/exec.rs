@@ -5,7 +5,11 @@
 
 use crate::{
     pool::{Context, Failure},
-    process::{exit::Exit, spawn::Child},
+    process::{
+        exit::Exit,
+        leftovers::{self, DIGITS},
+        spawn::Child,
+    },
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use nix::{
@@ -183,7 +187,7 @@ pub(super) fn exec(context: &Context<'_>, input: Input) -> Result<Output, Failur
         Text::Other { base64 } => base64.clone(),
     };
     let cwd = program.cwd.clone();
-    let (mut running, stdin) = start(program).map_err(|why| {
+    let (mut running, stdin) = start(program, context.state_that_lasts()).map_err(|why| {
         // The error is the same for both.
         let remedy = match cwd {
             Some(cwd) if !cwd.is_dir() => format!("{} is no directory", cwd.display()),
@@ -375,6 +379,8 @@ struct Plan {
     stdin: RawFd,
     stdout: RawFd,
     stderr: RawFd,
+    /// A variable among `envp` that ends with the number of the program's process group; or empty.
+    mark: Vec<Cell<u8>>,
     /// What it failed with.
     errno: Cell<Option<Errno>>,
 }
@@ -399,6 +405,12 @@ impl Plan {
         }
         pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
         nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        let mut group = getpid().as_raw().unsigned_abs();
+        // Behind the digits is the zero that ends the text.
+        for digit in self.mark.iter().rev().skip(1).take(DIGITS) {
+            digit.set(b'0' + (group % 10) as u8);
+            group /= 10;
+        }
         for (from, to) in [(self.stdin, 0), (self.stdout, 1), (self.stderr, 2)] {
             // SAFETY: the three are descriptors of this process, and none is 0, 1 or 2.
             Errno::result(unsafe { libc::dup2(from, to) })?;
@@ -424,7 +436,8 @@ impl Plan {
     }
 }
 
-fn start(program: Program) -> Result<(Running, Option<Feed>), String> {
+/// `state`: what the program leaves behind is found by, if all are killed.
+fn start(program: Program, state: Option<u64>) -> Result<(Running, Option<Feed>), String> {
     let said = |what: &str, e: &dyn std::fmt::Display| format!("{what}: {e}");
     let text = |text: Vec<u8>| CString::new(text).map_err(|_| "a zero byte is part of it".to_owned());
     let name = program.program.bytes()?;
@@ -437,11 +450,20 @@ fn start(program: Program) -> Result<(Running, Option<Feed>), String> {
     for (key, value) in program.env {
         env.insert(key.into(), OsString::from_vec(value.bytes()?));
     }
+    let mark = state.map(leftovers::mark).unwrap_or_default();
+    if state.is_some() {
+        // Of a job of another pool, in which this one runs.
+        env.remove(std::ffi::OsStr::new(leftovers::VARIABLE));
+    }
+    let mark: Vec<Cell<u8>> = state.iter().flat_map(|_| mark.bytes().chain([0])).map(Cell::new).collect();
     let paths = paths_of(&name, env.get(std::ffi::OsStr::new("PATH")));
     let paths = paths.into_iter().map(|path| text(path.into_os_string().into_vec())).collect::<Result<Vec<_>, _>>()?;
     let variable = |(key, value): (OsString, OsString)| text([key.as_bytes(), b"=", value.as_bytes()].concat());
     let variables = env.into_iter().map(variable).collect::<Result<Vec<_>, _>>()?;
-    let pointers = |all: &[CString]| all.iter().map(|one| one.as_ptr()).chain([ptr::null()]).collect::<Vec<_>>();
+    let pointers = |all: &[CString], more: &[Cell<u8>]| {
+        let more = (!more.is_empty()).then(|| more.as_ptr().cast::<libc::c_char>());
+        all.iter().map(|one| one.as_ptr()).chain(more).chain([ptr::null()]).collect::<Vec<_>>()
+    };
 
     let open = || -> nix::Result<_> {
         let (stdin, feed) = match program.stdin {
@@ -473,12 +495,13 @@ fn start(program: Program) -> Result<(Running, Option<Feed>), String> {
     let plan = Plan {
         worker: getpid(),
         paths,
-        argv: pointers(&words),
-        envp: pointers(&variables),
+        argv: pointers(&words, &[]),
+        envp: pointers(&variables, &mark),
         cwd,
         stdin: stdin.as_raw_fd(),
         stdout: their_stdout.as_raw_fd(),
         stderr: their_stderr.as_raw_fd(),
+        mark,
         errno: Cell::new(None),
     };
     let pid = launch(&plan).map_err(|e| e.to_string())?;

@@ -8,7 +8,8 @@
 //! A *seat* is kept: it stays `Live` when its process dies, and the next client that says the same words takes it, and its
 //! name with it. So whatever names it (tasks, hints, handles) goes on meaning the same; who looks whether a submitter lives finds
 //! that it does. A name is one process's at a time: the next comes only after the kernel's word of the death of the one before,
-//! and what that one alone could do (drafts, results that it was reading) is settled by then.
+//! and what that one alone could do (drafts, results that it was reading) is settled by then. A seat that no word names is given back
+//! by the next start ([`super::recovery`]).
 //!
 //! # Words
 //!
@@ -31,7 +32,8 @@
 //! |                      | handler of a fatal signal; `admit`,  |              | signal, or 0: recovery blames it    |
 //! |                      | 0                                    |              |                                     |
 //! | `seat`, `seat_name`  | who admits it: the words, then that  | recovery, a  | words that do not count yet: its    |
-//! |                      | they count; `admit`, 0               | successor    | tasks, of which it has none, go     |
+//! |                      | they count; `admit`, 0; a successor, | successor    | tasks, of which it has none, go     |
+//! |                      | 0 once nothing names it              |              |                                     |
 //!
 //! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
 //! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its
@@ -41,7 +43,7 @@
 //! # Invariants
 //!
 //! 1. The incarnation only grows. A name is `Live` once, then `Dead`, and not before the kernel has reported the death; that of
-//!    a seat stays `Live`.
+//!    a seat stays `Live` until it is given back.
 //! 2. An id is given again only when no task word, no `submitter` or `addressee` of a task in use and no HELD block
 //!    names it.
 //! 3. PARKED is up while a thread of the participant sleeps or is about to; WOKEN only together with it.
@@ -705,6 +707,11 @@ impl Participant {
     /// For whom it is kept.
     pub(crate) fn seat_of(&self) -> Option<String> {
         self.is_seat().then(|| read_text(&self.seat_name))
+    }
+
+    /// Nothing names it any more: it is an ordinary participant from now on, which is dead.
+    pub(crate) fn give_back_seat(&self) {
+        self.seat.store(0, Release);
     }
 
     /// Another process takes the seat, after the kernel's word of the death of the one before.

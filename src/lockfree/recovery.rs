@@ -33,9 +33,12 @@
 //!
 //! # The death of all
 //!
-//! Who finds a segment that nobody has any more settles all who are not known to be settled, itself a new participant, by
-//! [`Table::recover_all`]: what one of them was adopting names it, and is met when its own turn comes. A kill of all is nobody's
-//! fault: each that had begun, or was claimed, is *spent*.
+//! Who finds a segment that nobody has any more marks all as dead ([`Table::bury_all`]), which makes room for itself, a new participant,
+//! and settles all who are not known to be settled, by [`Table::recover_all`]: what one of them was adopting names it, and is met when
+//! its own turn comes. A kill of all is nobody's fault: each that had begun, or was claimed, is *spent*. So is what a worker ran that was
+//! killed since the time of its pool was over, if that has seats: the task goes on in the next life.
+//!
+//! A seat that no word names any more is given back, before and after that: it says nothing that the next client of its name would miss.
 //!
 //! # Blame
 //!
@@ -158,14 +161,14 @@ pub(crate) struct Death<'d> {
     pub(crate) peak_kib: u64,
     /// The tasks of its that had run for too long, or were silent for too long: it was killed for that.
     pub(crate) late: &'d [TaskId],
-    /// All others have died as well.
-    pub(crate) is_of_all: bool,
+    /// Nobody is to blame: all others have died as well, or it was killed since the pool's time was over.
+    pub(crate) is_nobodys: bool,
 }
 
 impl Death<'_> {
     /// By itself, as far as is known.
     pub(crate) const fn of(exit: u64) -> Death<'static> {
-        Death { exit, peak_kib: 0, late: &[], is_of_all: false }
+        Death { exit, peak_kib: 0, late: &[], is_nobodys: false }
     }
 }
 
@@ -277,6 +280,36 @@ impl Table<'_> {
         Ok(settled)
     }
 
+    /// Marks all as dead, of whom none lives but `alive`, so that their ids may be given again; of seats those that nothing names, which
+    /// are seats no more. Only for who has the segment alone; safe to repeat.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word is damaged.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(crate) fn bury_all(&self, alive: Option<Name>) -> Result<(), Corrupted> {
+        for (id, p) in self.participants.iter().enumerate() {
+            let Member::Live(n) = p.member(id)? else { continue };
+            if alive == Some(Name::new(id as u16, n)) {
+                continue;
+            }
+            if p.is_seat() {
+                if self.is_named(id as u16) {
+                    continue;
+                }
+                p.give_back_seat(); // a death before the next store leaves an ordinary participant
+            }
+            self.end_sleep(id as u16);
+            p.member.store(Member::Dead(n).bits(), Release); // as in `settle_all`; there is nobody whom a fence would tell
+        }
+        self.count_the_living();
+        Ok(())
+    }
+
+    /// Are there durable clients, whose tasks outlive the pool?
+    pub(crate) fn has_seats(&self) -> bool {
+        self.participants.iter().any(Participant::is_seat)
+    }
+
     /// Settles what all who were here before owned, but for `me`, then sweeps. Only for who has the segment alone; safe to repeat,
     /// also where it was killed, by another then.
     ///
@@ -286,7 +319,7 @@ impl Table<'_> {
         let mut settled = Settled::default();
         for (id, p) in self.participants.iter().enumerate().filter(|(id, _)| *id != usize::from(me.id())) {
             if let Member::Live(n) | Member::Dead(n) = p.member(id)? {
-                let death = Death { is_of_all: true, ..Death::of(exit) };
+                let death = Death { is_nobodys: true, ..Death::of(exit) };
                 self.settle_all(cursors, me, Name::new(id as u16, n), death, &mut settled)?;
             }
         }
@@ -321,13 +354,18 @@ impl Table<'_> {
             self.settle(cursors, &case, index as u16, settled)?;
         }
         self.blocks.recover(dead)?;
+        self.end_sleep(dead.id());
+        Ok(true)
+    }
+
+    /// Who has this id does not sleep any more: it is dead.
+    fn end_sleep(&self, id: u16) {
         let words = self.participants.len().div_ceil(64);
         for row in 0..=self.queues {
             // AcqRel asks for nothing: a bit is a hint, and its owner is gone.
-            self.idle[row * words + dead.id() as usize / 64].fetch_and(!(1 << (dead.id() % 64)), AcqRel);
+            self.idle[row * words + usize::from(id) / 64].fetch_and(!(1 << (id % 64)), AcqRel);
         }
-        participant.end_park();
-        Ok(true)
+        self.participants[usize::from(id)].end_park();
     }
 
     /// Which of its tasks have ended this participant. It moves no more, so its words and fields belong together.
@@ -384,7 +422,7 @@ impl Table<'_> {
             false => Verdict::Spent,
         };
         let verdicts = claimed.iter().map(|(place, id)| (*id, verdict(place, id))).collect();
-        Judgement { verdicts, is_none: death.is_of_all }
+        Judgement { verdicts, is_none: death.is_nobodys }
     }
 
     fn settle(&self, cursors: &Cursors, case: &Case<'_>, index: u16, settled: &mut Settled) -> Result<(), Corrupted> {

@@ -3,7 +3,7 @@
 //! A ring of [`EVENTS`] entries for each of the last two incarnations of an id, in turns, so that what the dead have left stays
 //! until the second who comes after them. An entry is an attempt of a task that has ended, or a sleep. What a participant runs just
 //! now stands in the descriptors, and is in its trail once it is dead and its tasks are given to others: the coordinator writes
-//! it before that. So an attempt costs one entry, and no clock is read for it: stamps are those that the path has at hand, and
+//! it before that, or who goes on with the segment after the death of all. So an attempt costs one entry, and no clock is read for it: stamps are those that the path has at hand, and
 //! an event without one has its place in the order only.
 //!
 //! # Words

@@ -36,7 +36,7 @@
 //! forked child that drops it; and it only sets the size, so space is allocated here, on a descriptor of our own.
 
 use super::{
-    layout::{Header, Identity, MAGIC, QueueNames},
+    layout::{Control, Header, Identity, MAGIC, QueueNames, VERSION},
     segment::SegmentCreateError,
     space,
 };
@@ -327,6 +327,21 @@ pub(crate) fn read_identity(file: &File) -> io::Result<Identity> {
     file.read_exact_at(&mut bytes, 0)?;
     // SAFETY: `Identity` is made of integers alone, for which any bytes are values, and has the size of `bytes`.
     Ok(unsafe { bytes.as_ptr().cast::<Identity>().read_unaligned() })
+}
+
+/// How far the pool is in its life whose segment this is, in the terms of `process`, and the milliseconds that it has for each step of its
+/// end. `None`: it is no such segment, or of another version or run of the machine.
+pub(crate) fn read_end(path: &Path) -> Option<(u32, u64)> {
+    let file = open(path, false).ok()?;
+    let identity = read_identity(&file).ok()?;
+    if identity.magic != MAGIC || identity.version != VERSION || identity.boot != boot() {
+        return None;
+    }
+    let control = offset_of!(Header, control);
+    let (mut mode, mut grace) = ([0; 4], [0; 8]);
+    file.read_exact_at(&mut mode, (control + offset_of!(Control, mode)) as u64).ok()?;
+    file.read_exact_at(&mut grace, (control + offset_of!(Control, grace_ms)) as u64).ok()?;
+    Some((u32::from_ne_bytes(mode), u64::from_ne_bytes(grace)))
 }
 
 /// The names of queues where a segment has them.

@@ -32,6 +32,9 @@
 //! |                   |                                     |              | being settled                          |
 //! | `clock`           | who converts stamps, the            | all          | see [`crate::lockfree::task_clock`]    |
 //! |                   | coordinator                         |              |                                        |
+//! | `grace_ms`        | the coordinator                     | the next    | the last one                           |
+//! |                   |                                     | start, that |                                        |
+//! |                   |                                     | waits       |                                        |
 //! | `armed`, `paused` | the coordinator                     | all          | see [`crate::lockfree::timer`]         |
 //! | `watched`         | wakers and the coordinator          | the same     | see [`crate::lockfree::timer`]         |
 //!
@@ -60,9 +63,9 @@ use crate::{
         trail::Trail,
         word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
     },
-    sync::{AtomicU32, AtomicU64, ticks::Pair},
+    sync::{AtomicU32, AtomicU64, Relaxed, ticks::Pair},
 };
-use std::{alloc::Layout as Region, mem::offset_of};
+use std::{alloc::Layout as Region, mem::offset_of, time::Duration};
 
 /// `shmworkr`, little-endian.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"shmworkr");
@@ -225,7 +228,17 @@ pub(crate) struct Control {
     pub(crate) clock: ClockWords,
     /// Nanoseconds of 2³² ticks by which metrics are told for good, whoever tells them; 0: not yet. For people.
     pub(crate) told_rate: AtomicU64,
+    /// How long the pool has for each step of its end, in milliseconds; 0: not known. For who waits for that.
+    pub(crate) grace_ms: AtomicU64,
     pub(crate) alarm: Alarm,
+}
+
+impl Control {
+    /// This is how long the pool has for each step of its end.
+    pub(crate) fn has_grace(&self, grace: Duration) {
+        // Relaxed: who reads it waits a little longer, or shorter.
+        self.grace_ms.store(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
 }
 
 /// Offsets of the regions, in bytes from the start.

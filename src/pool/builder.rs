@@ -52,6 +52,9 @@ pub(super) struct Settings {
     pub(super) client: Option<String>,
     #[serde(skip)]
     pub(super) sync: SyncWhen,
+    /// Who hears what a start that goes on with the file waits for; else the log.
+    #[serde(skip)]
+    pub(super) hears: Option<fn(&str)>,
 }
 
 impl Default for Settings {
@@ -72,6 +75,7 @@ impl Default for Settings {
             file: None,
             client: None,
             sync: SyncWhen::default(),
+            hears: None,
         }
     }
 }
@@ -177,7 +181,8 @@ impl Builder {
     /// all of them have been killed, the next pool with this file goes on with it. What was queued is queued still; what ran has
     /// used up an attempt; results that nobody has taken are there: [`Pool::adopted`](super::Pool::adopted).
     ///
-    /// One pool at a time has the file. It is sparse, and takes no more room than is used, from 6 MB on. On a tmpfs (`/dev/shm`) the
+    /// One pool at a time has the file: a start waits for one that is ending, as long as that has for it (its [`grace`](Self::grace), and a
+    /// second), and fails if there is one that is not. The file is sparse, and takes no more room than is used, from 6 MB on. On a tmpfs (`/dev/shm`) the
     /// pool is as fast as without a file; on a disk the kernel writes changed pages back now and then. What is promised, and that
     /// a restart of the machine is another matter, is told in `docs/crash.md`.
     ///
@@ -199,7 +204,8 @@ impl Builder {
 
     /// The name under which this program's tasks are kept in the [file](Self::file), of 1 to 32 letters, digits, `.`, `_` and `-`; by default `main`. A pool with
     /// another name goes on with the file too: its workers run what waits there, whose results stay for the program of the first
-    /// name.
+    /// name. There is room for some dozens of names that have left something there
+    /// ([`StateError::Clients`](crate::StateError::Clients)).
     ///
     /// ```no_run
     /// # use shmworker::{Pool, Tasks};
@@ -228,6 +234,13 @@ impl Builder {
     /// ```
     pub fn sync(mut self, when: SyncWhen) -> Builder {
         self.settings.sync = when;
+        self
+    }
+
+    /// Has this hear what a start that goes on with the file waits for, in place of the log.
+    #[cfg(all(feature = "cli", feature = "jobs"))]
+    pub(crate) fn heard_by(mut self, hears: fn(&str)) -> Builder {
+        self.settings.hears = Some(hears);
         self
     }
 

@@ -326,6 +326,8 @@ pub(super) struct Inbox {
     in_place: VecDeque<usize>,
     /// Tasks of former lives that nobody has asked for yet: they have a handle each.
     adopted: BTreeSet<usize>,
+    /// Some of these were let go.
+    has_let_unasked_go: bool,
     /// Somebody sleeps in the kernel for all.
     has_leader: bool,
     /// How many others sleep.
@@ -1331,7 +1333,8 @@ impl Shared {
         if ended.is_some() {
             s.to = To::Participant(self.endpoint.name());
         }
-        let Ok(mut draft) = self.draft(open.input.len(), may_wait) else { return Err(open) };
+        // As one of many none takes the place of another.
+        let Ok(mut draft) = self.draft(open.input.len(), may_wait, may_wait) else { return Err(open) };
         match draft.payload() {
             Ok(place) => place.copy_from_slice(&open.input),
             Err(_) => return Err(open),
@@ -1382,7 +1385,7 @@ impl Shared {
             None => drop(inbox),
         }
         // Under no lock: it may have to wait for room, and a worker runs other tasks meanwhile.
-        Ok((self.draft(len, may_wait)?, None))
+        Ok((self.draft(len, may_wait, true)?, None))
     }
 
     /// The tag of a task that is about to be submitted, and is under way from here on. Under the lock, as `is_refused` is asked:
@@ -1525,7 +1528,8 @@ impl Shared {
         !self.has_enough() && self.endpoint.may_have_room(len)
     }
 
-    fn draft(&self, len: usize, may_wait: bool) -> Result<Draft<'_>, SubmitError> {
+    /// `lets_go`: results of former lives that nobody has asked for may be let go for it.
+    fn draft(&self, len: usize, may_wait: bool, lets_go: bool) -> Result<Draft<'_>, SubmitError> {
         while self.has_enough() {
             let mut inbox = self.lock();
             // Others may have taken all that was under way since the look above: nothing would end the sleep.
@@ -1548,6 +1552,9 @@ impl Shared {
                     let mut inbox = self.lock();
                     // Our own results may be in the way, or what we keep.
                     if self.file(&mut inbox) | self.move_out(&mut inbox) | self.give_up_spares(&mut inbox) {
+                        continue;
+                    }
+                    if lets_go && inbox.let_unasked_go() {
                         continue;
                     }
                     if let Err(told) = self.has_reserved_all(&inbox, len) {
@@ -2127,6 +2134,21 @@ impl Inbox {
             slot.handles = 1;
             drop(self.take(tag));
         }
+    }
+
+    /// Makes room: lets a result of a former life go that nobody has asked for, and by a key nobody can. False: there is none.
+    fn let_unasked_go(&mut self) -> bool {
+        let slots = &self.slots;
+        let is_one = |slot: &Slot| matches!(slot.state, State::Done(_)) && slot.key().is_none();
+        let Some(&tag) = self.adopted.iter().find(|&&tag| slots.get(tag).is_some_and(is_one)) else { return false };
+        if !std::mem::replace(&mut self.has_let_unasked_go, true) {
+            tracing::warn!(
+                "there is no room: results of former lives are let go, which nobody has asked for (Pool::adopted gives them)"
+            );
+        }
+        self.adopted.remove(&tag);
+        self.forget(tag);
+        true
     }
 
     /// For one handle, which it uses up.

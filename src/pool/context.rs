@@ -211,6 +211,13 @@ impl<'c> Context<'c> {
         self.core.state()
     }
 
+    /// The id of the state that outlives the pool, if there is such.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn state_that_lasts(&self) -> Option<u64> {
+        let segment = self.core.submitter().client().endpoint().segment();
+        segment.table().has_seats().then(|| segment.header().identity.id)
+    }
+
     /// Through this a task submits tasks. One that waits for them has its process run others meanwhile.
     ///
     /// ```

@@ -120,8 +120,10 @@ impl Pool {
 
     /// The tasks that this pool has found in its [file](Builder::file): what programs of the same [client](Builder::client) had
     /// submitted, and whose results they had not taken when they ended. Each is given out once; one that has a
-    /// [key](TaskOptions::key) goes to whoever submits that key first, if that comes before. What nobody asks for is there again at
-    /// the next start.
+    /// [key](TaskOptions::key) goes to whoever submits that key first, if that comes before. What nobody asks for runs all the same, and is
+    /// there again at the next start, as long as its room is not needed: a submission for which there is none has results let go that
+    /// have no key and that nobody has asked for. So a program that never calls this is none the worse for it, and who wants them all
+    /// calls it before it submits.
     ///
     /// ```no_run
     /// # use shmworker::{Pool, Tasks};

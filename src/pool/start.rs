@@ -388,6 +388,7 @@ impl Ground {
                     participants,
                     workers: settings.max_workers.unwrap_or(workers).max(workers),
                     others: 1 + guests,
+                    say: settings.hears.unwrap_or(|line| tracing::warn!("{line}")),
                     has_task: has_task.as_ref().map(|has_task| has_task as &dyn Fn(u32) -> bool),
                 })?;
                 if let Some(settled) = opened.settled {

@@ -550,6 +550,7 @@ impl<'o> Coordinator<'o> {
             .flat_map(|(spec, kind)| (0..kind.count).map(move |number| Worker::new(spec, kind, number)))
             .collect();
         let signals = signal::take_over().map_err(os("take signals over"))?;
+        segment.header().control.has_grace(grace);
         // For people; whoever made the segment may not have known.
         segment.table().participants[usize::from(me.id())].pid.store(std::process::id(), Relaxed);
         if let Some(record) = segment.record(me.id()) {
@@ -1080,7 +1081,12 @@ impl<'o> Coordinator<'o> {
         };
         let overdue = if late.is_empty() { 0 } else { OVERDUE };
         self.segment.trail_unfinished(name);
-        let death = Death { peak_kib, late, ..Death::of(exit.pack() | overdue) };
+        // Its grace was over, and that is no task's fault which goes on in the pool's next life.
+        let is_nobodys = self.killed > 0
+            && late.is_empty()
+            && exit == Exit::Signal(Signal::SIGKILL as u8)
+            && self.segment.table().has_seats();
+        let death = Death { peak_kib, late, is_nobodys, ..Death::of(exit.pack() | overdue) };
         let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
         self.count_death();
@@ -1236,6 +1242,7 @@ impl<'o> Coordinator<'o> {
                 }
                 Heard::Message(Order::Shutdown { grace }) => {
                     self.grace = grace;
+                    self.segment.header().control.has_grace(grace);
                     // A signal may have begun the end before, with the grace of that time.
                     self.hurry = self.hurry.map(|_| Instant::now() + grace);
                     self.set_mode(Mode::Draining)?;
@@ -1481,12 +1488,18 @@ impl<'o> Coordinator<'o> {
         }
     }
 
-    /// Everything that has not ended is cancelled, or asked to end.
+    /// Everything that has not ended is cancelled, or asked to end; but for what a client has submitted that is not there: its next
+    /// life wants it.
     fn cancel_all(&mut self) -> Result<(), PoolError> {
-        let table = self.segment.table();
+        let (table, owner) = (self.segment.table(), self.owner.as_ref().map(|owner| owner.name));
         for index in 0..table.descriptors.len() as u16 {
             let word = table.load(index);
             if word.is(Phase::Ready) || word.is(Phase::Delayed) || word.is(Phase::Claimed) {
+                // If this is the submitter of a later life of the descriptor, the generation is that of none below.
+                let submitter = table.submitter(index)?;
+                if Some(submitter) != owner && table.participant(submitter.id())?.is_seat() {
+                    continue;
+                }
                 match table.cancel(&self.cursors, TaskId { index, generation: word.generation() })? {
                     Cancel::Cancelled | Cancel::Running(_) => self.cancelled += 1,
                     Cancel::Over => {}

@@ -56,6 +56,7 @@ pub(crate) mod coordinator;
 pub(crate) mod exit;
 pub(crate) mod fault;
 pub(crate) mod handover;
+pub(crate) mod leftovers;
 pub(crate) mod limits;
 pub(crate) mod names;
 pub(crate) mod orders;

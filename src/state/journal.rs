@@ -982,18 +982,18 @@ impl Shared {
                 written => break written,
             }
         };
-        let (written, why) = match written {
+        let why = match written {
             Ok(n) if n == log.buffer.len() => {
                 log.len += n as u64;
                 return self.has_written(log, is_promise);
             }
             // What keeps the rest from being written is what the next write would meet.
-            Ok(n) => (n, (&*log.file).write(&log.buffer[n..]).err().unwrap_or(io::ErrorKind::StorageFull.into())),
-            Err(e) => (0, e),
+            Ok(n) => (&*log.file).write(&log.buffer[n..]).err().unwrap_or(io::ErrorKind::StorageFull.into()),
+            Err(e) => e,
         };
-        if written > 0
-            && let Err(e) = log.file.set_len(log.len)
-        {
+        // Also after an error: nobody says that it came before the first byte.
+        let is_whole = log.file.metadata().is_ok_and(|about| about.len() == log.len);
+        if !is_whole && let Err(e) = log.file.set_len(log.len) {
             log.broken = Some(format!("the first part of a record can't be cut off: {e}"));
         }
         Err(self.os("write to")(why))

@@ -3,14 +3,17 @@
 //! # Steps
 //!
 //! 1. The file is opened, never a link to one; it is this user's, and nobody else may write to it.
-//! 2. Its lock is taken ([`crate::mem::backing`]): whoever has it is alone, until the last process dies that has the file open.
+//! 2. Its lock is taken ([`crate::mem::backing`]): whoever has it is alone, until the last process dies that has the file open. It is waited
+//!    for as long as those may take who are on their way to their end, by mode and grace in the header.
 //!    One that is empty, or whose maker died over it, is made a segment.
 //! 3. Its identity is checked: magic, version, geometry, size, and that it is of this run of the machine. Another's is not trusted
 //!    ([`super::rebuild`]).
 //! 4. What stands in it is audited, and compared with what the pool is to be: queues, tasks, workers.
-//! 5. Nobody lives who was in it. A new participant settles what they left, but for what is kept for durable clients
-//!    ([`crate::lockfree::recovery`]); then it, or the next one, is the coordinator, which has the lowest id.
-//! 6. The seat of this client is taken, or made. Its tasks get new tags.
+//! 5. What programs of jobs have left behind is ended ([`crate::process::leftovers`]).
+//! 6. Nobody lives who was in it: all are marked so, and the seats of clients of which nothing is left are given back. A new participant
+//!    settles what they left, but for what is kept for durable clients ([`crate::lockfree::recovery`]), and leaves in their trails what they
+//!    ran; then it, or the next one, is the coordinator, which has the lowest id.
+//! 7. The seat of this client is taken, or made. Its tasks get new tags.
 //!
 //! Up to 4 nothing is changed. From there on each step may be made again, by whoever takes the lock next after a kill: a
 //! participant that has died over it is one of those whom its successor settles, and tags count once somebody serves the pool.
@@ -39,7 +42,7 @@ use crate::{
         layout::{Geometry, MAGIC, VERSION},
         segment::{Options, Segment, SegmentCreateError, SegmentOpenError},
     },
-    process::{Mode, exit::Exit},
+    process::{Mode, exit::Exit, leftovers},
     sync::{Relaxed, Release},
 };
 use std::{
@@ -49,7 +52,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a start waits for a lock that those have whom somebody has just killed.
+/// How long a start waits for a lock that those have whom somebody has just killed; for a pool that is ending, beyond the time that it has
+/// for that itself.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(5);
@@ -126,6 +130,20 @@ pub enum StateError {
         /// How many were wanted.
         wanted: usize,
     },
+    /// Clients that have tasks in it take the places of all.
+    #[error(
+        "'{}' has no room for the client '{client}': {} others have tasks in it, {}: have one of them take its results \
+         (Builder::client, Pool::adopted), start fewer workers, or name another file",
+        path.display(), others.len(), few(others)
+    )]
+    Clients {
+        /// The file.
+        path: PathBuf,
+        /// The name that was to be had.
+        client: String,
+        /// The names of the others.
+        others: Vec<String>,
+    },
     /// Tasks wait in it that this program does not have.
     #[error(
         "{tasks} tasks wait in '{}' for {name}, which this program does not have: start it with the program that has \
@@ -148,6 +166,15 @@ pub enum StateError {
     ClientName(String),
 }
 
+/// Some of these names, for people.
+fn few(names: &[String]) -> String {
+    const FEW: usize = 5;
+    match names.get(..FEW) {
+        Some(few) if names.len() > FEW => format!("{} and {} more", few.join(", "), names.len() - FEW),
+        _ => names.join(", "),
+    }
+}
+
 /// What a pool is to be like that goes on with a file, or begins one.
 pub(crate) struct Wanted<'w> {
     pub(crate) path: &'w Path,
@@ -159,6 +186,8 @@ pub(crate) struct Wanted<'w> {
     /// How many workers it begins with, and how many others than these a table of so many participants has to have room for.
     pub(crate) workers: usize,
     pub(crate) others: usize,
+    /// Hears what is waited for.
+    pub(crate) say: fn(&str),
     /// Is there a task with this `kind`? `None`: it isn't known which there are.
     pub(crate) has_task: Option<&'w dyn Fn(u32) -> bool>,
 }
@@ -189,10 +218,10 @@ pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
         return Err(StateError::ClientName(client.to_owned()));
     }
     let id = journal::state_of(path)?;
-    let (mut file, mut bytes) = take(path)?;
+    let (mut file, mut bytes) = take(path, wanted.say)?;
     if bytes > 0 && is_of_another_boot(&file) {
         rebuild(path, id)?;
-        (file, bytes) = take(path)?;
+        (file, bytes) = take(path, wanted.say)?;
     }
     if bytes == 0 {
         let options = Options { backing: Backing::File(path.to_owned()), id, ..wanted.options.clone() };
@@ -216,6 +245,14 @@ pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
         return Err(JournalError::AnotherState { path, found, expected }.into());
     }
     Former { path, segment: &segment }.check(&wanted)?;
+    // Before what they are parts of is begun again.
+    let left = leftovers::end(expected);
+    if left > 0 {
+        (wanted.say)(&format!(
+            "'{}': {left} processes were left of jobs whose pool was killed, and are ended",
+            path.display()
+        ));
+    }
     let took_over = Former { path, segment: &segment }.take_over(client)?;
     let (coordinator, client, settled) = took_over;
     Ok(Opened { segment, coordinator, client, settled: Some(settled) })
@@ -243,14 +280,34 @@ pub(crate) fn open_journal(
     }
 }
 
-/// The file, locked, and its size. Those who were killed with it may take a moment to go.
-fn take(path: &Path) -> Result<(std::fs::File, u64), SegmentCreateError> {
-    let until = Instant::now() + PATIENCE;
+/// The file, locked, and its size. Those who were killed with it may take a moment to go, and those who end in order as long as their pool
+/// gives them.
+fn take(path: &Path, say: fn(&str)) -> Result<(std::fs::File, u64), SegmentCreateError> {
+    let (mut seen, mut since) = (Mode::Running, Instant::now());
     loop {
-        match backing::take_file(path) {
-            Err(SegmentCreateError::InUse { .. }) if Instant::now() < until => std::thread::sleep(LOOK),
+        let creator = match backing::take_file(path) {
+            Err(SegmentCreateError::InUse { creator, .. }) => creator,
             taken => return taken,
+        };
+        let (mode, grace) = backing::read_end(path).map_or((Mode::Running, 0), |(mode, ms)| (Mode::from(mode), ms));
+        let is_ending = mode != Mode::Running;
+        let patience = PATIENCE + if is_ending { Duration::from_millis(grace) } else { Duration::ZERO };
+        if mode > seen {
+            // Each step has its time.
+            since = Instant::now();
+            if seen == Mode::Running {
+                say(&format!(
+                    "'{}' belongs to a pool that ends{creator}: waiting for its processes to end, for {} s at most",
+                    path.display(),
+                    patience.as_secs()
+                ));
+            }
+            seen = mode;
         }
+        if since.elapsed() >= patience {
+            return Err(SegmentCreateError::InUse { path: path.to_owned(), creator });
+        }
+        std::thread::sleep(LOOK);
     }
 }
 
@@ -290,6 +347,12 @@ impl Former<'_> {
         if wanted.workers > room {
             return Err(StateError::Workers { path: path(), room, wanted: wanted.workers });
         }
+        // Of whom nothing is left, the place is free.
+        let mut others = self.clients_with_tasks()?;
+        others.retain(|other| other != wanted.client);
+        if others.len() + 1 + wanted.others + wanted.workers > participants {
+            return Err(StateError::Clients { path: path(), client: wanted.client.to_owned(), others });
+        }
         let Some(has_task) = wanted.has_task else { return Ok(()) };
         let mut missing = BTreeMap::<u32, usize>::new();
         for (index, d) in (0..).zip(self.table().descriptors) {
@@ -327,6 +390,13 @@ impl Former<'_> {
         control.mode.store(Mode::Running as u32, Release);
         control.alarm.armed.store(0, Release);
         control.alarm.watched.store(0, Release);
+        // First of all: every place may be taken.
+        table.bury_all(None).map_err(corrupted)?;
+        for (id, p) in table.participants.iter().enumerate() {
+            if let Member::Live(n) | Member::Dead(n) = p.member(id).map_err(corrupted)? {
+                self.segment.trail_unfinished(Name::new(id as u16, n));
+            }
+        }
         let me = admit(std::process::id())?;
         let settled = table.recover_all(&cursors, me, Exit::Unknown.pack()).map_err(corrupted)?;
         // Records are told apart by it. It is the lowest, and nothing names it any more.
@@ -337,6 +407,8 @@ impl Former<'_> {
         if coordinator.id() != 0 {
             return Err(self.corrupted(Corrupted::new("participant of the coordinator", coordinator.id().into(), 0)));
         }
+        // What kept some seats was a draft, or a result that was read.
+        table.bury_all(Some(coordinator)).map_err(corrupted)?;
         self.is_sound(table.audit())?;
         let name = match self.seat_of(client)? {
             Some(name) => {
@@ -366,6 +438,27 @@ impl Former<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// The names of the clients to which tasks belong.
+    fn clients_with_tasks(&self) -> Result<Vec<String>, StateError> {
+        let (table, mut has_tasks) = (self.table(), vec![false; self.table().participants.len()]);
+        for (index, d) in (0..).zip(table.descriptors) {
+            // A draft is nobody's, a result that was being read is somebody's. A submitter without a place was found by the audit.
+            let word = table.load(index);
+            let is_task = if word.is(Phase::Reserved) { d.noted(word).is_some() } else { !word.is(Phase::Free) };
+            if is_task && let Some(has_tasks) = has_tasks.get_mut(usize::from(Name::of(d.submitter.load(Relaxed)).id()))
+            {
+                *has_tasks = true;
+            }
+        }
+        let mut names = Vec::new();
+        for ((id, p), _) in table.participants.iter().enumerate().zip(has_tasks).filter(|(_, has_tasks)| *has_tasks) {
+            if let Member::Live(_) = p.member(id).map_err(|e| self.corrupted(e))? {
+                names.extend(p.seat_of());
+            }
+        }
+        Ok(names)
     }
 
     /// Gives the tasks of this client tags from 0 on.

@@ -25,12 +25,13 @@ use crate::{
     jobs::{Defaults, Job, JobResult, Output as ExecOutput, Runner, Status, Text, builtin},
     logs::Format,
     pool::SyncWhen,
+    state::journal,
 };
 use halt::Halt;
 use input::{LONGEST, Lines, Next, Nudge};
-use joblog::{DoneSet, Entry, JobLog, Resume};
+use joblog::{DoneSet, Entry, JobLog, Resume, Told, one_line};
 use nix::sys::signal::{SigSet, Signal};
-use output::{Out, Progress};
+use output::{Out, Progress, There};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::{
@@ -162,6 +163,16 @@ enum Form {
     Command(Template),
 }
 
+impl Form {
+    /// The command, to be told from others.
+    fn spelled(&self) -> Vec<u8> {
+        match self {
+            Form::Json => Vec::new(),
+            Form::Command(template) => template.spelled(),
+        }
+    }
+}
+
 /// Runs jobs until the input ends.
 ///
 /// # Errors
@@ -209,35 +220,55 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     }
     let workers = args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
     let failed = |why: String| CliError::new(exit::FAILURE, why);
-    let (log, done, written) = match &args.joblog {
+    let command = hash(&form.spelled());
+    if let Some(path) = &args.state {
+        // Before there are workers, which would begin with these.
+        State::check(path, &command).map_err(failed)?;
+    }
+    let (mut log, told) = match &args.joblog {
         // It writes nothing.
-        Some(path) if args.dry_run && (resume.is_none() || !path.exists()) => (None, DoneSet::default(), 0),
+        Some(path) if args.dry_run && (resume.is_none() || !path.exists()) => (None, Told::default()),
         Some(path) => {
-            let (log, done, is_cut, written) = JobLog::open(path, resume).map_err(failed)?;
-            if is_cut {
+            let (log, told) = JobLog::open(path, resume).map_err(failed)?;
+            if told.is_cut {
                 super::complain(format_args!(
                     "the last line of the joblog '{}' was cut short: its job is run again",
                     path.display()
                 ));
             }
-            (Some(log), done, written)
+            (Some(log), told)
         }
-        None => (None, DoneSet::default(), 0),
+        None => (None, Told::default()),
     };
     let out = match &args.output {
-        Some(path) if !args.dry_run => Out::to_file(path, written).map_err(failed)?,
+        Some(path) if !args.dry_run => {
+            // What the joblog does not know it would not give back either.
+            let is_known = resume.is_none() || told.written > 0 || told.is_begun && !told.is_elsewhere;
+            let there = match &args.joblog {
+                Some(log) if !is_known => There::Nothing(format!("the joblog '{}' tells nothing", log.display())),
+                _ => There::Kept { bytes: told.written, are_lines: args.json || matches!(form, Form::Json) },
+            };
+            Out::to_file(path, &there).map_err(failed)?
+        }
         _ => Out::new(),
     };
+    if let Some(log) = &mut log
+        && !args.dry_run
+    {
+        log.begin().map_err(failed)?;
+    }
     #[cfg(feature = "metrics")]
     let metrics = args.observing.metrics.map(super::observing::listen).transpose()?;
     // Of no use here, and no business of the programs that are run.
     super::forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER"]);
     let builder = match &args.state {
-        Some(path) => Pool::builder().file(path).sync(args.sync.unwrap_or_default()),
+        Some(path) => {
+            Pool::builder().file(path).sync(args.sync.unwrap_or_default()).heard_by(|line| super::complain(line))
+        }
         None => Pool::builder(),
     };
     let pool = builder.workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
-    let kept = args.state.as_ref().map(|path| State::of(path, &pool, &done));
+    let kept = args.state.as_ref().map(|path| State::of(path, &pool, &told.done, command));
     if let Some(state) = &kept
         && !state.adopted.is_empty()
     {
@@ -289,7 +320,8 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         runner,
         most,
         lines,
-        done,
+        done: told.done,
+        first_done: told.first.filter(|_| kept.is_some()),
         log,
         logged: Vec::new(),
         state: kept,
@@ -464,6 +496,8 @@ struct ToLog {
     submitted: Submitted,
     waited: Duration,
     ran: Duration,
+    /// Where it ends in the output.
+    end: u64,
     received: usize,
     exit: i32,
     signal: i32,
@@ -484,6 +518,8 @@ struct Drive<'p> {
     most: usize,
     lines: Lines,
     done: DoneSet,
+    /// The first of them, and its command, where that must be the same.
+    first_done: Option<(u64, Vec<u8>)>,
     log: Option<JobLog>,
     /// Whose results are in `out`.
     logged: Vec<ToLog>,
@@ -642,6 +678,10 @@ impl Drive<'_> {
                 }
                 Ok(Some(job)) => {
                     self.seq += 1;
+                    if is_other(&mut self.first_done, self.seq, || line.trim_ascii().to_vec()) {
+                        self.is_another_command();
+                        return None;
+                    }
                     (job, if wants_command { line.trim_ascii().to_vec() } else { Vec::new() })
                 }
                 Err(why) => {
@@ -652,6 +692,10 @@ impl Drive<'_> {
             },
             Form::Command(template) => {
                 self.seq += 1;
+                if is_other(&mut self.first_done, self.seq, || quoted(&template.fill(line, self.seq))) {
+                    self.is_another_command();
+                    return None;
+                }
                 if self.done.contains(self.seq) {
                     return None;
                 }
@@ -674,11 +718,20 @@ impl Drive<'_> {
         Some((job, command))
     }
 
+    /// What is done by the joblog was another job.
+    fn is_another_command(&mut self) {
+        self.stop_for(Stop::Error(format!(
+            "job {} is done by the joblog, and was of another command or another input there: give the same, or name another \
+             joblog, and another state",
+            self.seq
+        )));
+    }
+
     fn submit(&mut self, range: std::ops::Range<usize>) {
         let len = range.len() + 1;
-        let hash = self.state.as_ref().map(|_| State::hash(self.lines.bytes(range.clone())));
+        let hash = self.state.as_ref().map(|state| (hash(self.lines.bytes(range.clone())), state.command.clone()));
         let Some((job, command)) = self.job(range) else { return };
-        let key = hash.map(|hash| format!("{} {hash}", self.seq));
+        let key = hash.map(|(line, command)| format!("{} {line} {command}", self.seq));
         if let (Some(key), Some(state)) = (&key, &mut self.state)
             && let Some(accepted) = state.adopted.remove(&self.seq)
             && accepted != *key
@@ -796,7 +849,7 @@ impl Drive<'_> {
         }
         if is_logged {
             let received = received.unwrap_or(self.out.bytes().len() - before);
-            self.logged.push(ToLog { submitted, waited, ran, received, exit, signal });
+            self.logged.push(ToLog { submitted, waited, ran, end: self.out.end(), received, exit, signal });
         }
         // Not before its line of the joblog: a flush in between would let it go without one.
         self.written.extend(self.state.is_some().then_some(turn));
@@ -811,11 +864,8 @@ impl Drive<'_> {
             let dropped = output.stdout_dropped + output.stderr_dropped;
             let [stdout, stderr] = output.streams();
             received = stdout.len();
-            let (label, before) = (result.label.as_deref(), self.out.bytes().len());
+            let label = result.label.as_deref();
             tagged(label, &stdout, self.out.bytes());
-            if self.is_cut_by_log {
-                received = self.out.bytes().len() - before;
-            }
             if !stderr.is_empty() {
                 // In the order in which a program writes for the most part.
                 self.flush();
@@ -838,6 +888,13 @@ impl Drive<'_> {
         self.progress.say(CliError::new(exit::FAILURE, format_args!("job {} ({command}): {why}", submitted.seq)));
     }
 
+    /// Results can't be written. The first reason stands; that enough jobs have failed is none.
+    fn fail(&mut self, why: Stop) {
+        if !matches!(self.stop, Some(Stop::ReaderGone | Stop::Error(_) | Stop::Lost(_))) {
+            self.stop_for(why);
+        }
+    }
+
     /// Writes results, then which jobs have ended.
     fn flush(&mut self) {
         if !self.out.is_empty() {
@@ -846,23 +903,19 @@ impl Drive<'_> {
                 // What was not written is not done.
                 self.logged.clear();
                 self.written.clear();
-                if !self.is_to_end() {
-                    self.stop_for(match e.kind() {
-                        io::ErrorKind::BrokenPipe => Stop::ReaderGone,
-                        _ => Stop::Error(format!("cannot write to {}: {e}", self.out_name)),
-                    });
-                }
+                self.fail(match e.kind() {
+                    io::ErrorKind::BrokenPipe => Stop::ReaderGone,
+                    _ => Stop::Error(format!("cannot write to {}: {e}", self.out_name)),
+                });
             }
         }
-        for ToLog { submitted, waited, ran, received, exit, signal } in std::mem::take(&mut self.logged) {
+        for ToLog { submitted, waited, ran, end, received, exit, signal } in std::mem::take(&mut self.logged) {
             let Some(log) = &mut self.log else { return self.written.clear() };
             let Submitted { seq, at, command, .. } = &submitted;
-            let entry = Entry { seq: *seq, began: *at + waited, ran, received, exit, signal, command };
+            let entry = Entry { seq: *seq, began: *at + waited, ran, end, received, exit, signal, command };
             if let Err(why) = log.write(&entry) {
                 self.log = None;
-                if !self.is_to_end() {
-                    self.stop_for(Stop::Error(why));
-                }
+                self.fail(Stop::Error(why));
                 return self.written.clear();
             }
         }
@@ -918,13 +971,34 @@ impl Drive<'_> {
 /// What a state file knows of jobs.
 struct State {
     name: String,
-    /// Jobs that were accepted and have not come up in the input yet: their keys, by their numbers.
+    /// Jobs that were accepted and have not come up in the input yet: their keys, by their numbers. A key is the number, by which the
+    /// line is known, and by which the command.
     adopted: BTreeMap<u64, String>,
+    command: String,
 }
 
 impl State {
+    /// Were the jobs that are in this state, if it is there, accepted for this command?
+    ///
+    /// # Errors
+    /// A line for people.
+    fn check(path: &Path, command: &str) -> Result<(), String> {
+        // What is wrong with it says who opens it.
+        let Ok(contents) = journal::read(&journal::path_of(path, journal::MAIN)) else { return Ok(()) };
+        let keys = contents.open.values().filter_map(|open| open.key.as_deref());
+        let others = keys.filter(|key| key.split(' ').nth(2).is_some_and(|of| of != command)).count();
+        match others {
+            0 => Ok(()),
+            _ => Err(format!(
+                "'{}' has accepted {others} jobs of another command: give the same one to go on with these, or name another state \
+                 for this one",
+                path.display()
+            )),
+        }
+    }
+
     /// What is done by the joblog is let go, and what a former run has cancelled as it ended, which is submitted anew.
-    fn of(path: &Path, pool: &Pool, done: &DoneSet) -> State {
+    fn of(path: &Path, pool: &Pool, done: &DoneSet, command: String) -> State {
         let mut adopted = BTreeMap::new();
         for (key, is_cancelled) in pool.adopted_keys() {
             match key.split_once(' ').and_then(|(seq, _)| seq.parse().ok()) {
@@ -933,13 +1007,19 @@ impl State {
                 None => {} // of another program
             }
         }
-        State { name: path.display().to_string(), adopted }
+        State { name: path.display().to_string(), adopted, command }
     }
+}
 
-    /// By which a line is told from another.
-    fn hash(line: &[u8]) -> String {
-        Sha256::digest(line).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    }
+/// By which a line, or a command, is told from another.
+fn hash(text: &[u8]) -> String {
+    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Is the first job that is done by the joblog another one than this of the same number? Asked once.
+fn is_other(first_done: &mut Option<(u64, Vec<u8>)>, seq: u64, command: impl FnOnce() -> Vec<u8>) -> bool {
+    let first = first_done.take_if(|(first, _)| *first == seq);
+    first.is_some_and(|(_, told)| !one_line(&command()).eq(told))
 }
 
 /// Exit code and signal as GNU parallel logs them.

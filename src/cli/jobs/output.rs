@@ -5,7 +5,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, IsTerminal, Write},
     mem::ManuallyDrop,
-    os::fd::FromRawFd,
+    os::{fd::FromRawFd, unix::fs::FileExt},
     path::Path,
     time::{Duration, Instant},
 };
@@ -20,29 +20,58 @@ pub(super) struct Out {
     file: ManuallyDrop<File>,
     bytes: Vec<u8>,
     is_terminal: bool,
+    /// Bytes in a file of ours, all of whole results.
+    written: Option<u64>,
+    /// A write has failed: nothing may follow what was written of that.
+    is_torn: bool,
+}
+
+/// What is to become of a file that is there.
+pub(super) enum There {
+    /// So many bytes stay, which are whole lines, perhaps.
+    Kept { bytes: u64, are_lines: bool },
+    /// There is none, or it is empty: else, this is why nobody knows what is in it.
+    Nothing(String),
 }
 
 impl Out {
     pub(super) fn new() -> Out {
         // SAFETY: the descriptor is open for as long as the process lives: it is never closed here.
         let file = ManuallyDrop::new(unsafe { File::from_raw_fd(1) });
-        Out { file, bytes: Vec::new(), is_terminal: io::stdout().is_terminal() }
+        Out { file, bytes: Vec::new(), is_terminal: io::stdout().is_terminal(), written: None, is_torn: false }
     }
 
-    /// A file, which keeps so many bytes of what is in it.
+    /// A file.
     ///
     /// # Errors
     /// A line for people.
-    pub(super) fn to_file(path: &Path, kept: u64) -> Result<Out, String> {
+    pub(super) fn to_file(path: &Path, there: &There) -> Result<Out, String> {
         let name = path.display();
         let cannot = |what: &str, e: io::Error| format!("cannot {what} the output '{name}': {e}");
         let open = OpenOptions::new().append(true).create(true).open(path);
         let file = open.map_err(|e| cannot("open", e))?;
         let about = file.metadata().map_err(|e| cannot("look at", e))?;
         // A pipe has no length, and keeps nothing.
+        let mut written = None;
         if about.is_file() {
             let len = about.len();
-            if len < kept {
+            let (kept, are_lines) = match there {
+                There::Kept { bytes, are_lines } => (*bytes, *are_lines),
+                There::Nothing(_) if len == 0 => (0, false),
+                There::Nothing(why) => {
+                    return Err(format!(
+                        "the output '{name}' has {len} bytes, of which {why}: move it away, or name another file"
+                    ));
+                }
+            };
+            let is_another = len < kept
+                || are_lines && kept > 0 && {
+                    let mut last = [0];
+                    let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, kept - 1));
+                    read.map_err(|e| cannot("read", e))?;
+                    last != *b"\n"
+                };
+            if is_another {
                 return Err(format!(
                     "the output '{name}' has {len} bytes, of which there are {kept} by the joblog: it is not the output of \
                      that run, or was changed; remove both, or name others"
@@ -51,8 +80,9 @@ impl Out {
             if len > kept {
                 file.set_len(kept).map_err(|e| cannot("shorten", e))?;
             }
+            written = Some(kept);
         }
-        Ok(Out { file: ManuallyDrop::new(file), bytes: Vec::new(), is_terminal: false })
+        Ok(Out { file: ManuallyDrop::new(file), bytes: Vec::new(), is_terminal: false, written, is_torn: false })
     }
 
     pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
@@ -67,13 +97,29 @@ impl Out {
         self.bytes.is_empty()
     }
 
-    /// Writes all.
+    /// Where it ends, in a file; else 0.
+    pub(super) fn end(&self) -> u64 {
+        self.written.map_or(0, |written| written + self.bytes.len() as u64)
+    }
+
+    /// Writes all. Once that has failed nothing is written any more.
     pub(super) fn flush(&mut self, progress: &Progress) -> io::Result<()> {
-        let Out { file, bytes, is_terminal } = self;
-        let written = if *is_terminal { progress.suspend(|| file.write_all(bytes)) } else { file.write_all(bytes) };
+        let Out { file, bytes, is_terminal, written, is_torn } = self;
+        let result = match (*is_torn, *is_terminal) {
+            (true, _) => Err(io::Error::other("a write before it has failed")),
+            (false, true) => progress.suspend(|| file.write_all(bytes)),
+            (false, false) => file.write_all(bytes),
+        };
+        match (&result, written) {
+            (Ok(()), Some(written)) => *written += bytes.len() as u64,
+            // A part of it may be there.
+            (Err(_), Some(written)) if !*is_torn => drop(file.set_len(*written)),
+            _ => {}
+        }
+        *is_torn |= result.is_err();
         bytes.clear();
         bytes.shrink_to(4 * FULL);
-        written
+        result
     }
 }
 

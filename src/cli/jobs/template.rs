@@ -52,6 +52,15 @@ impl Template {
         Template { words }
     }
 
+    /// The same for commands that are the same for each argument: their words, each with a zero behind it.
+    pub(super) fn spelled(&self) -> Vec<u8> {
+        let text = |part: &Part| match part {
+            Part::Text(text) => text.clone(),
+            part => PLACES.iter().find(|(_, place)| place == part).map_or(Vec::new(), |(text, _)| text.to_vec()),
+        };
+        self.words.iter().flat_map(|word| word.iter().flat_map(text).chain([0]).collect::<Vec<_>>()).collect()
+    }
+
     /// The words of the command for this argument, the `seq`th job.
     pub(super) fn fill(&self, arg: &[u8], seq: u64) -> Vec<Vec<u8>> {
         self.words.iter().map(|word| fill(word, arg, seq)).collect()
@@ -179,6 +188,14 @@ mod tests {
         assert_eq!(filled(&places, "/x"), "echo /x /x x / x 7");
         assert_eq!(filled(&places, "d.e/x"), "echo d.e/x d.e/x x d.e x 7");
         assert_eq!(filled(&places, "x"), "echo x x x . x 7");
+    }
+
+    #[test]
+    fn a_command_is_known_whichever_way_it_is_told() {
+        let spelled = |command: &[&str]| Template::new(command.iter().map(Into::into).collect()).spelled();
+        assert_eq!(spelled(&["echo"]), spelled(&["echo", "{}"]));
+        assert_eq!(spelled(&["a", "b{.}{}"]), b"a\0b{.}{}\0");
+        assert_ne!(spelled(&["echo", "a b"]), spelled(&["echo", "a", "b"]));
     }
 
     #[test]
