@@ -2,8 +2,6 @@
 
 #[cfg(feature = "pool")]
 use super::bench::BenchArgs;
-#[cfg(feature = "jobs")]
-use super::jobs::JobsArgs;
 #[cfg(any(feature = "source", feature = "temporal"))]
 use super::observing::ObservingArgs;
 #[cfg(feature = "pool")]
@@ -22,6 +20,8 @@ use super::{
     torture::TortureArgs,
     upgrade::UpgradeArgs,
 };
+#[cfg(feature = "jobs")]
+use super::{jobs::JobsArgs, successor::SuccessorArgs};
 use crate::mem::backing::{LONGEST, is_pool_name};
 #[cfg(feature = "temporal")]
 use crate::{
@@ -212,6 +212,10 @@ pub(crate) enum Command {
     /// Make a segment and fill it
     #[command(hide = true)]
     Probe(ProbeArgs),
+    /// Go on with the pool of a command
+    #[cfg(feature = "jobs")]
+    #[command(hide = true)]
+    Successor(SuccessorArgs),
 }
 
 /// What `shmworker run` was told.

@@ -52,6 +52,9 @@ pub(super) struct Settings {
     pub(super) client: Option<String>,
     #[serde(skip)]
     pub(super) sync: SyncWhen,
+    /// Of a pool that is forked: another version of this program goes on with it if it is given these arguments, and replaces the
+    /// workers.
+    pub(super) successor: Option<Vec<OsString>>,
 }
 
 impl Default for Settings {
@@ -72,6 +75,7 @@ impl Default for Settings {
             file: None,
             client: None,
             sync: SyncWhen::default(),
+            successor: None,
         }
     }
 }
@@ -228,6 +232,14 @@ impl Builder {
     /// ```
     pub fn sync(mut self, when: SyncWhen) -> Builder {
         self.settings.sync = when;
+        self
+    }
+
+    /// Has another version of this program go on with the pool, which is to be [forked](Self::fork), when its coordinator is told to: it
+    /// calls [`work`](super::work) if it is given these arguments.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn succeeded_with(mut self, args: Vec<OsString>) -> Builder {
+        self.settings.successor = Some(args);
         self
     }
 

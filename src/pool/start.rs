@@ -44,6 +44,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     io::ErrorKind,
     os::{
         fd::{AsFd, OwnedFd},
@@ -165,6 +166,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// With which arguments another program goes on with this pool, though its coordinator has not executed one.
+    pub(super) fn successor(&self) -> Option<&Vec<OsString>> {
+        self.settings.successor.as_ref()
+    }
+
     /// How long a program that is to be the coordinator has for that.
     pub(super) fn start_timeout(&self) -> Duration {
         self.settings.start_timeout
@@ -624,8 +630,9 @@ impl CoordinatorsSeat<'_> {
         let pool = Coordinator::over(segment, me, bell, vec![spec], settings.grace, &mut observer)?;
         let pool = pool.inheriting_output().owned_by(owner, max_workers)?;
         let pool = if tasks.has_plugins() { pool.renewing(0, || tasks.probe_again()) } else { pool };
-        let pool = pool.succeeded_by(match self.is_a_program {
-            true => Ok(Box::new(launch::Successor { seat: self, tasks, program: None })),
+        let pool = pool.rolling_after_upgrade(settings.successor.is_some());
+        let pool = pool.succeeded_by(match self.is_a_program || settings.successor.is_some() {
+            true => Ok(Box::new(launch::Successor::of_pool(self, tasks))),
             false => Err(
                 "its coordinator is a copy of the program that has made it (Builder::fork), which no other program can go on \
                  with: make it by Builder::forkserver or Builder::exec",
