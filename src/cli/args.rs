@@ -494,7 +494,7 @@ impl RunArgs {
         };
         Ok((
             Worker { user, config, connection, name: name.clone() },
-            Place { name, options, quiet: self.quiet },
+            Place { name, options, quiet: self.quiet, is_upgradable: true },
             dev_server,
         ))
     }

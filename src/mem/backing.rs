@@ -85,6 +85,16 @@ pub(super) struct Name {
 }
 
 impl Name {
+    #[cfg(all(feature = "pool", feature = "temporal"))]
+    pub(super) fn own(path: PathBuf) -> Name {
+        Name { path, creator: std::process::id() }
+    }
+
+    #[cfg(all(feature = "pool", feature = "temporal"))]
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Leaves the name as it is, for good.
     pub(super) fn keep(mut self) {
         self.creator = 0; // nobody

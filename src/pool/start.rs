@@ -22,8 +22,8 @@ use crate::{
     },
     process::{
         coordinator::{
-            Coordinator, Event, Owner, PoolError, Role, Seat, Spec, Unfit, make_bell, name_process, participants_for,
-            processes_for,
+            Base, Coordinator, Event, Owner, PoolError, Role, Seat, Spec, Unfit, make_bell, name_process,
+            participants_for, processes_for,
         },
         handover::Handover,
         limits::WorkerLimits,
@@ -626,8 +626,8 @@ impl CoordinatorsSeat<'_> {
             }
             _ => {}
         };
-        let (segment, me) = (self.segment.clone(), Name::of(self.plan.coordinator));
-        let pool = Coordinator::over(segment, me, bell, vec![spec], settings.grace, &mut observer)?;
+        let base = Base { segment: self.segment.clone(), me: Name::of(self.plan.coordinator), bell };
+        let pool = Coordinator::over(base, vec![spec], settings.grace, &mut observer)?;
         let pool = pool.inheriting_output().owned_by(owner, max_workers)?;
         let pool = if tasks.has_plugins() { pool.renewing(0, || tasks.probe_again()) } else { pool };
         let pool = pool.rolling_after_upgrade(settings.successor.is_some());

@@ -423,6 +423,26 @@ pub(crate) fn make_bell() -> Result<EventFd, PoolError> {
         .map_err(|source| PoolError::Os { step: "make an eventfd", source })
 }
 
+/// What a coordinator is made over: a segment, in which it is `me`, and what rouses it.
+pub(crate) struct Base {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) me: Name,
+    pub(crate) bell: EventFd,
+}
+
+impl Base {
+    /// For so many processes beside it. The queues are those that have a name.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(crate) fn make(options: &Options, processes: usize) -> Result<Base, PoolError> {
+        let geometry = Geometry::new(participants_for(processes), options.queues.len());
+        let segment = Arc::new(Segment::create_with(geometry, options)?);
+        let me = segment.table().admit(std::process::id(), 0)?.ok_or(SegmentCreateError::Geometry)?;
+        Ok(Base { segment, me, bell: make_bell()? })
+    }
+}
+
 /// A pool's coordinator, in the process that is to be it.
 pub(crate) struct Coordinator<'o> {
     segment: Arc<Segment>,
@@ -485,21 +505,8 @@ impl<'o> Coordinator<'o> {
         grace: Duration,
         observer: &'o mut dyn FnMut(Event<'_>),
     ) -> Result<Self, PoolError> {
-        Coordinator::with_room(options, specs, 0, grace, observer)
-    }
-
-    /// As [`new`](Self::new), for a pool in which signals say how many processes there are of the kind `specs[spec]`, up to
-    /// `at_most`.
-    pub(crate) fn resizable(
-        options: &Options,
-        specs: Vec<Spec>,
-        (spec, at_most): (usize, usize),
-        grace: Duration,
-        observer: &'o mut dyn FnMut(Event<'_>),
-    ) -> Result<Self, PoolError> {
-        let more = at_most.saturating_sub(specs[spec].count);
-        let pool = Coordinator::with_room(options, specs, more, grace, observer)?;
-        pool.resizing(spec, at_most)
+        let base = Base::make(options, specs.iter().map(|s| s.count).sum())?;
+        Coordinator::over(base, specs, grace, observer)
     }
 
     /// Leaves a descriptor open in the processes of this kind.
@@ -516,27 +523,9 @@ impl<'o> Coordinator<'o> {
         self
     }
 
-    fn with_room(
-        options: &Options,
-        specs: Vec<Spec>,
-        more: usize,
-        grace: Duration,
-        observer: &'o mut dyn FnMut(Event<'_>),
-    ) -> Result<Self, PoolError> {
-        let processes: usize = specs.iter().map(|s| s.count).sum();
-        let geometry = Geometry::new(participants_for(processes + more), options.queues.len());
-        let segment = Arc::new(Segment::create_with(geometry, options)?);
-        let me = segment.table().admit(std::process::id(), 0)?.ok_or(SegmentCreateError::Geometry)?;
-        let bell = make_bell()?;
-        Coordinator::over(segment, me, bell, specs, grace, observer)
-    }
-
-    /// The coordinator of a segment that is made already, in which it is `me`. This process must have one thread, and keep to
-    /// that.
+    /// The coordinator of a segment that is made already. This process must have one thread, and keep to that.
     pub(crate) fn over(
-        segment: Arc<Segment>,
-        me: Name,
-        bell: EventFd,
+        Base { segment, me, bell }: Base,
         specs: Vec<Spec>,
         grace: Duration,
         observer: &'o mut dyn FnMut(Event<'_>),
@@ -611,7 +600,11 @@ impl<'o> Coordinator<'o> {
         self.resizing(0, at_most)
     }
 
-    fn resizing(mut self, spec: usize, at_most: usize) -> Result<Self, PoolError> {
+    /// Signals say how many processes there are of the kind `specs[spec]`, up to `at_most`.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(crate) fn resizing(mut self, spec: usize, at_most: usize) -> Result<Self, PoolError> {
         let os = |step| move |source| PoolError::Os { step, source };
         raise_file_limit(16 + 3 * (self.workers.len() + at_most) as u64)
             .map_err(os("raise the limit of open files"))?;
