@@ -87,7 +87,8 @@ impl Jobs {
     }
 
     fn process(&self, label: &str) -> i64 {
-        let is_there = || self.living().into_iter().find(|(other, _)| other == label);
+        // The coordinator's place is kept before there is one.
+        let is_there = || self.living().into_iter().find(|(other, pid)| other == label && *pid > 0);
         eventually(format_args!("there is {label}"), is_there).1
     }
 

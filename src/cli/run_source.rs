@@ -43,6 +43,7 @@ pub(crate) fn run(
     }
     #[cfg(feature = "metrics")]
     let metrics = observing.metrics.map(super::observing::listen).transpose()?;
+    successor::hold_back()?;
     let mut builder = Pool::builder().succeeded_with(successor::args(&load, Some(format)));
     if let Some(n) = workers {
         builder = builder.workers(n as usize);

@@ -11,7 +11,7 @@ use crate::{
     pool::work,
 };
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{SigSet, Signal, kill},
     unistd::Pid,
 };
 use std::{ffi::OsString, path::PathBuf};
@@ -50,6 +50,17 @@ pub(crate) fn run(args: SuccessorArgs) -> Result<(), CliError> {
     }
     let code = work(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     std::process::exit(code.into());
+}
+
+/// From here on a SIGUSR2 for this process waits for the thread that [passes it on](pass_on). To be called before there is a pool,
+/// by whose name somebody may find this process.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn hold_back() -> Result<(), CliError> {
+    let signals: SigSet = [Signal::SIGUSR2].into_iter().collect();
+    let failed = |e| CliError::new(exit::FAILURE, format_args!("signals cannot be waited for: {e}"));
+    signals.thread_block().map_err(failed)
 }
 
 /// SIGUSR2 for a command is meant for the coordinator of its pool.

@@ -238,6 +238,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         Some(path) => Pool::builder().file(path).sync(args.sync.unwrap_or_default()),
         None => Pool::builder(),
     };
+    successor::hold_back()?;
     let builder = builder.workers(workers).succeeded_with(successor::args(&args.load, format));
     let pool = builder.fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     let kept = args.state.as_ref().map(|path| State::of(path, &pool, &done));
