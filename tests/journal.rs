@@ -234,6 +234,19 @@ fn recover_says_what_the_next_start_does() {
     let report =
         ["this run of the machine", "client 'main'", "6 tasks accepted and not done", "goes on with the segment"];
     says(&shmworker(&["recover"], &state), 0, &report);
+    says(&shmworker(&["inspect"], &state), 0, &[report[1], report[2], "segment and journals agree"]);
+    let json = says(&shmworker(&["inspect", "--json"], &state), 0, &[r#""is_in_use":false"#, r#""contradictions":[]"#]);
+    assert!(json.contains(r#""client":"main""#) && json.contains(r#""accepted":6,"done":0"#), "{json}");
+    // One that has lost its last record.
+    let records = fs::read(&journal).unwrap();
+    OpenOptions::new().write(true).open(&journal).unwrap().set_len(records.len() as u64 - 1).unwrap();
+    let lost = [
+        "5 tasks accepted",
+        "task 6 of client 'main', of which its journal knows nothing",
+        "contradict each other in 1",
+    ];
+    says(&shmworker(&["inspect"], &state), 1, &lost);
+    fs::write(&journal, &records).unwrap();
     // The first part of a record.
     let whole = fs::metadata(&journal).unwrap().len();
     OpenOptions::new().append(true).open(&journal).unwrap().write_all(&[9, 0, 0]).unwrap();

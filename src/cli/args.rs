@@ -168,8 +168,9 @@ pub(crate) enum Command {
     /// Have another program go on with a pool that runs: the one that has replaced the file of its own
     #[command(after_help = "Example:\n  shmworker upgrade mine\n      \
         the pool's coordinator executes what its program's file is by now; its workers go on, and new ones are of that program\n\n\
-        For pools of Builder::forkserver and Builder::exec. If the new program can't go on with it, the old one does. Exit code 1 if so, \
-        with the reason.")]
+        For run and jobs, whose workers are replaced one after another once what they run is finished, and for pools of \
+        Builder::forkserver and Builder::exec. If the new program can't go on with it, the old one does. Exit code 1 if so, with the \
+        reason.")]
     Upgrade(UpgradeArgs),
     /// Say what is left of a pool with a state file, and what the next start makes of it
     #[cfg(feature = "pool")]

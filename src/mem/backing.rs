@@ -315,7 +315,7 @@ pub(super) fn lock(file: &File) -> io::Result<bool> {
     }
 }
 
-fn is_alive(file: &File) -> io::Result<bool> {
+pub(super) fn is_alive(file: &File) -> io::Result<bool> {
     let mut found = LIFE;
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)

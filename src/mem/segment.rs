@@ -499,6 +499,12 @@ impl Segment {
         Segment { _name: Some(backing::Name::own(path)), ..self }
     }
 
+    /// Has somebody the file that it lies in?
+    #[cfg(all(feature = "cli", feature = "pool"))]
+    pub(crate) fn is_in_use(&self) -> bool {
+        backing::is_alive(&self.file).unwrap_or(true)
+    }
+
     /// The names of the queues, in their order.
     pub(crate) fn queue_names(&self) -> Vec<String> {
         (0..self.geometry.queues as usize).map(|queue| self.queue_name(queue)).collect()
