@@ -21,19 +21,26 @@ const TESTS: &[(&str, common::Test)] = &common::tests![
     an_embedded_dev_server_and_a_named_segment_go_on
 ];
 
+/// With a command of `shmworker` as its first argument this program is the sample worker, and could have pools too.
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|arg| arg == "run") {
+        shmworker::init(shmworker::Tasks::new);
+        return shmworker::temporal::sample::worker().main();
+    }
     common::run(TESTS)
 }
 
-/// The program, which is replaced by another.
+/// A program, which is replaced by another.
 struct Binary {
     dir: tempfile::TempDir,
+    original: PathBuf,
 }
 
 impl Binary {
-    fn new() -> Binary {
+    fn of(original: impl Into<PathBuf>) -> Binary {
         // Where the program is, for links to it.
-        let binary = Binary { dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap() };
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let binary = Binary { dir, original: original.into() };
         binary.replace();
         binary
     }
@@ -45,7 +52,7 @@ impl Binary {
     /// By itself.
     fn replace(&self) {
         let _ = fs::remove_file(self.path()); // a link to the same file would not be renamed
-        fs::hard_link(env!("CARGO_BIN_EXE_shmworker"), self.path()).unwrap();
+        fs::hard_link(&self.original, self.path()).unwrap();
     }
 
     /// By something else altogether.
@@ -87,7 +94,7 @@ fn upgraded(scene: &Scene<'_>, program: &mut Program, labels: &[&str], time: usi
 }
 
 fn an_upgrade_costs_no_workflow_and_replaces_the_workers(scene: &Scene<'_>) {
-    let binary = Binary::new();
+    let binary = Binary::of(std::env::current_exe().unwrap());
     let mut pool = Pool::start(scene.connected(&binary.path(), &["run"]), 2, 1, &["--metrics", "127.0.0.1:0"]);
     let metrics = pool.program.says("where metrics are", 1, |line| line.starts_with("metrics: http://"));
     let metrics = metrics.trim_start_matches("metrics: http://").trim_end_matches("/metrics");
@@ -131,7 +138,7 @@ fn an_upgrade_costs_no_workflow_and_replaces_the_workers(scene: &Scene<'_>) {
 }
 
 fn an_embedded_dev_server_and_a_named_segment_go_on(scene: &Scene<'_>) {
-    let binary = Binary::new();
+    let binary = Binary::of(env!("CARGO_BIN_EXE_shmworker"));
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     let command = |path: PathBuf, args: &[&str]| {

@@ -104,7 +104,7 @@ const TAKEOVER: u32 = 2;
 /// What a program leaves to the one that follows it.
 #[derive(Serialize, Deserialize)]
 enum Estate {
-    Pool(Takeover),
+    Pool(Box<Takeover>),
     /// A pool that serves Temporal: what [`Invited::state`] is then.
     Temporal(Vec<u8>),
 }
@@ -155,12 +155,18 @@ pub fn init(tasks: fn() -> Tasks) {
     let threads = threads().unwrap_or(1);
     let is_first = REGISTRY.set(Registry { tasks, threads }).is_ok();
     assert!(is_first, "shmworker::init was called before: a program has one set of tasks");
-    if let Some(inode) = std::env::var_os(VARIABLE) {
-        let code = take_part(&inode, threads, tasks).unwrap_or_else(|why| {
+    let Some(inode) = std::env::var_os(VARIABLE) else { return };
+    let code = read_invitation(&inode).and_then(|received| match put_aside(received) {
+        Some(received) => take_part(received, threads, tasks).map(Some),
+        None => Ok(None),
+    });
+    match code {
+        Ok(None) => {}
+        Ok(Some(code)) => std::process::exit(code.into()),
+        Err(why) => {
             eprintln!("{why}");
-            FAILED
-        });
-        std::process::exit(code.into());
+            std::process::exit(FAILED.into());
+        }
     }
 }
 
@@ -322,7 +328,8 @@ pub enum WorkError {
 /// ```
 pub fn work(tasks: Tasks) -> Result<u8, WorkError> {
     let inode = std::env::var_os(VARIABLE).ok_or(WorkError::NotStarted)?;
-    take_part(&inode, threads().unwrap_or(1), move || tasks).map_err(WorkError::Failed)
+    let received = read_invitation(&inode).map_err(WorkError::Failed)?;
+    take_part(received, threads().unwrap_or(1), move || tasks).map_err(WorkError::Failed)
 }
 
 /// What is executed.
@@ -429,7 +436,7 @@ impl<'s> Successor<'s> {
             fds: vec![segment.as_fd(), bell.as_fd(), connection.as_fd()],
             estate: Box::new(move |handover| {
                 let (plan, handover, tasks) = (plan.clone(), handover.clone(), signatures.clone());
-                Ok(Estate::Pool(Takeover { plan, handover, tasks }))
+                Ok(Estate::Pool(Box::new(Takeover { plan, handover, tasks })))
             }),
             args: plan.successor().cloned(),
             patience: plan.start_timeout(),
@@ -566,8 +573,8 @@ impl Drop for Check {
 ///
 /// # Errors
 /// What was wrong, where there is nobody else to tell.
-fn take_part(inode: &OsStr, threads: usize, tasks: impl FnOnce() -> Tasks) -> Result<u8, String> {
-    let (socket, invitation, fds) = read_invitation(inode)?;
+fn take_part(received: Received, threads: usize, tasks: impl FnOnce() -> Tasks) -> Result<u8, String> {
+    let (socket, invitation, fds) = received;
     match invitation {
         Invitation::Coordinator { plan, fingerprint } => {
             let refused = match enter(threads, tasks, signal::reset_in_child).and_then(|t| check(t, fingerprint)) {
@@ -611,11 +618,30 @@ fn take_part(inode: &OsStr, threads: usize, tasks: impl FnOnce() -> Tasks) -> Re
     }
 }
 
-/// What lies in this process's standard input: an invitation, with its descriptors.
+/// An invitation, with its descriptors, and the socket in which it lay.
+type Received = (UnixStream, Invitation, Vec<OwnedFd>);
+
+/// What [`init`] has met, and is for [`Invited::here`].
+#[cfg(feature = "temporal")]
+static PUT_ASIDE: std::sync::Mutex<Option<Received>> = std::sync::Mutex::new(None);
+
+/// Keeps what is for the part of a program that serves Temporal, which comes later.
+fn put_aside(received: Received) -> Option<Received> {
+    #[cfg(feature = "temporal")]
+    if let Invitation::Successor { version, ref state, .. } = received.1
+        && let Ok(Estate::Temporal(_)) = estate(version, state)
+    {
+        *PUT_ASIDE.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(received);
+        return None;
+    }
+    Some(received)
+}
+
+/// What lies in this process's standard input.
 ///
 /// # Errors
 /// There is none.
-fn read_invitation(inode: &OsStr) -> Result<(UnixStream, Invitation, Vec<OwnedFd>), String> {
+fn read_invitation(inode: &OsStr) -> Result<Received, String> {
     let stdin = io::stdin();
     let is_ours = fstat(&stdin).is_ok_and(|found| inode.to_str() == Some(found.st_ino.to_string().as_str()));
     if !is_ours {
@@ -650,7 +676,8 @@ impl Invited {
     /// It can't, which who asked has been told.
     pub(crate) fn here() -> Result<Option<Invited>, String> {
         let Some(inode) = std::env::var_os(VARIABLE) else { return Ok(None) };
-        let (socket, invitation, fds) = read_invitation(&inode)?;
+        let put_aside = PUT_ASIDE.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let (socket, invitation, fds) = put_aside.map_or_else(|| read_invitation(&inode), Ok)?;
         let Invitation::Successor { version, is_check, state } = invitation else {
             return Err("this command is no worker program: make it one by shmworker::init, or name another".to_owned());
         };
@@ -725,7 +752,7 @@ fn follow(
         let segment = fds.into_iter().next().ok_or_else(|| refused(&MISSING))?;
         return Segment::attach(segment, false).map(|_| None).map_err(|e| refused(&e));
     }
-    let Takeover { plan, handover, .. } = takeover;
+    let Takeover { plan, handover, .. } = *takeover;
     let [segment, bell, connection] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| refused(&MISSING))?;
     let segment = Arc::new(Segment::attach(segment, true).map_err(|e| refused(&e))?);
     // SAFETY: what comes in this place is the eventfd that the caller has made.

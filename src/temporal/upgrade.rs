@@ -7,10 +7,7 @@ use crate::{
     lockfree::participant::Name,
     mem::segment::Segment,
     pool::launch::Invited,
-    process::{
-        coordinator::Base,
-        handover::{Handover, take_up},
-    },
+    process::{coordinator::Base, handover::Handover},
 };
 use nix::{
     sys::{eventfd::EventFd, prctl::set_name},
@@ -100,7 +97,7 @@ impl Taken {
     #[cfg(all(feature = "cli", feature = "metrics"))]
     pub(crate) fn metrics(&self) -> Option<std::net::TcpListener> {
         let listener = self.state.handover.handed.filter(|_| !self.is_check())?;
-        take_up(listener).ok().map(Into::into)
+        crate::process::handover::take_up(listener).ok().map(Into::into)
     }
 
     pub(super) fn handover(&self) -> &Handover {
