@@ -47,7 +47,7 @@ library() {
     # Its own build takes longer than all that it checks: .ci/long has it.
     if command -v mdbook >/dev/null || [ -x "$cache/mdbook/bin/mdbook" ]; then step "library: the built book" .ci/book; fi
     step "library: command line" cargo test --test cli --test bench --test help --test doctor --test config
-    step "library: start methods" cargo test --test start_methods --test cargo_test --test attached --test upgrade
+    step "library: start methods" cargo test --test start_methods --test cargo_test --test attached --test upgrade --test upgrade_jobs
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
     step "library: state files" cargo test --test state --test journal
     step "library: torture" cargo test --test torture --test segment --test raw_sync
@@ -87,7 +87,7 @@ temporal() {
     tmux_is_there
     step "temporal: build" cargo test --no-run
     step "temporal: on a real server" cargo test --test temporal
-    step "temporal: what a worker is told" cargo test --test temporal_worker --test temporal_flags --test temporal_tls --test temporal_metrics \
+    step "temporal: what a worker is told" cargo test --test temporal_worker --test temporal_flags --test temporal_tls --test temporal_metrics --test temporal_upgrade \
         --test temporal_traces
     step "temporal: workflow features, replay" cargo test --test temporal_features --test replay
     step "temporal: activities" cargo test --test temporal_activities --test temporal_plugins

@@ -16,6 +16,7 @@ use nix::{
     unistd::{Pid, alarm},
 };
 use program::Program;
+use serde_json::Value;
 use shmworker::{
     Pool, Tasks,
     pool::{SyncWhen, TaskOptions},
@@ -49,6 +50,8 @@ fn main() -> ExitCode {
         a_journal_of_another_state_is_refused,
         a_state_that_is_in_use_is_not_imported_into,
         a_full_disk_accepts_nothing_and_loses_nothing,
+        what_version_6_has_written_is_gone_on_with,
+        a_segment_of_another_version_is_refused_and_stays,
     ])
 }
 
@@ -234,6 +237,19 @@ fn recover_says_what_the_next_start_does() {
     let report =
         ["this run of the machine", "client 'main'", "6 tasks accepted and not done", "goes on with the segment"];
     says(&shmworker(&["recover"], &state), 0, &report);
+    says(&shmworker(&["inspect"], &state), 0, &[report[1], report[2], "segment and journals agree"]);
+    let json = says(&shmworker(&["inspect", "--json"], &state), 0, &[r#""is_in_use":false"#, r#""contradictions":[]"#]);
+    assert!(json.contains(r#""client":"main""#) && json.contains(r#""accepted":6,"done":0"#), "{json}");
+    // One that has lost its last record.
+    let records = fs::read(&journal).unwrap();
+    OpenOptions::new().write(true).open(&journal).unwrap().set_len(records.len() as u64 - 1).unwrap();
+    let lost = [
+        "5 tasks accepted",
+        "task 6 of client 'main', of which its journal knows nothing",
+        "contradict each other in 1",
+    ];
+    says(&shmworker(&["inspect"], &state), 1, &lost);
+    fs::write(&journal, &records).unwrap();
     // The first part of a record.
     let whole = fs::metadata(&journal).unwrap().len();
     OpenOptions::new().append(true).open(&journal).unwrap().write_all(&[9, 0, 0]).unwrap();
@@ -370,4 +386,97 @@ fn a_full_disk_accepts_nothing_and_loses_nothing() {
         }
         refused => eprintln!("skipped: no user and mount namespace to be had here: {refused:?}"),
     }
+}
+
+// ---- what earlier versions have written -----------------------------------------------------------------------------
+
+/// What this version has left of `jobs --state state --output results.jsonl jobs.jsonl` when all was killed: of 8 jobs 3 are done, 2
+/// ran, 3 waited. The rest ends once there is a file 'gate'. `state.lines` is its export.
+const WRITTEN: (u64, &str) = (6, concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/state-6.tar.gz"));
+
+/// That, in a directory of its own; and the version of a segment that is made today.
+fn written() -> (tempfile::TempDir, u64) {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(Command::new("tar").arg("-xzf").arg(WRITTEN.1).arg("-C").arg(dir.path()).status().unwrap().success());
+    let new = dir.path().join("new");
+    says(&shmworker(&["probe", "--file"], &new), 0, &["made"]);
+    let json: Value = serde_json::from_str(&says(&shmworker(&["inspect", "--json"], &new), 0, &[])).unwrap();
+    (dir, json["segment"]["layout_version"].as_u64().unwrap())
+}
+
+fn jobs(dir: &Path, state: &str) -> Output {
+    let mut command = Command::new(SHMWORKER);
+    command.args(["jobs", "-j", "2", "--state", state, "--output", "results.jsonl", "jobs.jsonl"]).current_dir(dir);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// The tasks in these lines, but for how far they are.
+fn accepted(lines: &str) -> Vec<Value> {
+    let tasks = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let without = |mut task: Value| {
+        task.as_object_mut().unwrap().retain(|field, _| field != "state" && field != "attempts");
+        task
+    };
+    tasks.map(without).collect()
+}
+
+fn what_version_6_has_written_is_gone_on_with() {
+    let (dir, known) = written();
+    let state = dir.path().join("state");
+    let version = WRITTEN.0;
+    let lines = fs::read_to_string(dir.path().join("state.lines")).unwrap();
+    let exported = says(&shmworker(&["export"], &state), 0, &[]);
+    assert_eq!(accepted(&exported), accepted(&lines));
+    if known == version {
+        // Each word means what it meant.
+        let sound = [
+            &format!("version {version}"),
+            "3 ready, 0 delayed",
+            "no invariant is violated",
+            "another run of the machine",
+        ];
+        says(&shmworker(&["inspect"], &state), 0, &sound);
+    } else {
+        let refused = format!("a segment of layout version {version}, where this program knows version {known}");
+        says(&shmworker(&["recover"], &state), 1, &[&refused, "--apply"]);
+        says(&jobs(dir.path(), "state"), 1, &["cannot go on with 'state'", &refused]);
+        says(&shmworker(&["recover", "--apply"], &state), 0, &["the segment is", "state.old"]);
+    }
+    fs::write(dir.path().join("gate"), "").unwrap();
+    says(&jobs(dir.path(), "state"), 0, &["'state': 5 jobs that were accepted are gone on with"]);
+    let results = fs::read_to_string(dir.path().join("results.jsonl")).unwrap();
+    let results: Vec<Value> = results.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(results.len() == 8 && results.iter().all(|result| result["status"] == "done"), "{results:?}");
+    let said: BTreeSet<&str> = results.iter().filter_map(|result| result["result"]["stdout"].as_str()).collect();
+    assert_eq!(said, ["4\n", "5\n", "6\n", "7\n", "8\n"].into());
+
+    // Its lines can be taken elsewhere.
+    let other = dir.path().join("other");
+    says(&import(&other, lines.as_bytes()), 0, &["imported 5 tasks; 3 more are done"]);
+    says(&shmworker(&["recover"], &other), 0, &["5 tasks accepted and not done, 3 done", "5 are in the journal alone"]);
+}
+
+fn a_segment_of_another_version_is_refused_and_stays() {
+    const VERSION: u64 = 8;
+    let (dir, known) = written();
+    let state = dir.path().join("state");
+    let file = OpenOptions::new().read(true).write(true).open(&state).unwrap();
+    file.write_all_at(&5u64.to_le_bytes(), VERSION).unwrap();
+    let read = || {
+        let mut head = vec![0; 1 << 20];
+        file.read_exact_at(&mut head, 0).unwrap();
+        (head, fs::read(dir.path().join("state.journal")).unwrap(), fs::read(dir.path().join("results.jsonl")).unwrap())
+    };
+    let before = read();
+    let refused = format!(
+        "a segment of layout version 5, where this program knows version {known}: use the program that made it"
+    );
+    says(&jobs(dir.path(), "state"), 1, &["error: cannot go on with 'state': ", &refused]);
+    says(&shmworker(&["inspect"], &state), 1, &[&refused]);
+    says(
+        &shmworker(&["recover"], &state),
+        1,
+        &[&refused, "with --apply it is set aside, and its journal makes another"],
+    );
+    assert!(read() == before, "nothing is changed");
 }

@@ -322,6 +322,47 @@ fn a_drain_ends_what_runs_and_gives_back_the_rest() {
 }
 
 #[test]
+fn an_upgrade_replaces_its_workers_once_what_they_run_is_finished() {
+    let marks = tempfile::tempdir().unwrap();
+    let (begun, go) = (marks.path().join("begun"), marks.path().join("go"));
+    let who = "tr '\\0' ' ' < /proc/$PPID/cmdline; env";
+    let first = format!("touch {}; while ! [ -e {} ]; do sleep 0.01; done; {who}", begun.display(), go.display());
+    let exec = |script: &str| json!({"task":"exec","args":["sh","-c",script]});
+    let answer = jobs(&[("a", exec(&first)), ("b", exec(who))]);
+    let server = Server::start(move |call, before| match (&*call.path, before) {
+        ("/queue/fetch", 0) => answer.clone(),
+        _ => NONE,
+    });
+    let mut command = command(&["-w", "1"]);
+    command.env("PATH", "/usr/bin:/bin").env("SHMWORKER_SOURCE", server.url());
+    command.env("SHMWORKER_SOURCE_HEADER", "x-key: sesame");
+    let mut program = Program::start(command);
+    eventually("the job runs", || begun.exists().then_some(()));
+    program.signal(Signal::SIGUSR2);
+    eventually("the coordinator is another program", || {
+        let family = program.family();
+        let mut lines =
+            family.iter().filter_map(|one| std::fs::read_to_string(format!("/proc/{}/cmdline", one.pid)).ok());
+        lines.any(|line| line.contains("successor")).then_some(())
+    });
+    std::fs::write(&go, "").unwrap();
+    let results = || {
+        server
+            .calls("/queue/publish")
+            .iter()
+            .flat_map(|call| call.body["results"].as_array().unwrap().clone())
+            .collect::<Vec<_>>()
+    };
+    let results = eventually("both results", || Some(results()).filter(|results| results.len() == 2));
+    program.signal(Signal::SIGINT);
+    assert_eq!(program.end().code(), Some(0));
+    let by = results.iter().map(|result| result["result"]["result"]["stdout"].as_str().unwrap()).collect::<Vec<_>>();
+    assert!(by[0].contains("shmworker run -w 1 ") && by[1].contains("shmworker successor "), "{by:?}");
+    assert!(by.iter().all(|env| !env.contains("sesame")), "{by:?}");
+    program.leaves_nobody();
+}
+
+#[test]
 fn a_program_is_not_told_the_secrets_of_the_source() {
     let server = Server::start(|call, before| match (&*call.path, before) {
         ("/queue/fetch", 0) => jobs(&[("a", json!({"task":"exec","args":["env"]}))]),

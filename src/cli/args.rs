@@ -2,8 +2,6 @@
 
 #[cfg(feature = "pool")]
 use super::bench::BenchArgs;
-#[cfg(feature = "jobs")]
-use super::jobs::JobsArgs;
 #[cfg(any(feature = "source", feature = "temporal"))]
 use super::observing::ObservingArgs;
 #[cfg(feature = "pool")]
@@ -22,6 +20,8 @@ use super::{
     torture::TortureArgs,
     upgrade::UpgradeArgs,
 };
+#[cfg(feature = "jobs")]
+use super::{jobs::JobsArgs, successor::SuccessorArgs};
 use crate::mem::backing::{LONGEST, is_pool_name};
 #[cfg(feature = "temporal")]
 use crate::{
@@ -168,8 +168,9 @@ pub(crate) enum Command {
     /// Have another program go on with a pool that runs: the one that has replaced the file of its own
     #[command(after_help = "Example:\n  shmworker upgrade mine\n      \
         the pool's coordinator executes what its program's file is by now; its workers go on, and new ones are of that program\n\n\
-        For pools of Builder::forkserver and Builder::exec. If the new program can't go on with it, the old one does. Exit code 1 if so, \
-        with the reason.")]
+        For run and jobs, whose workers are replaced one after another once what they run is finished, and for pools of \
+        Builder::forkserver and Builder::exec. If the new program can't go on with it, the old one does. Exit code 1 if so, with the \
+        reason.")]
     Upgrade(UpgradeArgs),
     /// Say what is left of a pool with a state file, and what the next start makes of it
     #[cfg(feature = "pool")]
@@ -212,6 +213,10 @@ pub(crate) enum Command {
     /// Make a segment and fill it
     #[command(hide = true)]
     Probe(ProbeArgs),
+    /// Go on with the pool of a command
+    #[cfg(feature = "jobs")]
+    #[command(hide = true)]
+    Successor(SuccessorArgs),
 }
 
 /// What `shmworker run` was told.
@@ -490,7 +495,7 @@ impl RunArgs {
         };
         Ok((
             Worker { user, config, connection, name: name.clone() },
-            Place { name, options, quiet: self.quiet },
+            Place { name, options, quiet: self.quiet, is_upgradable: true },
             dev_server,
         ))
     }

@@ -16,8 +16,8 @@ use nix::unistd::geteuid;
 use std::{ffi::OsString, fmt, fs, io, os::unix::fs::MetadataExt, path::PathBuf};
 use toml::{Table, Value};
 
-/// Commands that only print, and shall not fail for a file.
-const WITHOUT: [&str; 3] = ["completions", "help", "man"];
+/// Commands that only print, or have their flags from another, and shall not fail for a file.
+const WITHOUT: [&str; 4] = ["completions", "help", "man", "successor"];
 
 /// Variables of Temporal's that win over the file, by the flag that says the same.
 const VARIABLES: [(&str, &[&str]); 13] = [

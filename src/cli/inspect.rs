@@ -16,6 +16,11 @@ use crate::{
         sample::{Percentiles, Sample},
     },
 };
+#[cfg(feature = "pool")]
+use crate::{
+    observe::find::Found,
+    state::survey::{Survey, survey},
+};
 use serde::Serialize;
 use std::fmt::{self, Write};
 
@@ -36,6 +41,32 @@ struct Json<'s> {
     #[serde(flatten)]
     sample: &'s Sample,
     audit: Audit,
+    /// Null where there is none.
+    #[cfg(feature = "pool")]
+    journals: Option<Journals>,
+}
+
+/// What the journals beside the file say.
+#[cfg(feature = "pool")]
+#[derive(Serialize)]
+struct Journals {
+    /// A pool has the file: they are not compared with it.
+    is_in_use: bool,
+    is_of_this_boot: bool,
+    clients: Vec<Client>,
+    contradictions: Vec<String>,
+}
+
+#[cfg(feature = "pool")]
+#[derive(Serialize)]
+struct Client {
+    path: String,
+    error: Option<String>,
+    client: Option<String>,
+    records: Option<u64>,
+    bytes: Option<u64>,
+    accepted: Option<usize>,
+    done: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -54,21 +85,110 @@ pub(crate) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let sample = Sample::of(&found);
     // What others are in the middle of, or died in the middle of, is no fault.
     let violations = found.segment.table().audit_live().violations;
+    #[cfg(feature = "pool")]
+    let beside = Beside::of(&found);
+    #[cfg(feature = "pool")]
+    let contradictions = beside.as_ref().map_or(0, |beside| beside.survey.contradictions.len());
+    #[cfg(not(feature = "pool"))]
+    let contradictions = 0;
     if args.json {
         let violations: Vec<String> = violations.iter().map(Violation::to_string).collect();
         let audit = Audit { is_sound: violations.is_empty(), violations };
-        say(serde_json::to_string(&Json { sample: &sample, audit }).map_err(|e| failed(&e))?);
+        let json = Json {
+            sample: &sample,
+            audit,
+            #[cfg(feature = "pool")]
+            journals: beside.map(Beside::json),
+        };
+        say(serde_json::to_string(&json).map_err(|e| failed(&e))?);
     } else {
         let mut text = String::new();
         describe(&mut text, &sample, &violations).map_err(|e| failed(&e))?;
-        say(text);
+        #[cfg(feature = "pool")]
+        if let Some(beside) = &beside {
+            beside.describe(&mut text).map_err(|e| failed(&e))?;
+        }
+        say(text.trim_end());
     }
     match violations.len() {
+        0 if contradictions > 0 => {
+            let why = format_args!(
+                "the segment and its journals contradict each other in {contradictions} task(s): see 'shmworker recover'"
+            );
+            Err(CliError::new(exit::FAILURE, why))
+        }
         0 => Ok(()),
         n => {
             let why =
                 format_args!("the segment is damaged, {n} invariant(s) are violated: end its pool, and report this");
             Err(CliError::new(exit::FAILURE, why))
+        }
+    }
+}
+
+/// The journals beside the file of a segment, and what they say of it.
+#[cfg(feature = "pool")]
+struct Beside {
+    survey: Survey,
+    is_in_use: bool,
+}
+
+#[cfg(feature = "pool")]
+impl Beside {
+    /// `None`: it was not found by its file, or there are none.
+    fn of(found: &Found) -> Option<Beside> {
+        let is_in_use = found.segment.is_in_use();
+        let mut survey = survey(found.path.as_deref()?).ok().filter(|survey| !survey.journals.is_empty())?;
+        if is_in_use {
+            // Both go on between two looks.
+            survey.contradictions.clear();
+        }
+        Some(Beside { survey, is_in_use })
+    }
+
+    fn describe(&self, out: &mut String) -> fmt::Result {
+        out.push_str("\n\n");
+        super::state::describe_journals(out, &self.survey)?;
+        let said = match (self.is_in_use, self.survey.is_of_this_boot, self.survey.contradictions.len()) {
+            (true, ..) => "a pool has the file, so they are not compared",
+            (_, false, _) => "the segment is of another run of the machine: the journals count, not it",
+            (_, _, 0) => "segment and journals agree",
+            _ => "segment and journals contradict each other",
+        };
+        writeln!(out, "together     {said}")?;
+        self.survey.contradictions.iter().try_for_each(|fault| writeln!(out, "violation    {fault}"))
+    }
+
+    fn json(self) -> Journals {
+        let Beside { survey, is_in_use } = self;
+        let clients = survey.journals.into_iter().map(|(path, read)| {
+            let path = path.display().to_string();
+            match read {
+                Ok(journal) => Client {
+                    path,
+                    error: None,
+                    client: Some(journal.client),
+                    records: Some(journal.records),
+                    bytes: Some(journal.bytes),
+                    accepted: Some(journal.open.len()),
+                    done: Some(journal.done.len()),
+                },
+                Err(e) => Client {
+                    path,
+                    error: Some(e.to_string()),
+                    client: None,
+                    records: None,
+                    bytes: None,
+                    accepted: None,
+                    done: None,
+                },
+            }
+        });
+        Journals {
+            is_in_use,
+            is_of_this_boot: survey.is_of_this_boot,
+            clients: clients.collect(),
+            contradictions: survey.contradictions,
         }
     }
 }

@@ -28,6 +28,8 @@ mod run;
 mod run_source;
 #[cfg(feature = "pool")]
 mod state;
+#[cfg(feature = "jobs")]
+mod successor;
 mod top;
 mod torture;
 mod units;
@@ -111,6 +113,8 @@ fn execute(command: Command, worker: Worker) -> Result<(), CliError> {
         Command::Completions(args) => manual::completions(&args, args::definition(&worker)),
         Command::Man(args) => manual::man(&args, args::definition(&worker)),
         Command::Probe(args) => probe::run(args),
+        #[cfg(feature = "jobs")]
+        Command::Successor(args) => successor::run(args),
     }
 }
 
@@ -140,6 +144,8 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Completions(args) => manual::completions(&args, args::definition()),
         Command::Man(args) => manual::man(&args, args::definition()),
         Command::Probe(args) => probe::run(args),
+        #[cfg(feature = "jobs")]
+        Command::Successor(args) => successor::run(args),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::temporal::{
     connect::{ConnectError, Server},
     dev_server::{DevServer, Options, locate},
     report::{complain, say},
+    upgrade::Taken,
     worker_pool::Watched,
 };
 use nix::poll::{PollFd, PollFlags, poll};
@@ -28,6 +29,19 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
         let workers = Some(args.num_workflow_workers).filter(|&n| n > 0);
         return super::run_source::run(args.source, &args.observing, workers, args.load);
     }
+    let taken =
+        Taken::here().map_err(|why| CliError::new(exit::FAILURE, format_args!("cannot go on with the pool: {why}")))?;
+    let result = serve(args, worker, taken.as_ref());
+    if let (Some(taken), Err(e)) = (taken.filter(Taken::is_check), &result) {
+        taken.refuse(&e.to_string());
+        // Whoever asked says it.
+        std::process::exit(e.code().into());
+    }
+    result
+}
+
+/// Runs workers, or goes on with those that a program before has left.
+fn serve(args: RunArgs, worker: Worker, taken: Option<&Taken>) -> Result<(), CliError> {
     logs::start(args.observing.log_format.unwrap_or(Format::Text));
     #[cfg(feature = "metrics")]
     let metrics = args.observing.metrics;
@@ -36,7 +50,10 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
     let (mut worker, place, dev_server) = args.apply(worker)?;
     let quiet = place.quiet;
     #[cfg(feature = "metrics")]
-    if let Some(address) = metrics {
+    if let Some(taken) = taken {
+        // It listens already, or the bridge, which goes on, does not know of it.
+        worker = taken.metrics().into_iter().fold(worker, Worker::metrics);
+    } else if let Some(address) = metrics {
         let listener = super::observing::listen(address)?;
         if !quiet {
             say(format_args!("metrics: {}", super::observing::url(&listener)));
@@ -57,6 +74,7 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
         _ => None,
     };
     let dev_server = match dev_server {
+        _ if let Some(taken) = taken => of_former(taken)?,
         DevServerArg::Wanted(options) => {
             Some(start_dev_server(&Options { port: free_port(&server)?, namespace, ..options }, true, quiet)?)
         }
@@ -67,11 +85,11 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
             return Err(ConnectError::Unreachable { address: server.address().to_owned(), reason }.into());
         }
     };
-    if let (Some(flag), None) = (is_of_dev_server, &dev_server) {
+    if let (Some(flag), None, None) = (is_of_dev_server, &dev_server, taken) {
         complain(format_args!("'{flag}' does nothing: no dev server is started, since {} is used", server.address()));
     }
     let watched = dev_server.as_ref().map(Watched::new).transpose().map_err(|e| CliError::new(exit::FAILURE, e))?;
-    let result = worker.serve(server, place, watched.as_ref());
+    let result = worker.serve(server, place, watched.as_ref(), taken);
     if let Some(server) = dev_server {
         server.stop(DEV_SERVER_STOP)?;
         if !quiet {
@@ -79,6 +97,15 @@ pub(crate) fn run(args: RunArgs, worker: Worker) -> Result<(), CliError> {
         }
     }
     Ok(result?)
+}
+
+/// The dev server that the program before has started.
+fn of_former(taken: &Taken) -> Result<Option<DevServer>, CliError> {
+    #[cfg(feature = "pool")]
+    let server = taken.dev_server().map(|(pid, port)| DevServer::taken_over(pid, port)).transpose();
+    #[cfg(not(feature = "pool"))]
+    let server = taken.dev_server();
+    server.map_err(|e| CliError::new(exit::FAILURE, e))
 }
 
 /// Where a dev server that was asked for is to be.

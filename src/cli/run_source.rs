@@ -5,7 +5,7 @@ use super::{
     exit::{self, CliError},
     forget_variables,
     observing::ObservingArgs,
-    say,
+    say, successor,
 };
 use crate::{
     Pool, Tasks,
@@ -23,7 +23,8 @@ pub(crate) fn run(
     workers: Option<u32>,
     load: Vec<PathBuf>,
 ) -> Result<(), CliError> {
-    logs::start(observing.log_format.unwrap_or(Format::Text));
+    let format = observing.log_format.unwrap_or(Format::Text);
+    logs::start(format);
     let url = args.source.unwrap_or_default();
     let mut connect = args.source_header.into_iter().fold(ConnectOptions::new(), ConnectOptions::header);
     if let Some(ca) = args.source_ca {
@@ -37,18 +38,19 @@ pub(crate) fn run(
     forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER", "PGPASSWORD", "REDISCLI_AUTH"]);
     let mut tasks = Tasks::new();
     jobs::builtin(&mut tasks);
-    for library in load {
+    for library in &load {
         tasks.load(library).map_err(|e| CliError::new(exit::PLUGIN, e))?;
     }
     #[cfg(feature = "metrics")]
     let metrics = observing.metrics.map(super::observing::listen).transpose()?;
-    let mut builder = Pool::builder();
+    successor::hold_back()?;
+    let mut builder = Pool::builder().succeeded_with(successor::args(&load, Some(format)));
     if let Some(n) = workers {
         builder = builder.workers(n as usize);
     }
     let pool = builder.fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     let stop = Stop::new();
-    stop_by_signals(&stop)?;
+    stop_by_signals(&stop, pool.coordinator_pid())?;
     #[cfg(feature = "metrics")]
     if let Some(listener) = metrics {
         say(format_args!("metrics: {}", super::observing::url(&listener)));
@@ -88,25 +90,34 @@ pub(crate) fn run(
     }
 }
 
-/// To be called before any other thread is there, which inherits what is blocked; and after the pool is, which does not.
-fn stop_by_signals(stop: &Stop) -> Result<(), CliError> {
+/// To be called before any other thread is there, which inherits what is blocked; and after the pool is, which does not. SIGUSR2 is
+/// passed on to the coordinator.
+fn stop_by_signals(stop: &Stop, coordinator: u32) -> Result<(), CliError> {
     let failure = |e| CliError::new(exit::FAILURE, format_args!("signals cannot be waited for: {e}"));
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
     signals.add(Signal::SIGTERM);
+    let ends = signals;
+    signals.add(Signal::SIGUSR2);
     signals.thread_block().map_err(failure)?;
     let stop = stop.clone();
+    let next = move || loop {
+        match signals.wait() {
+            Ok(Signal::SIGUSR2) => successor::pass_on(coordinator),
+            signal => return signal,
+        }
+    };
     thread::spawn(move || {
-        if let Ok(signal) = signals.wait() {
+        if let Ok(signal) = next() {
             say(format_args!("{signal}: fetching no more, and ending once what runs is published; again to cancel it"));
             stop.drain();
         }
-        if let Ok(signal) = signals.wait() {
+        if let Ok(signal) = next() {
             say(format_args!("{signal}: cancelling what runs, whose jobs are given back; again to kill"));
             stop.cancel();
         }
         // The third ends the process by itself.
-        let _ = signals.thread_unblock();
+        let _ = ends.thread_unblock();
         loop {
             thread::park();
         }

@@ -126,6 +126,40 @@ fn describe(out: &mut String, file: &Path, survey: &Survey) -> fmt::Result {
             writeln!(out, "boot         {said}")?;
         }
     }
+    describe_journals(out, survey)?;
+    for fault in &survey.faults {
+        writeln!(out, "violation    {fault}")?;
+    }
+    if matches!(survey.segment, Some(Ok(_))) && survey.faults.is_empty() {
+        writeln!(out, "audit        no invariant is violated")?;
+    }
+    let count = |fate: Fate| survey.tasks.iter().filter(|(_, of)| *of == fate).count();
+    let from = match survey.next() {
+        Next::GoesOn => "goes on with the segment",
+        Next::Rebuilds => "makes a new segment from the journal",
+        Next::RefusesSegment => "is refused, unless the segment is set aside: then the journal makes another",
+        Next::Refuses => "is refused",
+    };
+    writeln!(out, "next start   {from}")?;
+    for (fate, what) in [
+        (Fate::Waits, "wait, and go on waiting"),
+        (Fate::Again, "ran: they have used up an attempt, and are begun again while one is left"),
+        (Fate::Delivered, "are done: their results wait to be taken"),
+        (Fate::Submitted, "are in the journal alone: they are submitted, with all their attempts"),
+    ] {
+        match count(fate) {
+            0 => {}
+            n => writeln!(out, "  {n} {what}")?,
+        }
+    }
+    if survey.dropped > 0 {
+        writeln!(out, "  {} of clients that are not durable are dropped", survey.dropped)?;
+    }
+    Ok(())
+}
+
+/// What is known of each journal.
+pub(super) fn describe_journals(out: &mut String, survey: &Survey) -> fmt::Result {
     for (path, read) in &survey.journals {
         match read {
             Err(e) => writeln!(out, "journal      {e}")?,
@@ -154,34 +188,6 @@ fn describe(out: &mut String, file: &Path, survey: &Survey) -> fmt::Result {
     }
     if survey.journals.is_empty() {
         writeln!(out, "journal      none")?;
-    }
-    for fault in &survey.faults {
-        writeln!(out, "violation    {fault}")?;
-    }
-    if matches!(survey.segment, Some(Ok(_))) && survey.faults.is_empty() {
-        writeln!(out, "audit        no invariant is violated")?;
-    }
-    let count = |fate: Fate| survey.tasks.iter().filter(|(_, of)| *of == fate).count();
-    let from = match survey.next() {
-        Next::GoesOn => "goes on with the segment",
-        Next::Rebuilds => "makes a new segment from the journal",
-        Next::RefusesSegment => "is refused, unless the segment is set aside: then the journal makes another",
-        Next::Refuses => "is refused",
-    };
-    writeln!(out, "next start   {from}")?;
-    for (fate, what) in [
-        (Fate::Waits, "wait, and go on waiting"),
-        (Fate::Again, "ran: they have used up an attempt, and are begun again while one is left"),
-        (Fate::Delivered, "are done: their results wait to be taken"),
-        (Fate::Submitted, "are in the journal alone: they are submitted, with all their attempts"),
-    ] {
-        match count(fate) {
-            0 => {}
-            n => writeln!(out, "  {n} {what}")?,
-        }
-    }
-    if survey.dropped > 0 {
-        writeln!(out, "  {} of clients that are not durable are dropped", survey.dropped)?;
     }
     Ok(())
 }

@@ -125,6 +125,7 @@ fn take(value: String) -> Result<(Seat, Terms), TakeUpError> {
     segment.table().check_participant(name).map_err(|_| TakeUpError::AnotherVersion)?;
     let seat = Seat::take(segment, name, bell.into_raw_fd(), cpus())
         .map_err(|source| TakeUpError::Os { step: "keep children away from the pool's memory", source })?;
+    seat.ready();
     Ok((seat, terms))
 }
 

@@ -85,6 +85,16 @@ pub(super) struct Name {
 }
 
 impl Name {
+    #[cfg(all(feature = "pool", feature = "temporal"))]
+    pub(super) fn own(path: PathBuf) -> Name {
+        Name { path, creator: std::process::id() }
+    }
+
+    #[cfg(all(feature = "pool", feature = "temporal"))]
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Leaves the name as it is, for good.
     pub(super) fn keep(mut self) {
         self.creator = 0; // nobody
@@ -305,7 +315,7 @@ pub(super) fn lock(file: &File) -> io::Result<bool> {
     }
 }
 
-fn is_alive(file: &File) -> io::Result<bool> {
+pub(super) fn is_alive(file: &File) -> io::Result<bool> {
     let mut found = LIFE;
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)

@@ -487,6 +487,24 @@ impl Segment {
         }
     }
 
+    /// The path that goes with it, if it has one.
+    #[cfg(all(feature = "pool", feature = "temporal"))]
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self._name.as_ref().map(backing::Name::path)
+    }
+
+    /// As its maker, in another program of the same process: this path goes with it.
+    #[cfg(all(feature = "pool", feature = "temporal"))]
+    pub(crate) fn at(self, path: PathBuf) -> Segment {
+        Segment { _name: Some(backing::Name::own(path)), ..self }
+    }
+
+    /// Has somebody the file that it lies in?
+    #[cfg(all(feature = "cli", feature = "pool"))]
+    pub(crate) fn is_in_use(&self) -> bool {
+        backing::is_alive(&self.file).unwrap_or(true)
+    }
+
     /// The names of the queues, in their order.
     pub(crate) fn queue_names(&self) -> Vec<String> {
         (0..self.geometry.queues as usize).map(|queue| self.queue_name(queue)).collect()

@@ -52,6 +52,8 @@ pub(crate) struct Found {
     pub(crate) coordinator: Option<Coordinator>,
     /// Its processes run, or did so just now.
     pub(crate) runs: bool,
+    /// Where it lies, if it was found by that.
+    pub(crate) path: Option<PathBuf>,
 }
 
 /// The process that ends a pool with its own end.
@@ -95,7 +97,7 @@ pub(crate) fn find(what: &str) -> Result<Found, FindError> {
     match attach::observe(what) {
         Ok(segment) => {
             let pid = segment.table().participants[0].pid.load(Relaxed);
-            Ok(Found { segment, coordinator: Coordinator::of(pid as i32), runs: true })
+            Ok(Found { segment, coordinator: Coordinator::of(pid as i32), runs: true, path: None })
         }
         Err(e @ (AttachError::NotRunning { .. } | AttachError::Name(NameError::Invalid(_)))) => {
             match backing::named().map_err(FindError::Named)?.into_iter().find(|(pool, _)| pool == what) {
@@ -110,7 +112,7 @@ pub(crate) fn find(what: &str) -> Result<Found, FindError> {
 
 fn open(path: &Path) -> Result<Found, FindError> {
     match Segment::open(path, false) {
-        Ok(segment) => Ok(Found { segment, coordinator: None, runs: false }),
+        Ok(segment) => Ok(Found { segment, coordinator: None, runs: false, path: Some(path.to_owned()) }),
         Err(source) => Err(FindError::File { path: path.to_owned(), source }),
     }
 }
@@ -150,7 +152,7 @@ fn of_process(pid: i32) -> Result<Option<Found>, FindError> {
     match (found.pop(), broken) {
         (Some((coordinator, segment)), _) => {
             let coordinator = if coordinator == pid as u32 { pidfd } else { Coordinator::of(coordinator as i32) };
-            Ok(Some(Found { segment, coordinator, runs: true }))
+            Ok(Some(Found { segment, coordinator, runs: true, path: None }))
         }
         (None, Some(source)) => Err(FindError::Process { pid, source }),
         (None, None) => Ok(None),

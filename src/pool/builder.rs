@@ -55,6 +55,9 @@ pub(super) struct Settings {
     /// Who hears what a start that goes on with the file waits for; else the log.
     #[serde(skip)]
     pub(super) hears: Option<fn(&str)>,
+    /// Of a pool that is forked: another version of this program goes on with it if it is given these arguments, and replaces the
+    /// workers.
+    pub(super) successor: Option<Vec<OsString>>,
 }
 
 impl Default for Settings {
@@ -76,6 +79,7 @@ impl Default for Settings {
             client: None,
             sync: SyncWhen::default(),
             hears: None,
+            successor: None,
         }
     }
 }
@@ -241,6 +245,14 @@ impl Builder {
     #[cfg(all(feature = "cli", feature = "jobs"))]
     pub(crate) fn heard_by(mut self, hears: fn(&str)) -> Builder {
         self.settings.hears = Some(hears);
+        self
+    }
+
+    /// Has another version of this program go on with the pool, which is to be [forked](Self::fork), when its coordinator is told to: it
+    /// calls [`work`](super::work) if it is given these arguments.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn succeeded_with(mut self, args: Vec<OsString>) -> Builder {
+        self.settings.successor = Some(args);
         self
     }
 

@@ -97,8 +97,17 @@ enum Invitation {
     Successor { version: u32, is_check: bool, state: Vec<u8> },
 }
 
-/// Of a [`Takeover`]. Raised by every change of it, or of what is in it: a plan, a handover.
-const TAKEOVER: u32 = 1;
+/// Of an [`Estate`]. Raised by every change of it, or of what is in it: a plan, a handover; and of what the processes of a pool tell each
+/// other beside what its layout version covers.
+const TAKEOVER: u32 = 2;
+
+/// What a program leaves to the one that follows it.
+#[derive(Serialize, Deserialize)]
+enum Estate {
+    Pool(Box<Takeover>),
+    /// A pool that serves Temporal: what [`Invited::state`] is then.
+    Temporal(Vec<u8>),
+}
 
 /// What another program needs to go on with a pool.
 #[derive(Serialize, Deserialize)]
@@ -146,12 +155,18 @@ pub fn init(tasks: fn() -> Tasks) {
     let threads = threads().unwrap_or(1);
     let is_first = REGISTRY.set(Registry { tasks, threads }).is_ok();
     assert!(is_first, "shmworker::init was called before: a program has one set of tasks");
-    if let Some(inode) = std::env::var_os(VARIABLE) {
-        let code = take_part(&inode, threads, tasks).unwrap_or_else(|why| {
+    let Some(inode) = std::env::var_os(VARIABLE) else { return };
+    let code = read_invitation(&inode).and_then(|received| match put_aside(received) {
+        Some(received) => take_part(received, threads, tasks).map(Some),
+        None => Ok(None),
+    });
+    match code {
+        Ok(None) => {}
+        Ok(Some(code)) => std::process::exit(code.into()),
+        Err(why) => {
             eprintln!("{why}");
-            FAILED
-        });
-        std::process::exit(code.into());
+            std::process::exit(FAILED.into());
+        }
     }
 }
 
@@ -313,7 +328,8 @@ pub enum WorkError {
 /// ```
 pub fn work(tasks: Tasks) -> Result<u8, WorkError> {
     let inode = std::env::var_os(VARIABLE).ok_or(WorkError::NotStarted)?;
-    take_part(&inode, threads().unwrap_or(1), move || tasks).map_err(WorkError::Failed)
+    let received = read_invitation(&inode).map_err(WorkError::Failed)?;
+    take_part(received, threads().unwrap_or(1), move || tasks).map_err(WorkError::Failed)
 }
 
 /// What is executed.
@@ -329,15 +345,17 @@ impl Program {
         Program { path: THIS_PROGRAM.into(), args: std::env::args_os().skip(1).collect() }
     }
 
-    /// What is executed under the name of this one by now, and stays what it is while it is open.
-    fn successor() -> io::Result<(Program, File)> {
+    /// What is executed under the name of this one by now, and stays what it is while it is open. It gets this one's arguments,
+    /// unless others are given.
+    fn successor(args: Option<Vec<OsString>>) -> io::Result<(Program, File)> {
         let path = std::fs::read_link(THIS_PROGRAM)?;
         // So the kernel calls a file that was replaced.
         let name = path.as_os_str().as_bytes();
         let path = Path::new(OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name)));
         let file = File::open(path).map_err(|e| io::Error::new(e.kind(), format!("'{}': {e}", path.display())))?;
         let fd = format!("/proc/self/fd/{}", file.as_raw_fd());
-        Ok((Program { path: fd.into(), ..Program::this() }, file))
+        let args = args.unwrap_or_else(|| Program::this().args);
+        Ok((Program { path: fd.into(), args }, file))
     }
 
     fn command(&self, invitation: UnixStream) -> io::Result<Command> {
@@ -395,25 +413,57 @@ pub(super) fn become_another_worker(seat: &Seat, tasks: &Tasks, work: &Work) -> 
 
 // ---- who follows ----------------------------------------------------------------------------------------------------
 
+/// What a coordinator has to leave, as things stand.
+type Leaving<'s> = Box<dyn Fn(&Handover) -> Result<Estate, postcard::Error> + 's>;
+
 /// By whom another program takes over from this coordinator: the one that has its file's name by then.
-pub(super) struct Successor<'s> {
-    pub(super) seat: &'s CoordinatorsSeat<'s>,
-    pub(super) tasks: &'static Tasks,
+pub(crate) struct Successor<'s> {
+    /// The segment, the bell, and what else goes with the invitation.
+    fds: Vec<BorrowedFd<'s>>,
+    estate: Leaving<'s>,
+    /// In place of this program's own.
+    args: Option<Vec<OsString>>,
+    patience: Duration,
     /// What was looked at, and is to be executed then.
-    pub(super) program: Option<(Program, File)>,
+    program: Option<(Program, File)>,
 }
 
-impl Successor<'_> {
+impl<'s> Successor<'s> {
+    pub(super) fn of_pool(seat: &'s CoordinatorsSeat<'s>, tasks: &'static Tasks) -> Successor<'s> {
+        let CoordinatorsSeat { segment, plan, bell, connection, .. } = *seat;
+        let signatures = tasks.signatures();
+        Successor {
+            fds: vec![segment.as_fd(), bell.as_fd(), connection.as_fd()],
+            estate: Box::new(move |handover| {
+                let (plan, handover, tasks) = (plan.clone(), handover.clone(), signatures.clone());
+                Ok(Estate::Pool(Box::new(Takeover { plan, handover, tasks })))
+            }),
+            args: plan.successor().cloned(),
+            patience: plan.start_timeout(),
+            program: None,
+        }
+    }
+
+    /// Of a pool that serves Temporal. `state`: what the next program is to know.
+    #[cfg(feature = "temporal")]
+    pub(crate) fn of_temporal<S: Serialize>(
+        segment: BorrowedFd<'s>,
+        bell: BorrowedFd<'s>,
+        patience: Duration,
+        state: impl Fn(&Handover) -> S + 's,
+    ) -> Successor<'s> {
+        let estate: Leaving<'s> = Box::new(move |handover| postcard::to_stdvec(&state(handover)).map(Estate::Temporal));
+        Successor { fds: vec![segment, bell], estate, args: None, patience, program: None }
+    }
+
     /// Its invitation, and our end of the socket in which that lies.
     fn invite(&self, handover: &Handover, is_check: bool) -> io::Result<(UnixStream, UnixStream)> {
-        let CoordinatorsSeat { segment, plan, bell, connection, .. } = *self.seat;
-        let takeover = Takeover { plan: plan.clone(), handover: handover.clone(), tasks: self.tasks.signatures() };
-        let state = postcard::to_stdvec(&takeover).map_err(io::Error::other)?;
+        let estate = (self.estate)(handover).map_err(io::Error::other)?;
+        let state = postcard::to_stdvec(&estate).map_err(io::Error::other)?;
         let (ours, theirs) = UnixStream::pair()?;
         // Nobody reads before all is written: what does not fit is an error.
         ours.set_nonblocking(true)?;
-        let fds = [segment.as_fd(), bell.as_fd(), connection.as_fd()];
-        let fds = if is_check { &fds[..1] } else { &fds[..] };
+        let fds = if is_check { &self.fds[..1] } else { &self.fds[..] };
         send(&ours, &Invitation::Successor { version: TAKEOVER, is_check, state }, fds)?;
         Ok((ours, theirs))
     }
@@ -422,7 +472,7 @@ impl Successor<'_> {
 impl Succession for Successor<'_> {
     fn check(&mut self, handover: &Handover) -> Result<Box<dyn Looking>, String> {
         let mut start = || {
-            let (program, file) = self.program.insert(Program::successor()?);
+            let (program, file) = self.program.insert(Program::successor(self.args.clone())?);
             let _ = file; // open for as long as it may be executed
             let program = program.clone();
             let (ours, theirs) = self.invite(handover, true)?;
@@ -433,7 +483,7 @@ impl Succession for Successor<'_> {
         };
         let (child, answers) =
             start().map_err(|e: io::Error| format!("cannot execute the program that is to follow: {e}"))?;
-        let patience = self.seat.plan.start_timeout();
+        let patience = self.patience;
         Ok(Box::new(Check { child, answers, until: Instant::now() + patience, patience, is_open: true }))
     }
 
@@ -523,19 +573,8 @@ impl Drop for Check {
 ///
 /// # Errors
 /// What was wrong, where there is nobody else to tell.
-fn take_part(inode: &OsStr, threads: usize, tasks: impl FnOnce() -> Tasks) -> Result<u8, String> {
-    let stdin = io::stdin();
-    let is_ours = fstat(&stdin).is_ok_and(|found| inode.to_str() == Some(found.st_ino.to_string().as_str()));
-    if !is_ours {
-        return Err(format!(
-            "{VARIABLE} is set, but no pool has started this process: unset it; if a process of your program has started \
-             this one, have that call shmworker::init on its first line"
-        ));
-    }
-    let text = |e: io::Error| e.to_string();
-    // The copy is close-on-exec, and none of the standard streams.
-    let socket: UnixStream = stdin.as_fd().try_clone_to_owned().map_err(text)?.into();
-    let (invitation, fds) = receive::<Invitation>(&socket).map_err(text)?;
+fn take_part(received: Received, threads: usize, tasks: impl FnOnce() -> Tasks) -> Result<u8, String> {
+    let (socket, invitation, fds) = received;
     match invitation {
         Invitation::Coordinator { plan, fingerprint } => {
             let refused = match enter(threads, tasks, signal::reset_in_child).and_then(|t| check(t, fingerprint)) {
@@ -579,6 +618,112 @@ fn take_part(inode: &OsStr, threads: usize, tasks: impl FnOnce() -> Tasks) -> Re
     }
 }
 
+/// An invitation, with its descriptors, and the socket in which it lay.
+type Received = (UnixStream, Invitation, Vec<OwnedFd>);
+
+/// What [`init`] has met, and is for [`Invited::here`].
+#[cfg(feature = "temporal")]
+static PUT_ASIDE: std::sync::Mutex<Option<Received>> = std::sync::Mutex::new(None);
+
+/// Keeps what is for the part of a program that serves Temporal, which comes later.
+fn put_aside(received: Received) -> Option<Received> {
+    #[cfg(feature = "temporal")]
+    if let Invitation::Successor { version, ref state, .. } = received.1
+        && let Ok(Estate::Temporal(_)) = estate(version, state)
+    {
+        *PUT_ASIDE.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(received);
+        return None;
+    }
+    Some(received)
+}
+
+/// What lies in this process's standard input.
+///
+/// # Errors
+/// There is none.
+fn read_invitation(inode: &OsStr) -> Result<Received, String> {
+    let stdin = io::stdin();
+    let is_ours = fstat(&stdin).is_ok_and(|found| inode.to_str() == Some(found.st_ino.to_string().as_str()));
+    if !is_ours {
+        return Err(format!(
+            "{VARIABLE} is set, but no pool has started this process: unset it; if a process of your program has started \
+             this one, have that call shmworker::init on its first line"
+        ));
+    }
+    let text = |e: io::Error| e.to_string();
+    // The copy is close-on-exec, and none of the standard streams.
+    let socket: UnixStream = stdin.as_fd().try_clone_to_owned().map_err(text)?.into();
+    let (invitation, fds) = receive::<Invitation>(&socket).map_err(text)?;
+    Ok((socket, invitation, fds))
+}
+
+/// What another program has left to this one, for a pool that serves Temporal.
+#[cfg(feature = "temporal")]
+pub(crate) struct Invited {
+    /// Only whether it could go on is asked.
+    pub(crate) is_check: bool,
+    pub(crate) state: Vec<u8>,
+    /// The segment, and the bell unless it is a check.
+    pub(crate) fds: Vec<OwnedFd>,
+    socket: UnixStream,
+}
+
+#[cfg(feature = "temporal")]
+impl Invited {
+    /// If this process was executed to go on with such a pool. Whatever else it is invited to is for [`init`].
+    ///
+    /// # Errors
+    /// It can't, which who asked has been told.
+    pub(crate) fn here() -> Result<Option<Invited>, String> {
+        let Some(inode) = std::env::var_os(VARIABLE) else { return Ok(None) };
+        let put_aside = PUT_ASIDE.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let (socket, invitation, fds) = put_aside.map_or_else(|| read_invitation(&inode), Ok)?;
+        let Invitation::Successor { version, is_check, state } = invitation else {
+            return Err("this command is no worker program: make it one by shmworker::init, or name another".to_owned());
+        };
+        let mut invited = Invited { is_check, state: Vec::new(), fds, socket };
+        let refused = |why: String| {
+            invited.refuse(&why);
+            why
+        };
+        match estate(version, &state).map_err(&refused)? {
+            Estate::Temporal(state) => {
+                // Signals that come meanwhile wait for the coordinator.
+                let reset = if is_check { signal::reset_in_child } else { || Ok(()) };
+                // SAFETY: this process has one thread, or the pool could not be gone on with, which is found before it is.
+                unsafe { std::env::remove_var(VARIABLE) };
+                settle_standard_streams().and_then(|()| reset()).map_err(|e| refused(e.to_string()))?;
+                invited.state = state;
+                Ok(Some(invited))
+            }
+            Estate::Pool(_) => {
+                Err(refused("it goes on with pools that serve Temporal, and this one runs tasks".to_owned()))
+            }
+        }
+    }
+
+    /// Says that this program can go on.
+    pub(crate) fn accept(&self) {
+        let _ = send(&self.socket, &Answer::Started, &[]); // to no effect if nobody waits any more
+    }
+
+    /// Says why it can't.
+    pub(crate) fn refuse(&self, why: &str) {
+        let _ = send(&self.socket, &Answer::Refused(why.to_owned()), &[]); // as above
+    }
+}
+
+/// # Errors
+/// This program does not understand it.
+fn estate(version: u32, state: &[u8]) -> Result<Estate, String> {
+    if version != TAKEOVER {
+        return Err(format!(
+            "it goes on with what version {TAKEOVER} hands over, and not with that of version {version}"
+        ));
+    }
+    postcard::from_bytes(state).map_err(|e| e.to_string())
+}
+
 /// Goes on with a pool: the exit code. `None`: it could, and only that was asked.
 ///
 /// # Errors
@@ -592,11 +737,9 @@ fn follow(
     fds: Vec<OwnedFd>,
 ) -> Result<Option<u8>, Answer> {
     let refused = |why: &dyn std::fmt::Display| Answer::Refused(why.to_string());
-    if version != TAKEOVER {
-        let why = format!("it goes on with what version {TAKEOVER} hands over, and not with that of version {version}");
-        return Err(Answer::Refused(why));
-    }
-    let takeover: Takeover = postcard::from_bytes(state).map_err(|e| refused(&e))?;
+    let Estate::Pool(takeover) = estate(version, state).map_err(Answer::Refused)? else {
+        return Err(refused(&"it goes on with pools that run tasks, and this one serves Temporal"));
+    };
     // Signals that come meanwhile wait for the coordinator.
     let reset = if is_check { signal::reset_in_child } else { || Ok(()) };
     let tasks = enter(threads, tasks, reset)?;
@@ -609,7 +752,7 @@ fn follow(
         let segment = fds.into_iter().next().ok_or_else(|| refused(&MISSING))?;
         return Segment::attach(segment, false).map(|_| None).map_err(|e| refused(&e));
     }
-    let Takeover { plan, handover, .. } = takeover;
+    let Takeover { plan, handover, .. } = *takeover;
     let [segment, bell, connection] = <[OwnedFd; 3]>::try_from(fds).map_err(|_| refused(&MISSING))?;
     let segment = Arc::new(Segment::attach(segment, true).map_err(|e| refused(&e))?);
     // SAFETY: what comes in this place is the eventfd that the caller has made.

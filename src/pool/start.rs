@@ -22,8 +22,8 @@ use crate::{
     },
     process::{
         coordinator::{
-            Coordinator, Event, Owner, PoolError, Role, Seat, Spec, Unfit, make_bell, name_process, participants_for,
-            processes_for,
+            Base, Coordinator, Event, Owner, PoolError, Role, Seat, Spec, Unfit, make_bell, name_process,
+            participants_for, processes_for,
         },
         handover::Handover,
         limits::WorkerLimits,
@@ -44,6 +44,7 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
+    ffi::OsString,
     io::ErrorKind,
     os::{
         fd::{AsFd, OwnedFd},
@@ -165,6 +166,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// With which arguments another program goes on with this pool, though its coordinator has not executed one.
+    pub(super) fn successor(&self) -> Option<&Vec<OsString>> {
+        self.settings.successor.as_ref()
+    }
+
     /// How long a program that is to be the coordinator has for that.
     pub(super) fn start_timeout(&self) -> Duration {
         self.settings.start_timeout
@@ -621,12 +627,13 @@ impl CoordinatorsSeat<'_> {
             }
             _ => {}
         };
-        let (segment, me) = (self.segment.clone(), Name::of(self.plan.coordinator));
-        let pool = Coordinator::over(segment, me, bell, vec![spec], settings.grace, &mut observer)?;
+        let base = Base { segment: self.segment.clone(), me: Name::of(self.plan.coordinator), bell };
+        let pool = Coordinator::over(base, vec![spec], settings.grace, &mut observer)?;
         let pool = pool.inheriting_output().owned_by(owner, max_workers)?;
         let pool = if tasks.has_plugins() { pool.renewing(0, || tasks.probe_again()) } else { pool };
-        let pool = pool.succeeded_by(match self.is_a_program {
-            true => Ok(Box::new(launch::Successor { seat: self, tasks, program: None })),
+        let pool = pool.rolling_after_upgrade(settings.successor.is_some());
+        let pool = pool.succeeded_by(match self.is_a_program || settings.successor.is_some() {
+            true => Ok(Box::new(launch::Successor::of_pool(self, tasks))),
             false => Err(
                 "its coordinator is a copy of the program that has made it (Builder::fork), which no other program can go on \
                  with: make it by Builder::forkserver or Builder::exec",

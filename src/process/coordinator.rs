@@ -5,7 +5,7 @@ use super::{
     attach::{Departed, Door, GUEST, Refusal, answer_resize},
     clock::Clock,
     exit::{Exit, OVERDUE},
-    handover::{Handover, Sitter, SitterState, Succession, Upgrade, keep_open},
+    handover::{Handover, OutputState, Sitter, SitterState, Succession, Upgrade, keep_open, number},
     limits::{Leave, Stay, WorkerLimits},
     names::NameError,
     orders::{self, Ended, Heard, News, Order, Outbox},
@@ -423,6 +423,26 @@ pub(crate) fn make_bell() -> Result<EventFd, PoolError> {
         .map_err(|source| PoolError::Os { step: "make an eventfd", source })
 }
 
+/// What a coordinator is made over: a segment, in which it is `me`, and what rouses it.
+pub(crate) struct Base {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) me: Name,
+    pub(crate) bell: EventFd,
+}
+
+impl Base {
+    /// For so many processes beside it. The queues are those that have a name.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(crate) fn make(options: &Options, processes: usize) -> Result<Base, PoolError> {
+        let geometry = Geometry::new(participants_for(processes), options.queues.len());
+        let segment = Arc::new(Segment::create_with(geometry, options)?);
+        let me = segment.table().admit(std::process::id(), 0)?.ok_or(SegmentCreateError::Geometry)?;
+        Ok(Base { segment, me, bell: make_bell()? })
+    }
+}
+
 /// A pool's coordinator, in the process that is to be it.
 pub(crate) struct Coordinator<'o> {
     segment: Arc<Segment>,
@@ -464,6 +484,8 @@ pub(crate) struct Coordinator<'o> {
     renewal: Option<Renewal<'o>>,
     /// By whom another program takes over; or why none can.
     succession: Result<Box<dyn Succession + 'o>, &'static str>,
+    /// The workers are replaced by those of the program that takes over.
+    rolls_after_upgrade: bool,
     upgrade: Option<Upgrade>,
     /// All were ready once.
     is_announced: bool,
@@ -483,21 +505,8 @@ impl<'o> Coordinator<'o> {
         grace: Duration,
         observer: &'o mut dyn FnMut(Event<'_>),
     ) -> Result<Self, PoolError> {
-        Coordinator::with_room(options, specs, 0, grace, observer)
-    }
-
-    /// As [`new`](Self::new), for a pool in which signals say how many processes there are of the kind `specs[spec]`, up to
-    /// `at_most`.
-    pub(crate) fn resizable(
-        options: &Options,
-        specs: Vec<Spec>,
-        (spec, at_most): (usize, usize),
-        grace: Duration,
-        observer: &'o mut dyn FnMut(Event<'_>),
-    ) -> Result<Self, PoolError> {
-        let more = at_most.saturating_sub(specs[spec].count);
-        let pool = Coordinator::with_room(options, specs, more, grace, observer)?;
-        pool.resizing(spec, at_most)
+        let base = Base::make(options, specs.iter().map(|s| s.count).sum())?;
+        Coordinator::over(base, specs, grace, observer)
     }
 
     /// Leaves a descriptor open in the processes of this kind.
@@ -514,27 +523,9 @@ impl<'o> Coordinator<'o> {
         self
     }
 
-    fn with_room(
-        options: &Options,
-        specs: Vec<Spec>,
-        more: usize,
-        grace: Duration,
-        observer: &'o mut dyn FnMut(Event<'_>),
-    ) -> Result<Self, PoolError> {
-        let processes: usize = specs.iter().map(|s| s.count).sum();
-        let geometry = Geometry::new(participants_for(processes + more), options.queues.len());
-        let segment = Arc::new(Segment::create_with(geometry, options)?);
-        let me = segment.table().admit(std::process::id(), 0)?.ok_or(SegmentCreateError::Geometry)?;
-        let bell = make_bell()?;
-        Coordinator::over(segment, me, bell, specs, grace, observer)
-    }
-
-    /// The coordinator of a segment that is made already, in which it is `me`. This process must have one thread, and keep to
-    /// that.
+    /// The coordinator of a segment that is made already. This process must have one thread, and keep to that.
     pub(crate) fn over(
-        segment: Arc<Segment>,
-        me: Name,
-        bell: EventFd,
+        Base { segment, me, bell }: Base,
         specs: Vec<Spec>,
         grace: Duration,
         observer: &'o mut dyn FnMut(Event<'_>),
@@ -589,6 +580,7 @@ impl<'o> Coordinator<'o> {
             succession: Err(
                 "only a pool of Builder::forkserver or Builder::exec can be; start another beside it, and end this one by SIGTERM",
             ),
+            rolls_after_upgrade: false,
             upgrade: None,
             is_announced: false,
             captures_output: true,
@@ -609,7 +601,11 @@ impl<'o> Coordinator<'o> {
         self.resizing(0, at_most)
     }
 
-    fn resizing(mut self, spec: usize, at_most: usize) -> Result<Self, PoolError> {
+    /// Signals say how many processes there are of the kind `specs[spec]`, up to `at_most`.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub(crate) fn resizing(mut self, spec: usize, at_most: usize) -> Result<Self, PoolError> {
         let os = |step| move |source| PoolError::Os { step, source };
         raise_file_limit(16 + 3 * (self.workers.len() + at_most) as u64)
             .map_err(os("raise the limit of open files"))?;
@@ -631,6 +627,11 @@ impl<'o> Coordinator<'o> {
         Coordinator { succession, ..self }
     }
 
+    /// Workers are replaced, one after another, once another program has taken over.
+    pub(crate) fn rolling_after_upgrade(self, is_wanted: bool) -> Self {
+        Coordinator { rolls_after_upgrade: is_wanted, ..self }
+    }
+
     /// Goes on with what the program before has left. This process has children of workers already.
     ///
     /// # Errors
@@ -640,28 +641,34 @@ impl<'o> Coordinator<'o> {
         self.is_announced = true;
         self.workers.clear();
         let now = Instant::now();
-        for (number, sitter) in state.workers.iter().enumerate() {
-            let mut worker = Worker::new(0, &self.specs[0], number);
-            (worker.restarts, worker.failures) = (sitter.restarts, sitter.failures);
-            worker.is_retired = sitter.is_retired;
-            worker.life = match sitter.state {
+        for Sitter { spec, label, state, restarts, failures, is_retired } in state.workers.clone() {
+            let life = match state {
                 SitterState::Due { in_ms } => Life::Due(now + Duration::from_millis(in_ms)),
                 SitterState::Over => Life::Over,
-                SitterState::Running { pid, name, for_ms } => Life::Running {
-                    child: Child::of(Pid::from_raw(pid)).map_err(os("watch a worker again"))?,
-                    name: Name::of(name),
-                    since: now.checked_sub(Duration::from_millis(for_ms)).unwrap_or(now),
-                    output: [false, true].map(|is_error| Output { lines: None, is_error }),
-                    sentence: None,
-                },
+                SitterState::Running { pid, name, for_ms, output: [stdout, stderr] } => {
+                    let read_on = |state: Option<OutputState>, is_error| {
+                        let lines = state.as_ref().map(Lines::of).transpose();
+                        lines.map(|lines| Output { lines, is_error }).map_err(os("take up a descriptor"))
+                    };
+                    Life::Running {
+                        child: Child::of(Pid::from_raw(pid)).map_err(os("watch a worker again"))?,
+                        name: Name::of(name),
+                        since: now.checked_sub(Duration::from_millis(for_ms)).unwrap_or(now),
+                        output: [read_on(stdout, false)?, read_on(stderr, true)?],
+                        sentence: None,
+                    }
+                }
             };
-            self.workers.push(worker);
+            self.workers.push(Worker { label, spec, life, restarts, failures, last_word: None, is_retired });
         }
         self.door = state.door.as_ref().map(Door::of).transpose().map_err(os("take up a descriptor"))?;
         self.has_settled = true; // a look at all times, and whoever waits
         self.is_to_be_audited("the program before".to_owned());
         (self.observer)(Event::Upgraded);
         self.answer_upgrade("");
+        if self.rolls_after_upgrade {
+            self.roll_those(None, |_| true);
+        }
         Ok(self)
     }
 
@@ -1333,19 +1340,23 @@ impl<'o> Coordinator<'o> {
                 Life::Over => SitterState::Over,
                 Life::Due(at) => SitterState::Due { in_ms: ms(at.saturating_duration_since(now)) },
                 Life::Running { sentence: Some(_), .. } => return None,
-                Life::Running { output, .. } if output.iter().any(|o| o.lines.is_some()) => return None,
-                Life::Running { child, name, since, .. } => {
-                    SitterState::Running { pid: child.pid.as_raw(), name: name.bits(), for_ms: ms(since.elapsed()) }
-                }
+                Life::Running { child, name, since, output, .. } => SitterState::Running {
+                    pid: child.pid.as_raw(),
+                    name: name.bits(),
+                    for_ms: ms(since.elapsed()),
+                    output: output.each_ref().map(|output| output.lines.as_ref().map(Lines::state)),
+                },
             };
-            let Worker { restarts, failures, is_retired, .. } = *w;
-            Some(Sitter { state, restarts, failures, is_retired })
+            let Worker { spec, restarts, failures, is_retired, .. } = *w;
+            Some(Sitter { spec, label: w.label.clone(), state, restarts, failures, is_retired })
         };
         let is_looking = self.renewal.as_ref().is_some_and(|renewal| renewal.looking.is_some());
+        // One that the next program begins anew, and nobody waits for, may end here.
+        let is_rolling = self.roll.as_ref().is_some_and(|roll| !self.rolls_after_upgrade || !roll.ids.is_empty());
         let is_quiet = self.mode == Mode::Running
             && self.is_announced
-            && self.is_owner_heard
-            && self.roll.is_none()
+            && self.is_owner_heard == self.owner.is_some()
+            && !is_rolling
             && !is_looking
             && self.outbox.is_empty()
             && self.late_guests.is_empty()
@@ -1357,7 +1368,8 @@ impl<'o> Coordinator<'o> {
             Some(door) => Some(door.state()?),
             None => None,
         };
-        Some(Handover { workers: self.workers.iter().map(sitter).collect::<Option<_>>()?, door })
+        let handed = self.handed.as_ref().map(|(_, fd)| number(&fd.as_fd()));
+        Some(Handover { workers: self.workers.iter().map(sitter).collect::<Option<_>>()?, door, handed })
     }
 
     /// Somebody wants another program to take over.
@@ -1370,7 +1382,7 @@ impl<'o> Coordinator<'o> {
             return self.not_upgraded(why);
         }
         // Of what goes on just now nothing is checked.
-        let state = self.state().unwrap_or(Handover { workers: Vec::new(), door: None });
+        let state = self.state().unwrap_or(Handover { workers: Vec::new(), door: None, handed: None });
         let looking = match &mut self.succession {
             Ok(succession) => succession.check(&state),
             Err(why) => Err((*why).to_owned()),
@@ -1453,9 +1465,15 @@ impl<'o> Coordinator<'o> {
 
     fn begin_roll(&mut self, ids: impl IntoIterator<Item = u32>) {
         let spec = self.renewal.as_ref().map(|renewal| renewal.spec);
+        self.roll_those(ids, |i| spec.is_none_or(|spec| i == spec));
+    }
+
+    fn roll_those(&mut self, ids: impl IntoIterator<Item = u32>, is_meant: impl Fn(usize) -> bool) {
+        let is_meant = |w: &Worker| self.specs[w.spec].role == Role::Worker && is_meant(w.spec);
+        let next = (0..self.workers.len()).filter(|&i| is_meant(&self.workers[i])).collect();
         let roll = self.roll.get_or_insert_default();
         roll.ids.extend(ids);
-        roll.next = (0..self.workers.len()).filter(|&i| spec.is_none_or(|spec| self.workers[i].spec == spec)).collect();
+        roll.next = next;
     }
 
     /// The next is asked to leave when the one before is replaced.

@@ -4,7 +4,7 @@
 //! # Steps
 //!
 //! 1. SIGUSR2. The program to follow is started as a child, on a copy of the [state](Handover): it says whether it understands that,
-//!    the segment's layout, and has all the tasks. If not, or if it says nothing in time, the pool goes on as it is.
+//!    the segment's layout, and has all the tasks (of a pool that serves Temporal: whether its flags and files still hold). If not, or if it says nothing in time, the pool goes on as it is.
 //! 2. As soon as nothing else goes on (a roll, somebody who is about to attach), the descriptors that are to stay lose
 //!    FD_CLOEXEC, and that program is executed. No signal is lost: they stay blocked, and pending ones pending.
 //! 3. It takes up the state, and opens its children anew: as long as it has not reaped them, their numbers are theirs.
@@ -29,19 +29,24 @@ pub(crate) struct Handover {
     /// In the order of their numbers.
     pub(crate) workers: Vec<Sitter>,
     pub(crate) door: Option<DoorState>,
+    /// What processes of one kind are given beside the segment and the bell.
+    pub(crate) handed: Option<RawFd>,
 }
 
 /// A worker, or the room for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "pool", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Sitter {
+    /// Which kind of process.
+    pub(crate) spec: usize,
+    pub(crate) label: String,
     pub(crate) state: SitterState,
     pub(crate) restarts: u32,
     pub(crate) failures: u32,
     pub(crate) is_retired: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "pool", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum SitterState {
     /// To be forked in so many milliseconds.
@@ -53,8 +58,18 @@ pub(crate) enum SitterState {
         pid: i32,
         name: u64,
         for_ms: u64,
+        /// Its standard output and error, where they are read.
+        output: [Option<OutputState>; 2],
     },
     Over,
+}
+
+/// A pipe that is read, and what came through it and is no whole line yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "pool", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct OutputState {
+    pub(crate) pipe: RawFd,
+    pub(crate) pending: Vec<u8>,
 }
 
 /// Who has attached, and where others may. Descriptors are numbers in the process that goes on.
@@ -85,6 +100,17 @@ impl DoorState {
     }
 }
 
+impl Handover {
+    fn fds(&self) -> impl Iterator<Item = RawFd> {
+        let outputs = self.workers.iter().flat_map(|sitter| match &sitter.state {
+            SitterState::Running { output, .. } => &output[..],
+            _ => &[],
+        });
+        let pipes = outputs.flatten().map(|output| output.pipe);
+        self.door.iter().flat_map(DoorState::fds).chain(pipes).chain(self.handed)
+    }
+}
+
 /// Who finds and executes the program that follows.
 pub(crate) trait Succession {
     /// Starts it, to find out whether it could take this over.
@@ -110,8 +136,8 @@ pub(crate) enum Upgrade {
 /// The kernel's.
 pub(crate) fn keep_open(state: &Handover, are_kept: bool) -> nix::Result<()> {
     let flag = if are_kept { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
-    for fd in state.door.iter().flat_map(DoorState::fds) {
-        // SAFETY: the door of the coordinator, whose state this is, has it open.
+    for fd in state.fds() {
+        // SAFETY: the coordinator, whose state this is, has it open.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         fcntl(fd, FcntlArg::F_SETFD(flag))?;
     }

@@ -1,5 +1,6 @@
 //! What children write, line by line.
 
+use super::handover::{OutputState, number, take_up};
 use std::{
     io::{ErrorKind, Read},
     os::fd::{AsFd, OwnedFd},
@@ -25,6 +26,20 @@ impl Lines {
     /// `pipe` is non-blocking.
     pub(crate) fn new(pipe: OwnedFd) -> Lines {
         Lines { pipe: pipe.into(), pending: Vec::new(), seen: 0 }
+    }
+
+    /// What another program needs to read on.
+    pub(crate) fn state(&self) -> OutputState {
+        OutputState { pipe: number(&self.pipe), pending: self.pending.clone() }
+    }
+
+    /// What [`state`](Self::state) has described.
+    ///
+    /// # Errors
+    /// The pipe is not there.
+    pub(crate) fn of(state: &OutputState) -> nix::Result<Lines> {
+        let pending = state.pending.clone();
+        Ok(Lines { pipe: take_up(state.pipe)?.into(), seen: pending.len(), pending })
     }
 
     /// Passes on all whole lines that are there now, and at the end of the output the rest. False: the output has ended.

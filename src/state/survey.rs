@@ -33,6 +33,8 @@ pub(crate) struct Survey {
     pub(crate) journals: Vec<(PathBuf, Result<Contents, JournalError>)>,
     /// What is wrong with the segment, or between it and a journal.
     pub(crate) faults: Vec<String>,
+    /// Those between it and a journal.
+    pub(crate) contradictions: Vec<String>,
     /// The tasks of durable clients that are not over.
     pub(crate) tasks: Vec<(Task, Fate)>,
     /// Tasks of others, which go with them.
@@ -131,6 +133,7 @@ pub(crate) fn survey(state: &Path) -> Result<Survey, io::Error> {
         is_of_this_boot,
         journals,
         faults: Vec::new(),
+        contradictions: Vec::new(),
         tasks: Vec::new(),
         dropped: 0,
         is_mixed: false,
@@ -281,7 +284,8 @@ impl Survey {
                 }
             }
         }
-        self.faults.extend(faults);
+        self.faults.extend(faults.clone());
+        self.contradictions = faults;
         let goes_on = self.is_of_this_boot && has_segment && self.faults.is_empty();
         let from_segment = goes_on || !self.can_be_rebuilt();
         let mut there: HashMap<&str, Vec<u64>> = HashMap::new();

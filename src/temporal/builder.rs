@@ -6,7 +6,8 @@ use super::{
     bridge::Config,
     connect::{ConnectError, ConnectFlags, Server},
     report,
-    worker_pool::Place,
+    upgrade::Taken,
+    worker_pool::{Place, Watched},
     workflow::Workflows,
 };
 use crate::{
@@ -356,8 +357,8 @@ impl Worker {
     /// [`RunError`]. No process is left behind in any case.
     pub fn run(self) -> Result<(), RunError> {
         let server = Server::resolve(&self.connection)?;
-        let place = Place { name: self.name.clone(), options: Options::default(), quiet: false };
-        self.serve(server, place, None)
+        let place = Place { name: self.name.clone(), options: Options::default(), quiet: false, is_upgradable: false };
+        self.serve(server, place, None, None)
     }
 
     /// Has a child of this process look at the plug-ins, if there are any, and none has before.
@@ -388,11 +389,12 @@ impl Worker {
         mut self,
         server: Server,
         place: Place,
-        companion: Option<&super::worker_pool::Watched>,
+        companion: Option<&Watched>,
+        taken: Option<&Taken>,
     ) -> Result<(), RunError> {
         self.config.check().map_err(RunError::Settings)?;
         self.probe()?;
-        if !place.quiet {
+        if !place.quiet && taken.is_none() {
             self.say_plugins()?;
         }
         (self.config.workflow_processes, self.config.activity_processes) = self.processes();
@@ -403,7 +405,12 @@ impl Worker {
             let why = "there is nothing to run: register workflows or activities, and give them at least one process";
             return Err(RunError::Settings(why.to_owned()));
         }
-        report::run(server, self.config, place, self.user, companion)
+        let former = match taken {
+            Some(taken) if taken.is_check() => return taken.accept().map_err(RunError::Pool),
+            Some(taken) => Some((taken, taken.base().map_err(RunError::Pool)?)),
+            None => None,
+        };
+        report::run(server, self.config, place, self.user, companion, former)
     }
 
     /// How many processes of each kind there are: none for what isn't registered.

@@ -22,10 +22,13 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpStream},
     os::{
         fd::{AsFd, FromRawFd, OwnedFd},
-        unix::{fs::FileExt, process::CommandExt},
+        unix::{
+            fs::FileExt,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -287,10 +290,50 @@ fn run_into(command: &mut Command, limit: Duration, log: &Log) -> Result<(), Hel
 /// ```
 #[derive(Debug)]
 pub struct DevServer {
-    child: Child,
+    child: Process,
     log: Log,
     port: u16,
     parent: Pid,
+}
+
+/// A child of this process, whichever program of it has started it.
+#[derive(Debug)]
+struct Process {
+    pid: Pid,
+    /// It has been reaped: the number may be another's.
+    status: Option<ExitStatus>,
+}
+
+impl Process {
+    fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.reap(libc::WNOHANG)
+    }
+
+    fn wait(&mut self) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.reap(0)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    fn reap(&mut self, flags: libc::c_int) -> io::Result<Option<ExitStatus>> {
+        if self.status.is_some() {
+            return Ok(self.status);
+        }
+        let mut status = 0;
+        // SAFETY: a plain number, and a place for another.
+        match Errno::result(unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, flags) }) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => self.status = Some(ExitStatus::from_raw(status)),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.status)
+    }
+
+    fn kill(&self) -> io::Result<()> {
+        if self.status.is_some() { Ok(()) } else { Ok(kill(self.pid, Signal::SIGKILL)?) }
+    }
 }
 
 impl DevServer {
@@ -329,6 +372,20 @@ impl DevServer {
         Ok(DevServer { child, log, port: *port, parent: Pid::this() })
     }
 
+    /// One that this process has started before it has executed this program. What it wrote is not known.
+    ///
+    /// # Errors
+    /// No memory.
+    #[cfg(all(feature = "cli", feature = "pool"))]
+    pub(crate) fn taken_over(pid: Pid, port: u16) -> io::Result<DevServer> {
+        Ok(DevServer { child: Process { pid, status: None }, log: Log::new()?, port, parent: Pid::this() })
+    }
+
+    #[cfg(feature = "pool")]
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Whether the server accepts connections by now. Doesn't wait for it.
     ///
     /// It can't tell who accepts: make sure before the start that nobody does. If somebody came in between, ours ends,
@@ -353,7 +410,7 @@ impl DevServer {
     /// The server's process, to be watched; only [`ready`](Self::ready), [`stop`](Self::stop) and the drop reap it.
     #[must_use]
     pub fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
+        self.child.pid
     }
 
     /// Ends the server: by SIGTERM, and by SIGKILL if it hasn't ended within `grace`. Returns when it is gone.
@@ -386,7 +443,7 @@ impl Drop for DevServer {
 }
 
 /// Starts `command` so that it dies with this thread, with its output in `log` and no signal blocked.
-fn spawn(command: &mut Command, log: &Log) -> io::Result<Child> {
+fn spawn(command: &mut Command, log: &Log) -> io::Result<Process> {
     let parent = Pid::this();
     command.stdin(Stdio::null()).stdout(log.writer()?).stderr(log.writer()?);
     let prepare = move || {
@@ -401,14 +458,14 @@ fn spawn(command: &mut Command, log: &Log) -> io::Result<Child> {
     };
     // SAFETY: `prepare` makes three system calls, all async-signal-safe, and neither allocates nor locks.
     unsafe { command.pre_exec(prepare) };
-    command.spawn()
+    Ok(Process { pid: Pid::from_raw(command.spawn()?.id().cast_signed()), status: None })
 }
 
 /// Waits for the end of `child`, without a signal handler or a sleep; `None` if it takes longer than `limit`.
-fn wait_within(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+fn wait_within(child: &mut Process, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + limit;
     // SAFETY: a plain system call; the number is our child's, which nobody has reaped.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.pid.as_raw(), 0) };
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just given us this descriptor, and it is small enough for a C int.
     let pidfd = unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) };
@@ -465,7 +522,7 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{net::TcpListener, os::unix::process::ExitStatusExt};
+    use std::net::TcpListener;
 
     /// A shell script, written by another process: a descriptor of ours, open for writing, could be inherited by a
     /// child of another test, and the script then not be run (ETXTBSY).

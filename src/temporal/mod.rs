@@ -25,6 +25,8 @@ pub(crate) mod report;
 pub mod sample;
 mod seam;
 pub mod starter;
+#[cfg_attr(not(feature = "pool"), path = "no_upgrade.rs")]
+pub(crate) mod upgrade;
 mod user_code;
 mod wire;
 pub(crate) mod worker_pool;

@@ -5,13 +5,14 @@ use super::{
     bridge::Config,
     builder::RunError,
     connect::Server,
+    upgrade::Taken,
     worker_pool::{self, Place, Watched},
 };
 use crate::{
     logs::{self, Of},
     process::{
         Mode,
-        coordinator::{Event, Summary},
+        coordinator::{Base, Event, Summary},
     },
 };
 use std::{
@@ -34,6 +35,7 @@ pub(super) fn run(
     place: Place,
     user: UserCode,
     companion: Option<&Watched>,
+    former: Option<(&Taken, Base)>,
 ) -> Result<(), RunError> {
     let (w, a, quiet) = (config.workflow_processes, config.activity_processes, place.quiet);
     let say = |line: fmt::Arguments<'_>| {
@@ -95,7 +97,10 @@ pub(super) fn run(
         Event::Renewing => {
             say(format_args!("loading the plug-ins again: one activity worker after another is replaced"))
         }
-        Event::Upgraded | Event::NotUpgraded { .. } => {} // whoever asked is told
+        Event::Upgraded => {
+            say(format_args!("upgraded to the program that is there now: one worker after another is replaced"))
+        }
+        Event::NotUpgraded { why } => complain(format_args!("ERROR: not upgraded: {why}; everything goes on as it is")),
         Event::NotRenewed { why } => {
             complain(format_args!("ERROR: {why}; the activity workers go on with what they have"))
         }
@@ -108,7 +113,7 @@ pub(super) fn run(
         ),
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
-    conclude(&worker_pool::run(server, config, place, user, companion, &mut observer)?, &say)
+    conclude(&worker_pool::run(server, config, place, user, companion, former, &mut observer)?, &say)
 }
 
 /// The table at the end; an error if anything was left behind.

@@ -1,5 +1,7 @@
 //! The pool that serves Temporal: a bridge, workflow processes and activity processes around one segment.
 
+#[cfg(feature = "pool")]
+use super::upgrade::State;
 use super::{
     UserCode,
     activity::activity_process,
@@ -7,6 +9,7 @@ use super::{
     connect::Server,
     dev_server::DevServer,
     history::Recording,
+    upgrade::Taken,
     wire,
     workflow::{WorkflowHost, workflow_process},
 };
@@ -17,10 +20,12 @@ use crate::{
     },
     mem::segment::Options,
     process::{
-        coordinator::{Companion, Coordinator, Event, PoolError, Role, Spec, Summary, Unfit},
+        coordinator::{Base, Companion, Coordinator, Event, PoolError, Role, Spec, Summary, Unfit, processes_for},
         spawn::pidfd_open,
     },
 };
+#[cfg(feature = "pool")]
+use crate::{pool::launch::Successor, process::handover::Handover};
 use nix::unistd::Pid;
 use std::{
     collections::HashMap,
@@ -32,6 +37,10 @@ use std::{
 /// How long a replay may go on once its user has had enough.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How long a program that is to follow has to say that it can.
+#[cfg(feature = "pool")]
+const TO_FOLLOW: Duration = Duration::from_secs(30);
+
 /// How long a pool that ends, and has nothing to do, may take for each step of that without being killed.
 const LEAST_GRACE: Duration = Duration::from_secs(1);
 
@@ -39,13 +48,20 @@ const LEAST_GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Watched {
     pid: Pid,
     pidfd: OwnedFd,
+    #[cfg(feature = "pool")]
+    port: u16,
 }
 
 impl Watched {
     /// # Errors
     /// What the kernel refused.
     pub(crate) fn new(server: &DevServer) -> nix::Result<Watched> {
-        Ok(Watched { pid: server.pid(), pidfd: pidfd_open(server.pid())? })
+        Ok(Watched {
+            pid: server.pid(),
+            pidfd: pidfd_open(server.pid())?,
+            #[cfg(feature = "pool")]
+            port: server.port(),
+        })
     }
 }
 
@@ -67,6 +83,8 @@ pub(crate) struct Place {
     pub(crate) options: Options,
     /// Whether only what workers print is said, and what goes wrong.
     pub(crate) quiet: bool,
+    /// Whether a program that is executed again with the same arguments comes here again.
+    pub(crate) is_upgradable: bool,
 }
 
 /// Where they stand among the kinds of processes.
@@ -75,7 +93,8 @@ const BRIDGE: usize = 0;
 const WORKFLOW_PROCESSES: usize = 1;
 const ACTIVITY_PROCESSES: usize = 2;
 
-/// Runs the pool in this process, which becomes its coordinator, until it is told to end.
+/// Runs the pool in this process, which becomes its coordinator, until it is told to end. `former`: what a program before has left of
+/// it, and what it is made over then.
 ///
 /// # Errors
 /// [`PoolError`]. No process is left behind in any case.
@@ -85,6 +104,7 @@ pub(crate) fn run(
     place: Place,
     user: UserCode,
     companion: Option<&Watched>,
+    former: Option<(&Taken, Base)>,
     observer: &mut dyn FnMut(Event<'_>),
 ) -> Result<Summary, PoolError> {
     // Core cancels activities when the grace is over, however short.
@@ -137,12 +157,23 @@ pub(crate) fn run(
             }),
         },
     ];
-    let Place { name, options, .. } = place;
+    let Place { name, options, is_upgradable, .. } = place;
     let options = Options { queues: Options::with_queues(wire::QUEUES).queues, ..options };
-    let coordinator = match workflow_processes {
-        // Core was not asked for workflow tasks.
-        0 => Coordinator::new(&options, specs, grace, observer)?,
-        _ => Coordinator::resizable(&options, specs, (WORKFLOW_PROCESSES, at_most), grace, observer)?,
+    // Without them Core was not asked for workflow tasks.
+    let is_resizable = workflow_processes > 0;
+    let at_most = if is_resizable { at_most.max(workflow_processes) } else { 0 };
+    let (taken, base) = match former {
+        Some((taken, base)) => (Some(taken), base),
+        None => (None, Base::make(&options, 1 + at_most + activity_processes)?),
+    };
+    // The segment that is there wins.
+    let room = processes_for(base.segment.table().participants.len()).saturating_sub(1 + activity_processes);
+    #[cfg(feature = "pool")]
+    let (segment, me, bell) = (base.segment.clone(), base.me, base.bell.as_fd().try_clone_to_owned());
+    let coordinator = Coordinator::over(base, specs, grace, observer)?;
+    let coordinator = match is_resizable {
+        true => coordinator.resizing(WORKFLOW_PROCESSES, at_most.min(room))?,
+        false => coordinator,
     };
     let coordinator = match renewed.activities.has_plugins() {
         true => coordinator.renewing(ACTIVITY_PROCESSES, || renewed.activities.probe_again()),
@@ -153,7 +184,27 @@ pub(crate) fn run(
         Some(listener) => coordinator.handing(BRIDGE, listener),
         None => coordinator,
     };
-    coordinator.naming(&Kind::NAMES).listen(name.as_deref())?.run(companion.map(|c| c as &dyn Companion))
+    #[cfg(feature = "pool")]
+    let coordinator = match bell {
+        Ok(_) if !is_upgradable => coordinator.succeeded_by(Err(
+            "another program can go on with workers of shmworker run and of Worker::main, not with those of Worker::run",
+        )),
+        Ok(ref bell) => {
+            let dev_server = companion.map(|companion| (companion.pid, companion.port));
+            let of_state = segment.clone();
+            let state = move |handover: &Handover| State::of(handover, me, &of_state, dev_server);
+            let successor = Successor::of_temporal(segment.as_fd(), bell.as_fd(), TO_FOLLOW, state);
+            coordinator.succeeded_by(Ok(Box::new(successor))).rolling_after_upgrade(true)
+        }
+        Err(_) => coordinator.succeeded_by(Err("its coordinator had no descriptor left for that")),
+    };
+    #[cfg(not(feature = "pool"))]
+    let _ = is_upgradable;
+    let coordinator = match taken {
+        Some(taken) => coordinator.succeeding(taken.handover())?,
+        None => coordinator.naming(&Kind::NAMES).listen(name.as_deref())?,
+    };
+    coordinator.run(companion.map(|c| c as &dyn Companion))
 }
 
 /// Runs a pool that replays, in this process, which becomes its coordinator. It ends by itself.

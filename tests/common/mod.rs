@@ -106,7 +106,8 @@ impl<'s> Scene<'s> {
         self.connected(&std::env::current_exe().unwrap(), args)
     }
 
-    fn connected(&self, binary: &Path, args: &[&str]) -> Command {
+    /// The same of any program that has the command line.
+    pub(crate) fn connected(&self, binary: &Path, args: &[&str]) -> Command {
         let mut command = self.command(binary, args);
         command.args(["--address", &self.server.address, "--namespace", self.namespace]);
         command

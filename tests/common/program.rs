@@ -163,7 +163,11 @@ impl Program {
     /// The processes that this one has forked and that run the same program, or another that was invited to stand in for it, in the
     /// order of their birth.
     pub(crate) fn children(&self) -> Vec<Process> {
-        let binary = |pid| fs::read_link(format!("/proc/{pid}/exe")).ok();
+        // One that has been replaced since is the same.
+        let binary = |pid| {
+            let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?.into_os_string().into_string().ok()?;
+            Some(path.trim_end_matches(" (deleted)").to_owned())
+        };
         let own = binary(self.pid());
         let is_invited = |pid: i32| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();

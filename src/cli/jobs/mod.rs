@@ -19,6 +19,7 @@ use super::{
     args::{name, number},
     exit::{self, CliError},
     observing::ObservingArgs,
+    successor,
 };
 use crate::{
     Pool, Tasks,
@@ -179,7 +180,8 @@ impl Form {
 /// Some have failed, or none could be run.
 pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     // What it says of the pool by itself is of no use where nobody asks; but spans are lost with a word.
-    if let Some(format) = args.observing.log_format.or(args.observing.sends_spans().then_some(Format::Text)) {
+    let format = args.observing.log_format.or(args.observing.sends_spans().then_some(Format::Text));
+    if let Some(format) = format {
         crate::logs::start(format);
     }
     let usage = |why: &str| CliError::new(exit::USAGE, why);
@@ -267,7 +269,9 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         }
         None => Pool::builder(),
     };
-    let pool = builder.workers(workers).fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
+    successor::hold_back()?;
+    let builder = builder.workers(workers).succeeded_with(successor::args(&args.load, format));
+    let pool = builder.fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
     let kept = args.state.as_ref().map(|path| State::of(path, &pool, &told.done, command));
     if let Some(state) = &kept
         && !state.adopted.is_empty()
@@ -294,7 +298,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     let all = if args.halt.is_share() { source.count(separator) } else { None };
     let Source { input, len, name, .. } = source;
     // Before the first thread, which inherits what is blocked, and after the pool, which does not.
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2].into_iter().collect();
     signals.thread_block().map_err(|e| CliError::new(exit::FAILURE, format_args!("cannot wait for signals: {e}")))?;
     #[cfg(feature = "otlp")]
     let runner = runner.traced(super::observing::tracer(&args.observing)?);
@@ -307,7 +311,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     }
     let (lines, nudge) = Lines::read(input, separator, runner.alarm()).map_err(failure)?;
     let signal = Arc::new(AtomicI32::new(0));
-    watch_signals(signals, &signal, &runner, nudge).map_err(failure)?;
+    watch_signals(signals, &signal, &runner, nudge, pool.coordinator_pid()).map_err(failure)?;
     let mut drive = Drive {
         label: args.label.as_deref().map(Label::new),
         is_raw: matches!(form, Form::Command(_)) && !args.json,
@@ -433,11 +437,22 @@ impl Source {
     }
 }
 
-/// The first of these signals, which every thread blocks, is noted, and wakes the main thread; the second ends the process.
-fn watch_signals(set: SigSet, noted: &Arc<AtomicI32>, runner: &Runner<'_>, nudge: Nudge) -> io::Result<()> {
+/// The first of these signals, which every thread blocks, is noted, and wakes the main thread; the second ends the process. SIGUSR2 is
+/// passed on.
+fn watch_signals(
+    set: SigSet,
+    noted: &Arc<AtomicI32>,
+    runner: &Runner<'_>,
+    nudge: Nudge,
+    coordinator: u32,
+) -> io::Result<()> {
     let (noted, alarm) = (noted.clone(), runner.alarm());
     let watch = move || {
         while let Ok(signal) = set.wait() {
+            if signal == Signal::SIGUSR2 {
+                successor::pass_on(coordinator);
+                continue;
+            }
             // Release: not needed for more than the number itself, which the ring publishes too.
             if noted.swap(signal as i32, Release) != 0 {
                 // SAFETY: it ends the process at once. Workers don't outlive it, nor their programs them.

@@ -400,7 +400,12 @@ mod tests {
 
         fn sample(&self) -> Sample {
             let fd = self.segment.as_fd().try_clone_to_owned().unwrap();
-            Sample::of(&Found { segment: Segment::attach(fd, false).unwrap(), coordinator: None, runs: true })
+            Sample::of(&Found {
+                segment: Segment::attach(fd, false).unwrap(),
+                coordinator: None,
+                runs: true,
+                path: None,
+            })
         }
 
         fn app(&self, has_colors: bool) -> App {

@@ -25,6 +25,7 @@ use temporalio_common::protos::{
 
 /// Runs a workflow process: one activation at a time, many suspended runs.
 pub(in super::super) fn workflow_process(seat: &Seat, host: WorkflowHost) -> u8 {
+    seat.ready();
     code(serve_workflows(seat, Runs::new(host)))
 }
 
