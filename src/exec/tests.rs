@@ -1444,7 +1444,7 @@ fn a_kill_of_all_costs_what_ran_an_attempt_and_blames_nobody() {
         task.begin(1, 0, 0, 0);
         std::mem::forget(task);
         let me = table.admit(0, 0).unwrap().unwrap();
-        table.recover_all(&Cursors::new(table), me, 0).unwrap();
+        table.recover_all(&Cursors::new(table), me, &[], 0).unwrap();
     }
     let client = durable(&pool, name);
     let done = client.take().unwrap().expect("no attempt is left");
@@ -1473,8 +1473,8 @@ fn a_durable_client_that_dies_at_any_step_gets_each_result_until_it_lets_it_go()
         });
 
         let [dying, successor] = [(); 2].map(|()| table.admit(0, 0).unwrap().unwrap());
-        let survived = fate::mortal(j, || table.recover_all(&Cursors::new(table), dying, 0).unwrap()).is_some();
-        table.recover_all(&Cursors::new(table), successor, 0).unwrap();
+        let survived = fate::mortal(j, || table.recover_all(&Cursors::new(table), dying, &[], 0).unwrap()).is_some();
+        table.recover_all(&Cursors::new(table), successor, &[], 0).unwrap();
         let audit = table.audit();
         assert!(audit.violations.is_empty(), "{audit} after {k} and {j}");
 

@@ -33,9 +33,9 @@
 //!
 //! # The death of all
 //!
-//! Who finds a segment that nobody has any more settles all who are not known to be settled, itself a new participant, by
+//! Who finds a segment whose coordinator is dead settles all who are dead and not known to be settled, itself a new participant, by
 //! [`Table::recover_all`]: what one of them was adopting names it, and is met when its own turn comes. A kill of all is nobody's
-//! fault: each that had begun, or was claimed, is *spent*.
+//! fault: each that had begun, or was claimed, is *spent*. Workers that live go on meanwhile, as beside any recovery.
 //!
 //! # Blame
 //!
@@ -224,6 +224,10 @@ impl Table<'_> {
             }
             p.finished.store(0, Relaxed);
             p.fault.store(0, Relaxed);
+            #[cfg(not(all(test, any(loom, shuttle))))]
+            for word in [&p.born, &p.make] {
+                word.store(0, Relaxed);
+            }
             p.pid.store(pid, Relaxed);
             p.role.store(role, Relaxed);
             let name = Name::new(id as u16, last + 1);
@@ -277,17 +281,26 @@ impl Table<'_> {
         Ok(settled)
     }
 
-    /// Settles what all who were here before owned, but for `me`, then sweeps. Only for who has the segment alone; safe to repeat,
-    /// also where it was killed, by another then.
+    /// Settles what all who were here before owned, but for `me` and the living, then sweeps. Only for who is to be the coordinator;
+    /// safe to repeat, also where it was killed, by another then.
     ///
     /// # Errors
     /// [`Corrupted`] if a word is damaged.
-    pub(crate) fn recover_all(&self, cursors: &Cursors, me: Name, exit: u64) -> Result<Settled, Corrupted> {
+    pub(crate) fn recover_all(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        living: &[Name],
+        exit: u64,
+    ) -> Result<Settled, Corrupted> {
         let mut settled = Settled::default();
         for (id, p) in self.participants.iter().enumerate().filter(|(id, _)| *id != usize::from(me.id())) {
-            if let Member::Live(n) | Member::Dead(n) = p.member(id)? {
+            if let Member::Live(n) | Member::Dead(n) = p.member(id)?
+                && let name = Name::new(id as u16, n)
+                && !living.contains(&name)
+            {
                 let death = Death { is_of_all: true, ..Death::of(exit) };
-                self.settle_all(cursors, me, Name::new(id as u16, n), death, &mut settled)?;
+                self.settle_all(cursors, me, name, death, &mut settled)?;
             }
         }
         self.sweep(cursors)?;

@@ -34,6 +34,8 @@
 //! |                   | coordinator                         |              |                                        |
 //! | `armed`, `paused` | the coordinator                     | all          | see [`crate::lockfree::timer`]         |
 //! | `watched`         | wakers and the coordinator          | the same     | see [`crate::lockfree::timer`]         |
+//! | `served`          | the coordinator, once it stands in  | workers that | a count; who wakes by it looks whether |
+//! |                   | its participant's `pid` and `born`  | wait for one | that process lives                     |
 //!
 //! # Invariants
 //!
@@ -43,7 +45,7 @@
 //! # Ordering
 //!
 //! `mode` and `deaths` are stored with Release and loaded with Acquire: who sees a death counted sees what its recovery
-//! has settled. Who shares a segment got it by a fork or a socket, after its identity was written.
+//! has settled. `served` likewise: who sees it finds whose count it is. Who shares a segment got it by a fork or a socket, after its identity was written.
 //!
 //! What checks this page: the tests below, `const` assertions at each structure, `fuzz/fuzz_targets/segment_open.rs`.
 
@@ -60,7 +62,7 @@ use crate::{
         trail::Trail,
         word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
     },
-    sync::{AtomicU32, AtomicU64, ticks::Pair},
+    sync::{AtomicU32, AtomicU64, Futex, ticks::Pair},
 };
 use std::{alloc::Layout as Region, mem::offset_of};
 
@@ -225,6 +227,8 @@ pub(crate) struct Control {
     pub(crate) clock: ClockWords,
     /// Nanoseconds of 2³² ticks by which metrics are told for good, whoever tells them; 0: not yet. For people.
     pub(crate) told_rate: AtomicU64,
+    /// How often a coordinator has begun to serve in this file, in which workers wait for one.
+    pub(crate) served: Futex,
     pub(crate) alarm: Alarm,
 }
 

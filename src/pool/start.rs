@@ -28,6 +28,7 @@ use crate::{
         handover::Handover,
         limits::WorkerLimits,
         orders,
+        orphan::Outliving,
         spawn::{Child, fork_apart, pidfd_open},
     },
     state::{self, StateError, journal},
@@ -44,10 +45,11 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
     io::ErrorKind,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{fs::MetadataExt, net::UnixStream},
     },
     path::Path,
     sync::Arc,
@@ -56,7 +58,7 @@ use std::{
 };
 
 /// The name of the thread that watches the coordinator.
-pub(super) const WATCHER: &str = "shmworker-watch";
+pub(super) use crate::process::orphan::WATCHER;
 
 /// So many processes may attach to a pool that has a name, whatever its workers do.
 const GUESTS: usize = 64;
@@ -162,6 +164,8 @@ pub(super) struct Plan {
     owner: u64,
     /// The owner's process, whose child it is.
     owner_pid: i32,
+    /// Workers outlive it, and wait for another for so long.
+    successor_within: Option<Duration>,
 }
 
 impl Plan {
@@ -404,8 +408,16 @@ impl Ground {
                 max_workers = settings.max_workers.unwrap_or(room).max(workers);
             }
         }
-        let plan =
-            Plan { method, settings, workers, max_workers, coordinator, owner, owner_pid: std::process::id() as i32 };
+        let plan = Plan {
+            method,
+            workers,
+            max_workers,
+            coordinator,
+            owner,
+            owner_pid: std::process::id() as i32,
+            successor_within: settings.file.is_some().then_some(settings.successor_within),
+            settings,
+        };
         let bell = make_bell().map_err(|e| match e {
             PoolError::Os { step, source } => os(step)(source),
             _ => unreachable!("it only asks the kernel"),
@@ -590,7 +602,9 @@ impl CoordinatorsSeat<'_> {
         // SAFETY: the worker's copy of this process's memory, in which the table lives on until that exits.
         let tasks: &'static Tasks = unsafe { &*std::ptr::from_ref(tasks) };
         let Settings { slots, queues, limits, .. } = settings.clone();
-        let work = Work { slots, queues, workers, limits };
+        let mut work = Work { slots, queues, workers, limits, outliving: None };
+        work.outliving = self.plan.successor_within.map(|within| Outliving { within, make: make_of(&work, tasks) });
+        let outliving = work.outliving;
         let main: Box<dyn Fn(Seat) -> u8> = match method {
             Method::Fork => Box::new(move |seat| work.run(seat, tasks)),
             Method::Exec => Box::new(move |seat| launch::become_another_worker(&seat, tasks, &work)),
@@ -598,6 +612,14 @@ impl CoordinatorsSeat<'_> {
         let spec = Spec { name: "worker", role: Role::Worker, count: workers, main };
         let mut observer = |event: Event<'_>| match event {
             Event::Started => started(),
+            Event::TakenOn { label, pid, stays: true } => {
+                tracing::info!(worker = label, pid, "{label} (pid {pid}) has waited for a coordinator, and goes on");
+            }
+            Event::TakenOn { label, pid, stays: false } => tracing::info!(
+                worker = label,
+                pid,
+                "{label} (pid {pid}) has waited for a coordinator, of another program or with other settings: it is asked to leave"
+            ),
             Event::Replaced { label, pid, why } => {
                 tracing::debug!(worker = label, pid, "{label} (pid {pid}) has left: {why}");
             }
@@ -623,6 +645,11 @@ impl CoordinatorsSeat<'_> {
         let (segment, me) = (self.segment.clone(), Name::of(self.plan.coordinator));
         let pool = Coordinator::over(segment, me, bell, vec![spec], settings.grace, &mut observer)?;
         let pool = pool.inheriting_output().owned_by(owner, max_workers)?;
+        let pool = match (outliving, self.handover) {
+            (Some(terms), None) => pool.outlived_by_workers(terms)?,
+            (Some(terms), Some(_)) => pool.outlived_by(terms),
+            (None, _) => pool,
+        };
         let pool = if tasks.has_plugins() { pool.renewing(0, || tasks.probe_again()) } else { pool };
         let pool = pool.succeeded_by(match self.is_a_program {
             true => Ok(Box::new(launch::Successor { seat: self, tasks, program: None })),
@@ -648,12 +675,27 @@ pub(super) struct Work {
     /// How many there were at first.
     pub(super) workers: usize,
     pub(super) limits: WorkerLimits,
+    /// It outlives its coordinator.
+    pub(super) outliving: Option<Outliving>,
+}
+
+/// What workers are made of that do this: the program, its arguments and the directory that it runs in, its tasks, and how it runs them.
+/// Not the environment, nor what the program has read before.
+fn make_of(work: &Work, tasks: &Tasks) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let file = std::fs::metadata("/proc/self/exe");
+    file.map(|file| (file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.len())).ok().hash(&mut hasher);
+    std::env::args_os().collect::<Vec<_>>().hash(&mut hasher);
+    std::env::current_dir().ok().hash(&mut hasher);
+    tasks.fingerprint().hash(&mut hasher);
+    (work.slots, &work.queues, format!("{:?}", work.limits)).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Work {
     /// The life of a worker's process; its exit code.
     pub(super) fn run(&self, seat: Seat, tasks: &'static Tasks) -> u8 {
-        let result = match seat.limited(&self.limits) {
+        let result = match seat.outliving(self.outliving).and_then(|seat| seat.limited(&self.limits)) {
             Ok(seat) => worker::work(&seat, tasks, self).map_err(|why| seat.give_up(&why)),
             // It has said why.
             Err(Unfit) => Err(()),

@@ -290,6 +290,9 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
             seat.is_over() || core.damage.get().is_some()
         };
         if is_over() {
+            if core.damage.get().is_none() && seat.waits_for_another() {
+                continue;
+            }
             break Ok(());
         }
         let found = match core.endpoint.look(&core.queues) {
@@ -308,7 +311,7 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
                 }
                 seat.after_task();
             }
-            Ok(None) => break Ok(()),
+            Ok(None) => {} // it is over, or was a moment ago
             Err(e) => break Err(e),
         }
     };
@@ -754,7 +757,13 @@ mod tests {
         let pool = Pool::new(1);
         let (client, worker) = (pool.endpoint(), Arc::new(pool.endpoint()));
         let tasks = Box::leak(Box::new(Tasks::new()));
-        let work = Work { slots: 1, queues: ["default".to_owned()].into(), workers: 1, limits: WorkerLimits::new() };
+        let work = Work {
+            slots: 1,
+            queues: ["default".to_owned()].into(),
+            workers: 1,
+            limits: WorkerLimits::new(),
+            outliving: None,
+        };
         let current = Current::of_slot(Arc::new(Core::new(worker, Home::here().unwrap(), 0, tasks, &work)), 0);
         client.try_submit(Submission { is_timed: true, ..Submission::new(To::Queue(0)) }, b"").unwrap();
         assert!(current.run_another().unwrap());

@@ -9,6 +9,7 @@ use super::{
     limits::{Leave, Stay, WorkerLimits},
     names::NameError,
     orders::{self, Ended, Heard, News, Order, Outbox},
+    orphan::{self, Outliving},
     output::{Lines, as_last_word},
     signal,
     spawn::{Child, spawn, spawn_inheriting, state},
@@ -121,6 +122,34 @@ impl Seat {
         Ok(self)
     }
 
+    /// Has this process, a worker, outlive its coordinator. If that can't be done it says so in its last word.
+    ///
+    /// # Errors
+    /// [`Unfit`]: it must end.
+    pub(crate) fn outliving(self, terms: Option<Outliving>) -> Result<Seat, Unfit> {
+        if let Some(terms) = terms {
+            orphan::outlive(self.endpoint, self.bell, terms).map_err(|e| {
+                self.give_up(&format!("cannot watch the coordinator: {e}"));
+                Unfit
+            })?;
+        }
+        Ok(self)
+    }
+
+    /// A worker that [is over](Self::is_over) calls this: if its coordinator is dead, and another may come, sleeps until it has come, or
+    /// has not in time. False: it is to end.
+    pub(crate) fn waits_for_another(&self) -> bool {
+        let waits = || {
+            Leave::of(self.me().leaves()) == Some(Leave::Orphaned)
+                && Mode::of(&self.endpoint.segment().header().control) != Mode::Stopping
+        };
+        let has_waited = waits();
+        while waits() {
+            self.endpoint.park(&[], None, || !waits());
+        }
+        has_waited
+    }
+
     /// Which of the coordinator's processes it is.
     pub(crate) fn number(&self) -> u32 {
         // Relaxed: the coordinator wrote it before it made this process.
@@ -167,8 +196,7 @@ impl Seat {
     pub(crate) fn ready(&self) {
         // Release, for the Acquire in `is_ready`: what a client has set up for the workers comes before them. The bell rouses.
         self.me().status.store(READY, Release);
-        // A full counter rings as well.
-        let _ = nix::unistd::write(self.bell(), &1u64.to_ne_bytes());
+        Bell::new(self.bell).ring();
     }
 
     /// Is a worker to end now, or as soon as what it runs is finished? It looks before each task, and as a last look before it
@@ -211,6 +239,9 @@ pub(crate) enum Event<'a> {
     Started,
     /// A line of a child's output.
     Output { label: &'a str, is_error: bool, line: &'a str },
+    /// A worker of the coordinator before, which has died, goes on with this one; or is asked to leave, since it is none such as this
+    /// one would make.
+    TakenOn { label: &'a str, pid: i32, stays: bool },
     /// A process ended that was not asked to.
     Died { label: &'a str, pid: i32, exit: Exit, peak_kib: u64, settled: Settled, restart_in: Option<Duration> },
     /// A worker has left in order while the pool goes on. Another takes its place at once, unless the pool has become smaller.
@@ -470,6 +501,8 @@ pub(crate) struct Coordinator<'o> {
     captures_output: bool,
     /// What processes of this kind have beside the segment and the bell.
     handed: Option<(usize, Arc<dyn AsFd>)>,
+    /// Its workers outlive it.
+    outliving: Option<Outliving>,
     /// That children may use, as this process: they need not find out.
     cpus: usize,
     observer: &'o mut dyn FnMut(Event<'_>),
@@ -592,6 +625,7 @@ impl<'o> Coordinator<'o> {
             is_announced: false,
             captures_output: true,
             handed: None,
+            outliving: None,
             cpus: cpus(),
             observer,
         })
@@ -662,6 +696,63 @@ impl<'o> Coordinator<'o> {
         (self.observer)(Event::Upgraded);
         self.answer_upgrade("");
         Ok(self)
+    }
+
+    /// Workers outlive this coordinator, which has taken the place of another program in its process.
+    pub(crate) fn outlived_by(self, terms: Outliving) -> Self {
+        Coordinator { outliving: Some(terms), ..self }
+    }
+
+    /// Workers outlive this coordinator, if it dies, and wait for another. It takes on those that have waited for it.
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    pub(crate) fn outlived_by_workers(mut self, terms: Outliving) -> Result<Self, PoolError> {
+        self.outliving = Some(terms);
+        self.take_on(terms)?;
+        orphan::serve(&self.segment).map_err(|e| PoolError::Os { step: "be known to workers", source: errno(&e) })?;
+        Ok(self)
+    }
+
+    /// Takes on workers that live, whoever has forked them. Who does not fit is asked to leave, and has no successor.
+    fn take_on(&mut self, terms: Outliving) -> Result<(), PoolError> {
+        let segment = self.segment.clone();
+        let owner = self.owner.as_ref().map(|owner| owner.name);
+        for (id, p) in segment.table().participants.iter().enumerate() {
+            let Member::Live(n) = p.member(id)? else { continue };
+            let name = Name::new(id as u16, n);
+            if name == self.me || Some(name) == owner || p.is_seat() {
+                continue;
+            }
+            let found = p.process().map(|(pid, born)| Child::of_anybody(Pid::from_raw(pid as i32), born));
+            let found = found.transpose().map_err(|source| PoolError::Os { step: "watch a worker", source })?;
+            let Some(child) = found.flatten() else {
+                // It has died since the start looked.
+                segment.trail_unfinished(name);
+                segment.table().recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
+                self.has_settled = true;
+                continue;
+            };
+            let number = p.role.load(Relaxed) as usize;
+            let is_due = |w: &Worker| matches!(w.life, Life::Due(_));
+            let stays = p.make.load(Relaxed) == terms.make && self.workers.get(number).is_some_and(is_due);
+            let pid = child.pid.as_raw();
+            let output = [false, true].map(|is_error| Output { lines: None, is_error });
+            let life = Life::Running { child, name, since: Instant::now(), output, sentence: None };
+            let worker = match stays {
+                true => &mut self.workers[number],
+                false => {
+                    let mut worker = Worker::new(0, &self.specs[0], number);
+                    worker.is_retired = true;
+                    self.workers.push(worker);
+                    orphan::ask_to_leave(p);
+                    self.workers.last_mut().unwrap_or_else(|| unreachable!("it was pushed just now"))
+                }
+            };
+            worker.life = life;
+            (self.observer)(Event::TakenOn { label: &worker.label, pid, stays });
+        }
+        Ok(())
     }
 
     /// Children write to this process's standard output and error.
@@ -878,21 +969,31 @@ impl<'o> Coordinator<'o> {
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
         let handed = self.handed.as_ref().filter(|(spec, _)| *spec == self.workers[i].spec).map(|(_, fd)| fd.as_fd());
         let keep: Vec<BorrowedFd<'_>> = [self.bell.as_fd(), self.segment.as_fd()].into_iter().chain(handed).collect();
+        // Made here: from the fork on it says that the child lives.
+        let file = self.outliving.map(|_| self.segment.open_for_worker(name)).transpose();
+        let keep: Vec<_> = keep.into_iter().chain(file.iter().flatten().map(AsFd::as_fd)).collect();
         let main = || {
             name_process(&self.workers[i].label);
+            // What leads the pool is not the child's.
+            if file.iter().flatten().any(|file| self.segment.reopened_as(file.as_fd()).is_err()) {
+                return 101;
+            }
             match Seat::take(self.segment.clone(), name, bell, self.cpus) {
                 Ok(seat) => (self.specs[self.workers[i].spec].main)(Seat { is_first, ..seat }),
                 Err(_) => 101,
             }
         };
-        let spawned = match self.captures_output {
-            true => spawn(&keep, main).map(|s| (s.child, [Some(s.stdout), Some(s.stderr)])),
-            false => spawn_inheriting(&keep, main).map(|child| (child, [None, None])),
+        let spawned = match (&file, self.captures_output) {
+            (Err(e), _) => Err(errno(e)),
+            (Ok(_), true) => spawn(&keep, main).map(|s| (s.child, [Some(s.stdout), Some(s.stderr)])),
+            (Ok(_), false) => spawn_inheriting(&keep, main).map(|child| (child, [None, None])),
         };
         let (child, [stdout, stderr]) = match spawned {
             Ok(spawned) => spawned,
             // Of processes or memory there may be more later, and the others go on.
-            Err(source @ (Errno::EAGAIN | Errno::ENOMEM)) if self.workers.iter().any(|w| w.name().is_some()) => {
+            Err(source @ (Errno::EAGAIN | Errno::ENOMEM | Errno::ENFILE))
+                if self.workers.iter().any(|w| w.name().is_some()) =>
+            {
                 self.segment.table().recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
                 tracing::warn!("cannot fork {}: {source}; trying again in {NO_FORK:?}", self.workers[i].label);
                 self.workers[i].life = Life::Due(Instant::now() + NO_FORK);
@@ -1108,7 +1209,10 @@ impl<'o> Coordinator<'o> {
             return Ok(());
         }
         worker.restarts += 1;
-        if let (Exit::Code(0), Some(why)) = (exit, leave) {
+        // Of one that is not a child an older kernel does not tell how it ended.
+        if let (Exit::Code(0) | Exit::Unknown, Some(why)) = (exit, leave)
+            && why != Leave::Orphaned
+        {
             worker.failures = 0;
             if !worker.is_retired {
                 worker.life = Life::Due(Instant::now());
@@ -1661,7 +1765,11 @@ impl<'o> Coordinator<'o> {
 }
 
 fn ask_to_leave(segment: &Segment, name: Name) {
-    segment.table().participants[name.id() as usize].ask_to_leave(Leave::Asked as u32);
+    orphan::ask_to_leave(&segment.table().participants[name.id() as usize]);
+}
+
+fn errno(e: &std::io::Error) -> Errno {
+    Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))
 }
 
 static LABEL: RwLock<String> = RwLock::new(String::new());

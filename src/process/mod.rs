@@ -48,7 +48,8 @@
 //! 3. The clients are gone, or the owner is, or has no more to submit: [`Mode::Stopping`]. Workers exit.
 //! 4. Third signal, or a second grace is over: what is left is killed.
 //!
-//! Whatever ends the coordinator ends the rest: each child has PR_SET_PDEATHSIG (`prctl(2)`).
+//! Whatever ends the coordinator ends the rest: each child has PR_SET_PDEATHSIG (`prctl(2)`). Workers of a pool that lies in a file wait
+//! for another coordinator ([`orphan`]).
 
 pub(crate) mod attach;
 pub(crate) mod clock;
@@ -59,6 +60,7 @@ pub(crate) mod handover;
 pub(crate) mod limits;
 pub(crate) mod names;
 pub(crate) mod orders;
+pub(crate) mod orphan;
 pub(crate) mod output;
 pub(crate) mod signal;
 pub(crate) mod spawn;
