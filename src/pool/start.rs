@@ -30,6 +30,7 @@ use crate::{
         orders,
         orphan::Outliving,
         spawn::{Child, fork_apart, pidfd_open},
+        step,
     },
     state::{self, StateError, journal},
 };
@@ -323,6 +324,7 @@ fn durable(
     let Settings { file, client, sync, .. } = &plan.settings;
     let (path, client) = (file.as_deref().unwrap_or(Path::new("")), client.as_deref().unwrap_or(journal::MAIN));
     let id = endpoint.segment().header().identity.id;
+    step("led");
     let (mut journal, contents) = state::open_journal(path, id, client, *sync)?;
     journal.sync_in_intervals().map_err(StateError::from)?;
     let there: Vec<u64> = adopted.iter().map(|&task| endpoint.number_of(task)).collect();
@@ -337,6 +339,7 @@ fn durable(
             endpoint.set_number(task, accepted.map_err(|e| StartError::Refused(e.to_string()))?);
         }
     }
+    step("journaled");
     let names = tasks.into_iter().flat_map(|tasks| tasks.signatures.iter().map(|(kind, s)| (*kind, &*s.name)));
     journal.name(names).map_err(StateError::from)?;
     let recorder = journal.clone();
@@ -596,7 +599,8 @@ impl CoordinatorsSeat<'_> {
         let copy = |fd: std::os::fd::BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(|e| os("copy a descriptor")(Errno::from_raw(e.raw_os_error().unwrap_or(0))))
         };
-        let owner = Owner { name: Name::of(self.plan.owner), pidfd, connection: copy(self.connection.as_fd())? };
+        let (name, connection) = (Name::of(self.plan.owner), copy(self.connection.as_fd())?);
+        let owner = Owner { name, pidfd, connection, pid: owner_pid };
         // SAFETY: `bell` is an eventfd, and this is a copy of its descriptor that nobody else has.
         let bell = unsafe { EventFd::from_owned_fd(copy(self.bell.as_fd())?) };
         // SAFETY: the worker's copy of this process's memory, in which the table lives on until that exits.
@@ -695,7 +699,7 @@ fn make_of(work: &Work, tasks: &Tasks) -> u64 {
 impl Work {
     /// The life of a worker's process; its exit code.
     pub(super) fn run(&self, seat: Seat, tasks: &'static Tasks) -> u8 {
-        let result = match seat.outliving(self.outliving).and_then(|seat| seat.limited(&self.limits)) {
+        let result = match seat.limited(&self.limits) {
             Ok(seat) => worker::work(&seat, tasks, self).map_err(|why| seat.give_up(&why)),
             // It has said why.
             Err(Unfit) => Err(()),

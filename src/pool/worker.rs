@@ -236,6 +236,8 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
     let home = Home::here().map_err(|e| format!("cannot map a page: {e}"))?;
     let core = Arc::new(Core::new(endpoint, home, seat.number(), tasks, work));
     let _ = WORKER.set(Arc::downgrade(&core)); // one in the life of a process
+    // Not before: what hangs in a hook ends with the coordinator.
+    seat.outliving(work.outliving)?;
     seat.ready();
     let ended: Result<(), Lost> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..slots)

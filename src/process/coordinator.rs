@@ -12,7 +12,7 @@ use super::{
     orphan::{self, Outliving},
     output::{Lines, as_last_word},
     signal,
-    spawn::{Child, spawn, spawn_inheriting, state},
+    spawn::{Child, born, exit_of_stranger, spawn, spawn_inheriting, state},
 };
 use crate::{
     error::Corrupted,
@@ -122,18 +122,13 @@ impl Seat {
         Ok(self)
     }
 
-    /// Has this process, a worker, outlive its coordinator. If that can't be done it says so in its last word.
+    /// Has this process, a worker, outlive its coordinator, if that is wanted.
     ///
     /// # Errors
-    /// [`Unfit`]: it must end.
-    pub(crate) fn outliving(self, terms: Option<Outliving>) -> Result<Seat, Unfit> {
-        if let Some(terms) = terms {
-            orphan::outlive(self.endpoint, self.bell, terms).map_err(|e| {
-                self.give_up(&format!("cannot watch the coordinator: {e}"));
-                Unfit
-            })?;
-        }
-        Ok(self)
+    /// Why it can't be, as a line for people.
+    pub(crate) fn outliving(&self, terms: Option<Outliving>) -> Result<(), String> {
+        let Some(terms) = terms else { return Ok(()) };
+        orphan::outlive(self.endpoint, self.bell, terms).map_err(|e| format!("cannot watch the coordinator: {e}"))
     }
 
     /// A worker that [is over](Self::is_over) calls this: if its coordinator is dead, and another may come, sleeps until it has come, or
@@ -392,6 +387,22 @@ pub(crate) struct Owner {
     pub(crate) pidfd: OwnedFd,
     /// One end of [`orders::pair`].
     pub(crate) connection: OwnedFd,
+    pub(crate) pid: Pid,
+}
+
+impl Owner {
+    /// Is its end of the connection closed? One that has no more to submit has shut it down, and stays.
+    fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.connection.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok()
+            && fds[0].revents().is_some_and(|flags| flags.contains(PollFlags::POLLHUP))
+    }
+
+    /// It is dead: has it, as far as the kernel tells, neither ended by itself nor been asked to end?
+    fn was_killed(&self) -> bool {
+        let asks = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].map(|signal| signal as u8);
+        matches!(exit_of_stranger(self.pid, self.pidfd.as_fd()), Exit::Signal(signal) if !asks.contains(&signal))
+    }
 }
 
 /// All workers are replaced, one after another.
@@ -487,6 +498,8 @@ pub(crate) struct Coordinator<'o> {
     owner: Option<Owner>,
     /// The owner may still order something.
     is_owner_heard: bool,
+    /// It is about to die; if not by then, it has done with the pool.
+    owner_ends_by: Option<Instant>,
     outbox: Outbox,
     /// Which kind of process there may be more or fewer of, and the most that there is room for.
     resizable: usize,
@@ -613,6 +626,7 @@ impl<'o> Coordinator<'o> {
             late_guests: Vec::new(),
             owner: None,
             is_owner_heard: false,
+            owner_ends_by: None,
             outbox: Outbox::default(),
             resizable: 0,
             at_most: 0,
@@ -680,6 +694,12 @@ impl<'o> Coordinator<'o> {
             worker.life = match sitter.state {
                 SitterState::Due { in_ms } => Life::Due(now + Duration::from_millis(in_ms)),
                 SitterState::Over => Life::Over,
+                // One that was taken on, and died and was reaped meanwhile, whose number is another's.
+                SitterState::Running { pid, name, .. } if self.has_gone(Pid::from_raw(pid), Name::of(name)) => {
+                    let death = Death::of(Exit::Unknown.pack());
+                    self.segment.table().recover(&self.cursors, self.me, Name::of(name), death)?;
+                    Life::Due(now)
+                }
                 SitterState::Running { pid, name, for_ms } => Life::Running {
                     child: Child::of(Pid::from_raw(pid)).map_err(os("watch a worker again"))?,
                     name: Name::of(name),
@@ -698,6 +718,12 @@ impl<'o> Coordinator<'o> {
         Ok(self)
     }
 
+    /// Is this number not that of this worker any more, which has said when its process began?
+    fn has_gone(&self, pid: Pid, name: Name) -> bool {
+        let said = self.table().participants.get(usize::from(name.id())).and_then(Participant::process);
+        said.is_some_and(|(_, began)| born(pid) != Some(began))
+    }
+
     /// Workers outlive this coordinator, which has taken the place of another program in its process.
     pub(crate) fn outlived_by(self, terms: Outliving) -> Self {
         Coordinator { outliving: Some(terms), ..self }
@@ -709,7 +735,9 @@ impl<'o> Coordinator<'o> {
     /// [`PoolError`].
     pub(crate) fn outlived_by_workers(mut self, terms: Outliving) -> Result<Self, PoolError> {
         self.outliving = Some(terms);
+        super::step("leads");
         self.take_on(terms)?;
+        super::step("taken on");
         orphan::serve(&self.segment).map_err(|e| PoolError::Os { step: "be known to workers", source: errno(&e) })?;
         Ok(self)
     }
@@ -843,6 +871,10 @@ impl<'o> Coordinator<'o> {
             self.reap(companion, &roused)?;
             self.see_what_was_found();
             self.attend()?;
+            if self.owner_ends_by.is_some_and(|by| by <= Instant::now()) {
+                self.owner_ends_by = None;
+                self.set_mode(Mode::Stopping)?;
+            }
             if self.hurry.is_some_and(|at| at <= Instant::now()) {
                 self.hasten()?;
             }
@@ -1030,6 +1062,7 @@ impl<'o> Coordinator<'o> {
                 _ => None,
             })
             .chain(self.hurry)
+            .chain(self.owner_ends_by)
             .chain(self.door.as_ref().and_then(Door::deadline))
             .chain(self.give_back_at)
             .chain(self.audit_at)
@@ -1209,10 +1242,13 @@ impl<'o> Coordinator<'o> {
             return Ok(());
         }
         worker.restarts += 1;
-        // Of one that is not a child an older kernel does not tell how it ended.
-        if let (Exit::Code(0) | Exit::Unknown, Some(why)) = (exit, leave)
-            && why != Leave::Orphaned
-        {
+        let is_orderly = match exit {
+            Exit::Code(0) => true,
+            // Of one that is not a child an older kernel does not tell how it ended.
+            Exit::Unknown => leave != Some(Leave::Orphaned),
+            _ => false,
+        };
+        if let Some(why) = leave.filter(|_| is_orderly) {
             worker.failures = 0;
             if !worker.is_retired {
                 worker.life = Life::Due(Instant::now());
@@ -1287,9 +1323,14 @@ impl<'o> Coordinator<'o> {
 
     // ---- the owner --------------------------------------------------------------------------------------------------
 
-    /// The owner has died: nobody wants anything any more.
+    /// The owner has died: nobody wants anything any more, unless it was killed and another may come for what waits in the file.
     fn bury_owner(&mut self) -> Result<(), PoolError> {
         let Some(owner) = self.owner.take() else { return Ok(()) };
+        if self.outliving.is_some() && self.mode == Mode::Running && owner.was_killed() {
+            // They wait for that one; this process ends, and with it the lock.
+            self.workers.clear();
+            return Ok(());
+        }
         self.segment.table().recover(&self.cursors, self.me, owner.name, Death::of(Exit::Unknown.pack()))?;
         self.has_settled = true;
         self.set_mode(Mode::Stopping)
@@ -1326,6 +1367,11 @@ impl<'o> Coordinator<'o> {
                 Heard::Nothing => return Ok(()),
                 Heard::End => {
                     self.is_owner_heard = false;
+                    if self.outliving.is_some() && owner.is_gone() {
+                        // How it ended is known in a moment.
+                        self.owner_ends_by = Some(Instant::now() + STUCK_AFTER);
+                        return Ok(());
+                    }
                     return self.set_mode(Mode::Stopping);
                 }
                 Heard::Message(Order::Resize { id, workers }) => {

@@ -108,6 +108,16 @@ pub(crate) const UNFIT: u32 = 2;
 /// … of one that could not execute its program, which others before it have.
 pub(crate) const ABSENT: u32 = 3;
 
+/// For tests: this process is killed at the step that this variable names.
+const DIES_AT: &str = "SHMWORKER_DIES_AT";
+
+/// A step of a start, which may be its last.
+pub(crate) fn step(name: &str) {
+    if std::env::var_os(DIES_AT).is_some_and(|at| at == name) {
+        let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
 /// For as long as the process lives; for who looks for leaks it isn't one.
 pub(crate) fn keep<T: Send + Sync>(value: T) -> &'static T {
     static KEPT: Mutex<Vec<&(dyn Send + Sync)>> = Mutex::new(Vec::new());

@@ -188,7 +188,7 @@ pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
 }
 
 /// How a process ended that is not ours to wait for: while it is a zombie /proc tells, and from Linux 6.15 on its pidfd after that.
-fn exit_of_stranger(pid: Pid, pidfd: BorrowedFd<'_>) -> Exit {
+pub(crate) fn exit_of_stranger(pid: Pid, pidfd: BorrowedFd<'_>) -> Exit {
     let exit = exit_of_reaped(pidfd).or_else(|| exit_of_zombie(pid, pidfd));
     // It may have been reaped between the two.
     exit.or_else(|| exit_of_reaped(pidfd)).unwrap_or(Exit::Unknown)

@@ -40,7 +40,7 @@ use crate::{
         layout::{Geometry, MAGIC, VERSION},
         segment::{Options, Segment, SegmentCreateError, SegmentOpenError},
     },
-    process::{Mode, exit::Exit, spawn},
+    process::{Mode, exit::Exit, spawn, step},
     sync::{Relaxed, Release},
 };
 use nix::unistd::Pid;
@@ -230,8 +230,11 @@ pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
         return Err(JournalError::AnotherState { path, found, expected }.into());
     }
     let former = Former { path, segment: &segment };
+    step("locked");
     former.check(&wanted)?;
-    let (coordinator, client, settled) = former.take_over(client, &former.living()?)?;
+    let living = former.living()?;
+    step("checked");
+    let (coordinator, client, settled) = former.take_over(client, &living)?;
     Ok(Opened { segment, coordinator, client, settled: Some(settled) })
 }
 
@@ -370,10 +373,14 @@ impl Former<'_> {
         control.mode.store(Mode::Running as u32, Release);
         control.alarm.armed.store(0, Release);
         control.alarm.watched.store(0, Release);
+        step("awake");
         let me = admit(std::process::id())?;
+        step("admitted");
         let settled = table.recover_all(&cursors, me, living, Exit::Unknown.pack()).map_err(corrupted)?;
+        step("settled");
         // Records are told apart by it. It is the lowest, and nothing names it any more.
         let coordinator = if me.id() == 0 { me } else { admit(0)? };
+        step("coordinator admitted");
         if coordinator != me {
             table.recover_all(&cursors, coordinator, living, Exit::Unknown.pack()).map_err(corrupted)?;
         }
@@ -381,6 +388,7 @@ impl Former<'_> {
             return Err(self.corrupted(Corrupted::new("participant of the coordinator", coordinator.id().into(), 0)));
         }
         self.is_sound(if living.is_empty() { table.audit() } else { table.audit_live() })?;
+        step("all settled");
         let name = match self.seat_of(client)? {
             Some(name) => {
                 table.participants[usize::from(name.id())].take_seat(std::process::id());
@@ -392,11 +400,14 @@ impl Former<'_> {
                 name
             }
         };
+        step("seat taken");
         // For people.
         if let Err(e) = self.segment.set_creator() {
             tracing::warn!("cannot note in '{}' whose it is now: {e}", self.path.display());
         }
-        Ok((coordinator, Client { name, adopted: self.adopt(name) }, settled))
+        let client = Client { name, adopted: self.adopt(name) };
+        step("tagged");
+        Ok((coordinator, client, settled))
     }
 
     /// The seat that is kept for clients of this name.
