@@ -954,7 +954,8 @@ impl<'o> Coordinator<'o> {
 
     /// Are all workers ready, where somebody waits for that? Those of a pool without an owner never say so.
     fn workers_ready(&self) -> bool {
-        self.owner.is_none() || self.workers.iter().all(|w| w.name().is_some_and(|name| self.is_ready(name)))
+        let is_ready = |w: &Worker| w.is_retired || w.name().is_some_and(|name| self.is_ready(name));
+        self.owner.is_none() || self.workers.iter().all(is_ready)
     }
 
     /// Has every client been ready once?

@@ -31,7 +31,8 @@
 //! # An owner
 //!
 //! A pool for a Rust program belongs to that: it submits, orders ([`orders`]) and hears what happens. SIGHUP rolls such a pool,
-//! SIGTTIN and SIGTTOU make it larger and smaller by one. Its death ends the pool. (Without an owner SIGHUP is one signal
+//! SIGTTIN and SIGTTOU make it larger and smaller by one. Its death ends the pool, or, where that lies in a file and the owner was killed,
+//! the coordinator alone. (Without an owner SIGHUP is one signal
 //! more towards the end, and the others mean something only where one kind of process can be resized.)
 //!
 //! # Out of time
