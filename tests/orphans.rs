@@ -39,10 +39,10 @@ use std::{
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
-    if let [_, flag, dir, n] = &args[..]
+    if let [_, flag, dir, n, attempts] = &args[..]
         && flag == PROGRAM
     {
-        squares(Path::new(dir), n.parse().unwrap());
+        squares(Path::new(dir), n.parse().unwrap(), attempts.parse().unwrap());
         return ExitCode::SUCCESS;
     }
     scene::run(scenes![
@@ -56,6 +56,7 @@ fn main() -> ExitCode {
         without_a_file_workers_end_with_their_coordinator,
         a_start_may_be_killed_at_each_step,
         a_program_goes_on_however_often_its_coordinator_is_killed,
+        a_program_goes_on_whoever_is_killed_of_its_processes,
         jobs_go_on_however_often_their_coordinator_is_killed,
     ])
 }
@@ -412,12 +413,12 @@ const COORDINATORS: &[&str] = &["leads", "taken on"];
 const PROGRAM: &str = "--program";
 
 /// Writes the squares below `n` into a file, each once, whatever has happened to its coordinator before.
-fn squares(dir: &Path, n: u64) {
+fn squares(dir: &Path, n: u64, attempts: u8) {
     let (mut tasks, out) = (Tasks::new(), dir.join("out"));
     let square = tasks.function("square", |x: u64| x * x);
     let pool = match Pool::builder().workers(2).file(dir.join("state")).fork(tasks) {
         Err(StartError::Ended(_)) => return,
-        pool => pool.unwrap(),
+        pool => pool.unwrap_or_else(|e| panic!("{e}")),
     };
     let done: BTreeSet<u64> = lines(&out).into_iter().map(|[x, ..]| x).collect();
     let mut out = OpenOptions::new().append(true).create(true).open(out).unwrap();
@@ -439,7 +440,7 @@ fn squares(dir: &Path, n: u64) {
         if handles.len() > 200 {
             handles.pop_front().into_iter().for_each(&mut keep);
         }
-        let submitted = pool.submit_with(square, &x, &TaskOptions::new().key(x.to_string()));
+        let submitted = pool.submit_with(square, &x, &TaskOptions::new().key(x.to_string()).attempts(attempts));
         handles.push_back((x, submitted.unwrap_or_else(|e| orphaned(&e))));
     }
     handles.into_iter().for_each(keep);
@@ -454,34 +455,62 @@ fn orphaned(why: &dyn fmt::Display) -> ! {
     }
 }
 
-/// Of each line of a file its three numbers.
+/// Of each line of a file its three numbers. It loses what is behind the last whole one.
 fn lines(path: &Path) -> Vec<[u64; 3]> {
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let mut text = fs::read_to_string(path).unwrap_or_default();
+    let whole = text.rfind('\n').map_or(0, |at| at + 1);
+    if whole < text.len() {
+        OpenOptions::new().write(true).open(path).unwrap().set_len(whole as u64).unwrap();
+        text.truncate(whole);
+    }
     let numbers = |line: &str| line.split(' ').map(|n| n.parse().unwrap()).collect::<Vec<_>>().try_into().unwrap();
     text.lines().map(numbers).collect()
 }
 
 fn a_program_goes_on_however_often_its_coordinator_is_killed() {
+    // Whoever runs a task is left alone: it is begun once.
+    assert!(program_goes_on(1, |coordinator, _, _| kill_one(coordinator)).iter().all(|attempts| *attempts == 1));
+}
+
+fn a_program_goes_on_whoever_is_killed_of_its_processes() {
+    program_goes_on(255, |coordinator, program, random| {
+        // One of those without whom it can't go on, and any others, in any order.
+        let mut others = program.family();
+        kill_one(if random.below(2) == 0 { coordinator } else { program.pid() });
+        while !others.is_empty() {
+            let other = others.swap_remove(random.below(others.len() as u64) as usize);
+            if random.below(3) == 0 {
+                kill_one(other.pid);
+            }
+        }
+    });
+}
+
+/// How often each task was begun of a program that is killed at random and goes on.
+fn program_goes_on(attempts: u8, strike: impl FnMut(i32, &Program, &mut Random)) -> Vec<u64> {
     const STEP: u64 = 1000;
     let program = |dir: &Path, n: u64| {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg(PROGRAM).arg(dir).arg(n.to_string());
+        command.arg(PROGRAM).arg(dir).args([n.to_string(), attempts.to_string()]);
         command
     };
     let (trial, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (mut n, out) = (STEP, dir.path().join("out"));
-    let said = kill_coordinators(program(trial.path(), n), || {
-        // There is always something to do.
+    let again = || {
+        // There is always something to do. What workers are made of changes with it.
         while lines(&out).len() as u64 > n - STEP / 2 {
             n += STEP / 2;
         }
         program(dir.path(), n)
-    });
+    };
+    let said = kill_at_random(program(trial.path(), STEP), again, strike);
     assert_eq!(said, [""; 0]);
     ends_well(program(dir.path(), n));
     let mut found = lines(&out);
     found.sort_unstable();
-    assert_eq!(found, (0..n).map(|x| [x, x * x, 1]).collect::<Vec<_>>());
+    let squares: Vec<_> = found.iter().map(|[x, square, _]| (*x, *square)).collect();
+    assert_eq!(squares, (0..n).map(|x| (x, x * x)).collect::<Vec<_>>());
+    found.into_iter().map(|[.., attempts]| attempts).collect()
 }
 
 fn jobs_go_on_however_often_their_coordinator_is_killed() {
@@ -500,13 +529,14 @@ fn jobs_go_on_however_often_their_coordinator_is_killed() {
     };
     (0..2).for_each(begin);
     let mut batch = 1;
-    let said = kill_coordinators(command(0), || {
+    let again = || {
         if results(&path("out", batch)).len() as u64 == LINES {
             batch += 1;
             begin(batch);
         }
         command(batch)
-    });
+    };
+    let said = kill_at_random(command(0), again, |coordinator, _, _| kill_one(coordinator));
     assert!(said.iter().any(|line| line.ends_with("jobs that were accepted are gone on with")), "{said:?}");
     for batch in 0..=batch {
         ends_well(command(batch));
@@ -528,10 +558,15 @@ fn results(output: &Path) -> Vec<u64> {
     text[..whole].lines().map(number).collect()
 }
 
-/// Starts programs one after another, and kills the coordinator of each at any moment of the time that `trial` takes.
+/// Starts programs one after another, and strikes each at any moment of the time that `trial` takes, as soon as it has a coordinator;
+/// it is to end of that.
 ///
 /// Returns what they had said on standard error by then.
-fn kill_coordinators(trial: Command, mut command: impl FnMut() -> Command) -> Vec<String> {
+fn kill_at_random(
+    trial: Command,
+    mut command: impl FnMut() -> Command,
+    mut strike: impl FnMut(i32, &Program, &mut Random),
+) -> Vec<String> {
     let kills = std::env::var("SHMWORKER_STATE_KILLS").map_or(25, |n| n.parse::<u32>().unwrap());
     alarm::set(60 + 2 * kills);
     let began = Instant::now();
@@ -552,13 +587,18 @@ fn kill_coordinators(trial: Command, mut command: impl FnMut() -> Command) -> Ve
             fs::read_to_string(format!("/proc/{}/comm", p.pid)).is_ok_and(|name| name.trim_end() == "coordinator")
         };
         if let Some(coordinator) = program.children().into_iter().find(is_coordinator) {
-            let _ = kill(Pid::from_raw(coordinator.pid), Signal::SIGKILL);
+            strike(coordinator.pid, &program, &mut random);
             killed += 1;
         }
         eventually("the end of who led", || (!program.is_running()).then_some(()));
         programs.push(program);
     }
     programs.iter().flat_map(Program::stderr).collect()
+}
+
+fn kill_one(pid: i32) {
+    // It may be gone.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
 #[track_caller]

@@ -1032,7 +1032,10 @@ impl<'o> Coordinator<'o> {
                 self.workers[i].life = Life::Due(Instant::now() + NO_FORK);
                 return Ok(());
             }
-            Err(source) => return Err(PoolError::Os { step: "fork a process", source }),
+            Err(source) => {
+                let step = if file.is_err() { "open the pool's file for a worker" } else { "fork a process" };
+                return Err(PoolError::Os { step, source });
+            }
         };
         // Relaxed: for people; the child may run by now.
         self.table().participants[name.id() as usize].pid.store(child.pid.as_raw() as u32, Relaxed);
