@@ -273,7 +273,7 @@ mod real {
     }
 
     /// What rouses the coordinator from its `poll`: an eventfd that all processes of a pool have. It may be absent, where
-    /// nobody sleeps in `poll`.
+    /// nobody sleeps in `poll`. A worker that was left by one coordinator and taken on by another has a pidfd of that one in its place.
     #[derive(Clone, Copy, Debug, Default)]
     pub(crate) struct Bell(Option<std::os::fd::RawFd>);
 
@@ -286,10 +286,21 @@ mod real {
         pub(crate) fn ring(&self) {
             if let Some(fd) = self.0 {
                 let one = 1u64;
-                // SAFETY: the kernel reads the 8 bytes of `one`. A full counter, the only failure, rings as well.
-                unsafe { libc::write(fd, (&raw const one).cast(), size_of::<u64>()) };
+                // SAFETY: the kernel reads the 8 bytes of `one`. A full counter (EAGAIN) rings as well.
+                let written = unsafe { libc::write(fd, (&raw const one).cast(), size_of::<u64>()) };
+                if written < 0 && nix::errno::Errno::last() != nix::errno::Errno::EAGAIN {
+                    rouse(fd);
+                }
             }
         }
+    }
+
+    /// Rouses the coordinator that this pidfd names: it has SIGCHLD blocked, and polls for it.
+    #[cold]
+    fn rouse(pidfd: std::os::fd::RawFd) {
+        let info = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: a signal that does nothing to who doesn't wait for it, and null for the default siginfo; what is no pidfd is refused.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, libc::SIGCHLD, info, 0) };
     }
 
     /// A futex word that processes share.

@@ -1433,10 +1433,10 @@ fn what_a_durable_client_was_reading_has_its_outcome_again() {
 
 /// What a start does that finds a segment which nobody has any more.
 fn start(table: &Table<'_>) {
-    table.bury_all(None).unwrap();
+    table.bury_all(&[]).unwrap();
     let me = table.admit(0, 0).unwrap().unwrap();
-    table.recover_all(&Cursors::new(table), me, 0).unwrap();
-    table.bury_all(Some(me)).unwrap();
+    table.recover_all(&Cursors::new(table), me, &[], 0).unwrap();
+    table.bury_all(&[me]).unwrap();
 }
 
 #[test]

@@ -28,6 +28,9 @@
 //! |                      |                                      | an upgrade)  |                                     |
 //! | `leave`              | the coordinator, and a worker for    | both         | why it was about to leave: a death  |
 //! |                      | itself: a reason; `admit`, 0         |              | all the same                        |
+//! | `born`, `make`       | a worker that outlives its           | a successor  | whom a dead worker's number may     |
+//! |                      | coordinator, once; the coordinator,  |              | name by now: `born` tells           |
+//! |                      | its own `born`; `admit`, 0           |              |                                     |
 //! | `fault`              | the participant, once, in the        | coordinator  | the task whose thread got a fatal   |
 //! |                      | handler of a fatal signal; `admit`,  |              | signal, or 0: recovery blames it    |
 //! |                      | 0                                    |              |                                     |
@@ -58,6 +61,7 @@
 //!   more.
 //! - \[leave] Release in `ask_to_leave`, Acquire in `leaves`. Its owner looks between two tasks, and as a last look before it
 //!   sleeps; the wake that follows the store ends a sleep that was prepared before it (invariant 4).
+//! - \[born] Release in `is_of` pairs with Acquire in `process`: who finds when it began finds its number as well.
 //! - Parking: \[park], in `lockfree/PARK.md`; what was left half done: \[watch], in [`super::timer`].
 //!
 //! # Crash
@@ -123,8 +127,14 @@ pub(crate) struct Participant {
     pub(crate) seat: AtomicU32,
     #[cfg(not(all(test, any(loom, shuttle))))]
     seat_name: [AtomicU64; LONGEST_SEAT / 8],
+    /// When its process began, as the kernel has it: that and `pid` are one process in a run of the machine. 0: not known.
     #[cfg(not(all(test, any(loom, shuttle))))]
-    _spare: [AtomicU64; 5],
+    pub(crate) born: AtomicU64,
+    /// What its process was made of: in the terms of `process`.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(crate) make: AtomicU64,
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    _spare: [AtomicU64; 3],
 }
 
 /// Longest name of a durable client, in bytes.
@@ -714,6 +724,19 @@ impl Participant {
         self.seat.store(0, Release);
     }
 
+    /// This is its process, which began then, and was made of that.
+    pub(crate) fn is_of(&self, pid: u32, born: u64, make: u64) {
+        self.make.store(make, Relaxed);
+        self.pid.store(pid, Relaxed);
+        self.born.store(born, Release); // [born]
+    }
+
+    /// Its process, and when that began; `None`: it has not said.
+    pub(crate) fn process(&self) -> Option<(u32, u64)> {
+        let born = self.born.load(Acquire); // [born]
+        (born != 0).then(|| (self.pid.load(Relaxed), born))
+    }
+
     /// Another process takes the seat, after the kernel's word of the death of the one before.
     pub(crate) fn take_seat(&self, pid: u32) {
         for word in [&self.status, &self.leave] {
@@ -730,6 +753,15 @@ impl Participant {
         // [leave] Release: what led to it comes before. Relaxed: a reason that stands says all there is to say.
         let _ = self.leave.compare_exchange(0, reason, Release, Relaxed);
         self.wake();
+    }
+
+    /// Has another reason to leave in place of this one: false, if it has not that one any more.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(crate) fn leave_for(&self, reason: u32, instead: u32) -> bool {
+        // [leave] as in `ask_to_leave`
+        let is_so = self.leave.compare_exchange(reason, instead, Release, Relaxed).is_ok();
+        self.wake();
+        is_so
     }
 
     /// Why it is to leave; 0: it is not.

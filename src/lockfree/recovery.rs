@@ -33,10 +33,11 @@
 //!
 //! # The death of all
 //!
-//! Who finds a segment that nobody has any more marks all as dead ([`Table::bury_all`]), which makes room for itself, a new participant,
-//! and settles all who are not known to be settled, by [`Table::recover_all`]: what one of them was adopting names it, and is met when
-//! its own turn comes. A kill of all is nobody's fault: each that had begun, or was claimed, is *spent*. So is what a worker ran that was
-//! killed since the time of its pool was over, if that has seats: the task goes on in the next life.
+//! Who finds a segment whose coordinator is dead marks all who are dead as that ([`Table::bury_all`]), which makes room for itself, a new
+//! participant, and settles all of them who are not known to be settled, by [`Table::recover_all`]: what one of them was adopting names it,
+//! and is met when its own turn comes. A kill of all is nobody's fault: each that had begun, or was claimed, is *spent*. So is what a
+//! worker ran that was killed since the time of its pool was over, if that has seats: the task goes on in the next life. Workers that
+//! live go on meanwhile, as beside any recovery.
 //!
 //! A seat that no word names any more is given back, before and after that: it says nothing that the next client of its name would miss.
 //!
@@ -227,6 +228,10 @@ impl Table<'_> {
             }
             p.finished.store(0, Relaxed);
             p.fault.store(0, Relaxed);
+            #[cfg(not(all(test, any(loom, shuttle))))]
+            for word in [&p.born, &p.make] {
+                word.store(0, Relaxed);
+            }
             p.pid.store(pid, Relaxed);
             p.role.store(role, Relaxed);
             let name = Name::new(id as u16, last + 1);
@@ -280,16 +285,16 @@ impl Table<'_> {
         Ok(settled)
     }
 
-    /// Marks all as dead, of whom none lives but `alive`, so that their ids may be given again; of seats those that nothing names, which
-    /// are seats no more. Only for who has the segment alone; safe to repeat.
+    /// Marks all but the living as dead, so that their ids may be given again; of seats those that nothing names, which are seats no more.
+    /// Only for who is to be the coordinator; safe to repeat.
     ///
     /// # Errors
     /// [`Corrupted`] if a word is damaged.
     #[cfg(not(all(test, any(loom, shuttle))))]
-    pub(crate) fn bury_all(&self, alive: Option<Name>) -> Result<(), Corrupted> {
+    pub(crate) fn bury_all(&self, living: &[Name]) -> Result<(), Corrupted> {
         for (id, p) in self.participants.iter().enumerate() {
             let Member::Live(n) = p.member(id)? else { continue };
-            if alive == Some(Name::new(id as u16, n)) {
+            if living.contains(&Name::new(id as u16, n)) {
                 continue;
             }
             if p.is_seat() {
@@ -299,8 +304,9 @@ impl Table<'_> {
                 p.give_back_seat(); // a death before the next store leaves an ordinary participant
             }
             self.end_sleep(id as u16);
-            p.member.store(Member::Dead(n).bits(), Release); // as in `settle_all`; there is nobody whom a fence would tell
+            p.member.store(Member::Dead(n).bits(), Release); // as in `settle_all`
         }
+        full_fence("no-orphan-fence"); // [orphan] One for all.
         self.count_the_living();
         Ok(())
     }
@@ -310,17 +316,26 @@ impl Table<'_> {
         self.participants.iter().any(Participant::is_seat)
     }
 
-    /// Settles what all who were here before owned, but for `me`, then sweeps. Only for who has the segment alone; safe to repeat,
-    /// also where it was killed, by another then.
+    /// Settles what all who were here before owned, but for `me` and the living, then sweeps. Only for who is to be the coordinator;
+    /// safe to repeat, also where it was killed, by another then.
     ///
     /// # Errors
     /// [`Corrupted`] if a word is damaged.
-    pub(crate) fn recover_all(&self, cursors: &Cursors, me: Name, exit: u64) -> Result<Settled, Corrupted> {
+    pub(crate) fn recover_all(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        living: &[Name],
+        exit: u64,
+    ) -> Result<Settled, Corrupted> {
         let mut settled = Settled::default();
         for (id, p) in self.participants.iter().enumerate().filter(|(id, _)| *id != usize::from(me.id())) {
-            if let Member::Live(n) | Member::Dead(n) = p.member(id)? {
+            if let Member::Live(n) | Member::Dead(n) = p.member(id)?
+                && let name = Name::new(id as u16, n)
+                && !living.contains(&name)
+            {
                 let death = Death { is_nobodys: true, ..Death::of(exit) };
-                self.settle_all(cursors, me, Name::new(id as u16, n), death, &mut settled)?;
+                self.settle_all(cursors, me, name, death, &mut settled)?;
             }
         }
         self.sweep(cursors)?;

@@ -12,6 +12,18 @@
 //! all processes share that it forks or hands the file to: the lock is free once the last of them is gone, by the kernel's
 //! word. Nobody unlocks, and who only looks takes no lock (F_OFD_GETLK), so that nobody takes that for a sign of life.
 //!
+//! The file of a state may go from one coordinator to the next while workers live. So nobody has all of its first byte: each who lives
+//! shares it, and who wants the file for itself finds it taken.
+//!
+//! What was mapped is open as well, so each maps by the open file whose locks it is to have.
+//!
+//! | byte  | locked by                                                         | its lock is free once           |
+//! |-------|-------------------------------------------------------------------|---------------------------------|
+//! | 0     | all, shared; who wants nobody to live, alone                      | all are gone                    |
+//! | 1     | the client that leads, and its coordinator, which has its file    | both are gone: another may lead |
+//! | n + 2 | the worker whose name is n (incarnation and id), by an open file  | that is gone, with what it has  |
+//! |       | of its own, which its coordinator has made before the fork        | forked and not executed         |
+//!
 //! A name can be pulled away between two steps: its creator has not locked it yet when a cleaner, or a second creator, comes
 //! by. So who locks a named backing looks whether it still has its name, and else begins again. That is one step for others,
 //! as is a look and the removal after it: both hold the file's `flock(2)` for that moment, and wait for it.
@@ -40,6 +52,7 @@ use super::{
     segment::SegmentCreateError,
     space,
 };
+use crate::lockfree::{participant::Name as Member, word::MAX_PARTICIPANTS};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, SealFlag, fcntl},
@@ -54,7 +67,10 @@ use std::{
     fs::{File, Metadata, OpenOptions},
     io,
     mem::offset_of,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -215,6 +231,19 @@ fn create_file(path: &Path) -> Result<File, SegmentCreateError> {
 /// # Errors
 /// [`SegmentCreateError`]: in use, no file, another's, a link.
 pub(crate) fn take_file(path: &Path) -> Result<(File, u64), SegmentCreateError> {
+    take(path, lock)
+}
+
+/// As [`take_file`], for who is to lead a pool in it: workers of the one before may live.
+///
+/// # Errors
+/// As for [`take_file`].
+pub(crate) fn take_state(path: &Path) -> Result<(File, u64), SegmentCreateError> {
+    // In this order: who fails by the second has the first for a moment, in which nobody is led.
+    take(path, |file| Ok(try_lock(file, libc::F_WRLCK, LEAD)? && try_lock(file, libc::F_RDLCK, LIFE)?))
+}
+
+fn take(path: &Path, lock: impl Fn(&File) -> io::Result<bool>) -> Result<(File, u64), SegmentCreateError> {
     let unfit = |why: String| Err(at("use", path)(io::Error::other(why)));
     for _ in 0..TRIES {
         let opened = OpenOptions::new()
@@ -297,18 +326,33 @@ pub(super) fn open(path: &Path, writable: bool) -> io::Result<File> {
     OpenOptions::new().read(true).write(writable).custom_flags(flags.bits()).open(path)
 }
 
-/// What the living have locked.
-const LIFE: libc::flock = libc::flock {
-    l_type: libc::F_WRLCK as libc::c_short,
-    l_whence: libc::SEEK_SET as libc::c_short,
-    l_start: 0,
-    l_len: 1,
-    l_pid: 0,
-};
+/// The byte that the living have locked.
+const LIFE: i64 = 0;
+/// The byte that who leads has locked.
+const LEAD: i64 = 1;
+
+/// The byte that the worker of this name has locked. Names are given once, so whom it leaves with its file disturbs nobody after it.
+fn of_worker(name: Member) -> i64 {
+    2 + ((name.incarnation() as i64) << MAX_PARTICIPANTS.trailing_zeros() | i64::from(name.id()))
+}
+
+fn byte(kind: libc::c_int, at: i64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: at,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
 
 /// False: somebody else's processes have the lock.
 pub(super) fn lock(file: &File) -> io::Result<bool> {
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&LIFE)) {
+    try_lock(file, libc::F_WRLCK, LIFE)
+}
+
+fn try_lock(file: &File, kind: libc::c_int, at: i64) -> io::Result<bool> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&byte(kind, at))) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(e) => Err(e.into()),
@@ -316,9 +360,34 @@ pub(super) fn lock(file: &File) -> io::Result<bool> {
 }
 
 pub(super) fn is_alive(file: &File) -> io::Result<bool> {
-    let mut found = LIFE;
+    is_locked(file, LIFE)
+}
+
+fn is_locked(file: impl AsFd, at: i64) -> io::Result<bool> {
+    let mut found = byte(libc::F_WRLCK, at);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Opens the file of a state once more, for a worker of this name that is about to be forked: whoever has that lives, and does not lead.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn open_for_worker(file: &File, name: Member) -> io::Result<File> {
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let file = OpenOptions::new().read(true).write(true).open(again)?;
+    match try_lock(&file, libc::F_RDLCK, LIFE)? && try_lock(&file, libc::F_WRLCK, of_worker(name))? {
+        true => Ok(file),
+        false => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// Does the worker of this name live, or somebody whom it has forked? By another file than its own.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn has_worker(file: &File, name: Member) -> io::Result<bool> {
+    is_locked(file, of_worker(name))
 }
 
 fn has_name(file: &File) -> bool {

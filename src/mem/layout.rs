@@ -37,6 +37,8 @@
 //! |                   |                                     | waits       |                                        |
 //! | `armed`, `paused` | the coordinator                     | all          | see [`crate::lockfree::timer`]         |
 //! | `watched`         | wakers and the coordinator          | the same     | see [`crate::lockfree::timer`]         |
+//! | `served`          | the coordinator, once it stands in  | workers that | a count; who wakes by it looks whether |
+//! |                   | its participant's `pid` and `born`  | wait for one | that process lives                     |
 //!
 //! # Invariants
 //!
@@ -46,7 +48,7 @@
 //! # Ordering
 //!
 //! `mode` and `deaths` are stored with Release and loaded with Acquire: who sees a death counted sees what its recovery
-//! has settled. Who shares a segment got it by a fork or a socket, after its identity was written.
+//! has settled. `served` likewise: who sees it finds whose count it is. Who shares a segment got it by a fork or a socket, after its identity was written.
 //!
 //! What checks this page: the tests below, `const` assertions at each structure, `fuzz/fuzz_targets/segment_open.rs`.
 
@@ -63,7 +65,7 @@ use crate::{
         trail::Trail,
         word::{MAX_DESCRIPTORS, MAX_PARTICIPANTS},
     },
-    sync::{AtomicU32, AtomicU64, Relaxed, ticks::Pair},
+    sync::{AtomicU32, AtomicU64, Futex, Relaxed, ticks::Pair},
 };
 use std::{alloc::Layout as Region, mem::offset_of, time::Duration};
 
@@ -230,6 +232,8 @@ pub(crate) struct Control {
     pub(crate) told_rate: AtomicU64,
     /// How long the pool has for each step of its end, in milliseconds; 0: not known. For who waits for that.
     pub(crate) grace_ms: AtomicU64,
+    /// How often a coordinator has begun to serve in this file, in which workers wait for one.
+    pub(crate) served: Futex,
     pub(crate) alarm: Alarm,
 }
 

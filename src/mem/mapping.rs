@@ -60,10 +60,23 @@ impl Mapping {
                 unsafe { munmap(start.cast(), len) }?;
             }
         }
-        let prot = if is_writable { ProtFlags::PROT_READ | ProtFlags::PROT_WRITE } else { ProtFlags::PROT_READ };
-        // SAFETY: what is replaced by it are addresses that were taken above for nothing else.
-        unsafe { mmap(Some(start.addr()), whole, prot, MapFlags::MAP_SHARED | MapFlags::MAP_FIXED, file, 0) }?;
+        mapping.map(file, whole, is_writable)?;
         Ok(mapping)
+    }
+
+    /// Maps the same file once more in its place, writable: of `file`, what was opened before is used no more.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn renew(&self, file: impl AsFd) -> nix::Result<()> {
+        self.map(file, NonZeroUsize::new(self.len).ok_or(Errno::EINVAL)?, true)
+    }
+
+    fn map(&self, file: impl AsFd, whole: NonZeroUsize, is_writable: bool) -> nix::Result<()> {
+        let prot = if is_writable { ProtFlags::PROT_READ | ProtFlags::PROT_WRITE } else { ProtFlags::PROT_READ };
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        // SAFETY: what is replaced by it are addresses that are this mapping's, which have the same bytes after it or were for nothing yet.
+        unsafe { mmap(Some(self.start.addr()), whole, prot, flags, file, 0) }.map(drop)
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {

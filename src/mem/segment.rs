@@ -61,7 +61,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::{Path, PathBuf},
@@ -522,6 +522,39 @@ impl Segment {
             &pid.to_ne_bytes(),
             std::mem::offset_of!(Identity, creator) as u64,
         )
+    }
+
+    /// The file, opened once more for a worker of this name ([`backing`]).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn open_for_worker(&self, name: Name) -> io::Result<OwnedFd> {
+        backing::open_for_worker(&self.file, name).map(OwnedFd::from)
+    }
+
+    /// Does the worker of this name live, whoever has led it? Not for itself.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn has_worker(&self, name: Name) -> io::Result<bool> {
+        backing::has_worker(&self.file, name)
+    }
+
+    /// Has this process the file from here on by `file`, which is the same opened once more: of what was opened before it, and of its
+    /// locks, nothing is left here, where one thread uses the segment.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn reopened_as(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+        // SAFETY: both are open, and whoever uses the number has the same file behind it.
+        let same = unsafe { libc::dup3(file.as_raw_fd(), self.file.as_raw_fd(), libc::O_CLOEXEC) };
+        Errno::result(same)?;
+        self.map.renew(&self.file)?;
+        if self.wants_huge_pages {
+            // Who has made the segment has said it, if there are none.
+            let _ = self.map.ask_for_huge_pages(0);
+        }
+        Ok(())
     }
 
     /// All words of the segment, for as long as it is borrowed.

@@ -190,7 +190,7 @@ pub fn work_for(name: &str, slots: usize, tasks: Tasks) -> Result<(), WorkError>
     assert!(slots > 0, "a worker needs a slot");
     let attached = attach::attach(name).map_err(AttachError::from)?;
     let queues = queues(attached.endpoint().segment());
-    let work = Work { slots, queues, workers: 1, limits: WorkerLimits::new() };
+    let work = Work { slots, queues, workers: 1, limits: WorkerLimits::new(), outliving: None };
     // Threads that its tasks have left behind may use both until the process ends.
     let (endpoint, tasks) = (process::keep(attached.endpoint().clone()), process::keep(tasks));
     let result = worker::work(&Seat::of_guest(endpoint, attached.bell()), tasks, &work).map_err(WorkError::Failed);

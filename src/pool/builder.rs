@@ -30,6 +30,9 @@ pub struct Builder {
     pub(super) program: Option<Program>,
 }
 
+/// How long workers wait for another coordinator, unless it is said.
+const SUCCESSOR_WITHIN: Duration = Duration::from_secs(30);
+
 /// What was asked for, as the coordinator is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Settings {
@@ -58,6 +61,7 @@ pub(super) struct Settings {
     /// Of a pool that is forked: another version of this program goes on with it if it is given these arguments, and replaces the
     /// workers.
     pub(super) successor: Option<Vec<OsString>>,
+    pub(super) successor_within: Duration,
 }
 
 impl Default for Settings {
@@ -80,6 +84,7 @@ impl Default for Settings {
             sync: SyncWhen::default(),
             hears: None,
             successor: None,
+            successor_within: SUCCESSOR_WITHIN,
         }
     }
 }
@@ -253,6 +258,27 @@ impl Builder {
     #[cfg(feature = "jobs")]
     pub(crate) fn succeeded_with(mut self, args: Vec<OsString>) -> Builder {
         self.settings.successor = Some(args);
+        self
+    }
+
+    /// How long workers wait for another coordinator if theirs is killed; by default 30 seconds. They finish what they run, and claim
+    /// nothing more. The next pool with the same [file](Self::file) goes on with them; if none comes in time, they end. Without a file
+    /// this says nothing: workers end with their coordinator.
+    ///
+    /// A worker that goes on is the process that it was, with its environment and its open files. One of another program, or of
+    /// other arguments, tasks or settings, finishes what it runs, and a fresh one takes its place.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, Tasks};
+    /// # let tasks = Tasks::new();
+    /// use std::time::Duration;
+    ///
+    /// let pool = Pool::builder().file("state").successor_within(Duration::from_secs(300)).fork(tasks)?;
+    /// # drop(pool);
+    /// # Ok::<(), shmworker::pool::StartError>(())
+    /// ```
+    pub fn successor_within(mut self, time: Duration) -> Builder {
+        self.settings.successor_within = time;
         self
     }
 

@@ -29,7 +29,7 @@ impl OneThread {
         let client = Arc::new(Client::new(client, home, false));
         let queues = ["default".to_owned()];
         let submitter = Submitter::new(client, Some(tasks.signatures.clone()), queues.as_slice().into(), 1);
-        let work = Work { slots: 1, queues: queues.into(), workers: 1, limits: WorkerLimits::new() };
+        let work = Work { slots: 1, queues: queues.into(), workers: 1, limits: WorkerLimits::new(), outliving: None };
         let core = Core::new(worker, home, 0, tasks, &work);
         Ok(OneThread { submitter, worker: Current::of_slot(Arc::new(core), 0) })
     }

@@ -28,7 +28,9 @@ use crate::{
         handover::Handover,
         limits::WorkerLimits,
         orders,
+        orphan::Outliving,
         spawn::{Child, fork_apart, pidfd_open},
+        step,
     },
     state::{self, StateError, journal},
 };
@@ -45,10 +47,11 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
     ffi::OsString,
+    hash::{DefaultHasher, Hash, Hasher},
     io::ErrorKind,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
+        unix::{fs::MetadataExt, net::UnixStream},
     },
     path::Path,
     sync::Arc,
@@ -57,7 +60,7 @@ use std::{
 };
 
 /// The name of the thread that watches the coordinator.
-pub(super) const WATCHER: &str = "shmworker-watch";
+pub(super) use crate::process::orphan::WATCHER;
 
 /// So many processes may attach to a pool that has a name, whatever its workers do.
 const GUESTS: usize = 64;
@@ -163,6 +166,8 @@ pub(super) struct Plan {
     owner: u64,
     /// The owner's process, whose child it is.
     owner_pid: i32,
+    /// Workers outlive it, and wait for another for so long.
+    successor_within: Option<Duration>,
 }
 
 impl Plan {
@@ -325,6 +330,7 @@ fn durable(
     let Settings { file, client, sync, .. } = &plan.settings;
     let (path, client) = (file.as_deref().unwrap_or(Path::new("")), client.as_deref().unwrap_or(journal::MAIN));
     let id = endpoint.segment().header().identity.id;
+    step("led");
     let (mut journal, contents) = state::open_journal(path, id, client, *sync)?;
     journal.sync_in_intervals().map_err(StateError::from)?;
     let there: Vec<u64> = adopted.iter().map(|&task| endpoint.number_of(task)).collect();
@@ -339,6 +345,7 @@ fn durable(
             endpoint.set_number(task, accepted.map_err(|e| StartError::Refused(e.to_string()))?);
         }
     }
+    step("journaled");
     let names = tasks.into_iter().flat_map(|tasks| tasks.signatures.iter().map(|(kind, s)| (*kind, &*s.name)));
     journal.name(names).map_err(StateError::from)?;
     let recorder = journal.clone();
@@ -411,8 +418,16 @@ impl Ground {
                 max_workers = settings.max_workers.unwrap_or(room).max(workers);
             }
         }
-        let plan =
-            Plan { method, settings, workers, max_workers, coordinator, owner, owner_pid: std::process::id() as i32 };
+        let plan = Plan {
+            method,
+            workers,
+            max_workers,
+            coordinator,
+            owner,
+            owner_pid: std::process::id() as i32,
+            successor_within: settings.file.is_some().then_some(settings.successor_within),
+            settings,
+        };
         let bell = make_bell().map_err(|e| match e {
             PoolError::Os { step, source } => os(step)(source),
             _ => unreachable!("it only asks the kernel"),
@@ -591,13 +606,16 @@ impl CoordinatorsSeat<'_> {
         let copy = |fd: std::os::fd::BorrowedFd<'_>| {
             fd.try_clone_to_owned().map_err(|e| os("copy a descriptor")(Errno::from_raw(e.raw_os_error().unwrap_or(0))))
         };
-        let owner = Owner { name: Name::of(self.plan.owner), pidfd, connection: copy(self.connection.as_fd())? };
+        let (name, connection) = (Name::of(self.plan.owner), copy(self.connection.as_fd())?);
+        let owner = Owner { name, pidfd, connection, pid: owner_pid };
         // SAFETY: `bell` is an eventfd, and this is a copy of its descriptor that nobody else has.
         let bell = unsafe { EventFd::from_owned_fd(copy(self.bell.as_fd())?) };
         // SAFETY: the worker's copy of this process's memory, in which the table lives on until that exits.
         let tasks: &'static Tasks = unsafe { &*std::ptr::from_ref(tasks) };
         let Settings { slots, queues, limits, .. } = settings.clone();
-        let work = Work { slots, queues, workers, limits };
+        let mut work = Work { slots, queues, workers, limits, outliving: None };
+        work.outliving = self.plan.successor_within.map(|within| Outliving { within, make: make_of(&work, tasks) });
+        let outliving = work.outliving;
         let main: Box<dyn Fn(Seat) -> u8> = match method {
             Method::Fork => Box::new(move |seat| work.run(seat, tasks)),
             Method::Exec => Box::new(move |seat| launch::become_another_worker(&seat, tasks, &work)),
@@ -605,6 +623,14 @@ impl CoordinatorsSeat<'_> {
         let spec = Spec { name: "worker", role: Role::Worker, count: workers, main };
         let mut observer = |event: Event<'_>| match event {
             Event::Started => started(),
+            Event::TakenOn { label, pid, stays: true } => {
+                tracing::info!(worker = label, pid, "{label} (pid {pid}) has waited for a coordinator, and goes on");
+            }
+            Event::TakenOn { label, pid, stays: false } => tracing::info!(
+                worker = label,
+                pid,
+                "{label} (pid {pid}) has waited for a coordinator, of another program or with other settings: it is asked to leave"
+            ),
             Event::Replaced { label, pid, why } => {
                 tracing::debug!(worker = label, pid, "{label} (pid {pid}) has left: {why}");
             }
@@ -630,6 +656,11 @@ impl CoordinatorsSeat<'_> {
         let base = Base { segment: self.segment.clone(), me: Name::of(self.plan.coordinator), bell };
         let pool = Coordinator::over(base, vec![spec], settings.grace, &mut observer)?;
         let pool = pool.inheriting_output().owned_by(owner, max_workers)?;
+        let pool = match (outliving, self.handover) {
+            (Some(terms), None) => pool.outlived_by_workers(terms)?,
+            (Some(terms), Some(_)) => pool.outlived_by(terms),
+            (None, _) => pool,
+        };
         let pool = if tasks.has_plugins() { pool.renewing(0, || tasks.probe_again()) } else { pool };
         let pool = pool.rolling_after_upgrade(settings.successor.is_some());
         let pool = pool.succeeded_by(match self.is_a_program || settings.successor.is_some() {
@@ -656,6 +687,21 @@ pub(super) struct Work {
     /// How many there were at first.
     pub(super) workers: usize,
     pub(super) limits: WorkerLimits,
+    /// It outlives its coordinator.
+    pub(super) outliving: Option<Outliving>,
+}
+
+/// What workers are made of that do this: the program, its arguments and the directory that it runs in, its tasks, and how it runs them.
+/// Not the environment, nor what the program has read before.
+fn make_of(work: &Work, tasks: &Tasks) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let file = std::fs::metadata("/proc/self/exe");
+    file.map(|file| (file.dev(), file.ino(), file.mtime(), file.mtime_nsec(), file.len())).ok().hash(&mut hasher);
+    std::env::args_os().collect::<Vec<_>>().hash(&mut hasher);
+    std::env::current_dir().ok().hash(&mut hasher);
+    tasks.fingerprint().hash(&mut hasher);
+    (work.slots, &work.queues, format!("{:?}", work.limits)).hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Work {

@@ -237,6 +237,8 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
     let home = Home::here().map_err(|e| format!("cannot map a page: {e}"))?;
     let core = Arc::new(Core::new(endpoint, home, seat.number(), tasks, work));
     let _ = WORKER.set(Arc::downgrade(&core)); // one in the life of a process
+    // Not before: what hangs in a hook ends with the coordinator.
+    seat.outliving(work.outliving)?;
     seat.ready();
     let ended: Result<(), Lost> = std::thread::scope(|scope| {
         let others: Vec<_> = (1..slots)
@@ -291,6 +293,9 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
             seat.is_over() || core.damage.get().is_some()
         };
         if is_over() {
+            if core.damage.get().is_none() && seat.waits_for_another() {
+                continue;
+            }
             break Ok(());
         }
         let found = match core.endpoint.look(&core.queues) {
@@ -309,7 +314,7 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
                 }
                 seat.after_task();
             }
-            Ok(None) => break Ok(()),
+            Ok(None) => {} // it is over, or was a moment ago
             Err(e) => break Err(e),
         }
     };
@@ -757,7 +762,13 @@ mod tests {
         let pool = Pool::new(1);
         let (client, worker) = (pool.endpoint(), Arc::new(pool.endpoint()));
         let tasks = Box::leak(Box::new(Tasks::new()));
-        let work = Work { slots: 1, queues: ["default".to_owned()].into(), workers: 1, limits: WorkerLimits::new() };
+        let work = Work {
+            slots: 1,
+            queues: ["default".to_owned()].into(),
+            workers: 1,
+            limits: WorkerLimits::new(),
+            outliving: None,
+        };
         let current = Current::of_slot(Arc::new(Core::new(worker, Home::here().unwrap(), 0, tasks, &work)), 0);
         client.try_submit(Submission { is_timed: true, ..Submission::new(To::Queue(0)) }, b"").unwrap();
         assert!(current.run_another().unwrap());

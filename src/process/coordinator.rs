@@ -9,9 +9,10 @@ use super::{
     limits::{Leave, Stay, WorkerLimits},
     names::NameError,
     orders::{self, Ended, Heard, News, Order, Outbox},
+    orphan::{self, Outliving},
     output::{Lines, as_last_word},
     signal,
-    spawn::{Child, spawn, spawn_inheriting, state},
+    spawn::{Child, born, exit_of_stranger, spawn, spawn_inheriting, state},
 };
 use crate::{
     error::Corrupted,
@@ -121,6 +122,29 @@ impl Seat {
         Ok(self)
     }
 
+    /// Has this process, a worker, outlive its coordinator, if that is wanted.
+    ///
+    /// # Errors
+    /// Why it can't be, as a line for people.
+    pub(crate) fn outliving(&self, terms: Option<Outliving>) -> Result<(), String> {
+        let Some(terms) = terms else { return Ok(()) };
+        orphan::outlive(self.endpoint, self.bell, terms).map_err(|e| format!("cannot watch the coordinator: {e}"))
+    }
+
+    /// A worker that [is over](Self::is_over) calls this: if its coordinator is dead, and another may come, sleeps until it has come, or
+    /// has not in time. False: it is to end.
+    pub(crate) fn waits_for_another(&self) -> bool {
+        let waits = || {
+            Leave::of(self.me().leaves()) == Some(Leave::Orphaned)
+                && Mode::of(&self.endpoint.segment().header().control) != Mode::Stopping
+        };
+        let has_waited = waits();
+        while waits() {
+            self.endpoint.park(&[], None, || !waits());
+        }
+        has_waited
+    }
+
     /// Which of the coordinator's processes it is.
     pub(crate) fn number(&self) -> u32 {
         // Relaxed: the coordinator wrote it before it made this process.
@@ -167,8 +191,7 @@ impl Seat {
     pub(crate) fn ready(&self) {
         // Release, for the Acquire in `is_ready`: what a client has set up for the workers comes before them. The bell rouses.
         self.me().status.store(READY, Release);
-        // A full counter rings as well.
-        let _ = nix::unistd::write(self.bell(), &1u64.to_ne_bytes());
+        Bell::new(self.bell).ring();
     }
 
     /// Is a worker to end now, or as soon as what it runs is finished? It looks before each task, and as a last look before it
@@ -211,6 +234,9 @@ pub(crate) enum Event<'a> {
     Started,
     /// A line of a child's output.
     Output { label: &'a str, is_error: bool, line: &'a str },
+    /// A worker of the coordinator before, which has died, goes on with this one; or is asked to leave, since it is none such as this
+    /// one would make.
+    TakenOn { label: &'a str, pid: i32, stays: bool },
     /// A process ended that was not asked to.
     Died { label: &'a str, pid: i32, exit: Exit, peak_kib: u64, settled: Settled, restart_in: Option<Duration> },
     /// A worker has left in order while the pool goes on. Another takes its place at once, unless the pool has become smaller.
@@ -361,6 +387,22 @@ pub(crate) struct Owner {
     pub(crate) pidfd: OwnedFd,
     /// One end of [`orders::pair`].
     pub(crate) connection: OwnedFd,
+    pub(crate) pid: Pid,
+}
+
+impl Owner {
+    /// Is its end of the connection closed? One that has no more to submit has shut it down, and stays.
+    fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(self.connection.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok()
+            && fds[0].revents().is_some_and(|flags| flags.contains(PollFlags::POLLHUP))
+    }
+
+    /// It is dead: has it, as far as the kernel tells, neither ended by itself nor been asked to end?
+    fn was_killed(&self) -> bool {
+        let asks = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT].map(|signal| signal as u8);
+        matches!(exit_of_stranger(self.pid, self.pidfd.as_fd()), Exit::Signal(signal) if !asks.contains(&signal))
+    }
 }
 
 /// All workers are replaced, one after another.
@@ -476,6 +518,8 @@ pub(crate) struct Coordinator<'o> {
     owner: Option<Owner>,
     /// The owner may still order something.
     is_owner_heard: bool,
+    /// It is about to die; if not by then, it has done with the pool.
+    owner_ends_by: Option<Instant>,
     outbox: Outbox,
     /// Which kind of process there may be more or fewer of, and the most that there is room for.
     resizable: usize,
@@ -492,6 +536,8 @@ pub(crate) struct Coordinator<'o> {
     captures_output: bool,
     /// What processes of this kind have beside the segment and the bell.
     handed: Option<(usize, Arc<dyn AsFd>)>,
+    /// Its workers outlive it.
+    outliving: Option<Outliving>,
     /// That children may use, as this process: they need not find out.
     cpus: usize,
     observer: &'o mut dyn FnMut(Event<'_>),
@@ -572,6 +618,7 @@ impl<'o> Coordinator<'o> {
             late_guests: Vec::new(),
             owner: None,
             is_owner_heard: false,
+            owner_ends_by: None,
             outbox: Outbox::default(),
             resizable: 0,
             at_most: 0,
@@ -585,6 +632,7 @@ impl<'o> Coordinator<'o> {
             is_announced: false,
             captures_output: true,
             handed: None,
+            outliving: None,
             cpus: cpus(),
             observer,
         })
@@ -645,6 +693,12 @@ impl<'o> Coordinator<'o> {
             let life = match state {
                 SitterState::Due { in_ms } => Life::Due(now + Duration::from_millis(in_ms)),
                 SitterState::Over => Life::Over,
+                // One that was taken on, and died and was reaped meanwhile, whose number is another's.
+                SitterState::Running { pid, name, .. } if self.has_gone(Pid::from_raw(pid), Name::of(name)) => {
+                    let death = Death::of(Exit::Unknown.pack());
+                    self.segment.table().recover(&self.cursors, self.me, Name::of(name), death)?;
+                    Life::Due(now)
+                }
                 SitterState::Running { pid, name, for_ms, output: [stdout, stderr] } => {
                     let read_on = |state: Option<OutputState>, is_error| {
                         let lines = state.as_ref().map(Lines::of).transpose();
@@ -670,6 +724,71 @@ impl<'o> Coordinator<'o> {
             self.roll_those(None, |_| true);
         }
         Ok(self)
+    }
+
+    /// Is this number not that of this worker any more, which has said when its process began?
+    fn has_gone(&self, pid: Pid, name: Name) -> bool {
+        let said = self.table().participants.get(usize::from(name.id())).and_then(Participant::process);
+        said.is_some_and(|(_, began)| born(pid) != Some(began))
+    }
+
+    /// Workers outlive this coordinator, which has taken the place of another program in its process.
+    pub(crate) fn outlived_by(self, terms: Outliving) -> Self {
+        Coordinator { outliving: Some(terms), ..self }
+    }
+
+    /// Workers outlive this coordinator, if it dies, and wait for another. It takes on those that have waited for it.
+    ///
+    /// # Errors
+    /// [`PoolError`].
+    pub(crate) fn outlived_by_workers(mut self, terms: Outliving) -> Result<Self, PoolError> {
+        self.outliving = Some(terms);
+        super::step("leads");
+        self.take_on(terms)?;
+        super::step("taken on");
+        orphan::serve(&self.segment).map_err(|e| PoolError::Os { step: "be known to workers", source: errno(&e) })?;
+        Ok(self)
+    }
+
+    /// Takes on workers that live, whoever has forked them. Who does not fit is asked to leave, and has no successor.
+    fn take_on(&mut self, terms: Outliving) -> Result<(), PoolError> {
+        let segment = self.segment.clone();
+        let owner = self.owner.as_ref().map(|owner| owner.name);
+        for (id, p) in segment.table().participants.iter().enumerate() {
+            let Member::Live(n) = p.member(id)? else { continue };
+            let name = Name::new(id as u16, n);
+            if name == self.me || Some(name) == owner || p.is_seat() {
+                continue;
+            }
+            let found = p.process().map(|(pid, born)| Child::of_anybody(Pid::from_raw(pid as i32), born));
+            let found = found.transpose().map_err(|source| PoolError::Os { step: "watch a worker", source })?;
+            let Some(child) = found.flatten() else {
+                // It has died since the start looked.
+                segment.trail_unfinished(name);
+                segment.table().recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
+                self.has_settled = true;
+                continue;
+            };
+            let number = p.role.load(Relaxed) as usize;
+            let is_due = |w: &Worker| matches!(w.life, Life::Due(_));
+            let stays = p.make.load(Relaxed) == terms.make && self.workers.get(number).is_some_and(is_due);
+            let pid = child.pid.as_raw();
+            let output = [false, true].map(|is_error| Output { lines: None, is_error });
+            let life = Life::Running { child, name, since: Instant::now(), output, sentence: None };
+            let worker = match stays {
+                true => &mut self.workers[number],
+                false => {
+                    let mut worker = Worker::new(0, &self.specs[0], number);
+                    worker.is_retired = true;
+                    self.workers.push(worker);
+                    orphan::ask_to_leave(p);
+                    self.workers.last_mut().unwrap_or_else(|| unreachable!("it was pushed just now"))
+                }
+            };
+            worker.life = life;
+            (self.observer)(Event::TakenOn { label: &worker.label, pid, stays });
+        }
+        Ok(())
     }
 
     /// Children write to this process's standard output and error.
@@ -760,6 +879,10 @@ impl<'o> Coordinator<'o> {
             self.reap(companion, &roused)?;
             self.see_what_was_found();
             self.attend()?;
+            if self.owner_ends_by.is_some_and(|by| by <= Instant::now()) {
+                self.owner_ends_by = None;
+                self.set_mode(Mode::Stopping)?;
+            }
             if self.hurry.is_some_and(|at| at <= Instant::now()) {
                 self.hasten()?;
             }
@@ -839,7 +962,8 @@ impl<'o> Coordinator<'o> {
 
     /// Are all workers ready, where somebody waits for that? Those of a pool without an owner never say so.
     fn workers_ready(&self) -> bool {
-        self.owner.is_none() || self.workers.iter().all(|w| w.name().is_some_and(|name| self.is_ready(name)))
+        let is_ready = |w: &Worker| w.is_retired || w.name().is_some_and(|name| self.is_ready(name));
+        self.owner.is_none() || self.workers.iter().all(is_ready)
     }
 
     /// Has every client been ready once?
@@ -886,27 +1010,40 @@ impl<'o> Coordinator<'o> {
         let bell = std::os::fd::AsRawFd::as_raw_fd(&self.bell.as_fd());
         let handed = self.handed.as_ref().filter(|(spec, _)| *spec == self.workers[i].spec).map(|(_, fd)| fd.as_fd());
         let keep: Vec<BorrowedFd<'_>> = [self.bell.as_fd(), self.segment.as_fd()].into_iter().chain(handed).collect();
+        // Made here: from the fork on it says that the child lives.
+        let file = self.outliving.map(|_| self.segment.open_for_worker(name)).transpose();
+        let keep: Vec<_> = keep.into_iter().chain(file.iter().flatten().map(AsFd::as_fd)).collect();
         let main = || {
             name_process(&self.workers[i].label);
+            // What leads the pool is not the child's.
+            if file.iter().flatten().any(|file| self.segment.reopened_as(file.as_fd()).is_err()) {
+                return 101;
+            }
             match Seat::take(self.segment.clone(), name, bell, self.cpus) {
                 Ok(seat) => (self.specs[self.workers[i].spec].main)(Seat { is_first, ..seat }),
                 Err(_) => 101,
             }
         };
-        let spawned = match self.captures_output {
-            true => spawn(&keep, main).map(|s| (s.child, [Some(s.stdout), Some(s.stderr)])),
-            false => spawn_inheriting(&keep, main).map(|child| (child, [None, None])),
+        let spawned = match (&file, self.captures_output) {
+            (Err(e), _) => Err(errno(e)),
+            (Ok(_), true) => spawn(&keep, main).map(|s| (s.child, [Some(s.stdout), Some(s.stderr)])),
+            (Ok(_), false) => spawn_inheriting(&keep, main).map(|child| (child, [None, None])),
         };
         let (child, [stdout, stderr]) = match spawned {
             Ok(spawned) => spawned,
             // Of processes or memory there may be more later, and the others go on.
-            Err(source @ (Errno::EAGAIN | Errno::ENOMEM)) if self.workers.iter().any(|w| w.name().is_some()) => {
+            Err(source @ (Errno::EAGAIN | Errno::ENOMEM | Errno::ENFILE))
+                if self.workers.iter().any(|w| w.name().is_some()) =>
+            {
                 self.segment.table().recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
                 tracing::warn!("cannot fork {}: {source}; trying again in {NO_FORK:?}", self.workers[i].label);
                 self.workers[i].life = Life::Due(Instant::now() + NO_FORK);
                 return Ok(());
             }
-            Err(source) => return Err(PoolError::Os { step: "fork a process", source }),
+            Err(source) => {
+                let step = if file.is_err() { "open the pool's file for a worker" } else { "fork a process" };
+                return Err(PoolError::Os { step, source });
+            }
         };
         // Relaxed: for people; the child may run by now.
         self.table().participants[name.id() as usize].pid.store(child.pid.as_raw() as u32, Relaxed);
@@ -937,6 +1074,7 @@ impl<'o> Coordinator<'o> {
                 _ => None,
             })
             .chain(self.hurry)
+            .chain(self.owner_ends_by)
             .chain(self.door.as_ref().and_then(Door::deadline))
             .chain(self.give_back_at)
             .chain(self.audit_at)
@@ -1121,7 +1259,13 @@ impl<'o> Coordinator<'o> {
             return Ok(());
         }
         worker.restarts += 1;
-        if let (Exit::Code(0), Some(why)) = (exit, leave) {
+        let is_orderly = match exit {
+            Exit::Code(0) => true,
+            // Of one that is not a child an older kernel does not tell how it ended.
+            Exit::Unknown => leave != Some(Leave::Orphaned),
+            _ => false,
+        };
+        if let Some(why) = leave.filter(|_| is_orderly) {
             worker.failures = 0;
             if !worker.is_retired {
                 worker.life = Life::Due(Instant::now());
@@ -1196,9 +1340,14 @@ impl<'o> Coordinator<'o> {
 
     // ---- the owner --------------------------------------------------------------------------------------------------
 
-    /// The owner has died: nobody wants anything any more.
+    /// The owner has died: nobody wants anything any more, unless it was killed and another may come for what waits in the file.
     fn bury_owner(&mut self) -> Result<(), PoolError> {
         let Some(owner) = self.owner.take() else { return Ok(()) };
+        if self.outliving.is_some() && self.mode == Mode::Running && owner.was_killed() {
+            // They wait for that one; this process ends, and with it the lock.
+            self.workers.clear();
+            return Ok(());
+        }
         self.segment.table().recover(&self.cursors, self.me, owner.name, Death::of(Exit::Unknown.pack()))?;
         self.has_settled = true;
         self.set_mode(Mode::Stopping)
@@ -1235,6 +1384,11 @@ impl<'o> Coordinator<'o> {
                 Heard::Nothing => return Ok(()),
                 Heard::End => {
                     self.is_owner_heard = false;
+                    if self.outliving.is_some() && owner.is_gone() {
+                        // How it ended is known in a moment.
+                        self.owner_ends_by = Some(Instant::now() + STUCK_AFTER);
+                        return Ok(());
+                    }
                     return self.set_mode(Mode::Stopping);
                 }
                 Heard::Message(Order::Resize { id, workers }) => {
@@ -1692,7 +1846,11 @@ impl<'o> Coordinator<'o> {
 }
 
 fn ask_to_leave(segment: &Segment, name: Name) {
-    segment.table().participants[name.id() as usize].ask_to_leave(Leave::Asked as u32);
+    orphan::ask_to_leave(&segment.table().participants[name.id() as usize]);
+}
+
+fn errno(e: &std::io::Error) -> Errno {
+    Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))
 }
 
 static LABEL: RwLock<String> = RwLock::new(String::new());

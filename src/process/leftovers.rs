@@ -36,8 +36,9 @@ pub(crate) fn mark(state: u64) -> String {
 /// As many as the largest process id has.
 pub(crate) const DIGITS: usize = 10;
 
-/// Ends what programs of this state, none of which runs any more, have left behind. How many processes that were.
-pub(crate) fn end(state: u64) -> usize {
+/// Ends what programs of this state have left behind that run no more, since their workers do not: others than these. How many
+/// processes that were.
+pub(crate) fn end(state: u64, workers: &[i32]) -> usize {
     let Ok(all) = all_processes() else { return 0 };
     let mut groups = BTreeMap::<i32, Vec<OwnedFd>>::new();
     for process in all.flatten() {
@@ -53,6 +54,10 @@ pub(crate) fn end(state: u64) -> usize {
     for (group, members) in groups {
         // The program dies with its worker. One that goes on has a worker: of a pool that has a copy of the state.
         let leader = pidfd_open(Pid::from_raw(group));
+        let parent = Process::new(group).and_then(|leader| leader.stat()).map(|stat| stat.ppid);
+        if parent.is_ok_and(|parent| workers.contains(&parent)) {
+            continue;
+        }
         if leader.is_ok_and(|leader| !has_ended(&leader, until)) {
             continue;
         }

@@ -215,6 +215,10 @@ pub(crate) enum Leave {
     Memory = 3,
     /// It has used half of its CPU time.
     Cpu = 4,
+    /// Its coordinator is dead: it waits for another, and leaves if none comes.
+    Orphaned = 5,
+    /// No other has come in time.
+    Alone = 6,
 }
 
 impl Leave {
@@ -225,6 +229,8 @@ impl Leave {
             2 => Some(Leave::Tasks),
             3 => Some(Leave::Memory),
             4 => Some(Leave::Cpu),
+            5 => Some(Leave::Orphaned),
+            6 => Some(Leave::Alone),
             _ => Some(Leave::Asked),
         }
     }
@@ -237,6 +243,8 @@ impl fmt::Display for Leave {
             Leave::Tasks => "it has run as many tasks as one worker may",
             Leave::Memory => "it held more memory than one worker may",
             Leave::Cpu => "it has used half of the CPU time that one worker may",
+            Leave::Orphaned => "its coordinator is dead",
+            Leave::Alone => "its coordinator is dead, and no other came in time",
         })
     }
 }

@@ -31,7 +31,8 @@
 //! # An owner
 //!
 //! A pool for a Rust program belongs to that: it submits, orders ([`orders`]) and hears what happens. SIGHUP rolls such a pool,
-//! SIGTTIN and SIGTTOU make it larger and smaller by one. Its death ends the pool. (Without an owner SIGHUP is one signal
+//! SIGTTIN and SIGTTOU make it larger and smaller by one. Its death ends the pool, or, where that lies in a file and the owner was killed,
+//! the coordinator alone. (Without an owner SIGHUP is one signal
 //! more towards the end, and the others mean something only where one kind of process can be resized.)
 //!
 //! # Out of time
@@ -48,7 +49,8 @@
 //! 3. The clients are gone, or the owner is, or has no more to submit: [`Mode::Stopping`]. Workers exit.
 //! 4. Third signal, or a second grace is over: what is left is killed.
 //!
-//! Whatever ends the coordinator ends the rest: each child has PR_SET_PDEATHSIG (`prctl(2)`).
+//! Whatever ends the coordinator ends the rest: each child has PR_SET_PDEATHSIG (`prctl(2)`). Workers of a pool that lies in a file wait
+//! for another coordinator ([`orphan`]).
 
 pub(crate) mod attach;
 pub(crate) mod clock;
@@ -60,6 +62,7 @@ pub(crate) mod leftovers;
 pub(crate) mod limits;
 pub(crate) mod names;
 pub(crate) mod orders;
+pub(crate) mod orphan;
 pub(crate) mod output;
 pub(crate) mod signal;
 pub(crate) mod spawn;
@@ -106,6 +109,16 @@ pub(crate) const READY: u32 = 1;
 pub(crate) const UNFIT: u32 = 2;
 /// … of one that could not execute its program, which others before it have.
 pub(crate) const ABSENT: u32 = 3;
+
+/// For tests: this process is killed at the step that this variable names.
+const DIES_AT: &str = "SHMWORKER_DIES_AT";
+
+/// A step of a start, which may be its last.
+pub(crate) fn step(name: &str) {
+    if std::env::var_os(DIES_AT).is_some_and(|at| at == name) {
+        let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
+    }
+}
 
 /// For as long as the process lives; for who looks for leaks it isn't one.
 pub(crate) fn keep<T: Send + Sync>(value: T) -> &'static T {

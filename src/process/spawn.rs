@@ -1,7 +1,7 @@
 //! Forking a child that can't outlive its parent, can't be mistaken for another, and speaks through pipes.
 //!
 //! Sources: `fork(2)`, `pidfd_open(2)`, `pidfd_send_signal(2)`, `waitid(2)` with P_PIDFD and, of the system call,
-//! rusage, `prctl(2)`.
+//! rusage, `prctl(2)`; the kernel's `include/uapi/linux/pidfd.h` and `fs/pidfs.c` on PIDFD_GET_INFO.
 
 use super::{exit::Exit, signal};
 use nix::{
@@ -22,7 +22,7 @@ use std::{
     panic::AssertUnwindSafe,
 };
 
-/// A forked child, as its parent has it.
+/// A forked child, as its parent has it; or the child of another process, which only its own parent could wait for.
 pub(crate) struct Child {
     pub(crate) pid: Pid,
     pidfd: OwnedFd,
@@ -159,6 +159,82 @@ pub(crate) fn state(pid: Pid) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+/// When a process began, in the kernel's ticks since the machine was started. `None`: there is none with this number any more.
+///
+/// Source: `proc_pid_stat(5)`.
+pub(crate) fn born(pid: Pid) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // As above; the 22nd field, of which the name is the second.
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
+
+/// The process with this number that began then; `None`: it is gone.
+///
+/// # Errors
+/// The kernel's, where that is not its answer.
+pub(crate) fn pidfd_of(pid: Pid, began: u64) -> nix::Result<Option<OwnedFd>> {
+    match pidfd_open(pid) {
+        // What is read of the number after that is of whom the descriptor names, if that has not ended meanwhile.
+        Ok(pidfd) if born(pid) == Some(began) && !has_ended(pidfd.as_fd()) => Ok(Some(pidfd)),
+        Ok(_) | Err(Errno::ESRCH | Errno::EINVAL) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Has this process ended?
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].any().unwrap_or(false)
+}
+
+/// How a process ended that is not ours to wait for: while it is a zombie /proc tells, and from Linux 6.15 on its pidfd after that.
+pub(crate) fn exit_of_stranger(pid: Pid, pidfd: BorrowedFd<'_>) -> Exit {
+    let exit = exit_of_reaped(pidfd).or_else(|| exit_of_zombie(pid, pidfd));
+    // It may have been reaped between the two.
+    exit.or_else(|| exit_of_reaped(pidfd)).unwrap_or(Exit::Unknown)
+}
+
+fn exit_of_reaped(pidfd: BorrowedFd<'_>) -> Option<Exit> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: a live descriptor, and a live structure of the size that the request names, which the kernel fills.
+    let asked = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (asked >= 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| exit_of(info.exit_code))
+}
+
+fn exit_of_zombie(pid: Pid, pidfd: BorrowedFd<'_>) -> Option<Exit> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields = stat.rsplit_once(") ")?.1;
+    let status = fields.starts_with('Z').then(|| fields.split_whitespace().nth(49)?.parse().ok())??;
+    // POLLHUP, which need not be asked for, comes when it is reaped: before that the number is its own.
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).ok()?;
+    (!fds[0].revents()?.contains(PollFlags::POLLHUP)).then(|| exit_of(status))
+}
+
+/// As `wait(2)` has it.
+fn exit_of(status: i32) -> Exit {
+    match libc::WIFSIGNALED(status) {
+        true => Exit::Signal(libc::WTERMSIG(status) as u8),
+        false => Exit::Code(libc::WEXITSTATUS(status) as u8),
+    }
+}
+
+/// `struct pidfd_info`, as it was at first.
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    /// Numbers, and ids of users and groups.
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+const _: () = assert!(size_of::<PidfdInfo>() == 64);
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
+/// `_IOWR(0xff, 11, struct pidfd_info)`
+const PIDFD_GET_INFO: libc::Ioctl = (3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xff << 8 | 11) as libc::Ioctl;
+
 /// Sends a signal, or asks whether one may be sent, to this process and to no other, ever: the descriptor names it even when its
 /// number is reused.
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: impl Into<Option<Signal>>) -> nix::Result<()> {
@@ -169,10 +245,21 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: impl Into<Option<Signa
     Errno::result(sent).map(drop)
 }
 
+/// Of `pidfd_send_signal`: to the process group of that number.
+const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+
 impl Child {
     /// A child that has not been reaped.
     pub(crate) fn of(pid: Pid) -> nix::Result<Child> {
         Ok(Child { pid, pidfd: pidfd_open(pid)? })
+    }
+
+    /// The process with this number that began then, whoever has forked it. `None`: it is gone.
+    ///
+    /// # Errors
+    /// The kernel's, where that is not its answer.
+    pub(crate) fn of_anybody(pid: Pid, began: u64) -> nix::Result<Option<Child>> {
+        Ok(pidfd_of(pid, began)?.map(|pidfd| Child { pid, pidfd }))
     }
 
     /// Sends a signal to this process and to no other, ever.
@@ -203,8 +290,16 @@ impl Child {
         match waitid(Id::PIDFd(self.pidfd.as_fd()), peek) {
             Ok(WaitStatus::StillAlive) => return None,
             Ok(_) => {}
-            // Somebody else reaped it: it is gone, how isn't known.
-            Err(_) => return Some((Exit::Unknown, 0)),
+            // It is not ours, or somebody else has reaped it.
+            Err(_) if !has_ended(self.pidfd.as_fd()) => return None,
+            Err(_) => {
+                // By the descriptor: the number may be another's. An older kernel than 6.9 leaves what it has left behind.
+                let (signal, group) = (Signal::SIGKILL as libc::c_int, PIDFD_SIGNAL_PROCESS_GROUP);
+                let info = std::ptr::null::<libc::siginfo_t>();
+                // SAFETY: a live descriptor, a valid signal, null for the default siginfo, a flag.
+                unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal, info, group) };
+                return Some((exit_of_stranger(self.pid, self.pidfd.as_fd()), 0));
+            }
         }
         // While the zombie stands, its number, which is the group's, can't be another's.
         let _ = nix::sys::signal::killpg(self.pid, Signal::SIGKILL);

@@ -3,16 +3,17 @@
 //! # Steps
 //!
 //! 1. The file is opened, never a link to one; it is this user's, and nobody else may write to it.
-//! 2. Its lock is taken ([`crate::mem::backing`]): whoever has it is alone, until the last process dies that has the file open. It is waited
-//!    for as long as those may take who are on their way to their end, by mode and grace in the header.
-//!    One that is empty, or whose maker died over it, is made a segment.
+//! 2. Its lock is taken ([`crate::mem::backing`]): whoever has it leads, and nobody else can before it and its coordinator are dead. It is
+//!    waited for as long as those may take who are on their way to their end, by mode and grace in the header.
+//!    A file that is empty, or whose maker died over it, is made a segment.
 //! 3. Its identity is checked: magic, version, geometry, size, and that it is of this run of the machine. Another's is not trusted
 //!    ([`super::rebuild`]).
 //! 4. What stands in it is audited, and compared with what the pool is to be: queues, tasks, workers.
-//! 5. What programs of jobs have left behind is ended ([`crate::process::leftovers`]).
-//! 6. Nobody lives who was in it: all are marked so, and the seats of clients of which nothing is left are given back. A new participant
-//!    settles what they left, but for what is kept for durable clients ([`crate::lockfree::recovery`]), and leaves in their trails what they
-//!    ran; then it, or the next one, is the coordinator, which has the lowest id.
+//! 5. Of those who were in it workers may live, which wait for another coordinator ([`crate::process::orphan`]). What programs of jobs have
+//!    left behind whose workers are dead is ended ([`crate::process::leftovers`]).
+//! 6. The others are marked as dead, and the seats of clients of which nothing is left are given back. A new participant settles what
+//!    they left, but for what is kept for durable clients ([`crate::lockfree::recovery`]), and leaves in their trails what they ran; then it,
+//!    or the next one, is the coordinator, which has the lowest id.
 //! 7. The seat of this client is taken, or made. Its tasks get new tags.
 //!
 //! Up to 4 nothing is changed. From there on each step may be made again, by whoever takes the lock next after a kill: a
@@ -20,8 +21,8 @@
 //!
 //! # Words
 //!
-//! None of its own. It alone writes while it has the lock: whatever any other page says of who writes a word holds from when the
-//! coordinator is forked.
+//! None of its own. It writes as a coordinator does while it has the lock: whatever any other page says of who writes a word holds from
+//! when the coordinator is forked. Workers that live write what is theirs.
 
 use super::{
     journal::{self, Contents, Journal, JournalError, SyncWhen},
@@ -42,9 +43,10 @@ use crate::{
         layout::{Geometry, MAGIC, VERSION},
         segment::{Options, Segment, SegmentCreateError, SegmentOpenError},
     },
-    process::{Mode, exit::Exit, leftovers},
+    process::{Mode, exit::Exit, leftovers, spawn, step},
     sync::{Relaxed, Release},
 };
+use nix::unistd::Pid;
 use std::{
     collections::BTreeMap,
     os::fd::OwnedFd,
@@ -158,6 +160,18 @@ pub enum StateError {
         /// What they are called, if that is known.
         name: String,
     },
+    /// A worker of it lives that can't be watched from here.
+    #[error(
+        "a worker of '{}' is left (pid {pid}) that is not to be seen from here: it is in another PID namespace, or has left processes \
+         behind that still have its files. End them, or start the pool where they are",
+        path.display()
+    )]
+    Unreachable {
+        /// The file.
+        path: PathBuf,
+        /// What it has said of itself; 0: nothing.
+        pid: u32,
+    },
     /// A journal beside it can't be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -244,17 +258,20 @@ pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
         let path = journal::path_of(path, client);
         return Err(JournalError::AnotherState { path, found, expected }.into());
     }
-    Former { path, segment: &segment }.check(&wanted)?;
+    let former = Former { path, segment: &segment };
+    step("locked");
+    former.check(&wanted)?;
+    let living = former.living()?;
+    step("checked");
     // Before what they are parts of is begun again.
-    let left = leftovers::end(expected);
+    let left = leftovers::end(expected, &former.processes(&living));
     if left > 0 {
         (wanted.say)(&format!(
             "'{}': {left} processes were left of jobs whose pool was killed, and are ended",
             path.display()
         ));
     }
-    let took_over = Former { path, segment: &segment }.take_over(client)?;
-    let (coordinator, client, settled) = took_over;
+    let (coordinator, client, settled) = former.take_over(client, &living)?;
     Ok(Opened { segment, coordinator, client, settled: Some(settled) })
 }
 
@@ -285,7 +302,7 @@ pub(crate) fn open_journal(
 fn take(path: &Path, say: fn(&str)) -> Result<(std::fs::File, u64), SegmentCreateError> {
     let (mut seen, mut since) = (Mode::Running, Instant::now());
     loop {
-        let creator = match backing::take_file(path) {
+        let creator = match backing::take_state(path) {
             Err(SegmentCreateError::InUse { creator, .. }) => creator,
             taken => return taken,
         };
@@ -377,39 +394,83 @@ impl Former<'_> {
         }
     }
 
-    /// Settles what all who had it left: its coordinator, its client, and what came of the rest.
-    fn take_over(&self, client: &str) -> Result<(Name, Client, Settled), StateError> {
+    /// The workers that live. Whoever is about to end, or to say which process it is, has a moment for that.
+    fn living(&self) -> Result<Vec<Name>, StateError> {
+        let os = |source: std::io::Error| {
+            let source = SegmentOpenError::Os { step: "look who has", source };
+            StateError::Open { path: self.path.to_owned(), source }
+        };
+        let until = Instant::now() + PATIENCE;
+        let mut living = Vec::new();
+        for (id, p) in self.table().participants.iter().enumerate() {
+            let Member::Live(n) = p.member(id).map_err(|e| self.corrupted(e))? else { continue };
+            let name = Name::new(id as u16, n);
+            while self.segment.has_worker(name).map_err(os)? {
+                let said = p.process();
+                let pidfd = said.map(|(pid, born)| spawn::pidfd_of(Pid::from_raw(pid as i32), born));
+                if pidfd.transpose().map_err(|e| os(e.into()))?.flatten().is_some() {
+                    living.push(name);
+                    break;
+                }
+                if Instant::now() >= until {
+                    let pid = said.map_or(0, |(pid, _)| pid);
+                    return Err(StateError::Unreachable { path: self.path.to_owned(), pid });
+                }
+                std::thread::sleep(LOOK);
+            }
+        }
+        Ok(living)
+    }
+
+    /// The process ids of these.
+    fn processes(&self, living: &[Name]) -> Vec<i32> {
+        let of = |name: &Name| self.table().participants[usize::from(name.id())].process();
+        living.iter().filter_map(of).map(|(pid, _)| pid as i32).collect()
+    }
+
+    /// Settles what those left who are dead: the coordinator, the client, and workers but for the living.
+    fn take_over(&self, client: &str, living: &[Name]) -> Result<(Name, Client, Settled), StateError> {
         let (table, corrupted) = (self.table(), |e| self.corrupted(e));
         let cursors = Cursors::new(table);
         let admit = |pid| {
             let name = table.admit(pid, 0).map_err(corrupted)?;
             name.ok_or(StateError::Create(SegmentCreateError::Geometry))
         };
-        // Nobody rings, sleeps, or drains any more. Release, as whoever writes them later.
+        // Nobody drains any more. Who rings or sleeps is woken below, and rings its next coordinator. Release, as whoever writes
+        // them later.
         let control = &self.segment.header().control;
         control.mode.store(Mode::Running as u32, Release);
         control.alarm.armed.store(0, Release);
         control.alarm.watched.store(0, Release);
+        step("awake");
         // First of all: every place may be taken.
-        table.bury_all(None).map_err(corrupted)?;
+        table.bury_all(living).map_err(corrupted)?;
         for (id, p) in table.participants.iter().enumerate() {
-            if let Member::Live(n) | Member::Dead(n) = p.member(id).map_err(corrupted)? {
-                self.segment.trail_unfinished(Name::new(id as u16, n));
+            if let Member::Live(n) | Member::Dead(n) = p.member(id).map_err(corrupted)?
+                && let name = Name::new(id as u16, n)
+                && !living.contains(&name)
+            {
+                self.segment.trail_unfinished(name);
             }
         }
+        step("buried");
         let me = admit(std::process::id())?;
-        let settled = table.recover_all(&cursors, me, Exit::Unknown.pack()).map_err(corrupted)?;
+        step("admitted");
+        let settled = table.recover_all(&cursors, me, living, Exit::Unknown.pack()).map_err(corrupted)?;
+        step("settled");
         // Records are told apart by it. It is the lowest, and nothing names it any more.
         let coordinator = if me.id() == 0 { me } else { admit(0)? };
+        step("coordinator admitted");
         if coordinator != me {
-            table.recover_all(&cursors, coordinator, Exit::Unknown.pack()).map_err(corrupted)?;
+            table.recover_all(&cursors, coordinator, living, Exit::Unknown.pack()).map_err(corrupted)?;
         }
         if coordinator.id() != 0 {
             return Err(self.corrupted(Corrupted::new("participant of the coordinator", coordinator.id().into(), 0)));
         }
         // What kept some seats was a draft, or a result that was read.
-        table.bury_all(Some(coordinator)).map_err(corrupted)?;
-        self.is_sound(table.audit())?;
+        table.bury_all(&[living, &[coordinator]].concat()).map_err(corrupted)?;
+        self.is_sound(if living.is_empty() { table.audit() } else { table.audit_live() })?;
+        step("all settled");
         let name = match self.seat_of(client)? {
             Some(name) => {
                 table.participants[usize::from(name.id())].take_seat(std::process::id());
@@ -421,11 +482,14 @@ impl Former<'_> {
                 name
             }
         };
+        step("seat taken");
         // For people.
         if let Err(e) = self.segment.set_creator() {
             tracing::warn!("cannot note in '{}' whose it is now: {e}", self.path.display());
         }
-        Ok((coordinator, Client { name, adopted: self.adopt(name) }, settled))
+        let client = Client { name, adopted: self.adopt(name) };
+        step("tagged");
+        Ok((coordinator, client, settled))
     }
 
     /// The seat that is kept for clients of this name.
@@ -466,8 +530,8 @@ impl Former<'_> {
         let mut adopted = Vec::new();
         for (index, d) in (0..).zip(self.table().descriptors) {
             let word = self.table().load(index);
-            // What is FREE names nobody; nothing is RESERVED or CLAIMED.
-            if !word.is(Phase::Free) && Name::of(d.submitter.load(Relaxed)) == client {
+            // What is FREE names nobody. What is RESERVED is a living worker's, whoever had the descriptor before.
+            if !word.is(Phase::Free) && !word.is(Phase::Reserved) && Name::of(d.submitter.load(Relaxed)) == client {
                 d.tag.store(adopted.len() as u64, Relaxed);
                 adopted.push(TaskId { index, generation: word.generation() });
             }

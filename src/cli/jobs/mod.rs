@@ -25,7 +25,7 @@ use crate::{
     Pool, Tasks,
     jobs::{Defaults, Job, JobResult, Output as ExecOutput, Runner, Status, Text, builtin},
     logs::Format,
-    pool::SyncWhen,
+    pool::{Builder, SyncWhen},
     state::journal,
 };
 use halt::Halt;
@@ -90,6 +90,9 @@ pub(crate) struct JobsArgs {
     /// When accepted jobs are on the disk, to outlive the machine's end as well: within a second, or before each is begun
     #[arg(long, value_name = "interval|every-batch", requires = "state", value_parser = sync)]
     sync: Option<SyncWhen>,
+    /// How long workers wait for the same command again, if theirs is killed [default: 30s]
+    #[arg(long, value_name = "DURATION", requires = "state", allow_hyphen_values = true, value_parser = time)]
+    successor_within: Option<Duration>,
     /// File for results; with --resume or --state what the joblog tells of stays in it [default: standard output]
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -265,7 +268,9 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     super::forget_variables(&["SHMWORKER_SOURCE", "SHMWORKER_SOURCE_HEADER"]);
     let builder = match &args.state {
         Some(path) => {
-            Pool::builder().file(path).sync(args.sync.unwrap_or_default()).heard_by(|line| super::complain(line))
+            let builder = Pool::builder().file(path).sync(args.sync.unwrap_or_default());
+            let builder = builder.heard_by(|line| super::complain(line));
+            args.successor_within.into_iter().fold(builder, Builder::successor_within)
         }
         None => Pool::builder(),
     };
