@@ -73,8 +73,8 @@ pub(super) struct Told {
     pub(super) is_begun: bool,
     /// So many bytes of an output file are those of its jobs.
     pub(super) written: u64,
-    /// The results of some are not in a file.
-    pub(super) is_elsewhere: bool,
+    /// So many bytes of results are not in a file, or nobody said where: as up to version 0.1, whose `Send` was 0.
+    pub(super) elsewhere: u64,
     /// The first of the jobs that are done, and its command, by which the others are known to be of the same one.
     pub(super) first: Option<(u64, Vec<u8>)>,
 }
@@ -198,7 +198,7 @@ fn read(file: &File, name: &str, resume: Option<Resume>) -> Result<(Told, u64, u
         let wrong = || format!("line {number} of the joblog '{name}' is damaged: remove it, or name another file");
         let Line { seq, went_well, end, received, command } = Line::of(&line).ok_or_else(wrong)?;
         told.written = told.written.max(end);
-        told.is_elsewhere |= end == 0 && received > 0;
+        told.elsewhere += if end == 0 { received } else { 0 };
         if went_well || resume == Resume::Ended {
             done.push(seq);
             if told.first.as_ref().is_none_or(|(first, _)| seq < *first) {
