@@ -196,6 +196,9 @@ fn workers_finish_what_they_run_and_go_on_with_another_coordinator() {
     killed(words, builder(&state), Victim::Coordinator, submit_all);
     let workers = orphans();
     assert_eq!(workers.len(), HELD as usize);
+    let told = Command::new(env!("CARGO_BIN_EXE_shmworker")).arg("recover").arg(&state).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    assert!(told.contains("  58 wait, and go on waiting\n  2 run: their workers live, and finish them\n"), "{told}");
     let pool = builder(&state).fork(words.tasks()).unwrap();
     words.go().store(1, SeqCst);
     let found = finished(&pool);

@@ -143,6 +143,7 @@ fn describe(out: &mut String, file: &Path, survey: &Survey) -> fmt::Result {
     writeln!(out, "next start   {from}")?;
     for (fate, what) in [
         (Fate::Waits, "wait, and go on waiting"),
+        (Fate::Runs, "run: their workers live, and finish them"),
         (Fate::Again, "ran: they have used up an attempt, and are begun again while one is left"),
         (Fate::Delivered, "are done: their results wait to be taken"),
         (Fate::Submitted, "are in the journal alone: they are submitted, with all their attempts"),

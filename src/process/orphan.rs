@@ -6,7 +6,7 @@
 //!    watches its coordinator by a thread of its own. From then on whoever finds the segment finds it.
 //! 2. The coordinator dies. Each worker finishes what it runs, which it leaves in the segment, and claims nothing more
 //!    ([`Leave::Orphaned`]).
-//! 3. Another coordinator comes ([`crate::state`]): it settles what the dead have left, supervises the living by their pidfds, and
+//! 3. Another coordinator comes (`state/restart.rs`): it settles what the dead have left, supervises the living by their pidfds, and
 //!    counts itself (`served`). Each worker looks who that is, watches it, has it roused by its pidfd in place of the bell, and
 //!    goes on. Or none comes in time: each worker ends as soon as it has finished what it runs ([`Leave::Alone`]).
 //!

@@ -61,6 +61,8 @@ pub(crate) enum Next {
 pub(crate) enum Fate {
     /// It waits, and goes on waiting.
     Waits,
+    /// It runs: its worker lives.
+    Runs,
     /// It ran: it has used up an attempt, and is begun again while one is left.
     Again,
     /// Its result waits to be taken.
@@ -208,6 +210,7 @@ impl Survey {
                 continue;
             };
             let (stage, fate) = match phase {
+                Phase::Claimed if is_run(segment, word) => (Stage::Running, Fate::Runs),
                 Phase::Claimed => (Stage::Running, Fate::Again),
                 Phase::Delayed => (Stage::Delayed, Fate::Waits),
                 Phase::Done(_) => (Stage::Done, Fate::Delivered),
@@ -328,6 +331,15 @@ impl Survey {
 fn as_after_a_crash(word: Word, d: &Descriptor) -> Option<(Word, Phase)> {
     let word = d.noted(word).unwrap_or(word);
     Some((word, word.phase()?))
+}
+
+/// Does the worker live that has claimed this?
+fn is_run(segment: &Segment, word: Word) -> bool {
+    let participant = segment.table().participants.get(usize::from(word.who()));
+    match participant.map(|p| p.member(word.who().into())) {
+        Some(Ok(Member::Live(n))) => segment.has_worker(Name::new(word.who(), n)).unwrap_or(false),
+        _ => false,
+    }
 }
 
 /// The durable client of this name in the segment.

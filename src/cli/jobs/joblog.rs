@@ -73,7 +73,7 @@ pub(super) struct Told {
     pub(super) is_begun: bool,
     /// So many bytes of an output file are those of its jobs.
     pub(super) written: u64,
-    /// So many bytes of results are not in a file, or nobody said where: as up to version 0.1, whose `Send` was 0.
+    /// So many bytes of results are not in a file, or nobody said where: `Send` was 0 before there were ends in it.
     pub(super) elsewhere: u64,
     /// The first of the jobs that are done, and its command, by which the others are known to be of the same one.
     pub(super) first: Option<(u64, Vec<u8>)>,
