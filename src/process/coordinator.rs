@@ -577,7 +577,7 @@ impl<'o> Coordinator<'o> {
             roll: None,
             renewal: None,
             succession: Err(
-                "only a pool of Builder::forkserver or Builder::exec can be; start another beside it, and end this one by SIGTERM",
+                "it is none of those that can be, of run, jobs, Builder::forkserver and Builder::exec; start another beside it, and end this one by SIGTERM",
             ),
             rolls_after_upgrade: false,
             upgrade: None,
