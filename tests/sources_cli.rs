@@ -345,6 +345,9 @@ fn an_upgrade_replaces_its_workers_once_what_they_run_is_finished() {
             family.iter().filter_map(|one| std::fs::read_to_string(format!("/proc/{}/cmdline", one.pid)).ok());
         lines.any(|line| line.contains("successor")).then_some(())
     });
+    // Once more, which says when it is done: the worker has been told then.
+    let upgrade = Command::new(env!("CARGO_BIN_EXE_shmworker")).args(["upgrade", &program.pid().to_string()]).output();
+    assert!(upgrade.unwrap().status.success());
     std::fs::write(&go, "").unwrap();
     let results = || {
         server

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Pool, Program, Scene, distinct, eventually, results};
+use common::{Pool, Program, Scene, distinct, results};
 use nix::sys::signal::Signal;
 use std::{
     fs,
@@ -19,6 +19,7 @@ use std::{
 const TESTS: &[(&str, common::Test)] = &common::tests![
     an_upgrade_costs_no_workflow_and_replaces_the_workers
     an_embedded_dev_server_and_a_named_segment_go_on
+    a_version_that_the_server_goes_by_is_not_upgraded
 ];
 
 /// With a command of `shmworker` as its first argument this program is the sample worker, and could have pools too.
@@ -163,4 +164,12 @@ fn an_embedded_dev_server_and_a_named_segment_go_on(scene: &Scene<'_>) {
     assert!(TcpStream::connect(&address).is_err(), "it has ended with the pool");
     assert!(common::named_segments(&name).is_empty(), "so has the segment");
     program.leaves_nobody();
+}
+
+fn a_version_that_the_server_goes_by_is_not_upgraded(scene: &Scene<'_>) {
+    let versioned = ["--worker-versioning", "pinned", "--deployment-name", "test", "--build-id", "1"];
+    let mut pool = scene.pool(1, 1, &versioned);
+    let (code, said) = upgrade(scene, &pool.program);
+    assert!(code == Some(1) && said.contains("start the new version beside it"), "{said}");
+    pool.ends();
 }

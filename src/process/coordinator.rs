@@ -625,7 +625,7 @@ impl<'o> Coordinator<'o> {
             roll: None,
             renewal: None,
             succession: Err(
-                "only a pool of Builder::forkserver or Builder::exec can be; start another beside it, and end this one by SIGTERM",
+                "it is none of those that can be, of run, jobs, Builder::forkserver and Builder::exec; start another beside it, and end this one by SIGTERM",
             ),
             rolls_after_upgrade: false,
             upgrade: None,
@@ -719,10 +719,11 @@ impl<'o> Coordinator<'o> {
         self.has_settled = true; // a look at all times, and whoever waits
         self.is_to_be_audited("the program before".to_owned());
         (self.observer)(Event::Upgraded);
-        self.answer_upgrade("");
         if self.rolls_after_upgrade {
             self.roll_those(None, |_| true);
+            self.roll_on(); // who hears of it may count on that nothing new is begun by the first
         }
+        self.answer_upgrade("");
         Ok(self)
     }
 

@@ -4,7 +4,8 @@
 //! # Steps
 //!
 //! 1. SIGUSR2. The program to follow is started as a child, on a copy of the [state](Handover): it says whether it understands that,
-//!    the segment's layout, and has all the tasks (of a pool that serves Temporal: whether its flags and files still hold). If not, or if it says nothing in time, the pool goes on as it is.
+//!    the segment's layout, and has all the tasks (of a pool that serves Temporal: whether its flags and files still hold). If not,
+//!    or if it says nothing in time, the pool goes on as it is.
 //! 2. As soon as nothing else goes on (a roll, somebody who is about to attach), the descriptors that are to stay lose
 //!    FD_CLOEXEC, and that program is executed. No signal is lost: they stay blocked, and pending ones pending.
 //! 3. It takes up the state, and opens its children anew: as long as it has not reaped them, their numbers are theirs.

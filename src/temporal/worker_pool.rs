@@ -41,6 +41,14 @@ const GRACE: Duration = Duration::from_secs(2);
 #[cfg(feature = "pool")]
 const TO_FOLLOW: Duration = Duration::from_secs(30);
 
+/// Why a pool is not upgraded whose version the server goes by: its bridge has told it, and goes on.
+const VERSIONED: &str =
+    "the server goes by the version of its workers: start the new version beside it, and end this one by SIGTERM";
+
+/// Why the pool of a program is not upgraded.
+const NOT_OF_RUN: &str =
+    "another program can go on with workers of shmworker run and of Worker::main, not with those of Worker::run";
+
 /// How long a pool that ends, and has nothing to do, may take for each step of that without being killed.
 const LEAST_GRACE: Duration = Duration::from_secs(1);
 
@@ -122,6 +130,7 @@ pub(crate) fn run(
     let (namespace, workflow_task_queue) = (server.namespace().to_owned(), config.workflow_task_queue.clone());
     let (activity_task_queue, slots) = (config.activity_task_queue.clone(), config.activity_slots);
     let (limits, at_most) = (config.limits.clone(), config.most_workflow_processes());
+    let is_versioned = config.deployment.as_ref().is_some_and(|deployment| deployment.use_worker_versioning);
     #[cfg(feature = "metrics")]
     let metrics = config.metrics.clone();
     let specs = vec![
@@ -186,9 +195,8 @@ pub(crate) fn run(
     };
     #[cfg(feature = "pool")]
     let coordinator = match bell {
-        Ok(_) if !is_upgradable => coordinator.succeeded_by(Err(
-            "another program can go on with workers of shmworker run and of Worker::main, not with those of Worker::run",
-        )),
+        Ok(_) if !is_upgradable => coordinator.succeeded_by(Err(NOT_OF_RUN)),
+        Ok(_) if is_versioned => coordinator.succeeded_by(Err(VERSIONED)),
         Ok(ref bell) => {
             let dev_server = companion.map(|companion| (companion.pid, companion.port));
             let of_state = segment.clone();
@@ -199,7 +207,11 @@ pub(crate) fn run(
         Err(_) => coordinator.succeeded_by(Err("its coordinator had no descriptor left for that")),
     };
     #[cfg(not(feature = "pool"))]
-    let _ = is_upgradable;
+    let coordinator = coordinator.succeeded_by(Err(match (is_upgradable, is_versioned) {
+        (false, _) => NOT_OF_RUN,
+        (true, true) => VERSIONED,
+        (true, false) => "this program was built without the feature 'pool', which that takes",
+    }));
     let coordinator = match taken {
         Some(taken) => coordinator.succeeding(taken.handover())?,
         None => coordinator.naming(&Kind::NAMES).listen(name.as_deref())?,
