@@ -594,11 +594,12 @@ fn a_start_waits_for_those_who_end() {
     };
     let mut first = Program::start(command());
     eventually("it runs", || Path::new(&begun).exists().then_some(()));
-    first.signal(Signal::SIGTERM);
+    // Not SIGKILL, after which workers wait for another.
+    first.signal(Signal::SIGQUIT);
+    eventually("its end", || (!first.is_running()).then_some(()));
     let mut second = Program::start(command());
     second.says("that it waits", 1, |line| line.contains("to end, for 11 s at most"));
     fs::write(&go, "").unwrap();
-    eventually("its end", || (!first.is_running()).then_some(()));
     assert_eq!(second.end().code(), Some(0));
     assert_eq!(fs::read_to_string(&output).unwrap(), "done\n");
 }

@@ -757,6 +757,8 @@ impl Drive<'_> {
         if let (Some(key), Some(state)) = (&key, &mut self.state)
             && let Some(accepted) = state.adopted.remove(&self.seq)
             && accepted != *key
+            // It had no command in it before.
+            && !key.strip_prefix(&accepted).is_some_and(|command| command.starts_with(' '))
         {
             let why = format!(
                 "job {} is another than the one that '{}' has accepted: give the same input, or name another file",
