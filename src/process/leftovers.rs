@@ -29,11 +29,13 @@ pub(crate) const VARIABLE: &str = "SHMWORKER_JOB";
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The mark of a program of this state: a variable of its environment, of which the last [`DIGITS`] are for its process id.
+#[cfg(feature = "jobs")]
 pub(crate) fn mark(state: u64) -> String {
     format!("{VARIABLE}={state:016x}-{:0DIGITS$}", 0)
 }
 
 /// As many as the largest process id has.
+#[cfg(feature = "jobs")]
 pub(crate) const DIGITS: usize = 10;
 
 /// Ends what programs of this state have left behind that run no more, since their workers do not: others than these. How many
