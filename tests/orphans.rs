@@ -31,13 +31,14 @@ use std::{
     fmt,
     fs::{self, OpenOptions},
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::{Duration, Instant, SystemTime},
 };
 
 fn main() -> ExitCode {
+    shmworker::init(named);
     let args: Vec<String> = std::env::args().collect();
     if let [_, flag, dir, n, attempts] = &args[..]
         && flag == PROGRAM
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         one_that_dies_as_an_orphan_has_used_up_its_attempt,
         how_one_ends_that_was_taken_on_is_told,
         workers_of_other_settings_finish_what_they_run,
+        it_is_so_however_workers_came_to_be,
         without_a_file_workers_end_with_their_coordinator,
         a_start_may_be_killed_at_each_step,
         a_program_goes_on_however_often_its_coordinator_is_killed,
@@ -74,7 +76,9 @@ struct Words(&'static [AtomicU64]);
 
 impl Words {
     fn new() -> Words {
-        Words(scene::words(2 + TASKS as usize))
+        let words = Words(scene::words(3 + TASKS as usize));
+        words.scene().store(std::process::id().into(), SeqCst);
+        words
     }
 
     /// The coordinator's process, once tasks were submitted.
@@ -87,9 +91,14 @@ impl Words {
         &self.0[1]
     }
 
+    /// The process that plays the scene.
+    fn scene(self) -> &'static AtomicU64 {
+        &self.0[2]
+    }
+
     /// How often this task was begun.
     fn begun(self, x: u64) -> &'static AtomicU64 {
-        &self.0[2 + x as usize]
+        &self.0[3 + x as usize]
     }
 
     fn tasks(self) -> Tasks {
@@ -97,7 +106,9 @@ impl Words {
         tasks.function("square", move |x: u64| {
             self.begun(x).fetch_add(1, SeqCst);
             if x < HELD {
-                scene::at_least(self.go(), 1);
+                // Or the scene has failed: nobody is to outlive it for long.
+                let scene = Pid::from_raw(self.scene().load(SeqCst) as i32);
+                scene::until(|| self.go().load(SeqCst) > 0 || kill(scene, None).is_err());
             }
             x * x
         });
@@ -118,13 +129,21 @@ enum Victim {
 
 /// A pool that another process leads, which submits what it is told to, until that process or its coordinator is killed.
 fn killed(words: Words, builder: Builder, victim: Victim, submits: impl FnOnce(&Pool)) {
+    let is_begun = || (0..HELD).all(|x| words.begun(x).load(SeqCst) > 0);
+    killed_when(is_begun, words, victim, || {
+        let pool = builder.fork(words.tasks()).unwrap();
+        submits(&pool);
+        pool
+    });
+}
+
+fn killed_when(is_begun: impl Fn() -> bool, words: Words, victim: Victim, leads: impl FnOnce() -> Pool) {
     words.coordinator().store(0, SeqCst);
     // SAFETY: this process has one thread but for those of pools.
     match unsafe { nix::unistd::fork() }.unwrap() {
         ForkResult::Child => {
             let led = || {
-                let pool = builder.fork(words.tasks()).unwrap();
-                submits(&pool);
+                let pool = leads();
                 let coordinator = pool.coordinator_pid();
                 words.coordinator().store(coordinator.into(), SeqCst);
                 // Its results are the next one's to take.
@@ -137,7 +156,7 @@ fn killed(words: Words, builder: Builder, victim: Victim, submits: impl FnOnce(&
         }
         ForkResult::Parent { child } => {
             scene::at_least(words.coordinator(), 1);
-            (0..HELD).for_each(|x| scene::at_least(words.begun(x), 1));
+            scene::until(is_begun);
             let coordinator = Pid::from_raw(words.coordinator().load(SeqCst) as i32);
             let (victim, ended) = match victim {
                 Victim::Coordinator => (coordinator, WaitStatus::Exited(child, 0)),
@@ -338,6 +357,50 @@ fn workers_of_other_settings_finish_what_they_run() {
             assert_eq!((finished.result, finished.attempts, began), (Ok(x * x), 1, 1), "task {x}");
             assert!(x >= HELD || workers.contains(&finished.worker.unwrap().pid));
         }
+        pool.join().unwrap();
+        for pid in workers {
+            assert!(matches!(reaped(pid), WaitStatus::Exited(_, 0)));
+        }
+    }
+}
+
+const HOLD: Task<PathBuf, ()> = Task::named("hold");
+
+/// What processes have that execute this program again.
+fn named() -> Tasks {
+    let mut tasks = Tasks::new();
+    tasks.function("hold", |path: PathBuf| {
+        fs::write(path.with_extension("begun"), "").unwrap();
+        // Or the scene has failed, and its directory with it.
+        scene::until(|| path.with_extension("go").exists() || !path.with_extension("begun").exists());
+    });
+    tasks
+}
+
+fn it_is_so_however_workers_came_to_be() {
+    set_child_subreaper(true).unwrap();
+    for start in [Builder::forkserver, Builder::exec] {
+        let (dir, words) = (tempfile::tempdir().unwrap(), Words::new());
+        let path = |x: u64| dir.path().join(x.to_string());
+        let state = dir.path().join("state");
+        let is_begun = || (0..HELD).all(|x| path(x).with_extension("begun").exists());
+        killed_when(is_begun, words, Victim::Coordinator, || {
+            let pool = start(builder(&state)).unwrap();
+            (0..HELD).for_each(|x| std::mem::forget(pool.submit(HOLD, &path(x)).unwrap()));
+            pool
+        });
+        let workers = orphans();
+        assert_eq!(workers.len(), HELD as usize);
+        let pool = start(builder(&state)).unwrap();
+        (0..HELD).for_each(|x| fs::write(path(x).with_extension("go"), "").unwrap());
+        let found = pool.adopted().into_iter().map(|found| found.into_handle(HOLD).unwrap().finish_with(|f| f));
+        let ran: BTreeSet<u32> = found
+            .map(|finished| {
+                assert_eq!((finished.result, finished.attempts), (Ok(()), 1));
+                finished.worker.unwrap().pid
+            })
+            .collect();
+        assert_eq!(ran, workers);
         pool.join().unwrap();
         for pid in workers {
             assert!(matches!(reaped(pid), WaitStatus::Exited(_, 0)));
