@@ -50,6 +50,24 @@ pub(crate) unsafe fn slice<'a, T>(argument: &str, items: *const T, len: usize) -
     Ok(unsafe { slice::from_raw_parts(items, len) })
 }
 
+/// Room for bytes, of which there are whatever lies there.
+///
+/// # Safety
+/// - As [`slice`], for bytes that may be written to, and are used by nobody else meanwhile.
+pub(crate) unsafe fn room<'a>(argument: &str, place: *mut u8, len: usize) -> Result<&'a mut [u8], Error> {
+    if len == 0 {
+        return Ok(&mut []);
+    }
+    if place.is_null() {
+        return Err(Error::null(argument));
+    }
+    if len > isize::MAX as usize {
+        return Err(Error::invalid(format_args!("{argument} can't have room for {len} bytes: memory has fewer")));
+    }
+    // SAFETY: it isn't NULL, no longer than a slice may be, and the rest is the caller's word.
+    Ok(unsafe { slice::from_raw_parts_mut(place, len) })
+}
+
 /// Where a result goes.
 ///
 /// # Safety
@@ -102,22 +120,34 @@ fn check_size<T: Versioned>(argument: &str, size: usize) -> Result<(), Error> {
 /// # Safety
 /// - NULL, or as for [`sized`], to be written to.
 pub(crate) unsafe fn fill<T: Versioned>(argument: &str, place: *mut T, mut whole: T) -> Result<(), Error> {
-    if place.is_null() {
-        return Err(Error::null(argument));
-    }
-    // SAFETY: each such struct begins with its size.
-    let size = unsafe { place.cast::<usize>().read_unaligned() };
+    // SAFETY: the caller's word.
+    let size = unsafe { check_place(argument, place) }?;
     if size == size_of::<T>() {
         // SAFETY: the caller has room for it; not a copy of so many bytes as a number says, which is a call.
         unsafe { place.write_unaligned(whole) };
         return Ok(());
     }
-    check_size::<T>(argument, size)?;
     // SAFETY: it is the first field of `whole`.
     unsafe { (&raw mut whole).cast::<usize>().write(size) };
     // SAFETY: the caller has room for so many bytes, we have no fewer, and they are two different structs.
     unsafe { std::ptr::copy_nonoverlapping((&raw const whole).cast::<u8>(), place.cast::<u8>(), size) };
     Ok(())
+}
+
+/// Can [`fill`] fill this in? Its size.
+///
+/// # Safety
+/// - As there.
+pub(crate) unsafe fn check_place<T: Versioned>(argument: &str, place: *mut T) -> Result<usize, Error> {
+    if place.is_null() {
+        return Err(Error::null(argument));
+    }
+    // SAFETY: each such struct begins with its size.
+    let size = unsafe { place.cast::<usize>().read_unaligned() };
+    if size != size_of::<T>() {
+        check_size::<T>(argument, size)?;
+    }
+    Ok(size)
 }
 
 /// A struct of the header that begins with its size.

@@ -823,19 +823,19 @@ impl Client {
         self.wait_for(iter::once(task), until, |inbox| inbox.take(tag))
     }
 
-    /// Copies the result of this ticket, if it is there or comes soon, is small, and went well: its length. Then the ticket is used
-    /// up, and `note` has seen how it went.
+    /// Copies the result of this ticket, if it is there or comes soon, has room in `place`, and went well: its length. Then the ticket
+    /// is used up, and `note` has seen how it went.
     pub(super) fn at_once(
         &self,
         tag: usize,
-        copy: &mut Copied,
+        place: &mut [u8],
         note: impl FnMut(&Finished<'_>),
     ) -> Result<Option<usize>, Lost> {
         self.check_home()?;
         // Others who wait for the same are to be told that it has come.
         let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
         let may_be_next = |inbox: &Inbox| inbox.slots.get(tag).is_some_and(is_waited_for);
-        self.shared.at_once(tag, may_be_next, copy, note)
+        self.shared.at_once(tag, may_be_next, place, note)
     }
 
     /// Waits until one of this group, which are `own`, may have [landed](Self::land), or has been filed, is large or went badly: its
@@ -1590,14 +1590,14 @@ impl Shared {
         }
     }
 
-    /// Copies the result of this ticket if it is small, went well, comes soon, and is the next to come but for some that are filed
-    /// on the way: its length. `None`: look into the inbox.
+    /// Copies the result of this ticket if it has room in `place`, went well, comes soon, and is the next to come but for some that are
+    /// filed on the way: its length. `None`: look into the inbox.
     #[inline]
     fn at_once(
         &self,
         tag: usize,
         may_be_next: impl Fn(&Inbox) -> bool,
-        copy: &mut Copied,
+        place: &mut [u8],
         mut note: impl FnMut(&Finished<'_>),
     ) -> Result<Option<usize>, Lost> {
         let mut inbox = self.lock();
@@ -1606,7 +1606,7 @@ impl Shared {
             if !may_be_next(&inbox) || inbox.has_company() {
                 return Ok(None);
             }
-            let found = self.find(&mut inbox, tag, copy, &mut note);
+            let found = self.find(&mut inbox, tag, place, &mut note);
             if let Err(e) = &found {
                 // What is damaged may have been another's, who looks for it later.
                 inbox.end((*e).into());
@@ -1655,7 +1655,7 @@ impl Shared {
         &self,
         inbox: &mut Inbox,
         tag: usize,
-        copy: &mut Copied,
+        place: &mut [u8],
         note: &mut impl FnMut(&Finished<'_>),
     ) -> Result<Option<usize>, Corrupted> {
         while let Some(finished) = self.endpoint.take()? {
@@ -1666,7 +1666,7 @@ impl Shared {
             }
             let bytes = finished.output()?;
             let len = bytes.len();
-            let Some(place) = bytemuck::cast_slice_mut::<_, u8>(copy).get_mut(..len) else {
+            let Some(place) = place.get_mut(..len) else {
                 self.put(inbox, finished)?;
                 return Ok(None);
             };
@@ -2413,7 +2413,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(claim(&worker).complete(0, 0, |_| {}).is_ok());
-        assert_eq!(client.at_once(second, &mut Copied::default(), |_| ()), Ok(Some(0)));
+        assert_eq!(client.at_once(second, &mut [], |_| ()), Ok(Some(0)));
         drop(client);
         pool.assert_clean();
     }
@@ -2475,7 +2475,7 @@ mod tests {
 
     /// Has the result of this ticket come by now?
     fn has_come(client: &Client, (tag, task): (usize, TaskId)) -> Result<bool, Lost> {
-        match client.at_once(tag, &mut Copied::default(), |_| ())? {
+        match client.at_once(tag, &mut [0; INLINE], |_| ())? {
             Some(_) => Ok(true),
             None => client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some()),
         }

@@ -12,7 +12,7 @@ use crate::{
     plugin::{
         PluginError,
         abi::{shmworker_info, shmworker_result},
-        call::{Attempt, BINARY, Ended, Entry, JSON, Payload, State},
+        call::{Attempt, BINARY, Ended, Entry, Failed, JSON, Payload, State},
         library::{self, Plugin, Probe},
     },
     process::coordinator::Looking,
@@ -123,11 +123,12 @@ pub(super) fn run(
         Ended::Well { .. } => Ok(()),
         Ended::Cancelled => Err(Failure::new("it ended as cancelled")),
         Ended::Badly(failed) => {
-            let message = match failed.type_name {
-                Some(type_name) => format!("{type_name}: {}", failed.message),
-                None => failed.message,
+            let Failed { message, type_name, is_permanent, .. } = *failed;
+            let message = match type_name {
+                Some(type_name) => format!("{type_name}: {message}"),
+                None => message,
             };
-            Err(if failed.is_permanent { Failure::permanent(message) } else { Failure::new(message) })
+            Err(if is_permanent { Failure::permanent(message) } else { Failure::new(message) })
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     TaskId,
-    exec::endpoint::{Shelved, SubmitError},
+    exec::endpoint::{Finished, Shelved, SubmitError},
     plugin::{
         abi::{shmworker_context, shmworker_exit_fn, shmworker_init_fn},
         call::{Entry, State},
@@ -44,8 +44,17 @@ impl Submitter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn submit_bytes(&self, name: &str, input: &[u8], options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
-        let s = options.submission(self.queue(options)?, self.kind_of(name)?);
+        let s = self.submission_by_name(name, Some(options))?;
         let ticket = self.send(&s, options, input)?;
+        Ok(Handle::new(self.client().clone(), ticket))
+    }
+
+    /// As [`submit_bytes`](Self::submit_bytes), with the usual options, which cost nothing then.
+    #[doc(hidden)]
+    #[inline]
+    pub fn submit_bytes_as_usual(&self, name: &str, input: &[u8]) -> Result<Handle<Bytes>, PoolError> {
+        let s = self.submission_by_name(name, None)?;
+        let ticket = self.client().send(&s, input)?;
         Ok(Handle::new(self.client().clone(), ticket))
     }
 
@@ -97,13 +106,25 @@ impl Reserved {
     ///
     /// # Errors
     /// As [`submit_with`](Submitter::submit_with); also if the room is that of another pool. After an error the room is given back.
-    pub fn submit(mut self, pool: &Submitter, name: &str, options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
+    pub fn submit(self, pool: &Submitter, name: &str, options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
+        self.submit_as(pool, name, Some(options))
+    }
+
+    /// As [`submit`](Self::submit). `None`: the usual options, which cost nothing then.
+    #[doc(hidden)]
+    #[inline]
+    pub fn submit_as(
+        mut self,
+        pool: &Submitter,
+        name: &str,
+        options: Option<&TaskOptions>,
+    ) -> Result<Handle<Bytes>, PoolError> {
         let (_, client) = self.0.as_ref().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
         client.check_home()?;
         if !Arc::ptr_eq(client, pool.client()) {
             return Err(PoolError::AnotherPool);
         }
-        let s = options.submission(pool.queue(options)?, pool.kind_of(name)?);
+        let s = pool.submission_by_name(name, options)?;
         let (draft, client) = self.0.take().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
         let ticket = client.submit_reserved(&s, draft)?;
         Ok(Handle::new(client, ticket))
@@ -147,6 +168,18 @@ pub struct Ended {
     copy: Copied,
 }
 
+/// What is told of a task that went well, whose result was copied: [`Handle::copy_at_once`].
+#[derive(Clone, Copy, Debug)]
+#[doc(hidden)]
+pub struct Landed {
+    /// How many bytes.
+    pub len: usize,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// The process that ran it.
+    pub pid: Option<u32>,
+}
+
 /// Where a result is.
 enum Lies {
     /// In the copy, so many bytes.
@@ -163,6 +196,7 @@ impl std::fmt::Debug for Ended {
 impl Ended {
     /// Of a task that has not ended: for [`Handle::end_into`].
     #[doc(hidden)]
+    #[inline]
     pub fn not_yet() -> Ended {
         Ended { result: Ok(Lies::Here(0)), attempts: 0, pid: None, exit: Exit::Unknown, copy: Copied::default() }
     }
@@ -258,7 +292,7 @@ impl Handle<Bytes> {
         // It looks out for a while: not for who has less time than that.
         if at_most.is_none() {
             let Ended { copy, attempts, pid, .. } = &mut *ended;
-            let copied = self.client.at_once(self.tag, copy, |finished| {
+            let copied = self.client.at_once(self.tag, bytemuck::cast_slice_mut(copy), |finished| {
                 (*attempts, *pid) = (finished.attempts(), finished.ran_by().map(|(pid, _)| pid));
             })?;
             if let Some(len) = copied {
@@ -273,6 +307,21 @@ impl Handle<Bytes> {
         (ended.attempts, ended.pid) = (ending.attempts, ending.ran_by.map(|(pid, _)| pid));
         ended.result = check(&done).map(drop).map(|()| Lies::There(done));
         Ok(true)
+    }
+
+    /// Copies the result to `place` if the task goes well and comes soon, and there is room for it: then the handle has given its
+    /// answer. `None`: it is to be waited for by [`end_into`](Self::end_into). As there otherwise.
+    #[doc(hidden)]
+    #[inline]
+    pub fn copy_at_once(&self, place: &mut [u8]) -> Option<Landed> {
+        let (mut attempts, mut pid) = (0, None);
+        let note = |finished: &Finished<'_>| {
+            (attempts, pid) = (finished.attempts(), finished.ran_by().map(|(pid, _)| pid));
+        };
+        // Damage is for the wait to tell, which meets it too.
+        let len = self.client.at_once(self.tag, place, note).ok()??;
+        self.is_over.store(true, Relaxed);
+        Some(Landed { len, attempts, pid })
     }
 
     /// What cancels the task while another thread waits by this handle.
