@@ -30,6 +30,7 @@ pub(crate) struct Buffer(Option<Reserved>);
 const GONE: Notes = [usize::MAX; 2];
 
 impl Buffer {
+    #[inline(always)]
     pub(crate) fn register(mut reserved: Reserved) -> Result<*mut shmworker_buffer, Error> {
         let bytes = reserved.bytes()?;
         let notes = [bytes.as_mut_ptr().expose_provenance(), bytes.len()];

@@ -118,7 +118,7 @@ impl Pool {
         handle::register(Pool { seat: UnsafeCell::new(Some(seat)), events: OnceLock::new() })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn open(pool: *const shmworker_pool) -> Result<Open, Error> {
         handle::open(pool)?.map(Open).ok_or_else(was_shut)
     }

@@ -9,6 +9,7 @@ use std::{
 
 /// # Safety
 /// - NULL, or text that ends with a NUL and is not written to while it is used.
+#[inline(always)]
 pub(crate) unsafe fn text<'a>(argument: &str, text: *const c_char) -> Result<&'a str, Error> {
     // SAFETY: as above.
     unsafe { optional_text(argument, text) }?.ok_or_else(|| Error::null(argument))
@@ -18,6 +19,7 @@ pub(crate) unsafe fn text<'a>(argument: &str, text: *const c_char) -> Result<&'a
 ///
 /// # Safety
 /// - As there.
+#[inline(always)]
 pub(crate) unsafe fn optional_text<'a>(argument: &str, text: *const c_char) -> Result<Option<&'a str>, Error> {
     if text.is_null() {
         return Ok(None);
@@ -115,29 +117,40 @@ fn check_size<T: Versioned>(argument: &str, size: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fills in what the caller's header has of a struct that begins with its size.
+/// Fills in what the caller's header has of a struct that begins with its size, of which `make` makes one.
 ///
 /// # Safety
 /// - NULL, or as for [`sized`], to be written to.
-pub(crate) unsafe fn fill<T: Versioned>(argument: &str, place: *mut T, mut whole: T) -> Result<(), Error> {
+#[inline(always)]
+pub(crate) unsafe fn fill<T: Versioned>(argument: &str, place: *mut T, make: impl Fn() -> T) -> Result<(), Error> {
     // SAFETY: the caller's word.
     let size = unsafe { check_place(argument, place) }?;
     if size == size_of::<T>() {
-        // SAFETY: the caller has room for it; not a copy of so many bytes as a number says, which is a call.
-        unsafe { place.write_unaligned(whole) };
+        // Made where it is to be: to move what was just written waits for it.
+        // SAFETY: the caller has room for it.
+        unsafe { place.write_unaligned(make()) };
         return Ok(());
     }
+    // SAFETY: the caller has room for so many bytes, of which we have no fewer.
+    unsafe { fill_part(place, make(), size) };
+    Ok(())
+}
+
+/// # Safety
+/// - `place` has room for `size` bytes, which is no more than a `T` has.
+#[cold]
+unsafe fn fill_part<T: Versioned>(place: *mut T, mut whole: T, size: usize) {
     // SAFETY: it is the first field of `whole`.
     unsafe { (&raw mut whole).cast::<usize>().write(size) };
-    // SAFETY: the caller has room for so many bytes, we have no fewer, and they are two different structs.
+    // SAFETY: the caller's word, and they are two different structs.
     unsafe { std::ptr::copy_nonoverlapping((&raw const whole).cast::<u8>(), place.cast::<u8>(), size) };
-    Ok(())
 }
 
 /// Can [`fill`] fill this in? Its size.
 ///
 /// # Safety
 /// - As there.
+#[inline(always)]
 pub(crate) unsafe fn check_place<T: Versioned>(argument: &str, place: *mut T) -> Result<usize, Error> {
     if place.is_null() {
         return Err(Error::null(argument));

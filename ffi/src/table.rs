@@ -145,7 +145,8 @@ impl<T> Table<T> {
     ///
     /// # Errors
     /// [`Full`]; the object is dropped.
-    #[inline]
+    // Where it is made: to move what was just written waits for it.
+    #[inline(always)]
     pub(crate) fn insert(&self, object: T, notes: Notes) -> Result<Number, Full> {
         let index = self.take_free().or_else(|| self.take_new()).ok_or(Full)?;
         let entry = self.entry(index).ok_or(Full)?;

@@ -6,7 +6,7 @@ use crate::{
     handle::{self, Object, Tables},
     pool::{Pool, shmworker_pool},
     slice::{Versioned, check_place, fill, room},
-    table::{Removed, Table},
+    table::{Pin, Removed, Table},
 };
 use shmworker::{
     plugin::abi::shmworker_result as Code,
@@ -231,32 +231,15 @@ impl Task {
         }
     }
 
-    /// Waits until it has ended, and copies its result to `place`. `Err`: that has too little room.
-    #[inline]
-    fn finish(
-        &self,
-        at_most: Option<Duration>,
-        place: &mut [u8],
-    ) -> Result<Result<shmworker_outcome, &Kept>, Error> {
-        let kept = match self.waiting()? {
-            Some(mut waiting) => {
-                // It looks out for a while: not for who has less time than that.
-                if at_most.is_none()
-                    && let Some(Landed { len, attempts, pid }) = self.handle.copy_at_once(place)
-                {
-                    waiting.next = FINISHED;
-                    let (message, pid) = (c"".as_ptr(), pid.unwrap_or(0));
-                    return Ok(Ok(shmworker_outcome { attempts, message, len, pid, ..Versioned::ZERO }));
-                }
-                waiting.end(at_most)?
-            }
-            None => self.wait(at_most)?,
-        };
-        let bytes = kept.ended.bytes().unwrap_or_default();
-        let Some(place) = place.get_mut(..bytes.len()) else { return Ok(Err(kept)) };
-        place.copy_from_slice(bytes);
-        let message = kept.message.as_ref().map_or(c"".as_ptr(), |message| say(message.clone()));
-        Ok(Ok(shmworker_outcome { message, ..kept.outcome() }))
+    /// Waits for a result, if it is one that went well and is there or comes soon, and copies it to `place`.
+    #[inline(always)]
+    fn land(&self, place: &mut [u8]) -> Result<Option<Landed>, Error> {
+        let Some(mut waiting) = self.waiting()? else { return Ok(None) };
+        let landed = self.handle.copy_at_once(place);
+        if landed.is_some() {
+            waiting.next = FINISHED;
+        }
+        Ok(landed)
     }
 
     /// Whoever is about to tell of it does so for as long as it takes, and nobody hears it.
@@ -269,7 +252,7 @@ impl Task {
     }
 
     /// Frees one that was removed.
-    #[inline]
+    #[inline(always)]
     fn free(mut removed: Removed<'static, Task>) {
         // Whoever waits for it does so for as long as it takes.
         let told = match removed.alone() {
@@ -317,7 +300,7 @@ pub unsafe extern "C" fn shmworker_task_wait(
         let task = handle::get::<Task>(task)?;
         let kept = task.wait(at_most(timeout_ms))?;
         // SAFETY: the caller's word.
-        unsafe { fill("outcome", outcome, kept.outcome()) }
+        unsafe { fill("outcome", outcome, || kept.outcome()) }
     })
 }
 
@@ -352,23 +335,55 @@ pub unsafe extern "C" fn shmworker_task_finish(
         // SAFETY: the caller's word.
         let place = unsafe { room("data", data.cast(), capacity) }?;
         let found = handle::get::<Task>(task)?;
-        let whole = match found.finish(at_most(timeout_ms), place)? {
-            Ok(whole) => shmworker_outcome { data: data.cast_const().cast(), ..whole },
-            Err(kept) => {
-                let whole = kept.outcome();
-                // SAFETY: the caller's word.
-                unsafe { fill("outcome", outcome, whole) }?;
-                let why = format_args!("the result has {} bytes, and data has room for {capacity}", whole.len);
-                return Err(Error::new(Code::TooLarge, why));
+        // It looks out for a while: not for who has less time than that.
+        if timeout_ms < 0
+            && let Some(landed) = found.land(place)?
+        {
+            // Or another thread has freed it meanwhile.
+            if let Some(removed) = found.remove() {
+                Task::free(removed);
             }
-        };
-        // Or another thread has freed it meanwhile.
-        if let Some(removed) = found.remove() {
-            Task::free(removed);
+            // SAFETY: the caller's word.
+            return unsafe { fill("outcome", outcome, || copied(landed, data)) };
         }
         // SAFETY: the caller's word.
-        unsafe { fill("outcome", outcome, whole) }
+        unsafe { finish_slowly(found, at_most(timeout_ms), (data, place), outcome) }
     })
+}
+
+/// What is told of a result that was copied.
+fn copied(Landed { len, attempts, pid }: Landed, data: *mut c_void) -> shmworker_outcome {
+    let (message, data, pid) = (c"".as_ptr(), data.cast_const().cast(), pid.unwrap_or(0));
+    shmworker_outcome { attempts, message, data, len, pid, ..Versioned::ZERO }
+}
+
+/// # Safety
+/// - As for [`shmworker_task_finish`].
+#[inline(never)]
+unsafe fn finish_slowly(
+    found: Pin<'static, Task>,
+    at_most: Option<Duration>,
+    (data, place): (*mut c_void, &mut [u8]),
+    outcome: *mut shmworker_outcome,
+) -> Result<(), Error> {
+    let kept = found.wait(at_most)?;
+    let bytes = kept.ended.bytes().unwrap_or_default();
+    let room = place.len();
+    let Some(place) = place.get_mut(..bytes.len()) else {
+        // SAFETY: the caller's word.
+        unsafe { fill("outcome", outcome, || kept.outcome()) }?;
+        let why = format_args!("the result has {} bytes, and data has room for {room}", bytes.len());
+        return Err(Error::new(Code::TooLarge, why));
+    };
+    place.copy_from_slice(bytes);
+    let message = kept.message.as_ref().map_or(c"".as_ptr(), |message| say(message.clone()));
+    let whole = shmworker_outcome { message, data: data.cast_const().cast(), ..kept.outcome() };
+    // Or another thread has freed it meanwhile.
+    if let Some(removed) = found.remove() {
+        Task::free(removed);
+    }
+    // SAFETY: the caller's word.
+    unsafe { fill("outcome", outcome, || whole) }
 }
 
 /// Has its end told to the event loop: `shmworker_pool_event_fd` is readable then, and `shmworker_pool_next_event` gives this task and

@@ -301,15 +301,20 @@ unsafe fn with<A: Attempt>(
 }
 
 /// The text for C, which stays for as long as `texts`.
+#[inline(always)]
 fn keep(texts: &mut Vec<CString>, text: &str) -> *const c_char {
     // Each argument comes by here: compared with what is known by then, and no call.
     match text {
-        BINARY => return c"binary/plain".as_ptr(),
-        JSON => return c"json/plain".as_ptr(),
-        "binary/null" => return c"binary/null".as_ptr(),
-        "" => return c"".as_ptr(),
-        _ => {}
+        BINARY => c"binary/plain".as_ptr(),
+        JSON => c"json/plain".as_ptr(),
+        "binary/null" => c"binary/null".as_ptr(),
+        "" => c"".as_ptr(),
+        _ => keep_another(texts, text),
     }
+}
+
+#[cold]
+fn keep_another(texts: &mut Vec<CString>, text: &str) -> *const c_char {
     let at = texts.iter().position(|kept| kept.to_bytes() == text.as_bytes()).unwrap_or_else(|| {
         // A text of Temporal's with a NUL in it ends there.
         let end = text.find('\0').unwrap_or(text.len());
@@ -319,6 +324,8 @@ fn keep(texts: &mut Vec<CString>, text: &str) -> *const c_char {
     texts[at].as_ptr()
 }
 
+// In registers: to move what was just written waits for it.
+#[inline(always)]
 fn payload(texts: &mut Vec<CString>, payload: Payload<'_>) -> shmworker_payload {
     let Payload { data, encoding } = payload;
     shmworker_payload { data: data.as_ptr(), len: data.len(), encoding: keep(texts, encoding) }
@@ -390,7 +397,7 @@ unsafe extern "C" fn argument_count<A: Attempt>(context: *const shmworker_contex
 
 unsafe extern "C" fn argument<A: Attempt>(context: *mut shmworker_context, index: usize, payload: *mut shmworker_payload) -> i32 {
     let argument = |call: &mut Call<'_, A>| {
-        let found = call.attempt.argument(index).ok_or(shmworker_result::NotFound)?;
+        let Some(found) = call.attempt.argument(index) else { return Err(shmworker_result::NotFound) };
         let found = self::payload(&mut call.texts, found);
         // SAFETY: the header's word.
         unsafe { leave(payload, found) }

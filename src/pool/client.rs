@@ -730,6 +730,7 @@ impl Client {
     /// # Errors
     /// As [`submit`](Self::submit); and if all that may be under way is reserved, since whoever waited here might be the one who is to
     /// submit it.
+    #[inline]
     pub(super) fn reserve(&self, len: usize) -> Result<Shelved, PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
@@ -738,10 +739,23 @@ impl Client {
         }
         let mut inbox = shared.lock();
         inbox.shelved += 1;
+        // At once, and not by way of a draft that is handed about: to move what was just written waits for it.
+        if len <= INLINE
+            && let Some(spare) = shared.pop_spare(&mut inbox)
+        {
+            shared.has_set_aside();
+            return Ok(shared.endpoint.redraft(spare, len).shelve());
+        }
+        self.reserve_slowly(inbox, len)
+    }
+
+    #[inline(never)]
+    fn reserve_slowly(&self, inbox: Locked<'_>, len: usize) -> Result<Shelved, PoolError> {
+        let shared = &*self.shared;
         match shared.take_draft(inbox, len, true) {
             Ok((draft, inbox)) => {
                 let _inbox = inbox.unwrap_or_else(|| shared.lock());
-                shared.reserved.store(shared.reserved.load(Relaxed) + 1, Relaxed);
+                shared.has_set_aside();
                 Ok(draft.shelve())
             }
             Err(e) => {
@@ -765,6 +779,7 @@ impl Client {
     }
 
     /// Submits what lies in such room.
+    #[inline]
     pub(super) fn submit_reserved(&self, s: &Submission, draft: Shelved) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
@@ -1361,6 +1376,12 @@ impl Shared {
         !self.is_workers && self.is_draining()
     }
 
+    /// A descriptor that is kept, if anything may be submitted just now.
+    #[inline]
+    fn pop_spare(&self, inbox: &mut Inbox) -> Option<Spare> {
+        if self.has_enough() || self.endpoint.is_orphaned() { None } else { inbox.spares.pop() }
+    }
+
     /// Room for a submission, and the lock, unless it was released to wait for it.
     fn take_draft<'s>(
         &'s self,
@@ -1368,8 +1389,7 @@ impl Shared {
         len: usize,
         may_wait: bool,
     ) -> Result<(Draft<'s>, Option<Locked<'s>>), SubmitError> {
-        let spare = if self.has_enough() || self.endpoint.is_orphaned() { None } else { inbox.spares.pop() };
-        match spare {
+        match self.pop_spare(&mut inbox) {
             Some(spare) if len <= INLINE => return Ok((self.endpoint.redraft(spare, len), Some(inbox))),
             // Under no lock, as below: the kernel may have to find memory.
             Some(spare) => {
@@ -1418,6 +1438,11 @@ impl Shared {
     fn has_come_back(&self, n: usize) {
         // Damage can bring back more than there were.
         self.outstanding.store(self.outstanding.load(Relaxed).saturating_sub(n), Relaxed);
+    }
+
+    /// A buffer more is reserved. Under the lock.
+    fn has_set_aside(&self) {
+        self.reserved.store(self.reserved.load(Relaxed) + 1, Relaxed);
     }
 
     /// A buffer less is reserved. Under the lock, and before its descriptor is freed: see [`has_reserved_all`](Self::has_reserved_all).

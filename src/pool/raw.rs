@@ -75,6 +75,7 @@ impl Submitter {
     /// # drop(handle);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn reserve(&self, len: usize) -> Result<Reserved, PoolError> {
         Ok(Reserved(Some((self.client().reserve(len)?, self.client().clone()))))
     }
@@ -96,6 +97,7 @@ impl Reserved {
     ///
     /// # Errors
     /// [`PoolError`]: the segment is damaged, or this process is a fork of the one that has it.
+    #[inline]
     pub fn bytes(&mut self) -> Result<&mut [u8], PoolError> {
         let (draft, client) = self.0.as_mut().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
         client.check_home()?;
