@@ -395,7 +395,11 @@ unsafe extern "C" fn argument_count<A: Attempt>(context: *const shmworker_contex
     unsafe { get::<A, _>(context, 0, |call| call.attempt.arguments()) }
 }
 
-unsafe extern "C" fn argument<A: Attempt>(context: *mut shmworker_context, index: usize, payload: *mut shmworker_payload) -> i32 {
+unsafe extern "C" fn argument<A: Attempt>(
+    context: *mut shmworker_context,
+    index: usize,
+    payload: *mut shmworker_payload,
+) -> i32 {
     let argument = |call: &mut Call<'_, A>| {
         let Some(found) = call.attempt.argument(index) else { return Err(shmworker_result::NotFound) };
         let found = self::payload(&mut call.texts, found);
@@ -567,7 +571,10 @@ unsafe extern "C" fn checkpoint<A: Attempt>(
     unsafe { with::<A>(context, checkpoint) }
 }
 
-unsafe extern "C" fn last_checkpoint<A: Attempt>(context: *mut shmworker_context, payload: *mut shmworker_payload) -> i32 {
+unsafe extern "C" fn last_checkpoint<A: Attempt>(
+    context: *mut shmworker_context,
+    payload: *mut shmworker_payload,
+) -> i32 {
     let last_checkpoint = |call: &mut Call<'_, A>| {
         let found = call.attempt.last_checkpoint()?.ok_or(shmworker_result::NotFound)?;
         let found = self::payload(&mut call.texts, found);

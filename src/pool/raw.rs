@@ -10,12 +10,12 @@ use super::{
     handle::{Handle, TaskError, check},
     options::TaskOptions,
     plugin,
-    submitter::Submitter,
+    submitter::{PLAIN, Submitter},
     tasks::{Failure, Tasks},
 };
 use crate::{
     TaskId,
-    exec::endpoint::{Finished, Shelved, SubmitError},
+    exec::endpoint::{Finished, Shelved, Submission, SubmitError},
     plugin::{
         abi::{shmworker_context, shmworker_exit_fn, shmworker_init_fn},
         call::{Entry, State},
@@ -44,7 +44,7 @@ impl Submitter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn submit_bytes(&self, name: &str, input: &[u8], options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
-        let s = self.submission_by_name(name, Some(options))?;
+        let s = options.submission(self.queue(options)?, self.kind_of(name)?);
         let ticket = self.send(&s, options, input)?;
         Ok(Handle::new(self.client().clone(), ticket))
     }
@@ -53,7 +53,7 @@ impl Submitter {
     #[doc(hidden)]
     #[inline]
     pub fn submit_bytes_as_usual(&self, name: &str, input: &[u8]) -> Result<Handle<Bytes>, PoolError> {
-        let s = self.submission_by_name(name, None)?;
+        let s = Submission { kind: self.kind_of(name)?, ..PLAIN };
         let ticket = self.client().send(&s, input)?;
         Ok(Handle::new(self.client().clone(), ticket))
     }
@@ -126,7 +126,11 @@ impl Reserved {
         if !Arc::ptr_eq(client, pool.client()) {
             return Err(PoolError::AnotherPool);
         }
-        let s = pool.submission_by_name(name, options)?;
+        let kind = pool.kind_of(name)?;
+        let s = match options {
+            None => Submission { kind, ..PLAIN },
+            Some(options) => options.submission(pool.queue(options)?, kind),
+        };
         let (draft, client) = self.0.take().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
         let ticket = client.submit_reserved(&s, draft)?;
         Ok(Handle::new(client, ticket))

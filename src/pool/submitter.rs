@@ -19,7 +19,7 @@ use std::os::fd::AsFd;
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
 /// With the usual options, which most are: nothing has to be worked out.
-const PLAIN: Submission = USUAL.submission(0, 0);
+pub(super) const PLAIN: Submission = USUAL.submission(0, 0);
 const USUAL: &TaskOptions = &TaskOptions::new();
 
 /// Submits tasks. A [`Pool`](super::Pool) is one; tasks have one in their [`Context`](super::Context::pool).
@@ -352,16 +352,6 @@ impl Submitter {
     ) -> Result<Submission, PoolError> {
         tasks::check(self.signatures.as_deref(), task)?;
         Ok(options.submission(self.queue(options)?, task.kind))
-    }
-
-    /// As [`submission`](Self::submission), to the task of this name. `None`: the usual options.
-    #[inline]
-    pub(super) fn submission_by_name(&self, name: &str, options: Option<&TaskOptions>) -> Result<Submission, PoolError> {
-        let kind = self.kind_of(name)?;
-        match options {
-            None => Ok(Submission { kind, ..PLAIN }),
-            Some(options) => Ok(options.submission(self.queue(options)?, kind)),
-        }
     }
 
     pub(super) fn kind_of(&self, name: &str) -> Result<u32, PoolError> {
