@@ -10,13 +10,19 @@ use std::{
     cell::Cell,
     fmt, mem,
     panic::{self, AssertUnwindSafe},
-    sync::Once,
+    sync::{
+        Once,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 thread_local! {
     /// Where this thread panicked last; taken by [`catch`].
     static SITE: Cell<Option<Box<Site>>> = const { Cell::new(None) };
 }
+
+/// Has any thread of this process panicked? Before that there is no site to be looked for, which in a shared library is a call.
+static HAVE_PANICKED: AtomicBool = AtomicBool::new(false);
 
 struct Site {
     /// `file:line:column`
@@ -47,8 +53,10 @@ impl fmt::Display for Panic {
 /// changed: on `Err`, drop it and don't use it again.
 pub(crate) fn catch<R>(code: impl FnOnce() -> R) -> Result<R, Panic> {
     note_sites();
-    // One may be left by a panic that user code caught itself.
-    SITE.take();
+    // One may be left by a panic that user code caught itself. Relaxed: it is this thread's own, if any.
+    if HAVE_PANICKED.load(Relaxed) {
+        SITE.take();
+    }
     panic::catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
         let (place, backtrace) = SITE.take().map_or_else(Default::default, |site| {
             let backtrace = match site.backtrace.status() {
@@ -67,6 +75,7 @@ fn note_sites() {
         let earlier = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let place = info.location().map_or_else(|| "an unknown place".into(), ToString::to_string);
+            HAVE_PANICKED.store(true, Relaxed);
             // Fails only while the thread's locals are being destroyed, and then nobody is left to catch.
             let _ = SITE.try_with(|site| site.set(Some(Box::new(Site { place, backtrace: Backtrace::capture() }))));
             earlier(info);

@@ -16,7 +16,7 @@ struct shmworker_host;
 #define SHMWORKER_ABI_MAJOR 1
 
 // Raised with each addition, which does no harm to what was compiled before.
-#define SHMWORKER_ABI_MINOR 0
+#define SHMWORKER_ABI_MINOR 1
 
 // For `shmworker_handler.flags`. Temporal: heartbeats go out by themselves, a third of the heartbeat timeout after the last
 // one. For a handler that waits for something else; one that can hang should call `shmworker_context_heartbeat` as it gets on.
@@ -263,6 +263,8 @@ typedef struct shmworker_pool shmworker_pool;
 // 1. `shmworker_pool_submit` or `shmworker_buffer_submit`
 // 2. `shmworker_task_wait`, as often as need be
 // 3. `shmworker_task_free`
+//
+// Or `shmworker_task_finish` in place of the last two, where a copy of the result is wanted.
 //
 // Threads: any; one at a time waits for it, others may cancel it meanwhile.
 typedef struct shmworker_task shmworker_task;
@@ -741,6 +743,23 @@ int32_t shmworker_pool_free(struct shmworker_pool *pool);
 int32_t shmworker_task_wait(const struct shmworker_task *task,
                             int64_t timeout_ms,
                             struct shmworker_outcome *outcome);
+
+// Waits as `shmworker_task_wait` does, copies the result to `data`, which has room for `capacity` bytes, and frees the task: in one
+// call, which takes less time than these. `*outcome` is filled in as there; its `data` is the one that was given, and its
+// `message`, unless it is empty, is that of `shmworker_last_error`, and there as long as that.
+//
+// Only if it returns `SHMWORKER_RESULT_OK` is the task freed. `SHMWORKER_RESULT_TOO_LARGE`: the result has more than `capacity` bytes;
+// `*outcome` was filled in as by `shmworker_task_wait`. Otherwise as there.
+//
+// Threads: any, one at a time; others may cancel it meanwhile.
+//
+// # Safety
+// - At `data` there is room for `capacity` bytes, or `capacity` is 0; `outcome` is NULL or as its `size` says.
+int32_t shmworker_task_finish(struct shmworker_task *task,
+                              int64_t timeout_ms,
+                              void *data,
+                              size_t capacity,
+                              struct shmworker_outcome *outcome);
 
 // Has its end told to the event loop: `shmworker_pool_event_fd` is readable then, and `shmworker_pool_next_event` gives this task and
 // `user_data`, once. A task that has ended by now is told at once. The first call in a pool starts a thread, which waits.

@@ -372,7 +372,8 @@ struct task_options : shmworker_task_options {
     task_options() noexcept : shmworker_task_options{} { size = sizeof(shmworker_task_options); }
 };
 
-// How a task ended. It points into its task, which has to live as long.
+// How a task ended. It points into its task, which has to live as long; or, by `task::finish`, into what was given there, and its
+// message is this thread's last error.
 class outcome {
 public:
     explicit outcome(const shmworker_outcome &raw) noexcept : raw_(raw) {}
@@ -407,6 +408,16 @@ public:
     // Nothing: the time is over.
     std::optional<outcome> wait_for(std::chrono::milliseconds at_most) const {
         return wait_ms(at_most.count() < 0 ? 0 : at_most.count());
+    }
+
+    // As `wait`, with a copy of the result in `place`, where the outcome's value is then; the task is freed. Throws an `error` with
+    // SHMWORKER_RESULT_TOO_LARGE if that has too little room: the task is as it was.
+    outcome finish(span<std::uint8_t> place) && {
+        shmworker_outcome ended{};
+        ended.size = sizeof ended;
+        check(shmworker_task_finish(raw_.get(), -1, place.data(), place.size(), &ended));
+        static_cast<void>(raw_.release());
+        return outcome(ended);
     }
 
     void cancel() const { check(shmworker_task_cancel(raw_.get())); }

@@ -30,6 +30,7 @@ pub(crate) struct Buffer(Option<Reserved>);
 const GONE: Notes = [usize::MAX; 2];
 
 impl Buffer {
+    #[inline(always)]
     pub(crate) fn register(mut reserved: Reserved) -> Result<*mut shmworker_buffer, Error> {
         let bytes = reserved.bytes()?;
         let notes = [bytes.as_mut_ptr().expose_provenance(), bytes.len()];
@@ -105,15 +106,18 @@ pub unsafe extern "C" fn shmworker_buffer_submit(
         let open = Pool::open(pool)?;
         // SAFETY: the caller's word.
         let name = unsafe { text("name", name) }?;
-        // SAFETY: the caller's word.
-        let options = unsafe { task_options(options) }?;
+        let options = match options.is_null() {
+            true => None,
+            // SAFETY: the caller's word.
+            false => Some(unsafe { task_options(options) }?),
+        };
         let mut removed = handle::remove::<Buffer>(buffer)?;
         // Nobody ever pins a buffer.
         let Some(reserved) = removed.alone().and_then(|Buffer(reserved)| reserved.take()) else {
             removed.restore(GONE);
             return Err(used_up());
         };
-        let submitted = reserved.submit(&open, name, &options).map_err(Error::from);
+        let submitted = reserved.submit_as(&open, name, options.as_ref()).map_err(Error::from);
         match submitted.and_then(|submitted| Task::register(submitted, pool)) {
             Ok(task) => *result = task,
             Err(e) => {

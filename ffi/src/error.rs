@@ -43,6 +43,16 @@ pub(crate) fn c_string(text: &str) -> CString {
     CString::new(text).unwrap_or_default()
 }
 
+/// Makes this the thread's last error, where nothing has failed: what a call has to say beside its code. It is there as long as that.
+pub(crate) fn say(text: CString) -> *const c_char {
+    // A thread that ends has no use for it.
+    LAST.try_with(|last| {
+        *last.borrow_mut() = text;
+        last.borrow().as_ptr()
+    })
+    .unwrap_or(c"".as_ptr())
+}
+
 /// Runs the body of an entry point: no panic crosses, and what went wrong is this thread's last error.
 pub(crate) fn boundary(body: impl FnOnce() -> Result<(), Error>) -> i32 {
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
@@ -51,8 +61,7 @@ pub(crate) fn boundary(body: impl FnOnce() -> Result<(), Error>) -> i32 {
     match result {
         Ok(()) => Code::Ok as i32,
         Err(Error { code, text }) => {
-            // A thread that ends has no use for it.
-            let _ = LAST.try_with(|last| *last.borrow_mut() = c_string(&text));
+            say(c_string(&text));
             code as i32
         }
     }

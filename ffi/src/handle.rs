@@ -102,7 +102,7 @@ pub(crate) fn register<T: Object>(object: T) -> Result<*mut T::Opaque, Error> {
 }
 
 /// As [`register`], with what [`notes`] gives.
-#[inline]
+#[inline(always)]
 pub(crate) fn register_noted<T: Object>(object: T, notes: Notes) -> Result<*mut T::Opaque, Error> {
     let full =
         |_| Error::new(Code::NoSpace, format_args!("there are {MOST} {}s, or there is no memory: free some", T::WHAT));
@@ -153,7 +153,7 @@ pub(crate) fn get<T: Object>(handle: *const T::Opaque) -> Result<Pin<'static, T>
 }
 
 /// As [`get`]. `None`: it was [closed](Pin::close).
-#[inline]
+#[inline(always)]
 pub(crate) fn open<T: Object>(handle: *const T::Opaque) -> Result<Option<Pin<'static, T>>, Error> {
     let open = number::<T>(handle.addr()).and_then(|number| T::table(all()).pin_open(number));
     // Not by way of an error, which would have to be made.

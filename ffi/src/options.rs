@@ -9,7 +9,7 @@ use shmworker::{
     WorkerLimits,
     pool::{Builder, Retry, TaskOptions},
 };
-use std::{borrow::Cow, ffi::c_char, mem::offset_of, ptr, time::Duration};
+use std::{ffi::c_char, mem::offset_of, ptr, time::Duration};
 
 /// What a pool is to be like. `shmworker_pool_options options = {sizeof options};` says all that is usual.
 #[repr(C)]
@@ -206,11 +206,7 @@ pub(crate) unsafe fn pool_options(options: *const shmworker_pool_options) -> Res
 
 /// # Safety
 /// - As [`sized`], and what the struct points to is as it says.
-pub(crate) unsafe fn task_options(options: *const shmworker_task_options) -> Result<Cow<'static, TaskOptions>, Error> {
-    static USUAL: TaskOptions = TaskOptions::new();
-    if options.is_null() {
-        return Ok(Cow::Borrowed(&USUAL));
-    }
+pub(crate) unsafe fn task_options(options: *const shmworker_task_options) -> Result<TaskOptions, Error> {
     // SAFETY: the caller's word.
     let given = unsafe { sized("options", options) }?;
     is_zero("options.reserved", given.reserved)?;
@@ -248,5 +244,5 @@ pub(crate) unsafe fn task_options(options: *const shmworker_task_options) -> Res
     if let Some(expires) = ms(given.expires_in_ms) {
         result = result.expires_in(expires);
     }
-    Ok(Cow::Owned(result))
+    Ok(result)
 }

@@ -118,7 +118,7 @@ impl Pool {
         handle::register(Pool { seat: UnsafeCell::new(Some(seat)), events: OnceLock::new() })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn open(pool: *const shmworker_pool) -> Result<Open, Error> {
         handle::open(pool)?.map(Open).ok_or_else(was_shut)
     }
@@ -277,9 +277,11 @@ pub unsafe extern "C" fn shmworker_pool_submit(
         let name = unsafe { text("name", name) }?;
         // SAFETY: the caller's word.
         let input = unsafe { slice("data", data.cast::<u8>(), len) }?;
-        // SAFETY: the caller's word.
-        let options = unsafe { task_options(options) }?;
-        let submitted = open.submit_bytes(name, input, &options)?;
+        let submitted = match options.is_null() {
+            true => open.submit_bytes_as_usual(name, input)?,
+            // SAFETY: the caller's word.
+            false => open.submit_bytes(name, input, &unsafe { task_options(options) }?)?,
+        };
         *place = Task::register(submitted, pool)?;
         Ok(())
     })

@@ -9,6 +9,7 @@ use std::{
 
 /// # Safety
 /// - NULL, or text that ends with a NUL and is not written to while it is used.
+#[inline(always)]
 pub(crate) unsafe fn text<'a>(argument: &str, text: *const c_char) -> Result<&'a str, Error> {
     // SAFETY: as above.
     unsafe { optional_text(argument, text) }?.ok_or_else(|| Error::null(argument))
@@ -18,6 +19,7 @@ pub(crate) unsafe fn text<'a>(argument: &str, text: *const c_char) -> Result<&'a
 ///
 /// # Safety
 /// - As there.
+#[inline(always)]
 pub(crate) unsafe fn optional_text<'a>(argument: &str, text: *const c_char) -> Result<Option<&'a str>, Error> {
     if text.is_null() {
         return Ok(None);
@@ -48,6 +50,24 @@ pub(crate) unsafe fn slice<'a, T>(argument: &str, items: *const T, len: usize) -
     }
     // SAFETY: it isn't NULL, no longer than a slice may be, and the rest is the caller's word.
     Ok(unsafe { slice::from_raw_parts(items, len) })
+}
+
+/// Room for bytes, of which there are whatever lies there.
+///
+/// # Safety
+/// - As [`slice`], for bytes that may be written to, and are used by nobody else meanwhile.
+pub(crate) unsafe fn room<'a>(argument: &str, place: *mut u8, len: usize) -> Result<&'a mut [u8], Error> {
+    if len == 0 {
+        return Ok(&mut []);
+    }
+    if place.is_null() {
+        return Err(Error::null(argument));
+    }
+    if len > isize::MAX as usize {
+        return Err(Error::invalid(format_args!("{argument} can't have room for {len} bytes: memory has fewer")));
+    }
+    // SAFETY: it isn't NULL, no longer than a slice may be, and the rest is the caller's word.
+    Ok(unsafe { slice::from_raw_parts_mut(place, len) })
 }
 
 /// Where a result goes.
@@ -97,27 +117,50 @@ fn check_size<T: Versioned>(argument: &str, size: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fills in what the caller's header has of a struct that begins with its size.
+/// Fills in what the caller's header has of a struct that begins with its size, of which `make` makes one.
 ///
 /// # Safety
 /// - NULL, or as for [`sized`], to be written to.
-pub(crate) unsafe fn fill<T: Versioned>(argument: &str, place: *mut T, mut whole: T) -> Result<(), Error> {
+#[inline(always)]
+pub(crate) unsafe fn fill<T: Versioned>(argument: &str, place: *mut T, make: impl Fn() -> T) -> Result<(), Error> {
+    // SAFETY: the caller's word.
+    let size = unsafe { check_place(argument, place) }?;
+    if size == size_of::<T>() {
+        // Made where it is to be: to move what was just written waits for it.
+        // SAFETY: the caller has room for it.
+        unsafe { place.write_unaligned(make()) };
+        return Ok(());
+    }
+    // SAFETY: the caller has room for so many bytes, of which we have no fewer.
+    unsafe { fill_part(place, make(), size) };
+    Ok(())
+}
+
+/// # Safety
+/// - `place` has room for `size` bytes, which is no more than a `T` has.
+#[cold]
+unsafe fn fill_part<T: Versioned>(place: *mut T, mut whole: T, size: usize) {
+    // SAFETY: it is the first field of `whole`.
+    unsafe { (&raw mut whole).cast::<usize>().write(size) };
+    // SAFETY: the caller's word, and they are two different structs.
+    unsafe { std::ptr::copy_nonoverlapping((&raw const whole).cast::<u8>(), place.cast::<u8>(), size) };
+}
+
+/// Can [`fill`] fill this in? Its size.
+///
+/// # Safety
+/// - As there.
+#[inline(always)]
+pub(crate) unsafe fn check_place<T: Versioned>(argument: &str, place: *mut T) -> Result<usize, Error> {
     if place.is_null() {
         return Err(Error::null(argument));
     }
     // SAFETY: each such struct begins with its size.
     let size = unsafe { place.cast::<usize>().read_unaligned() };
-    if size == size_of::<T>() {
-        // SAFETY: the caller has room for it; not a copy of so many bytes as a number says, which is a call.
-        unsafe { place.write_unaligned(whole) };
-        return Ok(());
+    if size != size_of::<T>() {
+        check_size::<T>(argument, size)?;
     }
-    check_size::<T>(argument, size)?;
-    // SAFETY: it is the first field of `whole`.
-    unsafe { (&raw mut whole).cast::<usize>().write(size) };
-    // SAFETY: the caller has room for so many bytes, we have no fewer, and they are two different structs.
-    unsafe { std::ptr::copy_nonoverlapping((&raw const whole).cast::<u8>(), place.cast::<u8>(), size) };
-    Ok(())
+    Ok(size)
 }
 
 /// A struct of the header that begins with its size.

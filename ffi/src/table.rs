@@ -23,7 +23,7 @@
 //!
 //! 1. Chunks are never freed or moved, so any index leads to an entry or to none.
 //! 2. An object is there from before its entry is live until a dying one has no pin. Whoever took the last one drops it.
-//! 3. Who has removed an object has a pin of its own, or is alone with it: nobody can pin what is dying.
+//! 3. Who has removed an object has a pin of its own: nobody can pin what is dying. If it was the only one, it is alone with it.
 //! 4. An entry in the list of free ones is neither live nor dying, and is in the list once.
 //!
 //! # Ordering
@@ -145,7 +145,8 @@ impl<T> Table<T> {
     ///
     /// # Errors
     /// [`Full`]; the object is dropped.
-    #[inline]
+    // Where it is made: to move what was just written waits for it.
+    #[inline(always)]
     pub(crate) fn insert(&self, object: T, notes: Notes) -> Result<Number, Full> {
         let index = self.take_free().or_else(|| self.take_new()).ok_or(Full)?;
         let entry = self.entry(index).ok_or(Full)?;
@@ -417,11 +418,23 @@ impl<T> Deref for Pin<'_, T> {
     }
 }
 
-impl<T> Pin<'_, T> {
+impl<'t, T> Pin<'t, T> {
     /// From here on nobody [pins it open](Table::pin_open). False: somebody has closed it before.
     pub(crate) fn close(&self) -> bool {
         // Relaxed: what follows from it `is_alone` asks.
         self.0.entry.state.fetch_or(CLOSED, Relaxed) & CLOSED == 0
+    }
+
+    /// As [`Table::remove`], with this pin. `None`: somebody has removed it before.
+    #[inline]
+    pub(crate) fn remove(self) -> Option<Removed<'t, T>> {
+        let seen = self.0.entry.state.fetch_or(DYING, Acquire); // [unpin]; [live] came with the pin
+        if seen & DYING != 0 {
+            return None;
+        }
+        let pin = ManuallyDrop::new(self);
+        let spot = Spot { table: pin.0.table, entry: pin.0.entry };
+        Some(Removed { spot, is_alone: seen & PINS == PIN })
     }
 
     /// Does nobody else have it just now? Then all who had it open are done with it, if it was closed before.
@@ -512,6 +525,27 @@ mod tests {
             next = if next.1 + 1 == FIRST << next.0 { (next.0 + 1, 0) } else { (next.0, next.1 + 1) };
         }
         assert!(place(MOST as u32 - 1).0 < CHUNKS);
+    }
+
+    #[test]
+    fn who_has_an_object_pinned_removes_it_with_that_pin() {
+        let (table, count) = (Table::default(), AtomicUsize::new(0));
+        let number = table.insert(Counted::new(&count, 1), [0; 2]).unwrap();
+        let mut removed = table.pin(number).unwrap().remove().unwrap();
+        assert_eq!(removed.alone().unwrap().1, 1);
+        assert!(table.pin(number).is_none() && table.remove(number).is_none());
+        drop(removed);
+        assert_eq!(count.load(SeqCst), 0);
+
+        let number = table.insert(Counted::new(&count, 2), [0; 2]).unwrap();
+        assert_eq!((number.index, number.generation), (0, 1));
+        let [one, two] = [(); 2].map(|()| table.pin(number).unwrap());
+        let mut removed = one.remove().unwrap();
+        assert!(removed.alone().is_none());
+        assert!(two.remove().is_none());
+        assert_eq!((count.load(SeqCst), removed.1), (1, 2));
+        drop(removed);
+        assert_eq!(count.load(SeqCst), 0);
     }
 
     #[test]
@@ -732,6 +766,31 @@ mod models {
             let number = table.insert(Object::new(3), [3; 2]).unwrap();
             assert_eq!(table.pin(number).unwrap().read(), 3);
             other.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn of_two_who_remove_an_object_one_does_also_if_it_has_it_pinned() {
+        loom::model(|| {
+            let table = Arc::new(Table::default());
+            let number = table.insert(Object::new(7), [0; 2]).unwrap();
+            let other = {
+                let table = table.clone();
+                thread::spawn(move || table.pin(number).and_then(Pin::remove).is_some())
+            };
+            let removed = match table.pin(number) {
+                Some(pin) => pin.remove(),
+                None => table.remove(number),
+            };
+            let is_ours = removed.is_some();
+            if let Some(mut removed) = removed
+                && let Some(object) = removed.alone()
+            {
+                // SAFETY: loom checks that nobody else uses it.
+                object.0.with_mut(|value| unsafe { *value = 8 });
+            }
+            assert!(other.join().unwrap() != is_ours);
+            assert!(table.pin(number).is_none());
         });
     }
 

@@ -1,21 +1,21 @@
 //! `shmworker_task`.
 
 use crate::{
-    error::{Error, boundary, c_string, code_of},
+    error::{Error, boundary, c_string, code_of, say},
     events::Notice,
     handle::{self, Object, Tables},
     pool::{Pool, shmworker_pool},
-    slice::{Versioned, fill},
-    table::Table,
+    slice::{Versioned, check_place, fill, room},
+    table::{Pin, Removed, Table},
 };
 use shmworker::{
     plugin::abi::shmworker_result as Code,
-    pool::{Bytes, Ended, Handle},
+    pool::{Bytes, Ended, Handle, Landed},
 };
 use std::{
     cell::UnsafeCell,
     ffi::{CString, c_char, c_void},
-    mem::offset_of,
+    mem::{MaybeUninit, offset_of},
     ptr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -30,6 +30,8 @@ use std::{
 /// 1. `shmworker_pool_submit` or `shmworker_buffer_submit`
 /// 2. `shmworker_task_wait`, as often as need be
 /// 3. `shmworker_task_free`
+///
+/// Or `shmworker_task_finish` in place of the last two, where a copy of the result is wanted.
 ///
 /// Threads: any; one at a time waits for it, others may cancel it meanwhile.
 pub struct shmworker_task {
@@ -87,18 +89,37 @@ struct Kept {
     message: Option<CString>,
 }
 
-/// Steps of a task: nobody waits for it, somebody does, it has ended.
+impl Kept {
+    fn outcome(&self) -> shmworker_outcome {
+        // What is damaged since it was looked at shows as no bytes.
+        let bytes = self.ended.bytes().unwrap_or_default();
+        shmworker_outcome {
+            code: self.code as i32,
+            attempts: self.ended.attempts(),
+            message: self.message.as_deref().unwrap_or_default().as_ptr(),
+            data: bytes.as_ptr(),
+            len: bytes.len(),
+            pid: self.ended.pid().unwrap_or(0),
+            signal: self.ended.signal().unwrap_or(0).into(),
+            exit_code: self.ended.exit_code().map_or(-1, i32::from),
+            ..Versioned::ZERO
+        }
+    }
+}
+
+/// Steps of a task: nobody waits for it, somebody does, it has ended, its result was handed out as it is freed.
 const IDLE: u8 = 0;
 const WAITED_FOR: u8 = 1;
 const ENDED: u8 = 2;
+const FINISHED: u8 = 3;
 
 pub(crate) struct Task {
     handle: Handle<Bytes>,
-    /// `IDLE ⇄ WAITED_FOR → ENDED`. Release when a wait is over pairs with Acquire when the next one begins, or what came of it is
+    /// `IDLE ⇄ WAITED_FOR → ENDED | FINISHED`. Release when a wait is over pairs with Acquire when the next one begins, or what came of it is
     /// read.
     step: AtomicU8,
-    /// Of who waits; after the end, to be read by all.
-    kept: UnsafeCell<Kept>,
+    /// Of who waits; in ENDED it is there, to be read by all. Else nothing is to be dropped.
+    kept: UnsafeCell<MaybeUninit<Kept>>,
     /// Its handle, looked up by who needs it: most tasks never do.
     pool: usize,
     told: Mutex<Told>,
@@ -126,10 +147,26 @@ struct Waiting<'t> {
     next: u8,
 }
 
-impl Waiting<'_> {
-    fn kept(&mut self) -> &mut Kept {
+impl<'t> Waiting<'t> {
+    fn kept(&mut self) -> &mut MaybeUninit<Kept> {
         // SAFETY: in WAITED_FOR it is for one alone, of whom there is one.
         unsafe { &mut *self.task.kept.get() }
+    }
+
+    /// Waits until it has ended.
+    fn end(mut self, at_most: Option<Duration>) -> Result<&'t Kept, Error> {
+        let task = self.task;
+        // What a panic leaves is no end; the next wait says so again.
+        let kept = self.kept().write(Kept { ended: Ended::not_yet(), code: Code::Ok, message: None });
+        if !task.handle.end_into(at_most, &mut kept.ended) {
+            return Err(Error::new(Code::NotReady, "the task has not ended"));
+        }
+        if let Some(e) = kept.ended.failure() {
+            (kept.code, kept.message) = (code_of(e), Some(c_string(&e.to_string())));
+        }
+        self.next = ENDED;
+        drop(self);
+        Ok(task.kept().unwrap_or_else(|| unreachable!("it has ended")))
     }
 }
 
@@ -152,9 +189,8 @@ impl Object for Task {
 impl Task {
     #[inline]
     pub(crate) fn register(handle: Handle<Bytes>, pool: *const shmworker_pool) -> Result<*mut shmworker_task, Error> {
-        let kept = UnsafeCell::new(Kept { ended: Ended::not_yet(), code: Code::Ok, message: None });
-        let (step, pool, told) = (AtomicU8::new(IDLE), pool.addr(), Mutex::new(Told::Nobody));
-        handle::register(Task { handle, step, kept, pool, told })
+        let (step, kept) = (AtomicU8::new(IDLE), UnsafeCell::new(MaybeUninit::uninit()));
+        handle::register(Task { handle, step, kept, pool: pool.addr(), told: Mutex::new(Told::Nobody) })
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -164,8 +200,13 @@ impl Task {
     /// What came of it, if it has ended.
     #[inline]
     fn kept(&self) -> Option<&Kept> {
+        if self.step.load(Acquire) != ENDED {
+            return None;
+        }
         // SAFETY: in ENDED, which is for ever, nobody changes it.
-        (self.step.load(Acquire) == ENDED).then(|| unsafe { &*self.kept.get() })
+        let kept = unsafe { &*self.kept.get() };
+        // SAFETY: who has waited has left it there before the step.
+        Some(unsafe { kept.assume_init_ref() })
     }
 
     /// `None`: it has ended.
@@ -174,6 +215,7 @@ impl Task {
         match self.step.compare_exchange(IDLE, WAITED_FOR, Acquire, Acquire) {
             Ok(_) => Ok(Some(Waiting { task: self, next: IDLE })),
             Err(ENDED) => Ok(None),
+            Err(FINISHED) => Err(handle::stale::<Task>()),
             Err(_) => Err(Error::new(Code::Busy, "another thread waits for this task: share out its result there")),
         }
     }
@@ -183,18 +225,53 @@ impl Task {
         if let Some(kept) = self.kept() {
             return Ok(kept);
         }
-        if let Some(mut waiting) = self.waiting()? {
-            // What a panic leaves is no end; the next wait says so again.
-            let kept = waiting.kept();
-            if !self.handle.end_into(at_most, &mut kept.ended) {
-                return Err(Error::new(Code::NotReady, "the task has not ended"));
-            }
-            if let Some(e) = kept.ended.failure() {
-                (kept.code, kept.message) = (code_of(e), Some(c_string(&e.to_string())));
-            }
-            waiting.next = ENDED;
+        match self.waiting()? {
+            Some(waiting) => waiting.end(at_most),
+            None => Ok(self.kept().unwrap_or_else(|| unreachable!("it has ended"))),
         }
-        Ok(self.kept().unwrap_or_else(|| unreachable!("it has ended")))
+    }
+
+    /// Waits for a result, if it is one that went well and is there or comes soon, and copies it to `place`.
+    #[inline(always)]
+    fn land(&self, place: &mut [u8]) -> Result<Option<Landed>, Error> {
+        let Some(mut waiting) = self.waiting()? else { return Ok(None) };
+        let landed = self.handle.copy_at_once(place);
+        if landed.is_some() {
+            waiting.next = FINISHED;
+        }
+        Ok(landed)
+    }
+
+    /// Whoever is about to tell of it does so for as long as it takes, and nobody hears it.
+    fn hush(told: Told) {
+        if let Told::Events(notice) = told
+            && let Some(events) = notice.events.upgrade()
+        {
+            events.forget(&notice);
+        }
+    }
+
+    /// Frees one that was removed.
+    #[inline(always)]
+    fn free(mut removed: Removed<'static, Task>) {
+        // Whoever waits for it does so for as long as it takes.
+        let told = match removed.alone() {
+            Some(task) => std::mem::replace(task.told.get_mut().unwrap_or_else(PoisonError::into_inner), Told::Freed),
+            None => std::mem::replace(&mut *removed.told(), Told::Freed),
+        };
+        if let Told::Events(_) = told {
+            Task::hush(told);
+        }
+    }
+}
+
+impl Drop for Task {
+    #[inline]
+    fn drop(&mut self) {
+        if *self.step.get_mut() == ENDED {
+            // SAFETY: in ENDED it is there, and nobody has borrowed it.
+            unsafe { self.kept.get_mut().assume_init_drop() };
+        }
     }
 }
 
@@ -221,23 +298,92 @@ pub unsafe extern "C" fn shmworker_task_wait(
             return Err(Error::null("outcome"));
         }
         let task = handle::get::<Task>(task)?;
-        let kept = task.wait(u64::try_from(timeout_ms).ok().map(Duration::from_millis))?;
-        // What is damaged since it was looked at shows as no bytes.
-        let bytes = kept.ended.bytes().unwrap_or_default();
-        let whole = shmworker_outcome {
-            code: kept.code as i32,
-            attempts: kept.ended.attempts(),
-            message: kept.message.as_deref().unwrap_or_default().as_ptr(),
-            data: bytes.as_ptr(),
-            len: bytes.len(),
-            pid: kept.ended.pid().unwrap_or(0),
-            signal: kept.ended.signal().unwrap_or(0).into(),
-            exit_code: kept.ended.exit_code().map_or(-1, i32::from),
-            ..Versioned::ZERO
-        };
+        let kept = task.wait(at_most(timeout_ms))?;
         // SAFETY: the caller's word.
-        unsafe { fill("outcome", outcome, whole) }
+        unsafe { fill("outcome", outcome, || kept.outcome()) }
     })
+}
+
+/// A time limit as C says it.
+fn at_most(timeout_ms: i64) -> Option<Duration> {
+    u64::try_from(timeout_ms).ok().map(Duration::from_millis)
+}
+
+/// Waits as `shmworker_task_wait` does, copies the result to `data`, which has room for `capacity` bytes, and frees the task: in one
+/// call, which takes less time than these. `*outcome` is filled in as there; its `data` is the one that was given, and its
+/// `message`, unless it is empty, is that of `shmworker_last_error`, and there as long as that.
+///
+/// Only if it returns `SHMWORKER_RESULT_OK` is the task freed. `SHMWORKER_RESULT_TOO_LARGE`: the result has more than `capacity` bytes;
+/// `*outcome` was filled in as by `shmworker_task_wait`. Otherwise as there.
+///
+/// Threads: any, one at a time; others may cancel it meanwhile.
+///
+/// # Safety
+/// - At `data` there is room for `capacity` bytes, or `capacity` is 0; `outcome` is NULL or as its `size` says.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_task_finish(
+    task: *mut shmworker_task,
+    timeout_ms: i64,
+    data: *mut c_void,
+    capacity: usize,
+    outcome: *mut shmworker_outcome,
+) -> i32 {
+    boundary(|| {
+        // Before the result may come, which is copied once.
+        // SAFETY: the caller's word.
+        unsafe { check_place("outcome", outcome) }?;
+        // SAFETY: the caller's word.
+        let place = unsafe { room("data", data.cast(), capacity) }?;
+        let found = handle::get::<Task>(task)?;
+        // It looks out for a while: not for who has less time than that.
+        if timeout_ms < 0
+            && let Some(landed) = found.land(place)?
+        {
+            // Or another thread has freed it meanwhile.
+            if let Some(removed) = found.remove() {
+                Task::free(removed);
+            }
+            // SAFETY: the caller's word.
+            return unsafe { fill("outcome", outcome, || copied(landed, data)) };
+        }
+        // SAFETY: the caller's word.
+        unsafe { finish_slowly(found, at_most(timeout_ms), (data, place), outcome) }
+    })
+}
+
+/// What is told of a result that was copied.
+fn copied(Landed { len, attempts, pid }: Landed, data: *mut c_void) -> shmworker_outcome {
+    let (message, data, pid) = (c"".as_ptr(), data.cast_const().cast(), pid.unwrap_or(0));
+    shmworker_outcome { attempts, message, data, len, pid, ..Versioned::ZERO }
+}
+
+/// # Safety
+/// - As for [`shmworker_task_finish`].
+#[inline(never)]
+unsafe fn finish_slowly(
+    found: Pin<'static, Task>,
+    at_most: Option<Duration>,
+    (data, place): (*mut c_void, &mut [u8]),
+    outcome: *mut shmworker_outcome,
+) -> Result<(), Error> {
+    let kept = found.wait(at_most)?;
+    let bytes = kept.ended.bytes().unwrap_or_default();
+    let room = place.len();
+    let Some(place) = place.get_mut(..bytes.len()) else {
+        // SAFETY: the caller's word.
+        unsafe { fill("outcome", outcome, || kept.outcome()) }?;
+        let why = format_args!("the result has {} bytes, and data has room for {room}", bytes.len());
+        return Err(Error::new(Code::TooLarge, why));
+    };
+    place.copy_from_slice(bytes);
+    let message = kept.message.as_ref().map_or(c"".as_ptr(), |message| say(message.clone()));
+    let whole = shmworker_outcome { message, data: data.cast_const().cast(), ..kept.outcome() };
+    // Or another thread has freed it meanwhile.
+    if let Some(removed) = found.remove() {
+        Task::free(removed);
+    }
+    // SAFETY: the caller's word.
+    unsafe { fill("outcome", outcome, || whole) }
 }
 
 /// Has its end told to the event loop: `shmworker_pool_event_fd` is readable then, and `shmworker_pool_next_event` gives this task and
@@ -290,17 +436,7 @@ pub extern "C" fn shmworker_task_cancel(task: *const shmworker_task) -> i32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_task_free(task: *mut shmworker_task) -> i32 {
     boundary(|| {
-        let mut removed = handle::remove::<Task>(task)?;
-        // Whoever is about to tell of it, or waits for it, does so for as long as it takes.
-        let told = match removed.alone() {
-            Some(task) => std::mem::replace(task.told.get_mut().unwrap_or_else(PoisonError::into_inner), Told::Freed),
-            None => std::mem::replace(&mut *removed.told(), Told::Freed),
-        };
-        if let Told::Events(notice) = told
-            && let Some(events) = notice.events.upgrade()
-        {
-            events.forget(&notice);
-        }
+        Task::free(handle::remove::<Task>(task)?);
         Ok(())
     })
 }

@@ -149,7 +149,7 @@ impl Play {
         let name = [c"echo", c"none", c"\xff", c""][more % 4].as_ptr();
         let name = if more == 255 { ptr::null() } else { name };
         let len = LENGTHS[more % LENGTHS.len()];
-        match op % 22 {
+        match op % 23 {
             0 => {
                 let name = NAME.get().map_or(ptr::null(), |name| name.as_ptr());
                 let mut made = ptr::null_mut();
@@ -232,6 +232,22 @@ impl Play {
             13 => {
                 let code = said(shmworker_task_free(task));
                 self.tasks.freed(code, task as usize);
+            }
+            21 => {
+                let mut place = [0u8; 1 << 16];
+                let capacity = [0, 1, 64, 256, place.len(), usize::MAX][more % 6];
+                let data = if by > 250 { ptr::null_mut() } else { place.as_mut_ptr().cast::<c_void>() };
+                let mut outcome = shmworker_outcome { size: size_of::<shmworker_outcome>(), ..Versioned::ZERO };
+                let timeout = [0, 1, -1, -1][by % 4];
+                let code = said(unsafe { shmworker_task_finish(task, timeout, data, capacity, &raw mut outcome) });
+                self.tasks.check(code, task as usize);
+                if code == 0 {
+                    self.tasks.freed(code, task as usize);
+                    assert!(outcome.len <= capacity && outcome.data == data.cast());
+                    // SAFETY: a text of the library's, until the next failure on this thread.
+                    let is_empty = unsafe { CStr::from_ptr(outcome.message) }.is_empty();
+                    assert_eq!(is_empty, outcome.code == 0);
+                }
             }
             14 => {
                 let (mut told, mut note) = (ptr::null_mut(), ptr::null_mut());

@@ -18,7 +18,7 @@ use std::ffi::{c_char, c_void};
 pub const SHMWORKER_ABI_MAJOR: u32 = 1;
 
 /// Raised with each addition, which does no harm to what was compiled before.
-pub const SHMWORKER_ABI_MINOR: u32 = 0;
+pub const SHMWORKER_ABI_MINOR: u32 = 1;
 
 /// How a call ended. A code keeps its number for ever.
 #[repr(i32)]

@@ -8,6 +8,7 @@ use std::{
     borrow::Cow,
     ffi::{CStr, CString, c_char, c_void},
     fmt,
+    marker::PhantomData,
     mem::{MaybeUninit, offset_of},
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -98,7 +99,8 @@ pub(crate) enum Ended {
         encoding: Cow<'static, str>,
     },
     Cancelled,
-    Badly(Failed),
+    /// In a box: an end that is good is to be moved at no cost.
+    Badly(Box<Failed>),
 }
 
 /// Why a handler has failed.
@@ -114,26 +116,27 @@ pub(crate) struct Failed {
 
 /// What a `shmworker_context` is.
 #[repr(C)]
-struct Call<'a> {
+struct Call<'a, A> {
     /// First, so that its address is that of the call.
     context: shmworker_context,
-    attempt: &'a mut dyn Attempt,
+    attempt: &'a mut A,
     state: State,
     /// Texts that were given out: they stay until the call is over.
     texts: Vec<CString>,
     /// Where the result lies, and how long it is.
     reserved: Option<Range<usize>>,
     encoding: Option<String>,
-    failed: Option<Failed>,
+    failed: Option<Box<Failed>>,
 }
 
 impl Entry {
     /// Runs one attempt on this thread.
-    pub(crate) fn call(&self, attempt: &mut dyn Attempt, state: State) -> Ended {
-        let context = shmworker_context { functions: &FUNCTIONS };
+    #[inline]
+    pub(crate) fn call<A: Attempt>(&self, attempt: &mut A, state: State) -> Ended {
+        let context = shmworker_context { functions: &Functions::<A>::TABLE };
         let (texts, reserved, encoding, failed) = Default::default();
         let mut call = Call { context, attempt, state, texts, reserved, encoding, failed };
-        let context: *mut Call<'_> = &mut call;
+        let context: *mut Call<'_, A> = &mut call;
         // SAFETY: a handler of this type was registered (`shmworker_handler_fn`); the context is used by it alone, on this thread,
         // until it returns, and is a `Call`, which begins with one.
         let code = unsafe { (self.run)(context.cast(), self.user_data) };
@@ -146,12 +149,16 @@ impl Entry {
             }
             (CANCELLED, _) => Ended::Cancelled,
             (_, Some(failed)) => Ended::Badly(failed),
-            (code, None) => {
-                let known = named(code).map_or(String::new(), |known| format!(" ({known:?})"));
-                let message = format!("the handler {:?} returned {code}{known}", self.name);
-                Ended::Badly(Failed { message, ..Failed::default() })
-            }
+            (code, None) => Ended::Badly(self.returned(code)),
         }
+    }
+
+    /// It has said nothing else.
+    #[cold]
+    fn returned(&self, code: i32) -> Box<Failed> {
+        let known = named(code).map_or(String::new(), |known| format!(" ({known:?})"));
+        let message = format!("the handler {:?} returned {code}{known}", self.name);
+        Box::new(Failed { message, ..Failed::default() })
     }
 }
 
@@ -260,16 +267,21 @@ unsafe fn leave<T>(place: *mut T, value: T) -> Result<(), shmworker_result> {
 ///
 /// # Safety
 /// - NULL, or a context that a handler was given and has not returned from, on the handler's thread, and in no other use.
-unsafe fn call<'c>(context: *const shmworker_context) -> Option<&'c mut Call<'c>> {
-    // SAFETY: `Entry::call` makes contexts, each at the beginning of its `Call`; the rest is the caller's word.
-    unsafe { context.cast_mut().cast::<Call<'c>>().as_mut() }
+unsafe fn call<'c, A: Attempt>(context: *const shmworker_context) -> Option<&'c mut Call<'c, A>> {
+    // SAFETY: `Entry::call` makes contexts, each at the beginning of its `Call`, with the table of its kind of attempt, by which
+    // alone this is called; the rest is the caller's word.
+    unsafe { context.cast_mut().cast::<Call<'c, A>>().as_mut() }
 }
 
 /// What a getter gives, or what it gives for want of a context.
 ///
 /// # Safety
 /// - As for [`call`].
-unsafe fn get<R>(context: *const shmworker_context, otherwise: R, code: impl FnOnce(&mut Call<'_>) -> R) -> R {
+unsafe fn get<A: Attempt, R>(
+    context: *const shmworker_context,
+    otherwise: R,
+    code: impl FnOnce(&mut Call<'_, A>) -> R,
+) -> R {
     // SAFETY: the caller's word.
     let Some(call) = (unsafe { call(context) }) else { return otherwise };
     catch_unwind(AssertUnwindSafe(|| code(call))).unwrap_or(otherwise)
@@ -279,42 +291,47 @@ unsafe fn get<R>(context: *const shmworker_context, otherwise: R, code: impl FnO
 ///
 /// # Safety
 /// - As for [`call`].
-unsafe fn with(
+unsafe fn with<A: Attempt>(
     context: *const shmworker_context,
-    code: impl FnOnce(&mut Call<'_>) -> Result<(), shmworker_result>,
+    code: impl FnOnce(&mut Call<'_, A>) -> Result<(), shmworker_result>,
 ) -> i32 {
     // SAFETY: the caller's word.
     let Some(call) = (unsafe { call(context) }) else { return shmworker_result::NullArgument as i32 };
     answer(|| code(call))
 }
 
-impl Call<'_> {
-    /// The text for C, which stays until the call is over.
-    fn keep(texts: &mut Vec<CString>, text: &str) -> *const c_char {
-        // By its length first: each argument comes by here, and two texts are compared in a call.
-        let known = match text.len() {
-            0 => c"",
-            10 => c"json/plain",
-            11 => c"binary/null",
-            _ => c"binary/plain",
-        };
-        if known.to_bytes() == text.as_bytes() {
-            return known.as_ptr();
-        }
-        let at = texts.iter().position(|kept| kept.to_bytes() == text.as_bytes()).unwrap_or_else(|| {
-            // A text of Temporal's with a NUL in it ends there.
-            let end = text.find('\0').unwrap_or(text.len());
-            texts.push(CString::new(&text[..end]).unwrap_or_default());
-            texts.len() - 1
-        });
-        texts[at].as_ptr()
+/// The text for C, which stays for as long as `texts`.
+#[inline(always)]
+fn keep(texts: &mut Vec<CString>, text: &str) -> *const c_char {
+    // Each argument comes by here: compared with what is known by then, and no call.
+    match text {
+        BINARY => c"binary/plain".as_ptr(),
+        JSON => c"json/plain".as_ptr(),
+        "binary/null" => c"binary/null".as_ptr(),
+        "" => c"".as_ptr(),
+        _ => keep_another(texts, text),
     }
+}
 
-    fn payload(texts: &mut Vec<CString>, payload: Payload<'_>) -> shmworker_payload {
-        let Payload { data, encoding } = payload;
-        shmworker_payload { data: data.as_ptr(), len: data.len(), encoding: Self::keep(texts, encoding) }
-    }
+#[cold]
+fn keep_another(texts: &mut Vec<CString>, text: &str) -> *const c_char {
+    let at = texts.iter().position(|kept| kept.to_bytes() == text.as_bytes()).unwrap_or_else(|| {
+        // A text of Temporal's with a NUL in it ends there.
+        let end = text.find('\0').unwrap_or(text.len());
+        texts.push(CString::new(&text[..end]).unwrap_or_default());
+        texts.len() - 1
+    });
+    texts[at].as_ptr()
+}
 
+// In registers: to move what was just written waits for it.
+#[inline(always)]
+fn payload(texts: &mut Vec<CString>, payload: Payload<'_>) -> shmworker_payload {
+    let Payload { data, encoding } = payload;
+    shmworker_payload { data: data.as_ptr(), len: data.len(), encoding: keep(texts, encoding) }
+}
+
+impl<A: Attempt> Call<'_, A> {
     fn reserve(&mut self, len: usize) -> Result<&mut [u8], shmworker_result> {
         (self.reserved, self.encoding) = (None, None);
         let place = self.attempt.reserve(len)?;
@@ -322,71 +339,85 @@ impl Call<'_> {
         self.reserved = Some(at..at + len);
         Ok(place)
     }
+
+    fn leave(&mut self, result: &[u8]) -> Result<(), shmworker_result> {
+        self.reserve(result.len())?.copy_from_slice(result);
+        Ok(())
+    }
 }
 
-static FUNCTIONS: shmworker_context_functions = shmworker_context_functions {
-    size: size_of::<shmworker_context_functions>(),
-    info,
-    attempt,
-    argument_count,
-    argument,
-    metadata,
-    reserve,
-    set_length,
-    set_encoding,
-    set_result,
-    fail,
-    is_cancelled,
-    is_worker_shutdown,
-    time_left_ms,
-    heartbeat,
-    progress,
-    checkpoint,
-    last_checkpoint,
-    state,
-};
+/// The functions by which handlers reach attempts of one kind.
+struct Functions<A>(PhantomData<A>);
+
+impl<A: Attempt> Functions<A> {
+    const TABLE: shmworker_context_functions = shmworker_context_functions {
+        size: size_of::<shmworker_context_functions>(),
+        info: info::<A>,
+        attempt: attempt::<A>,
+        argument_count: argument_count::<A>,
+        argument: argument::<A>,
+        metadata: metadata::<A>,
+        reserve: reserve::<A>,
+        set_length: set_length::<A>,
+        set_encoding: set_encoding::<A>,
+        set_result: set_result::<A>,
+        fail: fail::<A>,
+        is_cancelled: is_cancelled::<A>,
+        is_worker_shutdown: is_worker_shutdown::<A>,
+        time_left_ms: time_left_ms::<A>,
+        heartbeat: heartbeat::<A>,
+        progress: progress::<A>,
+        checkpoint: checkpoint::<A>,
+        last_checkpoint: last_checkpoint::<A>,
+        state: state::<A>,
+    };
+}
 
 // In all that follow the context is the one that the handler was given, used on its thread until it returns: that is what
 // `shmworker_context` says in the header, and what each SAFETY means by "the header's word".
 
-unsafe extern "C" fn info(context: *mut shmworker_context, which: u32) -> *const c_char {
-    let info = |call: &mut Call<'_>| {
+unsafe extern "C" fn info<A: Attempt>(context: *mut shmworker_context, which: u32) -> *const c_char {
+    let info = |call: &mut Call<'_, A>| {
         let fact = info_of(which).and_then(|which| call.attempt.info(which));
-        fact.map_or(null(), |fact| Call::keep(&mut call.texts, fact))
+        fact.map_or(null(), |fact| keep(&mut call.texts, fact))
     };
     // SAFETY: the header's word.
-    unsafe { get(context, null(), info) }
+    unsafe { get::<A, _>(context, null(), info) }
 }
 
-unsafe extern "C" fn attempt(context: *const shmworker_context) -> u32 {
+unsafe extern "C" fn attempt<A: Attempt>(context: *const shmworker_context) -> u32 {
     // SAFETY: the header's word.
-    unsafe { get(context, 0, |call| call.attempt.number()) }
+    unsafe { get::<A, _>(context, 0, |call| call.attempt.number()) }
 }
 
-unsafe extern "C" fn argument_count(context: *const shmworker_context) -> usize {
+unsafe extern "C" fn argument_count<A: Attempt>(context: *const shmworker_context) -> usize {
     // SAFETY: the header's word.
-    unsafe { get(context, 0, |call| call.attempt.arguments()) }
+    unsafe { get::<A, _>(context, 0, |call| call.attempt.arguments()) }
 }
 
-unsafe extern "C" fn argument(context: *mut shmworker_context, index: usize, payload: *mut shmworker_payload) -> i32 {
-    let argument = |call: &mut Call<'_>| {
-        let found = call.attempt.argument(index).ok_or(shmworker_result::NotFound)?;
-        let found = Call::payload(&mut call.texts, found);
+unsafe extern "C" fn argument<A: Attempt>(
+    context: *mut shmworker_context,
+    index: usize,
+    payload: *mut shmworker_payload,
+) -> i32 {
+    let argument = |call: &mut Call<'_, A>| {
+        let Some(found) = call.attempt.argument(index) else { return Err(shmworker_result::NotFound) };
+        let found = self::payload(&mut call.texts, found);
         // SAFETY: the header's word.
         unsafe { leave(payload, found) }
     };
     // SAFETY: the header's word.
-    unsafe { with(context, argument) }
+    unsafe { with::<A>(context, argument) }
 }
 
-unsafe extern "C" fn metadata(
+unsafe extern "C" fn metadata<A: Attempt>(
     context: *const shmworker_context,
     index: usize,
     key: *const c_char,
     data: *mut *const u8,
     len: *mut usize,
 ) -> i32 {
-    let metadata = |call: &mut Call<'_>| {
+    let metadata = |call: &mut Call<'_, A>| {
         // SAFETY: the header's word.
         let key = unsafe { text(key) }?.ok_or(shmworker_result::NullArgument)?;
         let found = call.attempt.metadata(index, key).ok_or(shmworker_result::NotFound)?;
@@ -396,11 +427,11 @@ unsafe extern "C" fn metadata(
         unsafe { leave(len, found.len()) }
     };
     // SAFETY: the header's word.
-    unsafe { with(context, metadata) }
+    unsafe { with::<A>(context, metadata) }
 }
 
-unsafe extern "C" fn reserve(context: *mut shmworker_context, len: usize, place: *mut *mut u8) -> i32 {
-    let reserve = |call: &mut Call<'_>| {
+unsafe extern "C" fn reserve<A: Attempt>(context: *mut shmworker_context, len: usize, place: *mut *mut u8) -> i32 {
+    let reserve = |call: &mut Call<'_, A>| {
         if place.is_null() {
             return Err(shmworker_result::NullArgument);
         }
@@ -409,58 +440,57 @@ unsafe extern "C" fn reserve(context: *mut shmworker_context, len: usize, place:
         unsafe { leave(place, reserved) }
     };
     // SAFETY: the header's word.
-    unsafe { with(context, reserve) }
+    unsafe { with::<A>(context, reserve) }
 }
 
-unsafe extern "C" fn set_length(context: *mut shmworker_context, len: usize) -> i32 {
-    let set_length = |call: &mut Call<'_>| {
+unsafe extern "C" fn set_length<A: Attempt>(context: *mut shmworker_context, len: usize) -> i32 {
+    let set_length = |call: &mut Call<'_, A>| {
         let reserved = call.reserved.as_mut().filter(|reserved| len <= reserved.len());
         let reserved = reserved.ok_or(shmworker_result::InvalidArgument)?;
         reserved.end = reserved.start + len;
         call.attempt.truncate(len)
     };
     // SAFETY: the header's word.
-    unsafe { with(context, set_length) }
+    unsafe { with::<A>(context, set_length) }
 }
 
-unsafe extern "C" fn set_encoding(context: *mut shmworker_context, encoding: *const c_char) -> i32 {
-    let set_encoding = |call: &mut Call<'_>| {
+unsafe extern "C" fn set_encoding<A: Attempt>(context: *mut shmworker_context, encoding: *const c_char) -> i32 {
+    let set_encoding = |call: &mut Call<'_, A>| {
         // SAFETY: the header's word.
         let encoding = unsafe { text(encoding) }?.ok_or(shmworker_result::NullArgument)?;
         call.encoding = Some(encoding.to_owned());
         Ok(())
     };
     // SAFETY: the header's word.
-    unsafe { with(context, set_encoding) }
+    unsafe { with::<A>(context, set_encoding) }
 }
 
-unsafe extern "C" fn set_result(
+unsafe extern "C" fn set_result<A: Attempt>(
     context: *mut shmworker_context,
     data: *const u8,
     len: usize,
     encoding: *const c_char,
 ) -> i32 {
-    let set_result = |call: &mut Call<'_>| {
+    let set_result = |call: &mut Call<'_, A>| {
         // SAFETY: the header's word.
         let data = unsafe { bytes(data, len) }?;
         // SAFETY: the header's word.
         let encoding = unsafe { text(encoding) }?;
         let at = data.as_ptr().addr();
         let is_inside = |reserved: &Range<usize>| at < reserved.end && reserved.start < at + data.len();
-        let data = match call.reserved.as_ref().is_some_and(is_inside) {
-            true => Cow::Owned(data.to_vec()), // its place is given up before it is copied
-            false => Cow::Borrowed(data),
-        };
-        call.reserve(data.len())?.copy_from_slice(&data);
+        match call.reserved.as_ref().is_some_and(is_inside) {
+            true => call.leave(&data.to_vec())?, // its place is given up before it is copied
+            false => call.leave(data)?,
+        }
         call.encoding = encoding.map(str::to_owned);
         Ok(())
     };
     // SAFETY: the header's word.
-    unsafe { with(context, set_result) }
+    unsafe { with::<A>(context, set_result) }
 }
 
-unsafe extern "C" fn fail(context: *mut shmworker_context, failure: *const shmworker_failure) -> i32 {
-    let fail = |call: &mut Call<'_>| {
+unsafe extern "C" fn fail<A: Attempt>(context: *mut shmworker_context, failure: *const shmworker_failure) -> i32 {
+    let fail = |call: &mut Call<'_, A>| {
         const FIRST: usize = offset_of!(shmworker_failure, details_encoding) + size_of::<*const c_char>();
         // SAFETY: the header's word.
         let failure = unsafe { sized(failure, FIRST) }?;
@@ -473,64 +503,64 @@ unsafe extern "C" fn fail(context: *mut shmworker_context, failure: *const shmwo
         // SAFETY: the header's word.
         let encoding = unsafe { text(failure.details_encoding) }?;
         let has_details = !failure.details.is_null() || encoding.is_some();
-        call.failed = Some(Failed {
+        call.failed = Some(Box::new(Failed {
             message: message.to_owned(),
             type_name: type_name.map(str::to_owned),
             is_permanent: failure.non_retryable,
             next_retry_delay: (failure.next_retry_delay_ms > 0)
                 .then(|| Duration::from_millis(failure.next_retry_delay_ms)),
             details: has_details.then(|| (details.to_vec(), encoding.unwrap_or(BINARY).to_owned())),
-        });
+        }));
         Ok(())
     };
     // SAFETY: the header's word.
-    match unsafe { with(context, fail) } {
+    match unsafe { with::<A>(context, fail) } {
         OK => shmworker_result::Failed as i32,
         refused => refused,
     }
 }
 
-unsafe extern "C" fn is_cancelled(context: *const shmworker_context) -> bool {
+unsafe extern "C" fn is_cancelled<A: Attempt>(context: *const shmworker_context) -> bool {
     // SAFETY: the header's word.
-    unsafe { get(context, false, |call| call.attempt.is_cancelled()) }
+    unsafe { get::<A, _>(context, false, |call| call.attempt.is_cancelled()) }
 }
 
-unsafe extern "C" fn is_worker_shutdown(context: *const shmworker_context) -> bool {
+unsafe extern "C" fn is_worker_shutdown<A: Attempt>(context: *const shmworker_context) -> bool {
     // SAFETY: the header's word.
-    unsafe { get(context, false, |call| call.attempt.is_worker_shutdown()) }
+    unsafe { get::<A, _>(context, false, |call| call.attempt.is_worker_shutdown()) }
 }
 
-unsafe extern "C" fn time_left_ms(context: *const shmworker_context) -> i64 {
+unsafe extern "C" fn time_left_ms<A: Attempt>(context: *const shmworker_context) -> i64 {
     let millis = |left: Duration| i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
     // SAFETY: the header's word.
-    unsafe { get(context, -1, |call| call.attempt.time_left().map_or(-1, millis)) }
+    unsafe { get::<A, _>(context, -1, |call| call.attempt.time_left().map_or(-1, millis)) }
 }
 
-unsafe extern "C" fn heartbeat(context: *mut shmworker_context) -> i32 {
-    let heartbeat = |call: &mut Call<'_>| {
+unsafe extern "C" fn heartbeat<A: Attempt>(context: *mut shmworker_context) -> i32 {
+    let heartbeat = |call: &mut Call<'_, A>| {
         call.attempt.heartbeat();
         Ok(())
     };
     // SAFETY: the header's word.
-    unsafe { with(context, heartbeat) }
+    unsafe { with::<A>(context, heartbeat) }
 }
 
-unsafe extern "C" fn progress(context: *mut shmworker_context, done: u64, total: u64) -> i32 {
-    let progress = |call: &mut Call<'_>| {
+unsafe extern "C" fn progress<A: Attempt>(context: *mut shmworker_context, done: u64, total: u64) -> i32 {
+    let progress = |call: &mut Call<'_, A>| {
         call.attempt.progress(done, total);
         Ok(())
     };
     // SAFETY: the header's word.
-    unsafe { with(context, progress) }
+    unsafe { with::<A>(context, progress) }
 }
 
-unsafe extern "C" fn checkpoint(
+unsafe extern "C" fn checkpoint<A: Attempt>(
     context: *mut shmworker_context,
     data: *const u8,
     len: usize,
     encoding: *const c_char,
 ) -> i32 {
-    let checkpoint = |call: &mut Call<'_>| {
+    let checkpoint = |call: &mut Call<'_, A>| {
         // SAFETY: the header's word.
         let data = unsafe { bytes(data, len) }?;
         // SAFETY: the header's word.
@@ -538,21 +568,24 @@ unsafe extern "C" fn checkpoint(
         call.attempt.checkpoint(Payload { data, encoding })
     };
     // SAFETY: the header's word.
-    unsafe { with(context, checkpoint) }
+    unsafe { with::<A>(context, checkpoint) }
 }
 
-unsafe extern "C" fn last_checkpoint(context: *mut shmworker_context, payload: *mut shmworker_payload) -> i32 {
-    let last_checkpoint = |call: &mut Call<'_>| {
+unsafe extern "C" fn last_checkpoint<A: Attempt>(
+    context: *mut shmworker_context,
+    payload: *mut shmworker_payload,
+) -> i32 {
+    let last_checkpoint = |call: &mut Call<'_, A>| {
         let found = call.attempt.last_checkpoint()?.ok_or(shmworker_result::NotFound)?;
-        let found = Call::payload(&mut call.texts, found);
+        let found = self::payload(&mut call.texts, found);
         // SAFETY: the header's word.
         unsafe { leave(payload, found) }
     };
     // SAFETY: the header's word.
-    unsafe { with(context, last_checkpoint) }
+    unsafe { with::<A>(context, last_checkpoint) }
 }
 
-unsafe extern "C" fn state(context: *const shmworker_context) -> *mut c_void {
+unsafe extern "C" fn state<A: Attempt>(context: *const shmworker_context) -> *mut c_void {
     // SAFETY: the header's word.
-    unsafe { get(context, null_mut(), |call| call.state.0) }
+    unsafe { get::<A, _>(context, null_mut(), |call| call.state.0) }
 }

@@ -732,6 +732,7 @@ impl Client {
     /// # Errors
     /// As [`submit`](Self::submit); and if all that may be under way is reserved, since whoever waited here might be the one who is to
     /// submit it.
+    #[inline]
     pub(super) fn reserve(&self, len: usize) -> Result<Shelved, PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
@@ -740,10 +741,23 @@ impl Client {
         }
         let mut inbox = shared.lock();
         inbox.shelved += 1;
+        // At once, and not by way of a draft that is handed about: to move what was just written waits for it.
+        if len <= INLINE
+            && let Some(spare) = shared.pop_spare(&mut inbox)
+        {
+            shared.has_set_aside();
+            return Ok(shared.endpoint.redraft(spare, len).shelve());
+        }
+        self.reserve_slowly(inbox, len)
+    }
+
+    #[inline(never)]
+    fn reserve_slowly(&self, inbox: Locked<'_>, len: usize) -> Result<Shelved, PoolError> {
+        let shared = &*self.shared;
         match shared.take_draft(inbox, len, true) {
             Ok((draft, inbox)) => {
                 let _inbox = inbox.unwrap_or_else(|| shared.lock());
-                shared.reserved.store(shared.reserved.load(Relaxed) + 1, Relaxed);
+                shared.has_set_aside();
                 Ok(draft.shelve())
             }
             Err(e) => {
@@ -767,6 +781,7 @@ impl Client {
     }
 
     /// Submits what lies in such room.
+    #[inline]
     pub(super) fn submit_reserved(&self, s: &Submission, draft: Shelved) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
@@ -825,19 +840,19 @@ impl Client {
         self.wait_for(iter::once(task), until, |inbox| inbox.take(tag))
     }
 
-    /// Copies the result of this ticket, if it is there or comes soon, is small, and went well: its length. Then the ticket is used
-    /// up, and `note` has seen how it went.
+    /// Copies the result of this ticket, if it is there or comes soon, has room in `place`, and went well: its length. Then the ticket
+    /// is used up, and `note` has seen how it went.
     pub(super) fn at_once(
         &self,
         tag: usize,
-        copy: &mut Copied,
+        place: &mut [u8],
         note: impl FnMut(&Finished<'_>),
     ) -> Result<Option<usize>, Lost> {
         self.check_home()?;
         // Others who wait for the same are to be told that it has come.
         let is_waited_for = |slot: &Slot| slot.handles == 1 && matches!(slot.state, State::Waiting(_));
         let may_be_next = |inbox: &Inbox| inbox.slots.get(tag).is_some_and(is_waited_for);
-        self.shared.at_once(tag, may_be_next, copy, note)
+        self.shared.at_once(tag, may_be_next, place, note)
     }
 
     /// Waits until one of this group, which are `own`, may have [landed](Self::land), or has been filed, is large or went badly: its
@@ -1364,6 +1379,12 @@ impl Shared {
         !self.is_workers && self.is_draining()
     }
 
+    /// A descriptor that is kept, if anything may be submitted just now.
+    #[inline]
+    fn pop_spare(&self, inbox: &mut Inbox) -> Option<Spare> {
+        if self.has_enough() || self.endpoint.is_orphaned() { None } else { inbox.spares.pop() }
+    }
+
     /// Room for a submission, and the lock, unless it was released to wait for it.
     fn take_draft<'s>(
         &'s self,
@@ -1371,8 +1392,7 @@ impl Shared {
         len: usize,
         may_wait: bool,
     ) -> Result<(Draft<'s>, Option<Locked<'s>>), SubmitError> {
-        let spare = if self.has_enough() || self.endpoint.is_orphaned() { None } else { inbox.spares.pop() };
-        match spare {
+        match self.pop_spare(&mut inbox) {
             Some(spare) if len <= INLINE => return Ok((self.endpoint.redraft(spare, len), Some(inbox))),
             // Under no lock, as below: the kernel may have to find memory.
             Some(spare) => {
@@ -1421,6 +1441,11 @@ impl Shared {
     fn has_come_back(&self, n: usize) {
         // Damage can bring back more than there were.
         self.outstanding.store(self.outstanding.load(Relaxed).saturating_sub(n), Relaxed);
+    }
+
+    /// A buffer more is reserved. Under the lock.
+    fn has_set_aside(&self) {
+        self.reserved.store(self.reserved.load(Relaxed) + 1, Relaxed);
     }
 
     /// A buffer less is reserved. Under the lock, and before its descriptor is freed: see [`has_reserved_all`](Self::has_reserved_all).
@@ -1597,14 +1622,14 @@ impl Shared {
         }
     }
 
-    /// Copies the result of this ticket if it is small, went well, comes soon, and is the next to come but for some that are filed
-    /// on the way: its length. `None`: look into the inbox.
+    /// Copies the result of this ticket if it has room in `place`, went well, comes soon, and is the next to come but for some that are
+    /// filed on the way: its length. `None`: look into the inbox.
     #[inline]
     fn at_once(
         &self,
         tag: usize,
         may_be_next: impl Fn(&Inbox) -> bool,
-        copy: &mut Copied,
+        place: &mut [u8],
         mut note: impl FnMut(&Finished<'_>),
     ) -> Result<Option<usize>, Lost> {
         let mut inbox = self.lock();
@@ -1613,7 +1638,7 @@ impl Shared {
             if !may_be_next(&inbox) || inbox.has_company() {
                 return Ok(None);
             }
-            let found = self.find(&mut inbox, tag, copy, &mut note);
+            let found = self.find(&mut inbox, tag, place, &mut note);
             if let Err(e) = &found {
                 // What is damaged may have been another's, who looks for it later.
                 inbox.end((*e).into());
@@ -1662,7 +1687,7 @@ impl Shared {
         &self,
         inbox: &mut Inbox,
         tag: usize,
-        copy: &mut Copied,
+        place: &mut [u8],
         note: &mut impl FnMut(&Finished<'_>),
     ) -> Result<Option<usize>, Corrupted> {
         while let Some(finished) = self.endpoint.take()? {
@@ -1673,7 +1698,7 @@ impl Shared {
             }
             let bytes = finished.output()?;
             let len = bytes.len();
-            let Some(place) = bytemuck::cast_slice_mut::<_, u8>(copy).get_mut(..len) else {
+            let Some(place) = place.get_mut(..len) else {
                 self.put(inbox, finished)?;
                 return Ok(None);
             };
@@ -2435,7 +2460,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(claim(&worker).complete(0, 0, |_| {}).is_ok());
-        assert_eq!(client.at_once(second, &mut Copied::default(), |_| ()), Ok(Some(0)));
+        assert_eq!(client.at_once(second, &mut [], |_| ()), Ok(Some(0)));
         drop(client);
         pool.assert_clean();
     }
@@ -2497,7 +2522,7 @@ mod tests {
 
     /// Has the result of this ticket come by now?
     fn has_come(client: &Client, (tag, task): (usize, TaskId)) -> Result<bool, Lost> {
-        match client.at_once(tag, &mut Copied::default(), |_| ())? {
+        match client.at_once(tag, &mut [0; INLINE], |_| ())? {
             Some(_) => Ok(true),
             None => client.wait(tag, task, Some(Instant::now())).map(|came| came.is_some()),
         }

@@ -281,7 +281,8 @@ impl<O: Wire> Handle<O> {
     /// See [`Client::at_once`]. If there is a length the handle is used up.
     #[inline]
     fn at_once(&mut self, copy: &mut Copied) -> Result<Option<usize>, TaskError> {
-        let found = self.client.at_once(self.tag, copy, |_| ()).map_err(|lost| self.client.why(lost))?;
+        let place = bytemuck::cast_slice_mut(copy);
+        let found = self.client.at_once(self.tag, place, |_| ()).map_err(|lost| self.client.why(lost))?;
         *self.is_over.get_mut() = found.is_some();
         Ok(found)
     }

@@ -76,7 +76,7 @@ pub use options::{Retry, TaskOptions};
 pub use output::Output;
 pub use raw::{Canceller, Ended, Reserved};
 #[doc(hidden)]
-pub use raw::{ForeignHooks, ForeignState};
+pub use raw::{ForeignHooks, ForeignState, Landed};
 pub use scope::{Report, Row, Scope};
 pub use start::StartError;
 pub use submitter::Submitter;

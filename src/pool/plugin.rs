@@ -12,7 +12,7 @@ use crate::{
     plugin::{
         PluginError,
         abi::{shmworker_info, shmworker_result},
-        call::{Attempt, BINARY, Ended, Entry, JSON, Payload, State},
+        call::{Attempt, BINARY, Ended, Entry, Failed, JSON, Payload, State},
         library::{self, Plugin, Probe},
     },
     process::coordinator::Looking,
@@ -27,7 +27,8 @@ use std::{
 struct OfPool<'a, 'c, 'r> {
     name: &'a str,
     context: &'a Context<'c>,
-    input: Payload<'a>,
+    input: &'a [u8],
+    encoding: &'static str,
     room: &'a mut Room<'r>,
     /// What an earlier attempt has kept, once it was asked for.
     checkpoint: Option<Vec<u8>>,
@@ -54,8 +55,9 @@ impl Attempt for OfPool<'_, '_, '_> {
         1
     }
 
+    #[inline(always)]
     fn argument(&self, index: usize) -> Option<Payload<'_>> {
-        (index == 0).then_some(self.input)
+        if index == 0 { Some(Payload { data: self.input, encoding: self.encoding }) } else { None }
     }
 
     fn metadata(&self, _: usize, _: &str) -> Option<&[u8]> {
@@ -104,6 +106,7 @@ impl Attempt for OfPool<'_, '_, '_> {
 }
 
 /// Runs a handler in C for a task of a pool.
+#[inline(always)]
 pub(super) fn run(
     entry: &Entry,
     state: State,
@@ -111,8 +114,7 @@ pub(super) fn run(
     room: &mut Room<'_>,
 ) -> Result<(), Failure> {
     let encoding = if codec == Codec::Json { JSON } else { BINARY };
-    let input = Payload { data: input, encoding };
-    let mut attempt = OfPool { name: &entry.name, context, input, room, checkpoint: None };
+    let mut attempt = OfPool { name: &entry.name, context, input, encoding, room, checkpoint: None };
     match entry.call(&mut attempt, state) {
         Ended::Well { has_result: false, .. } => Ok(room.reserve(0).map(drop)?),
         Ended::Well { encoding, .. } if codec == Codec::Json && encoding != JSON => {
@@ -123,11 +125,12 @@ pub(super) fn run(
         Ended::Well { .. } => Ok(()),
         Ended::Cancelled => Err(Failure::new("it ended as cancelled")),
         Ended::Badly(failed) => {
-            let message = match failed.type_name {
-                Some(type_name) => format!("{type_name}: {}", failed.message),
-                None => failed.message,
+            let Failed { message, type_name, is_permanent, .. } = *failed;
+            let message = match type_name {
+                Some(type_name) => format!("{type_name}: {message}"),
+                None => message,
             };
-            Err(if failed.is_permanent { Failure::permanent(message) } else { Failure::new(message) })
+            Err(if is_permanent { Failure::permanent(message) } else { Failure::new(message) })
         }
     }
 }

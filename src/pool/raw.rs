@@ -10,12 +10,12 @@ use super::{
     handle::{Handle, TaskError, check},
     options::TaskOptions,
     plugin,
-    submitter::Submitter,
+    submitter::{PLAIN, Submitter},
     tasks::{Failure, Tasks},
 };
 use crate::{
     TaskId,
-    exec::endpoint::{Shelved, SubmitError},
+    exec::endpoint::{Finished, Shelved, Submission, SubmitError},
     plugin::{
         abi::{shmworker_context, shmworker_exit_fn, shmworker_init_fn},
         call::{Entry, State},
@@ -49,6 +49,15 @@ impl Submitter {
         Ok(Handle::new(self.client().clone(), ticket))
     }
 
+    /// As [`submit_bytes`](Self::submit_bytes), with the usual options, which cost nothing then.
+    #[doc(hidden)]
+    #[inline]
+    pub fn submit_bytes_as_usual(&self, name: &str, input: &[u8]) -> Result<Handle<Bytes>, PoolError> {
+        let s = Submission { kind: self.kind_of(name)?, ..PLAIN };
+        let ticket = self.client().send(&s, input)?;
+        Ok(Handle::new(self.client().clone(), ticket))
+    }
+
     /// Room for an input of so many bytes in the segment: filled in place, then [submitted](Reserved::submit), without a copy,
     /// whatever its size. Waits where there is none just now. Room that is reserved counts as under way, of which a program may have
     /// so much.
@@ -66,6 +75,7 @@ impl Submitter {
     /// # drop(handle);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn reserve(&self, len: usize) -> Result<Reserved, PoolError> {
         Ok(Reserved(Some((self.client().reserve(len)?, self.client().clone()))))
     }
@@ -87,6 +97,7 @@ impl Reserved {
     ///
     /// # Errors
     /// [`PoolError`]: the segment is damaged, or this process is a fork of the one that has it.
+    #[inline]
     pub fn bytes(&mut self) -> Result<&mut [u8], PoolError> {
         let (draft, client) = self.0.as_mut().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
         client.check_home()?;
@@ -97,13 +108,29 @@ impl Reserved {
     ///
     /// # Errors
     /// As [`submit_with`](Submitter::submit_with); also if the room is that of another pool. After an error the room is given back.
-    pub fn submit(mut self, pool: &Submitter, name: &str, options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
+    pub fn submit(self, pool: &Submitter, name: &str, options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
+        self.submit_as(pool, name, Some(options))
+    }
+
+    /// As [`submit`](Self::submit). `None`: the usual options, which cost nothing then.
+    #[doc(hidden)]
+    #[inline]
+    pub fn submit_as(
+        mut self,
+        pool: &Submitter,
+        name: &str,
+        options: Option<&TaskOptions>,
+    ) -> Result<Handle<Bytes>, PoolError> {
         let (_, client) = self.0.as_ref().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
         client.check_home()?;
         if !Arc::ptr_eq(client, pool.client()) {
             return Err(PoolError::AnotherPool);
         }
-        let s = options.submission(pool.queue(options)?, pool.kind_of(name)?);
+        let kind = pool.kind_of(name)?;
+        let s = match options {
+            None => Submission { kind, ..PLAIN },
+            Some(options) => options.submission(pool.queue(options)?, kind),
+        };
         let (draft, client) = self.0.take().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
         let ticket = client.submit_reserved(&s, draft)?;
         Ok(Handle::new(client, ticket))
@@ -147,6 +174,18 @@ pub struct Ended {
     copy: Copied,
 }
 
+/// What is told of a task that went well, whose result was copied: [`Handle::copy_at_once`].
+#[derive(Clone, Copy, Debug)]
+#[doc(hidden)]
+pub struct Landed {
+    /// How many bytes.
+    pub len: usize,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// The process that ran it.
+    pub pid: Option<u32>,
+}
+
 /// Where a result is.
 enum Lies {
     /// In the copy, so many bytes.
@@ -163,6 +202,7 @@ impl std::fmt::Debug for Ended {
 impl Ended {
     /// Of a task that has not ended: for [`Handle::end_into`].
     #[doc(hidden)]
+    #[inline]
     pub fn not_yet() -> Ended {
         Ended { result: Ok(Lies::Here(0)), attempts: 0, pid: None, exit: Exit::Unknown, copy: Copied::default() }
     }
@@ -258,7 +298,7 @@ impl Handle<Bytes> {
         // It looks out for a while: not for who has less time than that.
         if at_most.is_none() {
             let Ended { copy, attempts, pid, .. } = &mut *ended;
-            let copied = self.client.at_once(self.tag, copy, |finished| {
+            let copied = self.client.at_once(self.tag, bytemuck::cast_slice_mut(copy), |finished| {
                 (*attempts, *pid) = (finished.attempts(), finished.ran_by().map(|(pid, _)| pid));
             })?;
             if let Some(len) = copied {
@@ -273,6 +313,21 @@ impl Handle<Bytes> {
         (ended.attempts, ended.pid) = (ending.attempts, ending.ran_by.map(|(pid, _)| pid));
         ended.result = check(&done).map(drop).map(|()| Lies::There(done));
         Ok(true)
+    }
+
+    /// Copies the result to `place` if the task goes well and comes soon, and there is room for it: then the handle has given its
+    /// answer. `None`: it is to be waited for by [`end_into`](Self::end_into). As there otherwise.
+    #[doc(hidden)]
+    #[inline]
+    pub fn copy_at_once(&self, place: &mut [u8]) -> Option<Landed> {
+        let (mut attempts, mut pid) = (0, None);
+        let note = |finished: &Finished<'_>| {
+            (attempts, pid) = (finished.attempts(), finished.ran_by().map(|(pid, _)| pid));
+        };
+        // Damage is for the wait to tell, which meets it too.
+        let len = self.client.at_once(self.tag, place, note).ok()??;
+        self.is_over.store(true, Relaxed);
+        Some(Landed { len, attempts, pid })
     }
 
     /// What cancels the task while another thread waits by this handle.

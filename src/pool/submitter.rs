@@ -18,6 +18,10 @@ use bytemuck::Pod;
 use std::os::fd::AsFd;
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
+/// With the usual options, which most are: nothing has to be worked out.
+pub(super) const PLAIN: Submission = USUAL.submission(0, 0);
+const USUAL: &TaskOptions = &TaskOptions::new();
+
 /// Submits tasks. A [`Pool`](super::Pool) is one; tasks have one in their [`Context`](super::Context::pool).
 ///
 /// ```
@@ -102,8 +106,6 @@ impl Submitter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn submit<I: Wire, O: Wire>(&self, task: Task<I, O>, input: I::Ref<'_>) -> Result<Handle<O>, PoolError> {
-        const USUAL: &TaskOptions = &TaskOptions::new();
-        const PLAIN: Submission = USUAL.submission(0, 0);
         tasks::check(self.signatures.as_deref(), task)?;
         let s = Submission { kind: task.kind, ..PLAIN };
         let ticket = I::encode(input, |bytes| self.client.send(&s, bytes))??;

@@ -92,6 +92,8 @@ static void null_arguments(void) {
     EXPECT(NULL_ARGUMENT, shmworker_buffer_free(NULL));
     EXPECT(NULL_ARGUMENT, shmworker_task_wait(NULL, 0, &outcome));
     EXPECT(NULL_ARGUMENT, shmworker_task_wait(NULL, 0, NULL));
+    EXPECT(NULL_ARGUMENT, shmworker_task_finish(NULL, 0, NULL, 0, &outcome));
+    EXPECT(NULL_ARGUMENT, shmworker_task_finish(NULL, 0, NULL, 0, NULL));
     EXPECT(NULL_ARGUMENT, shmworker_task_notify(NULL, NULL));
     EXPECT(NULL_ARGUMENT, shmworker_task_cancel(NULL));
     EXPECT(NULL_ARGUMENT, shmworker_task_free(NULL));
@@ -246,6 +248,48 @@ static void lengths(void) {
     EXPECT(OK, shmworker_task_free(task));
 }
 
+// Waits, copies and frees, or leaves the task as it was.
+static void finishes(void) {
+    static uint8_t large[1 << 20], copy[sizeof large];
+    struct shmworker_task *task;
+    struct shmworker_outcome outcome = {.size = sizeof outcome};
+    EXPECT(OK, shmworker_pool_submit(pool, "echo", "copied", 6, NULL, &task));
+    EXPECT(NULL_ARGUMENT, shmworker_task_finish(task, -1, copy, sizeof copy, NULL));
+    EXPECT(NULL_ARGUMENT, shmworker_task_finish(task, -1, NULL, 1, &outcome));
+    EXPECT(INVALID_ARGUMENT, shmworker_task_finish(task, -1, copy, SIZE_MAX, &outcome));
+    EXPECT(INVALID_ARGUMENT, shmworker_task_finish(task, -1, copy, 1, &(struct shmworker_outcome){.size = 3}));
+    EXPECT(OK, shmworker_task_finish(task, -1, copy, sizeof copy, &outcome));
+    EXPECT_TRUE(outcome.code == SHMWORKER_RESULT_OK && outcome.message[0] == 0 && outcome.attempts == 1 && outcome.pid != 0);
+    EXPECT_TRUE(outcome.data == copy && outcome.len == 6 && memcmp(copy, "copied", 6) == 0);
+    EXPECT(STALE_HANDLE, shmworker_task_finish(task, -1, copy, sizeof copy, &outcome));
+    EXPECT(STALE_HANDLE, shmworker_task_free(task));
+
+    // Too little room, first for what a descriptor holds, then for what a block does.
+    for (size_t len = 6; len <= sizeof large; len = len == 6 ? sizeof large : SIZE_MAX) {
+        memset(large, (int)(len % 100 + 1), len);
+        EXPECT(OK, shmworker_pool_submit(pool, "echo", large, len, NULL, &task));
+        EXPECT(TOO_LARGE, shmworker_task_finish(task, -1, copy, len - 1, &outcome));
+        EXPECT_TEXT("has room for");
+        EXPECT_TRUE(outcome.len == len && memcmp(outcome.data, large, len) == 0);
+        EXPECT(TOO_LARGE, shmworker_task_finish(task, 0, NULL, 0, &outcome));
+        EXPECT(OK, shmworker_task_wait(task, 0, &outcome));
+        EXPECT_TRUE(outcome.len == len && memcmp(outcome.data, large, len) == 0);
+        EXPECT(OK, shmworker_task_finish(task, 0, copy, len, &outcome));
+        EXPECT_TRUE(outcome.data == copy && outcome.len == len && memcmp(copy, large, len) == 0);
+        EXPECT(STALE_HANDLE, shmworker_task_free(task));
+    }
+
+    // One that is not over yet stays, and what became of it is said.
+    EXPECT(OK, shmworker_pool_submit(pool, "stay", NULL, 0, NULL, &task));
+    EXPECT(NOT_READY, shmworker_task_finish(task, 0, NULL, 0, &outcome));
+    EXPECT(NOT_READY, shmworker_task_finish(task, 1, NULL, 0, &outcome));
+    EXPECT(OK, shmworker_task_cancel(task));
+    EXPECT(OK, shmworker_task_finish(task, -1, NULL, 0, &outcome));
+    EXPECT_TRUE(outcome.code == SHMWORKER_RESULT_TASK_CANCELLED && outcome.message == shmworker_last_error());
+    EXPECT_TRUE(strstr(outcome.message, "cancelled") && outcome.len == 0);
+    EXPECT(STALE_HANDLE, shmworker_task_free(task));
+}
+
 static void stale_handles(void) {
     struct shmworker_task *task, *another;
     struct shmworker_buffer *buffer;
@@ -256,6 +300,7 @@ static void stale_handles(void) {
     EXPECT(OK, shmworker_task_free(task));
     EXPECT(STALE_HANDLE, shmworker_task_free(task));
     EXPECT(STALE_HANDLE, shmworker_task_wait(task, 0, &outcome));
+    EXPECT(STALE_HANDLE, shmworker_task_finish(task, 0, NULL, 0, &outcome));
     EXPECT(STALE_HANDLE, shmworker_task_cancel(task));
     EXPECT(STALE_HANDLE, shmworker_task_notify(task, NULL));
     // Another in its place is not it.
@@ -286,7 +331,13 @@ static void *submit_many(void *unused) {
     for (int i = 0; i < 500; i++) {
         struct shmworker_task *task;
         struct shmworker_outcome outcome = {.size = sizeof outcome};
+        int copy;
         EXPECT(OK, shmworker_pool_submit(pool, "echo", &i, sizeof i, NULL, &task));
+        if (i % 2 == 0) {
+            EXPECT(OK, shmworker_task_finish(task, -1, &copy, sizeof copy, &outcome));
+            EXPECT_TRUE(outcome.len == sizeof i && copy == i);
+            continue;
+        }
         EXPECT(OK, shmworker_task_wait(task, -1, &outcome));
         EXPECT_TRUE(outcome.len == sizeof i && memcmp(outcome.data, &i, sizeof i) == 0);
         EXPECT(OK, shmworker_task_free(task));
@@ -298,6 +349,15 @@ static struct shmworker_task *shared;
 
 static void *free_it(void *ok) {
     *(int *)ok = shmworker_task_free(shared) == SHMWORKER_RESULT_OK;
+    return NULL;
+}
+
+// The other is about to free it, and may be faster at any point of this.
+static void *finish_it(void *ok) {
+    struct shmworker_outcome outcome = {.size = sizeof outcome};
+    const int32_t code = shmworker_task_finish(shared, -1, NULL, 0, &outcome);
+    EXPECT_TRUE(code == SHMWORKER_RESULT_OK || code == SHMWORKER_RESULT_STALE_HANDLE);
+    *(int *)ok = code == SHMWORKER_RESULT_OK;
     return NULL;
 }
 
@@ -348,6 +408,13 @@ static void threads(void) {
         EXPECT_TRUE(pthread_join(one, NULL) == 0 && pthread_join(two, NULL) == 0);
         EXPECT_TRUE(freed[0] + freed[1] == 1);
     }
+    for (int i = 0; i < 200; i++) {
+        EXPECT(OK, shmworker_pool_submit(pool, "echo", "", 0, NULL, &shared));
+        EXPECT_TRUE(pthread_create(&one, NULL, finish_it, &freed[0]) == 0);
+        EXPECT_TRUE(pthread_create(&two, NULL, free_it, &freed[1]) == 0);
+        EXPECT_TRUE(pthread_join(one, NULL) == 0 && pthread_join(two, NULL) == 0);
+        EXPECT_TRUE(freed[0] || freed[1]); // both: it was freed while the result was copied
+    }
 }
 
 static void events(void) {
@@ -372,6 +439,10 @@ static void events(void) {
     EXPECT(OK, shmworker_task_notify(task, NULL));
     EXPECT(OK, shmworker_task_free(task)); // and so nobody is told of it
     EXPECT(NOT_READY, shmworker_pool_next_event(pool, NULL, NULL));
+    EXPECT(OK, shmworker_pool_submit(pool, "echo", "", 0, NULL, &task));
+    EXPECT(OK, shmworker_task_notify(task, NULL));
+    EXPECT(OK, shmworker_task_finish(task, -1, NULL, 0, &(struct shmworker_outcome){.size = sizeof(struct shmworker_outcome)}));
+    EXPECT(NOT_READY, shmworker_pool_next_event(pool, NULL, NULL)); // nor of this one
 }
 
 static void in_a_fork(void) {
@@ -436,6 +507,7 @@ int main(void) {
     versions(handlers);
     EXPECT(OK, shmworker_pool_fork(handlers, &pool_options, &pool));
     lengths();
+    finishes();
     stale_handles();
     events();
     reserves_everything();

@@ -216,7 +216,8 @@ fn run(of: &Loaded, handler: usize, context: ActivityContext, arguments: Vec<Mes
             Ok(message(data, encoding.into_owned()))
         }
         Ended::Cancelled => Err(ActivityError::cancelled()),
-        Ended::Badly(Failed { message: why, type_name, is_permanent, next_retry_delay, details }) => {
+        Ended::Badly(failed) => {
+            let Failed { message: why, type_name, is_permanent, next_retry_delay, details } = *failed;
             let details = details.map(|(data, encoding)| RawValue::new(vec![message(data, encoding)]));
             let failure = ApplicationFailure::builder(why)
                 .maybe_type_name(type_name)
