@@ -111,6 +111,8 @@ pub(super) fn run(
                 "{label} (pid {pid}) was killed and does not die, it is in state {state}: what it runs stays with it"
             ),
         ),
+        // Its pool has no file.
+        Event::TakenOn { .. } => {}
         Event::Killing { label } => complain(format_args!("{label} did not end in time: killed")),
     };
     conclude(&worker_pool::run(server, config, place, user, companion, former, &mut observer)?, &say)
