@@ -478,9 +478,12 @@ unsafe extern "C" fn set_result<A: Attempt>(
         let encoding = unsafe { text(encoding) }?;
         let at = data.as_ptr().addr();
         let is_inside = |reserved: &Range<usize>| at < reserved.end && reserved.start < at + data.len();
-        match call.reserved.as_ref().is_some_and(is_inside) {
-            true => call.leave(&data.to_vec())?, // its place is given up before it is copied
-            false => call.leave(data)?,
+        if call.reserved.as_ref().is_some_and(is_inside) {
+            // Its place is given up before it is copied.
+            let copy = data.to_vec();
+            call.leave(&copy)?;
+        } else {
+            call.leave(data)?;
         }
         call.encoding = encoding.map(str::to_owned);
         Ok(())
