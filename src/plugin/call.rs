@@ -479,7 +479,8 @@ unsafe extern "C" fn set_result<A: Attempt>(
         let at = data.as_ptr().addr();
         let is_inside = |reserved: &Range<usize>| at < reserved.end && reserved.start < at + data.len();
         if call.reserved.as_ref().is_some_and(is_inside) {
-            let copy = data.to_vec(); // its place is given up before it is copied
+            // Its place is given up before it is copied.
+            let copy = data.to_vec();
             call.leave(&copy)?;
         } else {
             call.leave(data)?;
