@@ -1345,8 +1345,8 @@ impl<'o> Coordinator<'o> {
     fn bury_owner(&mut self) -> Result<(), PoolError> {
         let Some(owner) = self.owner.take() else { return Ok(()) };
         if self.outliving.is_some() && self.mode == Mode::Running && owner.was_killed() {
-            // They wait for that one; this process ends, and with it the lock.
-            self.workers.clear();
+            // They wait for that one; this process ends, and with it the lock. Who has stirred just now is looked at by number yet.
+            self.workers.iter_mut().for_each(|w| w.life = Life::Over);
             return Ok(());
         }
         self.segment.table().recover(&self.cursors, self.me, owner.name, Death::of(Exit::Unknown.pack()))?;
