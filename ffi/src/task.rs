@@ -115,8 +115,8 @@ const FINISHED: u8 = 3;
 
 pub(crate) struct Task {
     handle: Handle<Bytes>,
-    /// `IDLE ⇄ WAITED_FOR → ENDED | FINISHED`. Release when a wait is over pairs with Acquire when the next one begins, or what came of it is
-    /// read.
+    /// `IDLE ⇄ WAITED_FOR → ENDED | FINISHED`. Release when a wait is over pairs with Acquire when the next one begins, or what came
+    /// of it is read.
     step: AtomicU8,
     /// Of who waits; in ENDED it is there, to be read by all. Else nothing is to be dropped.
     kept: UnsafeCell<MaybeUninit<Kept>>,
