@@ -450,6 +450,10 @@ fn what_version_6_has_written_is_gone_on_with() {
     let said: BTreeSet<&str> = results.iter().filter_map(|result| result["result"]["stdout"].as_str()).collect();
     assert_eq!(said, ["4\n", "5\n", "6\n", "7\n", "8\n"].into());
 
+    // None was begun beside those that were accepted.
+    let left = says(&shmworker(&["export"], &state), 0, &[r#"{"type":"state","version":1}"#]);
+    assert!(!left.contains(r#""type":"task""#), "{left}");
+
     // Its lines can be taken elsewhere.
     let other = dir.path().join("other");
     says(&import(&other, lines.as_bytes()), 0, &["imported 5 tasks; 3 more are done"]);

@@ -753,18 +753,21 @@ impl Drive<'_> {
         let len = range.len() + 1;
         let hash = self.state.as_ref().map(|state| (hash(self.lines.bytes(range.clone())), state.command.clone()));
         let Some((job, command)) = self.job(range) else { return };
-        let key = hash.map(|(line, command)| format!("{} {line} {command}", self.seq));
-        if let (Some(key), Some(state)) = (&key, &mut self.state)
+        let mut key = hash.map(|(line, command)| format!("{} {line} {command}", self.seq));
+        if let (Some(key), Some(state)) = (&mut key, &mut self.state)
             && let Some(accepted) = state.adopted.remove(&self.seq)
-            && accepted != *key
-            // It had no command in it before.
-            && !key.strip_prefix(&accepted).is_some_and(|command| command.starts_with(' '))
         {
-            let why = format!(
-                "job {} is another than the one that '{}' has accepted: give the same input, or name another file",
-                self.seq, state.name
-            );
-            return self.stop_for(Stop::Error(why));
+            // It had no command in it before.
+            let is_same = key.strip_prefix(&*accepted).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+            if !is_same {
+                let why = format!(
+                    "job {} is another than the one that '{}' has accepted: give the same input, or name another file",
+                    self.seq, state.name
+                );
+                return self.stop_for(Stop::Error(why));
+            }
+            // By which it is found in the state.
+            *key = accepted;
         }
         let weight = len + command.len() + EACH;
         let submitted = Submitted { turn: self.submitted, seq: self.seq, at: SystemTime::now(), command, len, weight };
