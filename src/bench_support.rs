@@ -63,7 +63,9 @@ impl Pair {
         let (submitter, worker) = (admit(0)?, admit(1)?);
         let worker = Peer(spawn(&[segment.as_fd()], || {
             prepare();
-            echo(&Endpoint::new(segment.clone(), worker)).map_or(1, |never| match never {})
+            let worker = Endpoint::new(segment.clone(), worker);
+            worker.share(false); // as a pool does for a worker of one thread
+            echo(&worker).map_or(1, |never| match never {})
         })?);
         Ok(Pair { submitter: Endpoint::new(segment, submitter), worker })
     }

@@ -47,6 +47,7 @@ use crate::{
         participant::{Name, Record},
         table::{Owned, Table},
         task_clock::{Source, TaskClock},
+        timer::NEVER,
         trail::Trail,
         word::Phase,
     },
@@ -363,6 +364,7 @@ impl Segment {
         for (map, n) in [(table.free, table.descriptors.len()), (table.blocks.free, self.geometry.blocks())] {
             (0..n).for_each(|i| map.give(i));
         }
+        table.alarm.armed.store(NEVER, Relaxed);
         if self.is_reserved {
             table.blocks.chunks.iter().for_each(|chunk| chunk.store(COMMITTED, Relaxed)); // nobody shares it yet
         }

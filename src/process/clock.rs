@@ -9,6 +9,7 @@ use crate::{
         table::{Cursors, Table, TaskId},
         timer::{Looks, NEVER},
     },
+    sync::Acquire,
 };
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
@@ -34,6 +35,13 @@ impl Clock {
     /// The first [`turn`](Self::turn) is due at once.
     pub(crate) fn new() -> Clock {
         Clock { next: 0, look_at: None, looks: Looks::default(), standstills: Standstills::default(), planned: None }
+    }
+
+    /// True: the first turn is to look at all tasks. In a new segment there are none, and whoever submits one with a time rings.
+    pub(crate) fn begins(&mut self, table: &Table<'_>) -> bool {
+        let is_new = table.alarm.armed.load(Acquire) == NEVER;
+        self.next = if is_new { NEVER } else { 0 };
+        !is_new
     }
 
     /// How long the coordinator may sleep; `before`: the end of a sleep that is due for another reason. `None`: without end.

@@ -850,11 +850,13 @@ impl<'o> Coordinator<'o> {
     }
 
     fn serve(&mut self, companion: Option<&dyn Companion>) -> Result<(), PoolError> {
-        let mut is_news = true;
+        // Else it would take a millisecond in which workers begin.
+        let mut is_news = self.clock.begins(self.segment.table());
         loop {
-            self.keep_time(is_news)?;
             let clients_ready = self.clients_ready();
             self.fork_due(clients_ready)?;
+            // After it: a look at all tasks need not keep a worker waiting.
+            self.keep_time(is_news)?;
             if self.audit_at.is_some_and(|at| at <= Instant::now()) {
                 self.audit_live();
             }
