@@ -83,7 +83,7 @@ fn write(results: &Results, docs: &std::path::Path, benches: &std::path::Path) -
     }
     let missed = if is_missed { missed } else { String::new() };
     let mut others = Vec::new();
-    for name in ["jobs.md", "c.md", "seeing.md", "temporal.md", "deaths.md"] {
+    for name in ["compare.md", "jobs.md", "c.md", "seeing.md", "temporal.md", "deaths.md"] {
         others.push(text(name)?);
     }
     let others = others.join("\n");
