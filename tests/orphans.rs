@@ -24,7 +24,7 @@ use nix::{
 use program::Program;
 use shmworker::{
     Pool, Tasks,
-    pool::{Builder, Finished, Handle, StartError, Task, TaskOptions},
+    pool::{Builder, Failure, Finished, Handle, StartError, Task, TaskOptions},
 };
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -54,6 +54,8 @@ fn main() -> ExitCode {
         one_that_dies_as_an_orphan_has_used_up_its_attempt,
         how_one_ends_that_was_taken_on_is_told,
         workers_of_other_settings_finish_what_they_run,
+        whose_task_waits_begins_nothing_for_others,
+        a_start_that_fails_leaves_them_as_they_were,
         it_is_so_however_workers_came_to_be,
         without_a_file_workers_end_with_their_coordinator,
         a_start_may_be_killed_at_each_step,
@@ -379,6 +381,52 @@ fn workers_of_other_settings_finish_what_they_run() {
             assert!(matches!(reaped(pid), WaitStatus::Exited(_, 0)));
         }
     }
+}
+
+/// Its task waits for one that another runs. Meanwhile the next program's tasks are none of its business.
+fn whose_task_waits_begins_nothing_for_others() {
+    const PARENT: Task<u64, u64> = Task::named("parent");
+    set_child_subreaper(true).unwrap();
+    let (dir, words) = (tempfile::tempdir().unwrap(), Words::new());
+    let state = dir.path().join("state");
+    let tasks = || {
+        let mut tasks = words.tasks();
+        tasks.handler("parent", |context, x: u64| Ok(context.pool().submit(SQUARE, &x)?.wait()?));
+        tasks
+    };
+    let is_begun = || words.begun(0).load(SeqCst) > 0;
+    killed_when(is_begun, words, Victim::Coordinator, || {
+        let pool = builder(&state).fork(tasks()).unwrap();
+        std::mem::forget(pool.submit_with(PARENT, &0, &TaskOptions::new().key("parent")).unwrap());
+        pool
+    });
+    let workers = orphans();
+    // Of another make.
+    let pool = builder(&state).slots(2).fork(tasks()).unwrap();
+    let others: Vec<_> = (HELD..TASKS).map(|x| pool.submit(SQUARE, &x).unwrap()).collect();
+    for handle in others {
+        let worker = handle.finish_with(|finished| finished).worker;
+        assert!(!workers.contains(&worker.unwrap().pid));
+    }
+    words.go().store(1, SeqCst);
+    let parent = pool.adopted().into_iter().next().unwrap().into_handle(PARENT).unwrap();
+    let parent = parent.finish_with(|finished| finished);
+    assert_eq!((parent.result, parent.attempts, words.begun(0).load(SeqCst)), (Ok(0), 1, 1));
+    pool.join().unwrap();
+}
+
+/// Its third worker can't begin: what the two others run is the next start's.
+fn a_start_that_fails_leaves_them_as_they_were() {
+    set_child_subreaper(true).unwrap();
+    let (dir, words) = (tempfile::tempdir().unwrap(), Words::new());
+    let state = dir.path().join("state");
+    killed(words, builder(&state), Victim::Coordinator, submit_all);
+    let workers = orphans();
+    let mut tasks = words.tasks();
+    tasks.on_start(|| Err(Failure::new("not today")));
+    let refused = builder(&state).workers(HELD as usize + 1).fork(tasks);
+    assert!(refused.unwrap_err().to_string().contains("not today"));
+    goes_on(&state, words, &workers);
 }
 
 const HOLD: Task<PathBuf, ()> = Task::named("hold");

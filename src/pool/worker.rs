@@ -293,7 +293,8 @@ fn serve(seat: &Seat, core: Arc<Core>, slot: u16) -> Result<(), Lost> {
             seat.is_over() || core.damage.get().is_some()
         };
         if is_over() {
-            if core.damage.get().is_none() && seat.waits_for_another() {
+            // Another coordinator may have come since the look.
+            if core.damage.get().is_none() && (seat.waits_for_another() || !seat.is_over()) {
                 continue;
             }
             break Ok(());
@@ -364,7 +365,7 @@ impl Current {
         if let Some(damage) = self.core.damage.get() {
             return Err(*damage);
         }
-        if self.top.depth > OTHERS {
+        if self.top.depth > OTHERS || self.is_to_leave() {
             return Ok(false);
         }
         match self.claim()? {
@@ -373,13 +374,18 @@ impl Current {
         }
     }
 
+    /// It begins nothing more but what the tasks wait for that it runs: its coordinator is dead, or the next one is of another program.
+    fn is_to_leave(&self) -> bool {
+        self.core.endpoint.participant().leaves() != 0
+    }
+
     fn claim(&self) -> Result<Option<Claimed<'_>>, Corrupted> {
         self.core.queues.iter().find_map(|&lane| self.core.endpoint.claim(lane).transpose()).transpose()
     }
 
     /// Sleeps until there may be a result, or something to run meanwhile.
     pub(super) fn park(&self, at_most: Option<Duration>, last_look: impl FnOnce() -> bool) {
-        let is_deep = self.top.depth > OTHERS;
+        let is_deep = self.top.depth > OTHERS || self.is_to_leave();
         let queues = if is_deep { &[][..] } else { &self.core.queues };
         let at_most = if is_deep { Some(at_most.map_or(LOOK, |t| t.min(LOOK))) } else { at_most };
         self.ended.take(); // long ago when it wakes

@@ -12,7 +12,7 @@ use super::{
     orphan::{self, Outliving},
     output::{Lines, as_last_word},
     signal,
-    spawn::{Child, born, exit_of_stranger, spawn, spawn_inheriting, state},
+    spawn::{Child, exit_of_stranger, spawn, spawn_inheriting, state},
 };
 use crate::{
     error::Corrupted,
@@ -538,6 +538,8 @@ pub(crate) struct Coordinator<'o> {
     handed: Option<(usize, Arc<dyn AsFd>)>,
     /// Its workers outlive it.
     outliving: Option<Outliving>,
+    /// Workers that others have forked.
+    taken_on: Vec<Name>,
     /// That children may use, as this process: they need not find out.
     cpus: usize,
     observer: &'o mut dyn FnMut(Event<'_>),
@@ -633,6 +635,7 @@ impl<'o> Coordinator<'o> {
             captures_output: true,
             handed: None,
             outliving: None,
+            taken_on: Vec::new(),
             cpus: cpus(),
             observer,
         })
@@ -693,23 +696,20 @@ impl<'o> Coordinator<'o> {
             let life = match state {
                 SitterState::Due { in_ms } => Life::Due(now + Duration::from_millis(in_ms)),
                 SitterState::Over => Life::Over,
-                // One that was taken on, and died and was reaped meanwhile, whose number is another's.
-                SitterState::Running { pid, name, .. } if self.has_gone(Pid::from_raw(pid), Name::of(name)) => {
-                    let death = Death::of(Exit::Unknown.pack());
-                    self.segment.table().recover(&self.cursors, self.me, Name::of(name), death)?;
-                    Life::Due(now)
-                }
                 SitterState::Running { pid, name, for_ms, output: [stdout, stderr] } => {
-                    let read_on = |state: Option<OutputState>, is_error| {
+                    let (name, read_on) = (Name::of(name), |state: Option<OutputState>, is_error| {
                         let lines = state.as_ref().map(Lines::of).transpose();
                         lines.map(|lines| Output { lines, is_error }).map_err(os("take up a descriptor"))
-                    };
-                    Life::Running {
-                        child: Child::of(Pid::from_raw(pid)).map_err(os("watch a worker again"))?,
-                        name: Name::of(name),
-                        since: now.checked_sub(Duration::from_millis(for_ms)).unwrap_or(now),
-                        output: [read_on(stdout, false)?, read_on(stderr, true)?],
-                        sentence: None,
+                    });
+                    let output = [read_on(stdout, false)?, read_on(stderr, true)?];
+                    let since = now.checked_sub(Duration::from_millis(for_ms)).unwrap_or(now);
+                    match self.still(Pid::from_raw(pid), name).map_err(os("watch a worker again"))? {
+                        Some(child) => Life::Running { child, name, since, output, sentence: None },
+                        None => {
+                            let death = Death::of(Exit::Unknown.pack());
+                            self.segment.table().recover(&self.cursors, self.me, name, death)?;
+                            if is_retired { Life::Over } else { Life::Due(now) }
+                        }
                     }
                 }
             };
@@ -727,10 +727,12 @@ impl<'o> Coordinator<'o> {
         Ok(self)
     }
 
-    /// Is this number not that of this worker any more, which has said when its process began?
-    fn has_gone(&self, pid: Pid, name: Name) -> bool {
-        let said = self.table().participants.get(usize::from(name.id())).and_then(Participant::process);
-        said.is_some_and(|(_, began)| born(pid) != Some(began))
+    /// The process of a worker that lived a moment ago. `None`: that is no child of this one, and has died and was reaped meanwhile.
+    fn still(&self, pid: Pid, name: Name) -> nix::Result<Option<Child>> {
+        match self.table().participants.get(usize::from(name.id())).and_then(Participant::process) {
+            Some((_, began)) => Child::of_anybody(pid, began),
+            None => Child::of(pid).map(Some),
+        }
     }
 
     /// Workers outlive this coordinator, which has taken the place of another program in its process.
@@ -749,6 +751,18 @@ impl<'o> Coordinator<'o> {
         super::step("taken on");
         orphan::serve(&self.segment).map_err(|e| PoolError::Os { step: "be known to workers", source: errno(&e) })?;
         Ok(self)
+    }
+
+    /// A start that fails leaves those whom it has taken on as it has found them: they finish what they run, and wait for the next.
+    fn let_go(&mut self) {
+        if self.is_announced {
+            return;
+        }
+        for w in &mut self.workers {
+            if w.name().is_some_and(|name| self.taken_on.contains(&name)) {
+                w.life = Life::Over;
+            }
+        }
     }
 
     /// Takes on workers that live, whoever has forked them. Who does not fit is asked to leave, and has no successor.
@@ -787,6 +801,7 @@ impl<'o> Coordinator<'o> {
                 }
             };
             worker.life = life;
+            self.taken_on.push(name);
             (self.observer)(Event::TakenOn { label: &worker.label, pid, stays });
         }
         Ok(())
@@ -832,6 +847,7 @@ impl<'o> Coordinator<'o> {
             result = Err(PoolError::Unsound { who, audit });
         }
         if result.is_err() {
+            self.let_go();
             self.kill_all();
         }
         self.say_goodbye(match &result {

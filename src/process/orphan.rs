@@ -153,7 +153,7 @@ fn successor(segment: &Segment, within: Duration) -> Option<OwnedFd> {
 }
 
 /// Has this worker, which need not know of it yet, leave once what it runs is finished.
-pub(super) fn ask_to_leave(worker: &Participant) {
+pub(crate) fn ask_to_leave(worker: &Participant) {
     loop {
         worker.ask_to_leave(Leave::Asked as u32);
         // It waits for a coordinator; or is told by another thread of its own, between the two, that there is one.

@@ -43,7 +43,7 @@ use crate::{
         layout::{Geometry, MAGIC, VERSION},
         segment::{Options, Segment, SegmentCreateError, SegmentOpenError},
     },
-    process::{Mode, exit::Exit, leftovers, spawn, step},
+    process::{Mode, exit::Exit, leftovers, orphan, spawn, step},
     sync::{Relaxed, Release},
 };
 use nix::unistd::Pid;
@@ -439,6 +439,10 @@ impl Former<'_> {
         // Nobody drains any more. Who rings or sleeps is woken below, and rings its next coordinator. Release, as whoever writes
         // them later.
         let control = &self.segment.header().control;
+        if Mode::of(control) != Mode::Running {
+            // Some of their threads may have ended for it.
+            living.iter().for_each(|name| orphan::ask_to_leave(&table.participants[usize::from(name.id())]));
+        }
         control.mode.store(Mode::Running as u32, Release);
         control.alarm.armed.store(0, Release);
         control.alarm.watched.store(0, Release);
