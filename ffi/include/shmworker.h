@@ -556,7 +556,7 @@ int32_t shmworker_buffer_submit(struct shmworker_buffer *buffer,
 int32_t shmworker_buffer_free(struct shmworker_buffer *buffer);
 
 // Why the last call that failed on this thread did. Empty if none has. It is there until the next one fails on this thread, or
-// the thread ends; not to be freed.
+// tells in an outcome why a task failed (`message`), or the thread ends; not to be freed.
 //
 // Threads: any. After a fork: the child's is its own.
 const char *shmworker_last_error(void);

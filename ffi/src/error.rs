@@ -68,7 +68,7 @@ pub(crate) fn boundary(body: impl FnOnce() -> Result<(), Error>) -> i32 {
 }
 
 /// Why the last call that failed on this thread did. Empty if none has. It is there until the next one fails on this thread, or
-/// the thread ends; not to be freed.
+/// tells in an outcome why a task failed (`message`), or the thread ends; not to be freed.
 ///
 /// Threads: any. After a fork: the child's is its own.
 #[unsafe(no_mangle)]

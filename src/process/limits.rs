@@ -84,7 +84,8 @@ impl WorkerLimits {
     }
 
     /// How many bytes of address space a worker may have beyond what it starts with (RLIMIT_AS): past that it gets no memory, of
-    /// which a Rust program dies (SIGABRT).
+    /// which a Rust program dies (SIGABRT). In a pool with a [file](crate::pool::Builder::file) 64 MiB of it, or twice that, are the
+    /// allocator's, for the thread that watches the coordinator.
     pub fn address_space(mut self, bytes: u64) -> WorkerLimits {
         self.address_space = Some(bytes);
         self
