@@ -924,7 +924,8 @@ impl Drive<'_> {
 
     /// Writes results, then which jobs have ended.
     fn flush(&mut self) {
-        if !self.out.is_empty() {
+        // What a failed write has lost is not in `out` any more, and its job may have come here since.
+        if !self.out.is_empty() || self.out.is_torn() {
             let written = self.out.flush(&self.progress);
             if let Err(e) = written {
                 // What was not written is not done.
