@@ -938,14 +938,17 @@ impl Drive<'_> {
             }
         }
         for ToLog { submitted, waited, ran, end, received, exit, signal } in std::mem::take(&mut self.logged) {
-            let Some(log) = &mut self.log else { return self.written.clear() };
+            let Some(log) = &mut self.log else { break };
             let Submitted { seq, at, command, .. } = &submitted;
             let entry = Entry { seq: *seq, began: *at + waited, ran, end, received, exit, signal, command };
             if let Err(why) = log.write(&entry) {
                 self.log = None;
                 self.fail(Stop::Error(why));
-                return self.written.clear();
             }
+        }
+        if self.log.is_none() {
+            // Where there is a state there was one, which can't be written: what came later is not in it either.
+            self.written.clear();
         }
         for number in self.written.drain(..) {
             self.runner.let_go(number);
