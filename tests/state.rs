@@ -587,6 +587,20 @@ fn an_output_of_which_no_joblog_tells_is_kept() {
         assert!(code == 1 && err[0].contains("of which the joblog") && err[0].contains("move it away"), "{err:?}");
         assert_eq!(fs::read_to_string(&output).unwrap(), whole);
     }
+    // One that tells of jobs that have written nothing, well or not.
+    let header = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n";
+    let failed_again = [&first[..], &["--resume-failed"]].concat();
+    for (args, exit) in [(&resumed, 0), (&with_state, 0), (&failed_again, 1)] {
+        fs::write(&log, format!("{header}1\t:\t0\t0\t0\t0\t{exit}\t0\ttrue\n")).unwrap();
+        let (code, _, err) = run_jobs(args, &lines(3));
+        assert!(code == 1 && err[0].contains("of which the joblog") && err[0].contains("move it away"), "{err:?}");
+        assert_eq!(fs::read_to_string(&output).unwrap(), whole);
+    }
+    // Of one that was killed before its first line.
+    fs::write(&log, header).unwrap();
+    fs::write(&output, "half").unwrap();
+    assert_eq!(run_jobs(&resumed, &lines(2)).0, 0);
+    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 2);
     // Without either it is begun anew, as by a shell.
     assert_eq!(run_jobs(&first, &lines(3)).0, 0);
     assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 3);

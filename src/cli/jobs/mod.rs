@@ -250,7 +250,8 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
             // What the joblog does not know it would not give back either.
             let is_all = told.written == 0 && std::fs::metadata(path).is_ok_and(|there| there.len() == told.elsewhere);
             let bytes = if is_all { told.elsewhere } else { told.written };
-            let is_known = resume.is_none() || bytes > 0 || told.is_begun && told.elsewhere == 0;
+            // Who was killed before the first line of the joblog may have left a result.
+            let is_known = resume.is_none() || bytes > 0 || told.is_header;
             let there = match &args.joblog {
                 Some(log) if !is_known => There::Nothing(format!("the joblog '{}' tells nothing", log.display())),
                 _ => There::Kept { bytes, are_lines: args.json || matches!(form, Form::Json) },
