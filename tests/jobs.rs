@@ -532,6 +532,19 @@ fn what_was_not_written_is_not_logged() {
 }
 
 #[test]
+fn with_a_state_too_a_reader_that_has_gone_is_no_failure() {
+    let scene = Scene::new();
+    let args = ["--state", "state", "-j1"];
+    let mut running = scene.start(&args);
+    drop(running.child.stdout.take());
+    running.child.stdin.take().unwrap().write_all(echoes(0..10).as_bytes()).unwrap();
+    assert_eq!(running.end(), (Some(0), String::new(), String::new()));
+    let output = scene.run(&args, echoes(0..10));
+    ends(&output, exit::OK);
+    assert_eq!(lines(&output).len(), 10, "what nobody has read is there still");
+}
+
+#[test]
 fn a_reader_that_has_gone_ends_an_endless_input() {
     let scene = Scene::new();
     let mut running = scene.start(&["-j2"]);

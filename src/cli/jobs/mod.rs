@@ -368,8 +368,10 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         drop(drive);
     }
     if is_stuck {
-        // They were told to end, and don't. Workers don't outlive this process.
-        let code = outcome.as_ref().err().map_or(exit::FAILURE, CliError::code);
+        // They were told to end, and don't; or are left to the next run, which is no failure by itself. Workers don't
+        // outlive this process.
+        let code = if is_left { exit::OK } else { exit::FAILURE };
+        let code = outcome.as_ref().err().map_or(code, CliError::code);
         if let Err(e) = &outcome {
             super::complain(e);
         }
