@@ -523,6 +523,25 @@ fn what_was_not_written_is_not_logged() {
     running.child.stdin.take().unwrap().write_all(echoes(0..10).as_bytes()).unwrap();
     assert_eq!(running.end(), (Some(0), String::new(), String::new()));
     assert_eq!(scene.read("log").lines().count(), 1);
+    // Who writes to standard error too: what it has written is flushed before that.
+    let script = "echo out; echo err >&2";
+    let output = scene.run(&["-j1", "--joblog", "log", "-o", "/dev/full", "--", "sh", "-c", script, "{}"], "1\n");
+    ends(&output, exit::FAILURE);
+    assert!(text(&output.stderr).contains("cannot write to '/dev/full'"), "{output:?}");
+    assert_eq!(scene.read("log").lines().count(), 1, "{}", scene.read("log"));
+}
+
+#[test]
+fn with_a_state_too_a_reader_that_has_gone_is_no_failure() {
+    let scene = Scene::new();
+    let args = ["--state", "state", "-j1"];
+    let mut running = scene.start(&args);
+    drop(running.child.stdout.take());
+    running.child.stdin.take().unwrap().write_all(echoes(0..10).as_bytes()).unwrap();
+    assert_eq!(running.end(), (Some(0), String::new(), String::new()));
+    let output = scene.run(&args, echoes(0..10));
+    ends(&output, exit::OK);
+    assert_eq!(lines(&output).len(), 10, "what nobody has read is there still");
 }
 
 #[test]

@@ -74,6 +74,7 @@ fn main() -> ExitCode {
         names_of_which_nothing_is_left_take_no_place,
         results_that_nobody_asks_for_make_room,
         nothing_is_written_behind_a_torn_result,
+        what_could_not_be_logged_waits_in_the_state,
         an_output_of_which_no_joblog_tells_is_kept,
         results_on_standard_output_are_none_of_a_file,
         a_start_waits_for_those_who_end,
@@ -495,6 +496,21 @@ fn another_command_is_refused() {
     assert_eq!(jobs(&output, &["echo", "{}"]).0, 0, "it is the same");
 }
 
+/// A write beyond a limit fails then, and ends nobody.
+fn ignore_xfsz() -> std::io::Result<()> {
+    // SAFETY: to ignore a signal installs no handler.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    Ok(())
+}
+
+/// Files that this program alone writes become no longer.
+fn limit_files(program: &Program, bytes: u64) {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: numbers, a structure that is read, and null for one that nobody wants.
+    let set = unsafe { libc::prlimit(program.pid(), libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+}
+
 /// Of two jobs the first can't be written whole; and once there is room again, the second ends.
 fn nothing_is_written_behind_a_torn_result() {
     let dir = tempfile::tempdir().unwrap();
@@ -506,30 +522,53 @@ fn nothing_is_written_behind_a_torn_result() {
     );
     let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
     command.args(["jobs", "-j", "2", "--output", &output, "--", "sh", "-c", &script, "{}", ":::", "large", "small"]);
-    let ignore = || {
-        // SAFETY: to ignore a signal installs no handler.
-        unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
-        Ok(())
-    };
     // SAFETY: one system call.
-    unsafe { command.pre_exec(ignore) };
+    unsafe { command.pre_exec(ignore_xfsz) };
     let mut program = Program::start(command);
-    let limit = |bytes| {
-        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
-        // SAFETY: numbers, a structure that is read, and null for one that nobody wants.
-        let set = unsafe { libc::prlimit(program.pid(), libc::RLIMIT_FSIZE, &raw const limit, std::ptr::null_mut()) };
-        assert_eq!(set, 0);
-    };
     let is_there = |path: &str| Path::new(path).exists().then_some(());
     eventually("the second runs", || is_there(&begun));
-    limit(1000);
+    limit_files(&program, 1000);
     fs::write(&limited, "").unwrap();
     eventually("the first could not be written, and the second is asked to end", || is_there(&asked));
-    limit(libc::RLIM_INFINITY);
+    limit_files(&program, libc::RLIM_INFINITY);
     fs::write(&go, "").unwrap();
     assert_eq!(program.end().code(), Some(1));
     assert!(program.stderr().iter().any(|line| line.contains("cannot write to")), "{:?}", program.stderr());
     assert_eq!(fs::read(&output).unwrap(), b"", "what was written of the first is cut off, and nothing follows it");
+}
+
+/// The joblog can't be written as the first of two jobs ends, and the second has more output than is held back.
+fn what_could_not_be_logged_waits_in_the_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let [state, log, output, ran, limited] = ["state", "log", "out", "ran", "limited"].map(path);
+    let script = format!(
+        "echo $0 >> {ran}; \
+         if [ $0 = small ]; then until [ -e {limited} ]; do sleep 0.01; done; echo small; \
+         else until grep -q small {output}; do sleep 0.01; done; sleep 0.1; printf '%070000d\\n' 0; fi"
+    );
+    // Longer than the output will be, so that a limit of sizes is one for it alone.
+    let header = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand";
+    fs::write(&log, format!("{header}\n9\t:\t0\t0\t2\t2\t0\t0\t{}\n", "x".repeat(200_000))).unwrap();
+    fs::write(&output, "9\n").unwrap();
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmworker"));
+        command.args(["jobs", "-j", "2", "--state", &state, "--joblog", &log, "--output", &output]);
+        command.args(["--", "sh", "-c", &script, "{}", ":::", "small", "large"]);
+        // SAFETY: one system call.
+        unsafe { command.pre_exec(ignore_xfsz) };
+        Program::start(command)
+    };
+    let count = |path: &str| fs::read_to_string(path).unwrap_or_default().lines().count();
+    let mut program = start();
+    eventually("both run", || (count(&ran) == 2).then_some(()));
+    limit_files(&program, 150_000);
+    fs::write(&limited, "").unwrap();
+    assert_eq!(program.end().code(), Some(1));
+    assert!(program.stderr().iter().any(|line| line.contains("cannot write the joblog")), "{:?}", program.stderr());
+    let mut program = start();
+    assert_eq!(program.end().code(), Some(0), "{:?}", program.stderr());
+    assert_eq!((count(&output), count(&ran), count(&log)), (3, 2, 4), "each has one result, and ran once");
 }
 
 fn an_output_of_which_no_joblog_tells_is_kept() {
@@ -548,6 +587,20 @@ fn an_output_of_which_no_joblog_tells_is_kept() {
         assert!(code == 1 && err[0].contains("of which the joblog") && err[0].contains("move it away"), "{err:?}");
         assert_eq!(fs::read_to_string(&output).unwrap(), whole);
     }
+    // One that tells of jobs that have written nothing, well or not.
+    let header = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n";
+    let failed_again = [&first[..], &["--resume-failed"]].concat();
+    for (args, exit) in [(&resumed, 0), (&with_state, 0), (&failed_again, 1)] {
+        fs::write(&log, format!("{header}1\t:\t0\t0\t0\t0\t{exit}\t0\ttrue\n")).unwrap();
+        let (code, _, err) = run_jobs(args, &lines(3));
+        assert!(code == 1 && err[0].contains("of which the joblog") && err[0].contains("move it away"), "{err:?}");
+        assert_eq!(fs::read_to_string(&output).unwrap(), whole);
+    }
+    // Of one that was killed before its first line.
+    fs::write(&log, header).unwrap();
+    fs::write(&output, "half").unwrap();
+    assert_eq!(run_jobs(&resumed, &lines(2)).0, 0);
+    assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 2);
     // Without either it is begun anew, as by a shell.
     assert_eq!(run_jobs(&first, &lines(3)).0, 0);
     assert_eq!(fs::read_to_string(&output).unwrap().lines().count(), 3);

@@ -69,8 +69,8 @@ pub(super) struct Told {
     pub(super) done: DoneSet,
     /// Its last line was cut short.
     pub(super) is_cut: bool,
-    /// It has begun before.
-    pub(super) is_begun: bool,
+    /// It was begun, and has no line of a job.
+    pub(super) is_header: bool,
     /// So many bytes of an output file are those of its jobs.
     pub(super) written: u64,
     /// So many bytes of results are not in a file, or nobody said where: `Send` was 0 before there were ends in it.
@@ -175,7 +175,7 @@ fn read(file: &File, name: &str, resume: Option<Resume>) -> Result<(Told, u64, u
         len += n as u64;
         if n == 0 || number > 0 && line.last() != Some(&b'\n') {
             return Ok((
-                Told { done: DoneSet::of(done), is_cut: whole < len, is_begun: whole > 0, ..told },
+                Told { done: DoneSet::of(done), is_cut: whole < len, is_header: whole == HEADER.len() as u64, ..told },
                 whole,
                 len,
             ));

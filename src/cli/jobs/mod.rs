@@ -250,7 +250,8 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
             // What the joblog does not know it would not give back either.
             let is_all = told.written == 0 && std::fs::metadata(path).is_ok_and(|there| there.len() == told.elsewhere);
             let bytes = if is_all { told.elsewhere } else { told.written };
-            let is_known = resume.is_none() || bytes > 0 || told.is_begun && told.elsewhere == 0;
+            // Who was killed before the first line of the joblog may have left a result.
+            let is_known = resume.is_none() || bytes > 0 || told.is_header;
             let there = match &args.joblog {
                 Some(log) if !is_known => There::Nothing(format!("the joblog '{}' tells nothing", log.display())),
                 _ => There::Kept { bytes, are_lines: args.json || matches!(form, Form::Json) },
@@ -367,8 +368,10 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
         drop(drive);
     }
     if is_stuck {
-        // They were told to end, and don't. Workers don't outlive this process.
-        let code = outcome.as_ref().err().map_or(exit::FAILURE, CliError::code);
+        // They were told to end, and don't; or are left to the next run, which is no failure by itself. Workers don't
+        // outlive this process.
+        let code = if is_left { exit::OK } else { exit::FAILURE };
+        let code = outcome.as_ref().err().map_or(code, CliError::code);
         if let Err(e) = &outcome {
             super::complain(e);
         }
@@ -924,7 +927,8 @@ impl Drive<'_> {
 
     /// Writes results, then which jobs have ended.
     fn flush(&mut self) {
-        if !self.out.is_empty() {
+        // What a failed write has lost is not in `out` any more, and its job may have come here since.
+        if !self.out.is_empty() || self.out.is_torn() {
             let written = self.out.flush(&self.progress);
             if let Err(e) = written {
                 // What was not written is not done.
@@ -937,14 +941,17 @@ impl Drive<'_> {
             }
         }
         for ToLog { submitted, waited, ran, end, received, exit, signal } in std::mem::take(&mut self.logged) {
-            let Some(log) = &mut self.log else { return self.written.clear() };
+            let Some(log) = &mut self.log else { break };
             let Submitted { seq, at, command, .. } = &submitted;
             let entry = Entry { seq: *seq, began: *at + waited, ran, end, received, exit, signal, command };
             if let Err(why) = log.write(&entry) {
                 self.log = None;
                 self.fail(Stop::Error(why));
-                return self.written.clear();
             }
+        }
+        if self.log.is_none() {
+            // Where there is a state there was one, which can't be written: what came later is not in it either.
+            self.written.clear();
         }
         for number in self.written.drain(..) {
             self.runner.let_go(number);

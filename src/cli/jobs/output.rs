@@ -97,6 +97,11 @@ impl Out {
         self.bytes.is_empty()
     }
 
+    /// Has a write failed?
+    pub(super) fn is_torn(&self) -> bool {
+        self.is_torn
+    }
+
     /// Where it ends, in a file; else 0.
     pub(super) fn end(&self) -> u64 {
         self.written.map_or(0, |written| written + self.bytes.len() as u64)
