@@ -17,7 +17,8 @@
 //!
 //! | word      | written by            | read by         | a death leaves                                 |
 //! |-----------|-----------------------|-----------------|------------------------------------------------|
-//! | `armed`   | the coordinator       | who sets a time | (its successor arms anew before it sleeps)     |
+//! | `armed`   | the coordinator; NEVER| who sets a time | (its successor arms anew before it sleeps)     |
+//! |           | by who makes it       |                 |                                                |
 //! | `paused`  | the coordinator       | all             | time that counts though the pool stood still   |
 //! | `watched` | wakers (RAISED), the  | wakers, the     | a ring that was not rung: the next waker rings |
 //! |           | coordinator (SEEN, 0) | coordinator     |                                                |

@@ -39,6 +39,7 @@ impl Clock {
 
     /// True: the first turn is to look at all tasks. In a new segment there are none, and whoever submits one with a time rings.
     pub(crate) fn begins(&mut self, table: &Table<'_>) -> bool {
+        // Acquire: whoever has seen NEVER and set a time has rung, and the bell keeps that until the first sleep ends.
         let is_new = table.alarm.armed.load(Acquire) == NEVER;
         self.next = if is_new { NEVER } else { 0 };
         !is_new
