@@ -329,12 +329,12 @@ pub unsafe extern "C" fn shmworker_task_finish(
     outcome: *mut shmworker_outcome,
 ) -> i32 {
     boundary(|| {
+        let found = handle::get::<Task>(task)?;
         // Before the result may come, which is copied once.
         // SAFETY: the caller's word.
         unsafe { check_place("outcome", outcome) }?;
         // SAFETY: the caller's word.
         let place = unsafe { room("data", data.cast(), capacity) }?;
-        let found = handle::get::<Task>(task)?;
         // It looks out for a while: not for who has less time than that.
         if timeout_ms < 0
             && let Some(landed) = found.land(place)?
