@@ -231,6 +231,7 @@ fn go_on(dir: &Dir) {
 mod tests {
     use super::*;
     use crate::{
+        lockfree::descriptor::Descriptor,
         mem::layout::{Header, QueueName},
         state::survey::{Fate, Survey},
     };
@@ -323,7 +324,7 @@ mod tests {
     #[test]
     fn a_changed_bit_of_a_task_word_is_found_or_loses_no_task() {
         let (dir, l) = (Dir::new(), IMAGE.layout);
-        let size = (l.free - l.descriptors) / DESCRIPTORS;
+        let size = size_of::<Descriptor>();
         let mut silent = Vec::new();
         for index in 0..DESCRIPTORS {
             for bit in 0..64 {
@@ -344,6 +345,19 @@ mod tests {
             of_words < 40,
             "{of_words} bits of phases and participants were changed and nobody noticed: {silent:?}"
         );
+    }
+
+    #[test]
+    fn a_task_whose_attempts_are_damaged_can_be_exported_and_imported() {
+        let (dir, l) = (Dir::new(), IMAGE.layout);
+        let size = size_of::<Descriptor>();
+        for index in 0..DESCRIPTORS {
+            let mut image = IMAGE.clone();
+            let at = l.descriptors + index * size + offset_of!(Descriptor, max_attempts);
+            image.segment[at..at + 4].fill(0);
+            dir.write(&image);
+            go_on(&dir);
+        }
     }
 
     #[test]

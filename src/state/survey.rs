@@ -383,7 +383,8 @@ fn terms(d: &Descriptor, clock: &Clock) -> Terms {
     Terms {
         kind: d.kind.load(Relaxed),
         queue: u16::try_from(d.lane.load(Relaxed)).unwrap_or(0),
-        max_attempts: u8::try_from(d.max_attempts.load(Relaxed)).unwrap_or(u8::MAX),
+        // None at all is damage, of which the audit tells.
+        max_attempts: u8::try_from(d.max_attempts.load(Relaxed)).unwrap_or(u8::MAX).max(1),
         expires_at_ms: match expires {
             0 => 0,
             // What was to begin by now is over, whatever the clocks say.
