@@ -1435,7 +1435,7 @@ fn what_a_durable_client_was_reading_has_its_outcome_again() {
 fn start(table: &Table<'_>) {
     table.bury_all(&[]).unwrap();
     let me = table.admit(0, 0).unwrap().unwrap();
-    table.recover_all(&Cursors::new(table), me, &[], 0).unwrap();
+    table.recover_all(&Cursors::new(table), me, &[], 0, |_, _| ()).unwrap();
     table.bury_all(&[me]).unwrap();
 }
 

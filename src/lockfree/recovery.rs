@@ -278,8 +278,23 @@ impl Table<'_> {
         dead: Name,
         death: Death<'_>,
     ) -> Result<Settled, Corrupted> {
+        self.recover_noting(cursors, me, dead, death, |_, _| ())
+    }
+
+    /// As [`recover`](Self::recover). `note` is told what that one ran, by its name, before any of it is settled.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word is damaged.
+    pub(crate) fn recover_noting(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        dead: Name,
+        death: Death<'_>,
+        mut note: impl FnMut(Name, Owned),
+    ) -> Result<Settled, Corrupted> {
         let mut settled = Settled::default();
-        if self.settle_all(cursors, me, dead, death, &mut settled)? {
+        if self.settle_all(cursors, me, dead, death, &mut note, &mut settled)? {
             self.sweep(cursors)?;
         }
         Ok(settled)
@@ -317,7 +332,7 @@ impl Table<'_> {
     }
 
     /// Settles what all who were here before owned, but for `me` and the living, then sweeps. Only for who is to be the coordinator;
-    /// safe to repeat, also where it was killed, by another then.
+    /// safe to repeat, also where it was killed, by another then. `note` as in [`recover_noting`](Self::recover_noting).
     ///
     /// # Errors
     /// [`Corrupted`] if a word is damaged.
@@ -327,6 +342,7 @@ impl Table<'_> {
         me: Name,
         living: &[Name],
         exit: u64,
+        mut note: impl FnMut(Name, Owned),
     ) -> Result<Settled, Corrupted> {
         let mut settled = Settled::default();
         for (id, p) in self.participants.iter().enumerate().filter(|(id, _)| *id != usize::from(me.id())) {
@@ -335,7 +351,7 @@ impl Table<'_> {
                 && !living.contains(&name)
             {
                 let death = Death { is_nobodys: true, ..Death::of(exit) };
-                self.settle_all(cursors, me, name, death, &mut settled)?;
+                self.settle_all(cursors, me, name, death, &mut note, &mut settled)?;
             }
         }
         self.sweep(cursors)?;
@@ -349,6 +365,7 @@ impl Table<'_> {
         me: Name,
         dead: Name,
         death: Death<'_>,
+        note: &mut impl FnMut(Name, Owned),
         settled: &mut Settled,
     ) -> Result<bool, Corrupted> {
         let participant = self.participant(dead.id())?;
@@ -364,9 +381,14 @@ impl Table<'_> {
             full_fence("no-orphan-fence"); // [orphan]
             self.count_the_living();
         }
-        let case = Case { me, dead, death, judgement: self.judge(dead, death, was_begun), is_seat };
-        for index in 0..self.descriptors.len() {
-            self.settle(cursors, &case, index as u16, settled)?;
+        // One walk over them all, most of which are free. What is free now names the dead one no more: whoever stores its name later
+        // finds it dead ([orphan]); a seat has none but those of its own process, which moves no more.
+        let in_use: Vec<u16> =
+            (0..).take(self.descriptors.len()).filter(|&index| !self.load(index).is(Phase::Free)).collect();
+        let judgement = self.judge(&in_use, dead, death, was_begun, note);
+        let case = Case { me, dead, death, judgement, is_seat };
+        for index in in_use {
+            self.settle(cursors, &case, index, settled)?;
         }
         self.blocks.recover(dead)?;
         self.end_sleep(dead.id());
@@ -384,14 +406,22 @@ impl Table<'_> {
     }
 
     /// Which of its tasks have ended this participant. It moves no more, so its words and fields belong together.
-    fn judge(&self, dead: Name, death: Death<'_>, was_begun: bool) -> Judgement {
+    fn judge(
+        &self,
+        in_use: &[u16],
+        dead: Name,
+        death: Death<'_>,
+        was_begun: bool,
+        note: &mut impl FnMut(Name, Owned),
+    ) -> Judgement {
         let mut claimed: Vec<(Place, TaskId)> = Vec::new();
-        for (index, d) in (0..).zip(self.descriptors) {
+        for &index in in_use {
             let word = self.load(index);
             if !word.is(Phase::Claimed) || word.who() != dead.id() {
                 continue;
             }
-            let place = match d.run_of(word) {
+            note(dead, Owned { index, word });
+            let place = match self.descriptors[usize::from(index)].run_of(word) {
                 // It had not signed, and so not begun; or it had done with it, and made it ready for another.
                 None => Place::default(),
                 Some(run) if run.claimant() == dead => Place::of(run.place.load(Relaxed)),

@@ -45,11 +45,11 @@ use crate::{
         descriptor::{INLINE, Payload},
         freemap::FreeMap,
         participant::{Name, Record},
-        table::{Owned, Table},
+        recovery::{Death, Settled},
+        table::{Cursors, Owned, Table},
         task_clock::{Source, TaskClock},
         timer::NEVER,
         trail::Trail,
-        word::Phase,
     },
     sync::{AtomicU64, Inline, Relaxed},
 };
@@ -589,16 +589,26 @@ impl Segment {
         Some(unsafe { &*trail.cast() })
     }
 
-    /// Leaves in the trail of a participant which is dead what it runs, or ran. Before its tasks are settled.
-    pub(crate) fn trail_unfinished(&self, dead: Name) {
+    /// [`Table::recover_noting`], into the trail of the dead one.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word is damaged.
+    pub(crate) fn recover(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        dead: Name,
+        death: Death<'_>,
+    ) -> Result<Settled, Corrupted> {
+        self.table().recover_noting(cursors, me, dead, death, |dead, task| self.note_unfinished(dead, task))
+    }
+
+    /// Leaves in the trail of a participant which is dead that it had not ended this attempt.
+    pub(crate) fn note_unfinished(&self, dead: Name, task: Owned) {
         let Some(pen) = self.trail(dead.id()).and_then(|trail| trail.pen_of(dead)) else { return };
-        for (index, d) in (0..).zip(self.table().descriptors) {
-            let word = self.table().load(index);
-            if word.is(Phase::Claimed) && word.who() == dead.id() {
-                let began = d.run_of(word).map_or(0, |run| run.began.load(Relaxed));
-                pen.left(Owned { index, word }, d.kind.load(Relaxed), began, d.heartbeat.load(Relaxed));
-            }
-        }
+        let d = &self.table().descriptors[usize::from(task.index)];
+        let began = d.run_of(task.word).map_or(0, |run| run.began.load(Relaxed));
+        pen.left(task, d.kind.load(Relaxed), began, d.heartbeat.load(Relaxed));
     }
 
     /// The words about the whole pool.

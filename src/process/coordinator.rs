@@ -707,7 +707,7 @@ impl<'o> Coordinator<'o> {
                         Some(child) => Life::Running { child, name, since, output, sentence: None },
                         None => {
                             let death = Death::of(Exit::Unknown.pack());
-                            self.segment.table().recover(&self.cursors, self.me, name, death)?;
+                            self.segment.recover(&self.cursors, self.me, name, death)?;
                             if is_retired { Life::Over } else { Life::Due(now) }
                         }
                     }
@@ -779,8 +779,7 @@ impl<'o> Coordinator<'o> {
             let found = found.transpose().map_err(|source| PoolError::Os { step: "watch a worker", source })?;
             let Some(child) = found.flatten() else {
                 // It has died since the start looked.
-                segment.trail_unfinished(name);
-                segment.table().recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
+                segment.recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
                 self.has_settled = true;
                 continue;
             };
@@ -1054,7 +1053,7 @@ impl<'o> Coordinator<'o> {
             Err(source @ (Errno::EAGAIN | Errno::ENOMEM | Errno::ENFILE))
                 if self.workers.iter().any(|w| w.name().is_some()) =>
             {
-                self.segment.table().recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
+                self.segment.recover(&self.cursors, self.me, name, Death::of(Exit::Unknown.pack()))?;
                 tracing::warn!("cannot fork {}: {source}; trying again in {NO_FORK:?}", self.workers[i].label);
                 self.workers[i].life = Life::Due(Instant::now() + NO_FORK);
                 return Ok(());
@@ -1244,14 +1243,13 @@ impl<'o> Coordinator<'o> {
             _ => &[], // it was faster
         };
         let overdue = if late.is_empty() { 0 } else { OVERDUE };
-        self.segment.trail_unfinished(name);
         // Its grace was over, and that is no task's fault which goes on in the pool's next life.
         let is_nobodys = self.killed > 0
             && late.is_empty()
             && exit == Exit::Signal(Signal::SIGKILL as u8)
             && self.segment.table().has_seats();
         let death = Death { peak_kib, late, is_nobodys, ..Death::of(exit.pack() | overdue) };
-        let settled = self.segment.table().recover(&self.cursors, self.me, name, death)?;
+        let settled = self.segment.recover(&self.cursors, self.me, name, death)?;
         self.has_settled = true;
         self.count_death();
         let label = self.workers[i].label.clone();
@@ -1367,7 +1365,7 @@ impl<'o> Coordinator<'o> {
             self.workers.iter_mut().for_each(|w| w.life = Life::Over);
             return Ok(());
         }
-        self.segment.table().recover(&self.cursors, self.me, owner.name, Death::of(Exit::Unknown.pack()))?;
+        self.segment.recover(&self.cursors, self.me, owner.name, Death::of(Exit::Unknown.pack()))?;
         self.has_settled = true;
         self.set_mode(Mode::Stopping)
     }
@@ -1731,9 +1729,8 @@ impl<'o> Coordinator<'o> {
                 std::mem::take(&mut self.late_guests).into_iter().partition(|(who, _)| *who == guest.name);
             self.late_guests = others;
             let late: Vec<_> = Vec::into_iter(late).map(|(_, task)| task).collect();
-            self.segment.trail_unfinished(guest.name);
             let death = Death { late: &late, ..Death::of(exit.pack()) };
-            let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
+            let settled = self.segment.recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
             if !was_orderly {
                 self.note_ending(guest.pid, GUEST, death.exit, &settled);

@@ -449,24 +449,20 @@ impl Former<'_> {
         step("awake");
         // First of all: every place may be taken.
         table.bury_all(living).map_err(corrupted)?;
-        for (id, p) in table.participants.iter().enumerate() {
-            if let Member::Live(n) | Member::Dead(n) = p.member(id).map_err(corrupted)?
-                && let name = Name::new(id as u16, n)
-                && !living.contains(&name)
-            {
-                self.segment.trail_unfinished(name);
-            }
-        }
         step("buried");
         let me = admit(std::process::id())?;
         step("admitted");
-        let settled = table.recover_all(&cursors, me, living, Exit::Unknown.pack()).map_err(corrupted)?;
+        let recover_all = |me| {
+            let note = |dead, task| self.segment.note_unfinished(dead, task);
+            table.recover_all(&cursors, me, living, Exit::Unknown.pack(), note).map_err(corrupted)
+        };
+        let settled = recover_all(me)?;
         step("settled");
         // Records are told apart by it. It is the lowest, and nothing names it any more.
         let coordinator = if me.id() == 0 { me } else { admit(0)? };
         step("coordinator admitted");
         if coordinator != me {
-            table.recover_all(&cursors, coordinator, living, Exit::Unknown.pack()).map_err(corrupted)?;
+            recover_all(coordinator)?;
         }
         if coordinator.id() != 0 {
             return Err(self.corrupted(Corrupted::new("participant of the coordinator", coordinator.id().into(), 0)));
