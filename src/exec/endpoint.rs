@@ -244,6 +244,7 @@ impl Endpoint {
     }
 
     /// Tells that the result of this task was delivered, if that is what it is. False: it can't be told.
+    #[inline]
     fn record(&self, task: Owned) -> bool {
         let Some(recorder) = &self.recorder else { return true };
         let d = self.descriptor(task);
@@ -469,6 +470,7 @@ impl Endpoint {
     }
 
     /// The time at which this is submitted, or 0 if nobody wants it, or it is too dear.
+    #[inline]
     pub(crate) fn stamp(&self, s: &Submission) -> u64 {
         let clock = &self.table().clock;
         if s.is_timed { clock.now() } else { clock.stamp(&self.sampler) }
@@ -925,6 +927,7 @@ struct Guard<E: Deref<Target = Endpoint>> {
 }
 
 impl<E: Deref<Target = Endpoint>> Drop for Guard<E> {
+    #[inline]
     fn drop(&mut self) {
         let table = self.endpoint.table();
         // Without a record it would be run again: it stays in hand, and comes once more.
@@ -1444,33 +1447,24 @@ impl<'e> Claimed<'e> {
         let Running { endpoint, task, descriptor: d, .. } = self.running;
         let table = endpoint.table();
         d.run.status.store(status, Relaxed);
-        let began = d.run.began.load(Relaxed);
-        let how = match (outcome, status) {
-            (Outcome::Completed, STATUS_OK) => How::Completed,
-            (Outcome::Cancelled, _) => How::Cancelled,
-            _ => How::Failed,
-        };
-        let mut attempt = Attempt {
-            task,
-            kind: d.kind.load(Relaxed),
-            how: Some(how),
-            end: End::from(how),
-            began,
-            ended: 0,
-            waited: 0,
-        };
-        if began != 0 {
-            attempt.ended = table.clock.now();
-            attempt.waited = began.saturating_sub(d.submitted.load(Relaxed));
-            d.run.ran.store(attempt.ended.saturating_sub(began), Relaxed);
-        }
-        let now = attempt.ended;
+        // Read before it may be another's.
+        let (kind, submitted, began) = (d.kind.load(Relaxed), d.submitted.load(Relaxed), d.run.began.load(Relaxed));
+        let now = if began == 0 { 0 } else { table.clock.now() };
+        d.run.ran.store(now.saturating_sub(began), Relaxed);
         // Before its submitter knows, who might kill us for all that: we are not to look as if we had done nothing.
-        endpoint.counting(attempt, |attempt, endpoint, is_shared| {
-            attempt.count(endpoint, is_shared);
-            Done.count(endpoint, is_shared);
-        });
-        table.complete(&endpoint.cursors, endpoint.name, task, outcome)?;
+        endpoint.count();
+        table.complete_noting(&endpoint.cursors, endpoint.name, task, outcome, || {
+            // While its submitter takes it: for that one it costs nothing. Not after a wake, by which that one may get this CPU, and
+            // miss what it looks for here.
+            let how = match (outcome, status) {
+                (Outcome::Completed, STATUS_OK) => How::Completed,
+                (Outcome::Cancelled, _) => How::Cancelled,
+                _ => How::Failed,
+            };
+            let (waited, end) = (began.saturating_sub(submitted), End::from(how));
+            let attempt = Attempt { task, kind, how: Some(how), end, began, ended: now, waited };
+            endpoint.counting(attempt, Attempt::count);
+        })?;
         Ok(now)
     }
 

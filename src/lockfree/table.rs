@@ -375,7 +375,15 @@ impl<'s> Table<'s> {
     // ---- submitter --------------------------------------------------------------------------------------------------
 
     /// FREE → RESERVED(me), next generation. `None`: every descriptor is in use.
+    #[inline]
     pub(crate) fn reserve(&self, me: Name) -> Option<Owned> {
+        let first = self.free.take(0..self.descriptors.len(), me.id().into());
+        first.and_then(|i| self.try_reserve(i as u16, me)).or_else(|| self.search_free(me))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search_free(&self, me: Name) -> Option<Owned> {
         let all = 0..self.descriptors.len();
         while let Some(i) = self.free.take(all.clone(), me.id().into()) {
             if let Some(owned) = self.try_reserve(i as u16, me) {
@@ -838,10 +846,26 @@ impl<'s> Table<'s> {
     /// [`Corrupted`] if the word moved under its live owner, or a lane is damaged.
     #[inline]
     pub(crate) fn complete(&self, cursors: &Cursors, me: Name, task: Owned, outcome: Outcome) -> Result<(), Corrupted> {
+        self.complete_noting(cursors, me, task, outcome, || ())
+    }
+
+    /// As [`complete`](Self::complete). `note` is called once the submitter can take it, and before it is woken.
+    ///
+    /// # Errors
+    /// As there. `note` was not called, then.
+    #[inline]
+    pub(crate) fn complete_noting(
+        &self,
+        cursors: &Cursors,
+        me: Name,
+        task: Owned,
+        outcome: Outcome,
+        note: impl FnOnce(),
+    ) -> Result<(), Corrupted> {
         let submitter = self.submitter(task.index)?;
         let done = task.word.to(Phase::Done(outcome), submitter.id());
         self.exchange(task.index, task.word, done, Release).map_err(|w| self.refused(me, task.index, w))?; // [complete]
-        self.announce_done(cursors, task.index, done, Some((me, submitter)))
+        self.announce_done_noting(cursors, task.index, done, Some((me, submitter)), note)
     }
 
     /// CLAIMED(me) → READY or DELAYED: its owner gives it back to be attempted again.
@@ -986,8 +1010,21 @@ impl<'s> Table<'s> {
         done: Task,
         of: Option<(Name, Name)>,
     ) -> Result<(), Corrupted> {
+        self.announce_done_noting(cursors, index, done, of, || ())
+    }
+
+    #[inline(always)]
+    fn announce_done_noting(
+        &self,
+        cursors: &Cursors,
+        index: u16,
+        done: Task,
+        of: Option<(Name, Name)>,
+        note: impl FnOnce(),
+    ) -> Result<(), Corrupted> {
         let lane = self.completion(check_id(done.who(), self.participants.len())? as u16);
         let _ = self.lane(lane).push(cursors.of(lane), Hint::of(index, done))?; // an overflow raises the flag
+        note();
         fence_after_exchange("no-done-fence"); // [park], [orphan]
         let is_orphan = match of {
             Some((me, submitter)) if !mutant("no-orphan-check") => {

@@ -38,8 +38,8 @@
 //!
 //! A process may die between any two of these stores. What it has stored stays, in an order in which all others see the odd
 //! sequence before the first word that it announces: so a half-written entry is told, and all others are whole. With it the former
-//! of its place is lost: the oldest. The coordinator writes once the kernel has said that the participant is dead, which orders
-//! everything.
+//! of its place is lost: the oldest. Who dies between the end of an attempt, which its submitter sees first, and the entry leaves
+//! none of that one. The coordinator writes once the kernel has said that the participant is dead, which orders everything.
 //!
 //! # Progress
 //!
