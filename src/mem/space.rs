@@ -148,6 +148,10 @@ struct Figures {
     cache: &'static str,
 }
 
+/// Version 1 has no word for "none", but the most that it can count: all addresses, in whole pages. What follows from such a limit is not
+/// looked up: the kernel adds up `memory.stat` for each who reads it.
+const NO_LIMIT: u64 = 1 << 62;
+
 const V1: Figures =
     Figures { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes", cache: "total_inactive_file" };
 const V2: Figures = Figures { limit: "memory.max", used: "memory.current", cache: "inactive_file" };
@@ -181,7 +185,8 @@ fn hierarchy_free(mount: &Path, group: &Path, figures: &Figures) -> Option<u64> 
 fn group_free(group: PathBuf, figures: &Figures) -> Option<u64> {
     let read = |file| read_to_string(group.join(file)).ok();
     let number = |text: String| text.trim().parse::<u64>().ok(); // "max" is none
-    let (limit, used) = (number(read(figures.limit)?)?, number(read(figures.used)?)?);
+    let limit = number(read(figures.limit)?).filter(|limit| *limit < NO_LIMIT)?;
+    let used = number(read(figures.used)?)?;
     let stat = read("memory.stat").unwrap_or_default();
     let cache = stat.lines().find_map(|line| line.strip_prefix(figures.cache)?.strip_prefix(' ')?.parse().ok());
     Some(limit.saturating_sub(used.saturating_sub(cache.unwrap_or(0))))
@@ -205,8 +210,10 @@ mod tests {
         let free = |group| hierarchy_free(mount.path(), Path::new(group), &V2);
         assert_eq!(free("outer/inner"), None, "no figures, no limit");
         write(&outer, "1000\n", "600\n", "anon 9\ninactive_file 100\nactive_file 50\n");
-        write(&inner, "max\n", "500\n", "");
-        assert_eq!(free("outer/inner"), Some(500));
+        for none in ["max\n", "9223372036854771712\n"] {
+            write(&inner, none, "500\n", "");
+            assert_eq!(free("outer/inner"), Some(500));
+        }
         write(&inner, "700\n", "650\n", "inactive_file_x 1\n");
         assert_eq!(free("outer/inner"), Some(50));
         write(&inner, "600\n", "650\n", "");

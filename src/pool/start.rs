@@ -303,10 +303,10 @@ impl Builder {
         segment.settle().map_err(os("keep children away from the segment"))?;
         // Each end is the coordinator's alone now, so that its death closes it.
         drop(connection);
-        process.answer(&answers, plan.settings.start_timeout, &tasks.map(Tasks::signatures).unwrap_or_default())?;
-        let bell = OwnedFd::from(bell);
-        let endpoint = Endpoint::new(segment, Name::of(plan.owner)).with_own_bell(bell);
+        // While the coordinator starts, which takes longer.
+        let endpoint = Endpoint::new(segment, Name::of(plan.owner)).with_own_bell(OwnedFd::from(bell));
         let home = Home::here().map_err(os("map a page"))?;
+        process.answer(&answers, plan.settings.start_timeout, &tasks.map(Tasks::signatures).unwrap_or_default())?;
         let client = match adopted {
             None => Client::new(Arc::new(endpoint), home, false),
             Some(adopted) => durable(endpoint, home, adopted, &plan, tasks)?,
@@ -653,6 +653,7 @@ impl CoordinatorsSeat<'_> {
             }
             _ => {}
         };
+        worker::warm_up();
         let base = Base { segment: self.segment.clone(), me: Name::of(self.plan.coordinator), bell };
         let pool = Coordinator::over(base, vec![spec], settings.grace, &mut observer)?;
         let pool = pool.inheriting_output().owned_by(owner, max_workers)?;

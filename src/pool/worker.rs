@@ -277,6 +277,13 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
     }
 }
 
+/// Does once, in a process of which workers are forked, what each of them would do anew: it maps the page that tells processes apart, and
+/// has the linker look up what registers this thread's variables.
+pub(super) fn warm_up() {
+    let _ = Home::here(); // else they try again, and say why not
+    set_current(None);
+}
+
 fn set_current(current: Option<Current>) {
     TOP.set(current.as_ref().map_or_else(Top::default, |current| current.top));
     CURRENT.with_borrow_mut(|now| *now = current);
