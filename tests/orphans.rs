@@ -524,6 +524,7 @@ const STEPS: &[&str] = &[
     "locked",
     "checked",
     "awake",
+    "buried",
     "admitted",
     "settled",
     "coordinator admitted",
@@ -699,7 +700,7 @@ fn kill_at_random(
     mut strike: impl FnMut(i32, &Program, &mut Random),
 ) -> Vec<String> {
     let kills = std::env::var("SHMWORKER_STATE_KILLS").map_or(25, |n| n.parse::<u32>().unwrap());
-    alarm::set(60 + 2 * kills);
+    alarm::set(120 + 8 * kills);
     let began = Instant::now();
     ends_well(trial);
     let longest = began.elapsed().as_micros() as u64;

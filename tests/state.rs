@@ -1033,26 +1033,41 @@ fn ends_well(command: Command) {
     assert!(status.success(), "{status}");
 }
 
-/// Starts programs one after another, and kills each with all that descends from it, at any moment of the time that `trial` takes.
+/// Starts programs one after another, and kills each with all that descends from it: one at any moment of the time that `trial` takes,
+/// the next, which finds what that one has left, at any moment until it has recovered that.
 ///
 /// Returns what they had said on standard error by then.
 fn kill_at_random(trial: Command, mut command: impl FnMut() -> Command) -> Vec<String> {
     let kills = std::env::var("SHMWORKER_STATE_KILLS").map_or(25, |n| n.parse::<u32>().unwrap());
-    alarm::set(60 + 2 * kills);
+    alarm::set(120 + 8 * kills);
     let began = Instant::now();
     ends_well(trial);
     let longest = began.elapsed().as_micros() as u64;
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
     println!("seed {seed}, {kills} kills within {longest} us");
     let (mut random, mut said) = (Random(seed), Vec::new());
-    for _ in 0..kills {
-        let program = Program::start(command());
+    let mut strike = |command: Command, longest: u64, random: &mut Random| {
+        let program = Program::start(command);
         let (began, life) = (Instant::now(), Duration::from_micros(random.below(longest)));
         while began.elapsed() < life {
             std::hint::spin_loop();
         }
-        kill_all(&program, &mut random);
+        kill_all(&program, random);
         said.extend(program.stderr());
+    };
+    strike(command(), longest, &mut random);
+    // Until one that dies at that step has recovered what that one has left.
+    let mut dying = command();
+    dying.env("SHMWORKER_DIES_AT", "journaled");
+    let began = Instant::now();
+    let mut program = Program::start(dying);
+    eventually("its end", || (!program.is_running()).then_some(()));
+    let recovery = began.elapsed().as_micros() as u64;
+    kill_all(&program, &mut random);
+    println!("as many within the {recovery} us of a recovery");
+    for _ in 0..kills {
+        strike(command(), longest, &mut random);
+        strike(command(), recovery, &mut random);
     }
     said
 }
