@@ -429,6 +429,7 @@ impl Endpoint {
     }
 
     /// Does somebody sleep for want of a descriptor or block?
+    #[inline]
     pub(crate) fn is_room_wanted(&self) -> bool {
         self.table().is_room_wanted()
     }

@@ -681,6 +681,7 @@ impl<'s> Table<'s> {
     }
 
     /// Does somebody sleep for want of room, or is about to? An answer that may be late: for who looks again.
+    #[inline]
     pub(crate) fn is_room_wanted(&self) -> bool {
         self.has_idlers(self.queues)
     }

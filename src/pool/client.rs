@@ -353,12 +353,14 @@ struct Locked<'s> {
 impl Deref for Locked<'_> {
     type Target = Inbox;
 
+    #[inline]
     fn deref(&self) -> &Inbox {
         self.inbox.as_deref().unwrap_or_else(|| unreachable!("it is locked until it is dropped"))
     }
 }
 
 impl DerefMut for Locked<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut Inbox {
         self.inbox.as_deref_mut().unwrap_or_else(|| unreachable!("it is locked until it is dropped"))
     }
@@ -486,6 +488,7 @@ impl Client {
 
     /// # Errors
     /// This process is a fork of the client's: it must touch neither the segment nor a lock, nor wait for a thread.
+    #[inline]
     pub(super) fn check_home(&self) -> Result<(), AnotherProcess> {
         self.shared.home.check()
     }
@@ -1438,6 +1441,7 @@ impl Shared {
     }
 
     /// So many of the tasks that were submitted have come back. Under the lock.
+    #[inline]
     fn has_come_back(&self, n: usize) {
         // Damage can bring back more than there were.
         self.outstanding.store(self.outstanding.load(Relaxed).saturating_sub(n), Relaxed);
@@ -1495,6 +1499,7 @@ impl Shared {
     }
 
     /// Of what a program may have under way: what is, and what it has reserved for that.
+    #[inline]
     fn has_taken(&self) -> usize {
         self.outstanding.load(Relaxed) + self.reserved.load(Relaxed)
     }
@@ -1520,6 +1525,7 @@ impl Shared {
     /// How many descriptors may a program keep for its next submissions? As many as it has under way, so that one which waits for
     /// its last task holds no more than that; and a few, since it may have nothing under way and not come by for long. A worker
     /// submits now and then, and there may be many of them.
+    #[inline]
     fn may_keep(&self) -> usize {
         if self.is_workers || self.endpoint.is_durable() || self.endpoint.is_room_wanted() {
             return 0;
@@ -1544,6 +1550,7 @@ impl Shared {
         has_more
     }
 
+    #[inline]
     fn most(&self) -> usize {
         let all = self.endpoint.segment().table().descriptors.len();
         all - all / 4
@@ -1712,6 +1719,7 @@ impl Shared {
     }
 
     /// Keeps the descriptor of a result that has been copied out for the next submission, or frees it.
+    #[inline]
     fn keep(&self, inbox: &mut Inbox, finished: Finished<'_>) -> Result<(), Corrupted> {
         let (kept, most) = (inbox.spares.len(), self.may_keep());
         if kept < most {

@@ -61,6 +61,7 @@ impl Home {
 
     /// # Errors
     /// This process isn't it.
+    #[inline]
     pub(super) fn check(&self) -> Result<(), AnotherProcess> {
         // Relaxed: whoever has a `Home` has seen its generation stored, or is in a child where the page is another.
         if self.word.load(Relaxed) == self.generation { Ok(()) } else { Err(AnotherProcess) }
