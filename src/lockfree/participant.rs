@@ -9,7 +9,7 @@
 //! name with it. So whatever names it (tasks, hints, handles) goes on meaning the same; who looks whether a submitter lives finds
 //! that it does. A name is one process's at a time: the next comes only after the kernel's word of the death of the one before,
 //! and what that one alone could do (drafts, results that it was reading) is settled by then. A seat that no word names is given back
-//! by the next start ([`super::recovery`]).
+//! when its client leaves, if that had attached, and by the next start ([`super::recovery`]).
 //!
 //! # Words
 //!
@@ -35,8 +35,9 @@
 //! |                      | handler of a fatal signal; `admit`,  |              | signal, or 0: recovery blames it    |
 //! |                      | 0                                    |              |                                     |
 //! | `seat`, `seat_name`  | who admits it: the words, then that  | recovery, a  | words that do not count yet: its    |
-//! |                      | they count; `admit`, 0; a successor, | successor    | tasks, of which it has none, go     |
-//! |                      | 0 once nothing names it              |              |                                     |
+//! |                      | they count; `admit`, 0; a successor  | successor    | tasks, of which it has none, go     |
+//! |                      | or the coordinator, 0 once nothing   |              |                                     |
+//! |                      | names it                             |              |                                     |
 //!
 //! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
 //! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its
@@ -738,11 +739,12 @@ impl Participant {
     }
 
     /// Another process takes the seat, after the kernel's word of the death of the one before.
-    pub(crate) fn take_seat(&self, pid: u32) {
+    pub(crate) fn take_seat(&self, pid: u32, role: u32) {
         for word in [&self.status, &self.leave] {
             word.store(0, Relaxed);
         }
         self.fault.store(0, Relaxed);
+        self.role.store(role, Relaxed);
         self.pid.store(pid, Relaxed);
     }
 }
