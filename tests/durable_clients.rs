@@ -251,6 +251,21 @@ fn takes_what_was_held(dir: &Path, attempts: u32) {
     assert!(attach(dir).unwrap().adopted().is_empty());
 }
 
+/// All at one moment: what ran is begun by nobody else before.
+fn kill_at_once(programs: &[&Program]) {
+    let signal = |signal| {
+        for process in programs.iter().flat_map(|program| program.family()) {
+            let _ = kill(Pid::from_raw(process.pid), signal);
+        }
+    };
+    eventually("all are stopped", || {
+        signal(Signal::SIGSTOP);
+        programs.iter().flat_map(|program| program.family()).all(|process| process.state == 'T').then_some(())
+    });
+    signal(Signal::SIGKILL);
+    eventually("all are dead", || programs.iter().all(|program| program.family().is_empty()).then_some(()));
+}
+
 /// By and by, in any order: who is left may go on for a moment.
 fn kill_all(programs: &[&Program], random: &mut Random) {
     eventually("all are dead", || {
@@ -299,12 +314,11 @@ fn who_is_killed_has_a_successor() {
 fn all_are_killed() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let mut random = Random::seeded();
-    kill_all(&[&started(dir), &holding(dir)], &mut random);
+    kill_at_once(&[&started(dir), &holding(dir)]);
     // One to which the client does not come keeps what is its.
     let pool = started(dir);
     until(|| began(dir) == 4);
-    kill_all(&[&pool], &mut random);
+    kill_at_once(&[&pool]);
     let pool = started(dir);
     takes_what_was_held(dir, 3);
     assert_eq!(began(dir), 6);
@@ -315,12 +329,11 @@ fn another_boot() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let (pool, client) = (started(dir), holding(dir));
-    let mut random = Random::seeded();
-    kill_all(&[&pool, &client], &mut random);
+    kill_at_once(&[&pool, &client]);
     // The boot id in its header.
     OpenOptions::new().write(true).open(dir.join("state")).unwrap().write_all_at(&1_u64.to_ne_bytes(), 56).unwrap();
     // Its journal is there also for the next but one.
-    kill_all(&[&started(dir)], &mut random);
+    kill_at_once(&[&started(dir)]);
     assert!(dir.join("state.old").exists());
     let pool = started(dir);
     assert_eq!(began(dir), 2, "they are not in the new segment yet");
