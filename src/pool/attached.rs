@@ -210,7 +210,8 @@ impl AttachOptions {
 }
 
 /// A place in a pool that another process has made: what submits to it are the methods of [`Submitter`]. Dropping it waits for
-/// all that was submitted here, and leaves the pool to its owner.
+/// all that was submitted here, and leaves the pool to its owner. What a process that dies had submitted is cancelled, unless it has a
+/// [name](AttachOptions::client).
 ///
 /// Which tasks the pool's workers have isn't known here; one that they haven't is
 /// [`TaskError::Unknown`](super::TaskError::Unknown). When the pool ends, every wait here does.
