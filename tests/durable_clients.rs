@@ -225,6 +225,14 @@ fn holding(dir: &Path) -> Program {
     client
 }
 
+/// How it stands with those who have attached, by what `inspect` tells.
+fn attached(dir: &Path) -> Vec<String> {
+    let told = Command::new(env!("CARGO_BIN_EXE_shmworker")).args(["inspect", "--json", &name(dir)]).output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).unwrap();
+    let participants = told["participants"].as_array().unwrap().iter().filter(|p| p["label"] == "attached");
+    participants.filter(|p| p["state"] != "dead").map(|p| p["state"].as_str().unwrap().to_owned()).collect()
+}
+
 /// Takes what a client held, with how many attempts each of the running tasks has used up.
 #[track_caller]
 fn takes_what_was_held(dir: &Path, attempts: u32) {
@@ -246,7 +254,9 @@ fn takes_what_was_held(dir: &Path, attempts: u32) {
         assert_eq!(held.into_handle(SQUARE).unwrap().wait(), Ok(square));
     }
     assert!(found.is_empty() && client.adopted().is_empty(), "each is given out once");
+    assert_eq!(attached(dir), ["live"]);
     drop(client);
+    assert!(attached(dir).is_empty());
     // Nothing is left for the next.
     assert!(attach(dir).unwrap().adopted().is_empty());
 }
@@ -306,6 +316,7 @@ fn who_is_killed_has_a_successor() {
     let mut client = holding(dir);
     client.signal(Signal::SIGKILL);
     client.end();
+    assert_eq!(attached(dir), ["absent"]);
     takes_what_was_held(dir, 1);
     assert_eq!(began(dir), 2, "they went on");
     assert_eq!(ends(dir, pool), "0 cancelled, 0 killed");

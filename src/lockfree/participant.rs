@@ -17,7 +17,8 @@
 //! |----------------------|--------------------------------------|--------------|-------------------------------------|
 //! | `member`             | the coordinator (`admit`, `recover`) | all          | the truth: its successor goes on    |
 //! | `pid`, `role`        | the coordinator, in `admit`; `pid`   | people       | information for people              |
-//! |                      | of a child once it is forked         |              |                                     |
+//! |                      | of a child once it is forked; of a   |              |                                     |
+//! |                      | seat that nobody has, 0              |              |                                     |
 //! | `futex`              | the participant (both bits), wakers  | participant, | a sleeper that is marked as woken:  |
 //! |                      | (WOKEN up, count on); for the dead   | wakers,      | the sweep wakes it. If its waker is |
 //! |                      | recovery (both bits down)            | coordinator  | only stopped, the coordinator does, |
@@ -718,6 +719,17 @@ impl Participant {
     /// For whom it is kept.
     pub(crate) fn seat_of(&self) -> Option<String> {
         self.is_seat().then(|| read_text(&self.seat_name))
+    }
+
+    /// Nobody has it now: for people.
+    pub(crate) fn leave_seat(&self) {
+        self.pid.store(0, Relaxed);
+    }
+
+    /// Is it one that nobody has?
+    #[cfg(any(feature = "cli", feature = "metrics"))]
+    pub(crate) fn is_empty_seat(&self) -> bool {
+        self.is_seat() && self.pid.load(Relaxed) == 0
     }
 
     /// Nothing names it any more: it is an ordinary participant from now on, which is dead.

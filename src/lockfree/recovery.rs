@@ -300,6 +300,7 @@ impl Table<'_> {
             }
             if p.is_seat() {
                 if self.is_named(id as u16) {
+                    p.leave_seat();
                     continue;
                 }
                 p.give_back_seat(); // a death before the next store leaves an ordinary participant
@@ -312,16 +313,21 @@ impl Table<'_> {
         Ok(())
     }
 
-    /// Makes one whose process is dead, and that is settled, an ordinary participant if it is a seat that nothing names. True: it was that,
-    /// and is to be recovered as others are.
+    /// Leaves the seat of one whose process is dead, and that is settled, to the next of its name; if nothing names it, makes it an ordinary
+    /// participant. True: it is that, and to be recovered as others are.
     ///
     /// # Errors
     /// [`Corrupted`] if a word is damaged.
     #[cfg(not(all(test, any(loom, shuttle))))]
-    pub(crate) fn give_back_seat(&self, name: Name) -> Result<bool, Corrupted> {
+    pub(crate) fn leave_seat(&self, name: Name) -> Result<bool, Corrupted> {
         let p = self.participant(name.id())?;
-        // Nobody else makes a word that names it as submitter; who addresses something to it finds out, as ever, that it is dead ([orphan]).
-        let is_empty = p.is_seat() && !self.is_named(name.id());
+        if !p.is_seat() {
+            return Ok(false);
+        }
+        p.leave_seat();
+        // Nobody else makes a word that names it as submitter; who addresses something to it finds out, as ever, that it is dead
+        // ([orphan]).
+        let is_empty = !self.is_named(name.id());
         if is_empty {
             p.give_back_seat(); // a death before the next step leaves an ordinary participant
         }

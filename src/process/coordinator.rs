@@ -1736,7 +1736,7 @@ impl<'o> Coordinator<'o> {
             let settled = self.segment.table().recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
             // Of whom nothing is left, the place is free.
-            if self.segment.table().give_back_seat(guest.name)? {
+            if self.segment.table().leave_seat(guest.name)? {
                 self.segment.table().recover(&self.cursors, self.me, guest.name, Death::of(death.exit))?;
             }
             if !was_orderly {
