@@ -26,7 +26,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs::{self, OpenOptions},
     io::Write,
-    os::unix::fs::FileExt,
+    os::unix::{fs::FileExt, process::ExitStatusExt},
     path::Path,
     process::{Command, ExitCode},
     sync::Barrier,
@@ -53,6 +53,7 @@ fn main() -> ExitCode {
                 the_end_of_a_pool_cancels_nothing_of_its_clients,
                 one_process_at_a_time_has_a_name,
                 who_is_refused_hears_why,
+                a_name_is_one_whether_its_client_makes_the_pool_or_attaches,
                 names_of_which_nothing_is_left_take_no_place,
                 each_result_is_there_once,
             ]);
@@ -317,6 +318,13 @@ fn who_is_killed_has_a_successor() {
     client.signal(Signal::SIGKILL);
     client.end();
     assert_eq!(attached(dir), ["absent"]);
+    // Nor is anything lost by those who die over it.
+    for step in ["led", "journaled"] {
+        let mut next = command(&["--holds"], dir);
+        next.env("SHMWORKER_DIES_AT", step);
+        assert_eq!(Program::start(next).end().signal(), Some(Signal::SIGKILL as i32));
+        assert_eq!(attached(dir), ["absent"]);
+    }
     takes_what_was_held(dir, 1);
     assert_eq!(began(dir), 2, "they went on");
     assert_eq!(ends(dir, pool), "0 cancelled, 0 killed");
@@ -444,6 +452,36 @@ fn who_is_refused_hears_why() {
         "{lost}"
     );
     drop(client);
+    pool.join().unwrap();
+}
+
+fn a_name_is_one_whether_its_client_makes_the_pool_or_attaches() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let made_by = |client: &str| {
+        Pool::builder().workers(1).name(name(dir)).file(dir.join("state")).client(client).fork(tasks()).unwrap()
+    };
+    let leave = |client: &str, x: u64| command(&["--leaves", client, &x.to_string()], dir).status().unwrap();
+    let takes = |mut adopted: Vec<Adopted>| {
+        let (only, none) = (adopted.pop().unwrap(), adopted.pop());
+        assert!(none.is_none());
+        only.into_handle(SQUARE).unwrap().wait().unwrap()
+    };
+    let pool = made_by("main");
+    assert!(leave("nightly", 3).success());
+    pool.join().unwrap();
+    let pool = made_by("nightly");
+    assert_eq!(takes(pool.adopted()), 9);
+    let refused = attach(dir).unwrap_err().to_string();
+    assert!(
+        refused.contains("refuses the client 'nightly': that is the name of the program that has made it"),
+        "{refused}"
+    );
+    assert!(leave("main", 4).success());
+    pool.join().unwrap();
+    let pool = made_by("main");
+    assert_eq!(takes(pool.adopted()), 16);
+    assert!(attach(dir).unwrap().adopted().is_empty());
     pool.join().unwrap();
 }
 
