@@ -192,8 +192,8 @@ impl AttachOptions {
         let seat = attach::attach_as(name, client, |endpoint| {
             let state = file_of(endpoint.segment()).map_err(|e| {
                 AttachError::Journal(format!(
-                    "cannot find the file that pool '{name}' lies in from here ({e}), beside which the journal of '{client}' is: attach \
-                     where it has the name that it had when the pool was made"
+                    "cannot find the file that pool '{name}' lies in ({e}), beside which the journal of '{client}' is: it was removed, or \
+                     is not to be seen from here; attach where it is"
                 ))
             })?;
             // What the coordinator has settled before it let this process in is nobody else's.
@@ -331,7 +331,7 @@ pub(super) fn task_names(endpoint: &Endpoint) -> Vec<(u32, String)> {
     endpoint.segment().record(0).map(|record| record.task_names()).unwrap_or_default()
 }
 
-/// The file that a segment lies in, by the name that it had as its pool was made.
+/// The file that a segment lies in, as it is called now.
 fn file_of(segment: &Segment) -> io::Result<PathBuf> {
     let this = format!("/proc/self/fd/{}", segment.as_fd().as_raw_fd());
     let (path, ours) = (fs::read_link(&this)?, fs::metadata(&this)?);
