@@ -49,7 +49,7 @@ library() {
     step "library: command line" cargo test --test cli --test bench --test help --test doctor --test config
     step "library: start methods" cargo test --test start_methods --test cargo_test --test attached --test upgrade --test upgrade_jobs
     step "library: pools" cargo test --test outcomes --test endings --test promises --test supervision --test chunks --test waits --test maps --test plugins
-    step "library: state files" cargo test --test state --test journal --test orphans
+    step "library: state files" cargo test --test state --test durable_clients --test journal --test orphans
     step "library: torture" cargo test --test torture --test segment --test raw_sync
 }
 # A terminal for what is drawn in one.

@@ -9,7 +9,7 @@
 //! name with it. So whatever names it (tasks, hints, handles) goes on meaning the same; who looks whether a submitter lives finds
 //! that it does. A name is one process's at a time: the next comes only after the kernel's word of the death of the one before,
 //! and what that one alone could do (drafts, results that it was reading) is settled by then. A seat that no word names is given back
-//! by the next start ([`super::recovery`]).
+//! when its client leaves, if that had attached, and by the next start ([`super::recovery`]).
 //!
 //! # Words
 //!
@@ -17,7 +17,8 @@
 //! |----------------------|--------------------------------------|--------------|-------------------------------------|
 //! | `member`             | the coordinator (`admit`, `recover`) | all          | the truth: its successor goes on    |
 //! | `pid`, `role`        | the coordinator, in `admit`; `pid`   | people       | information for people              |
-//! |                      | of a child once it is forked         |              |                                     |
+//! |                      | of a child once it is forked; of a   |              |                                     |
+//! |                      | seat that nobody has, 0              |              |                                     |
 //! | `futex`              | the participant (both bits), wakers  | participant, | a sleeper that is marked as woken:  |
 //! |                      | (WOKEN up, count on); for the dead   | wakers,      | the sweep wakes it. If its waker is |
 //! |                      | recovery (both bits down)            | coordinator  | only stopped, the coordinator does, |
@@ -35,8 +36,9 @@
 //! |                      | handler of a fatal signal; `admit`,  |              | signal, or 0: recovery blames it    |
 //! |                      | 0                                    |              |                                     |
 //! | `seat`, `seat_name`  | who admits it: the words, then that  | recovery, a  | words that do not count yet: its    |
-//! |                      | they count; `admit`, 0; a successor, | successor    | tasks, of which it has none, go     |
-//! |                      | 0 once nothing names it              |              |                                     |
+//! |                      | they count; `admit`, 0; a successor  | successor    | tasks, of which it has none, go     |
+//! |                      | or the coordinator, 0 once nothing   |              |                                     |
+//! |                      | names it                             |              |                                     |
 //!
 //! The futex word, high to low: count of the wakes 30 · WOKEN 1 · PARKED 1. A thread sleeps only on the word that it
 //! prepared, in which WOKEN is down; a wake puts WOKEN up. So it takes 2^30 wakes between its `prepare_to_park` and its
@@ -719,6 +721,17 @@ impl Participant {
         self.is_seat().then(|| read_text(&self.seat_name))
     }
 
+    /// Nobody has it now: for people.
+    pub(crate) fn leave_seat(&self) {
+        self.pid.store(0, Relaxed);
+    }
+
+    /// Is it one that nobody has?
+    #[cfg(any(feature = "cli", feature = "metrics"))]
+    pub(crate) fn is_empty_seat(&self) -> bool {
+        self.is_seat() && self.pid.load(Relaxed) == 0
+    }
+
     /// Nothing names it any more: it is an ordinary participant from now on, which is dead.
     pub(crate) fn give_back_seat(&self) {
         self.seat.store(0, Release);
@@ -738,11 +751,12 @@ impl Participant {
     }
 
     /// Another process takes the seat, after the kernel's word of the death of the one before.
-    pub(crate) fn take_seat(&self, pid: u32) {
+    pub(crate) fn take_seat(&self, pid: u32, role: u32) {
         for word in [&self.status, &self.leave] {
             word.store(0, Relaxed);
         }
         self.fault.store(0, Relaxed);
+        self.role.store(role, Relaxed);
         self.pid.store(pid, Relaxed);
     }
 }

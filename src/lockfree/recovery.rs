@@ -39,7 +39,8 @@
 //! worker ran that was killed since the time of its pool was over, if that has seats: the task goes on in the next life. Workers that
 //! live go on meanwhile, as beside any recovery.
 //!
-//! A seat that no word names any more is given back, before and after that: it says nothing that the next client of its name would miss.
+//! A seat that no word names any more is given back, before and after that, and when a client leaves that has attached: it says nothing that
+//! the next client of its name would miss.
 //!
 //! # Blame
 //!
@@ -314,6 +315,7 @@ impl Table<'_> {
             }
             if p.is_seat() {
                 if self.is_named(id as u16) {
+                    p.leave_seat();
                     continue;
                 }
                 p.give_back_seat(); // a death before the next store leaves an ordinary participant
@@ -324,6 +326,27 @@ impl Table<'_> {
         full_fence("no-orphan-fence"); // [orphan] One for all.
         self.count_the_living();
         Ok(())
+    }
+
+    /// Leaves the seat of one whose process is dead, and that is settled, to the next of its name; if nothing names it, makes it an ordinary
+    /// participant. True: it is that, and to be recovered as others are.
+    ///
+    /// # Errors
+    /// [`Corrupted`] if a word is damaged.
+    #[cfg(not(all(test, any(loom, shuttle))))]
+    pub(crate) fn leave_seat(&self, name: Name) -> Result<bool, Corrupted> {
+        let p = self.participant(name.id())?;
+        if !p.is_seat() {
+            return Ok(false);
+        }
+        p.leave_seat();
+        // Nobody else makes a word that names it as submitter; who addresses something to it finds out, as ever, that it is dead
+        // ([orphan]).
+        let is_empty = !self.is_named(name.id());
+        if is_empty {
+            p.give_back_seat(); // a death before the next step leaves an ordinary participant
+        }
+        Ok(is_empty)
     }
 
     /// Are there durable clients, whose tasks outlive the pool?

@@ -178,7 +178,7 @@ fn by_state(participants: &[Participant]) -> BTreeMap<(String, &'static str), us
     for p in participants {
         let kind = p.label.split(':').next().unwrap_or_default();
         let state = match (p.state, p.process.map(|of| of.state)) {
-            ("vacant", _) => None,
+            ("vacant" | "absent", _) => None,
             ("live", Some('T' | 't')) => Some("stopped"),
             ("live", _) if p.running > 0 => Some("busy"),
             ("live", _) => Some("idle"),

@@ -94,7 +94,7 @@ pub(crate) struct Memory {
 pub(crate) struct Participant {
     pub(crate) id: usize,
     pub(crate) incarnation: u64,
-    /// "live", "dead", "vacant" or "damaged".
+    /// "live", "absent" (a durable client of which something is left), "dead", "vacant" or "damaged".
     pub(crate) state: &'static str,
     pub(crate) label: String,
     pub(crate) pid: u32,
@@ -441,6 +441,7 @@ pub(super) fn participants(segment: &Segment, runs: bool) -> Vec<Participant> {
         let (state, incarnation) = match p.member(id) {
             Ok(Member::Vacant(0)) => continue,
             Ok(Member::Vacant(n)) => ("vacant", n),
+            Ok(Member::Live(n)) if p.is_empty_seat() => ("absent", n),
             Ok(Member::Live(n)) => ("live", n),
             Ok(Member::Dead(n)) => ("dead", n),
             Err(_) => ("damaged", 0),

@@ -10,8 +10,8 @@ use super::{
 use crate::{TaskId, lockfree::descriptor::OF_NAME};
 use std::{fmt, sync::Arc};
 
-/// A task that a program of the same name had submitted before this one: [`Pool::adopted`](super::Pool::adopted). Dropped, its result
-/// is not wanted.
+/// A task that a program of the same name had submitted before this one: [`Pool::adopted`](super::Pool::adopted),
+/// [`Attached::adopted`](super::Attached::adopted). Dropped, its result is not wanted.
 pub struct Adopted {
     handle: Handle<Bytes>,
     kind: u32,
@@ -28,16 +28,18 @@ impl fmt::Debug for Adopted {
 impl Adopted {
     pub(super) fn all(pool: &Submitter) -> Vec<Adopted> {
         let client = pool.client();
+        let names = pool.names();
         let of = |(tag, task): (usize, TaskId)| {
             let kind = client.endpoint().kind_of(task)?;
-            let name = pool.name_of(kind & OF_NAME).to_owned();
+            let name = names.get(&(kind & OF_NAME)).cloned().unwrap_or_default();
             let key = client.endpoint().key_of(task);
             Some(Adopted { handle: Handle::new(client.clone(), (tag, task)), kind, name, key })
         };
         client.adopted().unwrap_or_default().into_iter().filter_map(of).collect()
     }
 
-    /// What the task is called; empty if this program has no such task.
+    /// What the task is called; empty if this program has no such task, or, where it has [attached](super::Attached), if the pool does not
+    /// tell.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -3,18 +3,32 @@
 //! Tasks of such a worker's are shared out as to the pool's own workers. It is no child of the coordinator's: if it dies its tasks are
 //! given to others as ever, but nobody starts it again, and how it ended only its parent knows.
 
-use super::{Pool, PoolError, Tasks, WorkError, client::Client, home::Home, start::Work, submitter::Submitter, worker};
+use super::{
+    Adopted, Pool, PoolError, SyncWhen, Tasks, WorkError, client::Client, home::Home, journaled, start::Work,
+    submitter::Submitter, worker,
+};
 use crate::{
-    WorkerLimits,
-    exec::endpoint::cpus,
+    StateError, WorkerLimits,
+    exec::endpoint::{Endpoint, cpus},
     mem::segment::{Segment, SegmentOpenError},
     process::{
         self,
         attach::{self, AttachError as Refused},
         coordinator::Seat,
     },
+    state,
 };
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    ops::Deref,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 /// Why a process could not attach. Each has what to do about it in its text.
 ///
@@ -42,6 +56,12 @@ pub enum AttachError {
     /// Its coordinator does not answer, or the kernel refused a step.
     #[error("{0}")]
     Failed(String),
+    /// No client can have [this name](AttachOptions::client).
+    #[error("{0}")]
+    ClientName(String),
+    /// The journal of the client of [this name](AttachOptions::client) can't be used, or not be found.
+    #[error("{0}")]
+    Journal(String),
 }
 
 impl From<Refused> for AttachError {
@@ -54,7 +74,8 @@ impl From<Refused> for AttachError {
                 source: SegmentOpenError::VersionMismatch { .. } | SegmentOpenError::NotASegment { .. },
                 ..
             } => AttachError::Incompatible(text),
-            Refused::Refused { .. } => AttachError::Refused(text),
+            Refused::Refused { .. } | Refused::RefusedClient { .. } => AttachError::Refused(text),
+            Refused::ClientName(_) => AttachError::ClientName(text),
             _ => AttachError::Failed(text),
         }
     }
@@ -66,8 +87,131 @@ impl From<nix::Error> for AttachError {
     }
 }
 
+impl From<StateError> for AttachError {
+    fn from(e: StateError) -> AttachError {
+        AttachError::Journal(e.to_string())
+    }
+}
+
+/// How a process attaches to a pool, beyond its name.
+///
+/// A pool that lies in a [file](super::Builder::file) keeps the tasks of a client that says a [name](Self::client) of its own, whatever becomes
+/// of its process:
+///
+/// ```no_run
+/// use shmworker::pool::{AttachOptions, Task, TaskOptions};
+///
+/// const LENGTH: Task<String, u64> = Task::named("length");
+/// # fn store(_: &str, _: u64) {}
+///
+/// let pool = AttachOptions::new().client("nightly").attach("thumbs")?;
+/// for name in ["a.jpg", "b.jpg"] {
+///     // Submitted before a crash, it is not submitted again: the key is found, and with it the result.
+///     let options = TaskOptions::new().attempts(3).key(name);
+///     let handle = pool.submit_with(LENGTH, &name.to_owned(), &options)?;
+///     handle.finish_with(|finished| finished.result.map(|length| store(name, length)))?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct AttachOptions {
+    client: Option<String>,
+    sync: SyncWhen,
+}
+
+impl AttachOptions {
+    /// Those of [`Pool::attach`].
+    ///
+    /// ```
+    /// let options = shmworker::pool::AttachOptions::new();
+    /// # let _ = options;
+    /// ```
+    pub fn new() -> AttachOptions {
+        AttachOptions::default()
+    }
+
+    /// The name under which this process's tasks are kept in the file that the pool lies in, of 1 to 32 letters, digits, `.`, `_` and `-`. They
+    /// go on when the process is killed, or ends without dropping what it has of the pool, and their results wait; so do they when all
+    /// processes of the pool are killed. The next that attaches under this name has them: [`Attached::adopted`], or by their
+    /// [keys](super::TaskOptions::key).
+    ///
+    /// One process at a time has a name. That of the program that has made the pool ([`Builder::client`](super::Builder::client), by default
+    /// `main`) is that program's while the pool runs. What is promised is told in `docs/crash.md`.
+    ///
+    /// ```
+    /// let options = shmworker::pool::AttachOptions::new().client("nightly");
+    /// # let _ = options;
+    /// ```
+    pub fn client(mut self, name: impl Into<String>) -> AttachOptions {
+        self.client = Some(name.into());
+        self
+    }
+
+    /// When what the pool accepts from this client is on the disk, so that it outlives the machine's end too: by default at most a second later.
+    /// Without a [name](Self::client) this says nothing.
+    ///
+    /// ```
+    /// use shmworker::pool::{AttachOptions, SyncWhen};
+    ///
+    /// // Each submission waits for the disk.
+    /// let options = AttachOptions::new().client("nightly").sync(SyncWhen::EveryBatch);
+    /// # let _ = options;
+    /// ```
+    pub fn sync(mut self, when: SyncWhen) -> AttachOptions {
+        self.sync = when;
+        self
+    }
+
+    /// Makes this process a client of the pool that has this [name](super::Builder::name), or whose coordinator has this process id. Starts a
+    /// thread, which watches the coordinator, and for a client with a name one that syncs its journal.
+    ///
+    /// # Errors
+    /// [`AttachError`]; for a client with a name also [`Refused`](AttachError::Refused): the pool does not lie in a file, or another process has
+    /// the name.
+    ///
+    /// ```no_run
+    /// use shmworker::pool::{AttachOptions, Task};
+    ///
+    /// const SQUARE: Task<u64, u64> = Task::named("square");
+    ///
+    /// let pool = AttachOptions::new().client("nightly").attach("thumbs")?;
+    /// for found in pool.adopted() {
+    ///     println!("{:?}", found.into_handle(SQUARE)?.wait()); // submitted before this process was there
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn attach(&self, name: &str) -> Result<Attached, AttachError> {
+        let home = Home::here()?;
+        let Some(client) = &self.client else {
+            let seat = attach::attach(name)?;
+            let client = Client::new(seat.endpoint().clone(), home, false);
+            return Ok(Attached::of(client, seat));
+        };
+        let mut durable = None;
+        let seat = attach::attach_as(name, client, |endpoint| {
+            let state = file_of(endpoint.segment()).map_err(|e| {
+                AttachError::Journal(format!(
+                    "cannot find the file that pool '{name}' lies in ({e}), beside which the journal of '{client}' is: it was removed, or \
+                     is not to be seen from here; attach where it is"
+                ))
+            })?;
+            // What the coordinator has settled before it let this process in is nobody else's.
+            let adopted = state::adopt(endpoint.segment().table(), endpoint.name());
+            let names = task_names(&endpoint);
+            let names = names.iter().map(|(kind, name)| (*kind, &name[..]));
+            let (endpoint, begun) = journaled::begin(endpoint, (&state, client, self.sync), adopted, names)?;
+            durable = Some(begun);
+            Ok::<_, AttachError>(endpoint)
+        })?;
+        let client = Client::new(seat.endpoint().clone(), home, false);
+        Ok(Attached::of(if let Some(durable) = durable { client.adopting(durable) } else { client }, seat))
+    }
+}
+
 /// A place in a pool that another process has made: what submits to it are the methods of [`Submitter`]. Dropping it waits for
-/// all that was submitted here, and leaves the pool to its owner.
+/// all that was submitted here, and leaves the pool to its owner. What a process that dies had submitted is cancelled, unless it has a
+/// [name](AttachOptions::client).
 ///
 /// Which tasks the pool's workers have isn't known here; one that they haven't is
 /// [`TaskError::Unknown`](super::TaskError::Unknown). When the pool ends, every wait here does.
@@ -95,15 +239,31 @@ impl Pool {
     /// # Errors
     /// [`AttachError`].
     pub fn attach(name: &str) -> Result<Attached, AttachError> {
-        let seat = attach::attach(name)?;
-        let home = Home::here()?;
-        let queues = queues(seat.endpoint().segment());
-        let client = Arc::new(Client::new(seat.endpoint().clone(), home, false));
-        Ok(Attached { submitter: Submitter::new(client, None, queues.into(), cpus()), seat, has_left: false })
+        AttachOptions::new().attach(name)
     }
 }
 
 impl Attached {
+    fn of(client: Client, seat: attach::Attached) -> Attached {
+        let queues = queues(seat.endpoint().segment());
+        Attached { submitter: Submitter::new(Arc::new(client), None, queues.into(), cpus()), seat, has_left: false }
+    }
+
+    /// The tasks that this process has found under its [name](AttachOptions::client): what processes of that name had submitted, and whose results
+    /// they had not taken when they ended. As [`Pool::adopted`]. None, if it has no name.
+    ///
+    /// ```no_run
+    /// # use shmworker::pool::AttachOptions;
+    /// let pool = AttachOptions::new().client("nightly").attach("thumbs")?;
+    /// for found in pool.adopted() {
+    ///     println!("{:?}: {:?}", found.key().map(str::to_owned), found.into_bytes().wait());
+    /// }
+    /// # Ok::<(), shmworker::pool::AttachError>(())
+    /// ```
+    pub fn adopted(&self) -> Vec<Adopted> {
+        Adopted::all(&self.submitter)
+    }
+
     /// The process id of the pool's coordinator.
     pub fn coordinator_pid(&self) -> u32 {
         self.seat.coordinator() as u32
@@ -163,6 +323,22 @@ impl Drop for Attached {
             // Who wants to know whether it all came back calls `drain`. In a fork of the process nothing is waited for.
             let _ = self.drain();
         }
+    }
+}
+
+/// What the tasks of the pool are called, as far as it tells.
+pub(super) fn task_names(endpoint: &Endpoint) -> Vec<(u32, String)> {
+    endpoint.segment().record(0).map(|record| record.task_names()).unwrap_or_default()
+}
+
+/// The file that a segment lies in, as it is called now.
+fn file_of(segment: &Segment) -> io::Result<PathBuf> {
+    let this = format!("/proc/self/fd/{}", segment.as_fd().as_raw_fd());
+    let (path, ours) = (fs::read_link(&this)?, fs::metadata(&this)?);
+    let named = fs::symlink_metadata(&path)?;
+    match (named.dev(), named.ino()) == (ours.dev(), ours.ino()) {
+        true => Ok(path),
+        false => Err(io::Error::other(format!("'{}' is another file", path.display()))),
     }
 }
 

@@ -214,7 +214,8 @@ impl Builder {
     /// The name under which this program's tasks are kept in the [file](Self::file), of 1 to 32 letters, digits, `.`, `_` and `-`; by default `main`. A pool with
     /// another name goes on with the file too: its workers run what waits there, whose results stay for the program of the first
     /// name. There is room for some dozens of names that have left something there
-    /// ([`StateError::Clients`](crate::StateError::Clients)).
+    /// ([`StateError::Clients`](crate::StateError::Clients)). Processes that attach have names by
+    /// [`AttachOptions::client`](super::AttachOptions::client).
     ///
     /// ```no_run
     /// # use shmworker::{Pool, Tasks};

@@ -29,7 +29,7 @@ use super::{
     aligned::Aligned,
     group::Waited,
     home::{AnotherProcess, Home},
-    journaled::{self, Journaled},
+    journaled::{self, Durable, Journaled},
     worker,
 };
 use crate::{
@@ -44,7 +44,7 @@ use crate::{
         word::Outcome,
     },
     process::Mode,
-    state::journal::{End, Numbers, Open},
+    state::journal::{End, Open},
 };
 use slab::Slab;
 use std::{
@@ -401,12 +401,12 @@ pub(crate) struct Client {
 }
 
 struct Shared {
+    /// Of a durable client. Before the endpoint: who has attached gives its seat up with that, and its successor opens the journal.
+    journal: Option<Arc<Journaled>>,
     endpoint: Arc<Endpoint>,
     home: Home,
     /// Threads of a worker wait for results on the participant's word.
     is_workers: bool,
-    /// Of a durable client.
-    journal: Option<Arc<Journaled>>,
     /// So many descriptors that half of all remain if every participant keeps them, but one at least.
     few: usize,
     inbox: Mutex<Inbox>,
@@ -449,8 +449,8 @@ impl Client {
         Client { shared: Arc::new(shared), helper: Mutex::default() }
     }
 
-    /// The same, of a durable client with these tasks, whose tags are their places here, and with this journal.
-    pub(super) fn adopting(mut self, tasks: Vec<TaskId>, done: &Numbers, journal: Arc<Journaled>) -> Client {
+    /// The same, of a durable client.
+    pub(super) fn adopting(mut self, Durable { adopted: tasks, done, journal }: Durable) -> Client {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.journal = Some(journal);
         }

@@ -4,14 +4,22 @@
 use super::PoolError;
 use crate::{
     Outcome,
-    exec::endpoint::{Submission, To},
-    lockfree::descriptor::{Backoff, Limits},
-    state::journal::{Contents, How, Journal, JournalError, Open, Record, Terms},
+    exec::endpoint::{Endpoint, Submission, To},
+    lockfree::{
+        descriptor::{Backoff, Limits},
+        table::TaskId,
+    },
+    process::step,
+    state::{
+        self, StateError,
+        journal::{Contents, How, Journal, JournalError, Numbers, Open, Record, SyncWhen, Terms},
+    },
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -27,9 +35,50 @@ pub(crate) struct Journaled {
     has_complained: AtomicBool,
 }
 
+/// What a durable client begins with.
+pub(super) struct Durable {
+    /// Its tasks of former lives, whose tags are their places here.
+    pub(super) adopted: Vec<TaskId>,
+    /// What is done and delivered by its journal.
+    pub(super) done: Numbers,
+    pub(super) journal: Arc<Journaled>,
+}
+
+/// Makes the end of the client of this name, whose seat it is, a durable one. Its journal lies beside the `state`, and is opened here: behind
+/// the forks, since it is this process's alone. `names`: what tasks are called.
+pub(super) fn begin<'n>(
+    endpoint: Endpoint,
+    (state, client, sync): (&Path, &str, SyncWhen),
+    adopted: Vec<TaskId>,
+    names: impl IntoIterator<Item = (u32, &'n str)>,
+) -> Result<(Endpoint, Durable), StateError> {
+    step("led");
+    let id = endpoint.segment().header().identity.id;
+    let (mut journal, contents) = state::open_journal(state, id, client, sync)?;
+    journal.sync_in_intervals()?;
+    let there: Vec<u64> = adopted.iter().map(|&task| endpoint.number_of(task)).collect();
+    let (done, known) = (contents.done.clone(), contents.open.keys().copied().collect::<BTreeSet<_>>());
+    let journal = Arc::new(Journaled::new(journal, contents, &there));
+    let corrupted = |source| StateError::Corrupted { path: state.to_owned(), source };
+    // The segment is the truth: what a journal has lost, or never had, is added.
+    for (&task, number) in adopted.iter().zip(there) {
+        if (number == 0 || !known.contains(&number) && !done.contains(number))
+            && let (Some(s), Some(input)) = (endpoint.submission_of(task), endpoint.input_of(task).map_err(corrupted)?)
+        {
+            endpoint.set_number(task, journal.write(&s, endpoint.key_of(task).as_deref(), &input)?);
+        }
+    }
+    step("journaled");
+    journal.name(names)?;
+    let recorder = journal.clone();
+    let recorder = move |number, outcome, attempt| recorder.deliver(number, outcome, attempt);
+    let endpoint = endpoint.durable().recorded_by(Box::new(recorder));
+    Ok((endpoint, Durable { adopted, done, journal }))
+}
+
 impl Journaled {
     /// `contents`: of the journal; `there`: the numbers of the tasks that are in the segment.
-    pub(super) fn new(journal: Journal, contents: Contents, there: &[u64]) -> Journaled {
+    fn new(journal: Journal, contents: Contents, there: &[u64]) -> Journaled {
         let next = contents.next_number().max(there.iter().max().map_or(0, |last| last.saturating_add(1)));
         let mut backlog = contents.open;
         there.iter().for_each(|number| drop(backlog.remove(number)));
@@ -42,16 +91,19 @@ impl Journaled {
     }
 
     /// Says what these are called.
-    pub(super) fn name<'n>(&self, tasks: impl IntoIterator<Item = (u32, &'n str)>) -> Result<(), JournalError> {
+    fn name<'n>(&self, tasks: impl IntoIterator<Item = (u32, &'n str)>) -> Result<(), JournalError> {
         tasks.into_iter().try_for_each(|(kind, name)| self.journal.name(kind, name))
     }
 
     /// Writes down a task that is about to be submitted. Returns its number; 0 for one that is for one process alone, and goes with it.
     pub(super) fn accept(&self, s: &Submission, key: Option<&str>, input: &[u8]) -> Result<u64, PoolError> {
+        self.write(s, key, input).map_err(|e| PoolError::Journal(e.to_string()))
+    }
+
+    fn write(&self, s: &Submission, key: Option<&str>, input: &[u8]) -> Result<u64, JournalError> {
         let Some(terms) = terms(s) else { return Ok(0) };
         let number = self.next.fetch_add(1, Relaxed); // it says nothing of anything else
-        let accepted = self.journal.append(&[Record::Accepted { number, key, terms, input }]);
-        accepted.map(|()| number).map_err(|e| PoolError::Journal(e.to_string()))
+        self.journal.append(&[Record::Accepted { number, key, terms, input }]).map(|()| number)
     }
 
     /// Writes down that a result was delivered. False: it could not.

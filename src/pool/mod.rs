@@ -61,7 +61,7 @@ mod worker;
 
 pub use crate::{plugin::PluginError, state::journal::SyncWhen};
 pub use adopted::Adopted;
-pub use attached::{AttachError, Attached, work_for};
+pub use attached::{AttachError, AttachOptions, Attached, work_for};
 pub use builder::Builder;
 pub use codec::{Bytes, CodecError, Pods, Wire};
 pub use context::Context;

@@ -6,7 +6,7 @@ use super::{
     client::Client,
     control::{Control, Shutdown},
     home::Home,
-    journaled::Journaled,
+    journaled,
     launch::{self, Program},
     submitter::Submitter,
     tasks::Tasks,
@@ -30,7 +30,6 @@ use crate::{
         orders,
         orphan::Outliving,
         spawn::{Child, fork_apart, pidfd_open},
-        step,
     },
     state::{self, StateError, journal},
 };
@@ -45,7 +44,6 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeSet,
     ffi::OsString,
     hash::{DefaultHasher, Hash, Hasher},
     io::ErrorKind,
@@ -319,7 +317,7 @@ impl Builder {
     }
 }
 
-/// The client of a pool that lies in a file. Its journal is opened here, behind the forks: it is the caller's alone.
+/// The client of a pool that lies in a file.
 fn durable(
     endpoint: Endpoint,
     home: Home,
@@ -329,29 +327,9 @@ fn durable(
 ) -> Result<Client, StartError> {
     let Settings { file, client, sync, .. } = &plan.settings;
     let (path, client) = (file.as_deref().unwrap_or(Path::new("")), client.as_deref().unwrap_or(journal::MAIN));
-    let id = endpoint.segment().header().identity.id;
-    step("led");
-    let (mut journal, contents) = state::open_journal(path, id, client, *sync)?;
-    journal.sync_in_intervals().map_err(StateError::from)?;
-    let there: Vec<u64> = adopted.iter().map(|&task| endpoint.number_of(task)).collect();
-    let (done, known) = (contents.done.clone(), contents.open.keys().copied().collect::<BTreeSet<_>>());
-    let journal = Arc::new(Journaled::new(journal, contents, &there));
-    // The segment is the truth: what a journal has lost, or never had, is added.
-    for (&task, number) in adopted.iter().zip(there) {
-        if (number == 0 || !known.contains(&number) && !done.contains(number))
-            && let (Some(s), Some(input)) = (endpoint.submission_of(task), endpoint.input_of(task)?)
-        {
-            let accepted = journal.accept(&s, endpoint.key_of(task).as_deref(), &input);
-            endpoint.set_number(task, accepted.map_err(|e| StartError::Refused(e.to_string()))?);
-        }
-    }
-    step("journaled");
     let names = tasks.into_iter().flat_map(|tasks| tasks.signatures.iter().map(|(kind, s)| (*kind, &*s.name)));
-    journal.name(names).map_err(StateError::from)?;
-    let recorder = journal.clone();
-    let recorder = move |number, outcome, attempt| recorder.deliver(number, outcome, attempt);
-    let endpoint = endpoint.durable().recorded_by(Box::new(recorder));
-    Ok(Client::new(Arc::new(endpoint), home, false).adopting(adopted, &done, journal))
+    let (endpoint, durable) = journaled::begin(endpoint, (path, client, *sync), adopted, names)?;
+    Ok(Client::new(Arc::new(endpoint), home, false).adopting(durable))
 }
 
 /// All that is there before the coordinator is.

@@ -2,6 +2,7 @@
 
 use super::{
     PoolError,
+    attached::task_names,
     client::Client,
     codec::{Pods, Wire},
     handle::Handle,
@@ -16,7 +17,7 @@ use crate::{TaskId, exec::endpoint::Submission};
 use bytemuck::Pod;
 #[cfg(all(feature = "cli", feature = "metrics"))]
 use std::os::fd::AsFd;
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{collections::HashMap, future::poll_fn, sync::Arc, task::Poll};
 
 /// With the usual options, which most are: nothing has to be worked out.
 pub(super) const PLAIN: Submission = USUAL.submission(0, 0);
@@ -343,6 +344,14 @@ impl Submitter {
     /// The name under which a task is registered.
     pub(super) fn name_of(&self, kind: u32) -> &str {
         self.signatures.as_deref().and_then(|known| known.get(&kind)).map_or("", |signature| &signature.name)
+    }
+
+    /// The names of all tasks; of those of another program as far as the pool tells them.
+    pub(super) fn names(&self) -> HashMap<u32, String> {
+        match self.signatures.as_deref() {
+            Some(known) => known.iter().map(|(&kind, signature)| (kind, signature.name.to_string())).collect(),
+            None => task_names(self.client.endpoint()).into_iter().collect(),
+        }
     }
 
     pub(super) fn submission<I: Wire, O: Wire>(

@@ -13,6 +13,12 @@
 //! - That it was closed without that: nothing. Who closed it may run on, so it stays a participant until its pidfd says that it
 //!   is dead. To those who attached it says that the pool has ended.
 //!
+//! # Durable clients
+//!
+//! Who says a name with its request gets the seat that is kept for it ([`crate::lockfree::participant`]), or a new one: nobody else
+//! before the coordinator has settled what is left of the one who had it. So two never have it at once, and there is no lock for that.
+//! A seat of which nothing is left is given back when its client leaves or dies.
+//!
 //! # Deaths
 //!
 //! Each side has the other's pidfd, taken from the connection (SO_PEERPIDFD) or, before Linux 6.5, opened by the number that
@@ -29,6 +35,7 @@
 //! `pid_namespaces(7)`.
 
 use super::{
+    coordinator::processes_for,
     handover::{DoorState, GuestState, number, take_up},
     names::{self, Listener, NameError, Running},
     spawn::{pidfd_open, pidfd_signal},
@@ -36,9 +43,16 @@ use super::{
 use crate::{
     error::Corrupted,
     exec::endpoint::Endpoint,
-    lockfree::participant::Name,
-    mem::segment::{Segment, SegmentOpenError},
-    sync::Bell,
+    lockfree::{
+        participant::{LONGEST_SEAT, Name},
+        table::Table,
+        word::Member,
+    },
+    mem::{
+        backing::is_pool_name,
+        segment::{Segment, SegmentOpenError},
+    },
+    sync::{Bell, Relaxed},
 };
 use nix::{
     cmsg_space,
@@ -92,6 +106,8 @@ pub(crate) type Message = [u64; 4];
 enum Request {
     /// Become a participant.
     Attach,
+    /// The same, with the seat of the clients of this name.
+    AttachAs(ClientName),
     /// Look, and take no seat.
     Observe,
     /// The segment is unmapped.
@@ -101,19 +117,56 @@ enum Request {
 }
 
 impl Request {
-    const fn message(self) -> Message {
+    /// A message; behind it the name, if it has one: who doesn't know that finds a message that is too long.
+    fn bytes(self) -> Vec<u8> {
         let (code, detail) = match self {
             Request::Attach => (0, 0),
             Request::Observe => (1, 0),
             Request::Goodbye => (2, 0),
             Request::Resize(workers) => (3, workers),
+            Request::AttachAs(_) => (4, 0),
         };
-        [MAGIC, code, 0, detail as u64]
+        let mut bytes = [MAGIC, code, 0, detail.into()].map(u64::to_ne_bytes).as_flattened().to_vec();
+        if let Request::AttachAs(client) = self {
+            bytes.extend(client.0);
+        }
+        bytes
     }
 
-    fn of(m: Message) -> Option<Request> {
-        let requests = [Request::Attach, Request::Observe, Request::Goodbye, Request::Resize(m[3] as u32)];
-        requests.into_iter().find(|r| r.message() == m)
+    fn of(bytes: &[u8]) -> Option<Request> {
+        let (message, rest) = bytes.split_first_chunk::<{ size_of::<Message>() }>()?;
+        let detail = message.last_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
+        let requests = [Request::Attach, Request::Observe, Request::Goodbye, Request::Resize(detail as u32)];
+        let named = ClientName::of_bytes(rest).map(Request::AttachAs);
+        requests.into_iter().chain(named).find(|request| request.bytes() == bytes)
+    }
+
+    /// # Errors
+    /// The kernel's.
+    fn say(self, socket: &OwnedFd) -> nix::Result<()> {
+        send(socket.as_raw_fd(), &self.bytes(), MsgFlags::MSG_NOSIGNAL).map(drop)
+    }
+}
+
+/// What a durable client is called, padded with zeroes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct ClientName([u8; LONGEST_SEAT]);
+
+impl ClientName {
+    /// `None`: no client can have it.
+    fn of(name: &str) -> Option<ClientName> {
+        let mut bytes = [0; LONGEST_SEAT];
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        is_pool_name(name).then_some(ClientName(bytes))
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Option<ClientName> {
+        let name = ClientName(bytes.try_into().ok()?);
+        ClientName::of(name.text()?).filter(|same| *same == name)
+    }
+
+    fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok().map(|text| text.trim_end_matches('\0'))
     }
 }
 
@@ -133,6 +186,14 @@ pub(crate) enum Refusal {
     Size(u32),
     /// It is ending.
     Ending,
+    /// It does not lie in a file.
+    NoFile,
+    /// Its owner has this name, in this process.
+    OwnersName(u32),
+    /// This process has attached under this name.
+    ClientInUse(u32),
+    /// So many names have places, which are all that there are for them.
+    Clients(u32),
 }
 
 impl Refusal {
@@ -144,6 +205,10 @@ impl Refusal {
             Refusal::AnotherVersion => (4, 0),
             Refusal::Size(most) => (5, most),
             Refusal::Ending => (6, 0),
+            Refusal::NoFile => (7, 0),
+            Refusal::OwnersName(pid) => (8, pid),
+            Refusal::ClientInUse(pid) => (9, pid),
+            Refusal::Clients(n) => (10, n),
         };
         [MAGIC, code, 0, detail as u64]
     }
@@ -157,6 +222,10 @@ impl Refusal {
             Refusal::AnotherVersion,
             Refusal::Size(detail),
             Refusal::Ending,
+            Refusal::NoFile,
+            Refusal::OwnersName(detail),
+            Refusal::ClientInUse(detail),
+            Refusal::Clients(detail),
         ];
         refusals.into_iter().find(|r| r.message() == m)
     }
@@ -180,6 +249,21 @@ impl fmt::Display for Refusal {
                 )
             }
             Refusal::Ending => f.write_str("it is ending"),
+            Refusal::NoFile => f.write_str(
+                "it does not lie in a file, so nothing in it outlives a client: have it made with Builder::file, or attach without a \
+                 client's name",
+            ),
+            Refusal::OwnersName(pid) => {
+                write!(f, "that is the name of the program that has made it (pid {pid}): choose another name")
+            }
+            Refusal::ClientInUse(pid) => {
+                write!(f, "a process has attached under this name (pid {pid}): end that, or choose another name")
+            }
+            Refusal::Clients(n) => write!(
+                f,
+                "{n} other clients have places in its file: have one of them take its results (Attached::adopted), or choose one of \
+                 their names"
+            ),
         }
     }
 }
@@ -199,15 +283,15 @@ pub(crate) fn say(socket: &OwnedFd, message: Message, fds: &[RawFd]) -> nix::Res
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes.as_flattened())], rights, flags, None).map(drop)
 }
 
-/// What the other end has said. `None`: something else. EOF is 0 bytes, and so something else.
-fn hear(socket: &OwnedFd, flags: MsgFlags) -> nix::Result<Option<Message>> {
-    let mut bytes = [[0; 8]; 4];
+/// What the other end asks for. `None`: something else. EOF is 0 bytes, and so something else.
+fn hear(socket: &OwnedFd, flags: MsgFlags) -> nix::Result<Option<Request>> {
+    let mut bytes = [0; size_of::<Message>() + LONGEST_SEAT];
     // MSG_TRUNC: the length that was sent, so that a longer message isn't taken for its beginning.
-    let len = recv(socket.as_raw_fd(), bytes.as_flattened_mut(), flags | MsgFlags::MSG_TRUNC)?;
-    Ok((len == size_of_val(&bytes)).then(|| bytes.map(u64::from_ne_bytes)))
+    let len = recv(socket.as_raw_fd(), &mut bytes, flags | MsgFlags::MSG_TRUNC)?;
+    Ok(bytes.get(..len).and_then(Request::of))
 }
 
-/// As [`hear`], with the descriptors that came along.
+/// What the other end has said, if it is a message, with the descriptors that came along.
 ///
 /// # Errors
 /// The kernel's.
@@ -436,11 +520,9 @@ impl Door {
         for (socket, since) in std::mem::take(&mut self.silent) {
             match hear(&socket, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN | Errno::EINTR) if now < since + PATIENCE => self.silent.push_back((socket, since)),
-                Ok(Some(message)) => match Request::of(message) {
-                    Some(Request::Goodbye) | None => refuse(&socket, Refusal::AnotherVersion),
-                    Some(request) => news.requests.push((socket, request)),
-                },
-                Ok(None) => refuse(&socket, Refusal::AnotherVersion), // to no effect where it has gone
+                // To no effect where it has gone.
+                Ok(Some(Request::Goodbye) | None) => refuse(&socket, Refusal::AnotherVersion),
+                Ok(Some(request)) => news.requests.push((socket, request)),
                 Err(_) => {}
             }
         }
@@ -479,7 +561,7 @@ impl Door {
     }
 
     /// Answers what was asked for, once who has gone was recovered. Returns who wants another size, which
-    /// [`answer_resize`] answers.
+    /// [`answer_resize`] answers. `owner`: whose pool it is, if not the coordinator's own.
     ///
     /// # Errors
     /// [`Corrupted`] if a participant's word is damaged.
@@ -488,6 +570,7 @@ impl Door {
         news: News,
         segment: &Segment,
         bell: BorrowedFd<'_>,
+        owner: Option<Name>,
     ) -> Result<Vec<(OwnedFd, u32)>, Corrupted> {
         let mut sizes = Vec::new();
         for (socket, request) in news.requests {
@@ -500,8 +583,9 @@ impl Door {
                 None => continue,
             };
             let fds = [segment.as_fd().as_raw_fd(), bell.as_raw_fd()];
-            match request {
-                Request::Attach => {}
+            let client = match request {
+                Request::Attach => None,
+                Request::AttachAs(client) => Some(client),
                 Request::Resize(workers) => {
                     sizes.push((socket, workers));
                     continue;
@@ -511,10 +595,18 @@ impl Door {
                     let _ = say(&socket, welcome(0), &fds[..1]);
                     continue;
                 }
-            }
-            let Some(name) = segment.table().admit(pid as u32, GUEST)? else {
-                refuse(&socket, Refusal::Full(segment.table().participants.len() as u32));
-                continue;
+            };
+            let table = segment.table();
+            let place = match client {
+                None => admit(table, pid as u32)?,
+                Some(client) => self.seat(table, client.text().unwrap_or_default(), owner, pid as u32)?,
+            };
+            let name = match place {
+                Ok(name) => name,
+                Err(refusal) => {
+                    refuse(&socket, refusal);
+                    continue;
+                }
             };
             // If it has gone meanwhile its pidfd tells.
             let _ = say(&socket, welcome(name.bits()), &fds);
@@ -522,6 +614,51 @@ impl Door {
         }
         Ok(sizes)
     }
+
+    /// The seat of a durable client, which nobody else has: that of its name, or a new one.
+    fn seat(
+        &self,
+        table: &Table<'_>,
+        client: &str,
+        owner: Option<Name>,
+        pid: u32,
+    ) -> Result<Result<Name, Refusal>, Corrupted> {
+        let mut seats = 0;
+        for (id, p) in table.participants.iter().enumerate() {
+            let (Member::Live(n), Some(other)) = (p.member(id)?, p.seat_of()) else { continue };
+            seats += 1;
+            if other != client {
+                continue;
+            }
+            let name = Name::new(id as u16, n);
+            if Some(name) == owner {
+                return Ok(Err(Refusal::OwnersName(p.pid.load(Relaxed))));
+            }
+            if let Some(guest) = self.guests.iter().find(|guest| guest.name == name) {
+                return Ok(Err(Refusal::ClientInUse(guest.pid as u32)));
+            }
+            p.take_seat(pid, GUEST);
+            return Ok(Ok(name));
+        }
+        // The owner of a pool that lies in a file has one.
+        if seats == 0 {
+            return Ok(Err(Refusal::NoFile));
+        }
+        // Who is absent is to leave room for the second lives of the others, and for a start.
+        let participants = table.participants.len();
+        if seats > (participants - processes_for(participants)) / 2 {
+            return Ok(Err(Refusal::Clients(seats as u32)));
+        }
+        let place = admit(table, pid)?;
+        if let Ok(name) = place {
+            table.participants[usize::from(name.id())].keep_for(client);
+        }
+        Ok(place)
+    }
+}
+
+fn admit(table: &Table<'_>, pid: u32) -> Result<Result<Name, Refusal>, Corrupted> {
+    Ok(table.admit(pid, GUEST)?.ok_or(Refusal::Full(table.participants.len() as u32)))
 }
 
 /// Tells who wanted another size how many workers there were, or why it stays.
@@ -541,7 +678,7 @@ impl Guest {
     fn has_gone(&mut self) -> Option<bool> {
         if let Some(connection) = &self.connection {
             match hear(connection, MsgFlags::MSG_DONTWAIT) {
-                Ok(Some(message)) if Request::of(message) == Some(Request::Goodbye) => return Some(true),
+                Ok(Some(Request::Goodbye)) => return Some(true),
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 _ => self.connection = None,
             }
@@ -575,6 +712,21 @@ pub(crate) enum AttachError {
         /// Its reason.
         why: Refusal,
     },
+    /// The same, of a client of this name.
+    #[cfg(feature = "pool")]
+    #[error("pool '{name}' refuses the client '{client}': {why}")]
+    RefusedClient {
+        /// The pool.
+        name: String,
+        /// The client.
+        client: String,
+        /// Its reason.
+        why: Refusal,
+    },
+    /// No client can have this name.
+    #[cfg(feature = "pool")]
+    #[error("invalid client name '{0}': use 1 to {LONGEST_SEAT} letters, digits, '.', '_' and '-'")]
+    ClientName(String),
     /// The coordinator does not answer.
     #[error("the coordinator of pool '{name}' (pid {pid}) does not answer for {seconds} s: it may be stopped")]
     Silent {
@@ -640,7 +792,7 @@ fn ask(name: &str, request: Request) -> Result<Given, AttachError> {
 /// Asks, and waits for the answer.
 fn converse(name: &str, socket: OwnedFd, request: Request) -> Result<Given, AttachError> {
     let seconds = PATIENCE_WITH_COORDINATOR;
-    let result = say(&socket, request.message(), &[]).and_then(|()| {
+    let result = request.say(&socket).and_then(|()| {
         loop {
             match hear_with_fds(&socket) {
                 Err(Errno::EINTR) => {}
@@ -746,7 +898,35 @@ impl Drop for Place {
 /// # Errors
 /// [`AttachError`].
 pub(crate) fn attach(name: &str) -> Result<Attached, AttachError> {
-    let Given { socket, word, fds } = ask(name, Request::Attach)?;
+    sit_down(name, ask(name, Request::Attach)?, Ok)
+}
+
+/// The same with the seat of the clients of this name. `begin` makes its end a durable one: if it fails, the seat is given up.
+///
+/// # Errors
+/// [`AttachError`], and those of `begin`.
+#[cfg(feature = "pool")]
+pub(crate) fn attach_as<E: From<AttachError>>(
+    name: &str,
+    client: &str,
+    begin: impl FnOnce(Endpoint) -> Result<Endpoint, E>,
+) -> Result<Attached, E> {
+    let request = ClientName::of(client).map(Request::AttachAs);
+    let request = request.ok_or_else(|| AttachError::ClientName(client.to_owned()))?;
+    let given = ask(name, request).map_err(|e| match e {
+        AttachError::Refused { name, why } if why != Refusal::AnotherVersion => {
+            AttachError::RefusedClient { name, client: client.to_owned(), why }
+        }
+        e => e,
+    })?;
+    sit_down(name, given, begin)
+}
+
+fn sit_down<E: From<AttachError>>(
+    name: &str,
+    Given { socket, word, fds }: Given,
+    begin: impl FnOnce(Endpoint) -> Result<Endpoint, E>,
+) -> Result<Attached, E> {
     let enter = || {
         let Ok([segment, bell]) = <[OwnedFd; 2]>::try_from(fds) else {
             return Err(AttachError::Unexpected(name.to_owned()));
@@ -762,8 +942,11 @@ pub(crate) fn attach(name: &str) -> Result<Attached, AttachError> {
         let endpoint = Endpoint::new(Arc::new(segment), word).with_bell(Bell::new(bell.as_raw_fd()));
         Ok((endpoint, bell, Arc::new(enough), coordinator, pidfd))
     };
+    let entered = enter().map_err(E::from).and_then(|(endpoint, bell, enough, coordinator, pidfd)| {
+        Ok((begin(endpoint)?, bell, enough, coordinator, pidfd))
+    });
     // Whatever goes wrong from here on, the seat is given up.
-    let (endpoint, bell, enough, coordinator, pidfd) = enter().inspect_err(|_| goodbye(&socket))?;
+    let (endpoint, bell, enough, coordinator, pidfd) = entered.inspect_err(|_| goodbye(&socket))?;
     let (connection, owner, rung) = (Arc::new(socket), getpid(), bell.as_raw_fd());
     let watcher = Arc::new(OnceLock::new());
     let place =
@@ -786,11 +969,7 @@ pub(crate) fn attach(name: &str) -> Result<Attached, AttachError> {
 /// The segment is not used any more.
 fn goodbye(connection: &OwnedFd) {
     // A coordinator that is dead needs none.
-    let _ = send(
-        connection.as_raw_fd(),
-        Request::Goodbye.message().map(u64::to_ne_bytes).as_flattened(),
-        MsgFlags::MSG_NOSIGNAL,
-    );
+    let _ = Request::Goodbye.say(connection);
 }
 
 /// Sleeps until the coordinator has gone, which ends all waits, or nobody here uses the endpoint any more.
@@ -863,9 +1042,14 @@ mod tests {
     #[test]
     fn what_is_said_is_understood_and_nothing_else() {
         let (here, there) = pair();
-        for request in [Request::Attach, Request::Observe, Request::Goodbye, Request::Resize(7)] {
-            say(&here, request.message(), &[]).unwrap();
-            assert_eq!(hear(&there, MsgFlags::empty()).unwrap().and_then(Request::of), Some(request));
+        let names = ["a", &"x".repeat(LONGEST_SEAT)].map(|name| Request::AttachAs(ClientName::of(name).unwrap()));
+        let requests = [Request::Attach, Request::Observe, Request::Goodbye, Request::Resize(7)];
+        for request in requests.into_iter().chain(names) {
+            request.say(&here).unwrap();
+            assert_eq!(hear(&there, MsgFlags::empty()), Ok(Some(request)));
+        }
+        for name in ["", "a b", "a\0b", &"x".repeat(LONGEST_SEAT + 1)] {
+            assert_eq!(ClientName::of(name), None);
         }
         let refusals = [
             Refusal::AnotherUser(7),
@@ -874,14 +1058,19 @@ mod tests {
             Refusal::AnotherVersion,
             Refusal::Size(7),
             Refusal::Ending,
+            Refusal::NoFile,
+            Refusal::OwnersName(7),
+            Refusal::ClientInUse(7),
+            Refusal::Clients(7),
         ];
         for refusal in refusals {
             assert_eq!(Refusal::of(refusal.message()), Some(refusal));
         }
         assert_eq!(Refusal::of(welcome(0)), None);
-        for garbage in [&[0u8; 1][..], &[0xff; 32], &[7; 1000]] {
+        let unnamed = Request::AttachAs(ClientName([0; LONGEST_SEAT])).bytes();
+        for garbage in [&[0u8; 1][..], &[0xff; 32], &[7; 1000], &unnamed, &unnamed[..40]] {
             send(here.as_raw_fd(), garbage, MsgFlags::empty()).unwrap();
-            assert_eq!(hear(&there, MsgFlags::empty()).unwrap().and_then(Request::of), None);
+            assert_eq!(hear(&there, MsgFlags::empty()), Ok(None));
         }
         drop(here);
         assert_eq!(hear(&there, MsgFlags::empty()), Ok(None));

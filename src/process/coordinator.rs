@@ -1732,6 +1732,10 @@ impl<'o> Coordinator<'o> {
             let death = Death { late: &late, ..Death::of(exit.pack()) };
             let settled = self.segment.recover(&self.cursors, self.me, guest.name, death)?;
             self.has_settled = true;
+            // Of whom nothing is left, the place is free.
+            if self.segment.table().leave_seat(guest.name)? {
+                self.segment.table().recover(&self.cursors, self.me, guest.name, Death::of(death.exit))?;
+            }
             if !was_orderly {
                 self.note_ending(guest.pid, GUEST, death.exit, &settled);
             }
@@ -1741,7 +1745,8 @@ impl<'o> Coordinator<'o> {
             self.is_to_be_audited("attached".to_owned());
         }
         let Some(door) = &mut self.door else { return Ok(()) };
-        for (socket, workers) in door.answer(news, &self.segment, self.bell.as_fd())? {
+        let owner = self.owner.as_ref().map(|owner| owner.name);
+        for (socket, workers) in door.answer(news, &self.segment, self.bell.as_fd(), owner)? {
             let resized = self.resize(workers as usize).map_err(|_| match self.mode {
                 Mode::Running => Refusal::Size(self.at_most as u32),
                 _ => Refusal::Ending,

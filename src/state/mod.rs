@@ -8,4 +8,4 @@ mod restart;
 pub(crate) mod survey;
 
 pub use restart::StateError;
-pub(crate) use restart::{Wanted, open, open_journal};
+pub(crate) use restart::{Wanted, adopt, open, open_journal};

@@ -275,7 +275,7 @@ pub(crate) fn open(wanted: Wanted<'_>) -> Result<Opened, StateError> {
     Ok(Opened { segment, coordinator, client, settled: Some(settled) })
 }
 
-/// The journal of a client of a state that this process has, or a new one. Those who were killed with it may take a moment to go.
+/// The journal of a client of the state of this id, or a new one. Those who were killed with it may take a moment to go.
 ///
 /// # Errors
 /// [`StateError::Journal`].
@@ -292,9 +292,27 @@ pub(crate) fn open_journal(
             Err(JournalError::Os { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 drop(Journal::create(path, id, client, sync)?);
             }
+            Ok((_, contents)) if contents.state != id => {
+                let path = journal::path_of(path, client);
+                return Err(JournalError::AnotherState { path, found: contents.state, expected: id }.into());
+            }
             opened => return Ok(opened?),
         }
     }
+}
+
+/// Gives the tasks of this client, who has not begun, tags from 0 on: those of its former lives that have not been released.
+pub(crate) fn adopt(table: &Table<'_>, client: Name) -> Vec<TaskId> {
+    let mut adopted = Vec::new();
+    for (index, d) in (0..).zip(table.descriptors) {
+        let word = table.load(index);
+        // What is FREE names nobody. What is RESERVED is another's, whoever had the descriptor before.
+        if !word.is(Phase::Free) && !word.is(Phase::Reserved) && Name::of(d.submitter.load(Relaxed)) == client {
+            d.tag.store(adopted.len() as u64, Relaxed);
+            adopted.push(TaskId { index, generation: word.generation() });
+        }
+    }
+    adopted
 }
 
 /// The file, locked, and its size. Those who were killed with it may take a moment to go, and those who end in order as long as their pool
@@ -473,7 +491,7 @@ impl Former<'_> {
         step("all settled");
         let name = match self.seat_of(client)? {
             Some(name) => {
-                table.participants[usize::from(name.id())].take_seat(std::process::id());
+                table.participants[usize::from(name.id())].take_seat(std::process::id(), 0);
                 name
             }
             None => {
@@ -487,7 +505,7 @@ impl Former<'_> {
         if let Err(e) = self.segment.set_creator() {
             tracing::warn!("cannot note in '{}' whose it is now: {e}", self.path.display());
         }
-        let client = Client { name, adopted: self.adopt(name) };
+        let client = Client { name, adopted: adopt(table, name) };
         step("tagged");
         Ok((coordinator, client, settled))
     }
@@ -523,19 +541,5 @@ impl Former<'_> {
             }
         }
         Ok(names)
-    }
-
-    /// Gives the tasks of this client tags from 0 on.
-    fn adopt(&self, client: Name) -> Vec<TaskId> {
-        let mut adopted = Vec::new();
-        for (index, d) in (0..).zip(self.table().descriptors) {
-            let word = self.table().load(index);
-            // What is FREE names nobody. What is RESERVED is a living worker's, whoever had the descriptor before.
-            if !word.is(Phase::Free) && !word.is(Phase::Reserved) && Name::of(d.submitter.load(Relaxed)) == client {
-                d.tag.store(adopted.len() as u64, Relaxed);
-                adopted.push(TaskId { index, generation: word.generation() });
-            }
-        }
-        adopted
     }
 }
