@@ -1464,7 +1464,7 @@ impl<'e> Claimed<'e> {
             };
             let (waited, end) = (began.saturating_sub(submitted), End::from(how));
             let attempt = Attempt { task, kind, how: Some(how), end, began, ended: now, waited };
-            endpoint.counting(attempt, Attempt::count);
+            endpoint.counting(attempt, |attempt, endpoint, is_shared| attempt.count(endpoint, is_shared));
         })?;
         Ok(now)
     }

@@ -288,7 +288,7 @@ impl<'r> Counts<'r> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn entry(self, kind: u32) -> &'r Entry {
         let (key, first) = (u64::from(kind) + 1, kind as usize % (ENTRIES - 1));
         let first = &self.0[first];
