@@ -272,6 +272,9 @@ mod real {
         pub(crate) static NOW: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
     }
 
+    /// What an eventfd is counted up by by who announces something: more than it is rung while nobody reads it.
+    pub(crate) const ANNOUNCED: u64 = 1 << 32;
+
     /// What rouses the coordinator from its `poll`: an eventfd that all processes of a pool have. It may be absent, where
     /// nobody sleeps in `poll`. A worker that was left by one coordinator and taken on by another has a pidfd of that one in its place.
     #[derive(Clone, Copy, Debug, Default)]
@@ -283,11 +286,20 @@ mod real {
             Bell(Some(fd))
         }
 
+        /// A task has a time, or the segment has grown.
         pub(crate) fn ring(&self) {
+            self.add(1);
+        }
+
+        /// There is other news, for which no look at all tasks is needed.
+        pub(crate) fn announce(&self) {
+            self.add(ANNOUNCED);
+        }
+
+        fn add(&self, n: u64) {
             if let Some(fd) = self.0 {
-                let one = 1u64;
-                // SAFETY: the kernel reads the 8 bytes of `one`. A full counter (EAGAIN) rings as well.
-                let written = unsafe { libc::write(fd, (&raw const one).cast(), size_of::<u64>()) };
+                // SAFETY: the kernel reads the 8 bytes of `n`. A full counter (EAGAIN) rings as well.
+                let written = unsafe { libc::write(fd, (&raw const n).cast(), size_of::<u64>()) };
                 if written < 0 && nix::errno::Errno::last() != nix::errno::Errno::EAGAIN {
                     rouse(fd);
                 }
@@ -451,6 +463,10 @@ mod mocked {
                 futex.word().fetch_add(1, Ordering::AcqRel);
                 futex.wake_all();
             }
+        }
+
+        pub(crate) fn announce(&self) {
+            self.ring();
         }
     }
 

@@ -115,6 +115,8 @@ pub(crate) enum To {
 
 /// One participant's end of the segment. Threads of its process may share it.
 pub(crate) struct Endpoint {
+    /// Who is told of each result before it is let go of. It goes before the segment, whose lock says that its journal is in use.
+    recorder: Option<Recorder>,
     segment: Arc<Segment>,
     name: Name,
     /// How long its attempts waited and ran. It borrows from `segment`, and is handed out for as long as that is borrowed only.
@@ -141,8 +143,6 @@ pub(crate) struct Endpoint {
     why_orphaned: OnceLock<String>,
     /// Of a durable client: who takes results, one thread at a time, since each is noted before.
     taking: Option<Mutex<()>>,
-    /// Who is told of each result before it is let go of.
-    recorder: Option<Recorder>,
     /// Who reads or replaces the checkpoint of a task: its threads share a task, and slots a lock.
     keeping: [Mutex<()>; 16],
     /// What is needed for as long as anybody uses the rest, and goes after that.

@@ -1401,6 +1401,19 @@ fn a_seat_keeps_what_waits_and_what_is_done_and_nothing_else() {
 }
 
 #[test]
+fn drafts_where_its_tasks_were_keep_no_seat() {
+    let pool = Pool::new(1);
+    let name = seat(&pool);
+    let (client, other) = (durable(&pool, name), pool.endpoint());
+    submit(&client, QUEUE, b"", 1, 1);
+    claim(&pool.endpoint()).complete_reserved(0).unwrap();
+    drop(client.take().unwrap().unwrap());
+    let drafts: Vec<_> = std::iter::from_fn(|| other.draft(0).ok()).collect();
+    assert_eq!(drafts.len(), pool.segment.table().descriptors.len());
+    assert_eq!(pool.segment.table().leave_seat(name), Ok(true));
+}
+
+#[test]
 fn what_a_durable_client_was_reading_has_its_outcome_again() {
     let pool = Pool::new(1);
     let name = seat(&pool);

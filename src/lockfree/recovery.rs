@@ -256,10 +256,10 @@ impl Table<'_> {
         // that it is not live, whoever has the id ([orphan]).
         let task = (0..).zip(self.descriptors).any(|(index, d)| {
             let word = self.load(index);
-            !word.is(Phase::Free)
-                && (word.who() == id
-                    || Name::of(d.submitter.load(Relaxed)).id() == id
-                    || d.addressee.load(Relaxed) != 0 && Name::of(d.addressee.load(Relaxed)).id() == id)
+            // In a draft they are yet of the life before.
+            let [submitter, addressee] = [&d.submitter, &d.addressee].map(|name| name.load(Relaxed));
+            let is_in_fields = || [submitter, addressee].into_iter().any(|name| name != 0 && Name::of(name).id() == id);
+            !word.is(Phase::Free) && (word.who() == id || !word.is(Phase::Reserved) && is_in_fields())
         });
         task || self
             .blocks

@@ -853,7 +853,7 @@ impl<'s> Table<'s> {
     /// As [`complete`](Self::complete). `note` is called once the submitter can take it, and before it is woken.
     ///
     /// # Errors
-    /// As there. `note` was not called, then.
+    /// As there.
     #[inline]
     pub(crate) fn complete_noting(
         &self,

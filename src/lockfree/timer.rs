@@ -318,7 +318,7 @@ impl Table<'_> {
         let word = &self.alarm.watched;
         // Relaxed: [watch]. Both up, so the look that will lower them comes after the fence above.
         if word.load(Relaxed) != RAISED | SEEN && word.fetch_or(RAISED, AcqRel) & SEEN == 0 {
-            cursors.bell.ring();
+            cursors.bell.announce();
         }
     }
 

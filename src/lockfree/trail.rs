@@ -154,9 +154,10 @@ impl Trail {
             fence(Release); // [trail] Who reads an entry of ours finds no name of another before it.
             ring.entries.iter().for_each(|entry| entry.sequence.store(0, Relaxed));
             ring.fault.store(0, Relaxed);
-            ring.who.store(u64::from(pid) << 32 | u64::from(role), Relaxed);
             ring.name.store(me.bits(), Release);
         }
+        // A seat goes from one process to another.
+        ring.who.store(u64::from(pid) << 32 | u64::from(role), Relaxed);
         Pen::at_the_end_of(ring)
     }
 
@@ -445,9 +446,9 @@ mod tests {
         let left = trail.read();
         assert_eq!(left.iter().map(|l| (l.name, l.pid)).collect::<Vec<_>>(), [(me(2), 12), (me(1), 11)]);
         assert_eq!((generations(&left[0]), generations(&left[1])), ((50..53).collect(), (18..50).collect()));
-        // The same one once more goes on.
-        run(&trail.pen(me(2), 12, 5), 53..54, false);
-        assert_eq!(generations(&trail.read()[0]), [50, 51, 52, 53]);
+        // The same one once more goes on, in another process if it is a seat.
+        run(&trail.pen(me(2), 14, 5), 53..54, false);
+        assert_eq!((generations(&trail.read()[0]), trail.read()[0].pid), (vec![50, 51, 52, 53], 14));
         let pen = trail.pen(me(3), 13, 5);
         let left = trail.read();
         assert_eq!(left.iter().map(|l| l.name).collect::<Vec<_>>(), [me(3), me(2)]);

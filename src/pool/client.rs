@@ -401,7 +401,7 @@ pub(crate) struct Client {
 }
 
 struct Shared {
-    /// Of a durable client. Before the endpoint: who has attached gives its seat up with that, and its successor opens the journal.
+    /// Of a durable client.
     journal: Option<Arc<Journaled>>,
     endpoint: Arc<Endpoint>,
     home: Home,

@@ -19,6 +19,9 @@ const ANSWER: Duration = Duration::from_millis(10);
 /// Who wakes so much later than it wanted was stopped, or its machine was; so were the others, and nobody is to blame.
 const STANDSTILL: Duration = Duration::from_secs(1);
 
+/// After the start of a new pool.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+
 /// The coordinator's times.
 pub(crate) struct Clock {
     /// Pool time of the next tick.
@@ -37,11 +40,12 @@ impl Clock {
         Clock { next: 0, look_at: None, looks: Looks::default(), standstills: Standstills::default(), planned: None }
     }
 
-    /// True: the first turn is to look at all tasks. In a new segment there are none, and whoever submits one with a time rings.
+    /// True: the first turn is to look at all tasks. In a new segment there are none, and whoever submits one with a time rings; the look,
+    /// for which the kernel has yet to clear each page, is done once the start is over, so that no death waits for it.
     pub(crate) fn begins(&mut self, table: &Table<'_>) -> bool {
         // Acquire: whoever has seen NEVER and set a time has rung, and the bell keeps that until the first sleep ends.
         let is_new = table.alarm.armed.load(Acquire) == NEVER;
-        self.next = if is_new { NEVER } else { 0 };
+        self.next = if is_new { table.now() + FIRST_LOOK.as_nanos() as u64 } else { 0 };
         !is_new
     }
 

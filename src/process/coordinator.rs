@@ -29,7 +29,7 @@ use crate::{
         layout::Geometry,
         segment::{Options, Segment, SegmentCreateError},
     },
-    sync::{Acquire, Bell, Relaxed, Release, monotonic},
+    sync::{ANNOUNCED, Acquire, Bell, Relaxed, Release, monotonic},
 };
 use nix::{
     errno::Errno,
@@ -191,7 +191,7 @@ impl Seat {
     pub(crate) fn ready(&self) {
         // Release, for the Acquire in `is_ready`: what a client has set up for the workers comes before them. The bell rouses.
         self.me().status.store(READY, Release);
-        Bell::new(self.bell).ring();
+        Bell::new(self.bell).announce();
     }
 
     /// Is a worker to end now, or as soon as what it runs is finished? It looks before each task, and as a last look before it
@@ -516,6 +516,8 @@ pub(crate) struct Coordinator<'o> {
     /// Who has attached and was killed, over which tasks.
     late_guests: Vec<(Name, TaskId)>,
     owner: Option<Owner>,
+    /// The owner's participant, also once that has died: nobody else gets it from this coordinator.
+    owners: Option<Name>,
     /// The owner may still order something.
     is_owner_heard: bool,
     /// It is about to die; if not by then, it has done with the pool.
@@ -619,6 +621,7 @@ impl<'o> Coordinator<'o> {
             door: None,
             late_guests: Vec::new(),
             owner: None,
+            owners: None,
             is_owner_heard: false,
             owner_ends_by: None,
             outbox: Outbox::default(),
@@ -647,7 +650,7 @@ impl<'o> Coordinator<'o> {
     /// # Errors
     /// What the kernel refused.
     pub(crate) fn owned_by(mut self, owner: Owner, at_most: usize) -> Result<Self, PoolError> {
-        self.owner = Some(owner);
+        (self.owners, self.owner) = (Some(owner.name), Some(owner));
         self.is_owner_heard = true;
         self.resizing(0, at_most)
     }
@@ -870,15 +873,15 @@ impl<'o> Coordinator<'o> {
         loop {
             let clients_ready = self.clients_ready();
             self.fork_due(clients_ready)?;
-            // After it: a look at all tasks need not keep a worker waiting.
-            self.keep_time(is_news)?;
-            if self.audit_at.is_some_and(|at| at <= Instant::now()) {
-                self.audit_live();
-            }
             if !self.is_announced && clients_ready && self.mode == Mode::Running && self.workers_ready() {
                 self.is_announced = true;
                 (self.observer)(Event::Started);
                 self.tell(News::Started);
+            }
+            // After both: a look at all tasks need not keep a worker waiting, nor who waits for the pool.
+            self.keep_time(is_news)?;
+            if self.audit_at.is_some_and(|at| at <= Instant::now()) {
+                self.audit_live();
             }
             if self.mode >= Mode::Draining && self.killed == 0 && !self.has_clients() {
                 self.set_mode(Mode::Stopping)?;
@@ -1143,7 +1146,7 @@ impl<'o> Coordinator<'o> {
             [of_companion, of_owner, of_connection].map(|of| of.is_some_and(is_new));
         drop(fds);
         self.clock.has_slept(self.segment.table());
-        let has_rung = has_rung && self.bell.read().is_ok();
+        let has_rung = has_rung && self.bell.read().is_ok_and(|rings| rings % ANNOUNCED != 0);
         for &i in &stirred {
             self.pump(i);
         }
@@ -1745,8 +1748,7 @@ impl<'o> Coordinator<'o> {
             self.is_to_be_audited("attached".to_owned());
         }
         let Some(door) = &mut self.door else { return Ok(()) };
-        let owner = self.owner.as_ref().map(|owner| owner.name);
-        for (socket, workers) in door.answer(news, &self.segment, self.bell.as_fd(), owner)? {
+        for (socket, workers) in door.answer(news, &self.segment, self.bell.as_fd(), self.owners)? {
             let resized = self.resize(workers as usize).map_err(|_| match self.mode {
                 Mode::Running => Refusal::Size(self.at_most as u32),
                 _ => Refusal::Ending,
