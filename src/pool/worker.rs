@@ -32,7 +32,7 @@ use crate::{
         table::{Again, LaneId, TaskId},
     },
     panics,
-    process::{attach::GUEST, coordinator::Seat, fault},
+    process::{attach::GUEST, coordinator::Seat, fault, limits::Leave},
 };
 use std::{
     any::{Any, TypeId, type_name},
@@ -372,7 +372,7 @@ impl Current {
         if let Some(damage) = self.core.damage.get() {
             return Err(*damage);
         }
-        if self.top.depth > OTHERS || self.is_to_leave() {
+        if self.top.depth > OTHERS || self.is_stranded() {
             return Ok(false);
         }
         match self.claim()? {
@@ -381,9 +381,11 @@ impl Current {
         }
     }
 
-    /// It begins nothing more but what the tasks wait for that it runs: its coordinator is dead, or the next one is of another program.
-    fn is_to_leave(&self) -> bool {
-        self.core.endpoint.participant().leaves() != 0
+    /// It begins nothing more but what the tasks wait for that it runs: its coordinator is dead, or the next one is of another program. (Who
+    /// leaves for another reason sees to what its tasks have submitted.)
+    fn is_stranded(&self) -> bool {
+        let why = Leave::of(self.core.endpoint.participant().leaves());
+        matches!(why, Some(Leave::Orphaned | Leave::Alone | Leave::Stranger))
     }
 
     fn claim(&self) -> Result<Option<Claimed<'_>>, Corrupted> {
@@ -392,7 +394,7 @@ impl Current {
 
     /// Sleeps until there may be a result, or something to run meanwhile.
     pub(super) fn park(&self, at_most: Option<Duration>, last_look: impl FnOnce() -> bool) {
-        let is_deep = self.top.depth > OTHERS || self.is_to_leave();
+        let is_deep = self.top.depth > OTHERS || self.is_stranded();
         let queues = if is_deep { &[][..] } else { &self.core.queues };
         let at_most = if is_deep { Some(at_most.map_or(LOOK, |t| t.min(LOOK))) } else { at_most };
         self.ended.take(); // long ago when it wakes

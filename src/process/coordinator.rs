@@ -798,7 +798,7 @@ impl<'o> Coordinator<'o> {
                     let mut worker = Worker::new(0, &self.specs[0], number);
                     worker.is_retired = true;
                     self.workers.push(worker);
-                    orphan::ask_to_leave(p);
+                    orphan::send_away(p);
                     self.workers.last_mut().unwrap_or_else(|| unreachable!("it was pushed just now"))
                 }
             };

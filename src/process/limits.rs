@@ -220,6 +220,8 @@ pub(crate) enum Leave {
     Orphaned = 5,
     /// No other has come in time.
     Alone = 6,
+    /// The one that has come does not go on with it.
+    Stranger = 7,
 }
 
 impl Leave {
@@ -232,6 +234,7 @@ impl Leave {
             4 => Some(Leave::Cpu),
             5 => Some(Leave::Orphaned),
             6 => Some(Leave::Alone),
+            7 => Some(Leave::Stranger),
             _ => Some(Leave::Asked),
         }
     }
@@ -246,6 +249,7 @@ impl fmt::Display for Leave {
             Leave::Cpu => "it has used half of the CPU time that one worker may",
             Leave::Orphaned => "its coordinator is dead",
             Leave::Alone => "its coordinator is dead, and no other came in time",
+            Leave::Stranger => "its coordinator is dead, and the next one does not go on with it",
         })
     }
 }

@@ -153,7 +153,7 @@ fn successor(segment: &Segment, within: Duration) -> Option<OwnedFd> {
 }
 
 /// Has this worker, which need not know of it yet, leave once what it runs is finished.
-pub(crate) fn ask_to_leave(worker: &Participant) {
+pub(super) fn ask_to_leave(worker: &Participant) {
     loop {
         worker.ask_to_leave(Leave::Asked as u32);
         // It waits for a coordinator; or is told by another thread of its own, between the two, that there is one.
@@ -162,4 +162,9 @@ pub(crate) fn ask_to_leave(worker: &Participant) {
             return;
         }
     }
+}
+
+/// The same, of one that is of another program, or has lost some of its threads: it begins nothing but what its tasks wait for.
+pub(crate) fn send_away(worker: &Participant) {
+    while !worker.leave_for(worker.leaves(), Leave::Stranger as u32) {}
 }

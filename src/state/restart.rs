@@ -459,7 +459,7 @@ impl Former<'_> {
         let control = &self.segment.header().control;
         if Mode::of(control) != Mode::Running {
             // Some of their threads may have ended for it.
-            living.iter().for_each(|name| orphan::ask_to_leave(&table.participants[usize::from(name.id())]));
+            living.iter().for_each(|name| orphan::send_away(&table.participants[usize::from(name.id())]));
         }
         control.mode.store(Mode::Running as u32, Release);
         control.alarm.armed.store(0, Release);
