@@ -178,7 +178,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("benches/c/run 5 --write", Nobody(FIGURES)),
     ("benches/jobs/run", In(".ci/long", "benches/jobs/run 1")),
     ("benches/jobs/run --write", Nobody(FIGURES)),
-    ("benches/seeing/run 40 --seconds 1.5 --write", Nobody(FIGURES)),
+    ("benches/seeing/run --write", Nobody(FIGURES)),
     ("benches/seeing/run", In(".ci/long", "benches/seeing/run 1")),
     ("benches/counts/run", In("tests/all.sh", "benches/counts/run")),
     ("peer PEER CASE [KEY=VALUE ...]", In("benches/src/driver/turns.rs", "Command::new")),

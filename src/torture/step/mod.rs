@@ -59,6 +59,7 @@ const ENOUGH: usize = 10;
 const ENOUGH_TO_SHOW: usize = 1;
 /// Seconds after which a judgement that waits has lost a wake-up.
 const PATIENCE: u32 = 60;
+/// The same where that is to be expected.
 const IMPATIENCE: u32 = 1;
 
 /// A path, and what stands around it.
@@ -446,7 +447,7 @@ impl Path {
     /// In a process of its own: one blow, and the verdict on it.
     fn trial(&'static self, trace: &Trace, moment: Moment, without: Option<Without>) -> Result<u8, TortureError> {
         let path = |why| TortureError::Path { path: self.name, why };
-        alarm::set(if without.is_some() { IMPATIENCE } else { PATIENCE });
+        alarm::set(if without == Some(Without::Recovery) { IMPATIENCE } else { PATIENCE });
         let mut stage = Stage::new(self.descriptors, without == Some(Without::Generation))?;
         let (stage, mut child) = self.begin(&mut stage)?;
         match moment {
