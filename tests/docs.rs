@@ -172,7 +172,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("benches/run 3 --cases a,b --peers raw,pool,executor", In("tests/all.sh", "benches/run 3")),
     ("benches/run --write", Nobody(FIGURES)),
     ("benches/compare COMMIT 21", Nobody(FIGURES)),
-    ("benches/compare 03e39ba7 15 --write", Nobody(FIGURES)),
+    ("benches/compare 03e39ba7 31 --write", Nobody(FIGURES)),
     ("benches/temporal/run", Nobody(FIGURES)),
     ("benches/c/run", Nobody(FIGURES)),
     ("benches/c/run 5 --write", Nobody(FIGURES)),
