@@ -272,7 +272,7 @@ mod real {
         pub(crate) static NOW: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
     }
 
-    /// What an eventfd is counted up by by who announces something: more than it is rung while nobody reads it.
+    /// By so much an announcement counts the eventfd up: nobody rings as often before it is read.
     pub(crate) const ANNOUNCED: u64 = 1 << 32;
 
     /// What rouses the coordinator from its `poll`: an eventfd that all processes of a pool have. It may be absent, where

@@ -98,7 +98,7 @@ impl Alarm {
 
 /// Somebody was woken, and may be stopped; or its waker may.
 pub(crate) const RAISED: u32 = 1;
-/// The coordinator knows. Until then each who has it watch rings: the first may be stopped short of that.
+/// The coordinator knows. Until then each who has it watch rouses it: the first may be stopped short of that.
 pub(crate) const SEEN: u32 = 2;
 
 /// What the coordinator remembers from one [`look`](Table::look) to the next: where each queue's head was.

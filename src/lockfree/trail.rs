@@ -12,6 +12,8 @@
 //! |-------------------------|---------------------------------------|---------|--------------------------------------------|
 //! | `name`, `who`           | the participant, as it begins, when   | people  | a ring without a name, or the former one's,|
 //! |                         | all entries are void                  |         | of which some entries are void already     |
+//! |                         | (a seat goes from process to process: |         | (of a seat: the process before)            |
+//! |                         | `who` as each begins)                 |         |                                            |
 //! | `fault`                 | the participant, once, in the handler | people  | the task whose thread got a fatal signal   |
 //! |                         | of a fatal signal; 0 as it begins     |         |                                            |
 //! | an entry's `sequence`   | the participant, and once it is dead  | people  | an entry of each of its threads that is    |

@@ -71,7 +71,7 @@ impl Clock {
         self.standstills.look_again();
     }
 
-    /// Does what is due, and returns the tasks that have run out of time with those who run them. `is_news`: the bell rang,
+    /// Does what is due, and returns the tasks that have run out of time with those who run them. `is_news`: the bell rang for it,
     /// or a death was settled. `pid_of`: who that is among the processes, which has not been reaped.
     ///
     /// # Errors

@@ -8,7 +8,8 @@
 //!    ([`Leave::Orphaned`]).
 //! 3. Another coordinator comes (`state/restart.rs`): it settles what the dead have left, supervises the living by their pidfds, and
 //!    counts itself (`served`). Each worker looks who that is, watches it, has it roused by its pidfd in place of the bell, and
-//!    goes on. Or none comes in time: each worker ends as soon as it has finished what it runs ([`Leave::Alone`]).
+//!    goes on. Or none comes in time, or the one that has come is of another program: each worker ends as soon as it has finished what it
+//!    runs ([`Leave::Alone`], [`Leave::Stranger`]).
 //!
 //! Step 2 may follow step 3 as often as it may be.
 //!
