@@ -10,6 +10,8 @@ mod program;
 #[path = "common/scene.rs"]
 #[allow(dead_code, reason = "a part of it is used here")]
 mod scene;
+#[path = "common/squares.rs"]
+mod squares;
 
 use eventually::eventually;
 use nix::{
@@ -20,10 +22,11 @@ use program::Program;
 use scene::until;
 use shmworker::{
     Pool, SegmentCreateError, StateError, Tasks,
-    pool::{Adopted, AttachError, AttachOptions, Attached, Handle, StartError, Task, TaskError, TaskOptions},
+    pool::{Adopted, AttachError, AttachOptions, Attached, StartError, Task, TaskError, TaskOptions},
 };
+use squares::{SQUARE, number, whole_lines, write_squares};
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::Write,
     os::unix::{fs::FileExt, process::ExitStatusExt},
@@ -34,7 +37,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-const SQUARE: Task<u64, u64> = Task::named("square");
 const HOLD: Task<String, u64> = Task::named("hold");
 
 fn main() -> ExitCode {
@@ -149,43 +151,8 @@ fn squares(dir: &Path, client: &str, n: u64) {
         Err(e) => panic!("{e}"),
     };
     let out = dir.join(client);
-    let done: BTreeSet<u64> = whole_lines(&out).iter().map(|line| number(line)).collect();
-    let mut out = OpenOptions::new().append(true).create(true).open(out).unwrap();
-    let mut keep = |(x, handle): (u64, Handle<u64>)| {
-        handle.finish_with(|finished| out.write_all(format!("{x} {}\n", finished.result.unwrap()).as_bytes()).unwrap());
-    };
-    let (mut handles, mut accepted) = (VecDeque::new(), BTreeSet::new());
-    for found in pool.adopted() {
-        assert_eq!(found.name(), "square");
-        let x: u64 = found.key().unwrap().parse().unwrap();
-        assert!(accepted.insert(x), "{x} was accepted twice");
-        if !done.contains(&x) {
-            handles.push_back((x, found.into_handle(SQUARE).unwrap()));
-        }
-    }
-    for x in (0..n).filter(|x| !accepted.contains(x) && !done.contains(x)) {
-        if handles.len() > 200 {
-            handles.pop_front().into_iter().for_each(&mut keep);
-        }
-        let options = TaskOptions::new().attempts(255).key(x.to_string());
-        handles.push_back((x, pool.submit_with(SQUARE, &x, &options).unwrap()));
-    }
-    handles.into_iter().for_each(keep);
+    write_squares(&pool, pool.adopted(), &out, n);
     pool.drain().unwrap();
-}
-
-fn number(line: &str) -> u64 {
-    line.split_once(' ').unwrap().0.parse().unwrap()
-}
-
-/// The lines of a file, which loses what is behind the last whole one.
-fn whole_lines(path: &Path) -> Vec<String> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let whole = text.rfind('\n').map_or(0, |at| at + 1);
-    if whole < text.len() {
-        OpenOptions::new().write(true).open(path).unwrap().set_len(whole as u64).unwrap();
-    }
-    text[..whole].lines().map(str::to_owned).collect()
 }
 
 // ---- what the scenes share ------------------------------------------------------------------------------------------

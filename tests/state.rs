@@ -10,6 +10,8 @@ mod program;
 #[path = "common/scene.rs"]
 #[allow(dead_code, reason = "a part of it is used here")]
 mod scene;
+#[path = "common/squares.rs"]
+mod squares;
 
 use eventually::eventually;
 use nix::{
@@ -24,8 +26,9 @@ use shmworker::{
     Pool, SegmentCreateError, StateError, Tasks,
     pool::{Adopted, Builder, Handle, PoolError, StartError, Task, TaskError, TaskOptions},
 };
+use squares::{SQUARE, number, whole_lines, write_squares};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::VecDeque,
     fs::{self, OpenOptions},
     io::Write,
     os::unix::{
@@ -84,10 +87,10 @@ fn main() -> ExitCode {
 
 // ---- a program ------------------------------------------------------------------------------------------------------
 
-fn tasks() -> (Tasks, Task<u64, u64>) {
+fn tasks() -> Tasks {
     let mut tasks = Tasks::new();
-    let square = tasks.function("square", |x: u64| x * x);
-    (tasks, square)
+    tasks.function("square", |x: u64| x * x);
+    tasks
 }
 
 /// Writes the squares below `n` into a file, each once, whatever has happened to this program before.
@@ -99,46 +102,10 @@ fn squares(dir: &Path, n: u64) {
             eprintln!("{said}");
         }
     }));
-    let (tasks, square) = tasks();
-    let pool = Pool::builder().workers(2).file(dir.join("state")).fork(tasks).unwrap();
+    let pool = Pool::builder().workers(2).file(dir.join("state")).fork(tasks()).unwrap();
     let out = dir.join("out");
-    let done: BTreeSet<u64> = whole_lines(&out).iter().map(|line| number(line)).collect();
-    let mut out = OpenOptions::new().append(true).create(true).open(out).unwrap();
-    let mut keep = |(x, handle): (u64, Handle<u64>)| {
-        handle.finish_with(|finished| out.write_all(format!("{x} {}\n", finished.result.unwrap()).as_bytes()).unwrap());
-    };
-    let (mut handles, mut accepted) = (VecDeque::new(), BTreeSet::new());
-    for found in pool.adopted() {
-        assert_eq!(found.name(), "square");
-        let x: u64 = found.key().unwrap().parse().unwrap();
-        assert!(accepted.insert(x), "{x} was accepted twice");
-        if !done.contains(&x) {
-            handles.push_back((x, found.into_handle(square).unwrap()));
-        }
-    }
-    for x in (0..n).filter(|x| !accepted.contains(x) && !done.contains(x)) {
-        if handles.len() > 200 {
-            handles.pop_front().into_iter().for_each(&mut keep);
-        }
-        let options = TaskOptions::new().attempts(255).key(x.to_string());
-        handles.push_back((x, pool.submit_with(square, &x, &options).unwrap()));
-    }
-    handles.into_iter().for_each(keep);
+    write_squares(&pool, pool.adopted(), &out, n);
     pool.join().unwrap();
-}
-
-fn number(line: &str) -> u64 {
-    line.split_once(' ').unwrap().0.parse().unwrap()
-}
-
-/// The lines of a file, which loses what is behind the last whole one.
-fn whole_lines(path: &Path) -> Vec<String> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let whole = text.rfind('\n').map_or(0, |at| at + 1);
-    if whole < text.len() {
-        OpenOptions::new().write(true).open(path).unwrap().set_len(whole as u64).unwrap();
-    }
-    text[..whole].lines().map(str::to_owned).collect()
 }
 
 fn a_program_goes_on_after_everything_was_killed() {
@@ -692,7 +659,7 @@ fn what_jobs_leave_behind_is_ended() {
 // ---- the library ----------------------------------------------------------------------------------------------------
 
 fn pool(state: &Path) -> Result<Pool, StartError> {
-    Pool::builder().workers(1).file(state).fork(tasks().0)
+    Pool::builder().workers(1).file(state).fork(tasks())
 }
 
 /// Does this in a process of its own, which ends then, and waits for that.
@@ -714,8 +681,6 @@ fn elsewhere(act: impl FnOnce()) {
 fn leave(submitted: Result<Handle<impl shmworker::pool::Wire>, PoolError>) {
     std::mem::forget(submitted.unwrap());
 }
-
-const SQUARE: Task<u64, u64> = Task::named("square");
 
 /// Submits the squares of these, and is killed when all are done; without its coordinator, or with that alone.
 fn whoever_is_killed_alone_the_next_goes_on() {
@@ -795,7 +760,7 @@ fn what_nobody_asks_for_is_there_again() {
 
 fn each_client_has_its_own() {
     let dir = tempfile::tempdir().unwrap();
-    let of = |client: &str| Pool::builder().workers(1).file(dir.path().join("state")).client(client).fork(tasks().0);
+    let of = |client: &str| Pool::builder().workers(1).file(dir.path().join("state")).client(client).fork(tasks());
     for (client, x) in [("a", 2), ("b", 3)] {
         elsewhere(|| {
             let pool = of(client).unwrap();
@@ -865,11 +830,11 @@ fn what_a_pool_is_to_be_like_must_fit() {
     let state = dir.path().join("state");
     let builder = || Pool::builder().workers(1).file(&state);
     elsewhere(|| {
-        let pool = builder().fork(tasks().0).unwrap();
+        let pool = builder().fork(tasks()).unwrap();
         leave(pool.submit(SQUARE, &7));
         pool.join().unwrap();
     });
-    let refused = |builder: Builder| builder.fork(tasks().0).unwrap_err().to_string();
+    let refused = |builder: Builder| builder.fork(tasks()).unwrap_err().to_string();
     let name = state.display();
     let said = refused(builder().queues(["a", "b"]));
     assert_eq!(
@@ -976,7 +941,7 @@ fn a_shutdown_cancels_nothing_of_who_is_absent() {
 fn names_of_which_nothing_is_left_take_no_place() {
     let dir = tempfile::tempdir().unwrap();
     let of = |client: &str| {
-        Pool::builder().workers(1).max_workers(30).file(dir.path().join("state")).client(client).fork(tasks().0)
+        Pool::builder().workers(1).max_workers(30).file(dir.path().join("state")).client(client).fork(tasks())
     };
     // 64 places: the coordinator's, 30 workers', and that of the client itself.
     let keeps = |i: u64| {
