@@ -5,7 +5,7 @@ use nix::{
     errno::Errno,
     sys::{
         prctl::set_pdeathsig,
-        signal::{Signal, kill},
+        signal::{SigHandler, Signal, kill, signal},
     },
     unistd::{Pid, setsid},
 };
@@ -76,6 +76,11 @@ impl Program {
         let prepare = move || {
             // A test program that is killed leaves nothing either.
             set_pdeathsig(Signal::SIGKILL)?;
+            // A shell's background job, as a test run may be one, ignores these, and so would the program.
+            for ignored in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+                // SAFETY: the default is no function that could be called at a wrong time.
+                unsafe { signal(ignored, SigHandler::SigDfl) }?;
+            }
             if in_terminal {
                 setsid()?;
                 // SAFETY: a plain system call on a descriptor that is open.
@@ -83,7 +88,7 @@ impl Program {
             }
             Ok(())
         };
-        // SAFETY: `prepare` makes three system calls, all async-signal-safe, and neither allocates nor locks.
+        // SAFETY: `prepare` makes a few system calls, all async-signal-safe, and neither allocates nor locks.
         unsafe { command.env(MARK, &mark).pre_exec(prepare) };
         let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
         // `command` goes here, and with it our copies of the terminal.

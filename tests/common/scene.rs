@@ -20,8 +20,8 @@ use std::{
 
 /// A scene's name comes behind this.
 const SCENE: &str = "--scene";
-/// Seconds after which a scene is ended by SIGALRM: far longer than any takes on a machine that is busy with more.
-const PATIENCE: u32 = 60;
+/// Seconds after which a scene is ended by SIGALRM: longer than `eventually` waits, which says for what.
+const PATIENCE: u32 = 180;
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(crate) type Scene = (&'static str, fn());
