@@ -25,7 +25,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, OpenOptions},
     io::Write,
-    os::unix::fs::FileExt,
+    os::unix::{fs::FileExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Output, Stdio},
 };
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         after_another_boot_all_that_was_accepted_is_run,
         what_is_exported_is_run_where_it_is_imported,
         recover_says_what_the_next_start_does,
+        a_journal_that_is_lost_is_made_again,
         jobs_of_another_boot_are_run_once_each,
         a_journal_of_another_state_is_refused,
         a_state_that_is_in_use_is_not_imported_into,
@@ -287,6 +288,25 @@ fn recover_says_what_the_next_start_does() {
     fs::remove_file(&journal).unwrap();
     says(&shmworker(&["recover"], &state), 1, &["journal      none", "is refused", "no journal says what was in it"]);
     says(&shmworker(&["recover", "--apply"], &state), 1, &["no journal says what was in it"]);
+}
+
+/// Also where its maker dies over it.
+fn a_journal_that_is_lost_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    killed(dir.path(), "state", 6);
+    fs::remove_file(dir.path().join("state.journal")).unwrap();
+    let mut dying = program(dir.path(), "state", 6);
+    dying.env("SHMWORKER_DIES_AT", "numbered");
+    let mut dying = Program::start(dying);
+    eventually("its end", || (!dying.is_running()).then_some(()));
+    kill_all(&dying);
+    assert_eq!(dying.end().signal(), Some(Signal::SIGKILL as i32));
+    assert_eq!(killed(dir.path(), "state", 6)[0], "adopted 6");
+    says(&shmworker(&["recover"], &state), 0, &["6 tasks accepted and not done"]);
+    reboot(&state);
+    assert_eq!(ends(dir.path(), "state", 6)[0], "adopted 6");
+    assert_eq!(squared(&dir.path().join("out")), (0..6).collect::<Vec<_>>());
 }
 
 fn jobs_of_another_boot_are_run_once_each() {

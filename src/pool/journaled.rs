@@ -65,7 +65,12 @@ pub(super) fn begin<'n>(
         if (number == 0 || !known.contains(&number) && !done.contains(number))
             && let (Some(s), Some(input)) = (endpoint.submission_of(task), endpoint.input_of(task).map_err(corrupted)?)
         {
-            endpoint.set_number(task, journal.write(&s, endpoint.key_of(task).as_deref(), &input)?);
+            let Some(terms) = terms(&s) else { continue };
+            let number = journal.number();
+            // First: one that the journal does not know is added again, one that the segment does not know is submitted again.
+            endpoint.set_number(task, number);
+            step("numbered");
+            journal.append(number, terms, endpoint.key_of(task).as_deref(), &input)?;
         }
     }
     step("journaled");
@@ -97,13 +102,18 @@ impl Journaled {
 
     /// Writes down a task that is about to be submitted. Returns its number; 0 for one that is for one process alone, and goes with it.
     pub(super) fn accept(&self, s: &Submission, key: Option<&str>, input: &[u8]) -> Result<u64, PoolError> {
-        self.write(s, key, input).map_err(|e| PoolError::Journal(e.to_string()))
+        let Some(terms) = terms(s) else { return Ok(0) };
+        let number = self.number();
+        self.append(number, terms, key, input).map_err(|e| PoolError::Journal(e.to_string()))?;
+        Ok(number)
     }
 
-    fn write(&self, s: &Submission, key: Option<&str>, input: &[u8]) -> Result<u64, JournalError> {
-        let Some(terms) = terms(s) else { return Ok(0) };
-        let number = self.next.fetch_add(1, Relaxed); // it says nothing of anything else
-        self.journal.append(&[Record::Accepted { number, key, terms, input }]).map(|()| number)
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Relaxed) // it says nothing of anything else
+    }
+
+    fn append(&self, number: u64, terms: Terms, key: Option<&str>, input: &[u8]) -> Result<(), JournalError> {
+        self.journal.append(&[Record::Accepted { number, key, terms, input }])
     }
 
     /// Writes down that a result was delivered. False: it could not.
