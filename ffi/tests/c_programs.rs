@@ -186,6 +186,13 @@ fn the_header_is_good_for_c_and_for_cxx_alone() {
 }
 
 #[test]
+fn codes_and_fields_are_where_they_were() {
+    let mut command = Command::new("gcc");
+    command.args(["-std=c11", "-fsyntax-only"]).args(WARNINGS).args(pkg_config(&["--cflags"]));
+    output_of(command.arg(repository().join("ffi/tests/c/abi.c")));
+}
+
+#[test]
 fn the_examples_work_through_cmake() {
     let (source, build) = (repository().join("examples"), scratch("cmake"));
     let _ = std::fs::remove_dir_all(&build);
