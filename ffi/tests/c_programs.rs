@@ -176,9 +176,11 @@ fn a_program_can_be_linked_with_the_static_library() {
     libraries.iter_mut().filter(|library| *library == "-lshmworker").for_each(|library| {
         *library = PREFIX.join("lib/libshmworker.a").display().to_string();
     });
-    let program = build(&example(Language::C, "hello"), Language::C, "static", &[], &libraries);
-    run(&program, &["Hello, World"]);
-    assert!(!output_of(Command::new("ldd").arg(program)).contains("shmworker"));
+    for language in [Language::C, Language::Cxx] {
+        let program = build(&example(language, "hello"), language, "static", &[], &libraries);
+        run(&program, &["Hello, World"]);
+        assert!(!output_of(Command::new("readelf").arg("-d").arg(program)).contains("shmworker"));
+    }
 }
 
 #[test]
