@@ -116,6 +116,30 @@ fn all_that_was_installed_is_uninstalled() {
     assert!(!lib.join("cmake/shmworker").exists());
 }
 
+/// The first shell block of the page, as it stands, but for the profile and where it leaves its program.
+#[test]
+fn what_the_page_says_of_installing_works() {
+    let home = scratch("home");
+    let repository = ffi().parent().unwrap();
+    let page = fs::read_to_string(repository.join("docs/ffi.md")).unwrap();
+    let block = page.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let (prefix, rest) = block.split_once("ffi/install ").unwrap();
+    assert_eq!(prefix, "");
+    let program = home.join("hello").display().to_string();
+    let script =
+        format!("ffi/install --profile dev {}", rest.replace("-o hello && ./hello", "-o $HOME/hello && $HOME/hello"));
+    let mut shell = Command::new("sh");
+    shell.args(["-e", "-c", &script]).current_dir(repository).env("HOME", &home).env_remove("DESTDIR");
+    // Where those who build have what is said to lie in their home by default.
+    for (name, usual) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+        let place = std::env::var_os(name).map(PathBuf::from);
+        shell.env(name, place.unwrap_or_else(|| std::env::home_dir().unwrap().join(usual)));
+    }
+    shell.env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap());
+    let said = succeed(&mut shell);
+    assert!(said.ends_with("\nHello, World\n") && fs::exists(program).unwrap(), "{said}");
+}
+
 #[test]
 fn versions_are_one_and_cmake_compares_them() {
     let dir = scratch("versions");
