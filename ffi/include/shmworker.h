@@ -664,8 +664,10 @@ int32_t shmworker_pool_exec(const char *program,
 int32_t shmworker_pool_attach(const char *name,
                               struct shmworker_pool **pool);
 
-// Submits a task: to the handler of this name, with a copy of these bytes as its input. Short of room it waits. `options` may be
-// NULL. `*task` has to be freed by `shmworker_task_free`.
+// Submits a task: to the handler of this name, with a copy of these bytes as its input. `options` may be NULL. `*task` has to be
+// freed by `shmworker_task_free`.
+//
+// Short of room it waits: as where 3,072 tasks of this process are under way, until one has ended, whose result need not be taken.
 //
 // `SHMWORKER_RESULT_TASK_UNKNOWN`: this pool's workers, who are copies of this process, have no such handler. Of workers of
 // another program it is the task's end that says so. `SHMWORKER_RESULT_NOT_FOUND`: there is no such queue.
@@ -750,8 +752,8 @@ int32_t shmworker_pool_shutdown(const struct shmworker_pool *pool,
 // NULL: nothing is done, and that is `SHMWORKER_RESULT_NULL_ARGUMENT`.
 //
 // Threads: any. If another thread is in a call with this pool, that goes on, and the last of them does the rest, with its wait:
-// `shmworker_pool_shutdown` before this one has all that over when it returns. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child, whose copy needs
-// no freeing.
+// `shmworker_pool_shutdown` before this one has all that over when it returns. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the
+// child, which has nothing to free.
 int32_t shmworker_pool_free(struct shmworker_pool *pool);
 
 // Waits until the task has ended, at most for `timeout_ms` milliseconds (0: looks; negative: for as long as it takes), and says how

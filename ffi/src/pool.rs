@@ -256,8 +256,10 @@ pub unsafe extern "C" fn shmworker_pool_attach(name: *const c_char, pool: *mut *
     })
 }
 
-/// Submits a task: to the handler of this name, with a copy of these bytes as its input. Short of room it waits. `options` may be
-/// NULL. `*task` has to be freed by `shmworker_task_free`.
+/// Submits a task: to the handler of this name, with a copy of these bytes as its input. `options` may be NULL. `*task` has to be
+/// freed by `shmworker_task_free`.
+///
+/// Short of room it waits: as where 3,072 tasks of this process are under way, until one has ended, whose result need not be taken.
 ///
 /// `SHMWORKER_RESULT_TASK_UNKNOWN`: this pool's workers, who are copies of this process, have no such handler. Of workers of
 /// another program it is the task's end that says so. `SHMWORKER_RESULT_NOT_FOUND`: there is no such queue.
@@ -440,8 +442,8 @@ pub extern "C" fn shmworker_pool_shutdown(pool: *const shmworker_pool, grace_ms:
 /// NULL: nothing is done, and that is `SHMWORKER_RESULT_NULL_ARGUMENT`.
 ///
 /// Threads: any. If another thread is in a call with this pool, that goes on, and the last of them does the rest, with its wait:
-/// `shmworker_pool_shutdown` before this one has all that over when it returns. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child, whose copy needs
-/// no freeing.
+/// `shmworker_pool_shutdown` before this one has all that over when it returns. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the
+/// child, which has nothing to free.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_pool_free(pool: *mut shmworker_pool) -> i32 {
     boundary(|| handle::remove::<Pool>(pool).map(drop))
