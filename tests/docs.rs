@@ -48,7 +48,11 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("shmworker jobs -j 8 -- gzip -k {} < files.txt", Here("a.gz")),
     ("shmworker jobs jobs.jsonl > results.jsonl", Here("results.jsonl")),
     ("shmworker jobs --load ./libthumbs.so --joblog log --resume --progress < jobs.jsonl", Here("log")),
-    ("ffi/install --prefix /usr/local", In("ffi/tests/c_programs.rs", "ffi/install")),
+    ("ffi/install --prefix ~/.local", In("ffi/tests/install.rs", "fn all_that_was_installed_is_uninstalled")),
+    (
+        "cc -shared -fPIC examples/c/plugin_thumbs.c -I ~/.local/include -o libthumbs.so",
+        In("tests/temporal_plugins.rs", "examples/c/plugin_thumbs.c"),
+    ),
     (
         "shmworker run -w 0 -a 2 --load ./libthumbs.so",
         In("tests/temporal_plugins.rs", "a_thumbnail_is_made_of_bytes_in_c"),
@@ -114,7 +118,22 @@ const COMMANDS: &[(&str, Proof)] = &[
         In("tests/examples.sh", "check footprint"),
     ),
     // docs/ffi.md
-    ("cc hello.c $(pkg-config --cflags --libs shmworker) -o hello", In("ffi/tests/c_programs.rs", "fn pkg_config")),
+    (
+        "export PKG_CONFIG_PATH=~/.local/lib/pkgconfig LD_LIBRARY_PATH=~/.local/lib",
+        In("ffi/tests/install.rs", "fn what_the_page_says_of_installing_works"),
+    ),
+    (
+        "cc examples/c/hello.c $(pkg-config --cflags --libs shmworker) -o hello && ./hello",
+        In("ffi/tests/install.rs", "fn what_the_page_says_of_installing_works"),
+    ),
+    (
+        "cc -O2 thumbs.c $(pkg-config --cflags --libs shmworker) -o thumbs",
+        In("ffi/tests/c_programs.rs", "fn the_programs_of_the_page_work"),
+    ),
+    (
+        "cc -O2 client.c $(pkg-config --cflags --libs shmworker) -o client && ./client",
+        In("ffi/tests/c_programs.rs", "fn the_programs_of_the_page_work"),
+    ),
     (
         "cc -std=c11 -O2 -shared -fPIC shout.c $(pkg-config --cflags shmworker) -o libshout.so",
         In("tests/docs.rs", "fn plug_in_of_the_page"),
@@ -464,6 +483,9 @@ fn what_is_no_shell_and_no_rust_is_understood_too() {
             };
             match language.as_str() {
                 "c" => feed("cc", &["-std=c11", "-Wall", "-Werror", "-fsyntax-only", "-Iffi/include", "-xc", "-"]),
+                "cpp" => {
+                    feed("c++", &["-std=c++17", "-Wall", "-Werror", "-fsyntax-only", "-Iffi/include", "-xc++", "-"])
+                }
                 "python" => feed("python3", &["-c", "import ast, sys; ast.parse(sys.stdin.read())"]),
                 "json" => feed("python3", &["-c", "import json, sys; [json.loads(line) for line in sys.stdin]"]),
                 // Versions are looked at above.

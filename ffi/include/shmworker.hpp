@@ -121,18 +121,18 @@ public:
 
     // Says all this of the attempt; what it returns, the handler returns.
     std::int32_t tell(shmworker_context *raw) const noexcept {
-        shmworker_failure failure{};
-        failure.size = sizeof failure;
-        failure.message = what();
-        failure.type = type_.empty() ? nullptr : type_.c_str();
-        failure.non_retryable = is_permanent_;
-        failure.next_retry_delay_ms = static_cast<std::uint64_t>(next_retry_delay_.count());
+        shmworker_failure said{};
+        said.size = sizeof said;
+        said.message = what();
+        said.type = type_.empty() ? nullptr : type_.c_str();
+        said.non_retryable = is_permanent_;
+        said.next_retry_delay_ms = static_cast<std::uint64_t>(next_retry_delay_.count());
         if (details_) {
-            failure.details = reinterpret_cast<const std::uint8_t *>(details_->data());
-            failure.details_len = details_->size();
-            failure.details_encoding = encoding_.c_str();
+            said.details = reinterpret_cast<const std::uint8_t *>(details_->data());
+            said.details_len = details_->size();
+            said.details_encoding = encoding_.c_str();
         }
-        return shmworker_context_fail_with(raw, &failure);
+        return shmworker_context_fail_with(raw, &said);
     }
 
 private:
@@ -170,6 +170,18 @@ public:
         return payload.encoding;
     }
 
+    // Further metadata of an argument. Nothing: it has none of that key.
+    std::optional<bytes> metadata(const char *key, std::size_t index = 0) const {
+        const std::uint8_t *data = nullptr;
+        std::size_t len = 0;
+        const auto code = shmworker_context_metadata(raw_, index, key, &data, &len);
+        if (code == SHMWORKER_RESULT_NOT_FOUND) {
+            return std::nullopt;
+        }
+        check(code, "read the metadata");
+        return bytes(data, len);
+    }
+
     // A fact about the task, `which` being a `shmworker_info`. Empty: there is none.
     std::string_view info(std::uint32_t which) const noexcept {
         const char *fact = shmworker_context_info(raw_, which);
@@ -186,6 +198,11 @@ public:
     // Of what was reserved, only so many bytes are the result.
     void set_length(std::size_t len) const { check(shmworker_context_set_length(raw_, len), "shorten the result"); }
 
+    // How the result is encoded, if it was reserved.
+    void set_encoding(const char *encoding) const {
+        check(shmworker_context_set_encoding(raw_, encoding), "set the encoding of the result");
+    }
+
     // Copies a result.
     void set_result(bytes result, const char *encoding = nullptr) const {
         check(shmworker_context_set_result(raw_, result.data(), result.size(), encoding), "leave the result");
@@ -193,6 +210,7 @@ public:
 
     std::uint32_t attempt() const noexcept { return shmworker_context_attempt(raw_); }
     bool is_cancelled() const noexcept { return shmworker_context_is_cancelled(raw_); }
+    bool is_worker_shutdown() const noexcept { return shmworker_context_is_worker_shutdown(raw_); }
 
     // Throws `cancelled` if the task is to end.
     void check_cancelled() const {
@@ -230,7 +248,7 @@ public:
     // What `shmworker_handlers_set_state` or a plug-in's init has made.
     void *state() const noexcept { return shmworker_context_state(raw_); }
 
-    // What `host::state<T>` has this process make.
+    // What `handlers::state<T>`, or a plug-in's `host::state<T>`, has this process make.
     template <typename T> T &state_as() const noexcept { return *static_cast<T *>(state()); }
     shmworker_context *raw() const noexcept { return raw_; }
 
@@ -264,6 +282,30 @@ extern "C" inline std::int32_t shmworker_cpp_run(shmworker_context *raw, void *u
     }
 }
 
+namespace detail {
+// Runs code on behalf of C: an exception goes to stderr and becomes a code.
+template <typename Code> std::int32_t contained(Code &&code) noexcept {
+    try {
+        std::forward<Code>(code)();
+        return SHMWORKER_RESULT_OK;
+    } catch (const error &e) {
+        std::fprintf(stderr, "%s\n", e.what());
+        return e.code();
+    } catch (const std::exception &e) {
+        std::fprintf(stderr, "%s\n", e.what());
+    } catch (...) {
+        std::fputs("an exception that is no std::exception\n", stderr);
+    }
+    return SHMWORKER_RESULT_FAILED;
+}
+
+template <typename T> std::int32_t make(void *, void **state) noexcept {
+    return contained([&] { *state = new T(); });
+}
+
+template <typename T> void destroy(void *, void *state) noexcept { delete static_cast<T *>(state); }
+} // namespace detail
+
 // ---- plug-ins: what follows links no library --------------------------------------------------------------------------
 
 // What a plug-in registers with; it stays for as long as the process does.
@@ -282,33 +324,13 @@ public:
     // Each process makes a `T` before its first task (`context::state_as`), and destroys it when it ends in order. A constructor
     // that throws ends the process.
     template <typename T> host &state() {
-        const auto init = [](void *, void **state) -> std::int32_t {
-            return contained([&] { *state = new T(); });
-        };
-        const auto exit = [](void *, void *state) { delete static_cast<T *>(state); };
-        check(shmworker_host_state(raw_, init, exit, nullptr), "register a state");
+        check(shmworker_host_state(raw_, detail::make<T>, detail::destroy<T>, nullptr), "register a state");
         return *this;
     }
 
     // A line of the log; `level` is a `shmworker_log_level`.
     void log(std::uint32_t level, const char *message) const noexcept { shmworker_host_log(raw_, level, message); }
     const shmworker_host *raw() const noexcept { return raw_; }
-
-    // Runs code on behalf of the host: an exception goes to stderr and becomes a code.
-    template <typename Code> static std::int32_t contained(Code &&code) noexcept {
-        try {
-            std::forward<Code>(code)();
-            return SHMWORKER_RESULT_OK;
-        } catch (const error &e) {
-            std::fprintf(stderr, "%s\n", e.what());
-            return e.code();
-        } catch (const std::exception &e) {
-            std::fprintf(stderr, "%s\n", e.what());
-        } catch (...) {
-            std::fputs("an exception that is no std::exception\n", stderr);
-        }
-        return SHMWORKER_RESULT_FAILED;
-    }
 
 private:
     static void check(std::int32_t code, const char *step) {
@@ -322,7 +344,7 @@ private:
 
 // What the body of `SHMWORKER_PLUGIN` returns: `code`, which takes a `host &`, registers.
 template <typename Code> std::int32_t plugin(const shmworker_host *raw, Code &&code) noexcept {
-    return host::contained([&] {
+    return detail::contained([&] {
         host given(raw);
         std::forward<Code>(code)(given);
     });
@@ -349,9 +371,15 @@ public:
 
     // `run` takes a `context &`. What it throws is the task's failure.
     handlers &add(const std::string &name, handler run) {
-        auto kept = std::make_unique<handler>(std::move(run));
-        check(shmworker_handlers_add(raw_.get(), name.c_str(), shmworker_cpp_run, kept.get()));
-        kept_.push_back(std::move(kept));
+        kept_.push_back(std::make_unique<handler>(std::move(run)));
+        check(shmworker_handlers_add(raw_.get(), name.c_str(), shmworker_cpp_run, kept_.back().get()));
+        return *this;
+    }
+
+    // Each worker makes a `T` before its first task (`context::state_as`), and destroys it when it ends in order. A constructor
+    // that throws ends the worker.
+    template <typename T> handlers &state() {
+        check(shmworker_handlers_set_state(raw_.get(), detail::make<T>, detail::destroy<T>, nullptr));
         return *this;
     }
 

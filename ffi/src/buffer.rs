@@ -18,7 +18,7 @@ use std::{ffi::c_char, ptr};
 /// 2. `shmworker_buffer_data`, and the bytes are written there
 /// 3. `shmworker_buffer_submit`, which uses it up; or `shmworker_buffer_free`
 ///
-/// Threads: any, but who writes the bytes has to be alone with that.
+/// Threads: any, but who writes the bytes has to be alone with that. After a fork the child has no buffer, and must not write there.
 pub struct shmworker_buffer {
     _opaque: [u8; 0],
 }
@@ -65,7 +65,7 @@ fn used_up() -> Error {
 /// Where its bytes lie, at a multiple of 64, and how many there are. They are whatever lay there before. The address is good
 /// until the buffer is submitted or freed.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `data` and `len` are NULL or can be written to.
@@ -85,9 +85,10 @@ pub unsafe extern "C" fn shmworker_buffer_data(
 }
 
 /// Submits it: to the handler of this name in the pool from which it is. As `shmworker_pool_submit` otherwise. On success the buffer
-/// is gone; after an error it still has to be freed.
+/// is gone; after an error it still has to be freed, and after one about `name` or the queue, or from the pool, its bytes are gone:
+/// `shmworker_buffer_data` gives `SHMWORKER_RESULT_WRONG_TIME`. `*task` has to be freed by `shmworker_task_free`.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `name` is NULL or a text; `options` is NULL or as its `size` says; `task` is NULL or can be written to.
@@ -131,7 +132,7 @@ pub unsafe extern "C" fn shmworker_buffer_submit(
 
 /// Frees a buffer that is not to be submitted. NULL: nothing is done, and that is `SHMWORKER_RESULT_NULL_ARGUMENT`.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_buffer_free(buffer: *mut shmworker_buffer) -> i32 {
     boundary(|| handle::remove::<Buffer>(buffer).map(drop))

@@ -4,6 +4,9 @@
 
 // What handlers and plug-ins call. These functions are inline and go through the tables that come with context and host: who
 // calls only them links with no library.
+//
+// Threads: `shmworker_context_` the one on which the handler was called, until it returns; `shmworker_host_log` any; the others of
+// `shmworker_host_` that of `shmworker_register`. After a fork: not in the child of a handler.
 
 #ifdef __cplusplus
 extern "C" {

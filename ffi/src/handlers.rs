@@ -26,7 +26,7 @@ use std::{
 /// 3. `shmworker_pool_fork`, or in a worker program `shmworker_worker_run`
 /// 4. `shmworker_handlers_free`
 ///
-/// Threads: any.
+/// Threads: any. After a fork the child has none: its calls give `SHMWORKER_RESULT_STALE_HANDLE`.
 pub struct shmworker_handlers {
     _opaque: [u8; 0],
 }
@@ -93,9 +93,9 @@ pub(crate) fn flush() {
     unsafe { libc::fflush(ptr::null_mut()) };
 }
 
-/// No handlers yet.
+/// No handlers yet. `*handlers` has to be freed by `shmworker_handlers_free`.
 ///
-/// Threads: any. Fork: a child has those of its parent only if they were handed to `shmworker_pool_fork`.
+/// Threads: any. After a fork: a child makes its own; workers of `shmworker_pool_fork` run what was handed to that.
 ///
 /// # Safety
 /// - `handlers` is NULL or can be written to.
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn shmworker_handlers_new(handlers: *mut *mut shmworker_ha
 /// Adds one, under a name that is copied. `run` is called in the workers, on any of their threads, with this `user_data`.
 /// `SHMWORKER_RESULT_NAME_TAKEN`: there is one of this name.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `name` is NULL or a text; `run` and `user_data` are good in each process that runs it.
@@ -144,7 +144,7 @@ pub unsafe extern "C" fn shmworker_handlers_add(
 /// Says what makes, in each worker process before its first task, what its handlers share (`shmworker_context_state`), and what
 /// undoes that after the last. Either may be NULL. It replaces what was said before.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `init`, `exit` and `user_data` are good in each process that runs them.
@@ -164,7 +164,7 @@ pub unsafe extern "C" fn shmworker_handlers_set_state(
 /// Frees them. Pools that were made with them keep what they need. NULL: nothing is done, and that is
 /// `SHMWORKER_RESULT_NULL_ARGUMENT`.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_handlers_free(handlers: *mut shmworker_handlers) -> i32 {
     boundary(|| handle::remove::<Handlers>(handlers).map(drop))

@@ -1,17 +1,8 @@
 //! The C interface of shmworker: `libshmworker.so`, `libshmworker.a`, `include/shmworker.h` and, for C++, `include/shmworker.hpp`.
 //! What it is to its users stands in `docs/ffi.md`.
 //!
-//! # Conventions
-//!
-//! - Every name starts with `shmworker_` or `SHMWORKER_`; a function that starts with the name of a struct is its method.
-//! - A function that can fail returns a `shmworker_result`, and what else it gives through its last arguments, which are set to
-//!   nothing first. `shmworker_last_error` has a text beside the code.
-//! - `_new`, `_fork`, `_exec`, `_attach`, `_submit` and `_reserve` give something that has to be freed by the `_free` of its struct. What
-//!   a `_submit` or `_finish` uses up is freed if that succeeds.
-//! - A handle is no address: one that is NULL, was freed or never was one is a code, from any thread.
-//! - A struct begins with its size, so that it can grow.
-//! - No panic crosses the boundary ([`error::boundary`]).
-//! - A returned string is UTF-8, ends with a NUL and belongs to the library.
+//! Its conventions stand at the head of `include/shmworker.h`, and so in `cbindgen.toml`. No panic crosses the boundary
+//! ([`error::boundary`]).
 //!
 //! # The header
 //!

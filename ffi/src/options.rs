@@ -19,15 +19,15 @@ pub struct shmworker_pool_options {
     pub size: usize,
     /// A name by which other processes of this user can attach to it: letters, digits, `.`, `_` and `-`. NULL: none can.
     pub name: *const c_char,
-    /// How many workers. 0: as many as there are CPUs.
+    /// How many workers. 0: as many as this process may use CPUs.
     pub workers: usize,
-    /// How many there may be after `shmworker_pool_resize`. 0: twice as many as `workers`.
+    /// How many there may be after `shmworker_pool_resize`. 0: twice as many as `workers`, and at least 30.
     pub max_workers: usize,
-    /// How many tasks a worker runs at a time, each on a thread of its own. 0: one.
+    /// How many tasks a worker runs at a time, each on a thread of its own, up to 1,024. 0: one.
     pub slots: usize,
     /// Names of queues, of which workers take from the first before the second. NULL: one queue, named `default`.
     pub queues: *const *const c_char,
-    /// How many queues.
+    /// How many queues, up to 64.
     pub queue_count: usize,
     /// Milliseconds that workers have to end once the pool ends; then they are killed. 0: 10 seconds.
     pub grace_ms: u64,
@@ -134,8 +134,9 @@ const RETRIES: [(u32, Retry); 4] = [
 
 /// More than these no segment has room for.
 const MOST_WORKERS: usize = 2000;
-const MOST_SLOTS: usize = 1 << 14;
 const MOST_QUEUES: usize = 64;
+/// More than these `Builder::slots` panics for.
+const MOST_SLOTS: usize = 1024;
 
 fn at_most(argument: &str, n: usize, most: usize) -> Result<usize, Error> {
     if n > most { Err(Error::invalid(format_args!("{argument} is {n}, and can be at most {most}"))) } else { Ok(n) }
@@ -185,6 +186,9 @@ pub(crate) unsafe fn pool_options(options: *const shmworker_pool_options) -> Res
     let names = unsafe { slice("options.queues", given.queues, given.queue_count) }?;
     // SAFETY: as above.
     let names: Vec<_> = names.iter().map(|name| unsafe { text("options.queues", *name) }).collect::<Result<_, _>>()?;
+    if let Some((_, twice)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        return Err(Error::invalid(format_args!("two of options.queues are {twice:?}: each has a name of its own")));
+    }
     if !names.is_empty() {
         builder = builder.queues(names);
     }

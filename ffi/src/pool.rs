@@ -154,7 +154,10 @@ const LONGEST: Duration = Duration::from_millis(5);
 
 /// Starts a pool whose workers are copies of this process, by a fork of it: they have all that it has in memory, and run the
 /// handlers that are given. This process must have one thread, but for those of other pools
-/// (`SHMWORKER_RESULT_HAS_THREADS`). `options` may be NULL. The handlers stay the caller's.
+/// (`SHMWORKER_RESULT_HAS_THREADS`). `options` may be NULL. The handlers stay the caller's. `*pool` has to be freed by
+/// `shmworker_pool_free`.
+///
+/// `SHMWORKER_RESULT_NOT_STARTED`: it could not, or a pool of this name runs; the text says which.
 ///
 /// Threads: no others may run. Fork: it forks.
 ///
@@ -185,7 +188,10 @@ pub unsafe extern "C" fn shmworker_pool_fork(
 /// `shmworker_worker_run` (in Rust: `pool::work`) before it starts any thread. `program` is a path, or a name that is looked for in
 /// `PATH`; `arguments` are handed to it, behind its name: texts of which the last is followed by NULL; or NULL: none.
 ///
-/// This process may have threads. The pool's coordinator is a process of that program too.
+/// This process may have threads. The pool's coordinator is a process of that program too. `*pool` has to be freed by
+/// `shmworker_pool_free`.
+///
+/// Errors: as of `shmworker_pool_fork`; `SHMWORKER_RESULT_OS_ERROR`: there is no such program.
 ///
 /// Threads: any. Fork: it starts processes, and no copy of this one goes on.
 ///
@@ -229,9 +235,11 @@ fn os(text: &CStr) -> &OsStr {
 }
 
 /// Attaches to a running pool of this user, by its name or by the process id of its coordinator.
+/// `*pool` has to be freed by `shmworker_pool_free`.
+///
 /// `SHMWORKER_RESULT_NOT_RUNNING`: there is none; `SHMWORKER_RESULT_ABI_MISMATCH`: its shared memory is of another version.
 ///
-/// Threads: any; it starts one, which watches the coordinator.
+/// Threads: any; it starts one, which watches the coordinator. After a fork: a child attaches by itself.
 ///
 /// # Safety
 /// - `name` is NULL or a text; `pool` is NULL or can be written to.
@@ -248,13 +256,16 @@ pub unsafe extern "C" fn shmworker_pool_attach(name: *const c_char, pool: *mut *
     })
 }
 
-/// Submits a task: to the handler of this name, with a copy of these bytes as its input. Short of room it waits. `options` may be
-/// NULL. `*task` has to be freed by `shmworker_task_free`.
+/// Submits a task: to the handler of this name, with a copy of these bytes as its input. `options` may be NULL. `*task` has to be
+/// freed by `shmworker_task_free`.
+///
+/// Short of room it waits: as where 3,072 tasks of this process are under way, until one has ended, whose result need not be taken.
 ///
 /// `SHMWORKER_RESULT_TASK_UNKNOWN`: this pool's workers, who are copies of this process, have no such handler. Of workers of
-/// another program it is the task's end that says so.
+/// another program it is the task's end that says so. `SHMWORKER_RESULT_NOT_FOUND`: there is no such queue.
+/// `SHMWORKER_RESULT_DRAINING`, `SHMWORKER_RESULT_POOL_ENDED`: the pool takes nothing more. And those of `shmworker_pool_reserve`.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `name` is NULL or a text; at `data` there are `len` bytes, or `len` is 0; `options` is NULL or as its `size` says; `task` is NULL
@@ -291,9 +302,9 @@ pub unsafe extern "C" fn shmworker_pool_submit(
 /// `*buffer` has to be submitted by `shmworker_buffer_submit` or freed by `shmworker_buffer_free`.
 ///
 /// `SHMWORKER_RESULT_NO_SPACE`: the buffers of this process take all the room that there is, so that none comes unless some of them are
-/// submitted or freed. `shmworker_pool_submit` says that as well.
+/// submitted or freed; `shmworker_pool_submit` says that as well. `SHMWORKER_RESULT_TOO_LARGE`: more than 64 MiB.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `buffer` is NULL or can be written to.
@@ -315,7 +326,7 @@ pub unsafe extern "C" fn shmworker_pool_reserve(
 /// A file descriptor that is readable while there is an event to be taken by `shmworker_pool_next_event`: for `poll` and `epoll`. It
 /// belongs to the pool: neither read nor close it.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `fd` is NULL or can be written to.
@@ -334,7 +345,7 @@ pub unsafe extern "C" fn shmworker_pool_event_fd(pool: *const shmworker_pool, fd
 /// `shmworker_task_wait` then has its result at once. `SHMWORKER_RESULT_NOT_READY`: there is none just now. Never waits. Either place
 /// may be NULL.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `task` and `user_data` are NULL or can be written to.
@@ -363,7 +374,9 @@ pub unsafe extern "C" fn shmworker_pool_next_event(
 /// From now on the pool has so many workers: the missing ones are started, those that are too many leave once they have finished
 /// what they run. Does not wait for either.
 ///
-/// Threads: any.
+/// `SHMWORKER_RESULT_REFUSED`: none, or more than `max_workers` has room for, or the pool was attached to.
+///
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_pool_resize(pool: *const shmworker_pool, workers: usize) -> i32 {
     boundary(|| {
@@ -374,7 +387,7 @@ pub extern "C" fn shmworker_pool_resize(pool: *const shmworker_pool, workers: us
 
 /// The process id of the pool's coordinator, to which signals may be sent: SIGTERM for the end, SIGHUP for fresh workers.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `pid` is NULL or can be written to.
@@ -397,7 +410,7 @@ pub unsafe extern "C" fn shmworker_pool_coordinator_pid(pool: *const shmworker_p
 /// that was attached to is left, and goes on: what this process has submitted there is waited for and cancelled alike, and after as
 /// long again waited for no longer. Results can still be taken. The handle has to be freed all the same.
 ///
-/// Threads: any; it waits for calls of others with this pool to end.
+/// Threads: any; it waits for calls of others with this pool to end. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_pool_shutdown(pool: *const shmworker_pool, grace_ms: u64) -> i32 {
     boundary(|| {
@@ -429,7 +442,8 @@ pub extern "C" fn shmworker_pool_shutdown(pool: *const shmworker_pool, grace_ms:
 /// NULL: nothing is done, and that is `SHMWORKER_RESULT_NULL_ARGUMENT`.
 ///
 /// Threads: any. If another thread is in a call with this pool, that goes on, and the last of them does the rest, with its wait:
-/// `shmworker_pool_shutdown` before this one has all that over when it returns.
+/// `shmworker_pool_shutdown` before this one has all that over when it returns. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the
+/// child, which has nothing to free.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_pool_free(pool: *mut shmworker_pool) -> i32 {
     boundary(|| handle::remove::<Pool>(pool).map(drop))

@@ -33,7 +33,7 @@ use std::{
 ///
 /// Or `shmworker_task_finish` in place of the last two, where a copy of the result is wanted.
 ///
-/// Threads: any; one at a time waits for it, others may cancel it meanwhile.
+/// Threads: any; one at a time waits for it, others may cancel it meanwhile. After a fork the child has no task.
 pub struct shmworker_task {
     _opaque: [u8; 0],
 }
@@ -283,7 +283,7 @@ impl Drop for Task {
 ///
 /// In a handler its worker waits, and runs nothing else meanwhile: there has to be another that runs what it waits for.
 ///
-/// Threads: any, one at a time.
+/// Threads: any, one at a time. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `outcome` is NULL or as its `size` says.
@@ -316,7 +316,7 @@ fn at_most(timeout_ms: i64) -> Option<Duration> {
 /// Only if it returns `SHMWORKER_RESULT_OK` is the task freed. `SHMWORKER_RESULT_TOO_LARGE`: the result has more than `capacity` bytes;
 /// `*outcome` was filled in as by `shmworker_task_wait`. Otherwise as there.
 ///
-/// Threads: any, one at a time; others may cancel it meanwhile.
+/// Threads: any, one at a time; others may cancel it meanwhile. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - At `data` there is room for `capacity` bytes, or `capacity` is 0; `outcome` is NULL or as its `size` says.
@@ -391,7 +391,7 @@ unsafe fn finish_slowly(
 ///
 /// `SHMWORKER_RESULT_WRONG_TIME`: it was called before, or the pool was freed. `SHMWORKER_RESULT_BUSY`: another thread waits for it.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_task_notify(task: *mut shmworker_task, user_data: *mut c_void) -> i32 {
     boundary(|| {
@@ -423,7 +423,7 @@ pub extern "C" fn shmworker_task_notify(task: *mut shmworker_task, user_data: *m
 /// Cancels it if it does not run yet, and asks its handler to end if it does. What becomes of it the wait tells. To no effect on a
 /// task that has ended.
 ///
-/// Threads: any, also while another waits.
+/// Threads: any, also while another waits. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_task_cancel(task: *const shmworker_task) -> i32 {
     boundary(|| Ok(handle::get::<Task>(task)?.handle.cancel()?))
@@ -432,7 +432,7 @@ pub extern "C" fn shmworker_task_cancel(task: *const shmworker_task) -> i32 {
 /// Frees a task, and its result. One that has not ended runs on, and its result is dropped. NULL: nothing is done, and that is
 /// `SHMWORKER_RESULT_NULL_ARGUMENT`.
 ///
-/// Threads: any, but no other may still read the result.
+/// Threads: any, but no other may still read the result. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_task_free(task: *mut shmworker_task) -> i32 {
     boundary(|| {

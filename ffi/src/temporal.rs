@@ -191,7 +191,7 @@ pub unsafe extern "C" fn shmworker_temporal_attach(
 /// so are its runs: it is to end soon.
 ///
 /// Threads: any; where another thread is in a call, which no longer waits then, the seat is given up when that returns. After a fork:
-/// `SHMWORKER_RESULT_STALE_HANDLE` in a child, which has no seat, as for all that follow.
+/// `SHMWORKER_RESULT_STALE_HANDLE` in the child, which has no seat.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_temporal_free(lanes: *mut shmworker_temporal) -> i32 {
     boundary(|| {
@@ -203,7 +203,7 @@ pub extern "C" fn shmworker_temporal_free(lanes: *mut shmworker_temporal) -> i32
 /// Which lanes this process is to serve, a set of `shmworker_temporal_lane`, and how many attempts it is given at a time. Each place
 /// may be NULL.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `set` and `activity_slots` are NULL or can be written to.
@@ -240,7 +240,7 @@ pub unsafe extern "C" fn shmworker_temporal_lanes(
 /// then, and so does the pool, with that text: its successor would be refused as well.
 /// `SHMWORKER_RESULT_WRONG_TIME`: it was said before.
 ///
-/// Threads: any, one at a time.
+/// Threads: any, one at a time. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `config` has `len` bytes; `info` and `info_len` are NULL or can be written to.
@@ -277,7 +277,7 @@ pub unsafe extern "C" fn shmworker_temporal_hello(
 /// A descriptor for `poll` and `epoll`: readable when a lane may have something new, its end included. `shmworker_temporal_next` makes
 /// it quiet when it finds a lane empty; it is not to be read, written or closed. Starts a thread, the first time.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `fd` is NULL or can be written to.
@@ -296,7 +296,7 @@ pub unsafe extern "C" fn shmworker_temporal_fd(lanes: *const shmworker_temporal,
 /// milliseconds are over; negative: however long it takes. May return for no reason.
 /// Lanes that this process does not serve are left out; `SHMWORKER_RESULT_INVALID_ARGUMENT` if no others are named.
 ///
-/// Threads: any.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmworker_temporal_wait(lanes: *const shmworker_temporal, set: u32, timeout_ms: i64) -> i32 {
     boundary(|| {
@@ -311,7 +311,7 @@ pub extern "C" fn shmworker_temporal_wait(lanes: *const shmworker_temporal, set:
 ///
 /// An error ends this process's part, unless it was misuse: the text says why.
 ///
-/// Threads: any, one at a time for each lane.
+/// Threads: any, one at a time for each lane. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `found`, `data` and `len` are NULL or can be written to.
@@ -348,7 +348,7 @@ pub unsafe extern "C" fn shmworker_temporal_next(
 /// `SHMWORKER_RESULT_NO_SPACE`: nothing was accepted, and there will be room: try again. `SHMWORKER_RESULT_TOO_LARGE`: nothing
 /// was accepted: answer with a failure. `SHMWORKER_RESULT_NOT_FOUND`: it was answered, or belongs to another.
 ///
-/// Threads: any. Never waits.
+/// Threads: any. Never waits. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `completion` has `len` bytes.
@@ -364,7 +364,9 @@ pub unsafe extern "C" fn shmworker_temporal_complete_workflow(
 
 /// Ends an attempt with a `coresdk.ActivityTaskCompletion`, which has the same task token.
 ///
-/// Results: as for `shmworker_temporal_complete_workflow`. Threads: any. Never waits.
+/// Results: as for `shmworker_temporal_complete_workflow`.
+///
+/// Threads: any. Never waits. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `completion` has `len` bytes.
@@ -380,8 +382,9 @@ pub unsafe extern "C" fn shmworker_temporal_complete_activity(
 
 /// Passes on a `coresdk.ActivityHeartbeat`. Its details reach the next attempt even if this process dies at once.
 ///
-/// Results: as for `shmworker_temporal_complete_workflow`; after `SHMWORKER_RESULT_NO_SPACE` the next heartbeat says as much. Threads:
-/// any. Never waits.
+/// Results: as for `shmworker_temporal_complete_workflow`; after `SHMWORKER_RESULT_NO_SPACE` the next heartbeat says as much.
+///
+/// Threads: any. Never waits. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `heartbeat` has `len` bytes.
@@ -397,7 +400,9 @@ pub unsafe extern "C" fn shmworker_temporal_heartbeat(
 
 /// Asks for the eviction of a run that this process has. It comes as an activation, once no other is outstanding.
 ///
-/// `SHMWORKER_RESULT_NOT_FOUND`: this process doesn't have the run. `SHMWORKER_RESULT_NO_SPACE`: try again. Threads: any. Never waits.
+/// `SHMWORKER_RESULT_NOT_FOUND`: this process doesn't have the run. `SHMWORKER_RESULT_NO_SPACE`: try again.
+///
+/// Threads: any. Never waits. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `run_id` has `len` bytes.
@@ -414,7 +419,7 @@ pub unsafe extern "C" fn shmworker_temporal_request_eviction(
 /// How far this process is in its life, a `shmworker_temporal_stage`. A change of it wakes `shmworker_temporal_wait` and makes
 /// `shmworker_temporal_fd` readable.
 ///
-/// Threads: any. Never waits.
+/// Threads: any. Never waits. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
 /// # Safety
 /// - `stage` is NULL or can be written to.

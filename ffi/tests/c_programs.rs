@@ -153,6 +153,14 @@ fn the_examples_in_cxx_pass_the_sanitizers() {
 }
 
 #[test]
+fn the_wrapper_in_cxx_does_as_it_says() {
+    let source = repository().join("ffi/tests/cpp/wrapper.cpp");
+    for (kind, flags) in [("plain", ["-Wshadow"].as_slice()), ("sanitized", SANITIZERS.as_slice())] {
+        run(&build_shared(&source, Language::Cxx, kind, flags), &["the wrapper does as it says"]);
+    }
+}
+
+#[test]
 fn misuse_and_attaching_work_as_they_should() {
     each_test("plain", &[]);
 }
@@ -168,9 +176,11 @@ fn a_program_can_be_linked_with_the_static_library() {
     libraries.iter_mut().filter(|library| *library == "-lshmworker").for_each(|library| {
         *library = PREFIX.join("lib/libshmworker.a").display().to_string();
     });
-    let program = build(&example(Language::C, "hello"), Language::C, "static", &[], &libraries);
-    run(&program, &["Hello, World"]);
-    assert!(!output_of(Command::new("ldd").arg(program)).contains("shmworker"));
+    for language in [Language::C, Language::Cxx] {
+        let program = build(&example(language, "hello"), language, "static", &[], &libraries);
+        run(&program, &["Hello, World"]);
+        assert!(!output_of(Command::new("readelf").arg("-d").arg(program)).contains("shmworker"));
+    }
 }
 
 #[test]
@@ -183,6 +193,13 @@ fn the_header_is_good_for_c_and_for_cxx_alone() {
         command.args([standard, "-fsyntax-only", "-x", language]).args(WARNINGS).args(pkg_config(&["--cflags"]));
         output_of(command.arg(source));
     }
+}
+
+#[test]
+fn codes_and_fields_are_where_they_were() {
+    let mut command = Command::new("gcc");
+    command.args(["-std=c11", "-fsyntax-only"]).args(WARNINGS).args(pkg_config(&["--cflags"]));
+    output_of(command.arg(repository().join("ffi/tests/c/abi.c")));
 }
 
 #[test]
@@ -199,15 +216,39 @@ fn the_examples_work_through_cmake() {
 }
 
 #[test]
-fn the_worker_of_the_page_works() {
+fn the_programs_of_the_page_work() {
     let page = std::fs::read_to_string(repository().join("docs/ffi.md")).unwrap();
-    let program = page.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    assert!(program.lines().count() <= 60, "{} lines are no 60", program.lines().count());
-    let source = scratch("page.c");
-    std::fs::write(&source, program).unwrap();
-    let worker = build_shared(&source, Language::C, "plain", &[]);
-    let client = build_shared(&repository().join("ffi/tests/c/exec.c"), Language::C, "plain", &[]);
-    assert_eq!(output_of(Command::new(client).arg(worker)), "the program of the page works\n");
+    let blocks = |language: &str| {
+        let fence = format!("```{language}\n");
+        let programs = page.split(&fence).skip(1);
+        programs.map(|rest| rest.split("```").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let build_block = |text: &str, language, name: &str| {
+        let source = scratch(name);
+        std::fs::write(&source, text).unwrap();
+        build_shared(&source, language, "plain", &[])
+    };
+    let (c, cxx) = (blocks("c"), blocks("cpp"));
+    assert_eq!((c.len(), cxx.len()), (3, 1), "what is new here has no test");
+    assert!(c[1].lines().count() <= 60, "{} lines are no 60", c[1].lines().count());
+
+    let client = build_block(&c[0], Language::C, "page_client.c");
+    let worker = build_block(&c[1], Language::C, "page_worker.c");
+    let other = build_shared(&repository().join("ffi/tests/c/exec.c"), Language::C, "plain", &[]);
+    assert_eq!(output_of(Command::new(other).arg(&worker)), "the program of the page works\n");
+    // The client has the worker's name.
+    let dir = scratch("page");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::copy(worker, dir.join("thumbs")).unwrap();
+    assert_eq!(output_of(Command::new(client).current_dir(dir)), "8388608 bytes, of which the first is 55\n");
+
+    let plugin = scratch("page_plugin.c");
+    std::fs::write(&plugin, &c[2]).unwrap();
+    let mut command = Command::new("gcc");
+    command.args(["-std=c11", "-shared", "-fPIC"]).args(WARNINGS).args(pkg_config(&["--cflags"])).arg(plugin);
+    output_of(command.arg("-Wl,--no-undefined").arg("-o").arg(scratch("page_plugin.so")));
+
+    run(&build_block(&cxx[0], Language::Cxx, "page.cpp"), &["HELLO", "the task failed: there is nothing to shout"]);
 }
 
 #[test]

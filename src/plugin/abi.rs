@@ -56,7 +56,7 @@ pub enum shmworker_result {
     Busy = 109,
 
     // 200 to 299: room.
-    /// Larger than any payload may be.
+    /// Larger than any payload may be: 64 MiB; or than the place for it.
     TooLarge = 200,
     /// There is no room or no memory for it.
     NoSpace = 201,

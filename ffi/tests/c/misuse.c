@@ -162,6 +162,12 @@ static void options(const struct shmworker_handlers *handlers) {
     EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
     options = (struct shmworker_pool_options){.size = sizeof options, .queue_count = 2};
     EXPECT(NULL_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
+    options.queues = (const char *const[]){"urgent", "urgent"};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
+    EXPECT_TEXT("two of options.queues are \"urgent\"");
+    options = (struct shmworker_pool_options){.size = sizeof options, .slots = 1025};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
+    EXPECT_TEXT("options.slots is 1025");
     options = (struct shmworker_pool_options){.size = sizeof options, .name = "no/name"};
     EXPECT(NOT_STARTED, shmworker_pool_fork(handlers, &options, &other));
     EXPECT_TEXT("no/name");
