@@ -695,6 +695,7 @@ impl Client {
         s: &Submission,
         key: &str,
         len: usize,
+        may_wait: bool,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
@@ -702,7 +703,7 @@ impl Client {
         let joined = self.shared.join(&mut self.shared.lock(), key);
         match joined {
             Some(ticket) => Ok(ticket),
-            None => self.submit_as(s, Bond::Key(key.into()), self.is_durable().then_some(key), len, true, fill),
+            None => self.submit_as(s, Bond::Key(key.into()), self.is_durable().then_some(key), len, may_wait, fill),
         }
     }
 
@@ -736,7 +737,7 @@ impl Client {
     /// As [`submit`](Self::submit); and if all that may be under way is reserved, since whoever waited here might be the one who is to
     /// submit it.
     #[inline]
-    pub(super) fn reserve(&self, len: usize) -> Result<Shelved, PoolError> {
+    pub(super) fn reserve(&self, len: usize, may_wait: bool) -> Result<Shelved, PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
         if shared.is_refused() {
@@ -751,13 +752,13 @@ impl Client {
             shared.has_set_aside();
             return Ok(shared.endpoint.redraft(spare, len).shelve());
         }
-        self.reserve_slowly(inbox, len)
+        self.reserve_slowly(inbox, len, may_wait)
     }
 
     #[inline(never)]
-    fn reserve_slowly(&self, inbox: Locked<'_>, len: usize) -> Result<Shelved, PoolError> {
+    fn reserve_slowly(&self, inbox: Locked<'_>, len: usize, may_wait: bool) -> Result<Shelved, PoolError> {
         let shared = &*self.shared;
-        match shared.take_draft(inbox, len, true) {
+        match shared.take_draft(inbox, len, may_wait) {
             Ok((draft, inbox)) => {
                 let _inbox = inbox.unwrap_or_else(|| shared.lock());
                 shared.has_set_aside();
@@ -2350,15 +2351,19 @@ mod tests {
     fn who_has_reserved_all_that_may_be_under_way_is_told_and_waits_for_nothing() {
         let pool = Pool::of(Geometry { descriptors: 8, ..Geometry::new(4, 1) });
         let (client, worker) = (client(&pool), pool.endpoint());
-        let mut reserved: Vec<_> = (0..6).map(|_| client.reserve(0).unwrap()).collect();
+        let mut reserved: Vec<_> = (0..6).map(|_| client.reserve(0, true).unwrap()).collect();
         let told = PoolError::Submit(SubmitError::Reserved(6));
-        assert_eq!(client.reserve(0).err().as_ref(), Some(&told));
+        assert_eq!(client.reserve(0, true).err().as_ref(), Some(&told));
         assert_eq!(client.send(&TASK, b"").err().as_ref(), Some(&told));
         assert_eq!(client.try_submit(&TASK, b"").err().as_ref(), Some(&told));
         // With one that is under way there is something to wait for.
         let (tag, _) = client.submit_reserved(&TASK, reserved.pop().unwrap()).unwrap();
+        let full = PoolError::Submit(SubmitError::Full(6));
+        assert_eq!(client.reserve(0, false).err().as_ref(), Some(&full));
+        assert_eq!(client.try_submit(&TASK, b"").err().as_ref(), Some(&full));
+        assert_eq!(client.submit_keyed(&TASK, "key", 0, false, |_| {}).err().as_ref(), Some(&full));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| client.reserve(0));
+            let waiting = scope.spawn(|| client.reserve(0, true));
             while !client.shared.lock().has_leader {
                 std::thread::yield_now();
             }
@@ -2369,7 +2374,7 @@ mod tests {
         // And what another thread gives back is room.
         let (tag, _) = client.submit_reserved(&TASK, reserved.pop().unwrap()).unwrap();
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| client.reserve(0));
+            let waiting = scope.spawn(|| client.reserve(0, true));
             while !client.shared.lock().has_leader {
                 std::thread::yield_now();
             }
@@ -2389,17 +2394,17 @@ mod tests {
         let classes = classes([2, 0, 0, 0, 0, 0, 0, 0]);
         let pool = Pool::of(Geometry { descriptors: 256, classes, ..Geometry::new(4, 1) });
         let (client, other) = (client(&pool), pool.endpoint());
-        let first = client.reserve(1000).unwrap();
+        let first = client.reserve(1000, true).unwrap();
         let theirs = other.draft(1000).unwrap();
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| client.reserve(1000));
+            let waiting = scope.spawn(|| client.reserve(1000, true));
             while pool.segment.table().idle.iter().all(|mask| mask.load(Relaxed) == 0) {
                 std::thread::yield_now();
             }
             drop(theirs);
             let second = waiting.join().unwrap().unwrap();
             let told = PoolError::Submit(SubmitError::Reserved(2));
-            assert_eq!(client.reserve(1000).err(), Some(told.clone()));
+            assert_eq!(client.reserve(1000, true).err(), Some(told.clone()));
             assert_eq!(client.send(&TASK, &[0; 1000]).err(), Some(told));
             client.give_back(second);
         });
@@ -2414,18 +2419,18 @@ mod tests {
         let pool = Pool::of(Geometry { descriptors: 256, classes, ..Geometry::new(4, 1) });
         let (client, worker, other) = (client(&pool), pool.endpoint(), pool.endpoint());
         let kept = other.draft(0).unwrap();
-        let first = client.reserve(1000).unwrap();
+        let first = client.reserve(1000, true).unwrap();
         let (tag, task) = client.try_submit(&TASK, b"").unwrap();
         assert!(claim(&worker).complete(0, 1000, |_| {}).is_ok());
         let result = client.wait(tag, task, None).unwrap();
         let told = |n| Some(PoolError::Submit(SubmitError::Reserved(n)));
-        assert_eq!(client.reserve(1000).err(), told(1));
+        assert_eq!(client.reserve(1000, true).err(), told(1));
         assert_eq!(client.try_submit(&TASK, &[0; 1000]).err(), told(1));
         drop(result);
-        let second = client.reserve(1000).unwrap();
+        let second = client.reserve(1000, true).unwrap();
         assert_eq!(client.send(&TASK, &[0; 1000]).err(), told(2));
         // What fits into a descriptor needs no block.
-        client.give_back(client.reserve(INLINE).unwrap());
+        client.give_back(client.reserve(INLINE, true).unwrap());
         [first, second].into_iter().for_each(|draft| client.give_back(draft));
         drop((kept, client));
         pool.assert_clean();
@@ -2436,11 +2441,12 @@ mod tests {
         let classes = classes([2, 0, 0, 0, 0, 0, 0, 0]);
         let pool = Pool::of(Geometry { descriptors: 256, classes, ..Geometry::new(4, 1) });
         let (client, worker) = (client(&pool), pool.endpoint());
-        let first = client.reserve(1000).unwrap();
+        let first = client.reserve(1000, true).unwrap();
         let mut refused = None;
         // No other is counted as under way while it writes.
-        let (tag, _) =
-            client.submit_keyed(&TASK, "key", 1000, |_| refused = client.try_submit(&TASK, &[0; 1000]).err()).unwrap();
+        let (tag, _) = client
+            .submit_keyed(&TASK, "key", 1000, true, |_| refused = client.try_submit(&TASK, &[0; 1000]).err())
+            .unwrap();
         assert!(matches!(refused, Some(PoolError::Submit(SubmitError::NoSpace(_)))), "{refused:?}");
         client.forget(tag);
         drop(claim(&worker));
@@ -2510,9 +2516,9 @@ mod tests {
     fn one_key_is_one_task_and_each_handle_has_its_result() {
         let pool = Pool::new(1);
         let (client, worker) = (client(&pool), pool.endpoint());
-        let tickets = [(); 3].map(|()| client.submit_keyed(&TASK, "key", 0, |_| {}).unwrap());
+        let tickets = [(); 3].map(|()| client.submit_keyed(&TASK, "key", 0, true, |_| {}).unwrap());
         assert!(tickets.iter().all(|ticket| *ticket == tickets[0]));
-        let other = client.submit_keyed(&TASK, "another", 0, |_| {}).unwrap();
+        let other = client.submit_keyed(&TASK, "another", 0, true, |_| {}).unwrap();
         assert_ne!(other, tickets[0]);
         drop(claim(&worker));
         drop(claim(&worker));
@@ -2521,7 +2527,7 @@ mod tests {
             assert!(client.wait(tag, task, None).unwrap().is_some());
         }
         // It is over, so this is another one.
-        let (tag, task) = client.submit_keyed(&TASK, "key", 0, |_| {}).unwrap();
+        let (tag, task) = client.submit_keyed(&TASK, "key", 0, true, |_| {}).unwrap();
         drop(claim(&worker));
         assert!(client.wait(tag, task, None).unwrap().is_some());
         drop(client);
@@ -2542,8 +2548,8 @@ mod tests {
         let (client, worker) = (client(&pool), pool.endpoint());
         let mut second = None;
         let first = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            client.submit_keyed(&TASK, "key", 1, |_| {
-                second = Some(client.submit_keyed(&TASK, "key", 0, |_| {}).unwrap());
+            client.submit_keyed(&TASK, "key", 1, true, |_| {
+                second = Some(client.submit_keyed(&TASK, "key", 0, true, |_| {}).unwrap());
                 std::panic::resume_unwind(Box::new("of what fills it"));
             })
         }));

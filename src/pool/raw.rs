@@ -49,6 +49,21 @@ impl Submitter {
         Ok(Handle::new(self.client().clone(), ticket))
     }
 
+    /// As [`submit_bytes`](Self::submit_bytes), but does not wait for room.
+    ///
+    /// # Errors
+    /// As [`try_submit`](Self::try_submit).
+    pub fn try_submit_bytes(
+        &self,
+        name: &str,
+        input: &[u8],
+        options: &TaskOptions,
+    ) -> Result<Handle<Bytes>, PoolError> {
+        let s = options.submission(self.queue(options)?, self.kind_of(name)?);
+        let ticket = self.try_send(&s, options, input)?;
+        Ok(Handle::new(self.client().clone(), ticket))
+    }
+
     /// As [`submit_bytes`](Self::submit_bytes), with the usual options, which cost nothing then.
     #[doc(hidden)]
     #[inline]
@@ -77,7 +92,16 @@ impl Submitter {
     /// ```
     #[inline]
     pub fn reserve(&self, len: usize) -> Result<Reserved, PoolError> {
-        Ok(Reserved(Some((self.client().reserve(len)?, self.client().clone()))))
+        Ok(Reserved(Some((self.client().reserve(len, true)?, self.client().clone()))))
+    }
+
+    /// As [`reserve`](Self::reserve), but does not wait where there is no room just now.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve); no room as in [`try_submit`](Self::try_submit).
+    #[inline]
+    pub fn try_reserve(&self, len: usize) -> Result<Reserved, PoolError> {
+        Ok(Reserved(Some((self.client().reserve(len, false)?, self.client().clone()))))
     }
 }
 

@@ -183,6 +183,36 @@ impl Submitter {
         }
     }
 
+    /// As [`submit_with`](Self::submit_with), but does not wait for room: for a loop that serves others too. There may be room again
+    /// once a task that was submitted here has ended.
+    ///
+    /// # Errors
+    /// As [`submit_with`](Self::submit_with); [`PoolError::Submit`] with [`SubmitError::Full`](crate::SubmitError::Full) or
+    /// [`SubmitError::NoSpace`](crate::SubmitError::NoSpace): there is no room just now, and nothing was submitted.
+    ///
+    /// ```no_run
+    /// # use shmworker::{Pool, SubmitError, Tasks, pool::{PoolError, TaskOptions}};
+    /// # let mut tasks = Tasks::new();
+    /// # let fetch = tasks.function("fetch", |url: String| url);
+    /// # let pool = Pool::builder().fork(tasks)?;
+    /// match pool.try_submit(fetch, &"https://example.org".to_owned(), &TaskOptions::new()) {
+    ///     Ok(handle) => drop(handle),
+    ///     Err(PoolError::Submit(SubmitError::Full(most))) => println!("{most} are under way: later"),
+    ///     Err(e) => return Err(e.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_submit<I: Wire, O: Wire>(
+        &self,
+        task: Task<I, O>,
+        input: I::Ref<'_>,
+        options: &TaskOptions,
+    ) -> Result<Handle<O>, PoolError> {
+        let s = self.submission(task, options)?;
+        let ticket = I::encode(input, |bytes| self.try_send(&s, options, bytes))??;
+        Ok(Handle::new(self.client.clone(), ticket))
+    }
+
     /// Submits `n` values that `fill` writes in place, in the segment: no copy is made of them. Until then their values are
     /// whatever lay there.
     ///
@@ -379,6 +409,19 @@ impl Submitter {
         }
     }
 
+    /// As [`send`](Self::send), but does not wait for room.
+    pub(super) fn try_send(
+        &self,
+        s: &Submission,
+        options: &TaskOptions,
+        payload: &[u8],
+    ) -> Result<(usize, TaskId), PoolError> {
+        match &options.key {
+            None => self.client.try_submit(s, payload),
+            Some(key) => self.client.submit_keyed(s, key, payload.len(), false, |place| place.copy_from_slice(payload)),
+        }
+    }
+
     fn dispatch(
         &self,
         s: &Submission,
@@ -388,7 +431,7 @@ impl Submitter {
     ) -> Result<(usize, TaskId), PoolError> {
         match &options.key {
             None => self.client.submit(s, len, fill),
-            Some(key) => self.client.submit_keyed(s, key, len, fill),
+            Some(key) => self.client.submit_keyed(s, key, len, true, fill),
         }
     }
 
