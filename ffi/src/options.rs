@@ -132,16 +132,16 @@ const RETRIES: [(u32, Retry); 4] = [
     (SHMWORKER_RETRY_TIMED_OUT, Retry::TimedOut),
 ];
 
-/// More than these no segment has room for.
+/// More than these no segment has room for, or no worker.
 const MOST_WORKERS: usize = 2000;
-const MOST_SLOTS: usize = 1 << 14;
+const MOST_SLOTS: usize = 1024;
 const MOST_QUEUES: usize = 64;
 
 fn at_most(argument: &str, n: usize, most: usize) -> Result<usize, Error> {
     if n > most { Err(Error::invalid(format_args!("{argument} is {n}, and can be at most {most}"))) } else { Ok(n) }
 }
 
-fn is_zero(argument: &str, n: u32) -> Result<(), Error> {
+pub(crate) fn is_zero(argument: &str, n: u32) -> Result<(), Error> {
     if n == 0 { Ok(()) } else { Err(Error::invalid(format_args!("{argument} is {n}: set what is not used to 0"))) }
 }
 
@@ -185,6 +185,9 @@ pub(crate) unsafe fn pool_options(options: *const shmworker_pool_options) -> Res
     let names = unsafe { slice("options.queues", given.queues, given.queue_count) }?;
     // SAFETY: as above.
     let names: Vec<_> = names.iter().map(|name| unsafe { text("options.queues", *name) }).collect::<Result<_, _>>()?;
+    if let Some((_, twice)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        return Err(Error::invalid(format_args!("options.queues has {twice:?} twice: give each queue a name of its own")));
+    }
     if !names.is_empty() {
         builder = builder.queues(names);
     }

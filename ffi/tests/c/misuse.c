@@ -141,6 +141,11 @@ static void temporal(void) {
     EXPECT_TEXT("activity_slots is 0");
     options.lanes = 4;
     EXPECT(INVALID_ARGUMENT, shmworker_temporal_attach(&options, &lanes));
+    options.lanes = SHMWORKER_TEMPORAL_LANE_WORKFLOW;
+    options.reserved = 1;
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_attach(&options, &lanes));
+    EXPECT_TEXT("options.reserved is 1");
+    options.reserved = 0;
     options.size = 8;
     EXPECT(INVALID_ARGUMENT, shmworker_temporal_attach(&options, &lanes));
     EXPECT(REFUSED, shmworker_temporal_attach(NULL, &lanes));
@@ -162,6 +167,18 @@ static void options(const struct shmworker_handlers *handlers) {
     EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
     options = (struct shmworker_pool_options){.size = sizeof options, .queue_count = 2};
     EXPECT(NULL_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
+    options = (struct shmworker_pool_options){.size = sizeof options, .queues = (const char *[]){"a", "a"}, .queue_count = 2};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
+    EXPECT_TEXT("\"a\" twice");
+    options = (struct shmworker_pool_options){.size = sizeof options, .queues = (const char *[]){"a", NULL}, .queue_count = 2};
+    EXPECT(NULL_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
+    options = (struct shmworker_pool_options){.size = sizeof options, .slots = 1025};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
+    EXPECT_TEXT("slots is 1025");
+    options = (struct shmworker_pool_options){.size = sizeof options, .max_workers = SIZE_MAX};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
+    options = (struct shmworker_pool_options){.size = sizeof options, .reserved = 1};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
     options = (struct shmworker_pool_options){.size = sizeof options, .name = "no/name"};
     EXPECT(NOT_STARTED, shmworker_pool_fork(handlers, &options, &other));
     EXPECT_TEXT("no/name");
@@ -175,7 +192,13 @@ static void options(const struct shmworker_handlers *handlers) {
     EXPECT_TEXT("/no/such/program");
     EXPECT(NOT_STARTED, shmworker_pool_exec("/bin/true", NULL, NULL, &other));
     EXPECT_TEXT("shmworker_worker_run");
+    EXPECT_TRUE(!strstr(shmworker_last_error(), "::"));
+    options = (struct shmworker_pool_options){.size = sizeof options, .workers = 1, .start_timeout_ms = 1};
+    EXPECT(NOT_STARTED, shmworker_pool_exec("/bin/sleep", (const char *[]){"100", NULL}, &options, &other));
+    EXPECT_TEXT("shmworker_worker_run");
     EXPECT(NOT_RUNNING, shmworker_pool_attach("no-such-pool", &other));
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_attach("no/name", &other));
+    EXPECT_TEXT("no/name");
     EXPECT_TRUE(other == NULL);
 }
 
@@ -445,7 +468,7 @@ static void events(void) {
     EXPECT(NOT_READY, shmworker_pool_next_event(pool, NULL, NULL)); // nor of this one
 }
 
-static void in_a_fork(void) {
+static void in_a_fork(struct shmworker_handlers *of_parent) {
     struct shmworker_task *task;
     int status;
     EXPECT(OK, shmworker_pool_submit(pool, "echo", "", 0, NULL, &task));
@@ -457,6 +480,10 @@ static void in_a_fork(void) {
         EXPECT(STALE_HANDLE, shmworker_task_free(task));
         EXPECT(STALE_HANDLE, shmworker_pool_free(pool));
         EXPECT(OK, shmworker_handlers_new(&handlers));
+        // What it makes itself is none of its parent's.
+        EXPECT_TRUE(handlers != of_parent);
+        EXPECT(STALE_HANDLE, shmworker_handlers_add(of_parent, "b", echo, NULL));
+        EXPECT(STALE_HANDLE, shmworker_handlers_free(of_parent));
         EXPECT(OK, shmworker_handlers_free(handlers));
         _exit(0);
     }
@@ -512,7 +539,7 @@ int main(void) {
     events();
     reserves_everything();
     threads();
-    in_a_fork();
+    in_a_fork(handlers);
     after_shutdown(handlers);
     EXPECT(OK, shmworker_handlers_free(handlers));
     EXPECT(STALE_HANDLE, shmworker_handlers_free(handlers));
