@@ -186,7 +186,9 @@ pub(crate) unsafe fn pool_options(options: *const shmworker_pool_options) -> Res
     // SAFETY: as above.
     let names: Vec<_> = names.iter().map(|name| unsafe { text("options.queues", *name) }).collect::<Result<_, _>>()?;
     if let Some((_, twice)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
-        return Err(Error::invalid(format_args!("options.queues has {twice:?} twice: give each queue a name of its own")));
+        return Err(Error::invalid(format_args!(
+            "options.queues has {twice:?} twice: give each queue a name of its own"
+        )));
     }
     if !names.is_empty() {
         builder = builder.queues(names);
