@@ -295,7 +295,11 @@ impl Builder {
         let (ground, ours, theirs) = Ground::lay(self.settings, method, tasks)?;
         ground.tell(tasks);
         drop(plugs);
-        let process = Process(Child::of(launch(&ground, theirs)?).map_err(os("watch the coordinator"))?);
+        let process = Process(Child::of(launch(&ground, theirs)?).map_err(|e| match e {
+            // It has ended, and whoever else waits for this process's children has reaped it.
+            Errno::ESRCH => StartError::Ended("an unknown exit (others wait for this process's children)".to_owned()),
+            e => os("watch the coordinator")(e),
+        })?);
         let Ground { segment, plan, bell, connection, answers, adopted } = ground;
         let (queues, width) = (plan.settings.queues.as_slice().into(), plan.workers * plan.settings.slots);
         segment.settle().map_err(os("keep children away from the segment"))?;
