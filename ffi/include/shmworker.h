@@ -440,7 +440,7 @@ typedef struct shmworker_outcome {
   uint32_t attempts;
   // Why there is no result, for people: the handler's own words behind ours. Empty if there is one. Never NULL.
   const char *message;
-  // The result, in place. May be NULL if `len` is 0.
+  // The result, in place. May be NULL if `len` is 0. A child that is forked need not have it: what is read there may end it.
   const uint8_t *data;
   // How many bytes.
   size_t len;
@@ -529,7 +529,7 @@ extern "C" {
 // Where its bytes lie, at a multiple of 64, and how many there are. They are whatever lay there before. The address is good
 // until the buffer is submitted or freed.
 //
-// Threads: any.
+// Threads: any. After a fork: the child has nothing there, and what it reads or writes there ends it.
 //
 // # Safety
 // - `data` and `len` are NULL or can be written to.

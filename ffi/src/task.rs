@@ -50,7 +50,7 @@ pub struct shmworker_outcome {
     pub attempts: u32,
     /// Why there is no result, for people: the handler's own words behind ours. Empty if there is one. Never NULL.
     pub message: *const c_char,
-    /// The result, in place. May be NULL if `len` is 0.
+    /// The result, in place. May be NULL if `len` is 0. A child that is forked need not have it: what is read there may end it.
     pub data: *const u8,
     /// How many bytes.
     pub len: usize,
