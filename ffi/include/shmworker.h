@@ -446,9 +446,9 @@ typedef struct shmworker_outcome {
   size_t len;
   // The process that ran it last. 0: none did.
   uint32_t pid;
-  // The signal that ended the last worker which died over it, `SIGSEGV`. 0: none did.
+  // The signal that ended the last worker which died over it, `SIGSEGV`. 0: none did, or there is a result.
   int32_t signal;
-  // The exit code of the last worker that ended over it by itself. -1: none did.
+  // The exit code of the last worker that ended over it by itself. -1: none did, or there is a result.
   int32_t exit_code;
   // Zero.
   uint32_t reserved;

@@ -56,9 +56,9 @@ pub struct shmworker_outcome {
     pub len: usize,
     /// The process that ran it last. 0: none did.
     pub pid: u32,
-    /// The signal that ended the last worker which died over it, `SIGSEGV`. 0: none did.
+    /// The signal that ended the last worker which died over it, `SIGSEGV`. 0: none did, or there is a result.
     pub signal: i32,
-    /// The exit code of the last worker that ended over it by itself. -1: none did.
+    /// The exit code of the last worker that ended over it by itself. -1: none did, or there is a result.
     pub exit_code: i32,
     /// Zero.
     pub reserved: u32,

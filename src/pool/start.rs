@@ -93,7 +93,8 @@ pub enum StartError {
     /// It has said so when it had threads already.
     #[error(
         "shmworker::init was called when this process had {0} threads: make it the first line of `main`, before any \
-         runtime; under `#[tokio::main]` that is a `main` of its own, which then calls the async one"
+         runtime; under `#[tokio::main]` that is a `main` of its own, which then calls the async one; a worker program of its own \
+         calls `pool::work`, or in C `shmworker_worker_run`, before it starts a thread"
     )]
     InitTooLate(usize),
     /// What builds the tasks starts threads.

@@ -1,5 +1,6 @@
-// What a program keeps to itself that uses the library: the actions and the mask of its signals, its children, its descriptors, what it
-// has not written out yet, what it does at its end. Whatever it does with signals itself, the library does its work.
+// What a program keeps to itself that uses the library: the actions and the mask of its signals, its children, its
+// descriptors, what it has not written out yet, what it does at its end. Whatever it does with signals itself, the library
+// does its work.
 
 #define _GNU_SOURCE
 
@@ -82,6 +83,7 @@ static void use(const struct own *before) {
     struct shmworker_handlers *handlers;
     struct shmworker_pool *pool, *guest, *none;
     struct shmworker_pool_options options = {.size = sizeof options, .workers = 1, .name = name};
+    struct shmworker_pool_options nameless = {.size = sizeof nameless, .workers = 1};
     struct shmworker_outcome outcome = {.size = sizeof outcome};
     int fd;
     snprintf(name, sizeof name, "ffi-host-%d", (int)getpid());
@@ -99,7 +101,7 @@ static void use(const struct own *before) {
         EXPECT_TRUE(outcome.code == SHMWORKER_RESULT_OK && outcome.len == 1 && count == 0);
     }
     is_as_before(before, true);
-    EXPECT(NOT_STARTED, shmworker_pool_exec("/bin/true", NULL, &(struct shmworker_pool_options){.size = sizeof options, .workers = 1}, &none));
+    EXPECT(NOT_STARTED, shmworker_pool_exec("/bin/true", NULL, &nameless, &none));
     EXPECT(OK, shmworker_pool_shutdown(guest, 1000));
     EXPECT(OK, shmworker_pool_free(guest));
     EXPECT(OK, shmworker_pool_free(pool));

@@ -50,7 +50,7 @@ static int misuses(struct shmworker_context *context) {
     IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail_with(context, &failure));
     failure = (struct shmworker_failure){.size = sizeof failure, .message = "m", .details_len = 1};
     IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail_with(context, &failure));
-    failure = (struct shmworker_failure){.size = sizeof failure, .message = "m", .details = &(uint8_t){0}, .details_len = SIZE_MAX};
+    failure.details = &(uint8_t){0}, failure.details_len = SIZE_MAX;
     IN_HANDLER(TOO_LARGE, shmworker_context_fail_with(context, &failure));
     failure = (struct shmworker_failure){.size = sizeof failure, .message = "m", .details_encoding = "\xff"};
     IN_HANDLER(INVALID_UTF8, shmworker_context_fail_with(context, &failure));
@@ -70,8 +70,8 @@ static int misuses(struct shmworker_context *context) {
     IN_HANDLER(TOO_LARGE, shmworker_context_checkpoint(context, "", SIZE_MAX, NULL));
     IN_HANDLER(INVALID_UTF8, shmworker_context_checkpoint(context, "", 0, "\xff"));
     IN_HANDLER(OK, shmworker_context_checkpoint(context, NULL, 0, NULL));
-    const bool is_so = shmworker_context_info(NULL, SHMWORKER_INFO_NAME) == NULL && shmworker_context_info(context, 4711) == NULL &&
-                       shmworker_context_attempt(NULL) == 0 && shmworker_context_argument_count(NULL) == 0 &&
+    const bool is_so = shmworker_context_info(NULL, SHMWORKER_INFO_NAME) == NULL &&
+                       shmworker_context_info(context, 4711) == NULL && shmworker_context_attempt(NULL) == 0 && shmworker_context_argument_count(NULL) == 0 &&
                        !shmworker_context_is_cancelled(NULL) && !shmworker_context_is_worker_shutdown(NULL) &&
                        shmworker_context_time_left_ms(NULL) == -1 && shmworker_context_state(NULL) == NULL;
     return is_so ? 0 : __LINE__;
@@ -226,8 +226,8 @@ static void temporal(void) {
 static void live_lanes(const struct shmworker_handlers *handlers) {
     char name[32];
     const char *queues[] = {"workflow", "activity", "bridge"};
-    struct shmworker_pool_options of_pool = {.size = sizeof of_pool, .name = name, .workers = 1, .queues = queues, .queue_count = 3};
-    struct shmworker_temporal_options options = {.size = sizeof options, .pool = name, .lanes = SHMWORKER_TEMPORAL_LANE_WORKFLOW};
+    struct shmworker_pool_options of_pool = {.size = sizeof of_pool, .name = name, .workers = 1};
+    struct shmworker_temporal_options options = {.size = sizeof options, .pool = name};
     struct shmworker_pool *other;
     struct shmworker_temporal *lanes;
     const uint8_t *data, byte = 0;
@@ -236,6 +236,8 @@ static void live_lanes(const struct shmworker_handlers *handlers) {
     int32_t fd;
     int status;
     snprintf(name, sizeof name, "ffi-misuse-%d", (int)getpid());
+    of_pool.queues = queues, of_pool.queue_count = 3;
+    options.lanes = SHMWORKER_TEMPORAL_LANE_WORKFLOW;
     EXPECT(OK, shmworker_pool_fork(handlers, &of_pool, &other));
     EXPECT(OK, shmworker_temporal_attach(&options, &lanes));
     EXPECT(OK, shmworker_temporal_lanes(lanes, NULL, NULL));
@@ -319,6 +321,9 @@ static void options(const struct shmworker_handlers *handlers) {
     EXPECT_TRUE(!strstr(shmworker_last_error(), "::"));
     options = (struct shmworker_pool_options){.size = sizeof options, .workers = 1, .start_timeout_ms = 1};
     EXPECT(NOT_STARTED, shmworker_pool_exec("/bin/sleep", (const char *[]){"100", NULL}, &options, &other));
+    EXPECT_TEXT("shmworker_worker_run");
+    options.start_timeout_ms = 0;
+    EXPECT(NOT_STARTED, shmworker_pool_exec("/proc/self/exe", (const char *[]){"with a thread", NULL}, &options, &other));
     EXPECT_TEXT("shmworker_worker_run");
     EXPECT(NOT_RUNNING, shmworker_pool_attach("no-such-pool", &other));
     EXPECT(INVALID_ARGUMENT, shmworker_pool_attach("no/name", &other));
@@ -665,7 +670,25 @@ static void after_shutdown(const struct shmworker_handlers *handlers) {
     EXPECT(OK, shmworker_task_free(before));
 }
 
-int main(void) {
+static void *stays(void *unused) {
+    pause();
+    return unused;
+}
+
+// A worker program that begins with a thread.
+static int too_late(void) {
+    struct shmworker_handlers *handlers;
+    pthread_t thread;
+    int exit_code;
+    EXPECT_TRUE(pthread_create(&thread, NULL, stays, NULL) == 0);
+    EXPECT(OK, shmworker_handlers_new(&handlers));
+    EXPECT(OK, shmworker_worker_run(handlers, NULL, &exit_code));
+    return exit_code;
+}
+
+int main(int argc, char **argv) {
+    (void)argv;
+    if (argc > 1) return too_late();
     struct shmworker_handlers *handlers;
     struct shmworker_pool_options pool_options = {.size = sizeof pool_options, .workers = 2};
     null_arguments();
