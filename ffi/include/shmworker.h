@@ -453,15 +453,15 @@ typedef struct shmworker_outcome {
   uint32_t attempts;
   // Why there is no result, for people: the handler's own words behind ours. Empty if there is one. Never NULL.
   const char *message;
-  // The result, in place. May be NULL if `len` is 0.
+  // The result, in place. May be NULL if `len` is 0. A child that is forked need not have it: what is read there may end it.
   const uint8_t *data;
   // How many bytes.
   size_t len;
   // The process that ran it last. 0: none did.
   uint32_t pid;
-  // The signal that ended the last worker which died over it, `SIGSEGV`. 0: none did.
+  // The signal that ended the last worker which died over it, `SIGSEGV`. 0: none did, or there is a result.
   int32_t signal;
-  // The exit code of the last worker that ended over it by itself. -1: none did.
+  // The exit code of the last worker that ended over it by itself. -1: none did, or there is a result.
   int32_t exit_code;
   // Zero.
   uint32_t reserved;
@@ -480,7 +480,7 @@ typedef struct shmworker_temporal_options {
   uint32_t activity_slots;
   // Activations that may be given out and not answered at a time. 0: 1.
   uint32_t max_activations;
-  // 0.
+  // Zero: room for what comes.
   uint32_t reserved;
 } shmworker_temporal_options;
 
@@ -542,7 +542,7 @@ extern "C" {
 // Where its bytes lie, at a multiple of 64, and how many there are. They are whatever lay there before. The address is good
 // until the buffer is submitted or freed.
 //
-// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
+// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child, which has nothing there: what it reads or writes there ends it.
 //
 // # Safety
 // - `data` and `len` are NULL or can be written to.
@@ -812,7 +812,8 @@ int32_t shmworker_task_free(struct shmworker_task *task);
 
 // Takes this process's seat in a pool that serves Temporal. `options` may be NULL: all zeros.
 //
-// `SHMWORKER_RESULT_REFUSED`: there is no seat; the text says why. With a name this starts a thread; without one it is for once in
+// `SHMWORKER_RESULT_REFUSED`: there is no seat; the text says why. `SHMWORKER_RESULT_ABI_MISMATCH`: the pool's shared memory is of another
+// version. With a name this starts a thread; without one it is for once in
 // a process, and the process must be the one that `shmworker run` has started: a script in between has to `exec` it.
 //
 // Threads: any; without a name, before any other thread reads or writes the environment. After a fork: a child attaches by itself, by

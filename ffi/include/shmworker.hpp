@@ -119,23 +119,54 @@ public:
     const std::string &type() const noexcept { return type_; }
     bool is_permanent() const noexcept { return is_permanent_; }
 
-    // Says all this of the attempt; what it returns, the handler returns.
+    // As `tell`, of another exception.
+    static std::int32_t retold(shmworker_context *raw, const std::exception &other) noexcept {
+        try {
+            return failure(other.what()).tell(raw);
+        } catch (const std::exception &) {
+            return SHMWORKER_RESULT_FAILED; // there is no memory for its text
+        }
+    }
+
+    // Says all this of the attempt; what it returns, the handler returns. Of texts that are not UTF-8 the bytes are replaced that are
+    // not ASCII.
     std::int32_t tell(shmworker_context *raw) const noexcept {
+        const auto code = tell(raw, what(), type_.c_str(), encoding_.c_str());
+        if (code != SHMWORKER_RESULT_INVALID_UTF8) {
+            return code;
+        }
+        try {
+            return tell(raw, ascii(what()).c_str(), ascii(type_).c_str(), ascii(encoding_).c_str());
+        } catch (const std::exception &) {
+            return tell(raw, "", "", "");
+        }
+    }
+
+private:
+    static std::string ascii(std::string text) {
+        for (auto &c : text) {
+            if (static_cast<unsigned char>(c) > 127) {
+                c = '?';
+            }
+        }
+        return text;
+    }
+
+    std::int32_t tell(shmworker_context *raw, const char *message, const char *type, const char *encoding) const noexcept {
         shmworker_failure said{};
         said.size = sizeof said;
-        said.message = what();
-        said.type = type_.empty() ? nullptr : type_.c_str();
+        said.message = message;
+        said.type = *type == 0 ? nullptr : type;
         said.non_retryable = is_permanent_;
-        said.next_retry_delay_ms = static_cast<std::uint64_t>(next_retry_delay_.count());
+        said.next_retry_delay_ms = static_cast<std::uint64_t>(next_retry_delay_.count() < 0 ? 0 : next_retry_delay_.count());
         if (details_) {
             said.details = reinterpret_cast<const std::uint8_t *>(details_->data());
             said.details_len = details_->size();
-            said.details_encoding = encoding_.c_str();
+            said.details_encoding = encoding;
         }
         return shmworker_context_fail_with(raw, &said);
     }
 
-private:
     std::string type_;
     bool is_permanent_;
     std::chrono::milliseconds next_retry_delay_{0};
@@ -276,7 +307,8 @@ extern "C" inline std::int32_t shmworker_cpp_run(shmworker_context *raw, void *u
     } catch (const failure &e) {
         return e.tell(raw);
     } catch (const std::exception &e) {
-        return shmworker_context_fail(raw, nullptr, e.what());
+        const auto code = shmworker_context_fail(raw, nullptr, e.what());
+        return code == SHMWORKER_RESULT_INVALID_UTF8 ? failure::retold(raw, e) : code;
     } catch (...) {
         return shmworker_context_fail(raw, nullptr, "an exception that is no std::exception");
     }
@@ -371,8 +403,13 @@ public:
 
     // `run` takes a `context &`. What it throws is the task's failure.
     handlers &add(const std::string &name, handler run) {
+        // First, so that nothing can fail once it is registered.
         kept_.push_back(std::make_unique<handler>(std::move(run)));
-        check(shmworker_handlers_add(raw_.get(), name.c_str(), shmworker_cpp_run, kept_.back().get()));
+        const auto code = shmworker_handlers_add(raw_.get(), name.c_str(), shmworker_cpp_run, kept_.back().get());
+        if (code != SHMWORKER_RESULT_OK) {
+            kept_.pop_back();
+        }
+        check(code);
         return *this;
     }
 

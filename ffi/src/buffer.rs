@@ -65,7 +65,7 @@ fn used_up() -> Error {
 /// Where its bytes lie, at a multiple of 64, and how many there are. They are whatever lay there before. The address is good
 /// until the buffer is submitted or freed.
 ///
-/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child, which has nothing there: what it reads or writes there ends it.
 ///
 /// # Safety
 /// - `data` and `len` are NULL or can be written to.

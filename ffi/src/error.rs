@@ -197,6 +197,20 @@ impl From<StartError> for Error {
                      pool before any thread is started, or with shmworker_pool_exec"
                 ),
             ),
+            StartError::Ended(how) => Error::new(
+                Code::NotStarted,
+                format_args!(
+                    "the process that was to be the pool's coordinator ended with {how} before it was that: a worker program must call \
+                     shmworker_worker_run, with NULL for the pool"
+                ),
+            ),
+            StartError::TimedOut(at_most) => Error::new(
+                Code::NotStarted,
+                format_args!(
+                    "the pool has not started its workers within {at_most:?} (options.start_timeout_ms): a worker program must call \
+                     shmworker_worker_run, with NULL for the pool, and soon"
+                ),
+            ),
             StartError::Segment(SegmentCreateError::NoSpace(_)) => Error::new(Code::NoSpace, e),
             StartError::Corrupted(_) => Error::new(Code::Corrupted, e),
             StartError::Os { .. } => Error::new(Code::OsError, e),
@@ -218,6 +232,7 @@ impl From<AttachError> for Error {
             AttachError::NotRunning(_) => Code::NotRunning,
             AttachError::Refused(_) => Code::Refused,
             AttachError::Incompatible(_) => Code::AbiMismatch,
+            AttachError::PoolName(_) => Code::InvalidArgument,
             _ => Code::OsError,
         };
         Error::new(code, e)

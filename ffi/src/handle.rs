@@ -43,15 +43,38 @@ const GENERATION_SHIFT: u32 = INDEX_SHIFT + INDEX_BITS;
 const _: () = assert!(GENERATION_SHIFT + GENERATION_BITS == usize::BITS);
 
 /// All objects of this process.
-#[derive(Default)]
 pub(crate) struct Tables {
     pub(crate) pools: Table<Pool>,
     pub(crate) handlers: Table<Handlers>,
     pub(crate) tasks: Table<Task>,
     pub(crate) buffers: Table<Buffer>,
     pub(crate) temporal: Table<Temporal>,
+    /// Of how many processes with objects this one is a fork of a fork.
+    depth: u64,
     /// Those of the process of which this one is a fork, so that they are no leak.
     _former: AtomicPtr<Tables>,
+}
+
+/// Forks of forks whose objects begin each with a generation of their own, far from those of the others.
+const DEPTHS: u64 = 16;
+
+impl Tables {
+    /// Those of a fork of the process that has these. A handle of that one must be none here: which a child is to be told of, and not
+    /// to free its own object by.
+    fn following(former: *mut Tables) -> Tables {
+        // SAFETY: null, or it came from `Box::into_raw` (`make`), and is never freed.
+        let depth = unsafe { former.as_ref() }.map_or(0, |former| former.depth + 1);
+        let first = (depth % DEPTHS) << (GENERATION_BITS - DEPTHS.ilog2());
+        Tables {
+            pools: Table::beginning_with(first),
+            handlers: Table::beginning_with(first),
+            tasks: Table::beginning_with(first),
+            buffers: Table::beginning_with(first),
+            temporal: Table::beginning_with(first),
+            depth,
+            _former: AtomicPtr::new(former),
+        }
+    }
 }
 
 /// Null: there are none yet.
@@ -76,8 +99,7 @@ fn make() -> *mut Tables {
         // register it a child has its parent's handles, which it may not use anyway.
         let _ = unsafe { libc::pthread_atfork(None, None, Some(forget)) };
     });
-    let former = AtomicPtr::new(FORMER.load(Acquire));
-    let made = Box::into_raw(Box::new(Tables { _former: former, ..Tables::default() }));
+    let made = Box::into_raw(Box::new(Tables::following(FORMER.load(Acquire))));
     match ALL.compare_exchange(ptr::null_mut(), made, AcqRel, Acquire) {
         Ok(_) => made,
         Err(other) => {

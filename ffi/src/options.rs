@@ -132,7 +132,7 @@ const RETRIES: [(u32, Retry); 4] = [
     (SHMWORKER_RETRY_TIMED_OUT, Retry::TimedOut),
 ];
 
-/// More than these no segment has room for.
+/// More than these no segment has room for, or no worker.
 const MOST_WORKERS: usize = 2000;
 const MOST_QUEUES: usize = 64;
 /// More than these `Builder::slots` panics for.
@@ -142,7 +142,7 @@ fn at_most(argument: &str, n: usize, most: usize) -> Result<usize, Error> {
     if n > most { Err(Error::invalid(format_args!("{argument} is {n}, and can be at most {most}"))) } else { Ok(n) }
 }
 
-fn is_zero(argument: &str, n: u32) -> Result<(), Error> {
+pub(crate) fn is_zero(argument: &str, n: u32) -> Result<(), Error> {
     if n == 0 { Ok(()) } else { Err(Error::invalid(format_args!("{argument} is {n}: set what is not used to 0"))) }
 }
 

@@ -107,6 +107,8 @@ pub(crate) struct Table<T> {
     free: AtomicU64,
     /// So many entries were ever used.
     used: AtomicUsize,
+    /// The generation that entries begin with.
+    first_generation: u64,
 }
 
 // SAFETY: objects go to other threads, and are dropped there (`Send`), and are shared by those who pin them (`Sync`).
@@ -116,7 +118,17 @@ unsafe impl<T: Send + Sync> Sync for Table<T> {}
 
 impl<T> Default for Table<T> {
     fn default() -> Table<T> {
+        Table::beginning_with(0)
+    }
+}
+
+impl<T> Table<T> {
+    /// One whose first objects are of this generation: so that their numbers are none of another table, if its objects have not come
+    /// as far.
+    pub(crate) fn beginning_with(first_generation: u64) -> Table<T> {
+        debug_assert_eq!(first_generation >> GENERATION_BITS, 0);
         Table {
+            first_generation,
             chunks: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
             free: AtomicU64::new(0),
             used: AtomicUsize::new(0),
@@ -282,7 +294,11 @@ impl<T> Table<T> {
                 }
             }
             match self.used.compare_exchange_weak(seen, seen + 1, Relaxed, Relaxed) {
-                Ok(_) => return Some(seen as u32),
+                Ok(_) => {
+                    // Relaxed: it is ours, and whoever looks at it before it is live finds nothing in either state.
+                    self.entry(seen as u32)?.state.store(self.first_generation << GENERATION_SHIFT, Relaxed);
+                    return Some(seen as u32);
+                }
                 Err(now) => seen = now,
             }
         }

@@ -50,15 +50,15 @@ pub struct shmworker_outcome {
     pub attempts: u32,
     /// Why there is no result, for people: the handler's own words behind ours. Empty if there is one. Never NULL.
     pub message: *const c_char,
-    /// The result, in place. May be NULL if `len` is 0.
+    /// The result, in place. May be NULL if `len` is 0. A child that is forked need not have it: what is read there may end it.
     pub data: *const u8,
     /// How many bytes.
     pub len: usize,
     /// The process that ran it last. 0: none did.
     pub pid: u32,
-    /// The signal that ended the last worker which died over it, `SIGSEGV`. 0: none did.
+    /// The signal that ended the last worker which died over it, `SIGSEGV`. 0: none did, or there is a result.
     pub signal: i32,
-    /// The exit code of the last worker that ended over it by itself. -1: none did.
+    /// The exit code of the last worker that ended over it by itself. -1: none did, or there is a result.
     pub exit_code: i32,
     /// Zero.
     pub reserved: u32,

@@ -4,6 +4,7 @@
 use crate::{
     error::{Error, boundary},
     handle::{self, Object, Tables},
+    options::is_zero,
     slice::{self, Versioned, optional_text, out},
     table::{Pin, Table},
 };
@@ -73,7 +74,7 @@ pub struct shmworker_temporal_options {
     pub activity_slots: u32,
     /// Activations that may be given out and not answered at a time. 0: 1.
     pub max_activations: u32,
-    /// 0.
+    /// Zero: room for what comes.
     pub reserved: u32,
 }
 
@@ -111,6 +112,7 @@ impl From<RawError> for Error {
     fn from(e: RawError) -> Error {
         let code = match &e {
             RawError::Attach(_) | RawError::Refused(_) => Code::Refused,
+            RawError::Incompatible(_) => Code::AbiMismatch,
             RawError::NoHello | RawError::Greeted => Code::WrongTime,
             RawError::NoSuchLane | RawError::Malformed(..) => Code::InvalidArgument,
             RawError::Unknown(_) => Code::NotFound,
@@ -138,7 +140,8 @@ fn get(lanes: *const shmworker_temporal) -> Result<Pin<'static, Temporal>, Error
 
 /// Takes this process's seat in a pool that serves Temporal. `options` may be NULL: all zeros.
 ///
-/// `SHMWORKER_RESULT_REFUSED`: there is no seat; the text says why. With a name this starts a thread; without one it is for once in
+/// `SHMWORKER_RESULT_REFUSED`: there is no seat; the text says why. `SHMWORKER_RESULT_ABI_MISMATCH`: the pool's shared memory is of another
+/// version. With a name this starts a thread; without one it is for once in
 /// a process, and the process must be the one that `shmworker run` has started: a script in between has to `exec` it.
 ///
 /// Threads: any; without a name, before any other thread reads or writes the environment. After a fork: a child attaches by itself, by
@@ -157,6 +160,7 @@ pub unsafe extern "C" fn shmworker_temporal_attach(
         *place = ptr::null_mut();
         // SAFETY: the caller's word.
         let options = unsafe { slice::sized("options", options) }?;
+        is_zero("options.reserved", options.reserved)?;
         // SAFETY: the caller's word.
         let pool = unsafe { optional_text("options.pool", options.pool) }?;
         let attached = match pool {

@@ -29,10 +29,16 @@ const EXAMPLES: [(&str, &[&str]); 5] = [
     ),
     ("event_loop", &["the sum of 200 squares is 2686700"]),
 ];
-const TESTS: [(&str, &[&str]); 2] =
-    [("misuse", &["every misuse has its code"]), ("attach", &["clients and workers come and go"])];
+const TESTS: [(&str, &[&str]); 3] = [
+    ("misuse", &["every misuse has its code"]),
+    ("attach", &["clients and workers come and go"]),
+    ("host", &["the program's own line", "what a worker has not written out", "what is the program's stays so"]),
+];
 
 const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+/// What else programs are compiled with, of which the headers are a part then.
+const MORE_WARNINGS: [&str; 6] =
+    ["-Wshadow", "-Wconversion", "-Wsign-conversion", "-Wnull-dereference", "-Wundef", "-Wcast-qual"];
 /// The kernel's word is wanted of how a worker ended, not that of a sanitizer which catches the signal.
 const SANITIZED: (&str, &str) = ("ASAN_OPTIONS", "handle_segv=0:detect_leaks=1");
 
@@ -185,13 +191,90 @@ fn a_program_can_be_linked_with_the_static_library() {
 
 #[test]
 fn the_header_is_good_for_c_and_for_cxx_alone() {
-    for (language, include) in [("c", "shmworker.h"), ("c++", "shmworker.h"), ("c++", "shmworker.hpp")] {
+    const C: &[&str] = &["-std=c99", "-std=c11", "-std=c17", "-std=c2x"];
+    const CXX: &[&str] = &["-std=c++11", "-std=c++17", "-std=c++20"];
+    let strict_c = ["-Wstrict-prototypes", "-Wmissing-prototypes", "-Wold-style-definition"];
+    let strict_cxx = ["-Wold-style-cast", "-Wuseless-cast", "-Woverloaded-virtual"];
+    for (language, include, standards) in
+        [("c", "shmworker.h", C), ("c++", "shmworker.h", CXX), ("c++", "shmworker.hpp", &CXX[1..])]
+    {
         let source = scratch(&format!("alone-{include}.{language}"));
         std::fs::write(&source, format!("#include <{include}>\n")).unwrap();
-        let (compiler, standard) = if language == "c" { ("gcc", "-std=c11") } else { ("g++", "-std=c++17") };
-        let mut command = Command::new(compiler);
-        command.args([standard, "-fsyntax-only", "-x", language]).args(WARNINGS).args(pkg_config(&["--cflags"]));
-        output_of(command.arg(source));
+        let (compiler, strict) = if language == "c" { ("gcc", strict_c) } else { ("g++", strict_cxx) };
+        for standard in standards {
+            let mut command = Command::new(compiler);
+            command.args([standard, "-fsyntax-only", "-x", language]).args(WARNINGS).args(MORE_WARNINGS).args(strict);
+            output_of(command.args(pkg_config(&["--cflags"])).arg(&source));
+        }
+    }
+}
+
+#[test]
+fn the_wrapper_in_cxx_keeps_what_it_has() {
+    let source = |name: &str| repository().join("ffi/tests/cpp").join(name);
+    let too = source("wrapper_too.cpp").display().to_string();
+    for (kind, more) in [("plain", &[][..]), ("sanitized", &SANITIZERS[..])] {
+        let flags = [&MORE_WARNINGS, &["-Wold-style-cast", &too][..], more].concat();
+        let program = build_shared(&source("wrapper_keeps.cpp"), Language::Cxx, kind, &flags);
+        run(&program, &["the wrapper keeps what it has"]);
+    }
+}
+
+/// This text with another in place of a part, which is there once.
+fn with(text: &str, part: &str, other: &str) -> String {
+    assert_eq!(text.matches(part).count(), 1, "{part}");
+    text.replace(part, other)
+}
+
+/// From the line that says the first of these up to, and without, that which says the other.
+fn without_lines(text: &str, first: &str, beyond: &str) -> String {
+    let start = text.find(first).unwrap_or_else(|| panic!("{first}"));
+    let end = start + text[start..].find(beyond).unwrap_or_else(|| panic!("{beyond}"));
+    let line = |at: usize| text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    [&text[..line(start)], &text[line(end)..]].concat()
+}
+
+/// Programs that were compiled with the header as it was, or will be, and run with this library.
+#[test]
+fn a_program_of_an_older_header_runs_and_one_of_another_major_number_is_told() {
+    let header = std::fs::read_to_string(PREFIX.join("include/shmworker.h")).unwrap();
+    let number = |which: &str| {
+        let define = format!("#define SHMWORKER_ABI_{which} ");
+        (header.lines().find_map(|line| line.strip_prefix(&define)).unwrap().parse::<u32>().unwrap(), define)
+    };
+    let ((major, define_major), (minor, define_minor)) = (number("MAJOR"), number("MINOR"));
+    let of_major = |n: u32| with(&header, &format!("{define_major}{major}\n"), &format!("{define_major}{n}\n"));
+    let of_minor = |n: u32| with(&header, &format!("{define_minor}{minor}\n"), &format!("{define_minor}{n}\n"));
+    // Its structs end where they did at first, and it lacks a call.
+    let mut older = of_minor(0);
+    for (first, beyond) in [
+        ("  // Bytes of memory after which a worker", "} shmworker_pool_options;"),
+        ("  // How many workers it may kill", "} shmworker_task_options;"),
+        ("  // The process that ran it last.", "} shmworker_outcome;"),
+        ("int32_t shmworker_task_finish(", "// Has its end told to the event loop"),
+    ] {
+        older = without_lines(&older, first, beyond);
+    }
+    let source = repository().join("ffi/tests/c/older.c");
+    for (kind, header, expected) in [
+        ("older", older, "OK: ".to_owned()),
+        (
+            "newer",
+            of_minor(minor + 1),
+            format!("UNSUPPORTED: compiled for ABI {major}.{}, loaded {major}.{minor}", minor + 1),
+        ),
+        (
+            "other",
+            of_major(major + 1),
+            format!("ABI_MISMATCH: compiled for ABI {}.{minor}, loaded {major}.{minor}", major + 1),
+        ),
+    ] {
+        let include = scratch(&format!("header-{kind}"));
+        std::fs::create_dir_all(&include).unwrap();
+        std::fs::write(include.join("shmworker.h"), header).unwrap();
+        let include = format!("-I{}", include.display());
+        let said = output_of(&mut Command::new(build_shared(&source, Language::C, kind, &[&include, SANITIZERS[0]])));
+        assert!(said.starts_with(&expected), "{kind}: {said}");
     }
 }
 

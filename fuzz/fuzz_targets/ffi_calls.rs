@@ -178,6 +178,11 @@ impl Play {
                     max_attempts: (more as u32 % 3) * 200,
                     retry_on: more as u32 % 20,
                     timeout_ms: more as u64 * 1000,
+                    grace_ms: [0, u64::MAX][by % 2],
+                    backoff_ms: [0, u64::MAX, 1][by % 3],
+                    max_backoff_ms: [0, u64::MAX, u64::MAX - 1][by % 3],
+                    heartbeat_timeout_ms: [0, u64::MAX, i64::MAX as u64][by % 3],
+                    expires_in_ms: [0, u64::MAX, 60_000][by % 3],
                     ..Versioned::ZERO
                 };
                 let code = said(unsafe {
@@ -267,6 +272,8 @@ impl Play {
             17 => {
                 let run = (more % 5 > 0).then_some(echo as unsafe extern "C" fn(_, _) -> _);
                 let code = said(unsafe { shmworker_handlers_add(table, name, run, ptr::null_mut()) });
+                self.tables.check(code, table as usize);
+                let code = said(unsafe { shmworker_handlers_set_state(table, None, None, ptr::null_mut()) });
                 self.tables.check(code, table as usize);
             }
             18 => {

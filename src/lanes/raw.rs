@@ -65,6 +65,9 @@ pub enum RawError {
     /// There is no seat for this process.
     #[error("{0}")]
     Attach(String),
+    /// The pool is of a version with another protocol, or another layout of the segment.
+    #[error("{0}")]
+    Incompatible(String),
     /// The bridge won't have it.
     #[error("{0}")]
     Refused(String),
@@ -282,9 +285,12 @@ impl RawLanes {
     /// Becomes a participant of the pool with this name, for these lanes, with so many attempts at a time. Starts a thread.
     ///
     /// # Errors
-    /// [`RawError::Attach`]
+    /// [`RawError::Attach`], [`RawError::Incompatible`]
     pub fn attach(name: &str, lanes: Lanes, activity_slots: u32) -> Result<RawLanes, RawError> {
-        let attached = attach::attach(name).map_err(|e| RawError::Attach(e.to_string()))?;
+        let attached = attach::attach(name).map_err(|e| match e.is_of_another_version() {
+            true => RawError::Incompatible(e.to_string()),
+            false => RawError::Attach(e.to_string()),
+        })?;
         let segment = attached.endpoint().segment();
         let is_queue = |(i, queue): (usize, &str)| i < segment.table().queues && segment.queue_name(i) == queue;
         if !super::QUEUES.into_iter().enumerate().all(is_queue) {

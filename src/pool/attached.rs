@@ -10,11 +10,12 @@ use super::{
 use crate::{
     StateError, WorkerLimits,
     exec::endpoint::{Endpoint, cpus},
-    mem::segment::{Segment, SegmentOpenError},
+    mem::segment::Segment,
     process::{
         self,
         attach::{self, AttachError as Refused},
         coordinator::Seat,
+        names::NameError,
     },
     state,
 };
@@ -56,6 +57,9 @@ pub enum AttachError {
     /// Its coordinator does not answer, or the kernel refused a step.
     #[error("{0}")]
     Failed(String),
+    /// No pool can have this name.
+    #[error("{0}")]
+    PoolName(String),
     /// No client can have [this name](AttachOptions::client).
     #[error("{0}")]
     ClientName(String),
@@ -68,12 +72,9 @@ impl From<Refused> for AttachError {
     fn from(e: Refused) -> AttachError {
         let text = e.to_string();
         match e {
+            _ if e.is_of_another_version() => AttachError::Incompatible(text),
             Refused::NotRunning { .. } => AttachError::NotRunning(text),
-            Refused::Refused { why: attach::Refusal::AnotherVersion, .. }
-            | Refused::Segment {
-                source: SegmentOpenError::VersionMismatch { .. } | SegmentOpenError::NotASegment { .. },
-                ..
-            } => AttachError::Incompatible(text),
+            Refused::Name(NameError::Invalid(_)) => AttachError::PoolName(text),
             Refused::Refused { .. } | Refused::RefusedClient { .. } => AttachError::Refused(text),
             Refused::ClientName(_) => AttachError::ClientName(text),
             _ => AttachError::Failed(text),

@@ -93,7 +93,8 @@ pub enum StartError {
     /// It has said so when it had threads already.
     #[error(
         "shmworker::init was called when this process had {0} threads: make it the first line of `main`, before any \
-         runtime; under `#[tokio::main]` that is a `main` of its own, which then calls the async one"
+         runtime; under `#[tokio::main]` that is a `main` of its own, which then calls the async one; a worker program of its own \
+         calls `pool::work`, or in C `shmworker_worker_run`, before it starts a thread"
     )]
     InitTooLate(usize),
     /// What builds the tasks starts threads.
@@ -295,7 +296,11 @@ impl Builder {
         let (ground, ours, theirs) = Ground::lay(self.settings, method, tasks)?;
         ground.tell(tasks);
         drop(plugs);
-        let process = Process(Child::of(launch(&ground, theirs)?).map_err(os("watch the coordinator"))?);
+        let process = Process(Child::of(launch(&ground, theirs)?).map_err(|e| match e {
+            // It has ended, and whoever else waits for this process's children has reaped it.
+            Errno::ESRCH => StartError::Ended("an unknown exit (others wait for this process's children)".to_owned()),
+            e => os("watch the coordinator")(e),
+        })?);
         let Ground { segment, plan, bell, connection, answers, adopted } = ground;
         let (queues, width) = (plan.settings.queues.as_slice().into(), plan.workers * plan.settings.slots);
         segment.settle().map_err(os("keep children away from the segment"))?;

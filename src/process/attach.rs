@@ -760,6 +760,18 @@ pub(crate) enum AttachError {
     },
 }
 
+impl AttachError {
+    /// The pool is of a version with another protocol, or another layout of the segment.
+    pub(crate) fn is_of_another_version(&self) -> bool {
+        use SegmentOpenError::{NotASegment, VersionMismatch};
+        match self {
+            AttachError::Refused { why, .. } => *why == Refusal::AnotherVersion,
+            AttachError::Segment { source, .. } => matches!(source, VersionMismatch { .. } | NotASegment { .. }),
+            _ => false,
+        }
+    }
+}
+
 struct Others<'a>(&'a [String]);
 
 impl fmt::Display for Others<'_> {

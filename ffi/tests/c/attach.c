@@ -85,6 +85,16 @@ static int client(const char *name) {
     int32_t code = shmworker_pool_attach(name, &pool);
     if (code == SHMWORKER_RESULT_ABI_MISMATCH) {
         EXPECT_TEXT("layout version");
+        struct shmworker_temporal_options options = {.size = sizeof options, .pool = name};
+        struct shmworker_temporal *lanes;
+        struct shmworker_handlers *handlers = all_handlers();
+        int exit_code;
+        options.lanes = SHMWORKER_TEMPORAL_LANE_WORKFLOW;
+        EXPECT(ABI_MISMATCH, shmworker_temporal_attach(&options, &lanes));
+        EXPECT_TEXT("layout version");
+        EXPECT(ABI_MISMATCH, shmworker_worker_run(handlers, name, &exit_code));
+        EXPECT_TEXT("layout version");
+        EXPECT(OK, shmworker_handlers_free(handlers));
     }
     if (code != SHMWORKER_RESULT_OK) {
         return code;

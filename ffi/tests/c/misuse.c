@@ -9,22 +9,82 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define IN_HANDLER(code, call)                                                                                         \
+    if ((call) != SHMWORKER_RESULT_##code) return __LINE__
+
+// What a context's own functions say to NULL, and to nonsense: the line that is not so, or 0.
+static int misuses(struct shmworker_context *context) {
+    struct shmworker_payload input;
+    struct shmworker_failure failure = {.size = 8, .message = "too short"};
+    const uint8_t *data;
+    uint8_t *place;
+    size_t len;
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_argument(NULL, 0, &input));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_argument(context, 0, NULL));
+    IN_HANDLER(NOT_FOUND, shmworker_context_argument(context, SIZE_MAX, &input));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_metadata(NULL, 0, "key", &data, &len));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_metadata(context, 0, NULL, &data, &len));
+    IN_HANDLER(INVALID_UTF8, shmworker_context_metadata(context, 0, "\xff", &data, &len));
+    IN_HANDLER(NOT_FOUND, shmworker_context_metadata(context, 0, "key", &data, &len));
+    IN_HANDLER(NOT_FOUND, shmworker_context_metadata(context, SIZE_MAX, "key", NULL, NULL));
+    IN_HANDLER(INVALID_ARGUMENT, shmworker_context_set_length(context, 0));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_reserve(NULL, 1, &place));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_reserve(context, 1, NULL));
+    IN_HANDLER(TOO_LARGE, shmworker_context_reserve(context, SIZE_MAX, &place));
+    IN_HANDLER(INVALID_ARGUMENT, shmworker_context_set_length(context, 1));
+    IN_HANDLER(OK, shmworker_context_reserve(context, 0, &place));
+    IN_HANDLER(OK, shmworker_context_reserve(context, 8, &place));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_set_length(NULL, 0));
+    IN_HANDLER(INVALID_ARGUMENT, shmworker_context_set_length(context, SIZE_MAX));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_set_encoding(NULL, "json/plain"));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_set_encoding(context, NULL));
+    IN_HANDLER(INVALID_UTF8, shmworker_context_set_encoding(context, "\xff"));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_set_result(NULL, "", 0, NULL));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_set_result(context, NULL, 1, NULL));
+    IN_HANDLER(TOO_LARGE, shmworker_context_set_result(context, "", SIZE_MAX, NULL));
+    IN_HANDLER(INVALID_UTF8, shmworker_context_set_result(context, "", 0, "\xff"));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail_with(NULL, &failure));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail_with(context, NULL));
+    IN_HANDLER(INVALID_ARGUMENT, shmworker_context_fail_with(context, &failure));
+    failure = (struct shmworker_failure){.size = sizeof failure};
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail_with(context, &failure));
+    failure = (struct shmworker_failure){.size = sizeof failure, .message = "m", .details_len = 1};
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail_with(context, &failure));
+    failure.details = &(uint8_t){0}, failure.details_len = SIZE_MAX;
+    IN_HANDLER(TOO_LARGE, shmworker_context_fail_with(context, &failure));
+    failure = (struct shmworker_failure){.size = sizeof failure, .message = "m", .details_encoding = "\xff"};
+    IN_HANDLER(INVALID_UTF8, shmworker_context_fail_with(context, &failure));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail(NULL, "Type", "message"));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail(context, NULL, NULL));
+    IN_HANDLER(INVALID_UTF8, shmworker_context_fail(context, "\xff", "message"));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail_for_good(NULL, NULL, "message"));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_fail_for_good(context, NULL, NULL));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_heartbeat(NULL));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_progress(NULL, 1, 2));
+    IN_HANDLER(OK, shmworker_context_progress(context, UINT64_MAX, 0));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_last_checkpoint(NULL, &input));
+    IN_HANDLER(NOT_FOUND, shmworker_context_last_checkpoint(context, NULL));
+    IN_HANDLER(NOT_FOUND, shmworker_context_last_checkpoint(context, &input));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_checkpoint(NULL, "", 0, NULL));
+    IN_HANDLER(NULL_ARGUMENT, shmworker_context_checkpoint(context, NULL, 1, NULL));
+    IN_HANDLER(TOO_LARGE, shmworker_context_checkpoint(context, "", SIZE_MAX, NULL));
+    IN_HANDLER(INVALID_UTF8, shmworker_context_checkpoint(context, "", 0, "\xff"));
+    IN_HANDLER(OK, shmworker_context_checkpoint(context, NULL, 0, NULL));
+    const bool is_so = shmworker_context_info(NULL, SHMWORKER_INFO_NAME) == NULL &&
+                       shmworker_context_info(context, 4711) == NULL && shmworker_context_attempt(NULL) == 0 && shmworker_context_argument_count(NULL) == 0 &&
+                       !shmworker_context_is_cancelled(NULL) && !shmworker_context_is_worker_shutdown(NULL) &&
+                       shmworker_context_time_left_ms(NULL) == -1 && shmworker_context_state(NULL) == NULL;
+    return is_so ? 0 : __LINE__;
+}
+
 static int32_t echo(struct shmworker_context *context, void *user_data) {
     struct shmworker_payload input;
+    const int line = misuses(context);
     (void)user_data;
-    // The context's own functions take NULL, and nonsense, as well.
-    if (shmworker_context_argument(NULL, 0, &input) != SHMWORKER_RESULT_NULL_ARGUMENT ||
-        shmworker_context_argument(context, 0, NULL) != SHMWORKER_RESULT_NULL_ARGUMENT ||
-        shmworker_context_argument(context, SIZE_MAX, &input) != SHMWORKER_RESULT_NOT_FOUND ||
-        shmworker_context_reserve(context, SIZE_MAX, (uint8_t *[]){NULL}) != SHMWORKER_RESULT_TOO_LARGE ||
-        shmworker_context_reserve(context, 1, NULL) != SHMWORKER_RESULT_NULL_ARGUMENT ||
-        shmworker_context_set_result(context, NULL, 1, NULL) != SHMWORKER_RESULT_NULL_ARGUMENT ||
-        shmworker_context_set_result(context, "", SIZE_MAX, NULL) != SHMWORKER_RESULT_TOO_LARGE ||
-        shmworker_context_set_length(context, 1) != SHMWORKER_RESULT_INVALID_ARGUMENT ||
-        shmworker_context_checkpoint(context, NULL, 1, NULL) != SHMWORKER_RESULT_NULL_ARGUMENT ||
-        shmworker_context_last_checkpoint(context, &input) != SHMWORKER_RESULT_NOT_FOUND ||
-        shmworker_context_fail_with(context, NULL) != SHMWORKER_RESULT_NULL_ARGUMENT) {
-        return shmworker_context_fail(context, "Misuse", "the context took what it should not");
+    if (line != 0) {
+        char text[64];
+        snprintf(text, sizeof text, "line %d is not so", line);
+        return shmworker_context_fail(context, "Misuse", text);
     }
     shmworker_context_argument(context, 0, &input);
     return shmworker_context_set_result(context, input.data, input.len, NULL);
@@ -62,6 +122,7 @@ static void null_arguments(void) {
     EXPECT(OK, shmworker_handlers_add(handlers, "a", echo, NULL));
     EXPECT(NAME_TAKEN, shmworker_handlers_add(handlers, "a", echo, NULL));
     EXPECT(NULL_ARGUMENT, shmworker_pool_fork(handlers, NULL, NULL));
+    EXPECT(NULL_ARGUMENT, shmworker_pool_fork(NULL, NULL, &pool));
     EXPECT(NULL_ARGUMENT, shmworker_worker_run(handlers, NULL, NULL));
     EXPECT(NULL_ARGUMENT, shmworker_worker_run(NULL, NULL, &number));
     EXPECT(NOT_STARTED, shmworker_worker_run(handlers, NULL, &number));
@@ -89,6 +150,9 @@ static void null_arguments(void) {
     EXPECT(NULL_ARGUMENT, shmworker_buffer_data(NULL, NULL, NULL));
     EXPECT(NULL_ARGUMENT, shmworker_buffer_submit(NULL, NULL, "echo", NULL, &task));
     EXPECT(NULL_ARGUMENT, shmworker_buffer_submit(NULL, NULL, "echo", NULL, NULL));
+    EXPECT_TRUE(shmworker_host_handler(NULL, NULL, NULL, NULL) == SHMWORKER_RESULT_NULL_ARGUMENT);
+    EXPECT_TRUE(shmworker_host_state(NULL, NULL, NULL, NULL) == SHMWORKER_RESULT_NULL_ARGUMENT);
+    EXPECT_TRUE(shmworker_host_log(NULL, 0, NULL) == SHMWORKER_RESULT_NULL_ARGUMENT);
     EXPECT(NULL_ARGUMENT, shmworker_buffer_free(NULL));
     EXPECT(NULL_ARGUMENT, shmworker_task_wait(NULL, 0, &outcome));
     EXPECT(NULL_ARGUMENT, shmworker_task_wait(NULL, 0, NULL));
@@ -119,7 +183,7 @@ static void lanes_that_are_none(int32_t code, struct shmworker_temporal *none) {
     data = (const uint8_t *)"", len = 9;
     EXPECT_CODE(code, shmworker_temporal_next(none, SHMWORKER_TEMPORAL_LANE_WORKFLOW, &found, &data, &len));
     EXPECT_TRUE(found == SHMWORKER_TEMPORAL_FOUND_EMPTY && data == NULL && len == 0);
-    EXPECT_CODE(code, shmworker_temporal_complete_workflow(none, NULL, 1));
+    EXPECT_CODE(code, shmworker_temporal_complete_workflow(none, NULL, 0));
     EXPECT_CODE(code, shmworker_temporal_complete_activity(none, NULL, 1));
     EXPECT_CODE(code, shmworker_temporal_heartbeat(none, NULL, SIZE_MAX));
     EXPECT_CODE(code, shmworker_temporal_request_eviction(none, NULL, 0));
@@ -141,6 +205,11 @@ static void temporal(void) {
     EXPECT_TEXT("activity_slots is 0");
     options.lanes = 4;
     EXPECT(INVALID_ARGUMENT, shmworker_temporal_attach(&options, &lanes));
+    options.lanes = SHMWORKER_TEMPORAL_LANE_WORKFLOW;
+    options.reserved = 1;
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_attach(&options, &lanes));
+    EXPECT_TEXT("options.reserved is 1");
+    options.reserved = 0;
     options.size = 8;
     EXPECT(INVALID_ARGUMENT, shmworker_temporal_attach(&options, &lanes));
     EXPECT(REFUSED, shmworker_temporal_attach(NULL, &lanes));
@@ -153,6 +222,68 @@ static void temporal(void) {
     lanes_that_are_none(SHMWORKER_RESULT_STALE_HANDLE, (struct shmworker_temporal *)UINTPTR_MAX);
 }
 
+// Of lanes that are attached, to a pool that has the queues of one which serves Temporal.
+static void live_lanes(const struct shmworker_handlers *handlers) {
+    char name[32];
+    const char *queues[] = {"workflow", "activity", "bridge"};
+    struct shmworker_pool_options of_pool = {.size = sizeof of_pool, .name = name, .workers = 1};
+    struct shmworker_temporal_options options = {.size = sizeof options, .pool = name};
+    struct shmworker_pool *other;
+    struct shmworker_temporal *lanes;
+    const uint8_t *data, byte = 0;
+    uint32_t found, stage;
+    size_t len;
+    int32_t fd;
+    int status;
+    snprintf(name, sizeof name, "ffi-misuse-%d", (int)getpid());
+    of_pool.queues = queues, of_pool.queue_count = 3;
+    options.lanes = SHMWORKER_TEMPORAL_LANE_WORKFLOW;
+    EXPECT(OK, shmworker_pool_fork(handlers, &of_pool, &other));
+    EXPECT(OK, shmworker_temporal_attach(&options, &lanes));
+    EXPECT(OK, shmworker_temporal_lanes(lanes, NULL, NULL));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_hello(lanes, NULL, 1, &data, &len));
+    EXPECT(TOO_LARGE, shmworker_temporal_hello(lanes, &byte, SIZE_MAX, &data, &len));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_fd(lanes, NULL));
+    EXPECT(OK, shmworker_temporal_fd(lanes, &fd));
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_wait(lanes, 0, -1));
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_wait(lanes, UINT32_MAX, -1));
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_wait(lanes, SHMWORKER_TEMPORAL_LANE_ACTIVITY, -1));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_next(lanes, SHMWORKER_TEMPORAL_LANE_WORKFLOW, NULL, &data, &len));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_next(lanes, SHMWORKER_TEMPORAL_LANE_WORKFLOW, &found, NULL, &len));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_next(lanes, SHMWORKER_TEMPORAL_LANE_WORKFLOW, &found, &data, NULL));
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_next(lanes, 0, &found, &data, &len));
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_next(lanes, SHMWORKER_TEMPORAL_LANE_ACTIVITY, &found, &data, &len));
+    EXPECT(WRONG_TIME, shmworker_temporal_next(lanes, SHMWORKER_TEMPORAL_LANE_WORKFLOW, &found, &data, &len));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_complete_workflow(lanes, NULL, 1));
+    EXPECT(TOO_LARGE, shmworker_temporal_complete_workflow(lanes, &byte, SIZE_MAX));
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_complete_workflow(lanes, NULL, 0));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_complete_activity(lanes, NULL, 1));
+    EXPECT(TOO_LARGE, shmworker_temporal_complete_activity(lanes, &byte, SIZE_MAX));
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_complete_activity(lanes, NULL, 0));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_heartbeat(lanes, NULL, 1));
+    EXPECT(TOO_LARGE, shmworker_temporal_heartbeat(lanes, &byte, SIZE_MAX));
+    EXPECT(INVALID_ARGUMENT, shmworker_temporal_heartbeat(lanes, NULL, 0));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_request_eviction(lanes, NULL, 1));
+    EXPECT(TOO_LARGE, shmworker_temporal_request_eviction(lanes, &byte, SIZE_MAX));
+    EXPECT(NOT_FOUND, shmworker_temporal_request_eviction(lanes, NULL, 0));
+    EXPECT(NULL_ARGUMENT, shmworker_temporal_stage_of(lanes, NULL));
+    EXPECT(OK, shmworker_temporal_stage_of(lanes, &stage));
+    EXPECT_TRUE(stage == SHMWORKER_TEMPORAL_STAGE_RUNNING);
+    pid_t child = fork();
+    if (child == 0) {
+        lanes_that_are_none(SHMWORKER_RESULT_STALE_HANDLE, lanes);
+        _exit(0);
+    }
+    EXPECT_TRUE(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    // Its pool ends.
+    EXPECT(OK, shmworker_pool_free(other));
+    EXPECT(OK, shmworker_temporal_wait(lanes, SHMWORKER_TEMPORAL_LANE_WORKFLOW, -1));
+    EXPECT(OK, shmworker_temporal_stage_of(lanes, &stage));
+    EXPECT_TRUE(stage == SHMWORKER_TEMPORAL_STAGE_STOPPED);
+    EXPECT(OK, shmworker_temporal_free(lanes));
+    lanes_that_are_none(SHMWORKER_RESULT_STALE_HANDLE, lanes);
+}
+
 static void options(const struct shmworker_handlers *handlers) {
     struct shmworker_pool_options options = {.size = sizeof options, .workers = 1000000};
     struct shmworker_pool *other;
@@ -162,12 +293,18 @@ static void options(const struct shmworker_handlers *handlers) {
     EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
     options = (struct shmworker_pool_options){.size = sizeof options, .queue_count = 2};
     EXPECT(NULL_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
-    options.queues = (const char *const[]){"urgent", "urgent"};
+    options = (struct shmworker_pool_options){.size = sizeof options, .queues = (const char *[]){"a", "a"}, .queue_count = 2};
     EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
-    EXPECT_TEXT("two of options.queues are \"urgent\"");
+    EXPECT_TEXT("two of options.queues are \"a\"");
+    options = (struct shmworker_pool_options){.size = sizeof options, .queues = (const char *[]){"a", NULL}, .queue_count = 2};
+    EXPECT(NULL_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
     options = (struct shmworker_pool_options){.size = sizeof options, .slots = 1025};
     EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
-    EXPECT_TEXT("options.slots is 1025");
+    EXPECT_TEXT("slots is 1025");
+    options = (struct shmworker_pool_options){.size = sizeof options, .max_workers = SIZE_MAX};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
+    options = (struct shmworker_pool_options){.size = sizeof options, .reserved = 1};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_fork(handlers, &options, &other));
     options = (struct shmworker_pool_options){.size = sizeof options, .name = "no/name"};
     EXPECT(NOT_STARTED, shmworker_pool_fork(handlers, &options, &other));
     EXPECT_TEXT("no/name");
@@ -181,7 +318,16 @@ static void options(const struct shmworker_handlers *handlers) {
     EXPECT_TEXT("/no/such/program");
     EXPECT(NOT_STARTED, shmworker_pool_exec("/bin/true", NULL, NULL, &other));
     EXPECT_TEXT("shmworker_worker_run");
+    EXPECT_TRUE(!strstr(shmworker_last_error(), "::"));
+    options = (struct shmworker_pool_options){.size = sizeof options, .workers = 1, .start_timeout_ms = 1};
+    EXPECT(NOT_STARTED, shmworker_pool_exec("/bin/sleep", (const char *[]){"100", NULL}, &options, &other));
+    EXPECT_TEXT("shmworker_worker_run");
+    options.start_timeout_ms = 0;
+    EXPECT(NOT_STARTED, shmworker_pool_exec("/proc/self/exe", (const char *[]){"with a thread", NULL}, &options, &other));
+    EXPECT_TEXT("shmworker_worker_run");
     EXPECT(NOT_RUNNING, shmworker_pool_attach("no-such-pool", &other));
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_attach("no/name", &other));
+    EXPECT_TEXT("no/name");
     EXPECT_TRUE(other == NULL);
 }
 
@@ -233,6 +379,18 @@ static void lengths(void) {
     EXPECT(INVALID_ARGUMENT, shmworker_pool_submit(pool, "echo", "", 0, &options, &task));
     options = (struct shmworker_task_options){.size = sizeof options, .retry_on = 1u << 31};
     EXPECT(INVALID_ARGUMENT, shmworker_pool_submit(pool, "echo", "", 0, &options, &task));
+    options = (struct shmworker_task_options){.size = sizeof options, .reserved = 1};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_submit(pool, "echo", "", 0, &options, &task));
+    options = (struct shmworker_task_options){.size = sizeof options, .max_worker_deaths = UINT32_MAX};
+    EXPECT(INVALID_ARGUMENT, shmworker_pool_submit(pool, "echo", "", 0, &options, &task));
+    // Times that no clock will see are no limits.
+    options = (struct shmworker_task_options){.size = sizeof options, .max_attempts = 255, .backoff_ms = UINT64_MAX,
+                                              .max_backoff_ms = UINT64_MAX, .timeout_ms = UINT64_MAX, .grace_ms = UINT64_MAX,
+                                              .heartbeat_timeout_ms = UINT64_MAX, .expires_in_ms = UINT64_MAX};
+    EXPECT(OK, shmworker_pool_submit(pool, "echo", "", 0, &options, &task));
+    EXPECT(OK, shmworker_task_wait(task, INT64_MAX, &outcome));
+    EXPECT_TRUE(outcome.code == SHMWORKER_RESULT_OK);
+    EXPECT(OK, shmworker_task_free(task));
     options = (struct shmworker_task_options){.size = 8};
     EXPECT(INVALID_ARGUMENT, shmworker_pool_submit(pool, "echo", "", 0, &options, &task));
     EXPECT(TOO_LARGE, shmworker_pool_reserve(pool, SIZE_MAX, &buffer));
@@ -240,6 +398,12 @@ static void lengths(void) {
     EXPECT(OK, shmworker_pool_reserve(pool, 0, &buffer));
     EXPECT(OK, shmworker_buffer_data(buffer, &data, &len));
     EXPECT_TRUE(len == 0);
+    EXPECT(NULL_ARGUMENT, shmworker_buffer_data(buffer, NULL, &len));
+    EXPECT(NULL_ARGUMENT, shmworker_buffer_data(buffer, &data, NULL));
+    EXPECT(NULL_ARGUMENT, shmworker_buffer_submit(buffer, pool, NULL, NULL, &task));
+    EXPECT(NULL_ARGUMENT, shmworker_buffer_submit(buffer, pool, "echo", NULL, NULL));
+    EXPECT(NULL_ARGUMENT, shmworker_buffer_submit(buffer, NULL, "echo", NULL, &task));
+    EXPECT(INVALID_ARGUMENT, shmworker_buffer_submit(buffer, pool, "echo", &(struct shmworker_task_options){.size = 1}, &task));
     EXPECT(TASK_UNKNOWN, shmworker_buffer_submit(buffer, pool, "ehco", NULL, &task));
     EXPECT(WRONG_TIME, shmworker_buffer_submit(buffer, pool, "echo", NULL, &task));
     EXPECT(WRONG_TIME, shmworker_buffer_data(buffer, &data, &len));
@@ -451,7 +615,7 @@ static void events(void) {
     EXPECT(NOT_READY, shmworker_pool_next_event(pool, NULL, NULL)); // nor of this one
 }
 
-static void in_a_fork(void) {
+static void in_a_fork(struct shmworker_handlers *of_parent) {
     struct shmworker_task *task;
     int status;
     EXPECT(OK, shmworker_pool_submit(pool, "echo", "", 0, NULL, &task));
@@ -462,8 +626,13 @@ static void in_a_fork(void) {
         EXPECT(STALE_HANDLE, shmworker_pool_submit(pool, "echo", "", 0, NULL, &of_child));
         EXPECT(STALE_HANDLE, shmworker_task_free(task));
         EXPECT(STALE_HANDLE, shmworker_pool_free(pool));
-        EXPECT(OK, shmworker_handlers_new(&handlers));
-        EXPECT(OK, shmworker_handlers_free(handlers));
+        // What it makes itself is none of its parent's, however often.
+        for (int i = 0; i < 10; i++) {
+            EXPECT(OK, shmworker_handlers_new(&handlers));
+            EXPECT(STALE_HANDLE, shmworker_handlers_add(of_parent, "b", echo, NULL));
+            EXPECT(STALE_HANDLE, shmworker_handlers_free(of_parent));
+            EXPECT(OK, shmworker_handlers_free(handlers));
+        }
         _exit(0);
     }
     EXPECT_TRUE(child > 0 && waitpid(child, &status, 0) == child && status == 0);
@@ -501,7 +670,25 @@ static void after_shutdown(const struct shmworker_handlers *handlers) {
     EXPECT(OK, shmworker_task_free(before));
 }
 
-int main(void) {
+static void *stays(void *unused) {
+    pause();
+    return unused;
+}
+
+// A worker program that begins with a thread.
+static int too_late(void) {
+    struct shmworker_handlers *handlers;
+    pthread_t thread;
+    int exit_code;
+    EXPECT_TRUE(pthread_create(&thread, NULL, stays, NULL) == 0);
+    EXPECT(OK, shmworker_handlers_new(&handlers));
+    EXPECT(OK, shmworker_worker_run(handlers, NULL, &exit_code));
+    return exit_code;
+}
+
+int main(int argc, char **argv) {
+    (void)argv;
+    if (argc > 1) return too_late();
     struct shmworker_handlers *handlers;
     struct shmworker_pool_options pool_options = {.size = sizeof pool_options, .workers = 2};
     null_arguments();
@@ -511,6 +698,7 @@ int main(void) {
     EXPECT(OK, shmworker_handlers_add(handlers, "stay", stay, NULL));
     options(handlers);
     versions(handlers);
+    live_lanes(handlers);
     EXPECT(OK, shmworker_pool_fork(handlers, &pool_options, &pool));
     lengths();
     finishes();
@@ -518,7 +706,7 @@ int main(void) {
     events();
     reserves_everything();
     threads();
-    in_a_fork();
+    in_a_fork(handlers);
     after_shutdown(handlers);
     EXPECT(OK, shmworker_handlers_free(handlers));
     EXPECT(STALE_HANDLE, shmworker_handlers_free(handlers));
