@@ -382,8 +382,13 @@ pub(super) fn start_coordinator(
     fds: [BorrowedFd<'_>; 3],
     answers: &UnixStream,
     theirs: UnixStream,
-    program: Program,
+    mut program: Program,
 ) -> io::Result<Pid> {
+    // By a descriptor: valgrind, which runs this program in its own, knows the link only when it is opened.
+    let this = (program.path == Path::new(THIS_PROGRAM)).then(|| File::open(THIS_PROGRAM).ok()).flatten();
+    if let Some(file) = &this {
+        program.path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+    }
     let invitation = Invitation::Coordinator { plan: plan.clone(), fingerprint: tasks.map(Tasks::fingerprint) };
     send(answers, &invitation, &fds)?;
     let child = program
