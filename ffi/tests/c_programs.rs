@@ -1,11 +1,16 @@
 //! The examples and the test programs in C and C++: built from an installed copy, by both compilers, through pkg-config and through
 //! CMake, under sanitizers and under valgrind, and run.
 
+mod common;
+
+use common::{
+    Language, PREFIX, SANITIZED, SANITIZERS, build_by_cmake, example, output_of, pkg_config, repository, scratch,
+};
 use std::{
     ffi::OsStr,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     sync::LazyLock,
 };
 
@@ -32,66 +37,11 @@ const EXAMPLES: [(&str, &[&str]); 5] = [
 const TESTS: [(&str, &[&str]); 2] =
     [("misuse", &["every misuse has its code"]), ("attach", &["clients and workers come and go"])];
 
-const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
-/// The kernel's word is wanted of how a worker ended, not that of a sanitizer which catches the signal.
-const SANITIZED: (&str, &str) = ("ASAN_OPTIONS", "handle_segv=0:detect_leaks=1");
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-fn scratch(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
-
-/// Runs a command to its end and returns what it printed.
-fn output_of(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{command:?}: {}\n{stdout}{stderr}", output.status);
-    stdout
-}
-
-/// Where the library is installed: moved there as a whole, from the root that a packager has given.
-static PREFIX: LazyLock<PathBuf> = LazyLock::new(|| {
-    let (root, prefix) = (scratch("root"), scratch("prefix"));
-    for old in [&root, &prefix] {
-        let _ = std::fs::remove_dir_all(old);
-    }
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    output_of(
-        Command::new(repository().join("ffi/install"))
-            .args(["--profile", "dev", "--prefix", "/opt/shmworker", "--destdir"])
-            .arg(&root)
-            .env("CARGO_TARGET_DIR", target),
-    );
-    std::fs::rename(root.join("opt/shmworker"), &prefix).unwrap();
-    prefix
-});
-
-fn pkg_config(arguments: &[&str]) -> Vec<String> {
-    let mut command = Command::new("pkg-config");
-    command.args(arguments).arg("shmworker").env("PKG_CONFIG_PATH", PREFIX.join("lib/pkgconfig"));
-    output_of(&mut command).split_whitespace().map(str::to_owned).collect()
-}
-
-#[derive(Clone, Copy)]
-enum Language {
-    C,
-    Cxx,
-}
-
 /// Builds one source file as a program, which is `kind` of what else there is of it.
 fn build(source: &Path, language: Language, kind: &str, flags: &[&str], libraries: &[String]) -> PathBuf {
-    let (compiler, standard) = match language {
-        Language::C => ("gcc", "-std=c11"),
-        Language::Cxx => ("g++", "-std=c++17"),
-    };
-    let program = scratch(&format!("{kind}-{compiler}-{}", source.file_stem().unwrap().display()));
-    let mut command = Command::new(compiler);
-    command.arg(standard).args(WARNINGS).args(["-g", "-pthread"]).args(flags).args(pkg_config(&["--cflags"]));
-    command.arg(source).arg("-o").arg(&program).args(libraries);
+    let program = scratch(&format!("{kind}-{}-{}", language.compiler(), source.file_stem().unwrap().display()));
+    let mut command = language.command();
+    command.args(["-g", "-pthread"]).args(flags).arg(source).arg("-o").arg(&program).args(libraries);
     output_of(&mut command);
     program
 }
@@ -101,14 +51,6 @@ fn build_shared(source: &Path, language: Language, kind: &str, flags: &[&str]) -
     let mut libraries = pkg_config(&["--libs"]);
     libraries.push(format!("-Wl,-rpath,{}", PREFIX.join("lib").display()));
     build(source, language, kind, flags, &libraries)
-}
-
-fn example(language: Language, name: &str) -> PathBuf {
-    let (dir, suffix) = match language {
-        Language::C => ("c", "c"),
-        Language::Cxx => ("cpp", "cpp"),
-    };
-    repository().join("examples").join(dir).join(format!("{name}.{suffix}"))
 }
 
 fn run(program: &Path, expected: &[&str]) {
@@ -129,8 +71,6 @@ fn each_test(kind: &str, flags: &[&str]) {
         run(&build_shared(&source, Language::C, kind, flags), expected);
     }
 }
-
-const SANITIZERS: [&str; 2] = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
 
 #[test]
 fn the_examples_in_c_work_through_pkg_config() {
@@ -162,40 +102,71 @@ fn misuse_and_attaching_pass_the_sanitizers() {
     each_test("sanitized", &SANITIZERS);
 }
 
-#[test]
-fn a_program_can_be_linked_with_the_static_library() {
+/// Builds and runs each with the library in it.
+fn each_static_example(language: Language) {
     let mut libraries = pkg_config(&["--libs", "--static"]);
     libraries.iter_mut().filter(|library| *library == "-lshmworker").for_each(|library| {
         *library = PREFIX.join("lib/libshmworker.a").display().to_string();
     });
-    let program = build(&example(Language::C, "hello"), Language::C, "static", &[], &libraries);
-    run(&program, &["Hello, World"]);
-    assert!(!output_of(Command::new("ldd").arg(program)).contains("shmworker"));
+    for (name, expected) in EXAMPLES {
+        // Without symbols, which would be many times the rest.
+        let program = build(&example(language, name), language, "static", &["-s"], &libraries);
+        assert!(!output_of(Command::new("ldd").arg(&program)).contains("shmworker"));
+        run(&program, expected);
+    }
+}
+
+#[test]
+fn the_examples_in_c_can_be_linked_with_the_static_library() {
+    each_static_example(Language::C);
+}
+
+#[test]
+fn the_examples_in_cxx_can_be_linked_with_the_static_library() {
+    each_static_example(Language::Cxx);
 }
 
 #[test]
 fn the_header_is_good_for_c_and_for_cxx_alone() {
-    for (language, include) in [("c", "shmworker.h"), ("c++", "shmworker.h"), ("c++", "shmworker.hpp")] {
-        let source = scratch(&format!("alone-{include}.{language}"));
+    for (language, include) in
+        [(Language::C, "shmworker.h"), (Language::Cxx, "shmworker.h"), (Language::Cxx, "shmworker.hpp")]
+    {
+        let source = scratch(&format!("alone-{include}-{}", language.compiler()));
         std::fs::write(&source, format!("#include <{include}>\n")).unwrap();
-        let (compiler, standard) = if language == "c" { ("gcc", "-std=c11") } else { ("g++", "-std=c++17") };
-        let mut command = Command::new(compiler);
-        command.args([standard, "-fsyntax-only", "-x", language]).args(WARNINGS).args(pkg_config(&["--cflags"]));
-        output_of(command.arg(source));
+        let kind = match language {
+            Language::C => "c",
+            Language::Cxx => "c++",
+        };
+        output_of(language.command().args(["-fsyntax-only", "-x", kind]).arg(source));
+    }
+}
+
+fn each_example_through_cmake(kind: &str, settings: &[&str], is_static: bool) {
+    let build = build_by_cmake(kind, settings, &[]);
+    for (name, expected) in EXAMPLES {
+        for language in ["c", "cpp"] {
+            let program = build.join(format!("{language}_{name}"));
+            assert_eq!(output_of(Command::new("ldd").arg(&program)).contains("shmworker"), !is_static);
+            run(&program, expected);
+        }
     }
 }
 
 #[test]
 fn the_examples_work_through_cmake() {
-    let (source, build) = (repository().join("examples"), scratch("cmake"));
-    let _ = std::fs::remove_dir_all(&build);
-    let prefix = format!("-DCMAKE_PREFIX_PATH={}", PREFIX.display());
-    output_of(Command::new("cmake").arg("-S").arg(source).arg("-B").arg(&build).arg(prefix));
-    output_of(Command::new("cmake").arg("--build").arg(&build));
-    for (name, expected) in EXAMPLES {
-        run(&build.join(format!("c_{name}")), expected);
-        run(&build.join(format!("cpp_{name}")), expected);
-    }
+    each_example_through_cmake("cmake", &[], false);
+}
+
+#[test]
+fn the_examples_pass_the_sanitizers_through_cmake() {
+    let flags = SANITIZERS.join(" ");
+    let (c, cxx) = (format!("-DCMAKE_C_FLAGS={flags}"), format!("-DCMAKE_CXX_FLAGS={flags}"));
+    each_example_through_cmake("cmake-sanitized", &[&c, &cxx], false);
+}
+
+#[test]
+fn the_examples_can_be_linked_with_the_static_library_through_cmake() {
+    each_example_through_cmake("cmake-static", &["-DLINK_STATIC=ON", "-DCMAKE_EXE_LINKER_FLAGS=-s"], true);
 }
 
 #[test]
@@ -218,9 +189,46 @@ fn the_library_is_found_by_a_name_with_its_major_number() {
     assert!(said.contains(&format!("Library soname: [libshmworker.so.{define}]")), "{said}");
 }
 
-/// Its pool runs outside: valgrind knows no pidfds yet, which who makes one needs.
+/// One that knows pidfds, without which no pool can be made.
+static VALGRIND: LazyLock<PathBuf> =
+    LazyLock::new(|| output_of(&mut Command::new(repository().join(".ci/valgrind"))).trim().into());
+
+/// Runs a program, and all processes that are forked of it, without an error or a leak.
+fn run_under_valgrind<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> String {
+    let kinds = "definite,indirect,possible";
+    let mut command = Command::new(&*VALGRIND);
+    command.args(["--quiet", "--error-exitcode=9", "--leak-check=full"]);
+    command.args([format!("--show-leak-kinds={kinds}"), format!("--errors-for-leak-kinds={kinds}")]);
+    // It leaves a core file of each process that crashes.
+    command.arg(program).args(arguments).current_dir(scratch(""));
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8_lossy(&stderr));
+    // The exit code is that of the first process; what is found in others is only said.
+    let is_clean = status.success() && !stderr.lines().any(|line| line.starts_with("=="));
+    assert!(is_clean, "{}: {status}\n{stdout}{stderr}", program.display());
+    stdout
+}
+
+fn each_example_under_valgrind(language: Language) {
+    for (name, expected) in EXAMPLES {
+        let program = build_shared(&example(language, name), language, "valgrind", &[]);
+        let output = run_under_valgrind::<&str>(&program, &[]);
+        assert_eq!(output.lines().collect::<Vec<_>>(), expected, "{}", program.display());
+    }
+}
+
 #[test]
-fn a_client_has_no_error_and_no_leak_for_valgrind() {
+fn the_examples_in_c_have_no_error_and_no_leak_for_valgrind() {
+    each_example_under_valgrind(Language::C);
+}
+
+#[test]
+fn the_examples_in_cxx_have_no_error_and_no_leak_for_valgrind() {
+    each_example_under_valgrind(Language::Cxx);
+}
+
+#[test]
+fn a_client_that_attaches_has_no_error_and_no_leak_for_valgrind() {
     let program = build_shared(&repository().join("ffi/tests/c/attach.c"), Language::C, "valgrind", &[]);
     let pool = format!("ffi-valgrind-{}", std::process::id());
     let mut owner = Command::new(&program);
@@ -229,11 +237,7 @@ fn a_client_has_no_error_and_no_leak_for_valgrind() {
     let mut ready = String::new();
     BufReader::new(owner.stdout.take().unwrap()).read_line(&mut ready).unwrap();
     assert_eq!(ready, "ready\n");
-    let kinds = "definite,indirect,possible";
-    let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--quiet", "--error-exitcode=9", "--leak-check=full"]);
-    valgrind.args([format!("--show-leak-kinds={kinds}"), format!("--errors-for-leak-kinds={kinds}")]);
-    output_of(valgrind.arg(&program).args([OsStr::new("client"), OsStr::new(&pool)]));
+    run_under_valgrind(&program, &["client", &pool]);
     drop(owner.stdin.take());
     assert!(owner.wait().unwrap().success());
 }
