@@ -55,8 +55,12 @@ fn build_shared(source: &Path, language: Language, kind: &str, flags: &[&str]) -
 
 fn run(program: &Path, expected: &[&str]) {
     let (name, value) = SANITIZED;
-    let output = output_of(Command::new(program).env(name, value));
-    assert_eq!(output.lines().collect::<Vec<_>>(), expected, "{}", program.display());
+    let Output { status, stdout, stderr } = Command::new(program).env(name, value).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{}: {status}\n{stdout}{stderr}", program.display());
+    assert_eq!(stdout.lines().collect::<Vec<_>>(), expected, "{}", program.display());
+    // There a sanitizer tells what it finds in a worker, which has nothing to do with the exit code.
+    assert_eq!(stderr, "", "{}", program.display());
 }
 
 fn each_example(language: Language, kind: &str, flags: &[&str]) {
@@ -193,11 +197,11 @@ fn the_library_is_found_by_a_name_with_its_major_number() {
 static VALGRIND: LazyLock<PathBuf> =
     LazyLock::new(|| output_of(&mut Command::new(repository().join(".ci/valgrind"))).trim().into());
 
-/// Runs a program, and all processes that are forked of it, without an error or a leak.
+/// Runs a program, and all processes that come of it, without an error or a leak.
 fn run_under_valgrind<A: AsRef<OsStr>>(program: &Path, arguments: &[A]) -> String {
     let kinds = "definite,indirect,possible";
     let mut command = Command::new(&*VALGRIND);
-    command.args(["--quiet", "--error-exitcode=9", "--leak-check=full"]);
+    command.args(["--quiet", "--trace-children=yes", "--error-exitcode=9", "--leak-check=full"]);
     command.args([format!("--show-leak-kinds={kinds}"), format!("--errors-for-leak-kinds={kinds}")]);
     // It leaves a core file of each process that crashes.
     command.arg(program).args(arguments).current_dir(scratch(""));

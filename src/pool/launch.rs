@@ -34,7 +34,7 @@ use crate::{
     process::{
         coordinator::{Looking, Seat, name_process},
         handover::{Handover, Succession},
-        signal,
+        keep, signal,
         spawn::Child,
     },
     state::journal::SYNCER,
@@ -358,16 +358,22 @@ impl Program {
         Ok((Program { path: fd.into(), args }, file))
     }
 
-    fn command(&self, invitation: UnixStream) -> io::Result<Command> {
+    /// With what has to be open for as long as the command may be run.
+    fn command(&self, invitation: UnixStream) -> io::Result<(Command, Option<File>)> {
         let inode = fstat(&invitation)?.st_ino;
-        let mut command = Command::new(&self.path);
+        // By a descriptor: valgrind, whose own program the link leads to, answers for this one only when it is opened.
+        let this = (self.path == Path::new(THIS_PROGRAM)).then(|| File::open(THIS_PROGRAM).ok()).flatten();
+        let mut command = match &this {
+            Some(file) => Command::new(format!("/proc/self/fd/{}", file.as_raw_fd())),
+            None => Command::new(&self.path), // what may be executed need not be readable
+        };
         if self.path.starts_with("/proc/self")
             && let Some(name) = std::env::args_os().next()
         {
             command.arg0(name);
         }
         command.args(&self.args).env(VARIABLE, inode.to_string()).stdin(Stdio::from(OwnedFd::from(invitation)));
-        Ok(command)
+        Ok((command, this))
     }
 }
 
@@ -382,17 +388,12 @@ pub(super) fn start_coordinator(
     fds: [BorrowedFd<'_>; 3],
     answers: &UnixStream,
     theirs: UnixStream,
-    mut program: Program,
+    program: Program,
 ) -> io::Result<Pid> {
-    // By a descriptor: valgrind, which runs this program in its own, knows the link only when it is opened.
-    let this = (program.path == Path::new(THIS_PROGRAM)).then(|| File::open(THIS_PROGRAM).ok()).flatten();
-    if let Some(file) = &this {
-        program.path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
-    }
     let invitation = Invitation::Coordinator { plan: plan.clone(), fingerprint: tasks.map(Tasks::fingerprint) };
     send(answers, &invitation, &fds)?;
-    let child = program
-        .command(theirs)?
+    let (mut command, _this) = program.command(theirs)?;
+    let child = command
         .process_group(0)
         .spawn()
         .map_err(|e| io::Error::new(e.kind(), format!("'{}': {e}", program.path.display())))?;
@@ -408,7 +409,8 @@ pub(super) fn become_another_worker(seat: &Seat, tasks: &Tasks, work: &Work) -> 
         let (parent, fingerprint) = (getppid().as_raw(), Some(tasks.fingerprint()));
         let invitation = Invitation::Worker { name, parent, label, work: work.clone(), fingerprint };
         send(&ours, &invitation, &[seat.endpoint.segment().as_fd(), seat.bell()])?;
-        Err::<(), _>(Program::this().command(theirs)?.exec())
+        let (mut command, _this) = Program::this().command(theirs)?;
+        Err::<(), _>(command.exec())
     });
     if let Err(e) = result {
         eprintln!("cannot execute this program as a worker: {e}");
@@ -483,7 +485,7 @@ impl Succession for Successor<'_> {
             let (ours, theirs) = self.invite(handover, true)?;
             ours.set_nonblocking(false)?;
             ours.set_read_timeout(Some(HALF_SAID))?;
-            let child = program.command(theirs)?.process_group(0).spawn()?;
+            let child = program.command(theirs)?.0.process_group(0).spawn()?;
             Ok((Child::of(Pid::from_raw(child.id() as i32))?, ours))
         };
         let (child, answers) =
@@ -496,7 +498,7 @@ impl Succession for Successor<'_> {
         let mut become_it = || {
             let (program, _file) = self.program.take().ok_or_else(|| io::Error::other("nothing was looked at"))?;
             let (_ours, theirs) = self.invite(handover, false)?;
-            Err::<(), _>(program.command(theirs)?.exec())
+            Err::<(), _>(program.command(theirs)?.0.exec())
         };
         let why = become_it().err().map_or_else(String::new, |e| e.to_string());
         // As they were before: the one has been the invitation, the other is as for a program that begins.
@@ -797,7 +799,7 @@ fn enter(
         Ok(threads) => return Err(refused(&StartError::ThreadsOfTasks(threads))),
         Err(e) => return Err(refused(&format_args!("cannot count this process's threads: {e}"))),
     }
-    Ok(Box::leak(Box::new(tasks)))
+    Ok(keep(tasks))
 }
 
 /// # Errors
