@@ -362,7 +362,9 @@ impl Program {
     fn command(&self, invitation: UnixStream) -> io::Result<(Command, Option<File>)> {
         let inode = fstat(&invitation)?.st_ino;
         // By a descriptor: valgrind, whose own program the link leads to, answers for this one only when it is opened.
-        let this = (self.path == Path::new(THIS_PROGRAM)).then(|| File::open(THIS_PROGRAM).ok()).flatten();
+        // That of a copy is none of the standard streams, which may be closed.
+        let open = || File::open(THIS_PROGRAM).and_then(|file| file.try_clone()).ok();
+        let this = (self.path == Path::new(THIS_PROGRAM)).then(open).flatten();
         let mut command = match &this {
             Some(file) => Command::new(format!("/proc/self/fd/{}", file.as_raw_fd())),
             None => Command::new(&self.path), // what may be executed need not be readable
