@@ -55,11 +55,11 @@ use nix::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{File, Metadata},
     io::{self, IoSlice, IoSliceMut, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt, net::UnixStream, process::CommandExt},
+        unix::{ffi::OsStrExt, fs::MetadataExt, net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -358,16 +358,11 @@ impl Program {
         Ok((Program { path: fd.into(), args }, file))
     }
 
-    /// With what has to be open for as long as the command may be run.
-    fn command(&self, invitation: UnixStream) -> io::Result<(Command, Option<File>)> {
+    fn command(&self, invitation: UnixStream) -> io::Result<Command> {
         let inode = fstat(&invitation)?.st_ino;
-        // By a descriptor: valgrind, whose own program the link leads to, answers for this one only when it is opened.
-        // That of a copy is none of the standard streams, which may be closed.
-        let open = || File::open(THIS_PROGRAM).and_then(|file| file.try_clone()).ok();
-        let this = (self.path == Path::new(THIS_PROGRAM)).then(open).flatten();
-        let mut command = match &this {
-            Some(file) => Command::new(format!("/proc/self/fd/{}", file.as_raw_fd())),
-            None => Command::new(&self.path), // what may be executed need not be readable
+        let mut command = match self.path == Path::new(THIS_PROGRAM) {
+            true => Command::new(this_program()),
+            false => Command::new(&self.path),
         };
         if self.path.starts_with("/proc/self")
             && let Some(name) = std::env::args_os().next()
@@ -375,8 +370,20 @@ impl Program {
             command.arg0(name);
         }
         command.args(&self.args).env(VARIABLE, inode.to_string()).stdin(Stdio::from(OwnedFd::from(invitation)));
-        Ok((command, this))
+        Ok(command)
     }
+}
+
+/// The link to this program; or where it says that it leads, if it leads elsewhere. Valgrind answers for this program when the link is
+/// opened or read, and not when it is executed.
+fn this_program() -> PathBuf {
+    let file = |metadata: io::Result<Metadata>| metadata.map(|m| (m.dev(), m.ino())).ok();
+    let executed = file(std::fs::metadata(THIS_PROGRAM));
+    // None: what may be executed need not be readable.
+    let opened = file(File::open(THIS_PROGRAM).and_then(|file| file.metadata()));
+    let elsewhere =
+        opened.filter(|opened| executed != Some(*opened)).and_then(|_| std::fs::read_link(THIS_PROGRAM).ok());
+    elsewhere.unwrap_or(THIS_PROGRAM.into())
 }
 
 /// Starts the coordinator that the plan describes, of a program that has these tasks if that is known. Its end of `answers` is
@@ -394,8 +401,8 @@ pub(super) fn start_coordinator(
 ) -> io::Result<Pid> {
     let invitation = Invitation::Coordinator { plan: plan.clone(), fingerprint: tasks.map(Tasks::fingerprint) };
     send(answers, &invitation, &fds)?;
-    let (mut command, _this) = program.command(theirs)?;
-    let child = command
+    let child = program
+        .command(theirs)?
         .process_group(0)
         .spawn()
         .map_err(|e| io::Error::new(e.kind(), format!("'{}': {e}", program.path.display())))?;
@@ -411,8 +418,7 @@ pub(super) fn become_another_worker(seat: &Seat, tasks: &Tasks, work: &Work) -> 
         let (parent, fingerprint) = (getppid().as_raw(), Some(tasks.fingerprint()));
         let invitation = Invitation::Worker { name, parent, label, work: work.clone(), fingerprint };
         send(&ours, &invitation, &[seat.endpoint.segment().as_fd(), seat.bell()])?;
-        let (mut command, _this) = Program::this().command(theirs)?;
-        Err::<(), _>(command.exec())
+        Err::<(), _>(Program::this().command(theirs)?.exec())
     });
     if let Err(e) = result {
         eprintln!("cannot execute this program as a worker: {e}");
@@ -487,7 +493,7 @@ impl Succession for Successor<'_> {
             let (ours, theirs) = self.invite(handover, true)?;
             ours.set_nonblocking(false)?;
             ours.set_read_timeout(Some(HALF_SAID))?;
-            let child = program.command(theirs)?.0.process_group(0).spawn()?;
+            let child = program.command(theirs)?.process_group(0).spawn()?;
             Ok((Child::of(Pid::from_raw(child.id() as i32))?, ours))
         };
         let (child, answers) =
@@ -500,7 +506,7 @@ impl Succession for Successor<'_> {
         let mut become_it = || {
             let (program, _file) = self.program.take().ok_or_else(|| io::Error::other("nothing was looked at"))?;
             let (_ours, theirs) = self.invite(handover, false)?;
-            Err::<(), _>(program.command(theirs)?.0.exec())
+            Err::<(), _>(program.command(theirs)?.exec())
         };
         let why = become_it().err().map_or_else(String::new, |e| e.to_string());
         // As they were before: the one has been the invitation, the other is as for a program that begins.
