@@ -97,7 +97,10 @@ temporal() {
     step "temporal: raw lanes" cargo test --test temporal_raw
     step "temporal: torture" cargo test --test temporal_torture
 }
-c() { step "c: header, install, programs, sanitizers" cargo test -p shmworker-ffi; }
+c() {
+    step "c: a valgrind that knows pidfds" .ci/valgrind
+    step "c: header, install, programs, plug-ins, sanitizers" cargo test -p shmworker-ffi
+}
 fuzz() { step "fuzz: bounded" fuzz/run; }
 benches() {
     step "benches: clippy" cargo clippy -p shmworker-benches --all-targets -- -D warnings

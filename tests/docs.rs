@@ -139,6 +139,14 @@ const COMMANDS: &[(&str, Proof)] = &[
         In("tests/docs.rs", "fn plug_in_of_the_page"),
     ),
     (
+        "cc -std=c11 -g -fsanitize=address,undefined -shared -fPIC shout.c $(pkg-config --cflags shmworker) -o libshout.so",
+        In("ffi/tests/plugins.rs", "plugins_pass_the_sanitizers_through_pkg_config"),
+    ),
+    (
+        "export LD_PRELOAD=\"$(cc -print-file-name=libasan.so) $(cc -print-file-name=libstdc++.so)\" ASAN_OPTIONS=handle_segv=0:detect_leaks=0",
+        In("ffi/tests/plugins.rs", "-print-file-name="),
+    ),
+    (
         "shmworker run -w 0 -a 2 --load ./libshout.so --task-queue shouts",
         In("tests/temporal_plugins.rs", "a_thumbnail_is_made_of_bytes_in_c"),
     ),

@@ -34,7 +34,7 @@ use crate::{
     process::{
         coordinator::{Looking, Seat, name_process},
         handover::{Handover, Succession},
-        signal,
+        keep, signal,
         spawn::Child,
     },
     state::journal::SYNCER,
@@ -55,11 +55,11 @@ use nix::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
+    fs::{File, Metadata},
     io::{self, IoSlice, IoSliceMut, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
-        unix::{ffi::OsStrExt, net::UnixStream, process::CommandExt},
+        unix::{ffi::OsStrExt, fs::MetadataExt, net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -360,7 +360,10 @@ impl Program {
 
     fn command(&self, invitation: UnixStream) -> io::Result<Command> {
         let inode = fstat(&invitation)?.st_ino;
-        let mut command = Command::new(&self.path);
+        let mut command = match self.path == Path::new(THIS_PROGRAM) {
+            true => Command::new(this_program()),
+            false => Command::new(&self.path),
+        };
         if self.path.starts_with("/proc/self")
             && let Some(name) = std::env::args_os().next()
         {
@@ -369,6 +372,18 @@ impl Program {
         command.args(&self.args).env(VARIABLE, inode.to_string()).stdin(Stdio::from(OwnedFd::from(invitation)));
         Ok(command)
     }
+}
+
+/// The link to this program; or where it says that it leads, if it leads elsewhere. Valgrind answers for this program when the link is
+/// opened or read, and not when it is executed.
+fn this_program() -> PathBuf {
+    let file = |metadata: io::Result<Metadata>| metadata.map(|m| (m.dev(), m.ino())).ok();
+    let executed = file(std::fs::metadata(THIS_PROGRAM));
+    // None: what may be executed need not be readable.
+    let opened = file(File::open(THIS_PROGRAM).and_then(|file| file.metadata()));
+    let elsewhere =
+        opened.filter(|opened| executed != Some(*opened)).and_then(|_| std::fs::read_link(THIS_PROGRAM).ok());
+    elsewhere.unwrap_or(THIS_PROGRAM.into())
 }
 
 /// Starts the coordinator that the plan describes, of a program that has these tasks if that is known. Its end of `answers` is
@@ -792,7 +807,7 @@ fn enter(
         Ok(threads) => return Err(refused(&StartError::ThreadsOfTasks(threads))),
         Err(e) => return Err(refused(&format_args!("cannot count this process's threads: {e}"))),
     }
-    Ok(Box::leak(Box::new(tasks)))
+    Ok(keep(tasks))
 }
 
 /// # Errors

@@ -52,7 +52,7 @@ use std::{
         unix::{fs::MetadataExt, net::UnixStream},
     },
     path::Path,
-    sync::Arc,
+    sync::{Arc, Barrier},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -151,6 +151,17 @@ pub enum StartError {
 
 fn os<E: Into<std::io::Error>>(step: &'static str) -> impl Fn(E) -> StartError {
     move |source| StartError::Os { step, source: source.into() }
+}
+
+fn cannot_watch(source: Errno) -> StartError {
+    match source {
+        // Whoever else waits for this process's children has reaped it.
+        Errno::ESRCH => StartError::Ended("an unknown exit (others wait for this process's children)".to_owned()),
+        Errno::ENOSYS => {
+            os("watch the coordinator (the call pidfd_open is missing: valgrind has it from 3.21 on)")(source)
+        }
+        _ => os("watch the coordinator")(source),
+    }
 }
 
 /// What a coordinator is told.
@@ -296,11 +307,7 @@ impl Builder {
         let (ground, ours, theirs) = Ground::lay(self.settings, method, tasks)?;
         ground.tell(tasks);
         drop(plugs);
-        let process = Process(Child::of(launch(&ground, theirs)?).map_err(|e| match e {
-            // It has ended, and whoever else waits for this process's children has reaped it.
-            Errno::ESRCH => StartError::Ended("an unknown exit (others wait for this process's children)".to_owned()),
-            e => os("watch the coordinator")(e),
-        })?);
+        let process = Process(Child::of(launch(&ground, theirs)?).map_err(cannot_watch)?);
         let Ground { segment, plan, bell, connection, answers, adopted } = ground;
         let (queues, width) = (plan.settings.queues.as_slice().into(), plan.workers * plan.settings.slots);
         segment.settle().map_err(os("keep children away from the segment"))?;
@@ -517,15 +524,17 @@ impl Crew {
     fn watch(client: &Arc<Client>, process: Process, connection: OwnedFd) -> std::io::Result<Crew> {
         let control = Arc::new(Control::new(connection, process.0.pid.as_raw() as u32));
         let (client, watched) = (client.clone(), control.clone());
-        let (runs, is_running) = std::sync::mpsc::sync_channel(1);
+        // No channel: who waits for one makes a `Thread`, which is a leak in the thread of a C program.
+        let runs = Arc::new(Barrier::new(2));
+        let is_running = runs.clone();
         let watcher = std::thread::Builder::new().name(WATCHER.into()).spawn(move || {
             // Signals are for the threads of the program, which goes on only then.
             let _ = SigSet::all().thread_block();
-            let _ = runs.send(());
+            runs.wait();
             watched.watch(&client, &process.0)
         })?;
         // Only then it has its name, by which `launch::threads` knows it.
-        let _ = is_running.recv();
+        is_running.wait();
         Ok(Crew { control, watcher: Some(watcher) })
     }
 

@@ -47,6 +47,7 @@ use std::{
             fence,
         },
     },
+    thread::ScopedJoinHandle,
     time::Duration,
 };
 use tracing::level_filters::LevelFilter;
@@ -240,20 +241,10 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
     // Not before: what hangs in a hook ends with the coordinator.
     seat.outliving(work.outliving)?;
     seat.ready();
-    let ended: Result<(), Lost> = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..slots)
-            .map(|slot| {
-                let core = core.clone();
-                std::thread::Builder::new()
-                    .name(format!("slot {slot}"))
-                    .stack_size(STACK)
-                    .spawn_scoped(scope, move || serve(seat, core, slot as u16))
-                    .map_err(|e| format!("cannot start the thread of slot {slot}: {e}"))
-            })
-            .collect();
+    let life = |others: Vec<Result<ScopedJoinHandle<'_, _>, String>>| -> Result<(), Lost> {
         let mut ended = serve(seat, core.clone(), 0);
         for other in others {
-            match other.map(std::thread::ScopedJoinHandle::join) {
+            match other.map(ScopedJoinHandle::join) {
                 Ok(Ok(result)) => ended = ended.and(result),
                 // `serve` catches what handlers throw.
                 Ok(Err(panic)) => std::panic::resume_unwind(panic),
@@ -266,7 +257,22 @@ pub(super) fn work(seat: &Seat, tasks: &'static Tasks, work: &Work) -> Result<()
         let drained = core.submitter.client().drain(None).map(drop);
         set_current(None);
         drained
-    });
+    };
+    let ended = match slots {
+        // A scope would make a `Thread`, which is a leak in a worker of C.
+        1 => life(Vec::new()),
+        _ => std::thread::scope(|scope| {
+            let start = |slot| {
+                let core = core.clone();
+                std::thread::Builder::new()
+                    .name(format!("slot {slot}"))
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, move || serve(seat, core, slot as u16))
+                    .map_err(|e| format!("cannot start the thread of slot {slot}: {e}"))
+            };
+            life((1..slots).map(start).collect())
+        }),
+    };
     for hook in &tasks.on_exit {
         // It has been said by the panic hook; the others still have to be called.
         let _ = catch_unwind(AssertUnwindSafe(hook));

@@ -31,10 +31,14 @@ use crate::{
 };
 use nix::{
     errno::Errno,
-    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction},
+    sys::{
+        mman::{MapFlags, ProtFlags, mmap_anonymous},
+        signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction},
+    },
     unistd::getpid,
 };
 use std::{
+    num::NonZeroUsize,
     ptr,
     sync::{
         OnceLock,
@@ -136,9 +140,12 @@ fn ensure_alternate_stack() -> Result<(), Errno> {
     }
     // SAFETY: the call reads a constant of the process; 0 where the kernel does not say.
     let frame = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) } as usize;
-    let room = Box::leak(vec![0u8; frame.max(libc::SIGSTKSZ) + ROOM].into_boxed_slice());
-    let stack = libc::stack_t { ss_sp: room.as_mut_ptr().cast(), ss_flags: 0, ss_size: room.len() };
-    // SAFETY: the stack is leaked memory, which nothing else uses.
+    let room = NonZeroUsize::new(frame.max(libc::SIGSTKSZ) + ROOM).ok_or(Errno::EINVAL)?;
+    // SAFETY: a new mapping, which replaces none.
+    let start =
+        unsafe { mmap_anonymous(None, room, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE) }?;
+    let stack = libc::stack_t { ss_sp: start.as_ptr(), ss_flags: 0, ss_size: room.get() };
+    // SAFETY: the stack is a mapping that nothing else uses, and that stays.
     Errno::result(unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) }).map(drop)
 }
 

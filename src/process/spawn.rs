@@ -1,7 +1,7 @@
 //! Forking a child that can't outlive its parent, can't be mistaken for another, and speaks through pipes.
 //!
 //! Sources: `fork(2)`, `pidfd_open(2)`, `pidfd_send_signal(2)`, `waitid(2)` with P_PIDFD and, of the system call,
-//! rusage, `prctl(2)`; the kernel's `include/uapi/linux/pidfd.h` and `fs/pidfs.c` on PIDFD_GET_INFO.
+//! rusage, `prctl(2)`, `proc_pid_fdinfo(5)`; the kernel's `include/uapi/linux/pidfd.h` and `fs/pidfs.c` on PIDFD_GET_INFO.
 
 use super::{exit::Exit, signal};
 use nix::{
@@ -10,7 +10,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         prctl::set_pdeathsig,
-        signal::Signal,
+        signal::{Signal, kill},
         stat::Mode,
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
@@ -20,6 +20,7 @@ use std::{
     io::Write,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     panic::AssertUnwindSafe,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 /// A forked child, as its parent has it; or the child of another process, which only its own parent could wait for.
@@ -238,15 +239,41 @@ const PIDFD_GET_INFO: libc::Ioctl = (3 << 30 | (size_of::<PidfdInfo>() as u32) <
 /// Sends a signal, or asks whether one may be sent, to this process and to no other, ever: the descriptor names it even when its
 /// number is reused.
 pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: impl Into<Option<Signal>>) -> nix::Result<()> {
-    let signal = signal.into().map_or(0, |signal| signal as i32);
-    let info = std::ptr::null::<libc::siginfo_t>();
-    // SAFETY: a live descriptor, a valid signal or 0, and null for the default siginfo.
-    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) };
-    Errno::result(sent).map(drop)
+    let signal = signal.into();
+    match pidfd_send_signal(pidfd, signal, 0) {
+        Err(Errno::ENOSYS) => signal_by_number(pidfd, signal),
+        sent => sent,
+    }
 }
 
 /// Of `pidfd_send_signal`: to the process group of that number.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
+
+fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Option<Signal>, flags: libc::c_uint) -> nix::Result<()> {
+    /// Valgrind, which has no such call, would complain of each.
+    static IS_MISSING: AtomicBool = AtomicBool::new(false);
+    if IS_MISSING.load(Relaxed) {
+        return Err(Errno::ENOSYS);
+    }
+    let (signal, info) = (signal.map_or(0, |signal| signal as i32), std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: a live descriptor, a valid signal or 0, null for the default siginfo, a flag or 0.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, flags) };
+    let sent = Errno::result(sent).map(drop);
+    if sent == Err(Errno::ENOSYS) {
+        IS_MISSING.store(true, Relaxed); // a hint: who doesn't see it asks once more
+    }
+    sent
+}
+
+/// As [`pidfd_signal`], for valgrind. It may hit another process, if this one is reaped between the two steps and its number is reused
+/// at once.
+fn signal_by_number(pidfd: BorrowedFd<'_>, signal: Option<Signal>) -> nix::Result<()> {
+    let info =
+        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).map_err(|_| Errno::ENOSYS)?;
+    let number = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).ok_or(Errno::ENOSYS)?;
+    // 0: another PID namespace's; -1: it was reaped.
+    if number > 0 { kill(Pid::from_raw(number), signal) } else { Err(Errno::ESRCH) }
+}
 
 impl Child {
     /// A child that has not been reaped.
@@ -294,10 +321,7 @@ impl Child {
             Err(_) if !has_ended(self.pidfd.as_fd()) => return None,
             Err(_) => {
                 // By the descriptor: the number may be another's. An older kernel than 6.9 leaves what it has left behind.
-                let (signal, group) = (Signal::SIGKILL as libc::c_int, PIDFD_SIGNAL_PROCESS_GROUP);
-                let info = std::ptr::null::<libc::siginfo_t>();
-                // SAFETY: a live descriptor, a valid signal, null for the default siginfo, a flag.
-                unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.pidfd.as_raw_fd(), signal, info, group) };
+                let _ = pidfd_send_signal(self.as_fd(), Some(Signal::SIGKILL), PIDFD_SIGNAL_PROCESS_GROUP);
                 return Some((exit_of_stranger(self.pid, self.pidfd.as_fd()), 0));
             }
         }
@@ -328,5 +352,24 @@ impl AsFd for Child {
     /// Readable once the child has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        os::unix::process::ExitStatusExt,
+        process::{Command, Stdio},
+    };
+
+    #[test]
+    fn a_signal_by_number_reaches_the_process_until_it_is_reaped() {
+        let mut process = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_raw(process.id() as i32)).unwrap();
+        assert_eq!(signal_by_number(pidfd.as_fd(), None), Ok(()));
+        assert_eq!(signal_by_number(pidfd.as_fd(), Some(Signal::SIGTERM)), Ok(()));
+        assert_eq!(process.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
+        assert_eq!(signal_by_number(pidfd.as_fd(), Some(Signal::SIGTERM)), Err(Errno::ESRCH));
     }
 }
