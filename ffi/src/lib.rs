@@ -29,6 +29,7 @@ pub mod handlers;
 pub mod options;
 pub mod pool;
 mod slice;
+pub mod state;
 mod table;
 pub mod task;
 pub mod temporal;
