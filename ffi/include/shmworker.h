@@ -98,7 +98,7 @@ enum shmworker_result
   SHMWORKER_RESULT_HAS_THREADS = 406,
   // The pool is that of a process from which this one was forked.
   SHMWORKER_RESULT_ANOTHER_PROCESS = 407,
-  // The state file is in use: by a pool, by who has attached to one that has died, or by a process that has not freed all of its tasks.
+  // The state file is in use: by another pool, or by a process that has something of one that has died.
   SHMWORKER_RESULT_FILE_IN_USE = 408,
   // Nobody can go on with the state file, or a journal beside it, as it is: the text says why.
   SHMWORKER_RESULT_FILE_UNFIT = 409,
@@ -693,6 +693,8 @@ int32_t shmworker_pool_exec(const char *program,
 
 // Attaches to a running pool of this user, by its name or by the process id of its coordinator.
 // `SHMWORKER_RESULT_NOT_RUNNING`: there is none; `SHMWORKER_RESULT_ABI_MISMATCH`: its shared memory is of another version.
+//
+// What this process has submitted is cancelled when it dies; under a name it is not: `shmworker_pool_attach_with`.
 //
 // Threads: any; it starts one, which watches the coordinator.
 //

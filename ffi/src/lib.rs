@@ -6,8 +6,8 @@
 //! - Every name starts with `shmworker_` or `SHMWORKER_`; a function that starts with the name of a struct is its method.
 //! - A function that can fail returns a `shmworker_result`, and what else it gives through its last arguments, which are set to
 //!   nothing first. `shmworker_last_error` has a text beside the code.
-//! - `_new`, `_fork`, `_exec`, `_attach`, `_submit` and `_reserve` give something that has to be freed by the `_free` of its struct. What
-//!   a `_submit` or `_finish` uses up is freed if that succeeds.
+//! - `_new`, `_fork`, `_exec`, `_attach`, `_submit`, `_next_adopted` and `_reserve` give something that has to be freed by the `_free` of its
+//!   struct. What a `_submit` or `_finish` uses up is freed if that succeeds.
 //! - A handle is no address: one that is NULL, was freed or never was one is a code, from any thread.
 //! - A struct begins with its size, so that it can grow.
 //! - No panic crosses the boundary ([`error::boundary`]).

@@ -230,6 +230,8 @@ pub unsafe extern "C" fn shmworker_pool_exec(
 /// Attaches to a running pool of this user, by its name or by the process id of its coordinator.
 /// `SHMWORKER_RESULT_NOT_RUNNING`: there is none; `SHMWORKER_RESULT_ABI_MISMATCH`: its shared memory is of another version.
 ///
+/// What this process has submitted is cancelled when it dies; under a name it is not: `shmworker_pool_attach_with`.
+///
 /// Threads: any; it starts one, which watches the coordinator.
 ///
 /// # Safety

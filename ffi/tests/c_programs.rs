@@ -32,6 +32,12 @@ const EXAMPLES: [(&str, &[&str]); 5] = [
 const TESTS: [(&str, &[&str]); 2] =
     [("misuse", &["every misuse has its code"]), ("attach", &["clients and workers come and go"])];
 
+/// In C and in C++.
+const STATE: [(Language, &str, &[&str]); 2] = [
+    (Language::C, "state.c", &["whoever is killed, each result is had once"]),
+    (Language::Cxx, "state.cpp", &["what could not be stored is there again"]),
+];
+
 const WARNINGS: [&str; 4] = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
 /// The kernel's word is wanted of how a worker ended, not that of a sanitizer which catches the signal.
 const SANITIZED: (&str, &str) = ("ASAN_OPTIONS", "handle_segv=0:detect_leaks=1");
@@ -130,6 +136,12 @@ fn each_test(kind: &str, flags: &[&str]) {
     }
 }
 
+fn each_of_state(kind: &str, flags: &[&str]) {
+    for (language, name, expected) in STATE {
+        run(&build_shared(&repository().join("ffi/tests/c").join(name), language, kind, flags), expected);
+    }
+}
+
 const SANITIZERS: [&str; 2] = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
 
 #[test]
@@ -160,6 +172,16 @@ fn misuse_and_attaching_work_as_they_should() {
 #[test]
 fn misuse_and_attaching_pass_the_sanitizers() {
     each_test("sanitized", &SANITIZERS);
+}
+
+#[test]
+fn pools_that_lie_in_a_file_go_on_whoever_is_killed() {
+    each_of_state("plain", &[]);
+}
+
+#[test]
+fn pools_that_lie_in_a_file_pass_the_sanitizers() {
+    each_of_state("sanitized", &SANITIZERS);
 }
 
 #[test]

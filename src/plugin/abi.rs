@@ -86,7 +86,7 @@ pub enum shmworker_result {
     HasThreads = 406,
     /// The pool is that of a process from which this one was forked.
     AnotherProcess = 407,
-    /// The state file is in use: by a pool, by who has attached to one that has died, or by a process that has not freed all of its tasks.
+    /// The state file is in use: by another pool, or by a process that has something of one that has died.
     FileInUse = 408,
     /// Nobody can go on with the state file, or a journal beside it, as it is: the text says why.
     FileUnfit = 409,

@@ -792,7 +792,7 @@ fn enter(
         Ok(threads) => return Err(refused(&StartError::ThreadsOfTasks(threads))),
         Err(e) => return Err(refused(&format_args!("cannot count this process's threads: {e}"))),
     }
-    Ok(Box::leak(Box::new(tasks)))
+    Ok(crate::process::keep(tasks))
 }
 
 /// # Errors
