@@ -29,7 +29,7 @@ struct shmworker_host;
 #define SHMWORKER_ABI_MAJOR 1
 
 // Raised with each addition, which does no harm to what was compiled before.
-#define SHMWORKER_ABI_MINOR 1
+#define SHMWORKER_ABI_MINOR 2
 
 // For `shmworker_handler.flags`. Temporal: heartbeats go out by themselves, a third of the heartbeat timeout after the last
 // one. For a handler that waits for something else; one that can hang should call `shmworker_context_heartbeat` as it gets on.
@@ -46,6 +46,12 @@ struct shmworker_host;
 
 // For `retry_on`: it ran, or was silent, for too long.
 #define SHMWORKER_RETRY_TIMED_OUT 8
+
+// For `sync`: what is accepted is on the disk within a second.
+#define SHMWORKER_SYNC_INTERVAL 0
+
+// For `sync`: what is accepted is on the disk before its submission returns.
+#define SHMWORKER_SYNC_EVERY_BATCH 1
 
 // How a call ended. A code keeps its number for ever.
 enum shmworker_result
@@ -105,6 +111,10 @@ enum shmworker_result
   SHMWORKER_RESULT_HAS_THREADS = 406,
   // The pool is that of a process from which this one was forked.
   SHMWORKER_RESULT_ANOTHER_PROCESS = 407,
+  // The state file is in use: by another pool, or by a process that has something of one that has died.
+  SHMWORKER_RESULT_FILE_IN_USE = 408,
+  // Nobody can go on with the state file, or a journal beside it, as it is: the text says why.
+  SHMWORKER_RESULT_FILE_UNFIT = 409,
   // Its handler gave a failure.
   SHMWORKER_RESULT_TASK_FAILED = 500,
   // Its handler panicked.
@@ -279,6 +289,11 @@ typedef struct shmworker_pool shmworker_pool;
 //
 // Or `shmworker_task_finish` in place of the last two, where a copy of the result is wanted.
 //
+// In a pool that lies in a file (`file` of `shmworker_pool_options`) the result stays in the file until the task is freed. So a program
+// that is killed at any moment has each result at least once if it puts it where it is to stay between `shmworker_task_wait` and
+// `shmworker_task_free`: if it was killed in between, `shmworker_pool_next_adopted` gives the task again at the next start, or the next
+// submission of its key. `shmworker_task_finish` does both at once: then a program that is killed behind it has had the result.
+//
 // Threads: any; one at a time waits for it, others may cancel it meanwhile. After a fork the child has no task.
 typedef struct shmworker_task shmworker_task;
 
@@ -297,7 +312,8 @@ typedef struct shmworker_task_options {
   // The queue in which it waits. NULL: the first.
   const char *queue;
   // An idempotency key: while a task with this key that this process has submitted is not over, another submission with it joins
-  // that one. Not looked at by `shmworker_buffer_submit`. NULL: none.
+  // that one. In a pool that lies in a file so it does until the result is let go, also if a former life has submitted it; there it
+  // has 1 to 120 bytes. Not looked at by `shmworker_buffer_submit`. NULL: none.
   const char *key;
   // How often it is tried at most, up to 255. 0: once.
   uint32_t max_attempts;
@@ -441,7 +457,50 @@ typedef struct shmworker_pool_options {
   uint32_t reserve;
   // Zero: room for what comes.
   uint32_t reserved;
+  // The file that the pool lies in, which is made if it isn't there: what is submitted outlives the processes of the pool, and when
+  // all of them have been killed, the next pool with this file goes on with it (`shmworker_pool_next_adopted`). One pool at a time
+  // has the file. What is promised is told in `docs/crash.md`. NULL: none; the pool is gone with its processes.
+  const char *file;
+  // The name under which this program's tasks are kept in the file, of 1 to 32 letters, digits, `.`, `_` and `-`. NULL: `main`.
+  const char *client;
+  // Milliseconds that workers of a pool with a file wait for another coordinator if theirs is killed; the next pool with the file goes
+  // on with them. 0: 30 seconds.
+  uint64_t successor_within_ms;
+  // When what the pool accepts is on the disk, and so outlives the machine's end: `SHMWORKER_SYNC_...`. Without a file it says nothing.
+  uint32_t sync;
+  // Zero: room for what comes.
+  uint32_t reserved2;
 } shmworker_pool_options;
+
+// How a process attaches, beyond the pool's name.
+typedef struct shmworker_attach_options {
+  // `sizeof(shmworker_attach_options)`.
+  size_t size;
+  // The name under which this process's tasks are kept in the file that the pool lies in, of 1 to 32 letters, digits, `.`, `_` and
+  // `-`. They go on when it is killed, and the next that attaches under this name has them: `shmworker_pool_next_adopted`, or by
+  // their keys. One process at a time has a name; that of the program which has made the pool, `main` if it has said no other, is
+  // that one's. NULL: none; what this process has submitted is cancelled when it dies.
+  const char *client;
+  // When what the pool accepts from this client is on the disk, and so outlives the machine's end: `SHMWORKER_SYNC_...`. Without a
+  // `client` it says nothing.
+  uint32_t sync;
+  // Zero: room for what comes.
+  uint32_t reserved;
+} shmworker_attach_options;
+
+// A task of a former life.
+typedef struct shmworker_adopted {
+  // `sizeof(shmworker_adopted)`, set by the caller.
+  size_t size;
+  // The handler that it is for. Empty: this program has no such handler, or the pool does not tell. Never NULL.
+  const char *name;
+  // The `key` that it was submitted with. NULL: none.
+  const char *key;
+  // 1: input and result are JSON, as a program in another language has submitted it. 0: bytes.
+  uint32_t is_json;
+  // Zero.
+  uint32_t reserved;
+} shmworker_adopted;
 
 // How a task ended.
 typedef struct shmworker_outcome {
@@ -657,6 +716,8 @@ int32_t shmworker_pool_exec(const char *program,
 //
 // `SHMWORKER_RESULT_NOT_RUNNING`: there is none; `SHMWORKER_RESULT_ABI_MISMATCH`: its shared memory is of another version.
 //
+// What this process has submitted is cancelled when it dies; under a name it is not: `shmworker_pool_attach_with`.
+//
 // Threads: any; it starts one, which watches the coordinator. After a fork: a child attaches by itself.
 //
 // # Safety
@@ -756,6 +817,56 @@ int32_t shmworker_pool_shutdown(const struct shmworker_pool *pool,
 // child, which has nothing to free.
 int32_t shmworker_pool_free(struct shmworker_pool *pool);
 
+// Attaches as `shmworker_pool_attach` does, in the way that `options` say; NULL: as there.
+//
+// `SHMWORKER_RESULT_REFUSED`: another process has the client's name, or the pool lies in no file. `SHMWORKER_RESULT_FILE_UNFIT`: its
+// journal, which lies beside the file, can't be used. Otherwise as there.
+//
+// Threads: any; it starts one, which watches the coordinator, and with a `client` one that syncs its journal.
+//
+// # Safety
+// - `name` is NULL or a text; `options` is NULL or as its `size` says; `pool` is NULL or can be written to.
+int32_t shmworker_pool_attach_with(const char *name,
+                                   const struct shmworker_attach_options *options,
+                                   struct shmworker_pool **pool);
+
+// The next task of a former life, each once: of those that programs of this client's name had submitted, and whose results they had not
+// let go of when they ended. `*task` is as one that was submitted just now: to be waited for, and to be freed. `*found` says what it
+// is; its texts are there until the task is freed. It may be NULL.
+//
+// `SHMWORKER_RESULT_NOT_FOUND`: there is none any more, as in a pool without a file always.
+//
+// One that has a key goes to whoever submits that key first, if that comes before. What nobody asks for runs all the same, and is there
+// again at the next start, unless it has no key and a submission needs its room: who wants them all calls this before it submits.
+//
+// Threads: any.
+//
+// # Safety
+// - `found` is NULL or as its `size` says; `task` is NULL or can be written to.
+int32_t shmworker_pool_next_adopted(const struct shmworker_pool *pool,
+                                    struct shmworker_adopted *found,
+                                    struct shmworker_task **task);
+
+// Copies the input of a task in a pool that lies in a file to `data`, which has room for `capacity` bytes: for one of a former life
+// that has no key to tell it by. `*len` is how many there are.
+//
+// `SHMWORKER_RESULT_TOO_LARGE`: more than `capacity`; `*len` was filled in. `SHMWORKER_RESULT_NOT_FOUND`: its pool lies in no file.
+//
+// Threads: any.
+//
+// # Safety
+// - At `data` there is room for `capacity` bytes, or `capacity` is 0; `len` is NULL or can be written to.
+int32_t shmworker_task_input(const struct shmworker_task *task,
+                             void *data,
+                             size_t capacity,
+                             size_t *len);
+
+// Frees a task as `shmworker_task_free` does, but in a pool that lies in a file its result stays there, for the next start or for who
+// attaches next under this client's name: for who could not put it where it was to stay. In another pool it is the same as that.
+//
+// Threads: any, but no other may still read the result.
+int32_t shmworker_task_leave(struct shmworker_task *task);
+
 // Waits until the task has ended, at most for `timeout_ms` milliseconds (0: looks; negative: for as long as it takes), and says how
 // it went: `SHMWORKER_RESULT_OK` says that `*outcome` was filled in, whatever became of the task. It may be called again. What
 // the outcome points to is there until the task is freed.
@@ -775,6 +886,8 @@ int32_t shmworker_task_wait(const struct shmworker_task *task,
 // Waits as `shmworker_task_wait` does, copies the result to `data`, which has room for `capacity` bytes, and frees the task: in one
 // call, which takes less time than these. `*outcome` is filled in as there; its `data` is the one that was given, and its
 // `message`, unless it is empty, is that of `shmworker_last_error`, and there as long as that.
+//
+// In a pool that lies in a file the result leaves the file before this returns.
 //
 // Only if it returns `SHMWORKER_RESULT_OK` is the task freed. `SHMWORKER_RESULT_TOO_LARGE`: the result has more than `capacity` bytes;
 // `*outcome` was filled in as by `shmworker_task_wait`. Otherwise as there.
@@ -806,6 +919,10 @@ int32_t shmworker_task_cancel(const struct shmworker_task *task);
 
 // Frees a task, and its result. One that has not ended runs on, and its result is dropped. NULL: nothing is done, and that is
 // `SHMWORKER_RESULT_NULL_ARGUMENT`.
+//
+// In a pool that lies in a file the result leaves the file: call it once that is where it is to stay, or if nobody wants it;
+// `shmworker_task_leave` otherwise. A task that no wait has given an outcome stays in the file all the same if its pool was lost: if its
+// coordinator has died, or a pool that was attached to has ended (`SHMWORKER_RESULT_POOL_ENDED`).
 //
 // Threads: any, but no other may still read the result. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 int32_t shmworker_task_free(struct shmworker_task *task);

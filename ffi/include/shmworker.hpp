@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <new>
@@ -390,6 +391,14 @@ template <typename T, std::int32_t (*Free)(T *)> struct free_by {
     void operator()(T *raw) const noexcept { Free(raw); }
 };
 template <typename T, std::int32_t (*Free)(T *)> using owned = std::unique_ptr<T, free_by<T, Free>>;
+
+// Frees a task; as an exception unwinds, leaves it.
+struct free_or_leave {
+    int exceptions = std::uncaught_exceptions();
+    void operator()(shmworker_task *raw) const noexcept {
+        std::uncaught_exceptions() > exceptions ? shmworker_task_leave(raw) : shmworker_task_free(raw);
+    }
+};
 } // namespace detail
 
 // Handlers by name. It has to outlive the pools that are made with it.
@@ -437,6 +446,11 @@ struct task_options : shmworker_task_options {
     task_options() noexcept : shmworker_task_options{} { size = sizeof(shmworker_task_options); }
 };
 
+// With the size set, and all else as usual.
+struct attach_options : shmworker_attach_options {
+    attach_options() noexcept : shmworker_attach_options{} { size = sizeof(shmworker_attach_options); }
+};
+
 // How a task ended. It points into its task, which has to live as long; or, by `task::finish`, into what was given there, and its
 // message is this thread's last error.
 class outcome {
@@ -463,7 +477,8 @@ private:
     shmworker_outcome raw_;
 };
 
-// A task that was submitted.
+// A task that was submitted. In a pool that lies in a file its result stays in the file until this is destroyed, and also after that if
+// an exception does it: what could not be put where it is to stay is there again at the next start.
 class task {
 public:
     explicit task(shmworker_task *raw) noexcept : raw_(raw) {}
@@ -487,6 +502,24 @@ public:
 
     void cancel() const { check(shmworker_task_cancel(raw_.get())); }
 
+    // A copy of its input, in a pool that lies in a file.
+    std::vector<std::uint8_t> input() const {
+        std::vector<std::uint8_t> copy;
+        for (;;) {
+            std::size_t len = 0;
+            const auto code = shmworker_task_input(raw_.get(), copy.data(), copy.size(), &len);
+            if (code != SHMWORKER_RESULT_TOO_LARGE) {
+                check(code);
+                copy.resize(len);
+                return copy;
+            }
+            copy.resize(len);
+        }
+    }
+
+    // Frees it; in a pool that lies in a file its result stays there.
+    void leave() && { check(shmworker_task_leave(raw_.release())); }
+
     // The pool's `event_fd` and `next_event` tell of its end, with `user_data`.
     void notify(void *user_data = nullptr) const { check(shmworker_task_notify(raw_.get(), user_data)); }
 
@@ -504,7 +537,31 @@ private:
         return outcome(ended);
     }
 
-    detail::owned<shmworker_task, shmworker_task_free> raw_;
+    std::unique_ptr<shmworker_task, detail::free_or_leave> raw_;
+};
+
+// A task of a former life of a pool that lies in a file. Its texts are there as long as the task.
+class adopted {
+public:
+    adopted(const shmworker_adopted &raw, shmworker::task task) noexcept : raw_(raw), task_(std::move(task)) {}
+
+    // The handler that it is for. Empty: this program has no such handler, or the pool does not tell.
+    std::string_view name() const noexcept { return raw_.name; }
+
+    // The key that it was submitted with. Nothing: none.
+    std::optional<std::string_view> key() const noexcept {
+        return raw_.key ? std::make_optional<std::string_view>(raw_.key) : std::nullopt;
+    }
+
+    bool is_json() const noexcept { return raw_.is_json != 0; }
+
+    // To wait for, as one that was submitted just now.
+    const shmworker::task &task() const & noexcept { return task_; }
+    shmworker::task task() && noexcept { return std::move(task_); }
+
+private:
+    shmworker_adopted raw_;
+    shmworker::task task_;
 };
 
 class pool;
@@ -556,6 +613,26 @@ public:
         shmworker_pool *raw = nullptr;
         check(shmworker_pool_attach(name.c_str(), &raw));
         return pool(raw);
+    }
+
+    // The same, under a name of this process's own.
+    static pool attach(const std::string &name, const attach_options &options) {
+        shmworker_pool *raw = nullptr;
+        check(shmworker_pool_attach_with(name.c_str(), &options, &raw));
+        return pool(raw);
+    }
+
+    // The next task of a former life. Nothing: there is none any more.
+    std::optional<adopted> next_adopted() const {
+        shmworker_adopted found{};
+        found.size = sizeof found;
+        shmworker_task *raw = nullptr;
+        const auto code = shmworker_pool_next_adopted(raw_.get(), &found, &raw);
+        if (code == SHMWORKER_RESULT_NOT_FOUND) {
+            return std::nullopt;
+        }
+        check(code);
+        return adopted(found, task(raw));
     }
 
     task submit(const std::string &name, bytes input, const task_options &options = {}) const {

@@ -1,7 +1,7 @@
 //! What a call returns: a code, and a text beside it for people.
 
 use shmworker::{
-    Corrupted, SegmentCreateError, SubmitError,
+    Corrupted, JournalError, SegmentCreateError, SegmentOpenError, StateError, SubmitError,
     plugin::abi::shmworker_result as Code,
     pool::{AnotherProcess, AttachError, ControlError, PoolError, StartError, TaskError, UnknownTask, WorkError},
 };
@@ -118,6 +118,8 @@ names! {
     NotStarted c"SHMWORKER_RESULT_NOT_STARTED",
     HasThreads c"SHMWORKER_RESULT_HAS_THREADS",
     AnotherProcess c"SHMWORKER_RESULT_ANOTHER_PROCESS",
+    FileInUse c"SHMWORKER_RESULT_FILE_IN_USE",
+    FileUnfit c"SHMWORKER_RESULT_FILE_UNFIT",
     OsError c"SHMWORKER_RESULT_OS_ERROR",
     TaskFailed c"SHMWORKER_RESULT_TASK_FAILED",
     TaskPanicked c"SHMWORKER_RESULT_TASK_PANICKED",
@@ -145,9 +147,11 @@ impl From<AnotherProcess> for Error {
 impl From<PoolError> for Error {
     fn from(e: PoolError) -> Error {
         let code = match &e {
-            PoolError::Task(UnknownTask::Types { .. }) | PoolError::Codec(_) | PoolError::AnotherPool => {
-                Code::InvalidArgument
-            }
+            PoolError::Task(UnknownTask::Types { .. })
+            | PoolError::Codec(_)
+            | PoolError::AnotherPool
+            | PoolError::Key(_) => Code::InvalidArgument,
+            PoolError::Journal(_) => Code::OsError,
             PoolError::Task(_) => Code::TaskUnknown,
             PoolError::Queue { .. } => Code::NotFound,
             PoolError::Draining => Code::Draining,
@@ -214,8 +218,29 @@ impl From<StartError> for Error {
             StartError::Segment(SegmentCreateError::NoSpace(_)) => Error::new(Code::NoSpace, e),
             StartError::Corrupted(_) => Error::new(Code::Corrupted, e),
             StartError::Os { .. } => Error::new(Code::OsError, e),
+            StartError::State(e) => e.into(),
             e => Error::new(Code::NotStarted, e),
         }
+    }
+}
+
+impl From<StateError> for Error {
+    fn from(e: StateError) -> Error {
+        let code = match &e {
+            StateError::Create(SegmentCreateError::InUse { .. }) | StateError::Journal(JournalError::InUse { .. }) => {
+                Code::FileInUse
+            }
+            StateError::Create(SegmentCreateError::NoSpace(_)) => Code::NoSpace,
+            StateError::Create(SegmentCreateError::Os { .. } | SegmentCreateError::At { .. })
+            | StateError::Rename { .. }
+            | StateError::Journal(JournalError::Os { .. }) => Code::OsError,
+            StateError::Open { source: SegmentOpenError::VersionMismatch { .. }, .. }
+            | StateError::Journal(JournalError::Version { .. }) => Code::AbiMismatch,
+            StateError::ClientName(_) => Code::InvalidArgument,
+            StateError::Damaged { .. } | StateError::Corrupted { .. } => Code::Corrupted,
+            _ => Code::FileUnfit,
+        };
+        Error::new(code, e)
     }
 }
 
@@ -233,6 +258,8 @@ impl From<AttachError> for Error {
             AttachError::Refused(_) => Code::Refused,
             AttachError::Incompatible(_) => Code::AbiMismatch,
             AttachError::PoolName(_) => Code::InvalidArgument,
+            AttachError::ClientName(_) => Code::InvalidArgument,
+            AttachError::Journal(_) => Code::FileUnfit,
             _ => Code::OsError,
         };
         Error::new(code, e)

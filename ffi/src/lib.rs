@@ -20,6 +20,7 @@ pub mod handlers;
 pub mod options;
 pub mod pool;
 mod slice;
+pub mod state;
 mod table;
 pub mod task;
 pub mod temporal;

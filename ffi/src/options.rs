@@ -3,13 +3,19 @@
 
 use crate::{
     error::Error,
-    slice::{Versioned, optional_text, sized, slice, text},
+    slice::{Versioned, optional_text, os, sized, slice, text},
+    state::{SHMWORKER_SYNC_EVERY_BATCH, SHMWORKER_SYNC_INTERVAL},
 };
 use shmworker::{
     WorkerLimits,
-    pool::{Builder, Retry, TaskOptions},
+    pool::{Builder, Retry, SyncWhen, TaskOptions},
 };
-use std::{ffi::c_char, mem::offset_of, ptr, time::Duration};
+use std::{
+    ffi::{CStr, c_char},
+    mem::offset_of,
+    ptr,
+    time::Duration,
+};
 
 /// What a pool is to be like. `shmworker_pool_options options = {sizeof options};` says all that is usual.
 #[repr(C)]
@@ -41,6 +47,19 @@ pub struct shmworker_pool_options {
     pub reserve: u32,
     /// Zero: room for what comes.
     pub reserved: u32,
+    /// The file that the pool lies in, which is made if it isn't there: what is submitted outlives the processes of the pool, and when
+    /// all of them have been killed, the next pool with this file goes on with it (`shmworker_pool_next_adopted`). One pool at a time
+    /// has the file. What is promised is told in `docs/crash.md`. NULL: none; the pool is gone with its processes.
+    pub file: *const c_char,
+    /// The name under which this program's tasks are kept in the file, of 1 to 32 letters, digits, `.`, `_` and `-`. NULL: `main`.
+    pub client: *const c_char,
+    /// Milliseconds that workers of a pool with a file wait for another coordinator if theirs is killed; the next pool with the file goes
+    /// on with them. 0: 30 seconds.
+    pub successor_within_ms: u64,
+    /// When what the pool accepts is on the disk, and so outlives the machine's end: `SHMWORKER_SYNC_...`. Without a file it says nothing.
+    pub sync: u32,
+    /// Zero: room for what comes.
+    pub reserved2: u32,
 }
 
 // SAFETY: `repr(C)`, the size comes first, and there is no padding.
@@ -60,6 +79,11 @@ unsafe impl Versioned for shmworker_pool_options {
         max_tasks: 0,
         reserve: 0,
         reserved: 0,
+        file: ptr::null(),
+        client: ptr::null(),
+        successor_within_ms: 0,
+        sync: 0,
+        reserved2: 0,
     };
 }
 
@@ -72,7 +96,8 @@ pub struct shmworker_task_options {
     /// The queue in which it waits. NULL: the first.
     pub queue: *const c_char,
     /// An idempotency key: while a task with this key that this process has submitted is not over, another submission with it joins
-    /// that one. Not looked at by `shmworker_buffer_submit`. NULL: none.
+    /// that one. In a pool that lies in a file so it does until the result is let go, also if a former life has submitted it; there it
+    /// has 1 to 120 bytes. Not looked at by `shmworker_buffer_submit`. NULL: none.
     pub key: *const c_char,
     /// How often it is tried at most, up to 255. 0: once.
     pub max_attempts: u32,
@@ -146,6 +171,14 @@ pub(crate) fn is_zero(argument: &str, n: u32) -> Result<(), Error> {
     if n == 0 { Ok(()) } else { Err(Error::invalid(format_args!("{argument} is {n}: set what is not used to 0"))) }
 }
 
+pub(crate) fn sync_when(argument: &str, sync: u32) -> Result<SyncWhen, Error> {
+    match sync {
+        SHMWORKER_SYNC_INTERVAL => Ok(SyncWhen::default()),
+        SHMWORKER_SYNC_EVERY_BATCH => Ok(SyncWhen::EveryBatch),
+        n => Err(Error::invalid(format_args!("{argument} is {n}: it is one of SHMWORKER_SYNC_..."))),
+    }
+}
+
 fn byte(argument: &str, n: u32, usual: u8) -> Result<u8, Error> {
     match u8::try_from(n) {
         Ok(0) => Ok(usual),
@@ -205,7 +238,20 @@ pub(crate) unsafe fn pool_options(options: *const shmworker_pool_options) -> Res
     if given.max_tasks > 0 {
         limits = limits.max_tasks(given.max_tasks, 0);
     }
-    Ok(builder.worker_limits(limits))
+    builder = builder.worker_limits(limits).sync(sync_when("options.sync", given.sync)?);
+    is_zero("options.reserved2", given.reserved2)?;
+    if !given.file.is_null() {
+        // SAFETY: it isn't NULL, and the rest is the caller's word.
+        builder = builder.file(os(unsafe { CStr::from_ptr(given.file) }));
+    }
+    // SAFETY: as above.
+    if let Some(client) = unsafe { optional_text("options.client", given.client) }? {
+        builder = builder.client(client);
+    }
+    if let Some(within) = ms(given.successor_within_ms) {
+        builder = builder.successor_within(within);
+    }
+    Ok(builder)
 }
 
 /// # Safety

@@ -7,7 +7,7 @@ use crate::{
     handle::{self, Object, Tables},
     handlers::{Handlers, flush, shmworker_handlers},
     options::{pool_options, shmworker_pool_options, shmworker_task_options, task_options},
-    slice::{out, slice, text},
+    slice::{os, out, slice, text},
     table::{Pin, Table},
     task::{Task, shmworker_task},
 };
@@ -18,9 +18,8 @@ use shmworker::{
 };
 use std::{
     cell::UnsafeCell,
-    ffi::{CStr, OsStr, c_char, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     ops::Deref,
-    os::unix::ffi::OsStrExt,
     path::Path,
     ptr,
     sync::{Arc, OnceLock},
@@ -116,6 +115,10 @@ fn was_shut() -> Error {
 impl Pool {
     fn register(seat: Seat) -> Result<*mut shmworker_pool, Error> {
         handle::register(Pool { seat: UnsafeCell::new(Some(seat)), events: OnceLock::new() })
+    }
+
+    pub(crate) fn attached(seat: Attached) -> Result<*mut shmworker_pool, Error> {
+        Pool::register(Seat::Guest(seat))
     }
 
     #[inline(always)]
@@ -230,14 +233,12 @@ pub unsafe extern "C" fn shmworker_pool_exec(
     })
 }
 
-fn os(text: &CStr) -> &OsStr {
-    OsStr::from_bytes(text.to_bytes())
-}
-
 /// Attaches to a running pool of this user, by its name or by the process id of its coordinator.
 /// `*pool` has to be freed by `shmworker_pool_free`.
 ///
 /// `SHMWORKER_RESULT_NOT_RUNNING`: there is none; `SHMWORKER_RESULT_ABI_MISMATCH`: its shared memory is of another version.
+///
+/// What this process has submitted is cancelled when it dies; under a name it is not: `shmworker_pool_attach_with`.
 ///
 /// Threads: any; it starts one, which watches the coordinator. After a fork: a child attaches by itself.
 ///
@@ -251,7 +252,7 @@ pub unsafe extern "C" fn shmworker_pool_attach(name: *const c_char, pool: *mut *
         *place = ptr::null_mut();
         // SAFETY: the caller's word.
         let name = unsafe { text("name", name) }?;
-        *place = Pool::register(Seat::Guest(OwnPool::attach(name)?))?;
+        *place = Pool::attached(OwnPool::attach(name)?)?;
         Ok(())
     })
 }

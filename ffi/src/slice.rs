@@ -3,7 +3,8 @@
 use crate::error::Error;
 use shmworker::plugin::abi::shmworker_result as Code;
 use std::{
-    ffi::{CStr, c_char},
+    ffi::{CStr, OsStr, c_char},
+    os::unix::ffi::OsStrExt,
     slice,
 };
 
@@ -33,6 +34,11 @@ pub(crate) unsafe fn optional_text<'a>(argument: &str, text: *const c_char) -> R
     }
     let text = text.to_str().map_err(|e| Error::new(Code::InvalidUtf8, format_args!("{argument} is no UTF-8: {e}")))?;
     Ok(Some(text))
+}
+
+/// A path or an argument: whatever bytes.
+pub(crate) fn os(text: &CStr) -> &OsStr {
+    OsStr::from_bytes(text.to_bytes())
 }
 
 /// # Safety

@@ -6,6 +6,7 @@ use crate::{
     handle::{self, Object, Tables},
     pool::{Pool, shmworker_pool},
     slice::{Versioned, check_place, fill, room},
+    state::Former,
     table::{Pin, Removed, Table},
 };
 use shmworker::{
@@ -19,7 +20,7 @@ use std::{
     ptr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering::Acquire, Ordering::Release},
+        atomic::{AtomicBool, AtomicU8, Ordering::Acquire, Ordering::Relaxed, Ordering::Release},
     },
     task::Wake,
     time::Duration,
@@ -32,6 +33,11 @@ use std::{
 /// 3. `shmworker_task_free`
 ///
 /// Or `shmworker_task_finish` in place of the last two, where a copy of the result is wanted.
+///
+/// In a pool that lies in a file (`file` of `shmworker_pool_options`) the result stays in the file until the task is freed. So a program
+/// that is killed at any moment has each result at least once if it puts it where it is to stay between `shmworker_task_wait` and
+/// `shmworker_task_free`: if it was killed in between, `shmworker_pool_next_adopted` gives the task again at the next start, or the next
+/// submission of its key. `shmworker_task_finish` does both at once: then a program that is killed behind it has had the result.
 ///
 /// Threads: any; one at a time waits for it, others may cancel it meanwhile. After a fork the child has no task.
 pub struct shmworker_task {
@@ -123,6 +129,10 @@ pub(crate) struct Task {
     /// Its handle, looked up by who needs it: most tasks never do.
     pool: usize,
     told: Mutex<Told>,
+    /// Of a task of a former life: its texts are there as long as this.
+    _former: Option<Box<Former>>,
+    /// What comes of it stays in the file as it is dropped. Relaxed: who drops it comes after all that have it.
+    is_left: AtomicBool,
 }
 
 // SAFETY: `kept` is used by one thread in WAITED_FOR, and only read in ENDED; the rest may be shared as it is.
@@ -189,8 +199,32 @@ impl Object for Task {
 impl Task {
     #[inline]
     pub(crate) fn register(handle: Handle<Bytes>, pool: *const shmworker_pool) -> Result<*mut shmworker_task, Error> {
+        handle::register(Task::new(handle, pool, None))
+    }
+
+    pub(crate) fn register_former(
+        handle: Handle<Bytes>,
+        pool: *const shmworker_pool,
+        former: Former,
+    ) -> Result<*mut shmworker_task, Error> {
+        handle::register(Task::new(handle, pool, Some(Box::new(former))))
+    }
+
+    #[inline(always)]
+    fn new(handle: Handle<Bytes>, pool: *const shmworker_pool, former: Option<Box<Former>>) -> Task {
         let (step, kept) = (AtomicU8::new(IDLE), UnsafeCell::new(MaybeUninit::uninit()));
-        handle::register(Task { handle, step, kept, pool: pool.addr(), told: Mutex::new(Told::Nobody) })
+        let (told, is_left) = (Mutex::new(Told::Nobody), AtomicBool::new(false));
+        Task { handle, step, kept, pool: pool.addr(), told, _former: former, is_left }
+    }
+
+    /// A copy of its input. `None`: its pool lies in no file.
+    pub(crate) fn input(&self) -> Option<Vec<u8>> {
+        self.handle.input()
+    }
+
+    /// What comes of it is not to go as this is dropped, if its pool lies in a file.
+    pub(crate) fn leave(&self) {
+        self.is_left.store(true, Relaxed);
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -253,7 +287,7 @@ impl Task {
 
     /// Frees one that was removed.
     #[inline(always)]
-    fn free(mut removed: Removed<'static, Task>) {
+    pub(crate) fn free(mut removed: Removed<'static, Task>) {
         // Whoever waits for it does so for as long as it takes.
         let told = match removed.alone() {
             Some(task) => std::mem::replace(task.told.get_mut().unwrap_or_else(PoisonError::into_inner), Told::Freed),
@@ -268,9 +302,17 @@ impl Task {
 impl Drop for Task {
     #[inline]
     fn drop(&mut self) {
+        let is_left = *self.is_left.get_mut();
         if *self.step.get_mut() == ENDED {
-            // SAFETY: in ENDED it is there, and nobody has borrowed it.
-            unsafe { self.kept.get_mut().assume_init_drop() };
+            let kept = self.kept.get_mut();
+            match is_left {
+                // SAFETY: in ENDED it is there, and nobody has borrowed it.
+                false => unsafe { kept.assume_init_drop() },
+                // SAFETY: as above, and nobody reads it again.
+                true => unsafe { kept.assume_init_read() }.ended.leave(),
+            }
+        } else if is_left {
+            self.handle.leave();
         }
     }
 }
@@ -312,6 +354,8 @@ fn at_most(timeout_ms: i64) -> Option<Duration> {
 /// Waits as `shmworker_task_wait` does, copies the result to `data`, which has room for `capacity` bytes, and frees the task: in one
 /// call, which takes less time than these. `*outcome` is filled in as there; its `data` is the one that was given, and its
 /// `message`, unless it is empty, is that of `shmworker_last_error`, and there as long as that.
+///
+/// In a pool that lies in a file the result leaves the file before this returns.
 ///
 /// Only if it returns `SHMWORKER_RESULT_OK` is the task freed. `SHMWORKER_RESULT_TOO_LARGE`: the result has more than `capacity` bytes;
 /// `*outcome` was filled in as by `shmworker_task_wait`. Otherwise as there.
@@ -431,6 +475,10 @@ pub extern "C" fn shmworker_task_cancel(task: *const shmworker_task) -> i32 {
 
 /// Frees a task, and its result. One that has not ended runs on, and its result is dropped. NULL: nothing is done, and that is
 /// `SHMWORKER_RESULT_NULL_ARGUMENT`.
+///
+/// In a pool that lies in a file the result leaves the file: call it once that is where it is to stay, or if nobody wants it;
+/// `shmworker_task_leave` otherwise. A task that no wait has given an outcome stays in the file all the same if its pool was lost: if its
+/// coordinator has died, or a pool that was attached to has ended (`SHMWORKER_RESULT_POOL_ENDED`).
 ///
 /// Threads: any, but no other may still read the result. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 #[unsafe(no_mangle)]

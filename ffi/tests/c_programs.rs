@@ -40,6 +40,12 @@ const TESTS: [(&str, &[&str]); 3] = [
     ("host", &["the program's own line", "what a worker has not written out", "what is the program's stays so"]),
 ];
 
+/// In C and in C++.
+const STATE: [(Language, &str, &[&str]); 2] = [
+    (Language::C, "state.c", &["whoever is killed, each result is had once"]),
+    (Language::Cxx, "state.cpp", &["what could not be stored is there again"]),
+];
+
 /// What else programs are compiled with, of which the headers are a part then.
 const MORE_WARNINGS: [&str; 6] =
     ["-Wshadow", "-Wconversion", "-Wsign-conversion", "-Wnull-dereference", "-Wundef", "-Wcast-qual"];
@@ -83,6 +89,12 @@ fn each_test(kind: &str, flags: &[&str]) {
     }
 }
 
+fn each_of_state(kind: &str, flags: &[&str]) {
+    for (language, name, expected) in STATE {
+        run(&build_shared(&repository().join("ffi/tests/c").join(name), language, kind, flags), expected);
+    }
+}
+
 #[test]
 fn the_examples_in_c_work_through_pkg_config() {
     each_example(Language::C, "plain", &[]);
@@ -119,6 +131,16 @@ fn misuse_and_attaching_work_as_they_should() {
 #[test]
 fn misuse_and_attaching_pass_the_sanitizers() {
     each_test("sanitized", &SANITIZERS);
+}
+
+#[test]
+fn pools_that_lie_in_a_file_go_on_whoever_is_killed() {
+    each_of_state("plain", &[]);
+}
+
+#[test]
+fn pools_that_lie_in_a_file_pass_the_sanitizers() {
+    each_of_state("sanitized", &SANITIZERS);
 }
 
 /// Builds and runs each with the library in it.

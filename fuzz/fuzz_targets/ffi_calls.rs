@@ -21,6 +21,8 @@ mod options;
 mod pool;
 #[path = "../../ffi/src/slice.rs"]
 mod slice;
+#[path = "../../ffi/src/state.rs"]
+mod state;
 #[path = "../../ffi/src/table.rs"]
 mod table;
 #[path = "../../ffi/src/task.rs"]
@@ -39,6 +41,7 @@ use options::*;
 use pool::*;
 use shmworker::plugin::abi::{shmworker_context, shmworker_payload, shmworker_result as Code};
 use slice::Versioned;
+use state::*;
 use std::{
     collections::HashSet,
     ffi::{CStr, CString, c_char, c_void},
@@ -149,7 +152,7 @@ impl Play {
         let name = [c"echo", c"none", c"\xff", c""][more % 4].as_ptr();
         let name = if more == 255 { ptr::null() } else { name };
         let len = LENGTHS[more % LENGTHS.len()];
-        match op % 23 {
+        match op % 26 {
             0 => {
                 let name = NAME.get().map_or(ptr::null(), |name| name.as_ptr());
                 let mut made = ptr::null_mut();
@@ -290,6 +293,23 @@ impl Play {
                 let code = said(unsafe { shmworker_pool_coordinator_pid(pool, &raw mut pid) });
                 self.pools.check(code, pool as usize);
                 assert_eq!(code == 0, pid > 0);
+            }
+            23 => {
+                // Its pool lies in no file.
+                let (mut found, mut made) = (shmworker_adopted { size: [24, 40, 0][more % 3], ..Versioned::ZERO }, task);
+                let code = said(unsafe { shmworker_pool_next_adopted(pool, &raw mut found, &raw mut made) });
+                self.pools.check(code, pool as usize);
+                assert!(code != 0 && made.is_null());
+            }
+            24 => {
+                let mut len = 1;
+                let code = said(unsafe { shmworker_task_input(task, ptr::null_mut(), more % 2, &raw mut len) });
+                self.tasks.check(code, task as usize);
+                assert!(code != 0 && len == 0);
+            }
+            25 => {
+                let code = said(shmworker_task_leave(task));
+                self.tasks.freed(code, task as usize);
             }
             _ => self.temporal(by, more, bytes.0),
         }

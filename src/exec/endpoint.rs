@@ -1607,8 +1607,11 @@ impl Finished<'_> {
 }
 
 impl<E: Deref<Target = Endpoint>> FinishedBy<E> {
-    /// Leaves it in hand for good: of a durable client, its successor finds it again.
+    /// Leaves it in hand for good: of a durable client, its successor finds it again. Of another it is dropped, since nobody would.
     pub(crate) fn leave(self) {
+        if !self.guard.endpoint.is_durable() {
+            return;
+        }
         let guard = ManuallyDrop::new(self.guard);
         // SAFETY: a valid value that is read once: the guard, which is not dropped, is not used any more.
         drop(unsafe { ptr::read(&raw const guard.endpoint) });

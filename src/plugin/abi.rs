@@ -18,7 +18,7 @@ use std::ffi::{c_char, c_void};
 pub const SHMWORKER_ABI_MAJOR: u32 = 1;
 
 /// Raised with each addition, which does no harm to what was compiled before.
-pub const SHMWORKER_ABI_MINOR: u32 = 1;
+pub const SHMWORKER_ABI_MINOR: u32 = 2;
 
 /// How a call ended. A code keeps its number for ever.
 #[repr(i32)]
@@ -86,6 +86,10 @@ pub enum shmworker_result {
     HasThreads = 406,
     /// The pool is that of a process from which this one was forked.
     AnotherProcess = 407,
+    /// The state file is in use: by another pool, or by a process that has something of one that has died.
+    FileInUse = 408,
+    /// Nobody can go on with the state file, or a journal beside it, as it is: the text says why.
+    FileUnfit = 409,
 
     // 500 to 599: how a task ended that has no result.
     /// Its handler gave a failure.

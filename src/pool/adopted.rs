@@ -8,7 +8,7 @@ use super::{
     tasks::{JSON, Task},
 };
 use crate::{TaskId, lockfree::descriptor::OF_NAME};
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 /// A task that a program of the same name had submitted before this one: [`Pool::adopted`](super::Pool::adopted),
 /// [`Attached::adopted`](super::Attached::adopted). Dropped, its result is not wanted.
@@ -29,13 +29,30 @@ impl Adopted {
     pub(super) fn all(pool: &Submitter) -> Vec<Adopted> {
         let client = pool.client();
         let names = pool.names();
-        let of = |(tag, task): (usize, TaskId)| {
-            let kind = client.endpoint().kind_of(task)?;
-            let name = names.get(&(kind & OF_NAME)).cloned().unwrap_or_default();
-            let key = client.endpoint().key_of(task);
-            Some(Adopted { handle: Handle::new(client.clone(), (tag, task)), kind, name, key })
-        };
-        client.adopted().unwrap_or_default().into_iter().filter_map(of).collect()
+        client
+            .adopted()
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|ticket| Adopted::of(client, &names, ticket))
+            .collect()
+    }
+
+    fn of(client: &Arc<Client>, names: &HashMap<u32, String>, (tag, task): (usize, TaskId)) -> Option<Adopted> {
+        let kind = client.endpoint().kind_of(task)?;
+        let name = names.get(&(kind & OF_NAME)).cloned().unwrap_or_default();
+        let key = client.endpoint().key_of(task);
+        Some(Adopted { handle: Handle::new(client.clone(), (tag, task)), kind, name, key })
+    }
+
+    /// The first of them that nobody has been given.
+    pub(super) fn next(pool: &Submitter) -> Option<Adopted> {
+        let client = pool.client();
+        let (tag, task) = client.next_adopted().ok()??;
+        let of = Adopted::of(client, &pool.names(), (tag, task));
+        if of.is_none() {
+            client.forget(tag);
+        }
+        of
     }
 
     /// What the task is called; empty if this program has no such task, or, where it has [attached](super::Attached), if the pool does not
@@ -51,9 +68,7 @@ impl Adopted {
 
     /// A copy of the bytes of its input, as the task has it. `None`: the pool belongs to another process.
     pub fn input(&self) -> Option<Vec<u8>> {
-        let client: &Arc<Client> = &self.handle.client;
-        client.check_home().ok()?;
-        client.endpoint().input_of(self.handle.task).ok().flatten()
+        self.handle.input()
     }
 
     /// To wait for it, if it is a task of this name and these types.

@@ -53,7 +53,7 @@ use std::{
     ops::{Deref, DerefMut},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
     thread::JoinHandle,
@@ -421,6 +421,8 @@ struct Shared {
     reserved: AtomicUsize,
     /// Inputs that are written before they count as submitted.
     filling: AtomicUsize,
+    /// The pool has ended in order: as its client asked, or after all of its tasks had come back.
+    has_ended: AtomicBool,
     #[cfg(feature = "metrics")]
     exporter: crate::observe::metrics::Exporter,
 }
@@ -443,6 +445,7 @@ impl Client {
             outstanding: AtomicUsize::new(0),
             reserved: AtomicUsize::new(0),
             filling: AtomicUsize::new(0),
+            has_ended: AtomicBool::new(false),
             #[cfg(feature = "metrics")]
             exporter: Default::default(),
         };
@@ -484,6 +487,19 @@ impl Client {
         let mut inbox = self.shared.lock();
         let tags = std::mem::take(&mut inbox.adopted);
         Ok(tags.into_iter().filter_map(|tag| Some((tag, inbox.slots.get(tag)?.task))).collect())
+    }
+
+    /// The first of them.
+    pub(super) fn next_adopted(&self) -> Result<Option<(usize, TaskId)>, AnotherProcess> {
+        self.check_home()?;
+        self.shared.resubmit();
+        let mut inbox = self.shared.lock();
+        while let Some(tag) = inbox.adopted.pop_first() {
+            if let Some(slot) = inbox.slots.get(tag) {
+                return Ok(Some((tag, slot.task)));
+            }
+        }
+        Ok(None)
     }
 
     /// # Errors
@@ -611,9 +627,9 @@ impl Client {
         Ok(self.shared.lock().groups.insert(Group::default()))
     }
 
-    /// Closes a group: what has come of it, or comes yet, isn't wanted any more.
+    /// Closes a group: what has come of it, or comes yet, isn't wanted any more. But see [`forget`](Self::forget).
     pub(super) fn close_group(&self, group: usize) {
-        if self.check_home().is_ok() {
+        if self.check_home().is_ok() && !self.is_lost() {
             self.shared.lock().close_group(group);
         }
     }
@@ -991,11 +1007,23 @@ impl Client {
         Ok(())
     }
 
-    /// This handle's result isn't wanted any more.
+    /// This handle's result isn't wanted any more. But of a durable client whose pool was lost it stays in the file: who drops all that it has
+    /// of that pool is about to go on with the next.
     pub(super) fn forget(&self, tag: usize) {
-        if self.check_home().is_ok() {
+        if self.check_home().is_ok() && !self.is_lost() {
             self.shared.lock().forget(tag);
         }
+    }
+
+    /// The pool has ended in order: what is dropped from here on isn't wanted.
+    pub(super) fn ends_in_order(&self) {
+        self.shared.has_ended.store(true, Relaxed); // seen by who has seen that it is orphaned
+    }
+
+    /// Was the pool of a durable client lost, and did not end in order?
+    fn is_lost(&self) -> bool {
+        let is_orphaned = self.endpoint().is_orphaned(); // before the look at how
+        self.is_durable() && is_orphaned && !self.shared.has_ended.load(Relaxed)
     }
 
     /// Files what has come back, if anything is outstanding: for a worker between two tasks, whose tasks may have left some

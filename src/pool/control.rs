@@ -292,7 +292,10 @@ impl Control {
         self.changed.notify_all();
         match &over {
             Err(why) => client.endpoint().orphan_because(why),
-            Ok(_) => client.endpoint().orphan(),
+            Ok(_) => {
+                client.ends_in_order();
+                client.endpoint().orphan();
+            }
         }
         let drainers = std::mem::take(&mut self.lock().drainers);
         for drainer in drainers {

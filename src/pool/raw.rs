@@ -5,7 +5,7 @@
 
 use super::{
     PoolError,
-    client::{Client, Copied, Done, Filed, Lost},
+    client::{Client, Copied, Done, Filed, Kept, Lost},
     codec::Bytes,
     handle::{Handle, TaskError, check},
     options::TaskOptions,
@@ -188,9 +188,12 @@ impl Canceller {
     }
 }
 
-/// How a task ended: its result where it lies, in the segment if it is large, for as long as this lives.
+/// How a task ended: its result where it lies, in the segment if it is large, for as long as this lives. In a pool that lies in a
+/// [file](super::Builder::file) it leaves the file only as this is dropped: whoever puts it where it is to stay does that before.
 pub struct Ended {
     result: Result<Lies, TaskError>,
+    /// What lies in the file of a task that has no result.
+    held: Option<Filed>,
     attempts: u32,
     pid: Option<u32>,
     exit: Exit,
@@ -228,7 +231,19 @@ impl Ended {
     #[doc(hidden)]
     #[inline]
     pub fn not_yet() -> Ended {
-        Ended { result: Ok(Lies::Here(0)), attempts: 0, pid: None, exit: Exit::Unknown, copy: Copied::default() }
+        let (result, copy) = (Ok(Lies::Here(0)), Copied::default());
+        Ended { result, held: None, attempts: 0, pid: None, exit: Exit::Unknown, copy }
+    }
+
+    /// As dropping it, but in a pool that lies in a file it stays there, for who has its client's name next.
+    #[doc(hidden)]
+    pub fn leave(self) {
+        if let Some(filed) = self.held {
+            drop(Kept::new(filed));
+        }
+        if let Ok(Lies::There(filed)) = self.result {
+            drop(Kept::new(filed));
+        }
     }
 
     /// What it gave.
@@ -319,8 +334,8 @@ impl Handle<Bytes> {
 
     #[inline]
     fn look(&self, at_most: Option<Duration>, ended: &mut Ended) -> Result<bool, Lost> {
-        // It looks out for a while: not for who has less time than that.
-        if at_most.is_none() {
+        // It looks out for a while: not for who has less time than that. And a copy would be let go of in the file at once.
+        if at_most.is_none() && !self.client.is_durable() {
             let Ended { copy, attempts, pid, .. } = &mut *ended;
             let copied = self.client.at_once(self.tag, bytemuck::cast_slice_mut(copy), |finished| {
                 (*attempts, *pid) = (finished.attempts(), finished.ran_by().map(|(pid, _)| pid));
@@ -335,7 +350,13 @@ impl Handle<Bytes> {
         let Done { ending, .. } = &*done;
         ended.exit = ending.trouble.as_ref().map_or(Exit::Unknown, |trouble| Exit::unpack(trouble.exit));
         (ended.attempts, ended.pid) = (ending.attempts, ending.ran_by.map(|(pid, _)| pid));
-        ended.result = check(&done).map(drop).map(|()| Lies::There(done));
+        ended.result = match check(&done).map(drop) {
+            Ok(()) => Ok(Lies::There(done)),
+            Err(e) => {
+                ended.held = self.client.is_durable().then_some(done);
+                Err(e)
+            }
+        };
         Ok(true)
     }
 
@@ -352,6 +373,22 @@ impl Handle<Bytes> {
         let len = self.client.at_once(self.tag, place, note).ok()??;
         self.is_over.store(true, Relaxed);
         Some(Landed { len, attempts, pid })
+    }
+
+    /// A copy of the bytes of its input, as the task has it. `None`: its pool lies in no file, or belongs to another process.
+    #[doc(hidden)]
+    pub fn input(&self) -> Option<Vec<u8>> {
+        self.client.check_home().ok()?;
+        // In a pool without a file the descriptor of what has ended may be another's.
+        self.client.is_durable().then(|| self.client.endpoint().input_of(self.task).ok().flatten())?
+    }
+
+    /// Says that it is not to be forgotten as it is dropped: what comes of it stays in the file that its pool lies in.
+    #[doc(hidden)]
+    pub fn leave(&self) {
+        if self.client.is_durable() {
+            self.is_over.store(true, Relaxed);
+        }
     }
 
     /// What cancels the task while another thread waits by this handle.

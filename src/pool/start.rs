@@ -2,6 +2,7 @@
 
 use super::{
     Pool,
+    attached::task_names,
     builder::{Builder, Settings},
     client::Client,
     control::{Control, Shutdown},
@@ -339,8 +340,10 @@ fn durable(
 ) -> Result<Client, StartError> {
     let Settings { file, client, sync, .. } = &plan.settings;
     let (path, client) = (file.as_deref().unwrap_or(Path::new("")), client.as_deref().unwrap_or(journal::MAIN));
+    let told = if tasks.is_none() { task_names(&endpoint) } else { Vec::new() };
+    let told = told.iter().map(|(kind, name)| (*kind, &name[..]));
     let names = tasks.into_iter().flat_map(|tasks| tasks.signatures.iter().map(|(kind, s)| (*kind, &*s.name)));
-    let (endpoint, durable) = journaled::begin(endpoint, (path, client, *sync), adopted, names)?;
+    let (endpoint, durable) = journaled::begin(endpoint, (path, client, *sync), adopted, names.chain(told))?;
     Ok(Client::new(Arc::new(endpoint), home, false).adopting(durable))
 }
 
@@ -432,8 +435,8 @@ impl Ground {
         if let Some(record) = self.segment.record(Name::of(self.plan.owner).id()) {
             record.set_label("program");
         }
-        if let (Some(record), Some(tasks)) = (self.segment.record(Name::of(self.plan.coordinator).id()), tasks) {
-            record.name_tasks(tasks.signatures.iter().map(|(&kind, signature)| (kind, &signature.name[..])));
+        if let Some(tasks) = tasks {
+            tell_names(&self.segment, &self.plan, tasks);
         }
     }
 
@@ -446,6 +449,13 @@ impl Ground {
             is_a_program: false,
             handover: None,
         }
+    }
+}
+
+/// In the coordinator's record.
+fn tell_names(segment: &Segment, plan: &Plan, tasks: &Tasks) {
+    if let Some(record) = segment.record(Name::of(plan.coordinator).id()) {
+        record.name_tasks(tasks.signatures.iter().map(|(&kind, signature)| (kind, &signature.name[..])));
     }
 }
 
@@ -589,6 +599,10 @@ impl CoordinatorsSeat<'_> {
         let os = |step| move |source| PoolError::Os { step, source };
         let &Plan { method, workers, max_workers, ref settings, .. } = self.plan;
         name_process("coordinator");
+        if self.is_a_program {
+            // The owner may be another, which knows none.
+            tell_names(self.segment, self.plan, tasks);
+        }
         launch::settle_standard_streams().map_err(os("open /dev/null"))?;
         let owner_pid = Pid::from_raw(self.plan.owner_pid);
         let pidfd = pidfd_open(owner_pid).map_err(os("watch the pool's owner"))?;

@@ -1,7 +1,7 @@
 //! What submits tasks to a pool: the program that has made it, and its tasks.
 
 use super::{
-    PoolError,
+    Adopted, PoolError,
     attached::task_names,
     client::Client,
     codec::{Pods, Wire},
@@ -374,6 +374,12 @@ impl Submitter {
     /// The name under which a task is registered.
     pub(super) fn name_of(&self, kind: u32) -> &str {
         self.signatures.as_deref().and_then(|known| known.get(&kind)).map_or("", |signature| &signature.name)
+    }
+
+    /// The next of what [`Pool::adopted`](super::Pool::adopted) would give, for who takes one at a time.
+    #[doc(hidden)]
+    pub fn next_adopted(&self) -> Option<Adopted> {
+        Adopted::next(self)
     }
 
     /// The names of all tasks; of those of another program as far as the pool tells them.
