@@ -10,7 +10,7 @@ use super::{
 use crate::{
     StateError, WorkerLimits,
     exec::endpoint::{Endpoint, cpus},
-    mem::segment::{Segment, SegmentOpenError},
+    mem::segment::Segment,
     process::{
         self,
         attach::{self, AttachError as Refused},
@@ -69,11 +69,7 @@ impl From<Refused> for AttachError {
         let text = e.to_string();
         match e {
             Refused::NotRunning { .. } => AttachError::NotRunning(text),
-            Refused::Refused { why: attach::Refusal::AnotherVersion, .. }
-            | Refused::Segment {
-                source: SegmentOpenError::VersionMismatch { .. } | SegmentOpenError::NotASegment { .. },
-                ..
-            } => AttachError::Incompatible(text),
+            e if e.is_of_another_version() => AttachError::Incompatible(text),
             Refused::Refused { .. } | Refused::RefusedClient { .. } => AttachError::Refused(text),
             Refused::ClientName(_) => AttachError::ClientName(text),
             _ => AttachError::Failed(text),

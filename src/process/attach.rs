@@ -760,6 +760,18 @@ pub(crate) enum AttachError {
     },
 }
 
+impl AttachError {
+    /// Is the pool of a version with another protocol, or another layout of the segment?
+    pub(crate) fn is_of_another_version(&self) -> bool {
+        use SegmentOpenError::{NotASegment, VersionMismatch};
+        matches!(
+            self,
+            AttachError::Refused { why: Refusal::AnotherVersion, .. }
+                | AttachError::Segment { source: VersionMismatch { .. } | NotASegment { .. }, .. }
+        )
+    }
+}
+
 struct Others<'a>(&'a [String]);
 
 impl fmt::Display for Others<'_> {
