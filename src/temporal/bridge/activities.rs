@@ -136,6 +136,14 @@ impl Bridge {
 
     /// False: that is no heartbeat.
     pub(super) fn heartbeat(&self, payload: &[u8]) -> bool {
+        if payload.len() > LARGEST {
+            // Core would send these details with a failure too, which would be refused for them.
+            tracing::warn!(
+                "a heartbeat of {} bytes is lost, of which the server takes {LARGEST} at most",
+                payload.len()
+            );
+            return true;
+        }
         let Ok(heartbeat) = ActivityHeartbeat::decode(payload) else { return false };
         let worker = self.core.get().and_then(|core| core.activities());
         if let Some(worker) = worker
