@@ -865,6 +865,27 @@ fn tasks_of_plug_ins_are_run() {
     );
 }
 
+#[test]
+fn what_a_plug_in_prints_is_not_among_the_results() {
+    let scene = Scene::new();
+    let prints = r#"
+        #include <signal.h>
+        #include <stdio.h>
+        #include <shmworker.h>
+        static int32_t prints(struct shmworker_context *context, void *user_data) {
+            (void)context, (void)user_data;
+            printf("it prints\n");
+            return raise(SIGKILL);
+        }
+        SHMWORKER_PLUGIN(host) { return shmworker_host_handler(host, "prints", prints, 0); }
+    "#;
+    compile_text(prints, &scene.path("libprints.so"), &headers());
+    let output = scene.run(&["-j1", "--load", "./libprints.so"], r#"{"label":"one","task":"prints"}"#);
+    ends(&output, exit::FAILURE);
+    assert_eq!((lines(&output).len(), &by_label(&output)["one"]["status"]), (1, &"died".into()));
+    assert!(text(&output.stderr).starts_with("it prints\n"), "{}", text(&output.stderr));
+}
+
 /// As many at a time as was said: two that meet, and those of one process.
 #[test]
 fn so_many_jobs_are_run_at_a_time() {

@@ -36,11 +36,13 @@ const TESTS: &[(&str, common::Test)] = &common::tests![
     words_are_counted_in_cpp_with_a_state_of_each_process
     payloads_go_both_ways_as_they_are_encoded
     a_failure_is_as_the_handler_says
+    a_result_that_no_server_takes_is_a_failure
     a_cancelled_attempt_ends_as_cancelled
     a_crash_is_the_failure_of_one_attempt
     a_state_that_cannot_be_made_ends_the_worker
     a_plugin_that_is_no_good_ends_the_start_with_one_line
     a_replaced_plugin_is_loaded_at_sighup_unless_it_is_no_good
+    a_sighup_during_a_drain_makes_no_haste
 ];
 
 const TASK_QUEUE: &str = "plugins";
@@ -237,6 +239,22 @@ fn a_failure_is_as_the_handler_says(scene: &Scene<'_>) {
     pool.stop(Signal::SIGTERM);
 }
 
+fn a_result_that_no_server_takes_is_a_failure(scene: &Scene<'_>) {
+    let mut pool = pool(scene, &handlers(scene), 1);
+    // What the server refuses, what its gRPC does, and what no segment takes.
+    for (len, why) in [
+        ("3000000", "Complete result exceeds size limit."),
+        ("5000000", "of which the server takes"),
+        ("100000000", "is larger than the limit of"),
+    ] {
+        assert!(!call(scene, "large", &[("json/plain", len)]).end().success());
+        let failures = events(scene, "activityTaskFailedEventAttributes");
+        let is_it = |f: &&Value| f["failure"]["message"].as_str().is_some_and(|message| message.contains(why));
+        assert!(failures.iter().any(|f| is_it(&f)), "{len}: {failures:?}");
+    }
+    pool.stop(Signal::SIGTERM);
+}
+
 fn a_cancelled_attempt_ends_as_cancelled(scene: &Scene<'_>) {
     let mut pool = pool(scene, &handlers(scene), 1);
     let logged = |line: &str| line.starts_with("[activity-worker:0] ") && line.contains("a state is made");
@@ -270,6 +288,7 @@ fn a_crash_is_the_failure_of_one_attempt(scene: &Scene<'_>) {
     let attempts = events(scene, "activityTaskStartedEventAttributes");
     let failures: Vec<_> = attempts.iter().filter_map(|a| a["lastFailure"]["message"].as_str()).collect();
     assert_eq!(failures, ["the activity process died: signal 11 (SIGSEGV)"]);
+    assert!(pool.program.stdout().iter().any(|line| line.ends_with("] it crashes")), "what it printed is there");
     fs::write(scene.home().join("go on"), "").unwrap();
     gives(held, "json/plain", "\"held\"");
     assert_eq!(noted(scene, "holds").parse(), Ok(pid), "the other process has not stopped");
@@ -356,4 +375,28 @@ fn a_replaced_plugin_is_loaded_at_sighup_unless_it_is_no_good(scene: &Scene<'_>)
     }
     gives(call(scene, "which", &[]), "binary/plain", "second");
     pool.ends();
+}
+
+fn a_sighup_during_a_drain_makes_no_haste(scene: &Scene<'_>) {
+    let mut pool = pool(scene, &handlers(scene), 1);
+    let _starter = call_here(scene, "hold", Duration::from_secs(60));
+    noted(scene, "holds");
+    pool.program.signal(Signal::SIGTERM);
+    pool.program.says("it drains", 1, |line| line.starts_with("draining"));
+    // As many as would cancel what runs, and then kill it.
+    for _ in 0..2 {
+        pool.program.signal(Signal::SIGHUP);
+        eventually("it has come", || is_taken(pool.program.pid(), Signal::SIGHUP).then_some(()));
+    }
+    fs::write(scene.home().join("go on"), "").unwrap();
+    pool.ends_well();
+    assert_eq!(events(scene, "activityTaskCompletedEventAttributes").len(), 1);
+    assert_eq!(events(scene, "activityTaskFailedEventAttributes"), [Value::Null; 0]);
+}
+
+/// Does this signal wait for the process no more?
+fn is_taken(pid: i32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap().trim();
+    u64::from_str_radix(pending, 16).unwrap() & 1 << (signal as i32 - 1) == 0
 }

@@ -30,6 +30,7 @@ const TESTS: &[(&str, common::Test)] = &common::tests![
     a_c_program_passes_the_sanitizers
     a_local_activity_is_run_by_an_activity_program
     a_run_is_evicted_when_its_program_asks_for_that
+    the_sample_is_served_while_programs_are_killed
     a_killed_program_under_parked_runs_costs_no_workflow
     activations_on_their_way_to_a_killed_program_are_failed_and_replayed
     an_eviction_in_hand_of_a_killed_program_is_answered_for_it
@@ -186,6 +187,36 @@ fn a_run_is_evicted_when_its_program_asks_for_that(scene: &Scene<'_>) {
 }
 
 // ---- deaths -------------------------------------------------------------------------------------------------------------
+
+fn the_sample_is_served_while_programs_are_killed(scene: &Scene<'_>) {
+    const WORKFLOWS: usize = 100;
+    let mut pool = pool_of(scene, 2, 2, &[]);
+    let mut starter = scene.starter(WORKFLOWS, &[]);
+    // In the middle: each time some have ended, and others have not.
+    for (i, label) in ["workflow-worker:0", "activity-worker:0", "workflow-worker:1", "activity-worker:1"]
+        .into_iter()
+        .cycle()
+        .take(8)
+        .enumerate()
+    {
+        starter.says("a further result", 1 + 10 * i, |_| true);
+        assert!(starter.is_running(), "some are left");
+        pool.kill(label);
+    }
+    // One result of each, and none of anything else.
+    results(&mut starter, WORKFLOWS);
+    let histories = scene.server.histories(scene.namespace);
+    assert_eq!(histories.len(), WORKFLOWS);
+    for history in histories {
+        let count = |event: &str| history.events().iter().filter(|e| e["eventType"] == event).count();
+        // An activity's attempts are one event each, when the last of them has ended: what counts is that nothing was done twice.
+        for event in ["ACTIVITY_TASK_SCHEDULED", "ACTIVITY_TASK_COMPLETED", "WORKFLOW_EXECUTION_COMPLETED"] {
+            assert_eq!(count(&format!("EVENT_TYPE_{event}")), 1, "{event}: {:?}", history.events());
+        }
+        assert_eq!(count(EVENT_TASK_TIMED_OUT), 0, "{:?}", history.events());
+    }
+    pool.stop(Signal::SIGTERM);
+}
 
 fn a_killed_program_under_parked_runs_costs_no_workflow(scene: &Scene<'_>) {
     let mut pool = pool_of(scene, 2, 1, &[]);

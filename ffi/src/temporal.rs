@@ -140,9 +140,9 @@ fn get(lanes: *const shmworker_temporal) -> Result<Pin<'static, Temporal>, Error
 
 /// Takes this process's seat in a pool that serves Temporal. `options` may be NULL: all zeros.
 ///
-/// `SHMWORKER_RESULT_REFUSED`: there is no seat; the text says why. `SHMWORKER_RESULT_ABI_MISMATCH`: the pool's shared memory is of another
-/// version. With a name this starts a thread; without one it is for once in
-/// a process, and the process must be the one that `shmworker run` has started: a script in between has to `exec` it.
+/// `SHMWORKER_RESULT_REFUSED`: there is no seat; the text says why. `SHMWORKER_RESULT_ABI_MISMATCH`: the pool is of another version.
+/// With a name this starts a thread; without one it is for once in a process, and the process must be the one that `shmworker run`
+/// has started: a script in between has to `exec` it.
 ///
 /// Threads: any; without a name, before any other thread reads or writes the environment. After a fork: a child attaches by itself, by
 /// name.

@@ -99,6 +99,14 @@ pub(crate) enum TakeUpError {
     Os { step: &'static str, source: io::Error },
 }
 
+impl TakeUpError {
+    /// Are library and command of different versions?
+    pub(crate) fn is_of_another_version(&self) -> bool {
+        use SegmentOpenError::{NotASegment, VersionMismatch};
+        matches!(self, TakeUpError::AnotherVersion | TakeUpError::Segment(VersionMismatch { .. } | NotASegment { .. }))
+    }
+}
+
 /// Takes the invitation up that this process's environment names.
 ///
 /// # Errors

@@ -211,6 +211,9 @@ struct State {
     orphans: Vec<Vec<u8>>,
     evicting: HashSet<Vec<u8>>,
     attempts: HashMap<Vec<u8>, Claimed<'static>>,
+    /// Attempts that are given out once that of a former bridge with the same token has ended: Core counts its local activities
+    /// from 1.
+    namesakes: Vec<(Vec<u8>, Claimed<'static>)>,
     cancels: VecDeque<Vec<u8>>,
     /// Activations that came when none could be given out.
     set_aside: VecDeque<Claimed<'static>>,
@@ -276,9 +279,12 @@ impl RawLanes {
     /// Takes the seat that `shmworker run` has for this process, which it has started.
     ///
     /// # Errors
-    /// [`RawError::Attach`]
+    /// [`RawError::Attach`], [`RawError::Incompatible`].
     pub fn invited() -> Result<RawLanes, RawError> {
-        let (seat, terms) = invitation::take_up().map_err(|e| RawError::Attach(e.to_string()))?;
+        let (seat, terms) = invitation::take_up().map_err(|e| match e {
+            e if e.is_of_another_version() => RawError::Incompatible(e.to_string()),
+            e => RawError::Attach(e.to_string()),
+        })?;
         Ok(RawLanes::new(Home::Invited(seat), terms))
     }
 
@@ -314,6 +320,7 @@ impl RawLanes {
             orphans: Vec::new(),
             evicting: HashSet::new(),
             attempts: HashMap::new(),
+            namesakes: Vec::new(),
             cancels: VecDeque::new(),
             set_aside: VecDeque::new(),
             made: Default::default(),
@@ -463,6 +470,7 @@ impl RawLanes {
         let mut s = inner.lock()?;
         if s.evicting.remove(run_id) {
             s.runs.remove(run_id);
+            s.set_aside.iter().for_each(|claimed| claimed.hold_clock());
             inner.has_changed();
             return Ok(());
         }
@@ -474,6 +482,7 @@ impl RawLanes {
             Ok(()) => {
                 if is_eviction {
                     s.runs.remove(&run_id);
+                    s.orphans.retain(|orphan| *orphan != run_id);
                 }
                 inner.has_changed();
                 Ok(())
@@ -613,6 +622,12 @@ fn greeting() -> Submission {
     Submission { max_attempts: u8::MAX, retry_on: retry_on::DIED, ..once(To::Queue(BRIDGE_QUEUE), Kind::Hello, HELLO) }
 }
 
+/// What waits for an eviction that was made here has the time of that: nobody else would see that it is never answered.
+fn watch(claimed: &Claimed<'_>) {
+    claimed.restart_clock();
+    claimed.start_clock();
+}
+
 /// Completes a task with these bytes; what is left of it otherwise.
 fn answer(claimed: Claimed<'static>, bytes: &[u8]) -> Result<(), (SubmitError, Option<Claimed<'static>>)> {
     claimed.complete(STATUS_OK, bytes.len(), |room| room.copy_from_slice(bytes))
@@ -715,6 +730,7 @@ impl Inner {
         if s.leave == Leave::Stays && self.is_leaving() {
             s.leave = if self.terms.lanes.has(Lanes::WORKFLOWS) { Leave::Asked } else { Leave::Free };
             s.leaves_since = Some(Instant::now());
+            s.namesakes.clear(); // given up: nobody has begun them
             self.has_changed();
         }
         if s.leave == Leave::Asked {
@@ -760,6 +776,7 @@ impl Inner {
                 let run_id = s.orphans.swap_remove(i);
                 s.made[0] = message::eviction(&run_id, ANOTHER_BRIDGE);
                 s.evicting.insert(run_id);
+                s.set_aside.iter().for_each(watch);
                 return Ok(Next::Message(Message::of(&s.made[0])));
             }
             if self.is_blocked(s) {
@@ -782,12 +799,23 @@ impl Inner {
         }
     }
 
+    /// An attempt whose token nobody here has any more.
+    fn namesake(s: &State) -> Option<usize> {
+        s.namesakes.iter().position(|(token, _)| !s.attempts.contains_key(token))
+    }
+
     fn look_for_attempt(&self, s: &mut State) -> Result<Next, RawError> {
         let endpoint = self.endpoint();
         loop {
             if let Some(cancel) = s.cancels.pop_front() {
                 s.made[1] = cancel;
                 return Ok(Next::Message(Message::of(&s.made[1])));
+            }
+            if let Some(i) = Inner::namesake(s) {
+                let (token, claimed) = s.namesakes.swap_remove(i);
+                let message = Message::of(claimed.input()?);
+                s.attempts.insert(token, claimed);
+                return Ok(Next::Message(message));
             }
             let mut claimed = endpoint.claim(endpoint.private())?;
             if claimed.is_none() && self.has_slot(s) {
@@ -804,7 +832,8 @@ impl Inner {
     }
 
     fn has_slot(&self, s: &State) -> bool {
-        s.leave == Leave::Stays && s.attempts.len() < self.terms.activity_slots as usize
+        let taken = s.attempts.len() + s.namesakes.len();
+        s.leave == Leave::Stays && taken < self.terms.activity_slots as usize
     }
 
     /// Takes note of what was claimed; its bytes, if it is to be given out on this lane now.
@@ -826,7 +855,11 @@ impl Inner {
             (Some(Kind::Activation | Kind::Eviction), Some(run_id)) if self.terms.lanes.has(Lanes::WORKFLOWS) => {
                 if lane != Lanes::WORKFLOWS || self.is_blocked(s) {
                     // It waits for others here, for as long as these take.
-                    claimed.hold_clock();
+                    if s.evicting.is_empty() {
+                        claimed.hold_clock()
+                    } else {
+                        watch(&claimed)
+                    }
                     s.set_aside.push_back(claimed);
                     self.has_changed();
                     return Ok(None);
@@ -841,12 +874,18 @@ impl Inner {
                 s.activations.insert(run_id, Outstanding { claimed, slot, is_eviction });
                 Ok(Some(bytes))
             }
+            (Some(Kind::Activity), Some(token)) if lane == Lanes::ACTIVITIES && s.attempts.contains_key(&token) => {
+                s.namesakes.push((token, claimed));
+                Ok(None)
+            }
             (Some(Kind::Activity), Some(token)) if lane == Lanes::ACTIVITIES => {
                 s.attempts.insert(token, claimed);
                 Ok(Some(bytes))
             }
             (Some(Kind::CancelActivity), Some(token)) => {
-                if s.attempts.contains_key(&token) {
+                let namesakes = s.namesakes.len();
+                s.namesakes.retain(|(other, _)| *other != token);
+                if s.namesakes.len() == namesakes && s.attempts.contains_key(&token) {
                     s.cancels.push_back(claimed.input()?.to_vec());
                     self.has_changed();
                 }
@@ -865,6 +904,7 @@ impl Inner {
         if s.bridge.replace(bridge).is_none() {
             return;
         }
+        s.namesakes.clear(); // of a bridge that is gone
         let State { runs, evicting, orphans, .. } = s;
         orphans.clear();
         orphans.extend(runs.iter().filter(|run_id| !evicting.contains(*run_id)).cloned());
@@ -887,7 +927,7 @@ impl Inner {
         let is_blocked = self.is_blocked(&s);
         let is_there = self.is_over.load(SeqCst)
             || workflows && (Inner::orphan(&s).is_some() || !is_blocked && !s.set_aside.is_empty())
-            || activities && !s.cancels.is_empty()
+            || activities && (!s.cancels.is_empty() || Inner::namesake(&s).is_some())
             || s.fatal.is_some();
         let mut queues: Vec<LaneId> = Vec::new();
         if workflows && !is_blocked && s.leave == Leave::Stays {
@@ -1049,6 +1089,58 @@ mod tests {
     }
 
     #[test]
+    fn an_eviction_of_a_former_bridge_that_is_answered_is_not_given_out_again() {
+        let pool = Pool::new(QUEUES.len());
+        let (old, raw) = (pool.endpoint(), raw(&pool, Duration::ZERO));
+        submit(&old, To::Queue(WORKFLOW_QUEUE), Kind::Activation, "run");
+        assert_eq!(bytes(raw.next(Lanes::WORKFLOWS)), Some(keyed("run")));
+        raw.complete_workflow(&keyed("run")).unwrap();
+        submit(&old, To::Participant(raw.inner.endpoint().name()), Kind::Eviction, "run");
+        assert_eq!(bytes(raw.next(Lanes::WORKFLOWS)), Some(keyed("run")));
+        while old.take().unwrap().is_some() {}
+        pool.bury(old.name());
+        let new = pool.endpoint();
+        submit(&new, To::Queue(WORKFLOW_QUEUE), Kind::Activation, "new");
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), None);
+        submit(&new, To::Participant(raw.inner.endpoint().name()), Kind::CancelActivity, "another bridge is here");
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), None);
+        raw.complete_workflow(&keyed("run")).unwrap();
+        assert_eq!(bytes(raw.next(Lanes::WORKFLOWS)), Some(keyed("new")));
+        raw.complete_workflow(&keyed("new")).unwrap();
+    }
+
+    #[test]
+    fn a_local_attempt_of_the_next_bridge_is_not_taken_for_that_of_the_former() {
+        let pool = Pool::new(QUEUES.len());
+        let (old, raw) = (pool.endpoint(), raw(&pool, Duration::ZERO));
+        submit(&old, To::Queue(ACTIVITY_QUEUE), Kind::Activity, "local-1");
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), Some(keyed("local-1")));
+        pool.bury(old.name());
+        let new = pool.endpoint();
+        submit(&new, To::Queue(ACTIVITY_QUEUE), Kind::Activity, "local-1");
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), Some(message::shutdown_cancel(b"local-1")));
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), None, "it waits for the end of the other");
+        raw.complete_activity(&keyed("local-1")).unwrap();
+        assert!(new.take().unwrap().is_none(), "that was not its answer");
+        raw.wait(Lanes::ACTIVITIES, None).unwrap();
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), Some(keyed("local-1")));
+        raw.complete_activity(&keyed("local-1")).unwrap();
+        assert!(new.take().unwrap().unwrap().went_well());
+        // One that is cancelled before it is given out never is.
+        submit(&new, To::Queue(ACTIVITY_QUEUE), Kind::Activity, "local-2");
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), Some(keyed("local-2")));
+        pool.bury(new.name());
+        let third = pool.endpoint();
+        submit(&third, To::Queue(ACTIVITY_QUEUE), Kind::Activity, "local-2");
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), Some(message::shutdown_cancel(b"local-2")));
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), None);
+        submit(&third, To::Participant(raw.inner.endpoint().name()), Kind::CancelActivity, "local-2");
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), None);
+        raw.complete_activity(&keyed("local-2")).unwrap();
+        assert_eq!(bytes(raw.next(Lanes::ACTIVITIES)), None);
+    }
+
+    #[test]
     fn who_leaves_takes_nothing_new_and_its_lanes_close_behind_the_last_answer() {
         let pool = Pool::new(QUEUES.len());
         let (bridge, raw) = (pool.endpoint(), raw(&pool, Duration::ZERO));
@@ -1170,6 +1262,37 @@ mod tests {
         raw.complete_workflow(&keyed("one")).unwrap();
         assert_eq!(bytes(raw.next(Lanes::WORKFLOWS)), Some(keyed("two")));
         assert!(late(), "from here on it counts");
+    }
+
+    #[test]
+    fn what_waits_for_an_eviction_that_is_never_answered_is_late() {
+        let pool = Pool::new(QUEUES.len());
+        let (old, raw) = (pool.endpoint(), raw(&pool, Duration::ZERO));
+        for run in ["one", "two"] {
+            submit(&old, To::Queue(WORKFLOW_QUEUE), Kind::Activation, run);
+            assert_eq!(bytes(raw.next(Lanes::WORKFLOWS)), Some(keyed(run)));
+            raw.complete_workflow(&keyed(run)).unwrap();
+        }
+        while old.take().unwrap().is_some() {}
+        pool.bury(old.name());
+        let new = pool.endpoint();
+        let mut s = once(To::Queue(WORKFLOW_QUEUE), Kind::Activation, 0);
+        s.limits.run_ms = 20;
+        let task = send(&new, &keyed("new"), s).unwrap();
+        let late = || {
+            let _ = pool.tick(); // sees it for the first time, perhaps
+            std::thread::sleep(Duration::from_millis(50));
+            pool.tick().late.iter().any(|&(_, late)| late == task)
+        };
+        let eviction = bytes(raw.next(Lanes::WORKFLOWS)).unwrap();
+        let run = message::key(&eviction).unwrap().to_vec();
+        raw.complete_workflow(&eviction).unwrap();
+        assert!(!late(), "the eviction was answered, and the SDK has not asked for more");
+        let eviction = bytes(raw.next(Lanes::WORKFLOWS)).unwrap();
+        assert_ne!(message::key(&eviction).unwrap(), run);
+        assert!(late(), "nobody else would end that");
+        raw.complete_workflow(&eviction).unwrap();
+        assert_eq!(bytes(raw.next(Lanes::WORKFLOWS)), Some(keyed("new")));
     }
 
     #[test]

@@ -94,6 +94,7 @@ impl Plugin {
             refused(why.to_owned())
         })?;
         std::mem::forget(library); // its code is in use from now on
+        by_lines();
         let host = Host::new(path);
         let table: *const shmworker_host = host.table();
         // SAFETY: of the header's type, and `table` is there for good.
@@ -133,10 +134,27 @@ impl Plugin {
     }
 }
 
+/// Has what handlers print in C leave this process line by line, as what they print in Rust does: it ends without the C library's
+/// leave, and what waits in its buffer would be lost.
+fn by_lines() {
+    // SAFETY: of the C library, there from the start to the end; nobody replaces it.
+    let stream = unsafe { stdout };
+    // SAFETY: an open stream, for which the C library has a buffer of its own. Nothing of a plug-in's has printed yet but its
+    // constructors.
+    unsafe { libc::setvbuf(stream, std::ptr::null_mut(), libc::_IOLBF, 0) };
+}
+
+// SAFETY: `stdout(3)`: an expression of this type, which in the C libraries of Linux is a variable of this name.
+unsafe extern "C" {
+    static stdout: *mut libc::FILE;
+}
+
 /// What the child reports, as records that end with a NUL, which neither names nor messages have inside.
 const TURN: u8 = b'T';
 const NAME: u8 = b'N';
 const REFUSED: u8 = b'R';
+/// All is said. Without it, it ended before: a plug-in may do that with any exit code.
+const DONE: u8 = b'D';
 
 /// Has a child load these libraries, and says what they bring. Names are unique among them and `taken`.
 ///
@@ -301,13 +319,14 @@ fn report(paths: &[PathBuf], to: std::io::Result<File>) -> u8 {
             }
         }
     }
+    say(DONE, "");
     0
 }
 
 /// `exit`: how the child ended; `None`: it took too long.
 fn understood(said: &[u8], paths: &[PathBuf], exit: Option<Exit>) -> Result<Vec<Manifest>, PluginError> {
     let mut manifests: Vec<Manifest> = Vec::new();
-    let mut refused = None;
+    let (mut refused, mut is_done) = (None, false);
     for record in said.split(|byte| *byte == 0).filter(|record| !record.is_empty()) {
         let text = String::from_utf8_lossy(&record[1..]).into_owned();
         match (record[0], manifests.last_mut()) {
@@ -317,17 +336,19 @@ fn understood(said: &[u8], paths: &[PathBuf], exit: Option<Exit>) -> Result<Vec<
             }
             (NAME, Some(manifest)) => manifest.handlers.push(text),
             (REFUSED, _) => refused = Some(text),
+            (DONE, _) => is_done = true,
             _ => {}
         }
     }
-    if let (None, Some(Exit::Code(0))) = (&refused, exit)
-        && manifests.len() == paths.len()
-    {
+    if is_done && exit == Some(Exit::Code(0)) {
         return Ok(manifests);
     }
     let path = manifests.last().map_or(&paths[0], |manifest| &manifest.path);
     let why = refused.unwrap_or_else(|| match exit {
-        Some(exit) => format!("a process that loaded it, to see what it brings, ended with {exit}"),
+        Some(exit) => {
+            let before = if exit == Exit::Code(0) { " before it had said that" } else { "" };
+            format!("a process that loaded it, to see what it brings, ended with {exit}{before}")
+        }
         None => format!("it takes more than {PATIENCE:?} to load and register"),
     });
     Err(PluginError::new(path, why))

@@ -116,7 +116,12 @@ pub(super) fn run(
     let encoding = if codec == Codec::Json { JSON } else { BINARY };
     let mut attempt = OfPool { name: &entry.name, context, input, encoding, room, checkpoint: None };
     match entry.call(&mut attempt, state) {
-        Ended::Well { has_result: false, .. } => Ok(room.reserve(0).map(drop)?),
+        Ended::Well { has_result: false, .. } => {
+            // Nothing, in JSON.
+            let nothing: &[u8] = if codec == Codec::Json { b"null" } else { b"" };
+            room.reserve(nothing.len())?.copy_from_slice(nothing);
+            Ok(())
+        }
         Ended::Well { encoding, .. } if codec == Codec::Json && encoding != JSON => {
             let why =
                 format!("{:?} gives its result as {encoding}: submit to it from a program, not as JSON", entry.name);

@@ -1160,7 +1160,9 @@ impl<'o> Coordinator<'o> {
         }
         while was_signalled && let Ok(Some(info)) = self.signals.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {
-                Ok(Signal::SIGHUP) if self.owner.is_some() || self.renewal.is_some() && self.mode == Mode::Running => {
+                // Nothing is loaded for a pool that is about to end; nor does who wants that want it to end at once.
+                Ok(Signal::SIGHUP) if self.owner.is_none() && self.renewal.is_some() && self.mode != Mode::Running => {}
+                Ok(Signal::SIGHUP) if self.owner.is_some() || self.renewal.is_some() => {
                     self.renew(None); // who sent it reads what the observer says
                 }
                 Ok(Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP) => self.hasten()?,

@@ -69,6 +69,17 @@ static int32_t nothing(struct shmworker_context *context, void *user_data) {
     return SHMWORKER_RESULT_OK;
 }
 
+// As many bytes as its argument says.
+static int32_t large(struct shmworker_context *context, void *user_data) {
+    (void)user_data;
+    char bytes[32];
+    uint8_t *out;
+    int32_t result = text(context, 0, bytes, sizeof bytes);
+    if (!result) result = shmworker_context_reserve(context, (size_t)atol(bytes), &out);
+    if (!result) memset(out, 'x', (size_t)atol(bytes));
+    return result;
+}
+
 // What stands behind the arguments: how many there are, the encoding and the length of each.
 static int32_t describe(struct shmworker_context *context, void *user_data) {
     (void)user_data;
@@ -192,11 +203,14 @@ static int32_t hold(struct shmworker_context *context, void *user_data) {
     return give(context, "\"held\"");
 }
 
-// Crashes at its first attempt.
+// Crashes at its first attempt, and says so.
 static int32_t crash(struct shmworker_context *context, void *user_data) {
     (void)user_data;
     volatile int *nowhere = NULL;
-    if (shmworker_context_attempt(context) == 1) *nowhere = 1;
+    if (shmworker_context_attempt(context) == 1) {
+        printf("it crashes\n");
+        *nowhere = 1;
+    }
     return give(context, "\"recovered\"");
 }
 
@@ -310,7 +324,7 @@ SHMWORKER_PLUGIN(host) {
         shmworker_handler_fn run;
     } handlers[] = {{"echo", echo},   {"reverse", reverse}, {"nothing", nothing}, {"describe", describe},
                     {"count", count}, {"fail", fail},       {"wait", wait},       {"hold", hold},
-                    {"crash", crash}, {"state", state},     {"misuse", misuse}};
+                    {"crash", crash}, {"state", state},     {"misuse", misuse},   {"large", large}};
     for (size_t i = 0; i < sizeof handlers / sizeof *handlers; ++i) {
         int32_t result = shmworker_host_handler(host, handlers[i].name, handlers[i].run, (void *)(uintptr_t)host);
         if (result) {

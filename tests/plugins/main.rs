@@ -103,6 +103,7 @@ fn what_is_submitted_as_json_is_said_to_be_json() {
     assert_eq!(as_json("describe", "[1, 2]").unwrap(), br#""json/plain 6, describe of nobody""#);
     let refused = as_json("reverse", "[1, 2]").unwrap_err().to_string();
     assert!(refused.contains(r#""reverse" gives its result as binary/plain"#), "{refused}");
+    assert_eq!(as_json("nothing", "1").unwrap(), b"null", "nothing, as JSON has it");
     assert_eq!(gives(&pool, Task::named("describe"), b"12"), br#""binary/plain 2, describe of nobody""#);
 }
 
@@ -266,6 +267,10 @@ fn plugins_that_are_no_good_are_refused_in_one_line() {
     assert_eq!(
         plugin("volatile int *nowhere = 0; (void)run; (void)host; *nowhere = 1; return 0;"),
         "a process that loaded it, to see what it brings, ended with signal 11 (SIGSEGV)"
+    );
+    assert_eq!(
+        plugin("void exit(int); shmworker_host_handler(host, \"a\", run, 0); exit(0); return 0;"),
+        "a process that loaded it, to see what it brings, ended with exit code 0 before it had said that"
     );
     let undefined =
         refusal(home, "int32_t missing(void);\nSHMWORKER_PLUGIN(host) { (void)host; return missing(); }", &ours);

@@ -31,7 +31,10 @@ use crate::{
 use halt::Halt;
 use input::{LONGEST, Lines, Next, Nudge};
 use joblog::{DoneSet, Entry, JobLog, Resume, Told, one_line};
-use nix::sys::signal::{SigSet, Signal};
+use nix::{
+    sys::signal::{SigSet, Signal},
+    unistd::dup2_stdout,
+};
 use output::{Out, Progress, There};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -39,7 +42,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs::File,
-    io::{self, Cursor, Read, Seek},
+    io::{self, Cursor, Read, Seek, Write},
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     sync::{
@@ -279,7 +282,7 @@ pub(crate) fn run(mut args: JobsArgs) -> Result<(), CliError> {
     };
     successor::hold_back()?;
     let builder = builder.workers(workers).succeeded_with(successor::args(&args.load, format));
-    let pool = builder.fork(tasks).map_err(|e| CliError::new(exit::FAILURE, e))?;
+    let pool = away_from_results(|| builder.fork(tasks)).map_err(|e| CliError::new(exit::FAILURE, e))?;
     let kept = args.state.as_ref().map(|path| State::of(path, &pool, &told.done, command));
     if let Some(state) = &kept
         && !state.adopted.is_empty()
@@ -395,6 +398,19 @@ enum Seen {
     Given(u64),
     File(File),
     Stream,
+}
+
+/// Whoever is started here writes to standard error what it writes to standard output: there is nothing to be but results.
+fn away_from_results<T>(start: impl FnOnce() -> T) -> T {
+    let _ = io::stdout().flush();
+    let results = io::stdout().as_fd().try_clone_to_owned();
+    // Closed or not to be copied: then they have what this process has.
+    let is_away = results.is_ok() && dup2_stdout(io::stderr()).is_ok();
+    let started = start();
+    if let (Ok(results), true) = (results, is_away) {
+        let _ = dup2_stdout(results);
+    }
+    started
 }
 
 fn source(args: &JobsArgs, given: Option<Vec<u8>>) -> Result<Source, CliError> {

@@ -20,7 +20,7 @@ use temporalio_common::protos::{
         activity_result::{ActivityExecutionResult, activity_execution_result::Status},
         activity_task::{ActivityCancelReason, ActivityTask, Cancel as CancelTask, activity_task::Variant},
     },
-    temporal::api::failure::v1::Failure,
+    temporal::api::failure::v1::{ApplicationFailureInfo, Failure, failure::FailureInfo},
 };
 use temporalio_sdk_core::PollError;
 
@@ -118,6 +118,7 @@ impl Bridge {
             (_, Outcome::Cancelled, _) | (_, Outcome::TimedOut, Some(_)) => cancelled_activity(token.clone(), reason),
             _ => failed_activity(token.clone(), why_not(finished, "activity")),
         };
+        let completion = sendable(completion);
         if let Some(span) = span {
             span.end_activity(Some((self.endpoint, finished)), &completion);
         }
@@ -135,6 +136,14 @@ impl Bridge {
 
     /// False: that is no heartbeat.
     pub(super) fn heartbeat(&self, payload: &[u8]) -> bool {
+        if payload.len() > LARGEST {
+            // Core would send these details with a failure too, which would be refused for them.
+            tracing::warn!(
+                "a heartbeat of {} bytes is lost, of which the server takes {LARGEST} at most",
+                payload.len()
+            );
+            return true;
+        }
         let Ok(heartbeat) = ActivityHeartbeat::decode(payload) else { return false };
         let worker = self.core.get().and_then(|core| core.activities());
         if let Some(worker) = worker
@@ -178,6 +187,26 @@ fn is_unfinished(completion: &ActivityTaskCompletion) -> bool {
 fn cancelled_activity(task_token: Vec<u8>, reason: Option<ActivityCancelReason>) -> ActivityTaskCompletion {
     let result = Some(activity::cancelled(reason, is_local(&task_token), None, &Converter::default()));
     ActivityTaskCompletion { task_token, result }
+}
+
+/// What the server's gRPC takes at most, less room for what Core adds.
+const LARGEST: usize = (4 << 20) - (64 << 10);
+
+/// In place of an answer that no server takes, a failure that says so. Core fails what is past the limits of the namespace; but an
+/// older server tells none, and what that refuses would hang until a timeout.
+fn sendable(completion: ActivityTaskCompletion) -> ActivityTaskCompletion {
+    let len = completion.encoded_len();
+    // Those of local activities go into workflow tasks.
+    if len <= LARGEST || is_local(&completion.task_token) {
+        return completion;
+    }
+    // As the server says of what it does read: no further attempt would be smaller.
+    let info =
+        ApplicationFailureInfo { r#type: "PayloadsTooLarge".to_owned(), non_retryable: true, ..Default::default() };
+    let message = format!("the activity answered with {len} bytes, of which the server takes {LARGEST} at most");
+    let failure_info = Some(FailureInfo::ApplicationFailureInfo(info));
+    let failure = Failure { message, failure_info, ..Default::default() };
+    ActivityTaskCompletion { result: Some(ActivityExecutionResult::fail(failure)), ..completion }
 }
 
 /// A retryable failure: Temporal's retry policy decides what follows.
