@@ -3,8 +3,9 @@
 // - Every name starts with `shmworker_` or `SHMWORKER_`; a function that starts with the name of a struct is its method.
 // - A function that can fail returns a `shmworker_result`, and what else it gives through its last arguments, which are set to
 //   nothing first. `shmworker_last_error` has a text beside the code.
-// - `_new`, `_fork`, `_exec`, `_attach`, `_submit` and `_reserve` give something that has to be freed by the `_free` of its struct. What
-//   a `_submit` or `_finish` uses up is freed if that succeeds.
+// - `_new`, `_fork`, `_exec`, `_attach`, `_submit`, `_reserve` and `_next_adopted` give something that has to be freed by the `_free` of its
+//   struct. What
+//   a `_submit`, `_finish` or `_leave` uses up is freed if that succeeds.
 // - A handle is no address: one that is NULL, was freed or never was one is a code, from any thread. `# Safety` says what can't be told.
 // - A struct begins with its size, so that it can grow: set it to its `sizeof`, and to zeros what is as usual.
 // - A text is UTF-8 and ends with a NUL. One that is passed is copied, one that is returned is the library's.
@@ -746,6 +747,20 @@ int32_t shmworker_pool_submit(const struct shmworker_pool *pool,
                               const struct shmworker_task_options *options,
                               struct shmworker_task **task);
 
+// Submits as `shmworker_pool_submit` does, but never waits: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is no room just now, and
+// nothing was submitted. There may be as soon as a task of this process has ended (`shmworker_task_notify`). `options` may be NULL.
+//
+// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
+//
+// # Safety
+// - As for `shmworker_pool_submit`.
+int32_t shmworker_pool_try_submit(const struct shmworker_pool *pool,
+                                  const char *name,
+                                  const void *data,
+                                  size_t len,
+                                  const struct shmworker_task_options *options,
+                                  struct shmworker_task **task);
+
 // Room for an input of `len` bytes in the segment, to be written in place and submitted without a copy. Short of room it waits.
 // `*buffer` has to be submitted by `shmworker_buffer_submit` or freed by `shmworker_buffer_free`.
 //
@@ -759,6 +774,17 @@ int32_t shmworker_pool_submit(const struct shmworker_pool *pool,
 int32_t shmworker_pool_reserve(const struct shmworker_pool *pool,
                                size_t len,
                                struct shmworker_buffer **buffer);
+
+// Room as `shmworker_pool_reserve` gives it, but never waits: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is none just now.
+// `shmworker_buffer_submit` of what it gives doesn't wait either.
+//
+// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
+//
+// # Safety
+// - `buffer` is NULL or can be written to.
+int32_t shmworker_pool_try_reserve(const struct shmworker_pool *pool,
+                                   size_t len,
+                                   struct shmworker_buffer **buffer);
 
 // A file descriptor that is readable while there is an event to be taken by `shmworker_pool_next_event`: for `poll` and `epoll`. It
 // belongs to the pool: neither read nor close it.
@@ -822,7 +848,7 @@ int32_t shmworker_pool_free(struct shmworker_pool *pool);
 // `SHMWORKER_RESULT_REFUSED`: another process has the client's name, or the pool lies in no file. `SHMWORKER_RESULT_FILE_UNFIT`: its
 // journal, which lies beside the file, can't be used. Otherwise as there.
 //
-// Threads: any; it starts one, which watches the coordinator, and with a `client` one that syncs its journal.
+// Threads: any; it starts one, which watches the coordinator, and with a `client` one that syncs its journal. After a fork: a child attaches by itself.
 //
 // # Safety
 // - `name` is NULL or a text; `options` is NULL or as its `size` says; `pool` is NULL or can be written to.
@@ -839,7 +865,7 @@ int32_t shmworker_pool_attach_with(const char *name,
 // One that has a key goes to whoever submits that key first, if that comes before. What nobody asks for runs all the same, and is there
 // again at the next start, unless it has no key and a submission needs its room: who wants them all calls this before it submits.
 //
-// Threads: any.
+// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 //
 // # Safety
 // - `found` is NULL or as its `size` says; `task` is NULL or can be written to.
@@ -852,7 +878,7 @@ int32_t shmworker_pool_next_adopted(const struct shmworker_pool *pool,
 //
 // `SHMWORKER_RESULT_TOO_LARGE`: more than `capacity`; `*len` was filled in. `SHMWORKER_RESULT_NOT_FOUND`: its pool lies in no file.
 //
-// Threads: any.
+// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 //
 // # Safety
 // - At `data` there is room for `capacity` bytes, or `capacity` is 0; `len` is NULL or can be written to.
@@ -864,7 +890,7 @@ int32_t shmworker_task_input(const struct shmworker_task *task,
 // Frees a task as `shmworker_task_free` does, but in a pool that lies in a file its result stays there, for the next start or for who
 // attaches next under this client's name: for who could not put it where it was to stay. In another pool it is the same as that.
 //
-// Threads: any, but no other may still read the result.
+// Threads: any, but no other may still read the result. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 int32_t shmworker_task_leave(struct shmworker_task *task);
 
 // Waits until the task has ended, at most for `timeout_ms` milliseconds (0: looks; negative: for as long as it takes), and says how

@@ -641,9 +641,31 @@ public:
         return task(raw);
     }
 
+    // The same without a wait. Nothing: there is no room just now.
+    std::optional<task> try_submit(const std::string &name, bytes input, const task_options &options = {}) const {
+        shmworker_task *raw = nullptr;
+        const auto code = shmworker_pool_try_submit(raw_.get(), name.c_str(), input.data(), input.size(), &options, &raw);
+        if (code == SHMWORKER_RESULT_NO_SPACE) {
+            return std::nullopt;
+        }
+        check(code);
+        return task(raw);
+    }
+
     buffer reserve(std::size_t len) const {
         shmworker_buffer *raw = nullptr;
         check(shmworker_pool_reserve(raw_.get(), len, &raw));
+        return buffer(raw);
+    }
+
+    // The same without a wait. Nothing: there is no room just now.
+    std::optional<buffer> try_reserve(std::size_t len) const {
+        shmworker_buffer *raw = nullptr;
+        const auto code = shmworker_pool_try_reserve(raw_.get(), len, &raw);
+        if (code == SHMWORKER_RESULT_NO_SPACE) {
+            return std::nullopt;
+        }
+        check(code);
         return buffer(raw);
     }
 

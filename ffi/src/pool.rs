@@ -299,6 +299,38 @@ pub unsafe extern "C" fn shmworker_pool_submit(
     })
 }
 
+/// Submits as `shmworker_pool_submit` does, but never waits: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is no room just now, and
+/// nothing was submitted. There may be as soon as a task of this process has ended (`shmworker_task_notify`). `options` may be NULL.
+///
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
+///
+/// # Safety
+/// - As for `shmworker_pool_submit`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_try_submit(
+    pool: *const shmworker_pool,
+    name: *const c_char,
+    data: *const c_void,
+    len: usize,
+    options: *const shmworker_task_options,
+    task: *mut *mut shmworker_task,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: the caller's word.
+        let place = unsafe { out("task", task) }?;
+        *place = ptr::null_mut();
+        let open = Pool::open(pool)?;
+        // SAFETY: the caller's word.
+        let name = unsafe { text("name", name) }?;
+        // SAFETY: the caller's word.
+        let input = unsafe { slice("data", data.cast::<u8>(), len) }?;
+        // SAFETY: the caller's word.
+        let options = unsafe { task_options(options) }?;
+        *place = Task::register(open.try_submit_bytes(name, input, &options)?, pool)?;
+        Ok(())
+    })
+}
+
 /// Room for an input of `len` bytes in the segment, to be written in place and submitted without a copy. Short of room it waits.
 /// `*buffer` has to be submitted by `shmworker_buffer_submit` or freed by `shmworker_buffer_free`.
 ///
@@ -320,6 +352,28 @@ pub unsafe extern "C" fn shmworker_pool_reserve(
         let place = unsafe { out("buffer", buffer) }?;
         *place = ptr::null_mut();
         *place = Buffer::register(Pool::open(pool)?.reserve(len)?)?;
+        Ok(())
+    })
+}
+
+/// Room as `shmworker_pool_reserve` gives it, but never waits: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is none just now.
+/// `shmworker_buffer_submit` of what it gives doesn't wait either.
+///
+/// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
+///
+/// # Safety
+/// - `buffer` is NULL or can be written to.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shmworker_pool_try_reserve(
+    pool: *const shmworker_pool,
+    len: usize,
+    buffer: *mut *mut shmworker_buffer,
+) -> i32 {
+    boundary(|| {
+        // SAFETY: the caller's word.
+        let place = unsafe { out("buffer", buffer) }?;
+        *place = ptr::null_mut();
+        *place = Buffer::register(Pool::open(pool)?.try_reserve(len)?)?;
         Ok(())
     })
 }

@@ -4,7 +4,8 @@
 mod common;
 
 use common::{
-    Language, PREFIX, SANITIZED, SANITIZERS, WARNINGS, build_by_cmake, example, output_of, pkg_config, repository, scratch,
+    Language, PREFIX, SANITIZED, SANITIZERS, WARNINGS, build_by_cmake, example, output_of, pkg_config, repository,
+    scratch,
 };
 use std::{
     ffi::OsStr,

@@ -96,13 +96,14 @@ fn calls(source: &str, name: &str) -> Vec<Vec<String>> {
     found.map(|(at, _)| in_parentheses(&source[at + name.len()..])).collect()
 }
 
-/// With `misuse.c`, which says what comes of it: each pointer was NULL, each length 0 and `SIZE_MAX`, in some call.
+/// With `misuse.c` and `state.c`, which say what comes of it: each pointer was NULL, each length 0 and `SIZE_MAX`, in some call.
 #[test]
 fn each_function_is_tried_with_null_and_with_lengths_that_nothing_has() {
     let ffi = Path::new(env!("CARGO_MANIFEST_DIR"));
     let functions = functions(&fs::read_to_string(ffi.join("include/shmworker.h")).unwrap());
     assert!(functions.len() > 60 && functions.contains_key("shmworker_context_argument"), "{functions:?}");
-    let misuse = without_comments(&fs::read_to_string(ffi.join("tests/c/misuse.c")).unwrap());
+    let read = |name: &str| without_comments(&fs::read_to_string(ffi.join("tests/c").join(name)).unwrap());
+    let misuse = read("misuse.c") + &read("state.c");
     let mut missing = Vec::new();
     for (name, parameters) in &functions {
         let calls = calls(&misuse, name);
@@ -123,5 +124,5 @@ fn each_function_is_tried_with_null_and_with_lengths_that_nothing_has() {
             }
         }
     }
-    assert!(missing.is_empty(), "in misuse.c:\n{}", missing.join("\n"));
+    assert!(missing.is_empty(), "in misuse.c or state.c:\n{}", missing.join("\n"));
 }

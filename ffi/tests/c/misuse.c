@@ -5,6 +5,7 @@
 
 #include "expect.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -136,8 +137,10 @@ static void null_arguments(void) {
     EXPECT(NULL_ARGUMENT, shmworker_pool_submit(NULL, "echo", "", 0, NULL, &task));
     EXPECT_TRUE(task == NULL);
     EXPECT(NULL_ARGUMENT, shmworker_pool_submit(NULL, "echo", "", 0, NULL, NULL));
+    EXPECT(NULL_ARGUMENT, shmworker_pool_try_submit(NULL, "echo", "", 0, NULL, &task));
     EXPECT(NULL_ARGUMENT, shmworker_pool_reserve(NULL, 1, &buffer));
     EXPECT(NULL_ARGUMENT, shmworker_pool_reserve(NULL, 1, NULL));
+    EXPECT(NULL_ARGUMENT, shmworker_pool_try_reserve(NULL, 1, &buffer));
     EXPECT(NULL_ARGUMENT, shmworker_pool_event_fd(NULL, &number));
     EXPECT(NULL_ARGUMENT, shmworker_pool_event_fd(NULL, NULL));
     EXPECT(NULL_ARGUMENT, shmworker_pool_next_event(NULL, NULL, NULL));
@@ -370,6 +373,10 @@ static void lengths(void) {
     EXPECT(TOO_LARGE, shmworker_pool_submit(pool, "echo", "", SIZE_MAX, NULL, &task));
     EXPECT(NULL_ARGUMENT, shmworker_pool_submit(pool, NULL, "", 0, NULL, &task));
     EXPECT(NULL_ARGUMENT, shmworker_pool_submit(pool, "echo", "", 0, NULL, NULL));
+    EXPECT(NULL_ARGUMENT, shmworker_pool_try_submit(pool, "echo", NULL, 1, NULL, &task));
+    EXPECT(TOO_LARGE, shmworker_pool_try_submit(pool, "echo", "", SIZE_MAX, NULL, &task));
+    EXPECT(NULL_ARGUMENT, shmworker_pool_try_submit(pool, NULL, "", 0, NULL, &task));
+    EXPECT(NULL_ARGUMENT, shmworker_pool_try_submit(pool, "echo", "", 0, NULL, NULL));
     EXPECT(INVALID_UTF8, shmworker_pool_submit(pool, "\xff", "", 0, NULL, &task));
     EXPECT(TASK_UNKNOWN, shmworker_pool_submit(pool, "ehco", "", 0, NULL, &task));
     EXPECT_TEXT("echo");
@@ -394,6 +401,8 @@ static void lengths(void) {
     options = (struct shmworker_task_options){.size = 8};
     EXPECT(INVALID_ARGUMENT, shmworker_pool_submit(pool, "echo", "", 0, &options, &task));
     EXPECT(TOO_LARGE, shmworker_pool_reserve(pool, SIZE_MAX, &buffer));
+    EXPECT(TOO_LARGE, shmworker_pool_try_reserve(pool, SIZE_MAX, &buffer));
+    EXPECT(NULL_ARGUMENT, shmworker_pool_try_reserve(pool, 0, NULL));
     EXPECT_TRUE(buffer == NULL);
     EXPECT(OK, shmworker_pool_reserve(pool, 0, &buffer));
     EXPECT(OK, shmworker_buffer_data(buffer, &data, &len));
@@ -545,6 +554,36 @@ static void reserves_everything(void) {
     EXPECT(NO_SPACE, shmworker_pool_submit(pool, "echo", "", 0, NULL, &task));
     while (n > 0) {
         EXPECT(OK, shmworker_buffer_free(buffers[--n]));
+    }
+}
+
+// All that may be under way, from a loop that must not wait: an error, and room again once something has ended.
+static void submits_until_there_is_no_room(void) {
+    static struct shmworker_task *tasks[1 << 16];
+    struct shmworker_buffer *buffer;
+    struct shmworker_outcome outcome = {.size = sizeof outcome};
+    struct pollfd ended = {.events = POLLIN};
+    size_t n = 0;
+    int32_t code;
+    while ((code = shmworker_pool_try_submit(pool, "stay", "", 0, NULL, &tasks[n])) == SHMWORKER_RESULT_OK) {
+        EXPECT_TRUE(++n < sizeof tasks / sizeof *tasks);
+    }
+    EXPECT(NO_SPACE, code);
+    EXPECT_TRUE(tasks[n] == NULL);
+    EXPECT(NO_SPACE, shmworker_pool_try_reserve(pool, 1, &buffer));
+    EXPECT(OK, shmworker_task_notify(tasks[0], NULL));
+    EXPECT(OK, shmworker_task_cancel(tasks[0]));
+    EXPECT(OK, shmworker_pool_event_fd(pool, &ended.fd));
+    EXPECT_TRUE(poll(&ended, 1, -1) == 1);
+    EXPECT(OK, shmworker_pool_next_event(pool, NULL, NULL));
+    EXPECT(OK, shmworker_pool_try_reserve(pool, 1, &buffer));
+    EXPECT(OK, shmworker_buffer_free(buffer));
+    for (size_t i = 0; i < n; i++) {
+        EXPECT(OK, shmworker_task_cancel(tasks[i]));
+    }
+    while (n > 0) {
+        EXPECT(OK, shmworker_task_wait(tasks[--n], -1, &outcome));
+        EXPECT(OK, shmworker_task_free(tasks[n]));
     }
 }
 
@@ -705,6 +744,7 @@ int main(int argc, char **argv) {
     stale_handles();
     events();
     reserves_everything();
+    submits_until_there_is_no_room();
     threads();
     in_a_fork(handlers);
     after_shutdown(handlers);
