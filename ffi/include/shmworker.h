@@ -876,7 +876,8 @@ int32_t shmworker_pool_next_adopted(const struct shmworker_pool *pool,
 // Copies the input of a task in a pool that lies in a file to `data`, which has room for `capacity` bytes: for one of a former life
 // that has no key to tell it by. `*len` is how many there are.
 //
-// `SHMWORKER_RESULT_TOO_LARGE`: more than `capacity`; `*len` was filled in. `SHMWORKER_RESULT_NOT_FOUND`: its pool lies in no file.
+// `SHMWORKER_RESULT_TOO_LARGE`: more than `capacity`; `*len` was filled in. `SHMWORKER_RESULT_NOT_FOUND`: its pool lies in no file, or
+// has ended before it. `SHMWORKER_RESULT_BUSY`: another thread waits for it.
 //
 // Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 //

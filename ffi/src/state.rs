@@ -11,7 +11,6 @@ use crate::{
 use shmworker::{plugin::abi::shmworker_result as Code, pool::AttachOptions};
 use std::{
     ffi::{CString, c_char, c_void},
-    mem::offset_of,
     ptr,
 };
 
@@ -66,7 +65,6 @@ unsafe impl Versioned for shmworker_adopted {
     const ZERO: Self =
         shmworker_adopted { size: size_of::<Self>(), name: ptr::null(), key: ptr::null(), is_json: 0, reserved: 0 };
 }
-const _: () = assert!(offset_of!(shmworker_adopted, size) == 0 && offset_of!(shmworker_attach_options, size) == 0);
 
 /// What is told of a task of a former life, for as long as that is there.
 pub(crate) struct Former {
@@ -166,7 +164,8 @@ pub unsafe extern "C" fn shmworker_pool_next_adopted(
 /// Copies the input of a task in a pool that lies in a file to `data`, which has room for `capacity` bytes: for one of a former life
 /// that has no key to tell it by. `*len` is how many there are.
 ///
-/// `SHMWORKER_RESULT_TOO_LARGE`: more than `capacity`; `*len` was filled in. `SHMWORKER_RESULT_NOT_FOUND`: its pool lies in no file.
+/// `SHMWORKER_RESULT_TOO_LARGE`: more than `capacity`; `*len` was filled in. `SHMWORKER_RESULT_NOT_FOUND`: its pool lies in no file, or
+/// has ended before it. `SHMWORKER_RESULT_BUSY`: another thread waits for it.
 ///
 /// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
 ///
@@ -186,8 +185,9 @@ pub unsafe extern "C" fn shmworker_task_input(
         let found = handle::get::<Task>(task)?;
         // SAFETY: the caller's word.
         let place = unsafe { room("data", data.cast(), capacity) }?;
-        let Some(input) = found.input() else {
-            return Err(Error::new(Code::NotFound, "the task's pool lies in no file: its input is not kept"));
+        let Some(input) = found.input()? else {
+            let why = "the task's input is not kept: its pool lies in no file, or has ended before it";
+            return Err(Error::new(Code::NotFound, why));
         };
         *len = input.len();
         let Some(place) = place.get_mut(..input.len()) else {

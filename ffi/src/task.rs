@@ -217,9 +217,12 @@ impl Task {
         Task { handle, step, kept, pool: pool.addr(), told, _former: former, is_left }
     }
 
-    /// A copy of its input. `None`: its pool lies in no file.
-    pub(crate) fn input(&self) -> Option<Vec<u8>> {
-        self.handle.input()
+    /// A copy of its input. `None`: its pool lies in no file, or has ended before it.
+    pub(crate) fn input(&self) -> Result<Option<Vec<u8>>, Error> {
+        // Nobody finishes it meanwhile, which would give its input up. What has ended has it until it is dropped.
+        let _waiting = self.waiting()?;
+        let is_lost = self.kept().is_some_and(|kept| kept.code == Code::PoolEnded);
+        Ok(if is_lost { None } else { self.handle.input() })
     }
 
     /// What comes of it is not to go as this is dropped, if its pool lies in a file.

@@ -296,7 +296,8 @@ impl Play {
             }
             23 => {
                 // Its pool lies in no file.
-                let (mut found, mut made) = (shmworker_adopted { size: [24, 40, 0][more % 3], ..Versioned::ZERO }, task);
+                let size = [size_of::<shmworker_adopted>(), usize::MAX, 0][more % 3];
+                let (mut found, mut made) = (shmworker_adopted { size, ..Versioned::ZERO }, task);
                 let code = said(unsafe { shmworker_pool_next_adopted(pool, &raw mut found, &raw mut made) });
                 self.pools.check(code, pool as usize);
                 assert!(code != 0 && made.is_null());
