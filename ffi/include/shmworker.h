@@ -313,8 +313,8 @@ typedef struct shmworker_task_options {
   // The queue in which it waits. NULL: the first.
   const char *queue;
   // An idempotency key: while a task with this key that this process has submitted is not over, another submission with it joins
-  // that one. In a pool that lies in a file so it does until the result is let go, also if a former life has submitted it; there it
-  // has 1 to 120 bytes. Not looked at by `shmworker_buffer_submit`. NULL: none.
+  // that one. In a pool that lies in a file so it does until a wait has given its outcome, also if a former life has submitted it;
+  // there it has 1 to 120 bytes. Not looked at by `shmworker_buffer_submit`. NULL: none.
   const char *key;
   // How often it is tried at most, up to 255. 0: once.
   uint32_t max_attempts;
@@ -747,7 +747,7 @@ int32_t shmworker_pool_submit(const struct shmworker_pool *pool,
                               const struct shmworker_task_options *options,
                               struct shmworker_task **task);
 
-// Submits as `shmworker_pool_submit` does, but never waits: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is no room just now, and
+// Submits as `shmworker_pool_submit` does, but never waits for room: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is no room just now, and
 // nothing was submitted. There may be as soon as a task of this process has ended (`shmworker_task_notify`). `options` may be NULL.
 //
 // Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
@@ -775,7 +775,7 @@ int32_t shmworker_pool_reserve(const struct shmworker_pool *pool,
                                size_t len,
                                struct shmworker_buffer **buffer);
 
-// Room as `shmworker_pool_reserve` gives it, but never waits: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is none just now.
+// Room as `shmworker_pool_reserve` gives it, but never waits for it: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is none just now.
 // `shmworker_buffer_submit` of what it gives doesn't wait either.
 //
 // Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
@@ -860,7 +860,8 @@ int32_t shmworker_pool_attach_with(const char *name,
 // let go of when they ended. `*task` is as one that was submitted just now: to be waited for, and to be freed. `*found` says what it
 // is; its texts are there until the task is freed. It may be NULL.
 //
-// `SHMWORKER_RESULT_NOT_FOUND`: there is none any more, as in a pool without a file always.
+// `SHMWORKER_RESULT_NOT_FOUND`: there is none any more, as in a pool without a file always; or, where the journal has more than there is
+// room for, none before some of those that this has given are freed.
 //
 // One that has a key goes to whoever submits that key first, if that comes before. What nobody asks for runs all the same, and is there
 // again at the next start, unless it has no key and a submission needs its room: who wants them all calls this before it submits.

@@ -96,8 +96,8 @@ pub struct shmworker_task_options {
     /// The queue in which it waits. NULL: the first.
     pub queue: *const c_char,
     /// An idempotency key: while a task with this key that this process has submitted is not over, another submission with it joins
-    /// that one. In a pool that lies in a file so it does until the result is let go, also if a former life has submitted it; there it
-    /// has 1 to 120 bytes. Not looked at by `shmworker_buffer_submit`. NULL: none.
+    /// that one. In a pool that lies in a file so it does until a wait has given its outcome, also if a former life has submitted it;
+    /// there it has 1 to 120 bytes. Not looked at by `shmworker_buffer_submit`. NULL: none.
     pub key: *const c_char,
     /// How often it is tried at most, up to 255. 0: once.
     pub max_attempts: u32,

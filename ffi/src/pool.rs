@@ -299,7 +299,7 @@ pub unsafe extern "C" fn shmworker_pool_submit(
     })
 }
 
-/// Submits as `shmworker_pool_submit` does, but never waits: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is no room just now, and
+/// Submits as `shmworker_pool_submit` does, but never waits for room: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is no room just now, and
 /// nothing was submitted. There may be as soon as a task of this process has ended (`shmworker_task_notify`). `options` may be NULL.
 ///
 /// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.
@@ -356,7 +356,7 @@ pub unsafe extern "C" fn shmworker_pool_reserve(
     })
 }
 
-/// Room as `shmworker_pool_reserve` gives it, but never waits: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is none just now.
+/// Room as `shmworker_pool_reserve` gives it, but never waits for it: for event loops. `SHMWORKER_RESULT_NO_SPACE`: there is none just now.
 /// `shmworker_buffer_submit` of what it gives doesn't wait either.
 ///
 /// Threads: any. After a fork: `SHMWORKER_RESULT_STALE_HANDLE` in the child.

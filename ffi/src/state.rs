@@ -122,7 +122,8 @@ pub unsafe extern "C" fn shmworker_pool_attach_with(
 /// let go of when they ended. `*task` is as one that was submitted just now: to be waited for, and to be freed. `*found` says what it
 /// is; its texts are there until the task is freed. It may be NULL.
 ///
-/// `SHMWORKER_RESULT_NOT_FOUND`: there is none any more, as in a pool without a file always.
+/// `SHMWORKER_RESULT_NOT_FOUND`: there is none any more, as in a pool without a file always; or, where the journal has more than there is
+/// room for, none before some of those that this has given are freed.
 ///
 /// One that has a key goes to whoever submits that key first, if that comes before. What nobody asks for runs all the same, and is there
 /// again at the next start, unless it has no key and a submission needs its room: who wants them all calls this before it submits.

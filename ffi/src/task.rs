@@ -207,7 +207,11 @@ impl Task {
         pool: *const shmworker_pool,
         former: Former,
     ) -> Result<*mut shmworker_task, Error> {
-        handle::register(Task::new(handle, pool, Some(Box::new(former))))
+        let task = Task::new(handle, pool, Some(Box::new(former)));
+        task.leave(); // for as long as nobody has its handle
+        let registered = handle::register(task)?;
+        handle::get::<Task>(registered)?.is_left.store(false, Relaxed);
+        Ok(registered)
     }
 
     #[inline(always)]

@@ -326,6 +326,8 @@ pub(super) struct Inbox {
     in_place: VecDeque<usize>,
     /// Tasks of former lives that nobody has asked for yet: they have a handle each.
     adopted: BTreeSet<usize>,
+    /// Those whose last handle has gone, and left what comes of it in the file.
+    left: BTreeSet<usize>,
     /// Some of these were let go.
     has_let_unasked_go: bool,
     /// Somebody sleeps in the kernel for all.
@@ -546,7 +548,7 @@ impl Client {
     /// Makes the task of a former life with this key one of a group, if nobody has asked for it yet.
     pub(super) fn adopt_in(&self, member: Member, key: &str) -> Result<Option<TaskId>, AnotherProcess> {
         self.check_home()?;
-        self.shared.fetch(key);
+        self.shared.fetch(key, true);
         let mut inbox = self.shared.lock();
         let Some(&tag) = inbox.keys.get(key) else { return Ok(None) };
         if !inbox.adopted.remove(&tag) {
@@ -715,6 +717,7 @@ impl Client {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(usize, TaskId), PoolError> {
         self.check_home()?;
+        self.shared.fetch(key, may_wait);
         // It needs no room then.
         let joined = self.shared.join(&mut self.shared.lock(), key);
         match joined {
@@ -1015,13 +1018,26 @@ impl Client {
         }
     }
 
+    /// This handle has gone, and leaves what comes of its task in the file.
+    pub(super) fn leave(&self, tag: usize) {
+        if self.check_home().is_ok() {
+            let mut inbox = self.shared.lock();
+            match inbox.slots.get_mut(tag) {
+                // It is for the others to say what is to come of it.
+                Some(slot) if slot.handles > 1 => slot.handles -= 1,
+                Some(_) => drop(inbox.left.insert(tag)),
+                None => {}
+            }
+        }
+    }
+
     /// The pool has ended in order: what is dropped from here on isn't wanted.
     pub(super) fn ends_in_order(&self) {
         self.shared.has_ended.store(true, Relaxed); // seen by who has seen that it is orphaned
     }
 
     /// Was the pool of a durable client lost, and did not end in order?
-    fn is_lost(&self) -> bool {
+    pub(super) fn is_lost(&self) -> bool {
         let is_orphaned = self.endpoint().is_orphaned(); // before the look at how
         self.is_durable() && is_orphaned && !self.shared.has_ended.load(Relaxed)
     }
@@ -1362,10 +1378,10 @@ impl Shared {
     }
 
     /// Submits the one with this key, if it is one of these.
-    fn fetch(&self, key: &str) {
+    fn fetch(&self, key: &str, may_wait: bool) {
         if let Some(journal) = &self.journal
             && let Some((number, open)) = journal.next_of_backlog(Some(key))
-            && let Err(open) = self.submit_again(number, open, true)
+            && let Err(open) = self.submit_again(number, open, may_wait)
         {
             journal.put_back(number, open);
         }
@@ -1509,8 +1525,8 @@ impl Shared {
         let is_under_way = matches!(slot.state, State::Waiting(_)) || self.endpoint.is_durable();
         let is_joined = !is_here && slot.key() == Some(key) && is_under_way;
         let ticket = (tag, slot.task);
-        // One that was adopted has a handle for whoever asks first.
-        if is_joined && !inbox.adopted.remove(&tag) {
+        // One that was adopted, or left, has a handle for whoever asks first.
+        if is_joined && !inbox.adopted.remove(&tag) && !inbox.left.remove(&tag) {
             inbox.slots[tag].handles += 1;
         }
         is_joined.then_some(ticket)

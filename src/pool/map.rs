@@ -453,7 +453,9 @@ impl<I: Wire, O: Wire, T: Iterator> Drop for Engine<'_, I, O, T> {
     fn drop(&mut self) {
         let Some(Sending { group, .. }) = self.sending else { return };
         let client = self.pool.client();
-        for Flight { task, .. } in self.flights.drain() {
+        // Of a pool that was lost they go on in its file.
+        let is_lost = client.is_lost();
+        for Flight { task, .. } in self.flights.drain().filter(|_| !is_lost) {
             // Damage is reported by the next operation that meets it.
             let _ = client.cancel(task);
         }

@@ -386,8 +386,8 @@ impl Handle<Bytes> {
     /// Says that it is not to be forgotten as it is dropped: what comes of it stays in the file that its pool lies in.
     #[doc(hidden)]
     pub fn leave(&self) {
-        if self.client.is_durable() {
-            self.is_over.store(true, Relaxed);
+        if self.client.is_durable() && !self.is_over.swap(true, Relaxed) {
+            self.client.leave(self.tag);
         }
     }
 

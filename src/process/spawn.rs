@@ -249,7 +249,7 @@ pub(crate) fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: impl Into<Option<Signa
 /// Of `pidfd_send_signal`: to the process group of that number.
 const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 
-fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Option<Signal>, flags: libc::c_uint) -> nix::Result<()> {
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Option<Signal>, flags: libc::c_uint) -> nix::Result<()> {
     /// Valgrind, which has no such call, would complain of each.
     static IS_MISSING: AtomicBool = AtomicBool::new(false);
     if IS_MISSING.load(Relaxed) {
@@ -270,6 +270,10 @@ fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: Option<Signal>, flags: libc:
 fn signal_by_number(pidfd: BorrowedFd<'_>, signal: Option<Signal>) -> nix::Result<()> {
     let info =
         std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).map_err(|_| Errno::ENOSYS)?;
+    // Those there are the numbers of whose /proc this is.
+    if std::fs::read_link("/proc/self").ok().is_none_or(|own| own.to_str() != Some(&getpid().to_string())) {
+        return Err(Errno::ENOSYS);
+    }
     let number = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok()).ok_or(Errno::ENOSYS)?;
     // 0: another PID namespace's; -1: it was reaped.
     if number > 0 { kill(Pid::from_raw(number), signal) } else { Err(Errno::ESRCH) }

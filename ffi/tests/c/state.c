@@ -533,10 +533,16 @@ static void a_pool_that_was_lost_keeps_what_nobody_has_had(void) {
     EXPECT(STALE_HANDLE, shmworker_task_leave(tasks[0]));
     tasks[3] = submit(pool, "run", dir, "not waited for");
     EXPECT(OK, shmworker_task_leave(tasks[3]));
+    // Left before it was waited for, it is whose who gives its key again: freed by that one, it is gone.
+    tasks[3] = submit(pool, "run", dir, "asked for again");
+    EXPECT(OK, shmworker_task_leave(tasks[3]));
+    tasks[3] = submit(pool, "run", dir, "asked for again");
+    ends(tasks[3], "ran", 1);
+    EXPECT(OK, shmworker_task_free(tasks[3]));
     tasks[3] = submit(pool, "run", dir, "not wanted");
     EXPECT(OK, shmworker_task_free(tasks[3]));
     EXPECT(OK, shmworker_pool_free(pool));
-    EXPECT_TRUE(size_of(in(dir, "ran")) == 5);
+    EXPECT_TRUE(size_of(in(dir, "ran")) == 6);
     pool = start("fork", dir, 1, NULL);
     // One is asked for by its key: nothing runs for it.
     tasks[0] = submit(pool, "run", dir, "has run");
@@ -548,7 +554,7 @@ static void a_pool_that_was_lost_keeps_what_nobody_has_had(void) {
     char copy[3];
     EXPECT(TOO_LARGE, shmworker_task_finish(tasks[3], -1, copy, 2, &outcome));
     EXPECT(OK, shmworker_task_finish(tasks[3], -1, copy, 3, &outcome));
-    EXPECT_TRUE(outcome.len == 3 && memcmp(copy, "ran", 3) == 0 && size_of(in(dir, "ran")) == 5);
+    EXPECT_TRUE(outcome.len == 3 && memcmp(copy, "ran", 3) == 0 && size_of(in(dir, "ran")) == 6);
     EXPECT(OK, shmworker_task_free(tasks[0]));
     EXPECT(OK, shmworker_task_finish(tasks[1], -1, NULL, 0, &outcome));
     EXPECT(OK, shmworker_task_finish(submit(pool, "run", dir, NULL), -1, copy, 3, &outcome));

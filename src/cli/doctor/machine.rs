@@ -12,7 +12,7 @@ use crate::{
     },
     process::{
         names,
-        spawn::{pidfd_open, pidfd_signal},
+        spawn::{pidfd_open, pidfd_send_signal},
     },
     sync::ticks,
 };
@@ -89,7 +89,7 @@ fn system_calls() -> Vec<Finding> {
     let tries: [(&'static str, &str, nix::Result<()>); 5] = [
         ("memfd", "memfd_create, fallocate, seals", memory()),
         ("futex", "FUTEX_WAKE across processes", futex()),
-        ("pidfd", "pidfd_open, pidfd_send_signal", me().and_then(|fd| pidfd_signal(fd.as_fd(), None))),
+        ("pidfd", "pidfd_open, pidfd_send_signal", me().and_then(|fd| pidfd_send_signal(fd.as_fd(), None, 0))),
         ("close_range", "close_range", close_range()),
         ("prctl", "child subreaper, death signal", prctl::get_child_subreaper().and(prctl::get_pdeathsig()).map(drop)),
     ];

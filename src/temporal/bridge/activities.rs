@@ -118,14 +118,14 @@ impl Bridge {
             (_, Outcome::Cancelled, _) | (_, Outcome::TimedOut, Some(_)) => cancelled_activity(token.clone(), reason),
             _ => failed_activity(token.clone(), why_not(finished, "activity")),
         };
-        let completion = sendable(completion);
+        // What Core has heard of last it sends with a failure.
+        let newest = if is_unfinished(&completion) { finished.last_checkpoint()? } else { None };
+        let completion = sendable(completion, newest.map_or(0, <[u8]>::len));
         if let Some(span) = span {
             span.end_activity(Some((self.endpoint, finished)), &completion);
         }
         // Core sends the newest details with a failure: those that it hears of before. On their way here they may be behind.
-        if is_unfinished(&completion)
-            && let Some(newest) = finished.last_checkpoint()?
-        {
+        if let Some(newest) = newest {
             self.heartbeat(newest);
         }
         // Only now: from here on heartbeats of the attempt are late.
@@ -194,8 +194,8 @@ const LARGEST: usize = (4 << 20) - (64 << 10);
 
 /// In place of an answer that no server takes, a failure that says so. Core fails what is past the limits of the namespace; but an
 /// older server tells none, and what that refuses would hang until a timeout.
-fn sendable(completion: ActivityTaskCompletion) -> ActivityTaskCompletion {
-    let len = completion.encoded_len();
+fn sendable(completion: ActivityTaskCompletion, details: usize) -> ActivityTaskCompletion {
+    let len = completion.encoded_len() + if details <= LARGEST { details } else { 0 };
     // Those of local activities go into workflow tasks.
     if len <= LARGEST || is_local(&completion.task_token) {
         return completion;
