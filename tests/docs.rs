@@ -202,7 +202,7 @@ const COMMANDS: &[(&str, Proof)] = &[
     ("benches/compare 03e39ba7 31 --write", Nobody(FIGURES)),
     ("benches/temporal/run", Nobody(FIGURES)),
     ("benches/c/run", Nobody(FIGURES)),
-    ("benches/c/run 5 --write", Nobody(FIGURES)),
+    ("benches/c/run 9 --write", Nobody(FIGURES)),
     ("benches/jobs/run", In(".ci/long", "benches/jobs/run 1")),
     ("benches/jobs/run --write", Nobody(FIGURES)),
     ("benches/seeing/run --write", Nobody(FIGURES)),
