@@ -257,8 +257,7 @@ impl From<AttachError> for Error {
             AttachError::NotRunning(_) => Code::NotRunning,
             AttachError::Refused(_) => Code::Refused,
             AttachError::Incompatible(_) => Code::AbiMismatch,
-            AttachError::PoolName(_) => Code::InvalidArgument,
-            AttachError::ClientName(_) => Code::InvalidArgument,
+            AttachError::PoolName(_) | AttachError::ClientName(_) => Code::InvalidArgument,
             AttachError::Journal(_) => Code::FileUnfit,
             _ => Code::OsError,
         };
