@@ -8,13 +8,17 @@ cd "$(dirname "$0")/.."
 
 table=
 failed=
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
 
-# step NAME COMMAND...: runs a part, and notes how long it took and how it ended.
+# step NAME COMMAND...: runs a part, and notes how long it took and how it ended. What one that fails has said is kept, for the end.
 step() {
-    local name=$1 start=$SECONDS verdict=ok
+    local name=$1 start=$SECONDS verdict=ok log
     shift
+    log=$logs/${name//[^a-zA-Z]/-}
     printf '\n==== %s: %s\n' "$name" "$*"
-    "$@" || { verdict=FAILED; failed="$failed $name"; }
+    # No pipe: that would wait for a process that was left behind.
+    if "$@" > >(tee "$log") 2>&1; then rm -f "$log"; else verdict=FAILED failed+=" $name,"; fi
     table+=$(printf '%-44s %6.1f  %s' "$name" "$(((SECONDS - start) * 10 / 6))e-2" "$verdict")$'\n'
 }
 
@@ -116,5 +120,6 @@ for part in "${@:-sources core library jobs queues examples seeing torture tempo
     for p in $part; do "$p"; done
 done
 
+[ -z "$failed" ] || tail -n 150 "$logs"/*
 printf '\n%-44s %6s\n%s' part minutes "$table"
-[ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
+[ -z "$failed" ] || { echo "failed:${failed%,}"; exit 1; }
