@@ -218,6 +218,15 @@ impl Blocks<'_> {
         }
     }
 
+    /// Takes this block, if it is of the smallest that hold `len` bytes, is free and has its pages: FREE → HELD(me), without the map,
+    /// whose bit stays set meanwhile.
+    pub(crate) fn retake(&self, block: u32, len: usize, me: Name) -> bool {
+        let i = block as usize;
+        self.fitting(len)
+            .first()
+            .is_some_and(|s| s.blocks().contains(&i) && self.hold(i, me) && self.keep_if_committed(s, i, me))
+    }
+
     /// How many bytes it holds. `None`: there is no such block.
     pub(crate) fn size(&self, block: usize) -> Option<usize> {
         self.spans.iter().find(|s| s.blocks().contains(&block)).map(|s| s.size)
@@ -545,6 +554,24 @@ mod tests {
         assert_eq!(refuse(), Err(NoBlock::NoPages(0)));
         assert!(words.words[..4].iter().all(|w| w.load(Relaxed) == 0), "what was held for it stayed held");
         assert_eq!(blocks.alloc((1 << 20) + 1, ME, Err::<(), _>), Err(NoBlock::Taken));
+    }
+
+    #[test]
+    fn a_block_is_taken_again_if_it_is_free_fits_and_has_its_pages() {
+        let words = Words::new(4, 0);
+        let blocks = words.blocks();
+        assert!(!blocks.retake(0, 1, ME), "its chunk has no pages");
+        assert_eq!(alloc(&blocks, ME), Ok(0));
+        assert!(!blocks.retake(0, 1, ME), "it is in use");
+        assert!(blocks.free(0, Block::Held(ME)));
+        assert!(!blocks.retake(0, (256 << 10) + 1, ME), "it is too small");
+        assert!(!blocks.retake(4, 1, ME), "there are smaller ones");
+        assert!(!blocks.retake(5, 1, ME), "there is no such block");
+        assert!(blocks.retake(0, 256 << 10, ME));
+        // The map has it as free still: whoever goes by that finds another.
+        assert_eq!(alloc(&blocks, OTHER), Ok(1));
+        assert!(blocks.free(0, Block::Held(ME)));
+        assert!(blocks.free.has(0));
     }
 
     #[test]

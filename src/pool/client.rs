@@ -1442,8 +1442,11 @@ impl Shared {
     ) -> Result<(Draft<'s>, Option<Locked<'s>>), SubmitError> {
         match self.pop_spare(&mut inbox) {
             Some(spare) if len <= INLINE => return Ok((self.endpoint.redraft(spare, len), Some(inbox))),
-            // Under no lock, as below: the kernel may have to find memory.
             Some(spare) => {
+                if let Some(block) = self.endpoint.retake_block(len) {
+                    return Ok((self.endpoint.redraft_in(block, spare, len)?, Some(inbox)));
+                }
+                // Under no lock, as below: the kernel may have to find memory.
                 drop(inbox);
                 match self.endpoint.sparing_redraft(spare, len) {
                     Err(e) if e.is_want_of_room() => {}

@@ -47,6 +47,15 @@ const BORROW: Part = |a| {
     }
 };
 
+/// The same, of the block that it had last, if that is to be had.
+const BORROW_AGAIN: Part = |a| {
+    if a.table().blocks.retake(0, 1, a.name) {
+        a.storage.block_bytes[0].set(7);
+        a.assert_has_pages();
+        assert!(a.table().blocks.free(0, Block::Held(a.name)));
+    }
+};
+
 /// What lies in the `n`-th checkpoint of a task.
 fn checkpoint(input: u64, n: u64) -> u64 {
     input << 8 | n
@@ -102,6 +111,15 @@ fn who_gives_a_chunk_back_dies() {
         explore("who_gives_a_chunk_back_dies", 2, move |take| {
             play(take, Storage::with_blocks(3, 1, blocks), &[GIVE_BACK, BORROW])
         });
+    }
+}
+
+#[test]
+fn who_takes_its_block_again_dies_beside_who_wants_it_or_gives_its_chunk_back() {
+    for other in [BORROW, GIVE_BACK] {
+        for parts in [[BORROW_AGAIN, other], [other, BORROW_AGAIN]] {
+            explore("who_takes_its_block_again_dies", 2, move |take| play(take, Storage::with_blocks(3, 1, 1), &parts));
+        }
     }
 }
 
