@@ -70,7 +70,11 @@ fn core_and_the_pool_are_at_one_address(scene: &Scene<'_>) {
     let mut pool = scene.pool(2, 1, &["--metrics", "127.0.0.1:0"]);
     let address = address(&mut pool);
     results(&mut scene.starter(5, &[]), 5);
-    let (text, told) = scrape(&address);
+    // Core counts a workflow once the server has answered it, which may be after its result is known.
+    let (text, told) = eventually("Core has counted all workflows", || {
+        let (text, told) = scrape(&address);
+        (sum(&told, "temporal_workflow_completed_total", &[]) >= 5.0).then_some((text, told))
+    });
     // The sample workflow has one activity.
     let activities = [("task", "activity"), ("status", "completed")];
     assert_eq!(sum(&told, "shmworker_tasks_total", &activities), 5.0, "{text}");

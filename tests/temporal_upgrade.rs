@@ -106,10 +106,7 @@ fn an_upgrade_costs_no_workflow_and_replaces_the_workers(scene: &Scene<'_>) {
     let (code, said) = upgrade(scene, &pool.program);
     let why = "the program that is to follow ended with exit code 0 before it said that it can";
     assert!(code == Some(1) && said.contains(why), "{said}");
-    assert!(
-        pool.program.stderr().iter().any(|line| line.contains(why)),
-        "it says so itself, for who has sent a signal"
-    );
+    pool.program.says("so itself, for who has sent a signal", 1, |line| line.contains(why));
 
     let mut starter = scene.two_hundred_running(3000);
     for times in 1..=2 {
