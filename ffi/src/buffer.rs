@@ -23,18 +23,26 @@ pub struct shmworker_buffer {
     _opaque: [u8; 0],
 }
 
-/// `None`: it was submitted. Where its bytes lie is noted of it: [`GONE`] then.
-pub(crate) struct Buffer(Option<Reserved>);
+/// Used up: it was submitted. Where its bytes lie is noted of it: [`GONE`] then.
+pub(crate) struct Buffer(Reserved);
 
 /// In place of an address and a length, both.
 const GONE: Notes = [usize::MAX; 2];
 
 impl Buffer {
+    /// Reserves room for so many bytes.
     #[inline(always)]
-    pub(crate) fn register(mut reserved: Reserved) -> Result<*mut shmworker_buffer, Error> {
-        let bytes = reserved.bytes()?;
-        let notes = [bytes.as_mut_ptr().expose_provenance(), bytes.len()];
-        handle::register_noted(Buffer(Some(reserved)), notes)
+    pub(crate) fn register(
+        pool: *const shmworker_pool,
+        len: usize,
+        may_wait: bool,
+    ) -> Result<*mut shmworker_buffer, Error> {
+        let open = Pool::open(pool)?;
+        handle::register_filled(Buffer(Reserved::nothing()), |Buffer(reserved)| {
+            open.reserve_into(len, may_wait, reserved)?;
+            let bytes = reserved.bytes()?;
+            Ok([bytes.as_mut_ptr().expose_provenance(), bytes.len()])
+        })
     }
 }
 
@@ -114,7 +122,7 @@ pub unsafe extern "C" fn shmworker_buffer_submit(
         };
         let mut removed = handle::remove::<Buffer>(buffer)?;
         // Nobody ever pins a buffer.
-        let Some(reserved) = removed.alone().and_then(|Buffer(reserved)| reserved.take()) else {
+        let Some(Buffer(reserved)) = removed.alone().filter(|Buffer(reserved)| !reserved.is_used_up()) else {
             removed.restore(GONE);
             return Err(used_up());
         };
@@ -122,6 +130,7 @@ pub unsafe extern "C" fn shmworker_buffer_submit(
         match submitted.and_then(|submitted| Task::register(submitted, pool)) {
             Ok(task) => *result = task,
             Err(e) => {
+                reserved.give_back();
                 removed.restore(GONE);
                 return Err(e);
             }

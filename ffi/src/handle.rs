@@ -120,15 +120,18 @@ extern "C" fn forget() {
 
 /// A handle for a new object.
 pub(crate) fn register<T: Object>(object: T) -> Result<*mut T::Opaque, Error> {
-    register_noted(object, [0; 2])
+    register_filled(object, |_| Ok([0; 2]))
 }
 
-/// As [`register`], with what [`notes`] gives.
+/// A handle for what `fill` makes of an object where it lies, with what [`notes`] gives.
 #[inline(always)]
-pub(crate) fn register_noted<T: Object>(object: T, notes: Notes) -> Result<*mut T::Opaque, Error> {
+pub(crate) fn register_filled<T: Object>(
+    object: T,
+    fill: impl FnOnce(&mut T) -> Result<Notes, Error>,
+) -> Result<*mut T::Opaque, Error> {
     let full =
         |_| Error::new(Code::NoSpace, format_args!("there are {MOST} {}s, or there is no memory: free some", T::WHAT));
-    let Number { index, generation } = T::table(all()).insert(object, notes).map_err(full)?;
+    let Number { index, generation } = T::table(all()).insert_filled(object, fill).map_err(full)??;
     let (index, generation) = (index as usize, generation as usize);
     Ok(ptr::without_provenance_mut(
         MARK | T::KIND << KIND_SHIFT | index << INDEX_SHIFT | generation << GENERATION_SHIFT,

@@ -351,7 +351,7 @@ pub unsafe extern "C" fn shmworker_pool_reserve(
         // SAFETY: the caller's word.
         let place = unsafe { out("buffer", buffer) }?;
         *place = ptr::null_mut();
-        *place = Buffer::register(Pool::open(pool)?.reserve(len)?)?;
+        *place = Buffer::register(pool, len, true)?;
         Ok(())
     })
 }
@@ -373,7 +373,7 @@ pub unsafe extern "C" fn shmworker_pool_try_reserve(
         // SAFETY: the caller's word.
         let place = unsafe { out("buffer", buffer) }?;
         *place = ptr::null_mut();
-        *place = Buffer::register(Pool::open(pool)?.try_reserve(len)?)?;
+        *place = Buffer::register(pool, len, false)?;
         Ok(())
     })
 }

@@ -157,19 +157,44 @@ impl<T> Table<T> {
     ///
     /// # Errors
     /// [`Full`]; the object is dropped.
-    // Where it is made: to move what was just written waits for it.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn insert(&self, object: T, notes: Notes) -> Result<Number, Full> {
+        let Ok(inserted) = self.insert_filled(object, |_| Ok::<_, std::convert::Infallible>(notes))?;
+        Ok(inserted)
+    }
+
+    /// Takes in an object that `fill` makes of this one, where it is to lie: to move what was just written waits for it. With the notes
+    /// that it gives.
+    ///
+    /// # Errors
+    /// [`Full`]; the object is dropped. Or that of `fill`, inside; as above. A panic of it leaves an entry that is not used again.
+    #[inline(always)]
+    pub(crate) fn insert_filled<E>(
+        &self,
+        object: T,
+        fill: impl FnOnce(&mut T) -> Result<Notes, E>,
+    ) -> Result<Result<Number, E>, Full> {
         let index = self.take_free().or_else(|| self.take_new()).ok_or(Full)?;
         let entry = self.entry(index).ok_or(Full)?;
         // Relaxed: [free] has brought it, and nobody changes the state of a free entry that isn't in the list.
         let generation = entry.state.load(Relaxed) >> GENERATION_SHIFT;
         entry.index.store(index, Relaxed); // ours alone, as the rest
-        entry.note(notes);
         // SAFETY: it is free and not in the list (invariant 4), so nobody else looks at the object.
         unsafe { entry.write(object) };
-        entry.state.store(generation << GENERATION_SHIFT | LIVE, Release); // [live]
-        Ok(Number { index, generation })
+        // SAFETY: as above, and it was just written.
+        match fill(unsafe { &mut *entry.get_mut() }) {
+            Ok(notes) => {
+                entry.note(notes);
+                entry.state.store(generation << GENERATION_SHIFT | LIVE, Release); // [live]
+                Ok(Ok(Number { index, generation }))
+            }
+            Err(e) => {
+                // SAFETY: as above.
+                unsafe { entry.get_mut().drop_in_place() };
+                self.give_back(entry);
+                Ok(Err(e))
+            }
+        }
     }
 
     /// Keeps the object of this number where it is for as long as the pin lives. `None`: there is none.

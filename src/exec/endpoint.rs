@@ -662,7 +662,7 @@ impl Endpoint {
     }
 
     /// As [`draft`](Self::draft), in a descriptor that is kept for it. `len`: as much as one holds, at most.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn redraft(&self, Spare(task): Spare, len: usize) -> Draft<'_> {
         debug_assert!(len <= INLINE);
         let payload = Payload::new(None, len as u32);
@@ -671,11 +671,13 @@ impl Endpoint {
     }
 
     /// Goes on with what this endpoint has set aside.
+    #[inline]
     pub(crate) fn resume(&self, Shelved { task, ready, payload }: Shelved) -> Draft<'_> {
         Draft { guard: Guard { endpoint: self, task }, ready, payload }
     }
 
     /// The bytes of what this endpoint has set aside: as [`Draft::payload`].
+    #[inline]
     pub(crate) fn shelved_bytes<'s>(&'s self, shelved: &'s mut Shelved) -> Result<&'s mut [u8], Corrupted> {
         let (start, len) = self.locate_draft(shelved.task, shelved.payload)?;
         // SAFETY: as there, for as long as it is set aside; the borrow of `shelved` excludes a second slice.
@@ -1092,6 +1094,7 @@ impl Draft<'_> {
     }
 
     /// Sets it aside, without a borrow of the endpoint.
+    #[inline]
     pub(crate) fn shelve(self) -> Shelved {
         let guard = ManuallyDrop::new(self.guard);
         Shelved { task: guard.task, ready: self.ready, payload: self.payload }

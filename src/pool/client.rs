@@ -755,8 +755,8 @@ impl Client {
     /// # Errors
     /// As [`submit`](Self::submit); and if all that may be under way is reserved, since whoever waited here might be the one who is to
     /// submit it.
-    #[inline]
-    pub(super) fn reserve(&self, len: usize, may_wait: bool) -> Result<Shelved, PoolError> {
+    #[inline(always)]
+    pub(super) fn reserve(&self, len: usize, may_wait: bool, put: impl FnOnce(Shelved)) -> Result<(), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
         if shared.is_refused() {
@@ -769,19 +769,27 @@ impl Client {
             && let Some(spare) = shared.pop_spare(&mut inbox)
         {
             shared.has_set_aside();
-            return Ok(shared.endpoint.redraft(spare, len).shelve());
+            put(shared.endpoint.redraft(spare, len).shelve());
+            return Ok(());
         }
-        self.reserve_slowly(inbox, len, may_wait)
+        self.reserve_slowly(inbox, len, may_wait, put)
     }
 
     #[inline(never)]
-    fn reserve_slowly(&self, inbox: Locked<'_>, len: usize, may_wait: bool) -> Result<Shelved, PoolError> {
+    fn reserve_slowly(
+        &self,
+        inbox: Locked<'_>,
+        len: usize,
+        may_wait: bool,
+        put: impl FnOnce(Shelved),
+    ) -> Result<(), PoolError> {
         let shared = &*self.shared;
         match shared.take_draft(inbox, len, may_wait) {
             Ok((draft, inbox)) => {
                 let _inbox = inbox.unwrap_or_else(|| shared.lock());
                 shared.has_set_aside();
-                Ok(draft.shelve())
+                put(draft.shelve());
+                Ok(())
             }
             Err(e) => {
                 shared.lock().shelved -= 1;

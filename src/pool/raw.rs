@@ -92,7 +92,9 @@ impl Submitter {
     /// ```
     #[inline]
     pub fn reserve(&self, len: usize) -> Result<Reserved, PoolError> {
-        Ok(Reserved(Some((self.client().reserve(len, true)?, self.client().clone()))))
+        let mut reserved = Reserved::nothing();
+        self.reserve_into(len, true, &mut reserved)?;
+        Ok(reserved)
     }
 
     /// As [`reserve`](Self::reserve), but does not wait where there is no room just now.
@@ -101,13 +103,23 @@ impl Submitter {
     /// As [`reserve`](Self::reserve); no room as in [`try_submit`](Self::try_submit).
     #[inline]
     pub fn try_reserve(&self, len: usize) -> Result<Reserved, PoolError> {
-        Ok(Reserved(Some((self.client().reserve(len, false)?, self.client().clone()))))
+        let mut reserved = Reserved::nothing();
+        self.reserve_into(len, false, &mut reserved)?;
+        Ok(reserved)
+    }
+
+    /// As [`reserve`](Self::reserve), to where it is to lie: to move what was just written waits for that.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn reserve_into(&self, len: usize, may_wait: bool, place: &mut Reserved) -> Result<(), PoolError> {
+        let client = self.client();
+        client.reserve(len, may_wait, |draft| place.0 = Some((draft, client.clone())))
     }
 }
 
 /// Room in the segment for the input of a task, given back when dropped.
 ///
-/// `None` only while it is submitted or dropped.
+/// `None`: it is used up.
 pub struct Reserved(Option<(Shelved, Arc<Client>)>);
 
 impl std::fmt::Debug for Reserved {
@@ -117,6 +129,12 @@ impl std::fmt::Debug for Reserved {
 }
 
 impl Reserved {
+    /// Used up from the start.
+    #[doc(hidden)]
+    pub const fn nothing() -> Reserved {
+        Reserved(None)
+    }
+
     /// The bytes, which are whatever lay there. They begin at a multiple of 64.
     ///
     /// # Errors
@@ -132,15 +150,36 @@ impl Reserved {
     ///
     /// # Errors
     /// As [`submit_with`](Submitter::submit_with); also if the room is that of another pool. After an error the room is given back.
-    pub fn submit(self, pool: &Submitter, name: &str, options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
+    pub fn submit(mut self, pool: &Submitter, name: &str, options: &TaskOptions) -> Result<Handle<Bytes>, PoolError> {
         self.submit_as(pool, name, Some(options))
     }
 
-    /// As [`submit`](Self::submit). `None`: the usual options, which cost nothing then.
+    /// Was it submitted, or [given back](Self::give_back)?
+    #[doc(hidden)]
+    #[inline]
+    pub fn is_used_up(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// As dropping it.
+    #[doc(hidden)]
+    pub fn give_back(&mut self) {
+        let Some((draft, client)) = self.0.take() else { return };
+        // In a fork of its process the segment isn't there, and the room is its parent's.
+        if client.check_home().is_ok() {
+            client.give_back(draft);
+        }
+    }
+
+    /// As [`submit`](Self::submit), from where it lies: to move what was just written waits for that. `None`: the usual options, which
+    /// cost nothing then.
+    ///
+    /// # Panics
+    /// If it is used up.
     #[doc(hidden)]
     #[inline]
     pub fn submit_as(
-        mut self,
+        &mut self,
         pool: &Submitter,
         name: &str,
         options: Option<&TaskOptions>,
@@ -162,11 +201,10 @@ impl Reserved {
 }
 
 impl Drop for Reserved {
+    #[inline]
     fn drop(&mut self) {
-        let Some((draft, client)) = self.0.take() else { return };
-        // In a fork of its process the segment isn't there, and the room is its parent's.
-        if client.check_home().is_ok() {
-            client.give_back(draft);
+        if !self.is_used_up() {
+            self.give_back();
         }
     }
 }
