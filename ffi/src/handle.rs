@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     handlers::Handlers,
     pool::Pool,
-    table::{GENERATION_BITS, INDEX_BITS, MOST, Notes, Number, Pin, Removed, Table},
+    table::{Full, GENERATION_BITS, INDEX_BITS, MOST, Notes, Number, Pin, Removed, Table},
     task::Task,
     temporal::Temporal,
 };
@@ -119,8 +119,10 @@ extern "C" fn forget() {
 }
 
 /// A handle for a new object.
+#[inline]
 pub(crate) fn register<T: Object>(object: T) -> Result<*mut T::Opaque, Error> {
-    register_filled(object, |_| Ok([0; 2]))
+    let inserted = T::table(all()).insert(object, [0; 2]);
+    inserted.map(handle::<T>).map_err(full::<T>)
 }
 
 /// A handle for what `fill` makes of an object where it lies, with what [`notes`] gives.
@@ -129,13 +131,17 @@ pub(crate) fn register_filled<T: Object>(
     object: T,
     fill: impl FnOnce(&mut T) -> Result<Notes, Error>,
 ) -> Result<*mut T::Opaque, Error> {
-    let full =
-        |_| Error::new(Code::NoSpace, format_args!("there are {MOST} {}s, or there is no memory: free some", T::WHAT));
-    let Number { index, generation } = T::table(all()).insert_filled(object, fill).map_err(full)??;
+    T::table(all()).insert_filled(object, fill).map_err(full::<T>)?.map(handle::<T>)
+}
+
+fn full<T: Object>(_: Full) -> Error {
+    Error::new(Code::NoSpace, format_args!("there are {MOST} {}s, or there is no memory: free some", T::WHAT))
+}
+
+#[inline]
+fn handle<T: Object>(Number { index, generation }: Number) -> *mut T::Opaque {
     let (index, generation) = (index as usize, generation as usize);
-    Ok(ptr::without_provenance_mut(
-        MARK | T::KIND << KIND_SHIFT | index << INDEX_SHIFT | generation << GENERATION_SHIFT,
-    ))
+    ptr::without_provenance_mut(MARK | T::KIND << KIND_SHIFT | index << INDEX_SHIFT | generation << GENERATION_SHIFT)
 }
 
 /// The number in a handle of this kind. `None`: it is of no such.

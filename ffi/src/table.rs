@@ -641,6 +641,20 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_be_made_whole_goes_and_its_entry_is_used_again() {
+        let (table, count) = (Table::default(), AtomicUsize::new(0));
+        let failed = table.insert_filled(Counted::new(&count, 1), |counted| Err::<Notes, _>(counted.1)).unwrap();
+        assert_eq!((failed, count.load(SeqCst)), (Err(1), 0));
+        let filled = table.insert_filled(Counted::new(&count, 2), |counted| {
+            counted.1 = 3;
+            Ok::<_, usize>([4, 5])
+        });
+        let number = filled.unwrap().unwrap();
+        assert_eq!((number.index, table.notes(number), table.pin(number).unwrap().1), (0, Some([4, 5]), 3));
+        drop(table.remove(number));
+    }
+
+    #[test]
     fn what_is_closed_is_pinned_but_not_open() {
         let table = Table::default();
         let number = table.insert((), [0; 2]).unwrap();

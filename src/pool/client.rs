@@ -750,13 +750,13 @@ impl Client {
         }
     }
 
-    /// Room for an input of so many bytes, to be filled by whoever has it, whenever.
+    /// Gives `put` room for an input of so many bytes, to be filled by whoever has it, whenever.
     ///
     /// # Errors
     /// As [`submit`](Self::submit); and if all that may be under way is reserved, since whoever waited here might be the one who is to
     /// submit it.
     #[inline(always)]
-    pub(super) fn reserve(&self, len: usize, may_wait: bool, put: impl FnOnce(Shelved)) -> Result<(), PoolError> {
+    pub(super) fn reserve_into(&self, len: usize, may_wait: bool, put: impl FnOnce(Shelved)) -> Result<(), PoolError> {
         self.check_home()?;
         let shared = &*self.shared;
         if shared.is_refused() {
@@ -2299,6 +2299,14 @@ mod tests {
 
     fn client(pool: &Pool) -> Client {
         Client::new(Arc::new(pool.endpoint()), Home::here().unwrap(), false)
+    }
+
+    impl Client {
+        fn reserve(&self, len: usize, may_wait: bool) -> Result<Shelved, PoolError> {
+            let mut reserved = None;
+            self.reserve_into(len, may_wait, |shelved| reserved = Some(shelved))?;
+            Ok(reserved.expect("it was given"))
+        }
     }
 
     /// Runs a future on this thread.

@@ -113,7 +113,7 @@ impl Submitter {
     #[inline(always)]
     pub fn reserve_into(&self, len: usize, may_wait: bool, place: &mut Reserved) -> Result<(), PoolError> {
         let client = self.client();
-        client.reserve(len, may_wait, |draft| place.0 = Some((draft, client.clone())))
+        client.reserve_into(len, may_wait, |draft| place.0 = Some((draft, client.clone())))
     }
 }
 
