@@ -7,18 +7,18 @@ cd "$(dirname "$0")/.."
 . .ci/setup || exit 1
 
 table=
-failed=
+failed=()
 logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 
-# step NAME COMMAND...: runs a part, and notes how long it took and how it ended. What one that fails has said is kept, for the end.
+# step NAME COMMAND...: runs a part, and notes how long it took and how it ended.
 step() {
     local name=$1 start=$SECONDS verdict=ok log
     shift
     log=$logs/${name//[^a-zA-Z]/-}
     printf '\n==== %s: %s\n' "$name" "$*"
     # No pipe: that would wait for a process that was left behind.
-    if "$@" > >(tee "$log") 2>&1; then rm -f "$log"; else verdict=FAILED failed+=" $name,"; fi
+    "$@" > >(tee "$log") 2>&1 || { verdict=FAILED; failed+=("$log"); }
     table+=$(printf '%-44s %6.1f  %s' "$name" "$(((SECONDS - start) * 10 / 6))e-2" "$verdict")$'\n'
 }
 
@@ -120,6 +120,7 @@ for part in "${@:-sources core library jobs queues examples seeing torture tempo
     for p in $part; do "$p"; done
 done
 
-[ -z "$failed" ] || tail -n 150 "$logs"/*
+# Once more what those that failed have said last: of a long log the end is kept, if not the whole.
+[ ${#failed[@]} = 0 ] || tail -v -n 150 "${failed[@]}"
 printf '\n%-44s %6s\n%s' part minutes "$table"
-[ -z "$failed" ] || { echo "failed:${failed%,}"; exit 1; }
+[ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]##*/}"; exit 1; }

@@ -167,7 +167,8 @@ impl<T> Table<T> {
     /// that it gives.
     ///
     /// # Errors
-    /// [`Full`]; the object is dropped. Or that of `fill`, inside; as above. A panic of it leaves an entry that is not used again.
+    /// [`Full`]; the object is dropped. Or that of `fill`, inside; as above. A panic of it leaves an entry that is not used again, and
+    /// what was made there.
     #[inline(always)]
     pub(crate) fn insert_filled<E>(
         &self,

@@ -324,7 +324,7 @@ impl Endpoint {
         }
         let task = self.table().reserve(self.name).ok_or(SubmitError::Full(self.table().descriptors.len()))?;
         let guard = Guard { endpoint: self, task };
-        let payload = self.place(task, len, &self.descriptor(task).input)?;
+        let payload = self.place_input(task, len)?;
         Ok(Draft { guard, ready: task.ready(), payload })
     }
 
@@ -363,8 +363,12 @@ impl Endpoint {
     #[inline]
     pub(crate) fn retake_block(&self, len: usize) -> Option<HeldBlock> {
         let blocks = &self.table().blocks;
-        let spared = self.blocks_to_spare(len);
         let block = self.last_block.load(Relaxed); // a hint
+        // Of one who has much under way it is mostly in use: before others are looked for.
+        if !blocks.is_free(block) {
+            return None;
+        }
+        let spared = self.blocks_to_spare(len);
         if !blocks.has_free_at_least(1 + spared, len) || !blocks.retake(block, len, self.name) {
             return None;
         }
@@ -379,16 +383,19 @@ impl Endpoint {
     /// As [`sparing_redraft`](Self::sparing_redraft), in this block.
     ///
     /// # Errors
-    /// [`Corrupted`]. Block and descriptor are left to whoever ends the pool for that.
+    /// [`Corrupted`].
     pub(crate) fn redraft_in(
         &self,
         HeldBlock(block): HeldBlock,
         Spare(task): Spare,
         len: usize,
     ) -> Result<Draft<'_>, Corrupted> {
-        let task = self.table().begin_anew(task)?;
+        let task = self.table().begin_anew(task).inspect_err(|_| {
+            self.table().blocks.free(block as usize, Block::Held(self.name));
+        })?;
+        let guard = Guard { endpoint: self, task };
         let payload = self.attach(task, block, len, &self.descriptor(task).input)?;
-        Ok(Draft { guard: Guard { endpoint: self, task }, ready: task.ready(), payload })
+        Ok(Draft { guard, ready: task.ready(), payload })
     }
 
     fn sparing<'e>(
@@ -403,10 +410,7 @@ impl Endpoint {
             return Err(self.segment.all_taken(len).into());
         }
         let guard = guard()?;
-        let payload = self.place(guard.task, len, &self.descriptor(guard.task).input)?;
-        if let Some(block) = payload.block() {
-            self.last_block.store(block, Relaxed);
-        }
+        let payload = self.place_input(guard.task, len)?;
         let draft = Draft { ready: guard.task.ready(), guard, payload };
         // Two may have looked before either took one.
         if spared == 0 || blocks.has_free(len) { Ok(draft) } else { Err(self.segment.all_taken(len).into()) }
@@ -545,6 +549,14 @@ impl Endpoint {
         }
         let block = self.segment.alloc(len, self.name, || self.cursors.bell.ring())?;
         Ok(self.attach(task, block, len, field)?)
+    }
+
+    fn place_input(&self, task: Owned, len: usize) -> Result<Payload, SubmitError> {
+        let payload = self.place(task, len, &self.descriptor(task).input)?;
+        if let Some(block) = payload.block() {
+            self.last_block.store(block, Relaxed);
+        }
+        Ok(payload)
     }
 
     /// Makes `field` refer to a block that this participant holds.

@@ -676,6 +676,31 @@ fn the_last_checkpoint_comes_back_with_what_is_done_or_lost() {
 }
 
 #[test]
+fn the_block_of_the_last_input_is_taken_again_if_that_leaves_one_for_an_output() {
+    // Of 16 KiB.
+    let pool = Pool::of(Geometry { classes: classes([0, 2, 0, 0, 0, 0, 0, 0]), ..Geometry::new(4, 1) });
+    let (client, worker) = (pool.endpoint(), pool.endpoint());
+    const LEN: usize = 10_000;
+    let spare = || {
+        assert!(claim(&worker).complete(STATUS_OK, 0, |_| {}).is_ok());
+        client.take().unwrap().expect("a result").renew().unwrap()
+    };
+    client.sparing_draft(LEN).unwrap().submit(Submission::new(QUEUE)).unwrap();
+    assert!(client.retake_block(LEN).is_none(), "it is in use");
+    let first = spare();
+    assert!(client.retake_block(usize::MAX).is_none());
+    let block = client.retake_block(LEN).expect("both are free");
+    client.redraft_in(block, first, LEN).unwrap().submit(Submission::new(QUEUE)).unwrap();
+    let second = spare();
+    let output = worker.draft(LEN).unwrap();
+    assert!(client.retake_block(LEN).is_none(), "it is the last one");
+    drop(output);
+    client.give_up(second);
+    drop((client, worker));
+    pool.assert_clean();
+}
+
+#[test]
 fn checkpoints_leave_a_block_for_an_output_of_their_size() {
     let pool = Pool::new(1);
     let (client, worker) = (pool.endpoint(), pool.endpoint());

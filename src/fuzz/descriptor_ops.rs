@@ -539,8 +539,14 @@ impl<'e> Play<'e> {
             return;
         }
         let draft = |a: &mut Actor<'e>| {
-            let spare = if len <= INLINE { a.spares.pop() } else { None };
-            let draft = spare.map_or_else(|| a.endpoint.draft(len), |spare| Ok(a.endpoint.redraft(spare, len)));
+            let is_small = len <= INLINE;
+            let block = if is_small || a.spares.is_empty() { None } else { a.endpoint.retake_block(len) };
+            let spare = if is_small || block.is_some() { a.spares.pop() } else { None };
+            let draft = match (block, spare) {
+                (Some(block), Some(spare)) => Ok(a.endpoint.redraft_in(block, spare, len)?),
+                (None, Some(spare)) => Ok(a.endpoint.redraft(spare, len)),
+                _ => a.endpoint.draft(len),
+            };
             draft.map(|draft| a.drafts.push((draft, len)))
         };
         if let Some(Err(e)) = self.act(who, k, Did::Nothing, draft) {

@@ -218,8 +218,14 @@ impl Blocks<'_> {
         }
     }
 
+    /// Is this block free? No promise that it still is.
+    #[inline]
+    pub(crate) fn is_free(&self, block: u32) -> bool {
+        self.words.get(block as usize).is_some_and(|w| w.load(Relaxed) == Block::Free.bits())
+    }
+
     /// Takes this block, if it is of the smallest that hold `len` bytes, is free and has its pages: FREE → HELD(me), without the map,
-    /// whose bit stays set meanwhile.
+    /// whose bit stays set meanwhile: whoever goes by that finds the block taken.
     pub(crate) fn retake(&self, block: u32, len: usize, me: Name) -> bool {
         let i = block as usize;
         self.fitting(len)

@@ -750,7 +750,7 @@ impl Client {
         }
     }
 
-    /// Gives `put` room for an input of so many bytes, to be filled by whoever has it, whenever.
+    /// Gives `put` room for an input of so many bytes, to be filled by whoever has it, whenever. It is called under the lock.
     ///
     /// # Errors
     /// As [`submit`](Self::submit); and if all that may be under way is reserved, since whoever waited here might be the one who is to

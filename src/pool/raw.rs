@@ -108,10 +108,11 @@ impl Submitter {
         Ok(reserved)
     }
 
-    /// As [`reserve`](Self::reserve), to where it is to lie: to move what was just written waits for that.
+    /// As [`reserve`](Self::reserve), to where it is to lie, which is used up: to move what was just written waits for that.
     #[doc(hidden)]
     #[inline(always)]
     pub fn reserve_into(&self, len: usize, may_wait: bool, place: &mut Reserved) -> Result<(), PoolError> {
+        debug_assert!(place.is_used_up());
         let client = self.client();
         client.reserve_into(len, may_wait, |draft| place.0 = Some((draft, client.clone())))
     }
@@ -141,7 +142,7 @@ impl Reserved {
     /// [`PoolError`]: the segment is damaged, or this process is a fork of the one that has it.
     #[inline]
     pub fn bytes(&mut self) -> Result<&mut [u8], PoolError> {
-        let (draft, client) = self.0.as_mut().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
+        let (draft, client) = self.0.as_mut().unwrap_or_else(|| unreachable!("it is not used up"));
         client.check_home()?;
         Ok(client.endpoint().shelved_bytes(draft).map_err(SubmitError::from)?)
     }
@@ -184,7 +185,7 @@ impl Reserved {
         name: &str,
         options: Option<&TaskOptions>,
     ) -> Result<Handle<Bytes>, PoolError> {
-        let (_, client) = self.0.as_ref().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
+        let (_, client) = self.0.as_ref().unwrap_or_else(|| unreachable!("it is not used up"));
         client.check_home()?;
         if !Arc::ptr_eq(client, pool.client()) {
             return Err(PoolError::AnotherPool);
@@ -194,7 +195,7 @@ impl Reserved {
             None => Submission { kind, ..PLAIN },
             Some(options) => options.submission(pool.queue(options)?, kind),
         };
-        let (draft, client) = self.0.take().unwrap_or_else(|| unreachable!("it is there until it is dropped"));
+        let (draft, client) = self.0.take().unwrap_or_else(|| unreachable!("it is not used up"));
         let ticket = client.submit_reserved(&s, draft)?;
         Ok(Handle::new(client, ticket))
     }

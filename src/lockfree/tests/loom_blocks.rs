@@ -115,7 +115,7 @@ fn who_gives_a_chunk_back_dies() {
 }
 
 #[test]
-fn who_takes_its_block_again_dies_beside_who_wants_it_or_gives_its_chunk_back() {
+fn who_takes_its_block_again_dies() {
     for other in [BORROW, GIVE_BACK] {
         for parts in [[BORROW_AGAIN, other], [other, BORROW_AGAIN]] {
             explore("who_takes_its_block_again_dies", 2, move |take| play(take, Storage::with_blocks(3, 1, 1), &parts));

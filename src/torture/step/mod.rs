@@ -128,7 +128,7 @@ const NEXT_LIFE: Path =
 const RECOVER: Path =
     Path { victim: Victim::Coordinator, prepare: Stage::leave_everything, act: Stage::recover, ..PLAIN };
 
-const PATHS: [Path; 40] = [
+const PATHS: [Path; 41] = [
     Path { name: "submit", victim: Victim::Client, act: |s| s.submit(&s.client, INLINE, 1, 3), ..PLAIN },
     Path { name: "submit-block", victim: Victim::Client, act: |s| s.submit(&s.client, BLOCK, 1, 3), ..PLAIN },
     Path {
@@ -170,7 +170,14 @@ const PATHS: [Path; 40] = [
         name: "take-renew-submit",
         victim: Victim::Client,
         prepare: |s| s.leave_result(BLOCK),
-        act: Stage::take_and_submit,
+        act: |s| s.take_and_submit(INLINE),
+        ..PLAIN
+    },
+    Path {
+        name: "take-renew-submit-block",
+        victim: Victim::Client,
+        prepare: |s| s.leave_result(BLOCK),
+        act: |s| s.take_and_submit(BLOCK),
         ..PLAIN
     },
     Path { name: "park", prepare: Stage::expect_later, act: Stage::park, sleep: Sleep::Both, ..PLAIN },

@@ -252,11 +252,17 @@ impl Stage {
         Ok(self.is_right(&finished))
     }
 
-    /// The client takes a result, if there is one, and submits a task in its descriptor.
-    pub(super) fn take_and_submit(&self) -> Result<bool, String> {
+    /// The client takes a result, if there is one, and submits a task in its descriptor, and in the block of its input.
+    pub(super) fn take_and_submit(&self, len: usize) -> Result<bool, String> {
         let Some(finished) = self.client.take().map_err(unfit)? else { return Ok(false) };
         let spare = finished.renew().map_err(unfit)?;
-        self.send(self.client.redraft(spare, INLINE), Submission { tag: 2, ..Submission::new(To::Queue(0)) })?;
+        let draft = if len <= INLINE {
+            self.client.redraft(spare, len)
+        } else {
+            let block = self.client.retake_block(len).ok_or("the block is not to be had again")?;
+            self.client.redraft_in(block, spare, len).map_err(unfit)?
+        };
+        self.send(draft, Submission { tag: 2, ..Submission::new(To::Queue(0)) })?;
         Ok(true)
     }
 
