@@ -440,19 +440,21 @@ fn chunks_whose_results_are_too_large_together() {
 
 // ---- the end of the coordinator -------------------------------------------------------------------------------------
 
-/// A pool with a thousand tasks, of which the first 400 and no more can be done.
-fn most_are_held() -> (Pool, Task<u64, u64>) {
+/// A pool for a thousand tasks, of which the first 400 and no more can be done; and a word that counts the others that have begun.
+fn most_are_held() -> (Pool, Task<u64, u64>, &'static AtomicU64) {
     let mut tasks = tasks();
-    let some = tasks.function("some", |x: u64| {
+    let begun = &words(1)[0];
+    let some = tasks.function("some", move |x: u64| {
         if x < 400 {
             return x * x;
         }
+        begun.fetch_add(1, SeqCst);
         loop {
             std::thread::park();
         }
     });
     let pool = Pool::builder().workers(2).fork(tasks).unwrap();
-    (pool, some)
+    (pool, some, begun)
 }
 
 #[track_caller]
@@ -465,12 +467,14 @@ fn lost(error: &TaskError) {
 }
 
 fn the_coordinator_is_killed() {
-    let (pool, some) = most_are_held();
+    let (pool, some, begun) = most_are_held();
     let mut handles: Vec<_> = (0..1000).map(|x| pool.submit(some, &x).unwrap()).collect();
     let futures = handles.split_off(900);
     // The lowest are the first in their queue, and 400 and 401 stop the two workers.
     let at_400 = handles.remove(399).wait();
     assert_eq!(at_400, Ok(399 * 399));
+    // While one of them did that, the other may have been kept in the midst of an earlier one.
+    at_least(begun, 2);
     std::thread::scope(|s| {
         let waits: Vec<_> = handles.drain(800..).map(|handle| s.spawn(|| handle.wait())).collect();
         let awaits = s.spawn(|| {

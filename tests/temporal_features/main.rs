@@ -334,13 +334,18 @@ impl<W: HasWorkflowDefinition> Flow<'_, W> {
         all!(events, WorkflowTaskFailedEventAttributes)[0].clone()
     }
 
-    /// What happened, but for workflow tasks, and in a history that no task failed in.
+    /// What happened, but for workflow tasks, and in a history that no task failed in; but for one that was to end the workflow as
+    /// something new had just come for it, e.g. the end of a cancelled activity: the server fails that, and has it tried again.
     #[track_caller]
     fn story(&self) -> Vec<EventType> {
         use EventType::{WorkflowTaskCompleted, WorkflowTaskFailed, WorkflowTaskScheduled, WorkflowTaskStarted};
-        let mut kinds: Vec<_> = self.events().iter().map(HistoryEvent::event_type).collect();
-        assert!(!kinds.contains(&WorkflowTaskFailed), "{:?}", self.events());
-        kinds.retain(|kind| ![WorkflowTaskScheduled, WorkflowTaskStarted, WorkflowTaskCompleted].contains(kind));
+        let events = self.events();
+        let failed = all!(events, WorkflowTaskFailedEventAttributes);
+        let is_right = failed.iter().all(|failed| failed.cause() == WorkflowTaskFailedCause::UnhandledCommand);
+        assert!(is_right, "{events:?}");
+        let mut kinds: Vec<_> = events.iter().map(HistoryEvent::event_type).collect();
+        let of_tasks = [WorkflowTaskScheduled, WorkflowTaskStarted, WorkflowTaskCompleted, WorkflowTaskFailed];
+        kinds.retain(|kind| !of_tasks.contains(kind));
         kinds
     }
 }
