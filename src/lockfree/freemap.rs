@@ -2,8 +2,8 @@
 //!
 //! # States
 //!
-//! A set bit says "probably free", a clear one "probably not": who takes a thing without the map leaves its bit set. The truth is the task word of a descriptor, the owner
-//! word of a block.
+//! A set bit says "probably free", a clear one "probably not": who takes a thing without the map leaves its bit set. The truth
+//! is the task word of a descriptor, the owner word of a block.
 //!
 //! # Words
 //!

@@ -252,7 +252,8 @@ impl Stage {
         Ok(self.is_right(&finished))
     }
 
-    /// The client takes a result, if there is one, and submits a task in its descriptor, and in the block of its input.
+    /// The client takes a result, if there is one, and submits a task in its descriptor, and in the block
+    /// of its input if the next one needs a block.
     pub(super) fn take_and_submit(&self, len: usize) -> Result<bool, String> {
         let Some(finished) = self.client.take().map_err(unfit)? else { return Ok(false) };
         let spare = finished.renew().map_err(unfit)?;
